@@ -1,0 +1,14 @@
+//! Highwater's pure core: ids, offsets, plans, and the state machines that decide.
+//!
+//! Owns: every decision of driver and executor. Does not own: any I/O. There is no clock, no randomness,
+//! no async runtime, no Kafka and no storage here; time comes in as an argument and effects go out as
+//! actions. That is what lets a seeded simulation run thousands of crash schedules a second.
+
+pub mod error;
+pub mod ids;
+pub mod offsets;
+pub mod options;
+pub mod plan;
+pub mod query;
+pub mod record;
+pub mod report;

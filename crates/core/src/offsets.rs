@@ -1,0 +1,100 @@
+//! Kafka positions: partitions, half-open ranges, and the positions of all sources of a query.
+//!
+//! Owns: the arithmetic of offsets. Invariant: an `OffsetRange` never has `end < start`.
+
+use crate::ids::SourceId;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// A partition of a topic. Ordered by topic, then partition number.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TopicPartition {
+    pub topic: Arc<str>,
+    pub partition: i32,
+}
+
+impl TopicPartition {
+    pub fn new(topic: impl Into<Arc<str>>, partition: i32) -> Self {
+        Self { topic: topic.into(), partition }
+    }
+}
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.topic, self.partition)
+    }
+}
+
+/// A partition as one source of the query reads it (two tables may read the same topic).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SourcePartition {
+    pub source: SourceId,
+    pub tp: TopicPartition,
+}
+
+/// Half-open range of offsets `start..end`. `end` is a position: the next offset to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct OffsetRange {
+    pub start: i64,
+    pub end: i64,
+}
+
+impl OffsetRange {
+    /// Returns `None` when `end < start`: such a range would move offsets backwards.
+    pub fn new(start: i64, end: i64) -> Option<Self> {
+        (end >= start).then_some(Self { start, end })
+    }
+    /// Number of offsets spanned (not records: markers and compaction leave gaps).
+    pub fn len(&self) -> i64 {
+        self.end - self.start
+    }
+    pub fn is_empty(&self) -> bool {
+        self.end <= self.start
+    }
+}
+
+/// Next offset to read of every partition of every source.
+pub type Positions = BTreeMap<SourcePartition, i64>;
+/// Ranges of one micro-batch. Partitions without new records may be absent.
+pub type Ranges = BTreeMap<SourcePartition, OffsetRange>;
+
+/// Serializes maps keyed by a struct as a list of pairs, so that JSON can hold them.
+pub mod as_pairs {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::collections::BTreeMap;
+
+    pub fn serialize<K: Serialize, V: Serialize, S: Serializer>(
+        map: &BTreeMap<K, V>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map.iter())
+    }
+    pub fn deserialize<'de, K, V, D>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: Deserialize<'de> + Ord,
+        V: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        Ok(Vec::<(K, V)>::deserialize(deserializer)?.into_iter().collect())
+    }
+}
+
+/// Positions in the layout people know: `{"topic":{"0":100,"1":150}}`, exclusive ends.
+/// Two sources on the same topic are folded to the smaller position.
+pub fn to_topic_json(positions: &Positions) -> serde_json::Value {
+    let mut topics: BTreeMap<&str, BTreeMap<i32, i64>> = BTreeMap::new();
+    for (key, offset) in positions {
+        let slot = topics.entry(&key.tp.topic).or_default().entry(key.tp.partition).or_insert(*offset);
+        *slot = (*slot).min(*offset);
+    }
+    let object = topics
+        .into_iter()
+        .map(|(topic, partitions)| {
+            let inner = partitions.into_iter().map(|(p, o)| (p.to_string(), o.into())).collect();
+            (topic.to_string(), serde_json::Value::Object(inner))
+        })
+        .collect();
+    serde_json::Value::Object(object)
+}

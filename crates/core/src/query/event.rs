@@ -1,0 +1,59 @@
+//! What the world tells the query machine.
+
+use crate::error::ErrorKind;
+use crate::ids::{AttemptId, BatchId, ExecutorId, TaskId};
+use crate::offsets::SourcePartition;
+use crate::plan::WriterPlan;
+use crate::report::TaskReport;
+use std::collections::BTreeMap;
+
+/// A live executor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecutorInfo {
+    pub id: ExecutorId,
+    /// HOST:PORT of its exchange service.
+    pub address: String,
+    pub slots: u32,
+}
+
+/// What a writer is found to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// The batch asked about.
+    Published,
+    /// Not that batch; its transaction, if any, is aborted.
+    NotPublished,
+    /// A later batch than the checkpoint knows of.
+    Ahead { batch: BatchId },
+}
+
+/// One fact. Facts may come late, twice or out of order; stale ones change nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Time has passed.
+    Tick,
+    /// The set of live executors, whole.
+    Executors(Vec<ExecutorInfo>),
+    /// How far an executor's consumers have read.
+    Available { executor: ExecutorId, partitions: Vec<(SourcePartition, i64, bool)> },
+    /// Partitions known to the brokers with the position to begin at when they are new to the query.
+    Partitions(Vec<(SourcePartition, i64)>),
+    /// All records of one task attempt are read, its output exchanged or flushed.
+    TaskDone { attempt: AttemptId, executor: ExecutorId, report: Box<TaskReport> },
+    TaskFailed { attempt: AttemptId, task: TaskId, kind: ErrorKind, message: String },
+    /// The checkpoint of the batch is durable.
+    Persisted { batch: BatchId },
+    PersistFailed { batch: BatchId, kind: ErrorKind, message: String },
+    /// `known` is false when the commit's outcome is unknown.
+    Published { attempt: AttemptId, writer: WriterPlan, known: bool },
+    /// What the writers asked about hold; all of them are fenced.
+    Resolved(BTreeMap<WriterPlan, Resolution>),
+    /// Fencing or reading progress failed for good.
+    ResolveFailed { kind: ErrorKind, message: String },
+    /// A consumer's position is outside the log.
+    OutOfRange { partition: SourcePartition, position: i64, earliest: i64, latest: i64 },
+    /// Trouble that stops the query (`Fix`, `Fatal`), or that is shown until it is over (`Retry`).
+    Trouble { executor: Option<ExecutorId>, kind: ErrorKind, message: String },
+    /// A user wants it stopped.
+    Stop,
+}

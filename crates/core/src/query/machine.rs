@@ -1,0 +1,256 @@
+//! The machine's state and its one entry, [`QueryMachine::step`].
+
+use super::{Action, End, Event, ExecutorInfo, RunState};
+use crate::assign::Assignment;
+use crate::ids::{AttemptId, AttemptNumber, BatchId, Epoch, ExecutorId, QueryId, SinkId, SourceId, StageId, TaskId};
+use crate::offsets::{Positions, SourcePartition};
+use crate::options::{SourceSpec, Trigger};
+use crate::plan::{BatchPlan, WriterPlan};
+use crate::query::BatchTimings;
+use crate::rate::RateLimiter;
+use crate::record::{PrepareRecord, SourceWatermark, Totals};
+use crate::report::{OperatorMetrics, TaskReport};
+use crate::watermark::IdleTracker;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What the machine needs to know of the query; fixed for a run.
+#[derive(Clone, Debug)]
+pub struct QueryConfig {
+    pub query: QueryId,
+    pub epoch: Epoch,
+    pub trigger: Trigger,
+    pub shards: u16,
+    pub sources: Vec<SourceSpec>,
+    pub stages: Vec<StageTopology>,
+    /// Some operator closes windows: an advance of a watermark is worth a batch of its own.
+    pub windowed: bool,
+    pub start_positions: Positions,
+    /// Exclusive ends, for partitions that have one. Not empty = the query ends when all are reached.
+    pub end_positions: Positions,
+}
+
+/// A stage as planning sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageTopology {
+    pub id: StageId,
+    pub input: StageInput,
+    pub sinks: Vec<SinkId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StageInput {
+    Source(SourceId),
+    Shards,
+}
+
+/// The driver's decisions about one query. See the module's invariants.
+#[derive(Debug)]
+pub struct QueryMachine {
+    pub(super) config: QueryConfig,
+    /// Positions after the last committed batch, with skips by `on_data_loss` applied.
+    pub(super) positions: Positions,
+    pub(super) watermarks: BTreeMap<SourceId, SourceWatermark>,
+    /// `close_before` of the last committed batch.
+    pub(super) closed: BTreeMap<SourceId, i64>,
+    pub(super) committed: Option<Arc<PrepareRecord>>,
+    pub(super) totals: Totals,
+    pub(super) next_attempt: u64,
+    pub(super) executors: BTreeMap<ExecutorId, ExecutorInfo>,
+    pub(super) assignment: Assignment,
+    /// The assignment no longer fits executors or partitions.
+    pub(super) stale_assignment: bool,
+    pub(super) available: BTreeMap<SourcePartition, Reach>,
+    /// When a source first had something to read since its last batch, milliseconds.
+    pub(super) waiting_since: BTreeMap<SourceId, i64>,
+    pub(super) limiters: BTreeMap<SourceId, RateLimiter>,
+    pub(super) idle: BTreeMap<SourceId, IdleTracker>,
+    pub(super) phase: Phase,
+    /// Passing trouble by who sees it; `None` = the driver or a task.
+    pub(super) troubles: BTreeMap<Option<ExecutorId>, String>,
+    pub(super) not_before_ms: i64,
+    pub(super) failures: u32,
+    pub(super) stop_by_ms: Option<i64>,
+    /// Positions found outside the log while a prepared batch was being finished.
+    pub(super) deferred_out_of_range: Vec<(SourcePartition, i64, i64, i64)>,
+    /// The trigger `every`: the boundary last used.
+    pub(super) last_boundary_ms: i64,
+}
+
+/// How far a partition's consumer has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reach {
+    pub position: i64,
+    pub at_end: bool,
+}
+
+/// Where the current batch stands.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Writers are being fenced, and asked what they hold if `prepared` is set.
+    /// `running` is the attempt that executors still hold overlays of.
+    Resolving { prepared: Option<Prepared>, running: Option<Box<Publication>> },
+    /// Nothing is under way; `finish` is a prepared batch that has to be executed again.
+    Ready { finish: Option<Prepared> },
+    Executing(Execution),
+    Preparing { record: Arc<PrepareRecord>, execution: Execution },
+    Publishing(Publication),
+    Ended(End),
+}
+
+/// A batch that is durable and not known to be committed.
+#[derive(Clone, Debug)]
+pub(super) struct Prepared {
+    pub record: Arc<PrepareRecord>,
+    pub published: BTreeSet<WriterPlan>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Execution {
+    pub attempt: AttemptId,
+    pub plan: Arc<BatchPlan>,
+    pub placement: Arc<BTreeMap<TaskId, ExecutorId>>,
+    pub reports: BTreeMap<TaskId, TaskReport>,
+    /// Set when a prepared batch is executed again.
+    pub finish: Option<Prepared>,
+    pub timings: BatchTimings,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Publication {
+    pub prepared: Prepared,
+    pub attempt: AttemptId,
+    pub placement: Arc<BTreeMap<TaskId, ExecutorId>>,
+    /// Writers told to publish that have not answered.
+    pub pending: BTreeMap<WriterPlan, ExecutorId>,
+    /// Writers whose outcome is unknown.
+    pub unknown: BTreeSet<WriterPlan>,
+    pub operators: Vec<OperatorMetrics>,
+    pub timings: BatchTimings,
+}
+
+impl QueryMachine {
+    /// A machine for a run that begins with what the checkpoint holds. Its first actions fence the writers of
+    /// the newest record, if there is one, and ask what they hold.
+    pub fn recover(config: QueryConfig, head: Option<PrepareRecord>, now_ms: i64) -> (Self, Vec<Action>) {
+        let limiters = config
+            .sources
+            .iter()
+            .filter_map(|source| Some((source.id, RateLimiter::new(source.options.max_records_per_second?, now_ms))))
+            .collect();
+        let idle = config
+            .sources
+            .iter()
+            .map(|source| (source.id, IdleTracker::new(source.options.idle_timeout_ms)))
+            .collect();
+        let mut machine = Self {
+            positions: config.start_positions.clone(),
+            watermarks: BTreeMap::new(),
+            closed: BTreeMap::new(),
+            committed: None,
+            totals: Totals::default(),
+            next_attempt: 1,
+            executors: BTreeMap::new(),
+            assignment: Assignment::default(),
+            stale_assignment: true,
+            available: BTreeMap::new(),
+            waiting_since: BTreeMap::new(),
+            limiters,
+            idle,
+            phase: Phase::Ready { finish: None },
+            troubles: BTreeMap::new(),
+            not_before_ms: 0,
+            failures: 0,
+            stop_by_ms: None,
+            deferred_out_of_range: Vec::new(),
+            last_boundary_ms: now_ms,
+            config,
+        };
+        let Some(head) = head else { return (machine, Vec::new()) };
+        let writers = head.writers.clone();
+        let batch = head.batch();
+        let prepared = Prepared { record: Arc::new(head), published: BTreeSet::new() };
+        machine.phase = Phase::Resolving { prepared: Some(prepared), running: None };
+        let actions = vec![Action::Resolve { batch: Some(batch), writers }];
+        (machine, actions)
+    }
+
+    /// Takes one fact at time `now_ms` and returns what to do, in order.
+    pub fn step(&mut self, event: Event, now_ms: i64) -> Vec<Action> {
+        let mut out = Vec::new();
+        if matches!(self.phase, Phase::Ended(_)) {
+            return out;
+        }
+        match event {
+            Event::Tick => {}
+            Event::Executors(executors) => self.on_executors(executors, now_ms, &mut out),
+            Event::Available { executor, partitions } => self.on_available(executor, partitions, now_ms),
+            Event::Partitions(partitions) => self.on_partitions(partitions),
+            Event::TaskDone { attempt, executor, report } => {
+                self.on_task_done(attempt, executor, *report, now_ms, &mut out);
+            }
+            Event::TaskFailed { attempt, task, kind, message } => {
+                self.on_task_failed(attempt, task, kind, message, now_ms, &mut out);
+            }
+            Event::Persisted { batch } => self.on_persisted(batch, now_ms, &mut out),
+            Event::PersistFailed { batch, kind, message } => self.on_persist_failed(batch, kind, message, &mut out),
+            Event::Published { attempt, writer, known } => self.on_published(attempt, writer, known, now_ms, &mut out),
+            Event::Resolved(found) => self.on_resolved(found, now_ms, &mut out),
+            Event::ResolveFailed { kind, message } => self.on_trouble(None, kind, message, &mut out),
+            Event::OutOfRange { partition, position, earliest, latest } => {
+                self.on_out_of_range(partition, position, earliest, latest, &mut out);
+            }
+            Event::Trouble { executor, kind, message } => self.on_trouble(executor, kind, message, &mut out),
+            Event::Stop => self.stop_by_ms = self.stop_by_ms.or(Some(now_ms + super::ending::STOP_GRACE_MS)),
+        }
+        self.advance(now_ms, &mut out);
+        out
+    }
+
+    /// Last committed batch.
+    pub fn last_committed(&self) -> Option<BatchId> {
+        self.committed.as_ref().map(|record| record.batch())
+    }
+
+    /// Positions after the last committed batch.
+    pub fn positions(&self) -> &Positions {
+        &self.positions
+    }
+
+    /// Who reads and owns what.
+    pub fn assignment(&self) -> &Assignment {
+        &self.assignment
+    }
+
+    /// Counters over the query's life, as of the last committed batch.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// What it is doing.
+    pub fn state(&self) -> RunState {
+        if let Phase::Ended(end) = &self.phase {
+            return RunState::Ended(end.clone());
+        }
+        if self.executors.is_empty() {
+            return RunState::Waiting("no executor is connected; start one with `highwater executor`".into());
+        }
+        if let Some(trouble) = self.troubles.values().next() {
+            return RunState::Waiting(trouble.clone());
+        }
+        match self.phase {
+            Phase::Resolving { .. } => RunState::Starting,
+            _ => RunState::Running,
+        }
+    }
+
+    pub(super) fn new_attempt(&mut self) -> AttemptId {
+        let number = AttemptNumber(self.next_attempt);
+        self.next_attempt += 1;
+        AttemptId { epoch: self.config.epoch, number }
+    }
+
+    pub(super) fn source(&self, id: SourceId) -> Option<&SourceSpec> {
+        self.config.sources.iter().find(|source| source.id == id)
+    }
+}

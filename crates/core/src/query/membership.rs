@@ -1,0 +1,135 @@
+//! Executors and partitions: who is there, who reads what, how far they have read.
+
+use super::machine::{Phase, QueryMachine, Reach};
+use super::{Action, ExecutorInfo};
+use crate::assign::{AssignProblem, solve};
+use crate::ids::ExecutorId;
+use crate::offsets::SourcePartition;
+use std::collections::{BTreeMap, BTreeSet};
+
+impl QueryMachine {
+    pub(super) fn on_executors(&mut self, list: Vec<ExecutorInfo>, now_ms: i64, out: &mut Vec<Action>) {
+        let new: BTreeMap<ExecutorId, ExecutorInfo> = list.into_iter().map(|info| (info.id, info)).collect();
+        let gone: BTreeSet<ExecutorId> = self.executors.keys().filter(|id| !new.contains_key(id)).copied().collect();
+        for id in new.keys().filter(|id| !self.executors.contains_key(id)) {
+            out.push(Action::Open { executor: *id });
+            self.stale_assignment = true;
+        }
+        self.executors = new;
+        if gone.is_empty() {
+            return;
+        }
+        self.stale_assignment = true;
+        self.troubles.retain(|who, _| who.is_none_or(|id| !gone.contains(&id)));
+        for (id, partitions) in &self.assignment.partitions {
+            if gone.contains(id) {
+                for partition in partitions {
+                    self.available.remove(partition);
+                    if let Some(idle) = self.idle.get_mut(&partition.source) {
+                        idle.forget(partition);
+                    }
+                }
+            }
+        }
+        self.on_executors_gone(&gone, now_ms, out);
+    }
+
+    /// What the loss of executors means for the batch under way.
+    fn on_executors_gone(&mut self, gone: &BTreeSet<ExecutorId>, now_ms: i64, out: &mut Vec<Action>) {
+        match &mut self.phase {
+            Phase::Executing(execution) if execution.placement.values().any(|id| gone.contains(id)) => {
+                self.abort_execution(gone, now_ms, out);
+            }
+            Phase::Publishing(publication) => {
+                let lost: Vec<_> =
+                    publication.pending.iter().filter(|(_, id)| gone.contains(id)).map(|(w, _)| *w).collect();
+                for writer in lost {
+                    publication.pending.remove(&writer);
+                    publication.unknown.insert(writer);
+                }
+                self.settle_publication(now_ms, out);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn on_available(
+        &mut self,
+        executor: ExecutorId,
+        partitions: Vec<(SourcePartition, i64, bool)>,
+        now_ms: i64,
+    ) {
+        let Some(assigned) = self.assignment.partitions.get(&executor) else { return };
+        let assigned: BTreeSet<&SourcePartition> = assigned.iter().collect();
+        for (partition, position, at_end) in partitions {
+            let Some(committed) = self.positions.get(&partition).copied() else { continue };
+            if !assigned.contains(&partition) || position < committed {
+                continue;
+            }
+            if position > committed {
+                self.waiting_since.entry(partition.source).or_insert(now_ms);
+            }
+            if let Some(idle) = self.idle.get_mut(&partition.source) {
+                idle.observe(&partition, committed, position, at_end, now_ms);
+            }
+            self.available.insert(partition, Reach { position, at_end });
+        }
+    }
+
+    pub(super) fn on_partitions(&mut self, partitions: Vec<(SourcePartition, i64)>) {
+        for (partition, start) in partitions {
+            let bounded = self.config.end_positions.keys().any(|known| known.source == partition.source);
+            if bounded && !self.config.end_positions.contains_key(&partition) {
+                continue;
+            }
+            if !self.positions.contains_key(&partition) {
+                self.positions.insert(partition, start);
+                self.stale_assignment = true;
+            }
+        }
+    }
+
+    /// Brings the assignment up to date. Only between batches.
+    pub(super) fn reassign(&mut self, out: &mut Vec<Action>) {
+        let problem = AssignProblem {
+            partitions: self.positions.keys().cloned().collect(),
+            shards: self.config.shards,
+            executors: self.executors.keys().copied().collect(),
+        };
+        let next = solve(&problem, Some(&self.assignment));
+        let mut owner_before: BTreeMap<&SourcePartition, ExecutorId> = BTreeMap::new();
+        for (id, partitions) in &self.assignment.partitions {
+            owner_before.extend(partitions.iter().map(|partition| (partition, *id)));
+        }
+        let mut moved = Vec::new();
+        for (id, partitions) in &next.partitions {
+            moved.extend(partitions.iter().filter(|p| owner_before.get(p) != Some(id)).cloned());
+        }
+        for partition in moved {
+            self.available.remove(&partition);
+            if let Some(idle) = self.idle.get_mut(&partition.source) {
+                idle.forget(&partition);
+            }
+        }
+        self.assignment = next;
+        self.stale_assignment = false;
+        for executor in self.executors.keys() {
+            let partitions = self.assignment.partitions.get(executor).map_or(&[][..], Vec::as_slice);
+            out.push(self.assign_action(*executor, partitions.iter()));
+        }
+    }
+
+    pub(super) fn assign_action<'a>(
+        &self,
+        executor: ExecutorId,
+        partitions: impl Iterator<Item = &'a SourcePartition>,
+    ) -> Action {
+        let partitions = partitions
+            .filter_map(|partition| {
+                let start = *self.positions.get(partition)?;
+                Some((partition.clone(), start, self.config.end_positions.get(partition).copied()))
+            })
+            .collect();
+        Action::Assign { executor, partitions }
+    }
+}

@@ -1,0 +1,62 @@
+//! The driver's state machine of one query: which micro-batch is planned, executed, prepared, published.
+//!
+//! Owns: the life of a query's micro-batches and every decision in it. Does not own: executors, stores and
+//! brokers; they are reached through [`Action`]s and answer with [`Event`]s.
+//!
+//! Invariants:
+//! - positions never go back; a record that would is refused before it is persisted;
+//! - no writer is told to publish before its batch is persisted;
+//! - batch N+1 is not dispatched before every writer of N is known to be published;
+//! - after `Persist` was asked for, batch N can only be finished, with the same plan and the same digests;
+//! - events of another attempt than the current one change nothing.
+
+mod action;
+mod dispatch;
+mod ending;
+mod event;
+mod execute;
+mod machine;
+mod membership;
+mod publish;
+mod schedule;
+#[cfg(test)]
+mod tests;
+
+pub use action::{Action, BatchTimings, CommittedBatch};
+pub use event::{Event, ExecutorInfo, Resolution};
+pub use machine::{QueryConfig, QueryMachine, StageInput, StageTopology};
+
+use crate::options::DesiredState;
+
+/// Why a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    Stopped,
+    Finished,
+    /// The message names the cause and the remedy.
+    Failed(String),
+    /// A newer driver owns the query: this one must not touch it again.
+    Fenced,
+}
+
+impl End {
+    /// The durable state this end leads to; `None` when it is not ours to write.
+    pub fn desired(&self) -> Option<DesiredState> {
+        match self {
+            End::Stopped => Some(DesiredState::Stopped),
+            End::Finished => Some(DesiredState::Finished),
+            End::Failed(_) => Some(DesiredState::Failed),
+            End::Fenced => None,
+        }
+    }
+}
+
+/// What the run is doing, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunState {
+    Starting,
+    Running,
+    /// With the reason.
+    Waiting(String),
+    Ended(End),
+}

@@ -1,0 +1,181 @@
+//! From a prepared record to a committed batch: publishing, unknown outcomes, recovery of writers.
+
+use super::machine::{Phase, Prepared, Publication, QueryMachine};
+use super::{Action, CommittedBatch, End, Resolution};
+use crate::ids::AttemptId;
+use crate::plan::WriterPlan;
+use crate::record::PrepareRecord;
+use crate::report::WriterReport;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+impl QueryMachine {
+    /// Tells every writer that holds rows and has not published yet to do so. A writer whose executor is gone
+    /// counts as unknown at once.
+    pub(super) fn start_publication(&mut self, mut publication: Publication, now_ms: i64, out: &mut Vec<Action>) {
+        let record = &publication.prepared.record;
+        let mut by_executor: BTreeMap<_, Vec<WriterPlan>> = BTreeMap::new();
+        for task in &record.plan.tasks {
+            let Some(executor) = publication.placement.get(&task.id) else { continue };
+            for writer in &task.writers {
+                let holds = record.writers.iter().any(|report| report.plan == *writer && report.rows > 0);
+                if !holds || publication.prepared.published.contains(writer) {
+                    continue;
+                }
+                if self.executors.contains_key(executor) {
+                    publication.pending.insert(*writer, *executor);
+                    by_executor.entry(*executor).or_default().push(*writer);
+                } else {
+                    publication.unknown.insert(*writer);
+                }
+            }
+        }
+        let (attempt, batch) = (publication.attempt, record.batch());
+        for (executor, writers) in by_executor {
+            out.push(Action::Publish { attempt, batch, executor, writers });
+        }
+        self.phase = Phase::Publishing(publication);
+        self.settle_publication(now_ms, out);
+    }
+
+    pub(super) fn on_published(
+        &mut self,
+        attempt: AttemptId,
+        writer: WriterPlan,
+        known: bool,
+        now_ms: i64,
+        out: &mut Vec<Action>,
+    ) {
+        let Phase::Publishing(publication) = &mut self.phase else { return };
+        if publication.attempt != attempt || publication.pending.remove(&writer).is_none() {
+            return;
+        }
+        if known {
+            publication.prepared.published.insert(writer);
+        } else {
+            publication.unknown.insert(writer);
+        }
+        self.settle_publication(now_ms, out);
+    }
+
+    /// Once every writer has answered: commit, or find out about those whose outcome is unknown.
+    pub(super) fn settle_publication(&mut self, now_ms: i64, out: &mut Vec<Action>) {
+        let Phase::Publishing(publication) = &self.phase else { return };
+        if !publication.pending.is_empty() {
+            return;
+        }
+        let Phase::Publishing(publication) = std::mem::replace(&mut self.phase, Phase::Ready { finish: None }) else {
+            return;
+        };
+        if publication.unknown.is_empty() {
+            self.commit(publication, now_ms, out);
+            return;
+        }
+        let record = &publication.prepared.record;
+        let writers: Vec<WriterReport> =
+            record.writers.iter().filter(|report| publication.unknown.contains(&report.plan)).cloned().collect();
+        out.push(Action::Resolve { batch: Some(record.batch()), writers });
+        let prepared = Some(publication.prepared.clone());
+        self.phase = Phase::Resolving { prepared, running: Some(Box::new(publication)) };
+    }
+
+    pub(super) fn on_resolved(
+        &mut self,
+        found: BTreeMap<WriterPlan, Resolution>,
+        now_ms: i64,
+        out: &mut Vec<Action>,
+    ) {
+        let Phase::Resolving { .. } = &self.phase else { return };
+        let Phase::Resolving { prepared, running } = std::mem::replace(&mut self.phase, Phase::Ready { finish: None })
+        else {
+            return;
+        };
+        self.troubles.remove(&None);
+        let Some(mut prepared) = prepared else { return };
+        for (writer, resolution) in found {
+            match resolution {
+                Resolution::Published => {
+                    prepared.published.insert(writer);
+                }
+                Resolution::NotPublished => {}
+                Resolution::Ahead { batch } => {
+                    self.end(End::Failed(ahead(&prepared.record, writer, batch)), out);
+                    return;
+                }
+            }
+        }
+        let complete =
+            prepared.record.writers.iter().all(|w| w.rows == 0 || prepared.published.contains(&w.plan));
+        match running {
+            _ if !complete => self.phase = Phase::Ready { finish: Some(prepared) },
+            Some(publication) => self.commit(*publication, now_ms, out),
+            None => self.adopt(prepared.record, now_ms, out),
+        }
+    }
+
+    /// Every writer holds the batch although no attempt of ours is there to promote: executors restore their
+    /// state from the checkpoint.
+    fn adopt(&mut self, record: Arc<PrepareRecord>, now_ms: i64, out: &mut Vec<Action>) {
+        let publication = Publication {
+            attempt: record.attempt,
+            prepared: Prepared { record, published: Default::default() },
+            placement: Arc::default(),
+            pending: BTreeMap::new(),
+            unknown: Default::default(),
+            operators: Vec::new(),
+            timings: Default::default(),
+        };
+        self.commit(publication, now_ms, out);
+    }
+
+    fn commit(&mut self, publication: Publication, now_ms: i64, out: &mut Vec<Action>) {
+        let record = publication.prepared.record;
+        let previous = std::mem::replace(&mut self.positions, record.positions.clone());
+        // Partitions found while the batch ran are not in its record.
+        for (partition, position) in &previous {
+            self.positions.entry(partition.clone()).or_insert(*position);
+        }
+        for (id, limiter) in &mut self.limiters {
+            let ranges = record.plan.ranges.iter().filter(|(partition, _)| partition.source == *id);
+            limiter.take(ranges.map(|(_, range)| u64::try_from(range.len()).unwrap_or(0)).sum());
+        }
+        self.watermarks = record.watermarks.clone();
+        self.closed = record.plan.close_before.clone();
+        self.totals = record.totals.clone();
+        self.failures = 0;
+        self.troubles.remove(&None);
+        for (partition, reach) in &self.available {
+            let committed = self.positions.get(partition).copied().unwrap_or(0);
+            if reach.position > committed {
+                self.waiting_since.entry(partition.source).or_insert(now_ms);
+            }
+            if let Some(idle) = self.idle.get_mut(&partition.source) {
+                idle.observe(partition, committed, reach.position, reach.at_end, now_ms);
+            }
+        }
+        self.committed = Some(record.clone());
+        self.phase = Phase::Ready { finish: None };
+        let mut timings = publication.timings;
+        timings.committed_at_ms = now_ms;
+        out.push(Action::Committed(Box::new(CommittedBatch {
+            record,
+            attempt: publication.attempt,
+            executors: publication.placement.values().copied().collect(),
+            placement: publication.placement,
+            timings,
+            operators: publication.operators,
+            previous,
+        })));
+    }
+}
+
+fn ahead(record: &PrepareRecord, writer: WriterPlan, batch: crate::ids::BatchId) -> String {
+    format!(
+        "the sink is ahead of the query: writer {} of sink {} already holds batch {batch}, but the checkpoint ends at \
+         batch {}. The checkpoint was restored from an older copy, or another driver ran this query. Restore the \
+         newer checkpoint, or drop the query and submit it again with --new-output",
+        writer.writer,
+        writer.sink,
+        record.batch()
+    )
+}

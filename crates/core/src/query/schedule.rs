@@ -1,0 +1,190 @@
+//! When the next batch is due: triggers, limits, rates, ends, and the time of the next look.
+
+use super::machine::{Phase, QueryMachine};
+use super::{Action, End};
+use crate::ids::SourceId;
+use crate::offsets::{Positions, Ranges, SourcePartition};
+use crate::options::Trigger;
+use crate::ranges::plan_ranges;
+use crate::watermark;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How long `min_offsets_per_trigger` may hold a batch back when `max_trigger_delay` is not set
+/// (Spark's default), milliseconds.
+const DEFAULT_MAX_TRIGGER_DELAY_MS: u64 = 15 * 60 * 1000;
+
+impl QueryMachine {
+    /// Does what is due. Called after every event.
+    pub(super) fn advance(&mut self, now_ms: i64, out: &mut Vec<Action>) {
+        if self.stop_if_due(now_ms, out) {
+            return;
+        }
+        if matches!(self.phase, Phase::Ready { finish: None }) {
+            for (partition, position, earliest, latest) in std::mem::take(&mut self.deferred_out_of_range) {
+                self.on_out_of_range(partition, position, earliest, latest, out);
+            }
+        }
+        let Phase::Ready { finish } = &self.phase else { return };
+        if self.executors.is_empty() || now_ms < self.not_before_ms {
+            return;
+        }
+        if let Some(prepared) = finish.clone() {
+            self.run_again(prepared, now_ms, out);
+            return;
+        }
+        if self.stale_assignment {
+            self.reassign(out);
+        }
+        self.advance_watermarks(now_ms);
+        if self.at_its_ends() && !self.windows_due() {
+            self.end(End::Finished, out);
+            return;
+        }
+        if let Some(ranges) = self.due(now_ms) {
+            self.run_new(ranges, now_ms, out);
+        }
+    }
+
+    /// When `Tick` is wanted next, milliseconds; `None` = only events matter.
+    pub fn next_wake_ms(&self, now_ms: i64) -> Option<i64> {
+        let mut wakes: Vec<i64> = self.stop_by_ms.into_iter().collect();
+        if matches!(self.phase, Phase::Ready { .. }) {
+            wakes.extend((self.not_before_ms > now_ms).then_some(self.not_before_ms));
+            wakes.extend(self.limiters.iter().filter(|(id, _)| self.pending(**id)).map(|(_, l)| l.next_at_ms(now_ms)));
+            if self.config.windowed {
+                wakes.extend(self.idle.values().filter_map(|idle| idle.next_deadline_ms(now_ms)));
+            }
+            wakes.extend(self.config.sources.iter().filter_map(|source| {
+                source.options.min_offsets_per_trigger?;
+                Some(self.waiting_since.get(&source.id)? + self.max_delay_ms(source.id))
+            }));
+            if let Trigger::Every { interval_ms } = self.config.trigger {
+                wakes.push(next_boundary(self.last_boundary_ms, interval_ms));
+            }
+        }
+        wakes.into_iter().filter(|wake| *wake > now_ms).min()
+    }
+
+    /// Moves watermarks on where only time, not records, makes that possible.
+    fn advance_watermarks(&mut self, now_ms: i64) {
+        for id in self.config.sources.iter().filter(|source| source.has_watermark).map(|source| source.id).collect::<Vec<_>>() {
+            let idle = self.idle_partitions(id, &self.positions.clone(), now_ms);
+            let partitions = self.partitions_of(id);
+            watermark::advance(self.watermarks.entry(id).or_default(), [], &partitions, &idle);
+        }
+    }
+
+    /// Partitions of a source that do not hold its watermark: idle for the timeout, or read to their fixed end.
+    pub(super) fn idle_partitions(
+        &self,
+        id: SourceId,
+        positions: &Positions,
+        now_ms: i64,
+    ) -> BTreeSet<SourcePartition> {
+        let mut idle = self.idle.get(&id).map(|idle| idle.idle(now_ms)).unwrap_or_default();
+        let done = self.config.end_positions.iter().filter(|(partition, end)| {
+            partition.source == id && positions.get(partition).is_some_and(|position| position >= end)
+        });
+        idle.extend(done.map(|(partition, _)| partition.clone()));
+        idle
+    }
+
+    pub(super) fn partitions_of(&self, id: SourceId) -> BTreeSet<SourcePartition> {
+        self.positions.keys().filter(|partition| partition.source == id).cloned().collect()
+    }
+
+    /// The current watermarks close windows that the last batch did not.
+    fn windows_due(&self) -> bool {
+        self.config.windowed
+            && self
+                .watermarks
+                .iter()
+                .any(|(id, w)| w.current_ms.is_some_and(|now| self.closed.get(id).is_none_or(|closed| now > *closed)))
+    }
+
+    fn at_its_ends(&self) -> bool {
+        let reached = |(partition, position): (&SourcePartition, &i64)| {
+            self.config.end_positions.get(partition).is_some_and(|end| position >= end)
+        };
+        !self.positions.is_empty() && self.positions.iter().all(reached)
+    }
+
+    /// The ranges of a batch that is due now; they may be empty when windows have to close.
+    fn due(&mut self, now_ms: i64) -> Option<Ranges> {
+        if let Trigger::Every { interval_ms } = self.config.trigger {
+            if now_ms < next_boundary(self.last_boundary_ms, interval_ms) {
+                return None;
+            }
+            self.last_boundary_ms = now_ms;
+        }
+        if self.config.trigger == Trigger::Once {
+            let ends: BTreeMap<_, _> = self.config.end_positions.iter().map(|(p, end)| (p.clone(), *end)).collect();
+            let ranges = plan_ranges(&self.positions, &ends, &BTreeMap::new());
+            return (!ranges.is_empty() || self.windows_due()).then_some(ranges);
+        }
+        let limits = self.limits(now_ms);
+        let ready: BTreeSet<SourceId> =
+            self.config.sources.iter().map(|source| source.id).filter(|id| self.enough(*id, now_ms)).collect();
+        let reachable = self
+            .available
+            .iter()
+            .filter(|(partition, _)| ready.contains(&partition.source))
+            .map(|(partition, reach)| (partition.clone(), self.capped(partition, reach.position)))
+            .collect();
+        let ranges = plan_ranges(&self.positions, &reachable, &limits);
+        (!ranges.is_empty() || self.windows_due()).then_some(ranges)
+    }
+
+    /// A position, not beyond the partition's fixed end.
+    fn capped(&self, partition: &SourcePartition, position: i64) -> i64 {
+        self.config.end_positions.get(partition).map_or(position, |end| position.min(*end))
+    }
+
+    fn limits(&mut self, now_ms: i64) -> BTreeMap<SourceId, u64> {
+        let mut limits = BTreeMap::new();
+        for source in &self.config.sources {
+            let rate = self.limiters.get_mut(&source.id).map(|limiter| limiter.available(now_ms));
+            let limit = [source.options.max_offsets_per_trigger, rate].into_iter().flatten().min();
+            limits.extend(limit.map(|limit| (source.id, limit)));
+        }
+        limits
+    }
+
+    fn pending_offsets(&self, id: SourceId) -> u64 {
+        let of_source = self.available.iter().filter(|(partition, _)| partition.source == id);
+        of_source
+            .map(|(partition, reach)| {
+                let start = self.positions.get(partition).copied().unwrap_or(i64::MAX);
+                u64::try_from(self.capped(partition, reach.position).saturating_sub(start)).unwrap_or(0)
+            })
+            .sum()
+    }
+
+    fn pending(&self, id: SourceId) -> bool {
+        self.pending_offsets(id) > 0
+    }
+
+    fn max_delay_ms(&self, id: SourceId) -> i64 {
+        let delay = self.source(id).and_then(|source| source.options.max_trigger_delay_ms);
+        i64::try_from(delay.unwrap_or(DEFAULT_MAX_TRIGGER_DELAY_MS)).unwrap_or(i64::MAX)
+    }
+
+    /// `min_offsets_per_trigger` is met, or has waited long enough, or all that will ever come is there.
+    fn enough(&self, id: SourceId, now_ms: i64) -> bool {
+        let Some(min) = self.source(id).and_then(|source| source.options.min_offsets_per_trigger) else { return true };
+        if self.pending_offsets(id) >= min {
+            return true;
+        }
+        let all_there = self.config.end_positions.iter().filter(|(partition, _)| partition.source == id).all(
+            |(partition, end)| self.available.get(partition).is_some_and(|reach| reach.position >= *end),
+        );
+        let waited = self.waiting_since.get(&id).is_some_and(|since| now_ms - since >= self.max_delay_ms(id));
+        waited || (!self.config.end_positions.is_empty() && all_there)
+    }
+}
+
+/// First multiple of the interval after `last_ms`.
+fn next_boundary(last_ms: i64, interval_ms: u64) -> i64 {
+    let interval = i64::try_from(interval_ms.max(1)).unwrap_or(i64::MAX);
+    (last_ms.div_euclid(interval) + 1).saturating_mul(interval)
+}

@@ -1,0 +1,68 @@
+//! The prepare record: the checkpoint of one micro-batch, written durably in one step.
+//!
+//! Owns: what is in a checkpoint. Does not own: its bytes on disk (crate `checkpoint`).
+//! Invariant: `positions` never go below those of the record before (checked by [`PrepareRecord::follows`]).
+
+use crate::ids::{AttemptId, BatchId, QueryId, SourceId};
+use crate::offsets::{as_pairs, Positions, SourcePartition};
+use crate::plan::BatchPlan;
+use crate::report::{PartitionReport, StateDelta, WriterReport};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Everything needed to finish, or to go on after, micro-batch `plan.batch`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PrepareRecord {
+    pub query: QueryId,
+    pub attempt: AttemptId,
+    pub plan: BatchPlan,
+    /// Positions after this batch: next offset to read of every known partition.
+    #[serde(with = "as_pairs")]
+    pub positions: Positions,
+    #[serde(with = "as_pairs")]
+    pub partitions: BTreeMap<SourcePartition, PartitionReport>,
+    /// Watermarks after this batch.
+    pub watermarks: BTreeMap<SourceId, SourceWatermark>,
+    /// Every writer of the plan, with what it holds.
+    pub writers: Vec<WriterReport>,
+    /// State changes; the bytes live in blobs, the digests here.
+    pub state: Vec<StateDelta>,
+    /// Counters since the query was created.
+    pub totals: Totals,
+}
+
+/// Watermark of one source: the least of its partitions that are not idle. Never goes back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceWatermark {
+    /// Milliseconds; `None` until every active partition has one.
+    pub current_ms: Option<i64>,
+    /// Highest value seen per partition.
+    #[serde(with = "as_pairs")]
+    pub partitions: BTreeMap<SourcePartition, i64>,
+}
+
+/// Counters over the whole life of a query: nothing is lost silently.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    pub input_rows: u64,
+    pub output_rows: u64,
+    pub late_rows: u64,
+    pub bad_records: u64,
+    /// Offsets skipped under `on_data_loss`.
+    pub lost_offsets: u64,
+}
+
+impl PrepareRecord {
+    pub fn batch(&self) -> BatchId {
+        self.plan.batch
+    }
+
+    /// The first partition whose position would go back if this record came after `previous`.
+    pub fn regressed(&self, previous: &PrepareRecord) -> Option<SourcePartition> {
+        previous
+            .positions
+            .iter()
+            .find(|(key, old)| self.positions.get(*key).is_none_or(|new| new < *old))
+            .map(|(key, _)| key.clone())
+    }
+}
