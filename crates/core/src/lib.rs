@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod ids;
+pub mod names;
 pub mod offsets;
 pub mod options;
 pub mod plan;

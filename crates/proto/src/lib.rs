@@ -2,6 +2,8 @@
 //!
 //! Owns: the wire. Does not own: any behaviour.
 
+pub mod json;
+
 /// Package `highwater.v1`.
 pub mod v1 {
     #![allow(missing_docs, clippy::all, clippy::unwrap_used)]

@@ -1,0 +1,220 @@
+//! gRPC `ClusterService`: registration, leases, task streams, state hand-over.
+//!
+//! Owns: the wire side of membership and tasks. Does not own: members (`Cluster`) or queries (`Queries`).
+
+use crate::cluster::Cluster;
+use crate::queries::Queries;
+use crate::runner::RunnerEvent;
+use highwater_core::error::ErrorKind;
+use highwater_core::ids::{BatchId, ExecutorId, ShardId, SourceId, TaskId};
+use highwater_core::offsets::{SourcePartition, TopicPartition};
+use highwater_core::plan::WriterPlan;
+use highwater_core::query::{Event, ExecutorInfo};
+use highwater_proto::convert;
+use highwater_proto::v1::cluster_service_server::ClusterService;
+use highwater_proto::v1::stream_tasks_request::Message;
+use highwater_proto::v1::{self, StreamTasksRequest};
+use std::collections::BTreeSet;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// State is handed over in messages of about this size, bytes.
+const STATE_CHUNK_BYTES: usize = 4 * 1024 * 1024;
+
+pub(crate) struct ClusterApi {
+    pub cluster: Cluster,
+    pub queries: Queries,
+}
+
+#[tonic::async_trait]
+impl ClusterService for ClusterApi {
+    async fn register_executor(
+        &self,
+        request: Request<v1::RegisterExecutorRequest>,
+    ) -> Result<Response<v1::RegisterExecutorResponse>, Status> {
+        let request = request.into_inner();
+        if request.version != env!("CARGO_PKG_VERSION") {
+            return Err(Status::failed_precondition(format!(
+                "the executor is version {}, the driver {}; run one version",
+                request.version,
+                env!("CARGO_PKG_VERSION")
+            )));
+        }
+        let id = convert::executor_id(&request.executor_id)?;
+        self.cluster.register(ExecutorInfo { id, address: request.address, slots: request.slots });
+        Ok(Response::new(v1::RegisterExecutorResponse {
+            epoch: self.cluster.epoch().0,
+            lease_ms: self.cluster.lease().as_millis() as u64,
+        }))
+    }
+
+    async fn renew_lease(
+        &self,
+        request: Request<v1::RenewLeaseRequest>,
+    ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
+        let request = request.into_inner();
+        self.check_epoch(request.epoch)?;
+        if !self.cluster.renew(convert::executor_id(&request.executor_id)?) {
+            return Err(Status::not_found("not a member: the lease lapsed; register again"));
+        }
+        Ok(Response::new(v1::RenewLeaseResponse { lease_ms: self.cluster.lease().as_millis() as u64 }))
+    }
+
+    type StreamTasksStream = ReceiverStream<Result<v1::StreamTasksResponse, Status>>;
+
+    async fn stream_tasks(
+        &self,
+        request: Request<Streaming<StreamTasksRequest>>,
+    ) -> Result<Response<Self::StreamTasksStream>, Status> {
+        let mut incoming = request.into_inner();
+        let first = incoming.next().await.ok_or_else(|| Status::invalid_argument("the stream is empty"))??;
+        let Some(Message::Hello(hello)) = first.message else {
+            return Err(Status::invalid_argument("the first message must be Hello"));
+        };
+        self.check_epoch(hello.epoch)?;
+        let executor = convert::executor_id(&hello.executor_id)?;
+        let (session, commands) = self
+            .cluster
+            .open_session(executor)
+            .ok_or_else(|| Status::not_found("not a member: register before opening the task stream"))?;
+        let (cluster, queries) = (self.cluster.clone(), self.queries.clone());
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = incoming.next().await {
+                if let Err(status) = route(&queries, executor, message).await {
+                    tracing::warn!(%executor, %status, "refused a message of an executor");
+                }
+            }
+            cluster.close_session(executor, session);
+        });
+        Ok(Response::new(ReceiverStream::new(commands)))
+    }
+
+    type FetchStateStream = ReceiverStream<Result<v1::FetchStateResponse, Status>>;
+
+    async fn fetch_state(
+        &self,
+        request: Request<v1::FetchStateRequest>,
+    ) -> Result<Response<Self::FetchStateStream>, Status> {
+        let request = request.into_inner();
+        self.check_epoch(request.epoch)?;
+        let query = convert::query_id(&request.query_id)?;
+        let shards: BTreeSet<ShardId> = request.shards.iter().map(|shard| ShardId(*shard as u16)).collect();
+        let store = self.queries.store();
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        tokio::task::spawn_blocking(move || {
+            let answer = match store.read_state(query, BatchId(request.batch_id), &shards) {
+                Ok(deltas) => deltas,
+                Err(error) => {
+                    let _ = sender.blocking_send(Err(Status::data_loss(error.to_string())));
+                    return;
+                }
+            };
+            for (operator, delta) in answer {
+                let parts = match highwater_core::delta::split(&delta, STATE_CHUNK_BYTES) {
+                    Ok(parts) => parts,
+                    Err(error) => {
+                        let _ = sender.blocking_send(Err(Status::data_loss(error.to_string())));
+                        return;
+                    }
+                };
+                for part in parts {
+                    let message = v1::FetchStateResponse { operator_id: operator.0, delta: part.into() };
+                    if sender.blocking_send(Ok(message)).is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn put_state_delta(
+        &self,
+        request: Request<Streaming<v1::PutStateDeltaRequest>>,
+    ) -> Result<Response<v1::PutStateDeltaResponse>, Status> {
+        let mut incoming = request.into_inner();
+        let mut head: Option<v1::PutStateDeltaRequest> = None;
+        let mut bytes = Vec::new();
+        while let Some(part) = incoming.next().await {
+            let part = part?;
+            bytes.extend_from_slice(&part.chunk);
+            head.get_or_insert(part);
+        }
+        let head = head.ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
+        let query = convert::query_id(&head.query_id)?;
+        let (attempt, _) = convert::attempt(head.attempt)?;
+        let event = RunnerEvent::StateDelta { attempt, task: TaskId(head.task_id), index: head.index, bytes };
+        self.queries.send(query, event).await;
+        Ok(Response::new(v1::PutStateDeltaResponse {}))
+    }
+}
+
+impl ClusterApi {
+    fn check_epoch(&self, epoch: u64) -> Result<(), Status> {
+        let mine = self.cluster.epoch().0;
+        if epoch == mine {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!("epoch {epoch} is not the driver's epoch {mine}; register again")))
+    }
+}
+
+/// Hands one message of an executor to the query it is about.
+async fn route(queries: &Queries, executor: ExecutorId, request: StreamTasksRequest) -> Result<(), Status> {
+    let Some(message) = request.message else { return Ok(()) };
+    let (query, event) = match message {
+        Message::Hello(_) => return Err(Status::invalid_argument("Hello came twice")),
+        Message::Availability(message) => {
+            let partitions = message
+                .partitions
+                .iter()
+                .map(|p| (source_partition(p.source_id, &p.topic, p.partition), p.position, p.at_end))
+                .collect();
+            (message.query_id, Event::Available { executor, partitions })
+        }
+        Message::TaskDone(message) => {
+            let (attempt, _) = convert::attempt(message.attempt)?;
+            let mut report = convert::report_from_bytes(&message.report)?;
+            for (delta, bytes) in report.state.iter_mut().zip(message.state_deltas) {
+                delta.bytes = bytes.to_vec();
+            }
+            (message.query_id, Event::TaskDone { attempt, executor, report: Box::new(report) })
+        }
+        Message::TaskFailed(message) => {
+            let (attempt, _) = convert::attempt(message.attempt)?;
+            let kind = convert::error_kind(message.kind());
+            let task = TaskId(message.task_id);
+            (message.query_id, Event::TaskFailed { attempt, task, kind, message: message.message })
+        }
+        Message::Published(message) => {
+            let (attempt, _) = convert::attempt(message.attempt)?;
+            let known = message.outcome() == v1::PublishOutcome::Published;
+            let writer = WriterPlan {
+                sink: highwater_core::ids::SinkId(message.sink_id),
+                writer: highwater_core::ids::WriterId(message.writer_id),
+            };
+            (message.query_id, Event::Published { attempt, writer, known })
+        }
+        Message::Trouble(message) => (message.query_id.clone(), trouble(executor, message)),
+    };
+    queries.send(convert::query_id(&query)?, RunnerEvent::Machine(event)).await;
+    Ok(())
+}
+
+fn trouble(executor: ExecutorId, message: v1::QueryTrouble) -> Event {
+    let kind: ErrorKind = convert::error_kind(message.kind());
+    match message.out_of_range {
+        Some(range) => Event::OutOfRange {
+            partition: source_partition(range.source_id, &range.topic, range.partition),
+            position: range.position,
+            earliest: range.earliest,
+            latest: range.latest,
+        },
+        None => Event::Trouble { executor: Some(executor), kind, message: message.message },
+    }
+}
+
+fn source_partition(source: u32, topic: &str, partition: i32) -> SourcePartition {
+    SourcePartition { source: SourceId(source), tp: TopicPartition::new(topic, partition) }
+}

@@ -1,0 +1,271 @@
+//! Carries out the actions of one query's machine: commands to executors, checkpoint writes, sink resolution.
+//!
+//! Owns: how an action becomes an effect. Does not own: when (the machine), or what executors do with it.
+//! Blocking work runs on blocking threads and answers with an event; nothing here waits for an executor.
+
+use crate::cluster::Cluster;
+use crate::crash;
+use crate::progress::{ProgressLog, progress_of};
+use crate::runner::{Run, RunnerEvent};
+use highwater_checkpoint::CheckpointStore;
+use highwater_connectors::sink::resolve_writers;
+use highwater_core::error::ErrorKind;
+use highwater_core::ids::{AttemptId, BatchId, ExecutorId, RunId, SinkId, TaskId, WriterId};
+use highwater_core::offsets::Positions;
+use highwater_core::options::QuerySpec;
+use highwater_core::plan::{BatchPlan, WriterPlan};
+use highwater_core::query::{Action, CommittedBatch, End, Event, Resolution};
+use highwater_core::record::PrepareRecord;
+use highwater_core::report::WriterReport;
+use highwater_engine::CompiledQuery;
+use highwater_proto::convert;
+use highwater_proto::v1::{self, stream_tasks_response::Message};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Longest pause between two tries to resolve writers while a broker is away.
+const RESOLVE_PAUSE_MAX: Duration = Duration::from_secs(3);
+
+pub(crate) struct Effects {
+    spec: QuerySpec,
+    run_id: RunId,
+    compiled: Arc<CompiledQuery>,
+    store: CheckpointStore,
+    cluster: Cluster,
+    progress: ProgressLog,
+    events: mpsc::Sender<RunnerEvent>,
+    /// A compaction is running.
+    compacting: Arc<AtomicBool>,
+}
+
+impl Effects {
+    pub fn new(run: &Run, events: mpsc::Sender<RunnerEvent>) -> Self {
+        Self {
+            spec: run.spec.clone(),
+            run_id: run.run_id,
+            compiled: run.compiled.clone(),
+            store: run.store.clone(),
+            cluster: run.cluster.clone(),
+            progress: run.progress.clone(),
+            events,
+            compacting: Arc::default(),
+        }
+    }
+
+    pub async fn carry_out(&self, action: Action) {
+        match action {
+            Action::Open { executor } => self.cluster.send(executor, self.open_query()),
+            Action::Assign { executor, partitions } => {
+                let partitions = partitions
+                    .into_iter()
+                    .map(|(partition, position, end)| v1::PartitionStart {
+                        source_id: partition.source.0,
+                        topic: partition.tp.topic.to_string(),
+                        partition: partition.tp.partition,
+                        position,
+                        end,
+                    })
+                    .collect();
+                let message = v1::AssignPartitions { query_id: self.query_id(), partitions };
+                self.cluster.send(executor, Message::AssignPartitions(message));
+            }
+            Action::Run { attempt, plan, placement, base, published } => {
+                crash::point("driver_after_plan");
+                self.run_tasks(attempt, &plan, &placement, base, &published);
+                crash::point("driver_after_dispatch");
+            }
+            Action::Abort { attempt, batch, executors } => {
+                for executor in executors {
+                    let attempt = Some(convert::attempt_to_proto(attempt, batch));
+                    let message = v1::AbortAttempt { query_id: self.query_id(), attempt };
+                    self.cluster.send(executor, Message::AbortAttempt(message));
+                }
+            }
+            Action::Persist { record } => self.persist(record),
+            Action::Publish { attempt, batch, executor, writers } => {
+                let message = v1::PublishWriters {
+                    query_id: self.query_id(),
+                    attempt: Some(convert::attempt_to_proto(attempt, batch)),
+                    writers: writers.into_iter().map(writer_ref).collect(),
+                };
+                self.cluster.send(executor, Message::PublishWriters(message));
+                crash::point("driver_between_publishes");
+            }
+            Action::Resolve { batch, writers } => self.resolve(batch, writers),
+            Action::Committed(_) | Action::Ended(_) => {}
+        }
+    }
+
+    fn query_id(&self) -> String {
+        self.spec.id.to_string()
+    }
+
+    fn open_query(&self) -> Message {
+        Message::OpenQuery(v1::OpenQuery {
+            query_id: self.query_id(),
+            run_id: self.run_id.to_string(),
+            name: self.spec.name.clone(),
+            sql: self.spec.sql.clone(),
+            fingerprint: self.compiled.fingerprint(),
+        })
+    }
+
+    fn run_tasks(
+        &self,
+        attempt: AttemptId,
+        plan: &BatchPlan,
+        placement: &BTreeMap<TaskId, ExecutorId>,
+        base: Option<BatchId>,
+        published: &BTreeSet<WriterPlan>,
+    ) {
+        let addresses: BTreeMap<ExecutorId, String> =
+            self.cluster.watch().borrow().iter().map(|info| (info.id, info.address.clone())).collect();
+        let placements = placement
+            .iter()
+            .map(|(task, executor)| v1::TaskPlacement {
+                task_id: task.0,
+                executor_id: executor.to_string(),
+                address: addresses.get(executor).cloned().unwrap_or_default(),
+            })
+            .collect();
+        let message = v1::RunTasks {
+            query_id: self.query_id(),
+            attempt: Some(convert::attempt_to_proto(attempt, plan.batch)),
+            plan: convert::plan_to_bytes(plan),
+            placements,
+            base_batch_id: base.map(|batch| batch.0),
+            published: published.iter().copied().map(writer_ref).collect(),
+        };
+        for executor in placement.values().collect::<BTreeSet<_>>() {
+            self.cluster.send(*executor, Message::RunTasks(message.clone()));
+        }
+    }
+
+    fn persist(&self, record: Arc<PrepareRecord>) {
+        let (store, epoch, events) = (self.store.clone(), self.cluster.epoch(), self.events.clone());
+        tokio::task::spawn_blocking(move || {
+            crash::point("driver_before_prepare");
+            let batch = record.batch();
+            let event = match store.prepare(epoch, &record) {
+                Ok(()) => Event::Persisted { batch },
+                Err(error) => Event::PersistFailed { batch, kind: error.kind(), message: error.to_string() },
+            };
+            crash::point("driver_after_prepare");
+            // The run may be over; then nobody waits for the answer.
+            let _ = events.blocking_send(RunnerEvent::Machine(event));
+        });
+    }
+
+    /// Fences writers and asks what they hold, for as long as brokers are away.
+    fn resolve(&self, batch: Option<BatchId>, writers: Vec<WriterReport>) {
+        let (spec, compiled, events) = (self.spec.clone(), self.compiled.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let mut pause = Duration::from_millis(50);
+            loop {
+                let (spec, compiled, writers) = (spec.clone(), compiled.clone(), writers.clone());
+                let found = tokio::task::spawn_blocking(move || resolve_all(&spec, &compiled, batch, &writers)).await;
+                let event = match found {
+                    Ok(Ok(found)) => Event::Resolved(found),
+                    Ok(Err((ErrorKind::Retry, message))) => {
+                        let kind = ErrorKind::Retry;
+                        let trouble = Event::Trouble { executor: None, kind, message };
+                        if events.send(RunnerEvent::Machine(trouble)).await.is_err() {
+                            return;
+                        }
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(RESOLVE_PAUSE_MAX);
+                        continue;
+                    }
+                    Ok(Err((kind, message))) => Event::ResolveFailed { kind, message },
+                    Err(error) => Event::ResolveFailed { kind: ErrorKind::Fatal, message: error.to_string() },
+                };
+                let _ = events.send(RunnerEvent::Machine(event)).await;
+                return;
+            }
+        });
+    }
+
+    /// Notes a commit, lets the executors promote, reports progress, compacts now and then.
+    pub async fn committed(&self, batch: CommittedBatch, latest: &Positions) {
+        crash::point("driver_after_publish");
+        let id = batch.record.batch();
+        for executor in &batch.executors {
+            let attempt = Some(convert::attempt_to_proto(batch.attempt, id));
+            let message = v1::BatchCommitted { query_id: self.query_id(), attempt };
+            self.cluster.send(*executor, Message::BatchCommitted(message));
+        }
+        if let Err(error) = self.store.note_committed(self.cluster.epoch(), self.spec.id, id) {
+            tracing::warn!(%error, batch = %id, "the commit could not be noted; recovery will ask the sinks");
+        }
+        metrics::counter!("highwater_batches_total", "query" => self.spec.name.clone()).increment(1);
+        self.progress.push(progress_of(&self.spec, self.run_id, &self.compiled, &batch, latest));
+        crash::point("driver_after_commit");
+        self.compact();
+    }
+
+    fn compact(&self) {
+        if self.compacting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (store, epoch, query, flag) =
+            (self.store.clone(), self.cluster.epoch(), self.spec.id, self.compacting.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = store.compact(epoch, query) {
+                tracing::warn!(%error, "checkpoint compaction failed; it is tried again after the next batch");
+            }
+            flag.store(false, Ordering::Release);
+        });
+    }
+
+    /// Tells executors to forget the query, and stores durably how it ended.
+    pub async fn end(&self, end: End) {
+        match &end {
+            End::Failed(message) => tracing::error!(name = %self.spec.name, "query failed: {message}"),
+            other => tracing::info!(name = %self.spec.name, end = ?other, "query ended"),
+        }
+        let executors: Vec<ExecutorId> = self.cluster.watch().borrow().iter().map(|info| info.id).collect();
+        for executor in executors {
+            self.cluster.send(executor, Message::CloseQuery(v1::CloseQuery { query_id: self.query_id() }));
+        }
+        let Some(desired) = end.desired() else { return };
+        let mut spec = self.spec.clone();
+        spec.desired = desired;
+        spec.message = match end {
+            End::Failed(message) => Some(message),
+            _ => None,
+        };
+        let (store, epoch) = (self.store.clone(), self.cluster.epoch());
+        let stored = tokio::task::spawn_blocking(move || store.put_query(epoch, &spec)).await;
+        if let Ok(Err(error)) = stored {
+            tracing::error!(%error, "the end of the query could not be stored; it runs again after a restart");
+        }
+    }
+}
+
+fn writer_ref(writer: WriterPlan) -> v1::WriterRef {
+    v1::WriterRef { sink_id: writer.sink.0, writer_id: writer.writer.0 }
+}
+
+/// Asks every sink about its writers. Without a batch the writers are only fenced.
+fn resolve_all(
+    spec: &QuerySpec,
+    compiled: &CompiledQuery,
+    batch: Option<BatchId>,
+    writers: &[WriterReport],
+) -> Result<BTreeMap<WriterPlan, Resolution>, (ErrorKind, String)> {
+    let mut by_sink: BTreeMap<SinkId, Vec<_>> = BTreeMap::new();
+    for writer in writers {
+        let asked: (WriterId, Option<BatchId>, _) = (writer.plan.writer, batch, writer.progress_at);
+        by_sink.entry(writer.plan.sink).or_default().push(asked);
+    }
+    let mut found = BTreeMap::new();
+    for (sink, writers) in by_sink {
+        let Some(table) = compiled.sinks.iter().find(|table| table.id == sink) else { continue };
+        let resolved = resolve_writers(table, spec.id, &writers).map_err(|error| (error.kind(), error.to_string()))?;
+        found.extend(resolved.into_iter().map(|(writer, resolution)| (WriterPlan { sink, writer }, resolution)));
+    }
+    Ok(found)
+}

@@ -1,0 +1,132 @@
+//! Watches the topics of one run from the driver: new partitions, ends, retention.
+//!
+//! Owns: one blocking thread per run that asks the brokers every second. Does not own: any decision; it sends
+//! events and ends with the run.
+
+use crate::runner::{RunHandle, RunnerEvent, now_ms};
+use highwater_connectors::monitor::{PartitionEnds, TopicMonitor};
+use highwater_core::offsets::{Positions, SourcePartition};
+use highwater_core::query::Event;
+use highwater_engine::{CompiledQuery, SourceTable};
+use highwater_proto::v1;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Pause between two looks at the brokers.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Starts watching; ends when the run does.
+pub(crate) fn spawn(compiled: Arc<CompiledQuery>, run: RunHandle) {
+    for source in compiled.sources.clone() {
+        let run = run.clone();
+        tokio::spawn(async move { watch(source, run).await });
+    }
+}
+
+async fn watch(source: SourceTable, run: RunHandle) {
+    let mut monitor: Option<TopicMonitor> = None;
+    let mut latest = Positions::new();
+    while !run.events.is_closed() {
+        let (table, taken) = (source.clone(), monitor.take());
+        let looked = tokio::task::spawn_blocking(move || {
+            let mut monitor = match taken {
+                Some(monitor) => monitor,
+                None => TopicMonitor::open(&table)?,
+            };
+            let ends = monitor.ends()?;
+            Ok::<_, highwater_connectors::error::ConnectorError>((monitor, ends))
+        })
+        .await;
+        match looked {
+            Ok(Ok((back, ends))) => {
+                monitor = Some(back);
+                report(&run, &ends, &mut latest).await;
+            }
+            Ok(Err(error)) => tracing::debug!(table = %source.name, %error, "the brokers did not answer"),
+            Err(error) => tracing::error!(%error, "the topic monitor ended"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => {}
+            () = run.events.closed() => return,
+        }
+    }
+}
+
+async fn report(run: &RunHandle, ends: &BTreeMap<SourcePartition, PartitionEnds>, latest: &mut Positions) {
+    let positions = run.view.borrow().positions.clone();
+    let new: Vec<_> = ends
+        .iter()
+        .filter(|(partition, _)| !positions.contains_key(*partition))
+        .map(|(partition, ends)| (partition.clone(), ends.earliest))
+        .collect();
+    if !new.is_empty() {
+        let _ = run.events.send(RunnerEvent::Machine(Event::Partitions(new))).await;
+    }
+    for (partition, ends) in ends {
+        latest.insert(partition.clone(), ends.latest);
+    }
+    let warnings = ends.iter().filter_map(|(p, ends)| retention_warning(p, *positions.get(p)?, *ends)).collect();
+    let _ = run.events.send(RunnerEvent::Latest { ends: latest.clone(), warnings }).await;
+}
+
+/// Warns when retention is about to overtake the position: less than a tenth of what is retained lies between.
+fn retention_warning(partition: &SourcePartition, position: i64, ends: PartitionEnds) -> Option<String> {
+    let retained = ends.latest - ends.earliest;
+    let margin = position - ends.earliest;
+    let deleting = ends.earliest > 0;
+    (deleting && position < ends.latest && margin * 10 < retained).then(|| {
+        format!(
+            "{} is about to lose records to retention before they are read: offset {position} is next, {} is the \
+             earliest retained, {} the end; raise retention.ms or add executors",
+            partition.tp, ends.earliest, ends.latest
+        )
+    })
+}
+
+/// The lag of every partition, asked of the brokers now. Blocking.
+pub(crate) fn lag(compiled: &CompiledQuery, positions: &Positions) -> Vec<v1::PartitionLag> {
+    let mut lags = Vec::new();
+    for source in &compiled.sources {
+        let looked = TopicMonitor::open(source).and_then(|mut monitor| {
+            let ends = monitor.ends()?;
+            Ok((monitor, ends))
+        });
+        let (mut monitor, ends) = match looked {
+            Ok(looked) => looked,
+            Err(error) => {
+                tracing::warn!(table = %source.name, %error, "the brokers did not answer");
+                let known = positions.iter().filter(|(partition, _)| partition.source == source.id);
+                lags.extend(known.map(|(partition, position)| unknown_lag(partition, *position)));
+                continue;
+            }
+        };
+        for (partition, ends) in ends {
+            let position = positions.get(&partition).copied().unwrap_or(ends.earliest);
+            let lag = (ends.latest - position).max(0);
+            let behind_ms = match lag {
+                0 => Some(0),
+                _ => monitor.timestamp_at(&partition.tp, position.max(ends.earliest)).ok().flatten(),
+            };
+            let behind_ms = behind_ms.map(|at| if lag == 0 { 0 } else { (now_ms() - at).max(0) });
+            lags.push(v1::PartitionLag {
+                earliest_offset: Some(ends.earliest),
+                latest_offset: Some(ends.latest),
+                lag: Some(lag),
+                behind_ms,
+                ..unknown_lag(&partition, position)
+            });
+        }
+    }
+    lags.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+    lags
+}
+
+fn unknown_lag(partition: &SourcePartition, position: i64) -> v1::PartitionLag {
+    v1::PartitionLag {
+        topic: partition.tp.topic.to_string(),
+        partition: partition.tp.partition,
+        committed_offset: Some(position),
+        ..v1::PartitionLag::default()
+    }
+}

@@ -1,0 +1,144 @@
+//! Progress of a query's batches, in Spark's shape: the last ones kept, new ones broadcast.
+//!
+//! Owns: the history ring and its subscribers. Does not own: the counters (they come with each commit).
+
+use highwater_core::ids::{RunId, SourceId};
+use highwater_core::offsets::{Positions, to_topic_json};
+use highwater_core::options::QuerySpec;
+use highwater_core::progress::{
+    EventTime, SinkProgress, SourceProgress, StateOperatorProgress, StreamingQueryProgress,
+};
+use highwater_core::query::CommittedBatch;
+use highwater_engine::CompiledQuery;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use tokio::sync::broadcast;
+
+/// Batches remembered per query.
+const HISTORY: usize = 200;
+
+/// Cheap to clone; lives as long as the driver, over all runs of a query.
+#[derive(Clone)]
+pub(crate) struct ProgressLog {
+    history: Arc<Mutex<VecDeque<Arc<StreamingQueryProgress>>>>,
+    live: broadcast::Sender<Arc<StreamingQueryProgress>>,
+}
+
+impl ProgressLog {
+    pub fn new() -> Self {
+        Self { history: Arc::default(), live: broadcast::channel(HISTORY).0 }
+    }
+
+    pub fn push(&self, progress: StreamingQueryProgress) {
+        let progress = Arc::new(progress);
+        let mut history = self.history.lock();
+        if history.len() == HISTORY {
+            history.pop_front();
+        }
+        history.push_back(progress.clone());
+        // Nobody may be listening.
+        let _ = self.live.send(progress);
+    }
+
+    /// The last `count` batches, oldest first, and a subscription to what follows them without a gap.
+    pub fn tail(
+        &self,
+        count: usize,
+    ) -> (Vec<Arc<StreamingQueryProgress>>, broadcast::Receiver<Arc<StreamingQueryProgress>>) {
+        let history = self.history.lock();
+        let skip = history.len().saturating_sub(count);
+        (history.iter().skip(skip).cloned().collect(), self.live.subscribe())
+    }
+}
+
+/// Describes one committed batch.
+pub(crate) fn progress_of(
+    spec: &QuerySpec,
+    run: RunId,
+    compiled: &CompiledQuery,
+    batch: &CommittedBatch,
+    latest: &Positions,
+) -> StreamingQueryProgress {
+    let record = &batch.record;
+    let timings = &batch.timings;
+    let duration_ms = (timings.committed_at_ms - timings.planned_at_ms).max(0);
+    let rows: u64 = record.partitions.values().map(|partition| partition.records).sum();
+    let per_second = |rows: u64| (duration_ms > 0).then(|| rows as f64 * 1000.0 / duration_ms as f64);
+    let mut phases = BTreeMap::new();
+    if timings.planned_at_ms > 0 {
+        phases.insert("addBatch".to_string(), (timings.executed_at_ms - timings.planned_at_ms).max(0));
+        phases.insert("walCommit".to_string(), (timings.prepared_at_ms - timings.executed_at_ms).max(0));
+        phases.insert("commitOffsets".to_string(), (timings.committed_at_ms - timings.prepared_at_ms).max(0));
+        phases.insert("triggerExecution".to_string(), duration_ms);
+    }
+    StreamingQueryProgress {
+        id: spec.id.to_string(),
+        run_id: run.to_string(),
+        name: spec.name.clone(),
+        timestamp: iso(record.plan.timestamp_ms),
+        batch_id: record.batch().0,
+        batch_duration: duration_ms,
+        num_input_rows: rows,
+        input_rows_per_second: per_second(rows),
+        processed_rows_per_second: per_second(rows),
+        duration_ms: phases,
+        event_time: EventTime {
+            watermark: record.watermarks.values().filter_map(|w| w.current_ms).min().map(iso),
+            ..EventTime::default()
+        },
+        state_operators: state_operators(compiled, batch),
+        sources: compiled.sources.iter().map(|source| source_progress(source.id, &source.name, batch, latest)).collect(),
+        sink: SinkProgress {
+            description: compiled.sinks.iter().map(|sink| sink.name.as_str()).collect::<Vec<_>>().join(", "),
+            num_output_rows: Some(record.writers.iter().map(|writer| writer.rows as i64).sum()),
+        },
+        ..StreamingQueryProgress::default()
+    }
+}
+
+fn source_progress(id: SourceId, name: &str, batch: &CommittedBatch, latest: &Positions) -> SourceProgress {
+    let of_source = |positions: &Positions| {
+        let mine: Positions =
+            positions.iter().filter(|(p, _)| p.source == id).map(|(p, offset)| (p.clone(), *offset)).collect();
+        (!mine.is_empty()).then(|| to_topic_json(&mine))
+    };
+    let mut start = batch.previous.clone();
+    for (partition, range) in &batch.record.plan.ranges {
+        start.insert(partition.clone(), range.start);
+    }
+    let rows =
+        batch.record.partitions.iter().filter(|(p, _)| p.source == id).map(|(_, report)| report.records).sum::<u64>();
+    SourceProgress {
+        description: format!("Kafka[{name}]"),
+        start_offset: of_source(&start),
+        end_offset: of_source(&batch.record.positions),
+        latest_offset: of_source(latest),
+        num_input_rows: rows,
+        ..SourceProgress::default()
+    }
+}
+
+fn state_operators(compiled: &CompiledQuery, batch: &CommittedBatch) -> Vec<StateOperatorProgress> {
+    let stateful = compiled.dataflow.operators.iter();
+    stateful
+        .map(|info| {
+            let mut progress = StateOperatorProgress { operator_name: info.name.clone(), ..Default::default() };
+            for metrics in batch.operators.iter().filter(|metrics| metrics.operator == info.id) {
+                progress.num_rows_total += metrics.state_rows;
+                progress.num_rows_updated += metrics.rows_updated;
+                progress.num_rows_removed += metrics.rows_removed;
+                progress.num_rows_dropped_by_watermark += metrics.late_rows;
+                progress.memory_used_bytes += metrics.state_bytes;
+            }
+            progress
+        })
+        .collect()
+}
+
+/// ISO-8601 in UTC, with milliseconds.
+fn iso(ms: i64) -> String {
+    chrono::DateTime::from_timestamp_millis(ms)
+        .map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
+        .unwrap_or_default()
+}

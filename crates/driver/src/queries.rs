@@ -1,0 +1,233 @@
+//! All queries of this driver: the durable specs, the runs, and the operations people ask for.
+//!
+//! Owns: which query runs. Does not own: what a run does (`runner`), how one is submitted (`submit`).
+
+use crate::cluster::Cluster;
+use crate::error::DriverError;
+use crate::monitor;
+use crate::progress::ProgressLog;
+use crate::runner::{self, Run, RunHandle, RunnerEvent};
+use highwater_checkpoint::CheckpointStore;
+use highwater_core::ids::{QueryId, RunId};
+use highwater_core::options::{DesiredState, QuerySpec, Trigger};
+use highwater_core::query::{Event, RunState};
+use highwater_engine::CompiledQuery;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Cheap to clone; all clones are one set of queries.
+#[derive(Clone)]
+pub(crate) struct Queries {
+    store: CheckpointStore,
+    cluster: Cluster,
+    entries: Arc<Mutex<BTreeMap<QueryId, Entry>>>,
+    /// One change of the set of queries at a time.
+    pub(crate) changes: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// One query, whether it runs or not.
+#[derive(Clone)]
+pub(crate) struct Entry {
+    pub spec: QuerySpec,
+    pub compiled: Arc<CompiledQuery>,
+    pub progress: ProgressLog,
+    /// The newest run; it may have ended.
+    pub run: Option<RunHandle>,
+}
+
+impl Queries {
+    pub fn new(store: CheckpointStore, cluster: Cluster) -> Self {
+        Self { store, cluster, entries: Arc::default(), changes: Arc::default() }
+    }
+
+    pub fn store(&self) -> CheckpointStore {
+        self.store.clone()
+    }
+
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Loads every stored query and starts those that should run. A query that does not start is marked
+    /// failed, and the others go on.
+    pub async fn recover(&self) -> Result<(), DriverError> {
+        let store = self.store.clone();
+        let specs = tokio::task::spawn_blocking(move || store.queries()).await??;
+        for spec in specs {
+            let (id, name, wanted) = (spec.id, spec.name.clone(), spec.desired);
+            match compile(spec.sql.clone()).await {
+                Ok(compiled) => self.insert(spec, Arc::new(compiled)),
+                Err(error) => {
+                    tracing::error!(query = %name, "a stored query does not compile any more: {error}");
+                    continue;
+                }
+            }
+            if wanted == DesiredState::Running
+                && let Err(error) = self.start_run(id).await
+            {
+                tracing::error!(query = %name, "could not be resumed: {error}");
+                self.fail(id, error.to_string()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn insert(&self, spec: QuerySpec, compiled: Arc<CompiledQuery>) {
+        let entry = Entry { spec, compiled, progress: ProgressLog::new(), run: None };
+        self.entries.lock().insert(entry.spec.id, entry);
+    }
+
+    pub fn remove(&self, id: QueryId) {
+        self.entries.lock().remove(&id);
+    }
+
+    /// All queries, in order of name.
+    pub fn all(&self) -> Vec<Entry> {
+        let mut all: Vec<Entry> = self.entries.lock().values().cloned().collect();
+        all.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+        all
+    }
+
+    pub fn find(&self, name: &str) -> Option<Entry> {
+        self.entries.lock().values().find(|entry| entry.spec.name == name).cloned()
+    }
+
+    /// The query of this name, or an error with near names.
+    pub fn get(&self, name: &str) -> Result<Entry, DriverError> {
+        self.find(name).ok_or_else(|| {
+            let names: Vec<String> = self.all().into_iter().map(|entry| entry.spec.name).collect();
+            let hint = match highwater_core::names::nearest(name, names.iter().map(String::as_str)) {
+                Some(near) => format!("; did you mean `{near}`?"),
+                None => "; `highwater ls` shows them all".to_string(),
+            };
+            DriverError::NotFound { name: name.to_string(), hint }
+        })
+    }
+
+    /// Brings an event to a query's run; dropped when the query is unknown or not running.
+    pub async fn send(&self, query: QueryId, event: RunnerEvent) {
+        let events = self.entries.lock().get(&query).and_then(|entry| entry.run.as_ref()).map(|run| run.events.clone());
+        if let Some(events) = events {
+            let _ = events.send(event).await;
+        }
+    }
+
+    /// Starts a run from the checkpoint.
+    pub async fn start_run(&self, id: QueryId) -> Result<(), DriverError> {
+        let Some(entry) = self.entries.lock().get(&id).cloned() else { return Ok(()) };
+        let store = self.store.clone();
+        let head = tokio::task::spawn_blocking(move || store.latest(id)).await??;
+        let run = Run {
+            spec: entry.spec.clone(),
+            run_id: RunId(Uuid::now_v7()),
+            compiled: entry.compiled.clone(),
+            store: self.store.clone(),
+            cluster: self.cluster.clone(),
+            progress: entry.progress.clone(),
+        };
+        let handle = runner::start(run, head.map(|head| head.record));
+        monitor::spawn(entry.compiled.clone(), handle.clone());
+        if let Some(entry) = self.entries.lock().get_mut(&id) {
+            entry.run = Some(handle);
+        }
+        Ok(())
+    }
+
+    /// Resumes a stopped, failed or finished query.
+    pub async fn start(&self, name: &str) -> Result<(), DriverError> {
+        let _one = self.changes.lock().await;
+        let entry = self.get(name)?;
+        if is_live(&entry) {
+            return Err(DriverError::Refused(format!("query `{name}` is running already")));
+        }
+        let mut spec = self.stored(entry.spec.id).await?.unwrap_or(entry.spec);
+        let fixed_ends = matches!(entry.compiled.options.trigger, Trigger::AvailableNow | Trigger::Once);
+        if spec.desired == DesiredState::Finished && fixed_ends {
+            spec.end_positions = crate::submit::fixed_ends(&entry.compiled).await?;
+        }
+        spec.desired = DesiredState::Running;
+        spec.message = None;
+        self.put(spec.clone()).await?;
+        if let Some(entry) = self.entries.lock().get_mut(&spec.id) {
+            entry.spec = spec.clone();
+        }
+        self.start_run(spec.id).await
+    }
+
+    /// Stops a query after its batch in flight and waits for that.
+    pub async fn stop(&self, name: &str) -> Result<(), DriverError> {
+        let _one = self.changes.lock().await;
+        self.stop_locked(name).await
+    }
+
+    /// As `stop`, for callers that hold `changes`.
+    pub async fn stop_locked(&self, name: &str) -> Result<(), DriverError> {
+        let entry = self.get(name)?;
+        let mut spec = self.stored(entry.spec.id).await?.unwrap_or(entry.spec.clone());
+        if spec.desired == DesiredState::Running {
+            spec.desired = DesiredState::Stopped;
+            self.put(spec).await?;
+        }
+        let Some(mut run) = entry.run else { return Ok(()) };
+        let _ = run.events.send(RunnerEvent::Machine(Event::Stop)).await;
+        // The run's end closes the channel after its last view.
+        let _ = run.view.wait_for(|view| matches!(view.state, RunState::Ended(_))).await;
+        run.events.closed().await;
+        Ok(())
+    }
+
+    /// Removes a query and its checkpoint.
+    pub async fn drop_query(&self, name: &str, force: bool) -> Result<(), DriverError> {
+        let _one = self.changes.lock().await;
+        let entry = self.get(name)?;
+        if is_live(&entry) {
+            if !force {
+                let text = format!("query `{name}` is running; stop it first, or drop it with --force");
+                return Err(DriverError::Refused(text));
+            }
+            self.stop_locked(name).await?;
+        }
+        self.delete(entry.spec.id).await
+    }
+
+    pub async fn delete(&self, id: QueryId) -> Result<(), DriverError> {
+        let (store, epoch) = (self.store.clone(), self.cluster.epoch());
+        tokio::task::spawn_blocking(move || store.delete_query(epoch, id)).await??;
+        self.remove(id);
+        Ok(())
+    }
+
+    pub async fn put(&self, spec: QuerySpec) -> Result<(), DriverError> {
+        let (store, epoch) = (self.store.clone(), self.cluster.epoch());
+        Ok(tokio::task::spawn_blocking(move || store.put_query(epoch, &spec)).await??)
+    }
+
+    /// The spec as stored: how a run ended is written there.
+    pub async fn stored(&self, id: QueryId) -> Result<Option<QuerySpec>, DriverError> {
+        let store = self.store.clone();
+        let specs = tokio::task::spawn_blocking(move || store.queries()).await??;
+        Ok(specs.into_iter().find(|spec| spec.id == id))
+    }
+
+    async fn fail(&self, id: QueryId, message: String) -> Result<(), DriverError> {
+        let Some(mut spec) = self.stored(id).await? else { return Ok(()) };
+        spec.desired = DesiredState::Failed;
+        spec.message = Some(message);
+        if let Some(entry) = self.entries.lock().get_mut(&id) {
+            entry.spec = spec.clone();
+        }
+        self.put(spec).await
+    }
+}
+
+/// Its newest run has not ended.
+pub(crate) fn is_live(entry: &Entry) -> bool {
+    entry.run.as_ref().is_some_and(|run| !matches!(run.view.borrow().state, RunState::Ended(_)))
+}
+
+/// Compiles on a blocking thread: large scripts take a while.
+pub(crate) async fn compile(sql: String) -> Result<CompiledQuery, DriverError> {
+    Ok(tokio::task::spawn_blocking(move || highwater_engine::compile(&sql)).await??)
+}

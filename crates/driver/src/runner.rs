@@ -1,0 +1,240 @@
+//! One task per running query: feeds the query machine with events and carries out its actions.
+//!
+//! Owns: the machine and its event queue, the query's live view ([`QueryView`]), its progress history.
+//! Does not own: any decision (they are the machine's), storage or Kafka clients (called on blocking threads).
+
+use crate::cluster::Cluster;
+use crate::effects::Effects;
+use crate::progress::ProgressLog;
+use highwater_checkpoint::CheckpointStore;
+use highwater_core::ids::{AttemptId, BatchId, ExecutorId, QueryId, RunId, TaskId};
+use highwater_core::offsets::{Positions, SourcePartition};
+use highwater_core::options::QuerySpec;
+use highwater_core::query::{Action, End, Event, QueryConfig, QueryMachine, RunState};
+use highwater_core::record::PrepareRecord;
+use highwater_engine::CompiledQuery;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// Events waiting for one query. Senders wait when it is full.
+const EVENT_QUEUE: usize = 4096;
+
+/// What a run needs.
+pub(crate) struct Run {
+    pub spec: QuerySpec,
+    pub run_id: RunId,
+    pub compiled: Arc<CompiledQuery>,
+    pub store: CheckpointStore,
+    pub cluster: Cluster,
+    pub progress: ProgressLog,
+}
+
+/// A running query as others see and reach it.
+#[derive(Clone)]
+pub(crate) struct RunHandle {
+    pub run_id: RunId,
+    pub events: mpsc::Sender<RunnerEvent>,
+    pub view: watch::Receiver<QueryView>,
+}
+
+/// What reaches a run from outside.
+#[derive(Debug)]
+pub(crate) enum RunnerEvent {
+    Machine(Event),
+    /// A state delta too large for a report, before the report itself.
+    StateDelta { attempt: AttemptId, task: TaskId, index: u32, bytes: Vec<u8> },
+    /// Newest ends known to the brokers, for progress and warnings.
+    Latest { ends: Positions, warnings: Vec<String> },
+}
+
+/// A snapshot of a run, replaced after every step.
+#[derive(Clone, Debug)]
+pub(crate) struct QueryView {
+    pub state: RunState,
+    pub last_batch: Option<BatchId>,
+    pub positions: Positions,
+    pub partitions: BTreeMap<ExecutorId, Vec<SourcePartition>>,
+    pub shards: BTreeMap<ExecutorId, u32>,
+    pub input_rows: BTreeMap<ExecutorId, u64>,
+    pub warnings: Vec<String>,
+}
+
+/// Starts a run in the background, from the checkpoint.
+pub(crate) fn start(run: Run, head: Option<PrepareRecord>) -> RunHandle {
+    let (events, receiver) = mpsc::channel(EVENT_QUEUE);
+    let config = config(&run);
+    let (machine, actions) = QueryMachine::recover(config, head, now_ms());
+    let (publish_view, view) = watch::channel(view_of(&machine, &BTreeMap::new(), &[]));
+    let run_id = run.run_id;
+    let effects = Effects::new(&run, events.clone());
+    let runner = Runner {
+        query: run.spec.id,
+        machine,
+        effects,
+        view: publish_view,
+        input_rows: BTreeMap::new(),
+        deltas: BTreeMap::new(),
+        latest: Positions::new(),
+        warnings: Vec::new(),
+    };
+    let executors = run.cluster.watch();
+    tokio::spawn(runner.run(receiver, executors, actions));
+    RunHandle { run_id, events, view }
+}
+
+fn config(run: &Run) -> QueryConfig {
+    QueryConfig {
+        query: run.spec.id,
+        epoch: run.cluster.epoch(),
+        trigger: run.compiled.options.trigger.clone(),
+        shards: run.compiled.options.shards,
+        sources: run.compiled.source_specs(),
+        stages: run.compiled.dataflow.topology(),
+        windowed: run.compiled.dataflow.closes_windows(),
+        start_positions: run.spec.start_positions.clone(),
+        end_positions: run.spec.end_positions.clone(),
+    }
+}
+
+struct Runner {
+    query: QueryId,
+    machine: QueryMachine,
+    effects: Effects,
+    view: watch::Sender<QueryView>,
+    input_rows: BTreeMap<ExecutorId, u64>,
+    /// Large state deltas by attempt, task and index, until their task's report comes.
+    deltas: BTreeMap<(AttemptId, TaskId, u32), Vec<u8>>,
+    latest: Positions,
+    warnings: Vec<String>,
+}
+
+impl Runner {
+    #[tracing::instrument(name = "query", skip_all, fields(query = %self.query))]
+    async fn run(
+        mut self,
+        mut events: mpsc::Receiver<RunnerEvent>,
+        mut executors: watch::Receiver<Vec<highwater_core::query::ExecutorInfo>>,
+        actions: Vec<Action>,
+    ) {
+        let mut ended = self.act(actions).await;
+        let live = executors.borrow_and_update().clone();
+        ended = ended.or(self.step(Event::Executors(live)).await);
+        while ended.is_none() {
+            let wake = self.machine.next_wake_ms(now_ms()).map(|at| at - now_ms());
+            let event = tokio::select! {
+                biased;
+                changed = executors.changed() => match changed {
+                    Ok(()) => {
+                        let live = executors.borrow_and_update().clone();
+                        Some(Event::Executors(live))
+                    }
+                    Err(_) => return,
+                },
+                event = events.recv() => match event {
+                    Some(event) => self.translate(event),
+                    None => return,
+                },
+                () = sleep_ms(wake) => Some(Event::Tick),
+            };
+            if let Some(event) = event {
+                ended = self.step(event).await;
+            }
+        }
+        if let Some(end) = ended {
+            self.effects.end(end).await;
+            self.publish_view();
+        }
+    }
+
+    /// Turns what came from outside into a machine event; deltas and ends are kept here.
+    fn translate(&mut self, event: RunnerEvent) -> Option<Event> {
+        match event {
+            RunnerEvent::Machine(Event::TaskDone { attempt, executor, mut report }) => {
+                for (index, delta) in report.state.iter_mut().enumerate() {
+                    if let Some(bytes) = self.deltas.remove(&(attempt, report.task, index as u32)) {
+                        delta.bytes = bytes;
+                    }
+                }
+                Some(Event::TaskDone { attempt, executor, report })
+            }
+            RunnerEvent::Machine(event) => Some(event),
+            RunnerEvent::StateDelta { attempt, task, index, bytes } => {
+                self.deltas.retain(|(old, _, _), _| *old >= attempt);
+                self.deltas.insert((attempt, task, index), bytes);
+                None
+            }
+            RunnerEvent::Latest { ends, warnings } => {
+                self.latest = ends;
+                self.warnings = warnings;
+                self.publish_view();
+                None
+            }
+        }
+    }
+
+    async fn step(&mut self, event: Event) -> Option<End> {
+        let actions = self.machine.step(event, now_ms());
+        let ended = self.act(actions).await;
+        self.publish_view();
+        ended
+    }
+
+    async fn act(&mut self, actions: Vec<Action>) -> Option<End> {
+        for action in actions {
+            match action {
+                Action::Committed(batch) => {
+                    for (task, executor) in batch.placement.iter() {
+                        let rows = rows_of(&batch.record, *task);
+                        *self.input_rows.entry(*executor).or_default() += rows;
+                    }
+                    self.effects.committed(*batch, &self.latest).await;
+                }
+                Action::Ended(end) => return Some(end),
+                other => self.effects.carry_out(other).await,
+            }
+        }
+        None
+    }
+
+    fn publish_view(&self) {
+        self.view.send_replace(view_of(&self.machine, &self.input_rows, &self.warnings));
+    }
+}
+
+/// Records that one source task read.
+fn rows_of(record: &PrepareRecord, task: TaskId) -> u64 {
+    let Some(plan) = record.plan.tasks.get(task.0 as usize) else { return 0 };
+    match &plan.work {
+        highwater_core::plan::TaskWork::Source { ranges, .. } => {
+            ranges.keys().filter_map(|partition| record.partitions.get(partition)).map(|p| p.records).sum()
+        }
+        highwater_core::plan::TaskWork::Shards { .. } => 0,
+    }
+}
+
+fn view_of(machine: &QueryMachine, input_rows: &BTreeMap<ExecutorId, u64>, warnings: &[String]) -> QueryView {
+    let assignment = machine.assignment();
+    QueryView {
+        state: machine.state(),
+        last_batch: machine.last_committed(),
+        positions: machine.positions().clone(),
+        partitions: assignment.partitions.clone(),
+        shards: assignment.shards.iter().map(|(id, (first, end))| (*id, u32::from(end.0 - first.0))).collect(),
+        input_rows: input_rows.clone(),
+        warnings: warnings.to_vec(),
+    }
+}
+
+async fn sleep_ms(wait_ms: Option<i64>) {
+    match wait_ms {
+        Some(ms) => tokio::time::sleep(Duration::from_millis(u64::try_from(ms).unwrap_or(0).max(1))).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Milliseconds since the Unix epoch: the one clock that decisions see.
+pub(crate) fn now_ms() -> i64 {
+    chrono::Utc::now().timestamp_millis()
+}

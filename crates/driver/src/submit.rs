@@ -1,0 +1,130 @@
+//! Submitting a query: validate, look at its topics, resolve where it starts, store it, start it.
+//!
+//! Owns: the order of these steps. Nothing is stored before everything has been checked.
+
+use crate::error::DriverError;
+use crate::queries::{Queries, compile, is_live};
+use crate::runner::now_ms;
+use highwater_connectors::{admin, monitor};
+use highwater_core::ids::QueryId;
+use highwater_core::offsets::Positions;
+use highwater_core::options::{DesiredState, EndingOffsets, QuerySpec, Trigger};
+use highwater_engine::CompiledQuery;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// What a user submits.
+pub(crate) struct Submission {
+    pub name: String,
+    pub sql: String,
+    pub replace: bool,
+    pub new_output: bool,
+}
+
+/// The stored query's id and the warnings of its plan.
+pub(crate) async fn submit(queries: &Queries, submission: Submission) -> Result<(QueryId, Vec<String>), DriverError> {
+    check_name(&submission.name)?;
+    let compiled = Arc::new(compile(submission.sql.clone()).await?);
+    let _one = queries.changes.lock().await;
+    let existing = queries.find(&submission.name);
+    if existing.is_some() && !submission.replace {
+        return Err(DriverError::Exists(submission.name));
+    }
+    let bounded = matches!(compiled.options.trigger, Trigger::AvailableNow | Trigger::Once);
+    let looked_up = {
+        let compiled = compiled.clone();
+        let (name, new_output) = (submission.name.clone(), submission.new_output || submission.replace);
+        tokio::task::spawn_blocking(move || look_up(&compiled, &name, bounded, new_output)).await??
+    };
+    if let Some(old) = existing {
+        if is_live(&old) {
+            queries.stop_locked(&submission.name).await?;
+        }
+        queries.delete(old.spec.id).await?;
+    }
+    let spec = QuerySpec {
+        id: QueryId(Uuid::now_v7()),
+        name: submission.name,
+        sql: submission.sql,
+        desired: DesiredState::Running,
+        message: None,
+        created_at_ms: now_ms(),
+        start_positions: looked_up.starts,
+        end_positions: looked_up.ends,
+        topic_ids: looked_up.topic_ids,
+    };
+    let id = spec.id;
+    queries.put(spec.clone()).await?;
+    let warnings = compiled.warnings.clone();
+    queries.insert(spec, compiled);
+    queries.start_run(id).await?;
+    Ok((id, warnings))
+}
+
+fn check_name(name: &str) -> Result<(), DriverError> {
+    let legal = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if name.is_empty() || name.len() > 200 || !name.chars().all(legal) {
+        return Err(DriverError::Invalid(format!(
+            "`{name}` is not a legal query name: use 1 to 200 letters, digits, `_`, `-` or `.`"
+        )));
+    }
+    Ok(())
+}
+
+struct LookedUp {
+    starts: Positions,
+    ends: Positions,
+    topic_ids: BTreeMap<String, String>,
+}
+
+/// Asks the brokers all a submission needs to know, and makes missing sink topics.
+fn look_up(compiled: &CompiledQuery, name: &str, bounded: bool, new_output: bool) -> Result<LookedUp, DriverError> {
+    let mut found = LookedUp { starts: Positions::new(), ends: Positions::new(), topic_ids: BTreeMap::new() };
+    for source in &compiled.sources {
+        let mut monitor = monitor::TopicMonitor::open(source)?;
+        found.starts.extend(monitor.resolve_start()?);
+        found.ends.extend(ends_of(&mut monitor, source.options.ending_offsets.as_ref(), bounded)?);
+        if let Some((topic, id)) = monitor.topic_id()? {
+            found.topic_ids.insert(topic, id);
+        }
+    }
+    for sink in &compiled.sinks {
+        if !new_output && let Some(other) = admin::find_output_progress(sink, name)? {
+            return Err(DriverError::Refused(format!(
+                "the sink `{}` already holds output of an earlier query named `{name}` ({other}), up to a batch this \
+                 query knows nothing of: running it would write its rows again. Submit with --new-output if that is \
+                 meant, or write to another topic",
+                sink.name
+            )));
+        }
+        admin::ensure_topics(sink)?;
+    }
+    Ok(found)
+}
+
+fn ends_of(
+    monitor: &mut monitor::TopicMonitor,
+    option: Option<&EndingOffsets>,
+    bounded: bool,
+) -> Result<Positions, DriverError> {
+    match option {
+        Some(ending) => Ok(monitor.resolve_end(ending)?),
+        None if bounded => Ok(monitor.resolve_end(&EndingOffsets::Latest)?),
+        None => Ok(Positions::new()),
+    }
+}
+
+/// New fixed ends, for a finished `available_now` query that is started again.
+pub(crate) async fn fixed_ends(compiled: &Arc<CompiledQuery>) -> Result<Positions, DriverError> {
+    let compiled = compiled.clone();
+    tokio::task::spawn_blocking(move || {
+        let mut ends = Positions::new();
+        for source in &compiled.sources {
+            let mut monitor = monitor::TopicMonitor::open(source)?;
+            ends.extend(ends_of(&mut monitor, source.options.ending_offsets.as_ref(), true)?);
+        }
+        Ok(ends)
+    })
+    .await?
+}
