@@ -9,6 +9,7 @@ use highwater_proto::v1::{StreamTasksResponse, stream_tasks_response::Message};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
@@ -25,6 +26,7 @@ pub struct Cluster {
     lease: Duration,
     members: Arc<Mutex<BTreeMap<ExecutorId, Member>>>,
     live: watch::Sender<Vec<ExecutorInfo>>,
+    next_session: Arc<AtomicU64>,
 }
 
 struct Member {
@@ -41,7 +43,7 @@ struct Session {
 
 impl Cluster {
     pub fn new(epoch: Epoch, lease: Duration) -> Self {
-        Self { epoch, lease, members: Arc::default(), live: watch::channel(Vec::new()).0 }
+        Self { epoch, lease, members: Arc::default(), live: watch::channel(Vec::new()).0, next_session: Arc::default() }
     }
 
     pub fn epoch(&self) -> Epoch {
@@ -79,7 +81,8 @@ impl Cluster {
         let number = {
             let mut members = self.members.lock();
             let member = members.get_mut(&id)?;
-            let number = member.session.as_ref().map_or(1, |session| session.id + 1);
+            let number = self.next_session.fetch_add(1, Ordering::Relaxed);
+            member.info.session = number;
             member.session = Some(Session { id: number, commands });
             member.deadline = Instant::now() + self.lease;
             number

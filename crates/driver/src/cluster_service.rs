@@ -42,7 +42,7 @@ impl ClusterService for ClusterApi {
             )));
         }
         let id = convert::executor_id(&request.executor_id)?;
-        self.cluster.register(ExecutorInfo { id, address: request.address, slots: request.slots });
+        self.cluster.register(ExecutorInfo { id, address: request.address, slots: request.slots, session: 0 });
         Ok(Response::new(v1::RegisterExecutorResponse {
             epoch: self.cluster.epoch().0,
             lease_ms: self.cluster.lease().as_millis() as u64,

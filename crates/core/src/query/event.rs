@@ -14,6 +14,9 @@ pub struct ExecutorInfo {
     /// HOST:PORT of its exchange service.
     pub address: String,
     pub slots: u32,
+    /// Number of its connection. Another one for the same executor: it was away in between, and has dropped
+    /// its attempts.
+    pub session: u64,
 }
 
 /// What a writer is found to hold.

@@ -10,8 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 impl QueryMachine {
     pub(super) fn on_executors(&mut self, list: Vec<ExecutorInfo>, now_ms: i64, out: &mut Vec<Action>) {
         let new: BTreeMap<ExecutorId, ExecutorInfo> = list.into_iter().map(|info| (info.id, info)).collect();
-        let gone: BTreeSet<ExecutorId> = self.executors.keys().filter(|id| !new.contains_key(id)).copied().collect();
-        for id in new.keys().filter(|id| !self.executors.contains_key(id)) {
+        let same = |a: Option<&ExecutorInfo>, b: Option<&ExecutorInfo>| a.map(|a| a.session) == b.map(|b| b.session);
+        let gone: BTreeSet<ExecutorId> =
+            self.executors.keys().filter(|id| !same(self.executors.get(id), new.get(id))).copied().collect();
+        for id in new.keys().filter(|id| !same(self.executors.get(id), new.get(id))) {
             out.push(Action::Open { executor: *id });
             self.stale_assignment = true;
         }
