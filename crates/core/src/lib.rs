@@ -4,12 +4,20 @@
 //! no async runtime, no Kafka and no storage here; time comes in as an argument and effects go out as
 //! actions. That is what lets a seeded simulation run thousands of crash schedules a second.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod assign;
+pub mod delta;
 pub mod error;
 pub mod ids;
 pub mod names;
 pub mod offsets;
 pub mod options;
 pub mod plan;
+pub mod progress;
 pub mod query;
+pub mod ranges;
+pub mod rate;
 pub mod record;
 pub mod report;
+pub mod watermark;

@@ -1,0 +1,183 @@
+//! Who reads which partitions and owns which shards.
+//!
+//! Owns: a pure `solve(problem, previous)`, as Quickwit's indexing scheduler has it. Does not own: when it is
+//! called (between batches) or what moving costs.
+//! Invariants: every partition and shard has exactly one owner; each owner's are contiguous; counts differ by
+//! at most one, the larger shares first; solving again changes nothing.
+
+use crate::ids::{ExecutorId, ShardId};
+use crate::offsets::SourcePartition;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What has to be spread over whom.
+#[derive(Clone, Debug)]
+pub struct AssignProblem {
+    /// Sorted.
+    pub partitions: Vec<SourcePartition>,
+    pub shards: u16,
+    pub executors: Vec<ExecutorId>,
+}
+
+/// The owners. `order` is the order in which executors take their contiguous slices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assignment {
+    pub order: Vec<ExecutorId>,
+    pub partitions: BTreeMap<ExecutorId, Vec<SourcePartition>>,
+    /// First and one past the last.
+    pub shards: BTreeMap<ExecutorId, (ShardId, ShardId)>,
+}
+
+/// Spreads contiguously and evenly, moving as little as possible: executors that stay keep their order, and
+/// each newcomer takes the place in it that moves least.
+pub fn solve(problem: &AssignProblem, previous: Option<&Assignment>) -> Assignment {
+    let empty = Assignment::default();
+    let previous = previous.unwrap_or(&empty);
+    let live: BTreeSet<ExecutorId> = problem.executors.iter().copied().collect();
+    let owners = Owners::of(problem, previous);
+    let mut order: Vec<ExecutorId> = previous.order.iter().filter(|id| live.contains(id)).copied().collect();
+    let newcomers: Vec<ExecutorId> = live.iter().filter(|id| !order.contains(id)).copied().collect();
+    for newcomer in newcomers {
+        let best = (0..=order.len())
+            .map(|place| {
+                let mut candidate = order.clone();
+                candidate.insert(place, newcomer);
+                candidate
+            })
+            .min_by_key(|candidate| (owners.moves(candidate), usize::MAX - position(candidate, newcomer)));
+        order = best.unwrap_or_else(|| vec![newcomer]);
+    }
+    place(problem, order)
+}
+
+fn position(order: &[ExecutorId], id: ExecutorId) -> usize {
+    order.iter().position(|other| *other == id).unwrap_or(0)
+}
+
+/// Slice `index` of `total` things over `parts` owners: the first owners have one more.
+fn slice(total: usize, parts: usize, index: usize) -> (usize, usize) {
+    let (share, more) = (total / parts, total % parts);
+    let start = index * share + index.min(more);
+    (start, start + share + usize::from(index < more))
+}
+
+fn place(problem: &AssignProblem, order: Vec<ExecutorId>) -> Assignment {
+    let mut assignment = Assignment::default();
+    for (index, id) in order.iter().enumerate() {
+        let (start, end) = slice(problem.partitions.len(), order.len(), index);
+        assignment.partitions.insert(*id, problem.partitions[start..end].to_vec());
+        let (start, end) = slice(usize::from(problem.shards), order.len(), index);
+        assignment.shards.insert(*id, (ShardId(start as u16), ShardId(end as u16)));
+    }
+    assignment.order = order;
+    assignment
+}
+
+/// Owners before, by position of partition and shard.
+struct Owners {
+    partitions: Vec<Option<ExecutorId>>,
+    shards: Vec<Option<ExecutorId>>,
+}
+
+impl Owners {
+    fn of(problem: &AssignProblem, previous: &Assignment) -> Self {
+        let mut by_partition = BTreeMap::new();
+        for (id, partitions) in &previous.partitions {
+            by_partition.extend(partitions.iter().map(|partition| (partition, *id)));
+        }
+        let partitions = problem.partitions.iter().map(|partition| by_partition.get(partition).copied()).collect();
+        let mut shards = vec![None; usize::from(problem.shards)];
+        for (id, (first, end)) in &previous.shards {
+            for shard in shards.iter_mut().take(usize::from(end.0)).skip(usize::from(first.0)) {
+                *shard = Some(*id);
+            }
+        }
+        Self { partitions, shards }
+    }
+
+    /// Partitions and shards that would change their owner, among those that have one now.
+    fn moves(&self, order: &[ExecutorId]) -> usize {
+        let moved = |owners: &[Option<ExecutorId>]| {
+            let mut count = 0;
+            for (index, id) in order.iter().enumerate() {
+                let (start, end) = slice(owners.len(), order.len(), index);
+                count += owners[start..end].iter().flatten().filter(|owner| *owner != id).count();
+            }
+            count
+        };
+        moved(&self.partitions) + moved(&self.shards)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SourceId;
+    use crate::offsets::TopicPartition;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    fn executor(n: u128) -> ExecutorId {
+        ExecutorId(Uuid::from_u128(n))
+    }
+
+    fn problem(partitions: i32, executors: &[u128]) -> AssignProblem {
+        let source = SourceId(0);
+        let partition = |p| SourcePartition { source, tp: TopicPartition::new("t", p) };
+        AssignProblem {
+            partitions: (0..partitions).map(partition).collect(),
+            shards: 64,
+            executors: executors.iter().map(|n| executor(*n)).collect(),
+        }
+    }
+
+    fn counts(assignment: &Assignment) -> Vec<usize> {
+        assignment.order.iter().map(|id| assignment.partitions[id].len()).collect()
+    }
+
+    fn moved(a: &Assignment, b: &Assignment) -> usize {
+        let owner = |x: &Assignment, p: &SourcePartition| {
+            x.partitions.iter().find(|(_, list)| list.contains(p)).map(|(id, _)| *id)
+        };
+        b.partitions.values().flatten().filter(|p| owner(a, p) != owner(b, p)).count()
+    }
+
+    #[test]
+    fn ten_partitions_on_three_executors() {
+        let three = solve(&problem(10, &[1, 2, 3]), None);
+        assert_eq!(counts(&three), [4, 3, 3]);
+        let two = solve(&problem(10, &[1, 3]), Some(&three));
+        assert_eq!(counts(&two), [5, 5]);
+        assert!(moved(&three, &two) <= 4, "{two:?}");
+        let again = solve(&problem(10, &[1, 3, 4]), Some(&two));
+        assert_eq!(counts(&again), [4, 3, 3]);
+        assert_eq!(moved(&two, &again), 3, "a newcomer takes its share and nothing else moves");
+    }
+
+    proptest! {
+        #[test]
+        fn even_contiguous_complete_idempotent(
+            partitions in 0i32..40,
+            rounds in proptest::collection::vec(proptest::collection::btree_set(1u128..9, 1..6), 1..6),
+        ) {
+            let mut previous: Option<Assignment> = None;
+            for executors in rounds {
+                let executors: Vec<u128> = executors.into_iter().collect();
+                let problem = problem(partitions, &executors);
+                let next = solve(&problem, previous.as_ref());
+                let flat: Vec<_> = next.order.iter().flat_map(|id| next.partitions[id].clone()).collect();
+                prop_assert_eq!(&flat, &problem.partitions);
+                let counts = counts(&next);
+                prop_assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1);
+                let mut shard = 0;
+                for id in &next.order {
+                    let (first, end) = next.shards[id];
+                    prop_assert_eq!(first.0, shard);
+                    shard = end.0;
+                }
+                prop_assert_eq!(shard, 64);
+                prop_assert_eq!(&solve(&problem, Some(&next)), &next);
+                previous = Some(next);
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Which offsets a micro-batch reads: what is available, within the limits, shared fairly.
+//!
+//! Owns: the split of a source's limit over its partitions. Does not own: where limits come from.
+//! Invariants: a range starts at its partition's position, never ends beyond what is available, and is never
+//! empty; the offsets of a source never exceed its limit.
+
+use crate::ids::SourceId;
+use crate::offsets::{OffsetRange, Positions, Ranges, SourcePartition};
+use std::collections::BTreeMap;
+
+/// Plans one range per partition with something to read. A limited source's offsets are split in proportion
+/// to what each partition has (as Spark does), and what rounding leaves goes to those cut most, so that no
+/// partition starves.
+pub fn plan_ranges(
+    positions: &Positions,
+    available: &BTreeMap<SourcePartition, i64>,
+    limits: &BTreeMap<SourceId, u64>,
+) -> Ranges {
+    let mut wanted: BTreeMap<SourceId, Vec<(&SourcePartition, i64, u64)>> = BTreeMap::new();
+    for (partition, end) in available {
+        let Some(start) = positions.get(partition) else { continue };
+        let Ok(count) = u64::try_from(end.saturating_sub(*start)) else { continue };
+        if count > 0 {
+            wanted.entry(partition.source).or_default().push((partition, *start, count));
+        }
+    }
+    let mut ranges = Ranges::new();
+    for (source, partitions) in wanted {
+        let counts: Vec<u64> = partitions.iter().map(|(_, _, count)| *count).collect();
+        let shares = match limits.get(&source) {
+            Some(limit) => shares(&counts, *limit),
+            None => counts,
+        };
+        for ((partition, start, _), share) in partitions.into_iter().zip(shares) {
+            let end = start.saturating_add(i64::try_from(share).unwrap_or(i64::MAX));
+            if let Some(range) = OffsetRange::new(start, end).filter(|range| !range.is_empty()) {
+                ranges.insert(partition.clone(), range);
+            }
+        }
+    }
+    ranges
+}
+
+/// Splits `limit` over `counts` in proportion; largest remainders first.
+fn shares(counts: &[u64], limit: u64) -> Vec<u64> {
+    let total: u128 = counts.iter().map(|count| u128::from(*count)).sum();
+    if total <= u128::from(limit) {
+        return counts.to_vec();
+    }
+    let exact = |count: u64| u128::from(count) * u128::from(limit);
+    let mut shares: Vec<u64> = counts.iter().map(|count| (exact(*count) / total) as u64).collect();
+    let mut left = limit - shares.iter().sum::<u64>();
+    let mut order: Vec<usize> = (0..counts.len()).collect();
+    order.sort_by_key(|i| std::cmp::Reverse((exact(counts[*i]) % total, counts[*i])));
+    for i in order {
+        if left == 0 {
+            break;
+        }
+        if shares[i] < counts[i] {
+            shares[i] += 1;
+            left -= 1;
+        }
+    }
+    shares
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::offsets::TopicPartition;
+    use proptest::prelude::*;
+
+    fn p(source: u32, partition: i32) -> SourcePartition {
+        SourcePartition { source: SourceId(source), tp: TopicPartition::new("t", partition) }
+    }
+
+    #[test]
+    fn without_a_limit_everything_available_is_read() {
+        let positions = Positions::from([(p(0, 0), 5), (p(0, 1), 7), (p(0, 2), 1)]);
+        let available = BTreeMap::from([(p(0, 0), 9), (p(0, 1), 7), (p(0, 9), 4)]);
+        let ranges = plan_ranges(&positions, &available, &BTreeMap::new());
+        assert_eq!(ranges, Ranges::from([(p(0, 0), OffsetRange { start: 5, end: 9 })]));
+    }
+
+    proptest! {
+        #[test]
+        fn a_limit_is_used_up_in_proportion_and_never_exceeded(
+            counts in proptest::collection::vec(0i64..1_000, 1..12),
+            limit in 1u64..2_000,
+        ) {
+            let positions: Positions = (0..counts.len()).map(|i| (p(0, i as i32), 10)).collect();
+            let available = counts.iter().enumerate().map(|(i, n)| (p(0, i as i32), 10 + n)).collect();
+            let ranges = plan_ranges(&positions, &available, &BTreeMap::from([(SourceId(0), limit)]));
+            let total: i64 = counts.iter().sum();
+            let read: i64 = ranges.values().map(OffsetRange::len).sum();
+            prop_assert_eq!(read, total.min(limit as i64));
+            for (i, count) in counts.iter().enumerate() {
+                let share = ranges.get(&p(0, i as i32)).map_or(0, OffsetRange::len);
+                prop_assert!(share <= *count);
+                let fair = *count as f64 * (limit as f64 / total as f64).min(1.0);
+                prop_assert!((share as f64 - fair).abs() <= 1.0);
+            }
+        }
+    }
+}

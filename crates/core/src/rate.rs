@@ -1,0 +1,92 @@
+//! A smooth rate limit: a token bucket with a small burst (Turner 1986, "New directions in communications").
+//!
+//! Owns: the arithmetic. Does not own: a clock; time comes in as milliseconds.
+
+/// Most that may gather while nothing is taken, as a share of a second.
+const BURST_PER_SECOND: f64 = 0.1;
+/// Batches are not made smaller than what this much time allows, milliseconds.
+const QUANTUM_MS: f64 = 10.0;
+
+/// Allows `per_second` records, evenly, whatever the pace of asking.
+#[derive(Clone, Debug)]
+pub struct RateLimiter {
+    per_second: f64,
+    tokens: f64,
+    at_ms: i64,
+}
+
+impl RateLimiter {
+    pub fn new(per_second: u64, now_ms: i64) -> Self {
+        Self { per_second: per_second.max(1) as f64, tokens: 0.0, at_ms: now_ms }
+    }
+
+    fn burst(&self) -> f64 {
+        (self.per_second * BURST_PER_SECOND).max(1.0)
+    }
+
+    fn tokens_at(&self, now_ms: i64) -> f64 {
+        let elapsed_ms = (now_ms - self.at_ms).max(0) as f64;
+        (self.tokens + elapsed_ms * self.per_second / 1000.0).min(self.burst())
+    }
+
+    /// Records that may be read now.
+    pub fn available(&mut self, now_ms: i64) -> u64 {
+        self.tokens = self.tokens_at(now_ms);
+        self.at_ms = self.at_ms.max(now_ms);
+        let useful = (self.per_second * QUANTUM_MS / 1000.0).clamp(1.0, self.burst());
+        if self.tokens < useful { 0 } else { self.tokens.max(0.0) as u64 }
+    }
+
+    /// Counts records as read. More than was available is paid back by a longer pause.
+    pub fn take(&mut self, count: u64) {
+        self.tokens -= count as f64;
+    }
+
+    /// When a useful number of records is available, milliseconds; `now_ms` if it is already.
+    pub fn next_at_ms(&self, now_ms: i64) -> i64 {
+        let useful = (self.per_second * QUANTUM_MS / 1000.0).clamp(1.0, self.burst());
+        let missing = useful - self.tokens_at(now_ms);
+        if missing <= 0.0 {
+            return now_ms;
+        }
+        now_ms + (missing * 1000.0 / self.per_second).ceil() as i64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn over_any_second_the_rate_holds(rate in 1u64..200_000, steps in proptest::collection::vec(1i64..50, 1..400)) {
+            let mut limiter = RateLimiter::new(rate, 0);
+            let (mut now, mut taken) = (0i64, 0u64);
+            for step in steps {
+                now += step;
+                let n = limiter.available(now);
+                limiter.take(n);
+                taken += n;
+            }
+            let allowed = rate as f64 * now as f64 / 1000.0 + 1.0;
+            prop_assert!(taken as f64 <= allowed, "{} of {} in {} ms", taken, allowed, now);
+        }
+
+        #[test]
+        fn waiting_until_next_at_always_gives_something(rate in 1u64..200_000) {
+            let mut limiter = RateLimiter::new(rate, 0);
+            let mut now = 0i64;
+            let mut taken = 0u64;
+            while now < 3_000 {
+                now = limiter.next_at_ms(now).max(now + 1);
+                let n = limiter.available(now);
+                prop_assert!(n > 0);
+                limiter.take(n);
+                taken += n;
+            }
+            let fair = rate as f64 * now as f64 / 1000.0;
+            prop_assert!(taken as f64 >= fair * 0.8 - 2.0, "{} of {}", taken, fair);
+        }
+    }
+}
