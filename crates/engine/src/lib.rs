@@ -1,1 +1,15 @@
-//! Placeholder.
+//! The engine: SQL scripts to dataflows, and dataflows over Arrow batches with weights.
+//!
+//! Owns: the SQL frontend (`sql`, `plan`), the compiled query (`query`, `dataflow`), the incremental operators
+//! (`runtime`) and their state (`state`). Does not own: Kafka, the network, storage, threads.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod dataflow;
+pub mod delta;
+pub mod error;
+pub mod plan;
+pub mod query;
+pub mod runtime;
+pub mod sql;
+pub mod state;

@@ -9,7 +9,6 @@ use serde_json::{Map, Value, json};
 pub fn status(status: &v1::QueryStatus) -> Value {
     json!({
         "name": status.name,
-        "id": status.query_id,
         "state": state_name(status.state()),
         "runId": non_empty(&status.run_id),
         "batchId": status.batch_id,

@@ -2,6 +2,7 @@
 //!
 //! Owns: the wire. Does not own: any behaviour.
 
+pub mod convert;
 pub mod json;
 
 /// Package `highwater.v1`.

@@ -1,0 +1,210 @@
+//! The dataflow a script compiles to: stages of pipelines, joined by exchanges.
+//!
+//! Owns: the shape that the SQL frontend builds and the runtime executes. Does not own: either.
+//! Invariants: stages come before the stages they feed; a pipeline ends in exactly one exchange or sink; every
+//! stateful operator has an entry in `operators` and runs in a shards stage.
+
+use arrow::datatypes::SchemaRef;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use highwater_core::ids::{EdgeId, OperatorId, SinkId, SourceId, StageId};
+use highwater_core::query::{StageInput as CoreInput, StageTopology};
+use std::sync::Arc;
+
+/// All INSERTs of a script. Indexes of `stages` and `edges` are their ids.
+#[derive(Clone, Debug, Default)]
+pub struct Dataflow {
+    pub stages: Vec<Stage>,
+    pub edges: Vec<Edge>,
+    pub operators: Vec<OperatorInfo>,
+}
+
+/// A stateful operator, for progress and explain.
+#[derive(Clone, Debug)]
+pub struct OperatorInfo {
+    pub id: OperatorId,
+    /// Short, in Spark's manner: `aggregate`, `keyed sink`.
+    pub name: String,
+    /// What it keeps, for people.
+    pub description: String,
+    /// Sources whose rows reach it: its watermark is the least of theirs.
+    pub sources: Vec<SourceId>,
+    /// What bounds its state; `None` = nothing does.
+    pub bounded_by: Option<String>,
+    /// It closes windows as the watermark passes them.
+    pub closes_windows: bool,
+}
+
+/// Tasks of one kind: over partitions of a source, or over shards.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    pub id: StageId,
+    pub input: StageInput,
+    pub pipelines: Vec<Pipeline>,
+    /// Sinks this stage's pipelines write, each once.
+    pub sinks: Vec<SinkId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StageInput {
+    Source(SourceId),
+    /// Fed by the edges its pipelines name.
+    Shards,
+}
+
+/// A chain of operators from one input to one output.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    pub input: PipelineInput,
+    pub ops: Vec<OpSpec>,
+    pub output: PipelineOutput,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PipelineInput {
+    /// Decoded batches of the stage's source, laid out as its `columns_used`.
+    Source,
+    Edge(EdgeId),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PipelineOutput {
+    Exchange(EdgeId),
+    Sink(SinkId),
+}
+
+/// One operator. Expressions are over the rows the operator before gives.
+#[derive(Clone, Debug)]
+pub enum OpSpec {
+    /// Keeps rows for which the expression is true.
+    Filter(Arc<dyn PhysicalExpr>),
+    Project { exprs: Vec<Arc<dyn PhysicalExpr>>, schema: SchemaRef },
+    /// Aggregates what one task reads; gives `partial_schema` rows. Drops and counts late rows.
+    PartialAggregate { op: OperatorId, spec: Arc<AggregateSpec> },
+    /// Merges partial rows into state; gives `output_schema` rows.
+    FinalAggregate { op: OperatorId, spec: Arc<AggregateSpec>, emit: EmitMode },
+    /// At most one row per key and batch. Without proof that keys are `unique`, rows per key are state.
+    KeyedSink { op: OperatorId, key: Vec<usize>, unique: bool, schema: SchemaRef },
+}
+
+/// When an aggregate gives rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmitMode {
+    /// Every change of a group: the old row with weight −1, the new one with +1.
+    Updates,
+    /// A group once, when its window closes.
+    OnClose,
+    /// A group once, when it is first seen; for aggregates without functions (DISTINCT).
+    OnFirst,
+}
+
+/// A hash exchange between two stages.
+#[derive(Clone, Debug)]
+pub struct Edge {
+    pub id: EdgeId,
+    pub schema: SchemaRef,
+    /// Columns whose hash decides the shard; none = one shard for all.
+    pub key: Vec<usize>,
+    /// Rows carry weights.
+    pub weighted: bool,
+}
+
+/// A GROUP BY: groups, functions, and the schemas of its two halves.
+#[derive(Clone, Debug)]
+pub struct AggregateSpec {
+    /// Over the partial half's input.
+    pub group: Vec<Arc<dyn PhysicalExpr>>,
+    pub aggregates: Vec<Arc<AggregateFunctionExpr>>,
+    /// FILTER clauses, one place per aggregate.
+    pub filters: Vec<Option<Arc<dyn PhysicalExpr>>>,
+    /// Group columns only.
+    pub group_schema: SchemaRef,
+    /// Group columns, then the state fields of every aggregate in order.
+    pub partial_schema: SchemaRef,
+    /// Group columns, then the aggregates' values.
+    pub output_schema: SchemaRef,
+    /// The group column by which windows close.
+    pub close: Option<CloseKey>,
+    pub sources: Vec<SourceId>,
+}
+
+/// How a group's window end is known from one of its columns, a timestamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CloseKey {
+    pub group_index: usize,
+    pub kind: CloseKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseKind {
+    /// The column is the exclusive end of the window.
+    WindowEnd,
+    /// The column is the start of a window of this size.
+    WindowStart { size_ms: i64 },
+    /// The column is the event time itself.
+    EventTime,
+}
+
+impl CloseKind {
+    /// The group is closed once the watermark reaches this, milliseconds.
+    pub fn closes_at_ms(self, value_ms: i64) -> i64 {
+        match self {
+            CloseKind::WindowEnd => value_ms,
+            CloseKind::WindowStart { size_ms } => value_ms.saturating_add(size_ms),
+            CloseKind::EventTime => value_ms.saturating_add(1),
+        }
+    }
+}
+
+impl Dataflow {
+    /// The stages as the driver's planning sees them.
+    pub fn topology(&self) -> Vec<StageTopology> {
+        let input = |stage: &Stage| match stage.input {
+            StageInput::Source(source) => CoreInput::Source(source),
+            StageInput::Shards => CoreInput::Shards,
+        };
+        self.stages
+            .iter()
+            .map(|stage| StageTopology { id: stage.id, input: input(stage), sinks: stage.sinks.clone() })
+            .collect()
+    }
+
+    /// Some operator closes windows.
+    pub fn closes_windows(&self) -> bool {
+        self.operators.iter().any(|operator| operator.closes_windows)
+    }
+
+    /// The stage that consumes an edge.
+    pub fn consumer(&self, edge: EdgeId) -> Option<&Stage> {
+        self.stages.iter().find(|stage| stage.reads(edge))
+    }
+
+    /// The stages that feed an edge, in order.
+    pub fn producers(&self, edge: EdgeId) -> impl Iterator<Item = &Stage> {
+        self.stages
+            .iter()
+            .filter(move |stage| stage.pipelines.iter().any(|p| p.output == PipelineOutput::Exchange(edge)))
+    }
+}
+
+impl Stage {
+    /// Some pipeline of the stage has this edge as its input.
+    pub fn reads(&self, edge: EdgeId) -> bool {
+        self.pipelines.iter().any(|pipeline| pipeline.input == PipelineInput::Edge(edge))
+    }
+
+    /// Edges the stage is fed by, in order of their pipelines.
+    pub fn input_edges(&self) -> Vec<EdgeId> {
+        let edges = self.pipelines.iter().filter_map(|pipeline| match pipeline.input {
+            PipelineInput::Edge(edge) => Some(edge),
+            PipelineInput::Source => None,
+        });
+        let mut distinct: Vec<EdgeId> = Vec::new();
+        for edge in edges {
+            if !distinct.contains(&edge) {
+                distinct.push(edge);
+            }
+        }
+        distinct
+    }
+}

@@ -1,0 +1,50 @@
+//! What can go wrong while a dataflow runs.
+
+use datafusion::error::DataFusionError;
+use arrow::error::ArrowError;
+use highwater_core::delta::DeltaError;
+use highwater_core::error::ErrorKind;
+use highwater_core::ids::{AttemptId, EdgeId, ShardId, TaskId};
+use thiserror::Error;
+
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// An expression failed on the data: a cast, an overflow, a division by zero.
+    #[error("the query's expressions failed on its data: {0}; guard the expression (TRY_CAST, NULLIF, CASE)")]
+    Expression(#[from] DataFusionError),
+    #[error("the query's data cannot be processed: {0}")]
+    Arrow(#[from] ArrowError),
+    #[error(
+        "sink `{sink}`: two live rows under one key {key}; a sink with a PRIMARY KEY holds one row per key. Aggregate \
+         or deduplicate to one row per key, add columns to the key, or drop the PRIMARY KEY"
+    )]
+    DuplicateKey { sink: String, key: String },
+    #[error(
+        "sink `{sink}`: NULL in PRIMARY KEY column `{column}`; filter such rows out (WHERE {column} IS NOT NULL) or \
+         replace them (COALESCE)"
+    )]
+    NullKey { sink: String, column: String },
+    #[error("state is damaged: {0}")]
+    Delta(#[from] DeltaError),
+    #[error("state of attempt {found} cannot be committed as attempt {wanted}")]
+    WrongAttempt { wanted: AttemptId, found: AttemptId },
+    #[error("shard {0} has no state here to work on")]
+    MissingShard(ShardId),
+    #[error("task {0} is not in the plan, or its stage is not in the dataflow")]
+    UnknownTask(TaskId),
+    #[error("edge {0} is not an input of this task")]
+    UnknownEdge(EdgeId),
+    #[error("internal: {0}")]
+    Internal(String),
+}
+
+impl EngineError {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Expression(_) | Self::Arrow(_) | Self::DuplicateKey { .. } | Self::NullKey { .. } => ErrorKind::Fix,
+            Self::Delta(_) => ErrorKind::Fatal,
+            Self::WrongAttempt { .. } | Self::MissingShard(_) => ErrorKind::Retry,
+            Self::UnknownTask(_) | Self::UnknownEdge(_) | Self::Internal(_) => ErrorKind::Fatal,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Executing one task of a plan.

@@ -1,0 +1,1 @@
+//! State of one query in one executor.
