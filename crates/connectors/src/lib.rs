@@ -1,1 +1,16 @@
-//! Placeholder.
+//! Connectors: everything that touches Kafka, and the formats of its records.
+//!
+//! Owns: reading sources, writing sinks, encoding, and looking at topics. Does not own: deciding
+//! what to read or when to publish (core, driver, executor), SQL (engine).
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod client;
+pub mod error;
+pub mod json;
+pub mod monitor;
+pub mod secrets;
+pub mod source;
+mod topic_id;
+
+pub use error::ConnectorError;

@@ -1,0 +1,119 @@
+//! The one error type of the connectors.
+//!
+//! Owns: what went wrong at the edge to Kafka, and which of *retry, fix, fatal, fenced* it is.
+//! Invariant: a message names the topic, partition or option at fault, and never holds a secret.
+
+use highwater_core::error::ErrorKind;
+use highwater_core::offsets::TopicPartition;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+/// An error of a source or a sink.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ConnectorError {
+    /// An option, a secret or a property is wrong or missing.
+    #[error("{0}")]
+    Config(String),
+    #[error("topic '{topic}' does not exist at {servers}; create it, or correct 'topic' or 'bootstrap.servers'")]
+    MissingTopic { topic: String, servers: String },
+    #[error("partition {tp} does not exist: topic '{}' has {count} partitions (0 to {})", tp.topic, count - 1)]
+    MissingPartition { tp: TopicPartition, count: i32 },
+    #[error("bad record in {tp} at offset {offset}: {reason}; set on_bad_record = 'skip' or 'dead_letter' to go on")]
+    BadRecord { tp: TopicPartition, offset: i64, reason: String },
+    #[error("{}", out_of_range(tp, *position, *earliest, *latest))]
+    OffsetOutOfRange { tp: TopicPartition, position: i64, earliest: i64, latest: i64 },
+    /// Kafka refused for a reason that trying again does not change (authorization, unknown topic).
+    #[error("{context}: {message}")]
+    Refused { context: String, message: String },
+    /// Passing trouble with brokers or network.
+    #[error("{context}: {message}")]
+    Unavailable { context: String, message: String },
+    /// A newer owner of the same transactional id or partition exists.
+    #[error("{context}: {message}")]
+    Fenced { context: String, message: String },
+    /// A promise cannot be kept.
+    #[error("{0}")]
+    Fatal(String),
+    /// The reader or writer was shut down while in use, or a partition was taken from it.
+    #[error("{0}")]
+    Closed(String),
+}
+
+impl ConnectorError {
+    /// What the caller should do.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Config(_)
+            | Self::MissingTopic { .. }
+            | Self::MissingPartition { .. }
+            | Self::BadRecord { .. }
+            | Self::OffsetOutOfRange { .. }
+            | Self::Refused { .. } => ErrorKind::Fix,
+            Self::Unavailable { .. } | Self::Closed(_) => ErrorKind::Retry,
+            Self::Fenced { .. } => ErrorKind::Fenced,
+            Self::Fatal(_) => ErrorKind::Fatal,
+        }
+    }
+
+    /// Classifies an error of rdkafka. `context` says what was tried, such as `listing topic 't'`.
+    pub fn kafka(context: impl Into<String>, error: &KafkaError) -> Self {
+        Self::from_code(context, error.rdkafka_error_code(), error.to_string())
+    }
+
+    /// Classifies an error code of librdkafka.
+    pub fn from_code(context: impl Into<String>, code: Option<RDKafkaErrorCode>, message: String) -> Self {
+        let context = context.into();
+        match code {
+            Some(code) if is_fenced(code) => Self::Fenced { context, message },
+            Some(code) if is_refused(code) => Self::Refused { context, message },
+            Some(_) => Self::Unavailable { context, message },
+            // Without a code it is about the client's own configuration.
+            None => Self::Refused { context, message },
+        }
+    }
+}
+
+/// A higher producer epoch exists.
+fn is_fenced(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as C;
+    matches!(code, C::Fenced | C::ProducerFenced | C::InvalidProducerEpoch | C::FencedInstanceId)
+}
+
+/// Errors only a change of the cluster's or query's configuration can cure.
+pub fn is_refused(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as C;
+    matches!(
+        code,
+        C::UnknownTopic
+            | C::UnknownPartition
+            | C::UnknownTopicOrPartition
+            | C::InvalidTopic
+            | C::Authentication
+            | C::SaslAuthenticationFailed
+            | C::UnsupportedSASLMechanism
+            | C::TopicAuthorizationFailed
+            | C::GroupAuthorizationFailed
+            | C::ClusterAuthorizationFailed
+            | C::TransactionalIdAuthorizationFailed
+            | C::InvalidArgument
+            | C::UnsupportedFeature
+            | C::UnsupportedVersion
+            | C::PolicyViolation
+            | C::InvalidConfig
+            | C::InvalidReplicationFactor
+            | C::MessageSizeTooLarge
+    )
+}
+
+fn out_of_range(tp: &TopicPartition, position: i64, earliest: i64, latest: i64) -> String {
+    if position < earliest {
+        format!(
+            "offset {position} out of range for {tp}: earliest available is {earliest}; records below it were deleted \
+             (retention). Set on_data_loss = 'earliest' or 'latest' to go on without them, or drop the query and submit it again"
+        )
+    } else {
+        format!(
+            "offset {position} out of range for {tp}: latest available is {latest}; the topic was truncated or recreated. \
+             Set on_data_loss = 'earliest' or 'latest' to go on, or drop the query and submit it again"
+        )
+    }
+}

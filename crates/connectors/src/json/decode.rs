@@ -1,0 +1,277 @@
+//! JSON records to Arrow columns.
+//!
+//! Owns: objects and the rules for members: undeclared ones are skipped, absent = null, names match
+//! exactly, of a repeated name the last counts. Does not own: Kafka, chunks.
+//! Why not arrow-json: it takes strings for numbers and cuts 1.5 to 1, reads hex for BYTES, and
+//! builds a tape of every member, wanted or not. This one pass only steps over the others.
+//! Invariant: `append` adds exactly one row, bad or not.
+
+use super::decode_column::Column;
+use super::decode_scalar::expected;
+use super::scan::{Scanner, Span, unescape};
+use crate::error::ConnectorError;
+use arrow::array::ArrayRef;
+use arrow::datatypes::{Field, Fields};
+use arrow::error::ArrowError;
+use std::collections::HashMap;
+
+/// Member positions remembered from record to record.
+const MAX_REMEMBERED: usize = 256;
+
+/// Why a record is bad, and in which column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    path: String,
+    message: String,
+}
+
+impl Fault {
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { path: String::new(), message: message.into() }
+    }
+
+    /// Puts `name` before the path: `a` within `b` is `b.a`.
+    pub fn within(mut self, name: &str) -> Self {
+        let separator = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
+        self.path = format!("{name}{separator}{}", self.path);
+        self
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.path.is_empty() {
+            return f.write_str(&self.message);
+        }
+        write!(f, "column '{}': {}", self.path, self.message)
+    }
+}
+
+/// Decodes record after record into columns.
+pub struct JsonDecoder {
+    root: ObjectDecoder,
+    scratch: String,
+    rows: usize,
+}
+
+impl JsonDecoder {
+    /// `fields` are the columns wanted; everything else in a record is skipped.
+    pub fn new(fields: &Fields) -> Result<Self, ConnectorError> {
+        Ok(Self { root: ObjectDecoder::new(fields)?, scratch: String::new(), rows: 0 })
+    }
+
+    /// Appends one record; `None` is a tombstone. On error the row appended holds stand-ins and
+    /// must be filtered out.
+    pub fn append(&mut self, payload: Option<&[u8]>) -> Result<(), Fault> {
+        self.rows += 1;
+        let result = text(payload).and_then(|text| self.root.append_record(text, &mut self.scratch));
+        match result {
+            Ok(inner) => inner,
+            Err(fault) => {
+                self.root.append_absent();
+                Err(fault)
+            }
+        }
+    }
+
+    /// Rows since the last `finish`.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The columns of the rows so far; starts anew.
+    pub fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
+        self.rows = 0;
+        self.root.finish()
+    }
+}
+
+fn text(payload: Option<&[u8]>) -> Result<&str, Fault> {
+    let payload = payload.ok_or_else(|| {
+        Fault::new("the value is null (a tombstone), and an append-only source has nothing to delete")
+    })?;
+    let text = std::str::from_utf8(payload)
+        .map_err(|error| Fault::new(format!("not UTF-8 at byte {}", error.valid_up_to())))?;
+    if text.trim_ascii().is_empty() {
+        return Err(Fault::new("the value is empty"));
+    }
+    Ok(text)
+}
+
+/// One column with its name.
+pub struct FieldDecoder {
+    name: String,
+    nullable: bool,
+    column: Column,
+}
+
+impl FieldDecoder {
+    /// `None` for a type JSON cannot be read into.
+    pub fn new(field: &Field) -> Option<Self> {
+        Some(Self {
+            name: field.name().clone(),
+            nullable: field.is_nullable(),
+            column: Column::new(field.data_type())?,
+        })
+    }
+
+    /// Appends the text of one JSON value; `None` = absent.
+    pub fn append(&mut self, value: Option<&str>, scratch: &mut String) -> Result<(), Fault> {
+        match value {
+            Some(value) if value != "null" => {
+                let before = self.column.len();
+                let result = self.column.append(value, scratch);
+                debug_assert_eq!(self.column.len(), before + 1);
+                result
+            }
+            _ => {
+                self.append_absent();
+                if self.nullable { Ok(()) } else { Err(Fault::new("null or absent, but declared NOT NULL")) }
+            }
+        }
+    }
+
+    fn append_absent(&mut self) {
+        self.column.append_absent(self.nullable);
+    }
+
+    pub fn len(&self) -> usize {
+        self.column.len()
+    }
+
+    pub fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        self.column.finish()
+    }
+}
+
+/// The columns of an object's members.
+pub struct ObjectDecoder {
+    fields: Vec<FieldDecoder>,
+    by_name: HashMap<String, usize>,
+    /// Where the current object's members lie, by field.
+    slots: Vec<Option<Span>>,
+    /// Names in the order of the objects before: records of a topic tend to look alike, so the
+    /// next name is compared before it is looked up.
+    remembered: Vec<(String, Option<usize>)>,
+}
+
+impl ObjectDecoder {
+    pub fn new(fields: &Fields) -> Result<Self, ConnectorError> {
+        let decoders = fields
+            .iter()
+            .map(|field| {
+                FieldDecoder::new(field).ok_or_else(|| {
+                    ConnectorError::Config(format!(
+                        "column '{}': type {} cannot be read from JSON",
+                        field.name(),
+                        field.data_type()
+                    ))
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let by_name = fields.iter().enumerate().map(|(index, field)| (field.name().clone(), index)).collect();
+        let slots = vec![None; decoders.len()];
+        Ok(Self { fields: decoders, by_name, slots, remembered: Vec::new() })
+    }
+
+    /// The whole text of a record. The outer error: nothing was appended. The inner: a row was.
+    fn append_record(&mut self, text: &str, scratch: &mut String) -> Result<Result<(), Fault>, Fault> {
+        let mut scanner = Scanner::new(text, 0);
+        self.members(&mut scanner, scratch)?;
+        scanner.end().map_err(Fault::new)?;
+        Ok(self.append_slots(text, scratch))
+    }
+
+    /// The text of one value. Appends one entry to every field, also on error.
+    pub fn append(&mut self, value: &str, scratch: &mut String) -> Result<(), Fault> {
+        let mut scanner = Scanner::new(value, 0);
+        if let Err(fault) = self.members(&mut scanner, scratch) {
+            self.append_absent();
+            return Err(fault);
+        }
+        self.append_slots(value, scratch)
+    }
+
+    /// Finds the members wanted.
+    fn members(&mut self, scanner: &mut Scanner<'_>, scratch: &mut String) -> Result<(), Fault> {
+        self.slots.fill(None);
+        if !scanner.take(b'{') {
+            let rest = scanner.text.get(scanner.at..).unwrap_or_default();
+            // Says whether the text is JSON at all before saying that it is no object.
+            Scanner::new(rest, 0).value(0).map_err(Fault::new)?;
+            return Err(Fault::new(expected("an object", rest)));
+        }
+        if scanner.take(b'}') {
+            return Ok(());
+        }
+        for position in 0.. {
+            scanner.skip_space();
+            let name = scanner.string().map_err(Fault::new)?.of(scanner.text);
+            let slot = self.slot(position, name, scratch).map_err(Fault::new)?;
+            if !scanner.take(b':') {
+                return Err(Fault::new(scanner.unexpected("':'")));
+            }
+            let span = scanner.value(0).map_err(Fault::new)?;
+            if let Some(index) = slot {
+                self.slots[index] = Some(span);
+            }
+            if scanner.take(b'}') {
+                break;
+            }
+            if !scanner.take(b',') {
+                return Err(Fault::new(scanner.unexpected("',' or '}'")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The field of a member, by its raw name.
+    fn slot(&mut self, position: usize, name: &str, scratch: &mut String) -> Result<Option<usize>, String> {
+        if let Some((known, slot)) = self.remembered.get(position)
+            && known == name
+        {
+            return Ok(*slot);
+        }
+        let slot = if name.contains('\\') {
+            unescape(name, scratch)?;
+            self.by_name.get(scratch.as_str()).copied()
+        } else {
+            self.by_name.get(name).copied()
+        };
+        match self.remembered.get_mut(position) {
+            Some(known) => {
+                known.0.clear();
+                known.0.push_str(name);
+                known.1 = slot;
+            }
+            None if position < MAX_REMEMBERED => self.remembered.push((name.to_string(), slot)),
+            None => {}
+        }
+        Ok(slot)
+    }
+
+    /// Appends the members found. All fields get their entry; the first fault is reported.
+    fn append_slots(&mut self, text: &str, scratch: &mut String) -> Result<(), Fault> {
+        let mut first = Ok(());
+        for (field, slot) in self.fields.iter_mut().zip(&self.slots) {
+            let result = field.append(slot.map(|span| span.of(text)), scratch);
+            if first.is_ok() {
+                first = result.map_err(|fault| fault.within(&field.name));
+            }
+        }
+        first
+    }
+
+    /// Appends a null or stand-in to every field.
+    pub fn append_absent(&mut self) {
+        self.fields.iter_mut().for_each(FieldDecoder::append_absent);
+    }
+
+    pub fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
+        self.fields.iter_mut().map(FieldDecoder::finish).collect()
+    }
+}
+
+#[cfg(test)]
+#[path = "decode_tests.rs"]
+mod tests;

@@ -1,0 +1,293 @@
+//! A JSON scanner over one record: finds where values begin and end, and checks their syntax.
+//!
+//! Owns: the grammar (RFC 8259). Does not own: what values mean. It skips what nobody asked for
+//! without building anything, which is what makes projection-pruned decoding fast.
+//! Invariant: spans it returns lie on character boundaries of the text.
+
+use super::decode_scalar::shorten;
+
+/// Nesting accepted, as a guard of the stack.
+const MAX_DEPTH: usize = 128;
+
+/// A value of the text: its bytes, quotes included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub start: usize,
+    pub end: usize,
+}
+
+impl Span {
+    pub fn of(self, text: &str) -> &str {
+        text.get(self.start..self.end).unwrap_or_default()
+    }
+}
+
+/// Reads one text from `at` on.
+pub struct Scanner<'a> {
+    pub text: &'a str,
+    bytes: &'a [u8],
+    pub at: usize,
+}
+
+impl<'a> Scanner<'a> {
+    pub fn new(text: &'a str, at: usize) -> Self {
+        Self { text, bytes: text.as_bytes(), at }
+    }
+
+    pub fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    pub fn skip_space(&mut self) {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    /// Skips white space and takes `byte` if it is next.
+    pub fn take(&mut self, byte: u8) -> bool {
+        self.skip_space();
+        let found = self.peek() == Some(byte);
+        self.at += usize::from(found);
+        found
+    }
+
+    /// Error text for what is next instead of `expected`.
+    pub fn unexpected(&self, expected: &str) -> String {
+        match self.text.get(self.at..).and_then(|rest| rest.chars().next()) {
+            Some(found) => format!("malformed JSON: expected {expected} at byte {}, found '{}'", self.at, found.escape_debug()),
+            None => format!("malformed JSON: expected {expected} at byte {}, found the end of the record", self.at),
+        }
+    }
+
+    /// Only white space may follow the record's value.
+    pub fn end(&mut self) -> Result<(), String> {
+        self.skip_space();
+        if self.at == self.bytes.len() {
+            return Ok(());
+        }
+        Err(format!(
+            "malformed JSON: more follows the value at byte {}: {}",
+            self.at,
+            shorten(self.text.get(self.at..).unwrap_or_default())
+        ))
+    }
+
+    /// Skips one value of any kind, checking its syntax.
+    pub fn value(&mut self, depth: usize) -> Result<Span, String> {
+        self.skip_space();
+        let start = self.at;
+        match self.peek() {
+            Some(b'"') => {
+                self.string()?;
+            }
+            Some(b'{') => self.object(depth)?,
+            Some(b'[') => self.array(depth)?,
+            Some(b'-' | b'0'..=b'9') => self.number()?,
+            Some(b't') => self.literal("true")?,
+            Some(b'f') => self.literal("false")?,
+            Some(b'n') => self.literal("null")?,
+            _ => return Err(self.unexpected("a value")),
+        }
+        Ok(Span { start, end: self.at })
+    }
+
+    /// Skips a string; returns the span between its quotes.
+    pub fn string(&mut self) -> Result<Span, String> {
+        if self.peek() != Some(b'"') {
+            return Err(self.unexpected("'\"'"));
+        }
+        let start = self.at + 1;
+        let mut at = start;
+        loop {
+            match memchr::memchr2(b'"', b'\\', self.bytes.get(at..).unwrap_or_default()) {
+                Some(found) if self.bytes[at + found] == b'"' => {
+                    self.at = at + found + 1;
+                    return Ok(Span { start, end: at + found });
+                }
+                // The escaped byte is never a continuation byte of interest: quotes are ASCII.
+                Some(found) => at += found + 2,
+                None => {
+                    self.at = self.bytes.len();
+                    return Err(self.unexpected("the end of a string"));
+                }
+            }
+        }
+    }
+
+    fn object(&mut self, depth: usize) -> Result<(), String> {
+        self.open(depth)?;
+        if self.take(b'}') {
+            return Ok(());
+        }
+        loop {
+            self.skip_space();
+            self.string()?;
+            if !self.take(b':') {
+                return Err(self.unexpected("':'"));
+            }
+            self.value(depth + 1)?;
+            if self.take(b'}') {
+                return Ok(());
+            }
+            if !self.take(b',') {
+                return Err(self.unexpected("',' or '}'"));
+            }
+        }
+    }
+
+    fn array(&mut self, depth: usize) -> Result<(), String> {
+        self.open(depth)?;
+        if self.take(b']') {
+            return Ok(());
+        }
+        loop {
+            self.value(depth + 1)?;
+            if self.take(b']') {
+                return Ok(());
+            }
+            if !self.take(b',') {
+                return Err(self.unexpected("',' or ']'"));
+            }
+        }
+    }
+
+    fn open(&mut self, depth: usize) -> Result<(), String> {
+        if depth >= MAX_DEPTH {
+            return Err(format!("malformed JSON: nested deeper than {MAX_DEPTH} levels"));
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    fn number(&mut self) -> Result<(), String> {
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        if self.peek() == Some(b'0') {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    fn digits(&mut self) -> Result<(), String> {
+        let start = self.at;
+        while let Some(b'0'..=b'9') = self.peek() {
+            self.at += 1;
+        }
+        if self.at == start { Err(self.unexpected("a digit")) } else { Ok(()) }
+    }
+
+    fn literal(&mut self, word: &str) -> Result<(), String> {
+        if self.bytes[self.at..].starts_with(word.as_bytes()) {
+            self.at += word.len();
+            return Ok(());
+        }
+        Err(self.unexpected(word))
+    }
+}
+
+/// Resolves the escapes of a string's inside. `out` is overwritten.
+pub fn unescape(raw: &str, out: &mut String) -> Result<(), String> {
+    out.clear();
+    let mut rest = raw;
+    while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
+        out.push_str(rest.get(..at).unwrap_or_default());
+        let escape = rest.as_bytes().get(at + 1).copied();
+        let mut next = at + 2;
+        let plain = match escape {
+            Some(byte @ (b'"' | b'\\' | b'/')) => char::from(byte),
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(b'u') => {
+                let (character, used) = unicode(&rest.as_bytes()[next..])?;
+                next += used;
+                character
+            }
+            _ => return Err("malformed JSON: unknown escape in a string".into()),
+        };
+        out.push(plain);
+        rest = rest.get(next..).ok_or("malformed JSON: unknown escape in a string")?;
+    }
+    out.push_str(rest);
+    Ok(())
+}
+
+/// Decodes what follows `\u`; returns the character and the bytes used.
+fn unicode(bytes: &[u8]) -> Result<(char, usize), String> {
+    let bad = || "malformed JSON: bad \\u escape in a string".to_string();
+    let unit = |from: usize| -> Result<u32, String> {
+        let digits = bytes.get(from..from + 4).ok_or_else(bad)?;
+        digits.iter().try_fold(0u32, |value, digit| {
+            char::from(*digit).to_digit(16).map(|digit| value * 16 + digit).ok_or_else(bad)
+        })
+    };
+    let high = unit(0)?;
+    if !(0xD800..0xDC00).contains(&high) {
+        return char::from_u32(high).map(|character| (character, 4)).ok_or_else(bad);
+    }
+    if bytes.get(4..6) != Some(b"\\u") {
+        return Err(bad());
+    }
+    let low = unit(6)?;
+    if !(0xDC00..0xE000).contains(&low) {
+        return Err(bad());
+    }
+    let code = 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00);
+    char::from_u32(code).map(|character| (character, 10)).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(text: &str) -> Result<(), String> {
+        let mut scanner = Scanner::new(text, 0);
+        scanner.value(0)?;
+        scanner.end()
+    }
+
+    #[test]
+    fn agrees_with_serde_json() {
+        let texts = [
+            "{}", "[]", " [1 , 2.5e-3,\ttrue,false,null ] ", r#"{"a":{"b":[{}]},"c":"\"\\"}"#, "0", "-0.5", "\"é😀\"",
+            "01", "-", "1.", ".5", "1e", "+1", "tru", "{", "[1,]", "{\"a\":1,}", "{\"a\" 1}", "{a:1}", "[1 2]", "\"abc", "",
+            "{} {}", "nul", "\"\\\"", "[", "1e+", "{\"a\":}",
+        ];
+        for text in texts {
+            let expected = serde_json::from_str::<serde_json::Value>(text).is_ok();
+            assert_eq!(whole(text).is_ok(), expected, "{text}: {:?}", whole(text));
+        }
+    }
+
+    #[test]
+    fn refuses_endless_nesting() {
+        assert!(whole(&"[".repeat(100_000)).unwrap_err().contains("nested deeper"));
+    }
+
+    #[test]
+    fn resolves_escapes() {
+        let mut out = String::new();
+        unescape(r#"a\n\t\"\\\/\u00e9\ud83d\ude00é"#, &mut out).unwrap();
+        assert_eq!(out, "a\n\t\"\\/é😀é");
+        for bad in [r"\x", r"\u12", r"\ud83d", r"\ud83dab", r"\udc00", r"\é"] {
+            assert!(unescape(bad, &mut out).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What the driver asks about a source's topic: its partitions, their ends, offsets by time.
+//!
+//! Owns: resolving `starting_offsets` and `ending_offsets` to positions. Does not own: reading
+//! records. All calls block: run them where blocking is allowed.
+//! Ends are those its readers see: the last stable offset under `read_committed`.
+
+use crate::client;
+use crate::error::ConnectorError;
+use crate::source::kafka_options;
+use highwater_core::ids::SourceId;
+use highwater_core::offsets::{Positions, SourcePartition, TopicPartition};
+use highwater_core::options::{EndingOffsets, StartingOffsets};
+use highwater_engine::query::SourceTable;
+use rdkafka::Message;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Longest wait for brokers.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for one record when only its time is of interest.
+const RECORD_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Explicit offset that means the earliest, as in Spark.
+const EARLIEST: i64 = -2;
+/// Explicit offset that means the latest, as in Spark.
+const LATEST: i64 = -1;
+
+/// Both ends of a partition: first offset retained, and the position after the last readable one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionEnds {
+    pub earliest: i64,
+    pub latest: i64,
+}
+
+/// A connection that looks at one source's topic. Keep it to ask again.
+pub struct TopicMonitor {
+    consumer: BaseConsumer,
+    source: SourceId,
+    topic: Arc<str>,
+    servers: String,
+    starting: StartingOffsets,
+    table: String,
+}
+
+impl TopicMonitor {
+    /// Creates the client; brokers are asked by the other calls.
+    pub fn open(table: &SourceTable) -> Result<Self, ConnectorError> {
+        let (options, topic) = kafka_options(table)?;
+        let context = format!("table '{}'", table.name);
+        let mut config = client::consumer(options, "highwater-monitor", table.options.isolation_level)?;
+        // It reads single records only.
+        config.set("queued.min.messages", "1").set("queued.max.messages.kbytes", "2048");
+        let consumer = config.create().map_err(|error| client::creation_error(&context, &error))?;
+        Ok(Self {
+            consumer,
+            source: table.id,
+            topic,
+            servers: options.bootstrap_servers.clone(),
+            starting: table.options.starting_offsets.clone(),
+            table: table.name.clone(),
+        })
+    }
+
+    /// Partition numbers, ascending. A topic that does not exist is an error that says so.
+    pub fn partitions(&self) -> Result<Vec<i32>, ConnectorError> {
+        let context = || format!("table '{}': looking up topic '{}' at {}", self.table, self.topic, self.servers);
+        let metadata = self
+            .consumer
+            .fetch_metadata(Some(&self.topic), TIMEOUT)
+            .map_err(|error| ConnectorError::kafka(context(), &error))?;
+        let missing = || ConnectorError::MissingTopic { topic: self.topic.to_string(), servers: self.servers.clone() };
+        let topic = metadata.topics().iter().find(|topic| topic.name() == &*self.topic).ok_or_else(missing)?;
+        if let Some(code) = topic.error() {
+            let code = RDKafkaErrorCode::from(code);
+            return Err(match code {
+                RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => missing(),
+                code => ConnectorError::from_code(context(), Some(code), code.to_string()),
+            });
+        }
+        let mut partitions: Vec<i32> = topic.partitions().iter().map(|partition| partition.id()).collect();
+        partitions.sort_unstable();
+        if partitions.is_empty() { Err(missing()) } else { Ok(partitions) }
+    }
+
+    /// Both ends of every partition: two requests to each leader, however many partitions.
+    pub fn ends(&mut self) -> Result<BTreeMap<SourcePartition, PartitionEnds>, ConnectorError> {
+        let partitions = self.partitions()?;
+        Ok(self.ends_of(&partitions)?.into_iter().map(|(partition, ends)| (self.key(partition), ends)).collect())
+    }
+
+    /// Where the table's `starting_offsets` begin: a position for every partition.
+    pub fn resolve_start(&mut self) -> Result<Positions, ConnectorError> {
+        let partitions = self.partitions()?;
+        let ends = self.ends_of(&partitions)?;
+        let positions = match self.starting.clone() {
+            StartingOffsets::Earliest => ends.iter().map(|(partition, ends)| (*partition, ends.earliest)).collect(),
+            StartingOffsets::Latest => ends.iter().map(|(partition, ends)| (*partition, ends.latest)).collect(),
+            StartingOffsets::Timestamp { timestamp_ms } => self.at_time(&ends, timestamp_ms)?,
+            StartingOffsets::Explicit { offsets } => self.explicit(&ends, &offsets, EARLIEST)?,
+        };
+        Ok(self.keyed(positions))
+    }
+
+    /// Where `ending` ends: an exclusive end for every partition.
+    pub fn resolve_end(&mut self, ending: &EndingOffsets) -> Result<Positions, ConnectorError> {
+        let partitions = self.partitions()?;
+        let ends = self.ends_of(&partitions)?;
+        let positions = match ending {
+            EndingOffsets::Latest => ends.iter().map(|(partition, ends)| (*partition, ends.latest)).collect(),
+            EndingOffsets::Timestamp { timestamp_ms } => self.at_time(&ends, *timestamp_ms)?,
+            EndingOffsets::Explicit { offsets } => self.explicit(&ends, offsets, LATEST)?,
+        };
+        Ok(self.keyed(positions))
+    }
+
+    /// Kafka's timestamp (milliseconds) of the first record at or after `offset`; `None` if there
+    /// is none or it does not come within half a second.
+    pub fn timestamp_at(&mut self, tp: &TopicPartition, offset: i64) -> Result<Option<i64>, ConnectorError> {
+        let found = self.timestamps_at(&BTreeMap::from([(tp.partition, offset)]))?;
+        Ok(found.get(&tp.partition).copied())
+    }
+
+    /// As [`Self::timestamp_at`] for many partitions at once.
+    pub fn timestamps_at(&mut self, offsets: &BTreeMap<i32, i64>) -> Result<BTreeMap<i32, i64>, ConnectorError> {
+        let context = format!("reading record times of topic '{}'", self.topic);
+        let failed = |error: KafkaError| ConnectorError::kafka(context.clone(), &error);
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*offset)).map_err(failed)?;
+        }
+        self.consumer.assign(&list).map_err(failed)?;
+        let deadline = Instant::now() + RECORD_TIMEOUT;
+        let mut found = BTreeMap::new();
+        let mut open: Vec<i32> = offsets.keys().copied().collect();
+        while !open.is_empty() {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else { break };
+            match self.consumer.poll(left) {
+                Some(Ok(message)) => {
+                    if let Some(time) = message.timestamp().to_millis() {
+                        found.entry(message.partition()).or_insert(time);
+                    }
+                    open.retain(|partition| *partition != message.partition());
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => open.retain(|open| *open != partition),
+                // Best effort: an unreadable position has no time.
+                Some(Err(error)) => tracing::debug!(topic = %self.topic, %error, "no record time"),
+                None => {}
+            }
+        }
+        self.consumer.unassign().map_err(failed)?;
+        Ok(found)
+    }
+
+    /// Name and id of the topic, if the brokers tell one; it changes when the topic is recreated.
+    pub fn topic_id(&mut self) -> Result<Option<(String, String)>, ConnectorError> {
+        let id = crate::topic_id::topic_id(self.consumer.client(), &self.topic, TIMEOUT)
+            .map_err(|code| ConnectorError::from_code(format!("describing topic '{}'", self.topic), Some(code), code.to_string()))?;
+        Ok(id.map(|id| (self.topic.to_string(), id)))
+    }
+
+    fn key(&self, partition: i32) -> SourcePartition {
+        SourcePartition { source: self.source, tp: TopicPartition::new(self.topic.clone(), partition) }
+    }
+
+    fn keyed(&self, positions: BTreeMap<i32, i64>) -> Positions {
+        positions.into_iter().map(|(partition, offset)| (self.key(partition), offset)).collect()
+    }
+
+    fn ends_of(&self, partitions: &[i32]) -> Result<BTreeMap<i32, PartitionEnds>, ConnectorError> {
+        let earliest = self.list_offsets(partitions, Offset::Beginning)?;
+        let latest = self.list_offsets(partitions, Offset::End)?;
+        let both = |partition: &i32| {
+            let (earliest, latest) = (*earliest.get(partition)?, *latest.get(partition)?);
+            Some((*partition, PartitionEnds { earliest, latest }))
+        };
+        Ok(partitions.iter().filter_map(both).collect())
+    }
+
+    /// First offset at or after a time; the end where there is none.
+    fn at_time(&self, ends: &BTreeMap<i32, PartitionEnds>, timestamp_ms: i64) -> Result<BTreeMap<i32, i64>, ConnectorError> {
+        let partitions: Vec<i32> = ends.keys().copied().collect();
+        // Negative times are commands to Kafka, and no record is older than the epoch.
+        let found = self.list_offsets(&partitions, Offset::Offset(timestamp_ms.max(0)))?;
+        Ok(ends.iter().map(|(partition, ends)| {
+            let at = found.get(partition).copied().filter(|offset| *offset >= 0).unwrap_or(ends.latest);
+            (*partition, at.min(ends.latest))
+        }).collect())
+    }
+
+    /// One ListOffsets request to each leader. librdkafka passes −2 and −1, which mean the ends,
+    /// and any other number as a time, on to the broker.
+    fn list_offsets(&self, partitions: &[i32], what: Offset) -> Result<BTreeMap<i32, i64>, ConnectorError> {
+        let context = || format!("table '{}': looking up offsets of topic '{}' at {}", self.table, self.topic, self.servers);
+        let failed = |error: KafkaError| ConnectorError::kafka(context(), &error);
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition_offset(&self.topic, *partition, what).map_err(failed)?;
+        }
+        let answer = self.consumer.offsets_for_times(list, TIMEOUT).map_err(failed)?;
+        let mut found = BTreeMap::new();
+        for element in answer.elements() {
+            element.error().map_err(failed)?;
+            let offset = match element.offset() {
+                Offset::Offset(offset) => offset,
+                // No record at or after the time.
+                _ => -1,
+            };
+            found.insert(element.partition(), offset);
+        }
+        Ok(found)
+    }
+
+    /// Exact positions, checked against the log; partitions not named get `default`.
+    fn explicit(
+        &self,
+        ends: &BTreeMap<i32, PartitionEnds>,
+        offsets: &BTreeMap<String, BTreeMap<i32, i64>>,
+        default: i64,
+    ) -> Result<BTreeMap<i32, i64>, ConnectorError> {
+        let none = BTreeMap::new();
+        let named = offsets.get(&*self.topic).unwrap_or(&none);
+        check_explicit(&self.topic, ends, named, default)
+    }
+}
+
+fn check_explicit(
+    topic: &Arc<str>,
+    ends: &BTreeMap<i32, PartitionEnds>,
+    named: &BTreeMap<i32, i64>,
+    default: i64,
+) -> Result<BTreeMap<i32, i64>, ConnectorError> {
+    let tp = |partition: i32| TopicPartition::new(topic.clone(), partition);
+    if let Some(partition) = named.keys().find(|partition| !ends.contains_key(*partition)) {
+        let count = i32::try_from(ends.len()).unwrap_or(i32::MAX);
+        return Err(ConnectorError::MissingPartition { tp: tp(*partition), count });
+    }
+    let mut positions = BTreeMap::new();
+    for (partition, ends) in ends {
+        let position = match named.get(partition).copied().unwrap_or(default) {
+            EARLIEST => ends.earliest,
+            LATEST => ends.latest,
+            offset if (ends.earliest..=ends.latest).contains(&offset) => offset,
+            position => {
+                let (tp, earliest, latest) = (tp(*partition), ends.earliest, ends.latest);
+                return Err(ConnectorError::OffsetOutOfRange { tp, position, earliest, latest });
+            }
+        };
+        positions.insert(*partition, position);
+    }
+    Ok(positions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends() -> BTreeMap<i32, PartitionEnds> {
+        BTreeMap::from([
+            (0, PartitionEnds { earliest: 100, latest: 200 }),
+            (1, PartitionEnds { earliest: 0, latest: 50 }),
+        ])
+    }
+
+    #[test]
+    fn explicit_offsets_are_checked() {
+        let topic: Arc<str> = "t".into();
+        let check = |named: &[(i32, i64)], default| check_explicit(&topic, &ends(), &named.iter().copied().collect(), default);
+        assert_eq!(check(&[(0, 150)], EARLIEST).unwrap(), BTreeMap::from([(0, 150), (1, 0)]));
+        assert_eq!(check(&[(0, -2), (1, -1)], LATEST).unwrap(), BTreeMap::from([(0, 100), (1, 50)]));
+        assert_eq!(check(&[], LATEST).unwrap(), BTreeMap::from([(0, 200), (1, 50)]));
+        let error = check(&[(0, 99)], EARLIEST).unwrap_err().to_string();
+        assert!(error.starts_with("offset 99 out of range for t-0: earliest available is 100"), "{error}");
+        let error = check(&[(0, 201)], EARLIEST).unwrap_err().to_string();
+        assert!(error.contains("latest available is 200"), "{error}");
+        let error = check(&[(7, 1)], EARLIEST).unwrap_err().to_string();
+        assert!(error.contains("t-7 does not exist") && error.contains("2 partitions"), "{error}");
+    }
+}

@@ -1,0 +1,231 @@
+//! Decoding raw records to Arrow, and cutting exact ranges out of what was decoded.
+//!
+//! Owns: projection, bad records, watermark values, checksums per slice. Does not own: JSON
+//! (crate's `json`), where chunks are kept (`buffer`).
+//! Invariant: the reports of slices that partition a chunk add up to the report of the chunk.
+
+use super::meta::Meta;
+use super::raw::{Keep, RawRecords};
+use super::{BadRecord, Chunk};
+use crate::error::ConnectorError;
+use crate::json::decode::JsonDecoder;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatchOptions};
+use arrow::compute::{cast, filter};
+use arrow::datatypes::{DataType, Fields, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMillisecondType};
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
+use highwater_core::offsets::TopicPartition;
+use highwater_core::options::OnBadRecord;
+use highwater_engine::query::SourceTable;
+use std::sync::Arc;
+
+/// Decodes the records of one table.
+pub struct ChunkDecoder {
+    json: JsonDecoder,
+    /// Where each decoded column comes from.
+    origins: Vec<Origin>,
+    /// Columns decoded: those of the output, then those only the watermark needs.
+    decoded: SchemaRef,
+    output: SchemaRef,
+    /// Over `decoded`.
+    watermark: Option<Arc<dyn PhysicalExpr>>,
+    pub keep: Keep,
+    pub fail_on_bad: bool,
+    context: String,
+}
+
+enum Origin {
+    Value(usize),
+    Meta(Meta),
+}
+
+/// Records of one partition, decoded, with what is needed to cut them anywhere.
+#[derive(Debug)]
+pub struct DecodedChunk {
+    batch: RecordBatch,
+    tp: TopicPartition,
+    offsets: Vec<i64>,
+    timestamps: Vec<Option<i64>>,
+    sizes: Vec<u32>,
+    hashes: Vec<u64>,
+    /// One per row of `batch`.
+    watermarks: Option<Int64Array>,
+    bad: Vec<BadRecord>,
+    /// Reading a bad record fails.
+    fail_on_bad: bool,
+}
+
+impl ChunkDecoder {
+    pub fn new(table: &SourceTable) -> Result<Self, ConnectorError> {
+        let internal = |error: &dyn std::fmt::Display| ConnectorError::Fatal(format!("table '{}': {error}", table.name));
+        let mut wanted = table.columns_used.clone();
+        let outputs = wanted.len();
+        if let Some(watermark) = &table.watermark {
+            let mut needed: Vec<usize> = collect_columns(watermark).iter().map(|column| column.index()).collect();
+            needed.sort_unstable();
+            needed.retain(|index| !wanted.contains(index));
+            wanted.extend(needed);
+        }
+        let decoded: SchemaRef = Arc::new(table.schema.project(&wanted).map_err(|error| internal(&error))?);
+        let output = Arc::new(Schema::new(decoded.fields()[..outputs].to_vec()));
+        let watermark = table
+            .watermark
+            .as_ref()
+            .map(|expr| reassign_expr_columns(Arc::clone(expr), &decoded))
+            .transpose()
+            .map_err(|error| internal(&error))?;
+        let mut values = Vec::new();
+        let mut origins = Vec::new();
+        for field in decoded.fields() {
+            origins.push(match Meta::of(field.name()) {
+                Some(meta) => Origin::Meta(meta),
+                None => {
+                    values.push(field.clone());
+                    Origin::Value(values.len() - 1)
+                }
+            });
+        }
+        let has = |meta| origins.iter().any(|origin| matches!(origin, Origin::Meta(found) if *found == meta));
+        let on_bad = &table.options.on_bad_record;
+        Ok(Self {
+            keep: Keep {
+                keys: has(Meta::Key) || matches!(on_bad, OnBadRecord::DeadLetter { .. }),
+                headers: has(Meta::Headers),
+            },
+            json: JsonDecoder::new(&Fields::from(values))?,
+            origins,
+            decoded,
+            output,
+            watermark,
+            fail_on_bad: *on_bad == OnBadRecord::Fail,
+            context: format!("table '{}'", table.name),
+        })
+    }
+
+    /// Decodes all of `raw`, which may be cleared afterwards.
+    pub fn decode(&mut self, tp: &TopicPartition, raw: &RawRecords) -> Result<DecodedChunk, ConnectorError> {
+        let mut good = vec![true; raw.len()];
+        let mut bad = Vec::new();
+        for (index, good) in good.iter_mut().enumerate() {
+            if let Err(fault) = self.json.append(raw.payload(index)) {
+                *good = false;
+                bad.push(bad_record(tp, raw, index, fault.to_string()));
+            }
+        }
+        let rows = raw.len() - bad.len();
+        let values = self.json.finish().map_err(|error| self.internal(&error))?;
+        let mut columns = Vec::with_capacity(self.origins.len());
+        for (origin, field) in self.origins.iter().zip(self.decoded.fields()) {
+            columns.push(match origin {
+                Origin::Value(index) => Arc::clone(&values[*index]),
+                Origin::Meta(meta) => meta.column(field, tp, raw)?,
+            });
+        }
+        if !bad.is_empty() {
+            columns = self.without_bad(&columns, good)?;
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let decoded = RecordBatch::try_new_with_options(self.decoded.clone(), columns, &options)
+            .map_err(|error| self.internal(&error))?;
+        let watermarks = self.watermarks(&decoded)?;
+        let columns = decoded.columns()[..self.output.fields().len()].to_vec();
+        let batch = RecordBatch::try_new_with_options(self.output.clone(), columns, &options)
+            .map_err(|error| self.internal(&error))?;
+        Ok(DecodedChunk {
+            batch,
+            tp: tp.clone(),
+            offsets: raw.offsets.clone(),
+            timestamps: raw.timestamps.clone(),
+            sizes: raw.sizes.clone(),
+            hashes: raw.hashes.clone(),
+            watermarks,
+            bad,
+            fail_on_bad: self.fail_on_bad,
+        })
+    }
+
+    fn without_bad(&self, columns: &[ArrayRef], good: Vec<bool>) -> Result<Vec<ArrayRef>, ConnectorError> {
+        let mask = BooleanArray::from(good);
+        columns
+            .iter()
+            .map(|column| filter(column, &mask))
+            .collect::<Result<_, _>>()
+            .map_err(|error| self.internal(&error))
+    }
+
+    fn watermarks(&self, decoded: &RecordBatch) -> Result<Option<Int64Array>, ConnectorError> {
+        let Some(expr) = &self.watermark else { return Ok(None) };
+        let failed = |error: &dyn std::fmt::Display| {
+            ConnectorError::Config(format!("{}: the watermark cannot be computed: {error}", self.context))
+        };
+        let value = expr.evaluate(decoded).map_err(|error| failed(&error))?;
+        let array = value.into_array(decoded.num_rows()).map_err(|error| failed(&error))?;
+        let millis = DataType::Timestamp(TimeUnit::Millisecond, None);
+        let array = cast(&array, &millis).map_err(|error| failed(&error))?;
+        Ok(Some(array.as_primitive::<TimestampMillisecondType>().reinterpret_cast::<Int64Type>()))
+    }
+
+    fn internal(&self, error: &dyn std::fmt::Display) -> ConnectorError {
+        ConnectorError::Fatal(format!("{}: decoding failed: {error}", self.context))
+    }
+}
+
+fn bad_record(tp: &TopicPartition, raw: &RawRecords, index: usize, reason: String) -> BadRecord {
+    BadRecord {
+        tp: tp.clone(),
+        offset: raw.offsets[index],
+        reason,
+        key: raw.key(index).map(Bytes::copy_from_slice),
+        payload: raw.payload(index).map(Bytes::copy_from_slice),
+        timestamp_ms: raw.timestamps[index],
+    }
+}
+
+impl DecodedChunk {
+    pub fn first_offset(&self) -> i64 {
+        self.offsets.first().copied().unwrap_or(i64::MAX)
+    }
+
+    pub fn last_offset(&self) -> i64 {
+        self.offsets.last().copied().unwrap_or(-1)
+    }
+
+    /// Memory held.
+    pub fn memory_bytes(&self) -> usize {
+        let bad: usize = self.bad.iter().map(|bad| bad.payload.as_ref().map_or(0, Bytes::len) + 128).sum();
+        let watermarks = self.watermarks.as_ref().map_or(0, Array::get_buffer_memory_size);
+        self.batch.get_array_memory_size() + self.offsets.len() * 36 + watermarks + bad
+    }
+
+    /// The records with `start <= offset < end`. Under `on_bad_record = 'fail'` a bad one among
+    /// them is the error.
+    pub fn slice(&self, start: i64, end: i64) -> Result<Chunk, ConnectorError> {
+        let from = self.offsets.partition_point(|offset| *offset < start);
+        let to = self.offsets.partition_point(|offset| *offset < end).max(from);
+        let bad_before = |offset: i64| self.bad.partition_point(|bad| bad.offset < offset);
+        let bad_from = bad_before(start);
+        let bad_to = bad_before(end).max(bad_from);
+        let bad = &self.bad[bad_from..bad_to];
+        if let (true, Some(first)) = (self.fail_on_bad, bad.first()) {
+            return Err(ConnectorError::BadRecord {
+                tp: self.tp.clone(),
+                offset: first.offset,
+                reason: first.reason.clone(),
+            });
+        }
+        let first_row = from - bad_from;
+        let rows = (to - from) - bad.len();
+        let watermarks = self.watermarks.as_ref().map(|all| all.slice(first_row, rows));
+        Ok(Chunk {
+            batch: self.batch.slice(first_row, rows),
+            records: (to - from) as u64,
+            size_bytes: self.sizes[from..to].iter().map(|size| u64::from(*size)).sum(),
+            checksum: self.hashes[from..to].iter().fold(0, |sum, hash| sum.wrapping_add(*hash)),
+            max_watermark_ms: watermarks.as_ref().and_then(arrow::compute::max),
+            max_timestamp_ms: self.timestamps[from..to].iter().copied().flatten().max(),
+            bad: bad.to_vec(),
+        })
+    }
+}

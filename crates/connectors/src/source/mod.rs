@@ -1,0 +1,98 @@
+//! Kafka sources: long-lived consumers that prefetch, decode to Arrow and keep what is not yet committed.
+//!
+//! Owns: the types a reader's user sees. Does not own: which ranges are read (plans), what is
+//! done with the rows (engine).
+//! Path of a record: `queue` (librdkafka) → `worker` (a thread) → `raw` (undecoded) → `chunk`
+//! (decoded) → `buffer` (kept until released) → `reader` (the async side).
+
+mod buffer;
+mod chunk;
+mod meta;
+mod queue;
+mod raw;
+mod reader;
+mod shared;
+mod trouble;
+mod worker;
+
+pub(crate) use reader::kafka_options;
+pub use reader::{RangeRead, SourceReader};
+
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use highwater_core::offsets::TopicPartition;
+use highwater_engine::query::SourceTable;
+
+/// Memory a reader thread may hold by default, in bytes.
+pub const DEFAULT_PREFETCH_BYTES: usize = 64 << 20;
+
+/// What a reader is started with.
+#[derive(Clone, Debug)]
+pub struct SourceReaderConfig {
+    /// Name of the query, for group id and logs.
+    pub query: String,
+    pub table: SourceTable,
+    /// Consumer threads; partitions are spread over them. At least 1.
+    pub readers: usize,
+    /// Undecoded and decoded records one thread holds before it stops polling. A read that needs
+    /// more goes beyond it.
+    pub prefetch_bytes: usize,
+}
+
+/// How far the consumer of a partition is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PartitionAvailability {
+    /// Next offset to be read, past transaction markers and compaction gaps.
+    pub position: i64,
+    /// `position` was the end of the partition (the last stable offset under `read_committed`),
+    /// or the end given to `assign`, when it was reached.
+    pub at_end: bool,
+    /// Memory held for the partition.
+    pub buffered_bytes: usize,
+}
+
+/// Consecutive decoded records of one partition.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// The rows that decoded; columns are `SourceTable.columns_used` of its schema.
+    pub batch: RecordBatch,
+    /// Records, bad ones included.
+    pub records: u64,
+    /// Payload bytes of those records.
+    pub size_bytes: u64,
+    /// Order-independent checksum of (offset, payload); checksums of slices add up (wrapping).
+    pub checksum: u64,
+    /// Highest value of the watermark expression, milliseconds.
+    pub max_watermark_ms: Option<i64>,
+    /// Newest Kafka timestamp, milliseconds.
+    pub max_timestamp_ms: Option<i64>,
+    /// Records that did not decode, by offset. Empty under `on_bad_record = 'fail'`: reading them fails.
+    pub bad: Vec<BadRecord>,
+}
+
+/// A record that did not decode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRecord {
+    pub tp: TopicPartition,
+    pub offset: i64,
+    /// What is wrong, with the column if known.
+    pub reason: String,
+    pub key: Option<Bytes>,
+    /// `None` for a tombstone.
+    pub payload: Option<Bytes>,
+    /// Kafka's timestamp, milliseconds.
+    pub timestamp_ms: Option<i64>,
+}
+
+/// Something people should know about a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceEvent {
+    /// The position is outside the log. Reading the partition fails until it is assigned elsewhere.
+    OffsetOutOfRange { tp: TopicPartition, position: i64, earliest: i64, latest: i64 },
+    /// Brokers cannot be reached; the reader keeps trying.
+    Trouble { message: String },
+    /// Data flows again.
+    TroubleOver,
+    /// Kafka refuses (authorization, deleted topic): reads fail with this message.
+    Refused { message: String },
+}

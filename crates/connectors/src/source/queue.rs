@@ -1,0 +1,215 @@
+//! A consumer's queue, polled through librdkafka's event interface.
+//!
+//! Owns: the only unsafe code of the sources. Does not own: assignments, threads.
+//! Why not `BaseConsumer::poll`: it drops the offset of an end-of-partition event (which may lie
+//! beyond the last record: transaction markers, compaction) and the partition of an error, it
+//! cannot be woken from another thread, and it allocates per record.
+//! Invariant: what an event points to is only reachable inside the callback of `poll`.
+
+#![allow(unsafe_code)]
+
+use crate::error::ConnectorError;
+use rdkafka::bindings as sys;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+use std::ffi::{CStr, c_char, c_void};
+use std::ptr::{self, NonNull};
+use std::time::Duration;
+
+/// What one poll found.
+pub enum Polled<'a> {
+    Record(Record<'a>),
+    /// The consumer reached the end of a partition; `offset` is the position there.
+    EndOfPartition { partition: i32, offset: i64 },
+    Failed { partition: Option<i32>, code: RDKafkaErrorCode, message: String, fatal: bool },
+    /// Housekeeping of the client.
+    Other,
+}
+
+/// A record as librdkafka holds it.
+pub struct Record<'a> {
+    pub partition: i32,
+    pub offset: i64,
+    pub timestamp_ms: Option<i64>,
+    pub key: Option<&'a [u8]>,
+    /// `None` for a tombstone.
+    pub payload: Option<&'a [u8]>,
+    native: &'a sys::rd_kafka_message_t,
+}
+
+/// Name and value of a header.
+pub type Header = (String, Option<Vec<u8>>);
+
+impl Record<'_> {
+    pub fn headers(&self) -> Vec<Header> {
+        let mut found = Vec::new();
+        let mut headers = ptr::null_mut();
+        // SAFETY: the message is alive for the lifetime of `self`; the headers belong to it.
+        let code = unsafe { sys::rd_kafka_message_headers(self.native, &mut headers) };
+        if code != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return found;
+        }
+        loop {
+            let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+            // SAFETY: as above; librdkafka fills the three when it returns no error, and the name
+            // ends with a zero byte.
+            let header = unsafe {
+                let code = sys::rd_kafka_header_get_all(headers, found.len(), &mut name, &mut value, &mut size);
+                if code != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                    return found;
+                }
+                (text(name), bytes(value, size).map(<[u8]>::to_vec))
+            };
+            found.push(header);
+        }
+    }
+}
+
+/// A consumer and its queue. Polled by one thread, woken by any.
+pub struct ConsumerQueue {
+    // Before `consumer`: the queue must be let go before its client is destroyed.
+    queue: QueueHandle,
+    consumer: BaseConsumer,
+}
+
+struct QueueHandle(NonNull<sys::rd_kafka_queue_t>);
+
+// SAFETY: librdkafka's queues are locked inside; the handle itself is only freed once, in `drop`.
+unsafe impl Send for QueueHandle {}
+// SAFETY: as above.
+unsafe impl Sync for QueueHandle {}
+
+impl Drop for QueueHandle {
+    fn drop(&mut self) {
+        // SAFETY: the reference was taken by `rd_kafka_queue_get_consumer` and is given back once.
+        unsafe { sys::rd_kafka_queue_destroy(self.0.as_ptr()) }
+    }
+}
+
+/// Frees an event at the end of its poll.
+struct Event(NonNull<sys::rd_kafka_event_t>);
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: the event came from `rd_kafka_queue_poll` and nothing outlives this guard.
+        unsafe { sys::rd_kafka_event_destroy(self.0.as_ptr()) }
+    }
+}
+
+impl ConsumerQueue {
+    /// `consumer` must have a `group.id`, which makes librdkafka serve everything on one queue.
+    pub fn new(consumer: BaseConsumer) -> Result<Self, ConnectorError> {
+        // SAFETY: the client is alive; the reference returned is owned by `QueueHandle`.
+        let queue = unsafe { sys::rd_kafka_queue_get_consumer(consumer.client().native_ptr()) };
+        let queue = NonNull::new(queue).ok_or_else(|| ConnectorError::Config("the consumer has no group.id".into()))?;
+        Ok(Self { queue: QueueHandle(queue), consumer })
+    }
+
+    pub fn consumer(&self) -> &BaseConsumer {
+        &self.consumer
+    }
+
+    /// Makes the poll in progress, or else the next one, return at once.
+    pub fn wake(&self) {
+        // SAFETY: the queue is alive as long as `self`.
+        unsafe { sys::rd_kafka_queue_yield(self.queue.0.as_ptr()) }
+    }
+
+    /// Waits up to `timeout` for one event and hands it to `handle`. `None`: timed out or woken.
+    pub fn poll<R>(&self, timeout: Duration, handle: impl FnOnce(Polled<'_>) -> R) -> Option<R> {
+        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the queue is alive; the event returned is owned by the guard.
+        let event = Event(NonNull::new(unsafe { sys::rd_kafka_queue_poll(self.queue.0.as_ptr(), millis) })?);
+        Some(handle(read(&event)))
+    }
+}
+
+fn read(event: &Event) -> Polled<'_> {
+    let native = event.0.as_ptr();
+    // SAFETY (all blocks): `native` is a live event, and each accessor is called on its own type.
+    match unsafe { sys::rd_kafka_event_type(native) } {
+        sys::RD_KAFKA_EVENT_FETCH => match unsafe { sys::rd_kafka_event_message_next(native).as_ref() } {
+            Some(message) => Polled::Record(record(message)),
+            None => Polled::Other,
+        },
+        sys::RD_KAFKA_EVENT_ERROR => failed(native),
+        sys::RD_KAFKA_EVENT_LOG => {
+            let (mut facility, mut line, mut level) = (ptr::null(), ptr::null(), 0);
+            unsafe {
+                if sys::rd_kafka_event_log(native, &mut facility, &mut line, &mut level) == 0 {
+                    log(&text(facility), &text(line), level);
+                }
+            }
+            Polled::Other
+        }
+        _ => Polled::Other,
+    }
+}
+
+fn record(message: &sys::rd_kafka_message_t) -> Record<'_> {
+    let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+    // SAFETY: the message is alive and its lengths are those of its buffers.
+    let (timestamp, key, payload) = unsafe {
+        (
+            sys::rd_kafka_message_timestamp(message, &mut kind),
+            bytes(message.key, message.key_len),
+            bytes(message.payload, message.len),
+        )
+    };
+    Record {
+        partition: message.partition,
+        offset: message.offset,
+        timestamp_ms: (timestamp >= 0).then_some(timestamp),
+        key,
+        payload,
+        native: message,
+    }
+}
+
+fn failed(native: *mut sys::rd_kafka_event_t) -> Polled<'static> {
+    // SAFETY: `native` is a live error event; the partition returned is ours to free.
+    let (code, message, fatal, place) = unsafe {
+        let place = NonNull::new(sys::rd_kafka_event_topic_partition(native)).map(|place| {
+            let found = (place.as_ref().partition, place.as_ref().offset);
+            sys::rd_kafka_topic_partition_destroy(place.as_ptr());
+            found
+        });
+        (
+            RDKafkaErrorCode::from(sys::rd_kafka_event_error(native)),
+            text(sys::rd_kafka_event_error_string(native)),
+            sys::rd_kafka_event_error_is_fatal(native) != 0,
+            place,
+        )
+    };
+    match (code, place) {
+        (RDKafkaErrorCode::PartitionEOF, Some((partition, offset))) => Polled::EndOfPartition { partition, offset },
+        (RDKafkaErrorCode::NoError, _) => Polled::Other,
+        _ => Polled::Failed { partition: place.map(|(partition, _)| partition), code, message, fatal },
+    }
+}
+
+/// # Safety
+/// `data` is null or points to `len` bytes that live as long as `'a`.
+unsafe fn bytes<'a>(data: *const c_void, len: usize) -> Option<&'a [u8]> {
+    // SAFETY: by this function's contract.
+    (!data.is_null()).then(|| unsafe { std::slice::from_raw_parts(data.cast(), len) })
+}
+
+/// # Safety
+/// `text` is null or points to a string that ends with a zero byte.
+unsafe fn text(text: *const c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: by this function's contract.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().trim().to_string()
+}
+
+/// Syslog levels: 3 = error, 4 = warning.
+fn log(facility: &str, line: &str, level: i32) {
+    match level {
+        ..=3 => tracing::warn!(target: "librdkafka", facility, "{line}"),
+        4..=5 => tracing::info!(target: "librdkafka", facility, "{line}"),
+        _ => tracing::debug!(target: "librdkafka", facility, "{line}"),
+    }
+}

@@ -1,0 +1,112 @@
+//! Records as read, not yet decoded.
+//!
+//! Owns: copying them out of librdkafka into one growing buffer, and their checksums.
+//! Invariant: offsets ascend strictly.
+
+use super::queue::{Header, Record};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Which parts besides the payload are kept.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Keep {
+    pub keys: bool,
+    pub headers: bool,
+}
+
+/// One record: where its bytes lie.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    payload: Option<(usize, usize)>,
+    key: Option<(usize, usize)>,
+}
+
+/// Consecutive undecoded records of one partition.
+#[derive(Debug, Default)]
+pub struct RawRecords {
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+    pub headers: Vec<Vec<Header>>,
+    pub offsets: Vec<i64>,
+    /// Milliseconds.
+    pub timestamps: Vec<Option<i64>>,
+    /// Payload bytes of each record.
+    pub sizes: Vec<u32>,
+    /// Hash of (offset, payload) of each record.
+    pub hashes: Vec<u64>,
+}
+
+impl RawRecords {
+    pub fn push(&mut self, record: &Record<'_>, keep: Keep) {
+        let headers = if keep.headers { Some(record.headers()) } else { None };
+        let key = if keep.keys { record.key } else { None };
+        self.push_parts(record.offset, record.timestamp_ms, key, record.payload, headers);
+    }
+
+    pub fn push_parts(
+        &mut self,
+        offset: i64,
+        timestamp_ms: Option<i64>,
+        key: Option<&[u8]>,
+        payload: Option<&[u8]>,
+        headers: Option<Vec<Header>>,
+    ) {
+        let entry = Entry { payload: self.copy(payload), key: self.copy(key) };
+        self.entries.push(entry);
+        self.offsets.push(offset);
+        self.timestamps.push(timestamp_ms);
+        self.sizes.push(u32::try_from(payload.map_or(0, <[u8]>::len)).unwrap_or(u32::MAX));
+        self.hashes.push(hash(offset, payload));
+        if let Some(headers) = headers {
+            self.headers.push(headers);
+        }
+    }
+
+    fn copy(&mut self, part: Option<&[u8]>) -> Option<(usize, usize)> {
+        let part = part?;
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(part);
+        Some((start, self.bytes.len()))
+    }
+
+    pub fn payload(&self, index: usize) -> Option<&[u8]> {
+        self.entries[index].payload.map(|(start, end)| &self.bytes[start..end])
+    }
+
+    pub fn key(&self, index: usize) -> Option<&[u8]> {
+        self.entries[index].key.map(|(start, end)| &self.bytes[start..end])
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Memory in use.
+    pub fn size_bytes(&self) -> usize {
+        // What the vectors hold per record besides the bytes themselves.
+        self.bytes.len() + self.len() * (size_of::<Entry>() + 8 + 16 + 4 + 8)
+    }
+
+    /// Forgets the records but keeps the memory for the next ones.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.entries.clear();
+        self.headers.clear();
+        self.offsets.clear();
+        self.timestamps.clear();
+        self.sizes.clear();
+        self.hashes.clear();
+    }
+}
+
+/// A tombstone differs from an empty payload.
+fn hash(offset: i64, payload: Option<&[u8]>) -> u64 {
+    let seed = offset.cast_unsigned();
+    match payload {
+        Some(payload) => xxh3_64_with_seed(payload, seed),
+        None => !xxh3_64_with_seed(&[], seed),
+    }
+}

@@ -1,0 +1,380 @@
+//! A reader thread: polls its consumer, decodes, fills buffers, reports trouble.
+//!
+//! Owns: one consumer and its assignment, undecoded records, back-pressure. Does not own: the
+//! buffers (shared with the async side). It never sleeps: it waits for events of Kafka, and when
+//! its memory is full for space.
+//! Decoding is late on purpose: records are decoded when someone reads them or when a chunk is
+//! full, so that a trickle of records does not become a trickle of one-row batches.
+
+use super::chunk::ChunkDecoder;
+use super::queue::{ConsumerQueue, Polled, Record};
+use super::raw::RawRecords;
+use super::shared::{WorkerShared, WorkerState};
+use super::trouble::Trouble;
+use super::SourceEvent;
+use crate::error::ConnectorError;
+use highwater_core::offsets::TopicPartition;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// A chunk is decoded when it has this many records…
+const CHUNK_RECORDS: usize = 8192;
+/// … or this many bytes …
+const CHUNK_BYTES: usize = 1 << 20;
+/// … or, when there is nothing else to do, this many records.
+const IDLE_RECORDS: usize = 1024;
+/// Events taken before what they brought is told.
+const ROUND: usize = 4096;
+/// Longest wait for an event; a wake ends it at once.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// A partition as the consumer has it.
+struct Held {
+    tp: TopicPartition,
+    generation: u64,
+    raw: RawRecords,
+    /// Next offset to come.
+    next: i64,
+    limit: Option<i64>,
+    at_end: bool,
+    /// Read to its limit or failed: no longer with the consumer.
+    parked: bool,
+    paused: bool,
+}
+
+pub struct Worker {
+    topic: Arc<str>,
+    queue: Arc<ConsumerQueue>,
+    shared: Arc<WorkerShared>,
+    decoder: ChunkDecoder,
+    prefetch_bytes: usize,
+    held: BTreeMap<i32, Held>,
+    /// Partitions something happened to in this round.
+    touched: BTreeSet<i32>,
+    trouble: Trouble,
+}
+
+impl Worker {
+    pub fn new(
+        topic: Arc<str>,
+        queue: Arc<ConsumerQueue>,
+        shared: Arc<WorkerShared>,
+        decoder: ChunkDecoder,
+        prefetch_bytes: usize,
+        events: UnboundedSender<SourceEvent>,
+    ) -> Self {
+        let trouble = Trouble::new(topic.clone(), events);
+        let (held, touched) = (BTreeMap::new(), BTreeSet::new());
+        Self { topic, queue, shared, decoder, prefetch_bytes, held, touched, trouble }
+    }
+
+    /// Runs until the reader is dropped.
+    pub fn run(mut self) {
+        while !self.shared.with(|state| state.stop) {
+            self.apply_changes();
+            self.decode_wanted(false);
+            if self.is_full() {
+                self.shared.wait();
+                continue;
+            }
+            let drained = self.poll_round();
+            self.decode_wanted(drained);
+            self.publish();
+        }
+        self.shared.forget_queue();
+    }
+
+    /// Brings the consumer's assignment in line with the buffers.
+    fn apply_changes(&mut self) {
+        let dirty = self.shared.with(|state| std::mem::take(&mut state.dirty));
+        for partition in dirty {
+            let place = self.shared.with(|state| {
+                let buffer = state.partitions.get(&partition)?;
+                Some((buffer.generation, buffer.start, buffer.limit))
+            });
+            if let Err(error) = self.apply(partition, place) {
+                let tp = TopicPartition::new(self.topic.clone(), partition);
+                self.fail(partition, ConnectorError::kafka(format!("assigning {tp}"), &error));
+            }
+        }
+    }
+
+    fn apply(&mut self, partition: i32, place: Option<(u64, i64, Option<i64>)>) -> Result<(), KafkaError> {
+        let Some((generation, start, limit)) = place else {
+            return self.let_go(partition);
+        };
+        if let Some(held) = self.held.get_mut(&partition)
+            && held.generation == generation
+        {
+            held.limit = limit;
+            let goes_on = limit.is_none_or(|limit| held.next < limit);
+            if held.parked && goes_on {
+                held.parked = false;
+                let next = held.next;
+                self.place(partition, next)?;
+            }
+            self.touched.insert(partition);
+            return Ok(());
+        }
+        self.let_go(partition)?;
+        let tp = TopicPartition::new(self.topic.clone(), partition);
+        let parked = limit.is_some_and(|limit| start >= limit);
+        let raw = RawRecords::default();
+        let held = Held { tp, generation, raw, next: start, limit, at_end: false, parked, paused: false };
+        self.held.insert(partition, held);
+        self.touched.insert(partition);
+        if parked { Ok(()) } else { self.place(partition, start) }
+    }
+
+    /// Has the consumer read `partition` from `offset` on.
+    fn place(&self, partition: i32, offset: i64) -> Result<(), KafkaError> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, partition, Offset::Offset(offset))?;
+        self.queue.consumer().incremental_assign(&list)
+    }
+
+    fn let_go(&mut self, partition: i32) -> Result<(), KafkaError> {
+        self.touched.remove(&partition);
+        let unplaced = match self.held.get(&partition) {
+            Some(held) if !held.parked => self.unplace(partition),
+            _ => Ok(()),
+        };
+        self.held.remove(&partition);
+        unplaced
+    }
+
+    fn unplace(&mut self, partition: i32) -> Result<(), KafkaError> {
+        let list = self.list_of(partition);
+        if let Some(held) = self.held.get_mut(&partition)
+            && std::mem::take(&mut held.paused)
+        {
+            // librdkafka keeps the pause for the next time the partition is assigned.
+            self.queue.consumer().resume(&list)?;
+        }
+        self.queue.consumer().incremental_unassign(&list)
+    }
+
+    fn list_of(&self, partition: i32) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.topic, partition);
+        list
+    }
+
+    /// Takes events until there are none, or a round is full. True: nothing is left to take.
+    fn poll_round(&mut self) -> bool {
+        let mut wait = WAIT;
+        for _ in 0..ROUND {
+            let queue = Arc::clone(&self.queue);
+            if queue.poll(wait, |polled| self.take(polled)).is_none() {
+                if !wait.is_zero() {
+                    self.trouble.check(self.queue.consumer());
+                }
+                return true;
+            }
+            wait = Duration::ZERO;
+        }
+        false
+    }
+
+    fn take(&mut self, polled: Polled<'_>) {
+        match polled {
+            Polled::Record(record) => self.take_record(&record),
+            Polled::EndOfPartition { partition, offset } => {
+                self.trouble.over();
+                if let Some(held) = self.held.get_mut(&partition).filter(|held| !held.parked) {
+                    held.next = held.next.max(offset);
+                    held.at_end = true;
+                    self.touched.insert(partition);
+                    self.park_at_limit(partition);
+                }
+            }
+            Polled::Failed { partition, code, message, fatal } => self.take_failure(partition, code, message, fatal),
+            Polled::Other => {}
+        }
+    }
+
+    fn take_record(&mut self, record: &Record<'_>) {
+        self.trouble.over();
+        let keep = self.decoder.keep;
+        let Some(held) = self.held.get_mut(&record.partition).filter(|held| !held.parked) else { return };
+        if record.offset < held.next {
+            return;
+        }
+        if held.limit.is_none_or(|limit| record.offset < limit) {
+            held.raw.push(record, keep);
+        }
+        held.next = record.offset + 1;
+        held.at_end = false;
+        let full = held.raw.len() >= CHUNK_RECORDS || held.raw.size_bytes() >= CHUNK_BYTES;
+        let limited = held.limit.is_some_and(|limit| held.next >= limit);
+        self.touched.insert(record.partition);
+        if limited {
+            self.park_at_limit(record.partition);
+        }
+        if full {
+            self.decode(record.partition);
+        }
+    }
+
+    /// Stops reading a partition that reached its limit.
+    fn park_at_limit(&mut self, partition: i32) {
+        let reached = |held: &&mut Held| held.limit.is_some_and(|limit| held.next >= limit);
+        if let Some(held) = self.held.get_mut(&partition).filter(reached) {
+            // Goes on exactly here should the limit be lifted.
+            held.next = held.limit.unwrap_or(held.next);
+            held.parked = true;
+            if let Err(error) = self.unplace(partition) {
+                tracing::warn!(topic = %self.topic, partition, %error, "cannot stop reading a finished partition");
+            }
+        }
+    }
+
+    fn take_failure(&mut self, partition: Option<i32>, code: RDKafkaErrorCode, message: String, fatal: bool) {
+        use RDKafkaErrorCode as C;
+        let message = if message.is_empty() { code.to_string() } else { message };
+        match (code, partition) {
+            (C::AutoOffsetReset | C::OffsetOutOfRange, Some(partition)) => self.out_of_range(partition, &message),
+            _ if fatal || crate::error::is_refused(code) => self.refused(partition, code, message),
+            _ => self.trouble.begin(self.queue.consumer(), &message),
+        }
+    }
+
+    /// The log does not have the position. Looks up what it has, and lets the reads fail.
+    fn out_of_range(&mut self, partition: i32, message: &str) {
+        let Some(position) = self.held.get(&partition).filter(|held| !held.parked).map(|held| held.next) else { return };
+        let tp = TopicPartition::new(self.topic.clone(), partition);
+        match self.queue.consumer().fetch_watermarks(&self.topic, partition, Duration::from_secs(5)) {
+            Ok((earliest, latest)) if position < earliest || position > latest => {
+                tracing::warn!(%tp, position, earliest, latest, message, "offset out of range");
+                let failure = ConnectorError::OffsetOutOfRange { tp: tp.clone(), position, earliest, latest };
+                self.trouble.send(SourceEvent::OffsetOutOfRange { tp, position, earliest, latest });
+                self.fail(partition, failure);
+            }
+            // It is there after all, or the brokers do not say: have it fetched again.
+            _ => {
+                let again = self.unplace(partition).and_then(|()| self.place(partition, position));
+                if let Err(error) = again {
+                    self.fail(partition, ConnectorError::kafka(format!("assigning {tp}"), &error));
+                }
+            }
+        }
+    }
+
+    fn refused(&mut self, partition: Option<i32>, code: RDKafkaErrorCode, message: String) {
+        let context = match partition {
+            Some(partition) => format!("Kafka refuses to read {}-{partition}", self.topic),
+            None => format!("Kafka refuses to read '{}'", self.topic),
+        };
+        let failure = ConnectorError::from_code(context, Some(code), message);
+        self.trouble.send(SourceEvent::Refused { message: failure.to_string() });
+        let all = self.held.keys().copied().collect();
+        for partition in partition.map_or(all, |partition| vec![partition]) {
+            self.fail(partition, failure.clone());
+        }
+    }
+
+    /// Reads of the partition fail from now on, until it is assigned again.
+    fn fail(&mut self, partition: i32, failure: ConnectorError) {
+        if let Some(held) = self.held.get_mut(&partition)
+            && !std::mem::replace(&mut held.parked, true)
+            && let Err(error) = self.unplace(partition)
+        {
+            tracing::debug!(topic = %self.topic, partition, %error, "cannot stop reading a failed partition");
+        }
+        self.shared.with(|state| {
+            if let Some(buffer) = state.partitions.get_mut(&partition) {
+                buffer.failure = Some(failure);
+                buffer.changed = true;
+            }
+        });
+        self.shared.tell();
+    }
+
+    /// Decodes what someone waits for, and when idle what is worth it.
+    fn decode_wanted(&mut self, idle: bool) {
+        let ready: Vec<i32> = self.shared.with(|state| {
+            let wants = |partition: &i32, held: &Held| {
+                let wanted = state.partitions.get(partition).map_or(i64::MIN, |buffer| buffer.wanted);
+                let first = held.raw.offsets.first().copied();
+                first.is_some_and(|first| first < wanted) || (idle && held.raw.len() >= IDLE_RECORDS)
+            };
+            self.held.iter().filter(|(partition, held)| wants(partition, held)).map(|(partition, _)| *partition).collect()
+        });
+        for partition in ready {
+            self.decode(partition);
+        }
+        self.publish();
+    }
+
+    fn decode(&mut self, partition: i32) {
+        let Some(held) = self.held.get_mut(&partition).filter(|held| !held.raw.is_empty()) else { return };
+        let decoded = self.decoder.decode(&held.tp, &held.raw);
+        held.raw.clear();
+        let (generation, next, at_end) = (held.generation, held.next, held.at_end);
+        match decoded {
+            Ok(chunk) => self.shared.with(|state| {
+                if let Some(buffer) = current(state, partition, generation) {
+                    buffer.push(Arc::new(chunk));
+                    buffer.advance(next, at_end, None, 0);
+                }
+            }),
+            Err(failure) => return self.fail(partition, failure),
+        }
+        self.touched.insert(partition);
+    }
+
+    /// Tells how far the partitions touched in this round are.
+    fn publish(&mut self) {
+        if self.touched.is_empty() {
+            return;
+        }
+        let touched = std::mem::take(&mut self.touched);
+        self.shared.with(|state| {
+            for partition in touched {
+                let Some(held) = self.held.get(&partition) else { continue };
+                if let Some(buffer) = current(state, partition, held.generation) {
+                    buffer.advance(held.next, held.at_end, held.raw.offsets.first().copied(), held.raw.size_bytes());
+                }
+            }
+        });
+        self.shared.tell();
+    }
+
+    /// Memory is full and nobody waits for more. If someone does, only their partitions go on.
+    fn is_full(&mut self) -> bool {
+        let limit = self.prefetch_bytes;
+        let (full, starved): (bool, BTreeSet<i32>) = self.shared.with(|state| {
+            let full = state.memory_bytes() >= limit;
+            let starved = state.partitions.iter().filter(|(_, buffer)| buffer.starved()).map(|(partition, _)| *partition);
+            (full, if full { starved.collect() } else { BTreeSet::new() })
+        });
+        if full && starved.is_empty() {
+            return true;
+        }
+        for (partition, held) in &mut self.held {
+            let pause = full && !starved.contains(partition);
+            if held.parked || pause == held.paused {
+                continue;
+            }
+            let mut list = TopicPartitionList::new();
+            list.add_partition(&self.topic, *partition);
+            let consumer = self.queue.consumer();
+            let result = if pause { consumer.pause(&list) } else { consumer.resume(&list) };
+            match result {
+                Ok(()) => held.paused = pause,
+                Err(error) => tracing::debug!(topic = %self.topic, partition, %error, "cannot pause or resume"),
+            }
+        }
+        false
+    }
+}
+
+/// The buffer of a partition, unless it started anew since.
+fn current(state: &mut WorkerState, partition: i32, generation: u64) -> Option<&mut super::buffer::PartitionBuffer> {
+    state.partitions.get_mut(&partition).filter(|buffer| buffer.generation == generation)
+}
