@@ -12,7 +12,8 @@ use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_128;
 
 const MAGIC: &[u8; 3] = b"HWD";
-const VERSION: u8 = 1;
+/// Format version written and read here.
+pub const VERSION: u8 = 1;
 const HEADER_LEN: usize = 8;
 const ENTRY_LEN: usize = 10;
 const DELETED: u32 = u32::MAX;

@@ -121,6 +121,13 @@ impl Effects {
         base: Option<BatchId>,
         published: &BTreeSet<WriterPlan>,
     ) {
+        let bytes = match convert::plan_to_bytes(plan) {
+            Ok(bytes) => bytes,
+            Err(status) => {
+                tracing::error!(%status, "the plan cannot be encoded");
+                return;
+            }
+        };
         let addresses: BTreeMap<ExecutorId, String> =
             self.cluster.watch().borrow().iter().map(|info| (info.id, info.address.clone())).collect();
         let placements = placement
@@ -134,7 +141,7 @@ impl Effects {
         let message = v1::RunTasks {
             query_id: self.query_id(),
             attempt: Some(convert::attempt_to_proto(attempt, plan.batch)),
-            plan: convert::plan_to_bytes(plan),
+            plan: bytes::Bytes::from(bytes),
             placements,
             base_batch_id: base.map(|batch| batch.0),
             published: published.iter().copied().map(writer_ref).collect(),

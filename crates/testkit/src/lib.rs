@@ -1,1 +1,21 @@
-//! Placeholder.
+//! What tests need around the product: a real Apache Kafka, and processes that can be killed.
+//!
+//! Owns: brokers of its own on free ports, records in and out of topics, child processes, waiting with deadlines.
+//! Does not own: anything of Highwater; it is never part of the product.
+//! Invariants: everything it starts ends with the test process, however that ends. It panics where a test
+//! would: what fails here is a failed test.
+
+pub mod broker;
+pub mod client;
+pub mod cluster;
+pub mod ports;
+pub mod process;
+pub mod record;
+pub mod transaction;
+pub mod wait;
+
+pub use client::Isolation;
+pub use cluster::KafkaCluster;
+pub use process::Process;
+pub use record::{Message, Record};
+pub use wait::{wait_for, wait_until};

@@ -229,3 +229,7 @@ impl DecodedChunk {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "chunk_tests.rs"]
+pub(super) mod tests;

@@ -1,0 +1,52 @@
+# Everything one does with this repository. `make help` lists it.
+#
+# Cold, on two cores: `make demo` and `make test` build the dependencies once (debug, optimised lightly); no
+# target except `release` and `bench` makes a release build.
+
+CARGO ?= cargo
+# Debug builds of the demo and the tests share one target directory and one set of features.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+.PHONY: help demo test test-unit check bench chaos kafka kafka-stop release setup setup-build setup-java
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: setup-build ## Build, and show a cluster at work on generated card payments (^C ends it)
+	$(CARGO) build --locked --bin highwater
+	"$${CARGO_TARGET_DIR:-target}"/debug/highwater demo $(DEMO_ARGS)
+
+test: setup ## Every test, those on a real Kafka included
+	$(CARGO) test --locked --workspace --features crash-points
+
+test-unit: setup-build ## The tests that need no Kafka
+	$(CARGO) test --locked --workspace --lib
+
+check: setup-build ## Format, lints, tidiness, licences
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets --features crash-points -- -D warnings
+	scripts/tidy.sh
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \
+	else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
+
+bench: setup ## Throughput and latency on a real Kafka (release build)
+	scripts/bench.sh
+
+chaos: setup ## Random kills and restarts against a real Kafka, until stopped
+	scripts/chaos.sh
+
+kafka: setup-java ## A real Kafka on localhost:9092, in the foreground
+	scripts/kafka.sh run
+
+release: setup-build ## The binary, optimised: target/release/highwater
+	$(CARGO) build --locked --release --bin highwater
+
+setup: setup-build setup-java ## Install what is missing for the tests
+
+setup-build: ## Install what is missing to build: a C and C++ compiler and make, for librdkafka and zstd
+	scripts/setup.sh build
+
+setup-java: ## Install what is missing to run Kafka: Java, Maven and Kafka's jars
+	scripts/setup.sh java
+	scripts/kafka.sh jars >/dev/null

@@ -1,0 +1,177 @@
+//! Reading checkpoints back: records, and state as of a batch.
+//!
+//! Invariant: state of batch N = newest snapshot at or before N, then every delta after it up to N, in order,
+//! none missing. Damage is an error that names the file; nothing falls back to an older checkpoint by itself.
+
+use crate::error::CheckpointError;
+use crate::format::{Container, Kind};
+use crate::keys::HeadKey;
+use crate::parallel::map_parallel;
+use crate::store::CheckpointStore;
+use crate::values::{BatchEntry, Body, SnapshotEntry, decode};
+use highwater_core::delta;
+use highwater_core::ids::{BatchId, OperatorId, QueryId, ShardId};
+use highwater_core::record::PrepareRecord;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The newest checkpoint of a query.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Head {
+    /// Its state bytes are left out; see [`CheckpointStore::read_state`].
+    pub record: PrepareRecord,
+    /// Known to be committed. If not, the sinks have to be asked.
+    pub committed: bool,
+}
+
+/// Files that make up the state after a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Chain {
+    /// Empty if there is no snapshot, or an empty one.
+    pub snapshot: SnapshotEntry,
+    pub snapshot_at: Option<BatchId>,
+    /// Batches after the snapshot, in order.
+    pub deltas: Vec<(BatchId, Body)>,
+}
+
+impl CheckpointStore {
+    /// The newest prepared batch. A damaged one is an error, never skipped over.
+    pub fn latest(&self, query: QueryId) -> Result<Option<Head>, CheckpointError> {
+        let Some(batch) = self.latest_batch(query)? else { return Ok(None) };
+        let record = self.record(query, batch)?.ok_or_else(|| {
+            CheckpointError::damaged(format!("head store key {}", HeadKey::Batch(query, batch)), "it is missing")
+        })?;
+        let committed = self.committed_batch(query)? >= Some(batch);
+        Ok(Some(Head { record, committed }))
+    }
+
+    /// The record of one batch, without state bytes; `None` if it is not kept.
+    pub fn record(&self, query: QueryId, batch: BatchId) -> Result<Option<PrepareRecord>, CheckpointError> {
+        let slot = self.slot(query);
+        let _reading = slot.files.read();
+        let key = HeadKey::Batch(query, batch);
+        let Some(value) = self.inner.heads.get(&key)? else { return Ok(None) };
+        let entry: BatchEntry = decode(&key, &value)?;
+        let (file, bytes) = self.read_body(&key, &entry.body)?;
+        let record = parse_record(&file, &Container::parse(&file, &bytes)?)?;
+        if record.query != query || record.batch() != batch {
+            return Err(CheckpointError::damaged(file, "it holds another batch"));
+        }
+        Ok(Some(record))
+    }
+
+    /// State after `batch` of some shards: deltas to be loaded in this order, deletions left out, at most one
+    /// per operator and snapshot part, and one per operator for all that came after.
+    pub fn read_state(
+        &self,
+        query: QueryId,
+        batch: BatchId,
+        shards: &BTreeSet<ShardId>,
+    ) -> Result<Vec<(OperatorId, Vec<u8>)>, CheckpointError> {
+        let slot = self.slot(query);
+        let _reading = slot.files.read();
+        let chain = self.chain(query, batch)?;
+        self.fold(query, &chain, &|shard| shards.contains(&shard))
+    }
+
+    /// What the state after `batch` is made of.
+    pub(crate) fn chain(&self, query: QueryId, batch: BatchId) -> Result<Chain, CheckpointError> {
+        let mut chain = Chain::default();
+        for (key, value) in self.inner.heads.scan(&HeadKey::snapshots_of(query))? {
+            if let HeadKey::Snapshot(_, at) = key
+                && at <= batch
+            {
+                chain.snapshot = decode(&key, &value)?;
+                chain.snapshot_at = Some(at);
+            }
+        }
+        let first = chain.snapshot_at.map_or(BatchId(0), BatchId::next);
+        for (key, value) in self.inner.heads.scan(&HeadKey::batches_of(query))? {
+            if let HeadKey::Batch(_, at) = key
+                && (first..=batch).contains(&at)
+            {
+                chain.deltas.push((at, decode::<BatchEntry>(&key, &value)?.body));
+            }
+        }
+        let wanted = batch.next().0.saturating_sub(first.0);
+        if chain.deltas.len() as u64 != wanted {
+            return Err(self.gap(query, batch, first, &chain)?);
+        }
+        Ok(chain)
+    }
+
+    fn gap(
+        &self,
+        query: QueryId,
+        batch: BatchId,
+        first: BatchId,
+        chain: &Chain,
+    ) -> Result<CheckpointError, CheckpointError> {
+        if self.latest_batch(query)?.is_none_or(|latest| batch > latest) || chain.deltas.is_empty() {
+            return Ok(CheckpointError::NoBatch { query, batch });
+        }
+        let held: BTreeSet<BatchId> = chain.deltas.iter().map(|(at, _)| *at).collect();
+        let missing = (first.0..=batch.0).map(BatchId).find(|at| !held.contains(at)).unwrap_or(first);
+        let key = HeadKey::Batch(query, missing);
+        Ok(CheckpointError::damaged(format!("head store key {key}"), "a state delta is missing"))
+    }
+
+    /// Reads a chain in parallel and folds it: snapshot parts as they are, later deltas into one per operator.
+    pub(crate) fn fold(
+        &self,
+        query: QueryId,
+        chain: &Chain,
+        keep: &(dyn Fn(ShardId) -> bool + Sync),
+    ) -> Result<Vec<(OperatorId, Vec<u8>)>, CheckpointError> {
+        let at = chain.snapshot_at.unwrap_or_default();
+        let parts = chain.snapshot.parts.iter().filter(|part| (part.first..part.end).any(|s| keep(ShardId(s))));
+        let snapshots = parts.map(|part| (HeadKey::Snapshot(query, at), &part.body));
+        let deltas = chain.deltas.iter().map(|(at, body)| (HeadKey::Batch(query, *at), body));
+        let snapshot_parts = snapshots.clone().count();
+        let files: Vec<(HeadKey, &Body)> = snapshots.chain(deltas).collect();
+        let read = map_parallel(&files, |(key, body)| self.read_sections(key, body, keep))?;
+        let mut out = Vec::new();
+        let mut later: BTreeMap<OperatorId, Vec<(usize, Vec<u8>)>> = BTreeMap::new();
+        for (index, sections) in read.into_iter().enumerate() {
+            for (operator, bytes) in sections {
+                if index < snapshot_parts {
+                    out.push((operator, bytes));
+                } else {
+                    later.entry(operator).or_default().push((index, bytes));
+                }
+            }
+        }
+        // Deletions matter only where a snapshot may hold the key.
+        let drop_deleted = snapshot_parts == 0;
+        for (operator, deltas) in later {
+            let slices: Vec<&[u8]> = deltas.iter().map(|(_, bytes)| bytes.as_slice()).collect();
+            let merged = delta::merge(&slices, keep, drop_deleted);
+            out.push((operator, merged.map_err(|error| CheckpointError::delta(&format!("query {query}"), error))?));
+        }
+        Ok(out)
+    }
+
+    /// The state sections of one file that touch wanted shards, cut down to them.
+    fn read_sections(
+        &self,
+        key: &HeadKey,
+        body: &Body,
+        keep: &(dyn Fn(ShardId) -> bool + Sync),
+    ) -> Result<Vec<(OperatorId, Vec<u8>)>, CheckpointError> {
+        let (file, bytes) = self.read_body(key, body)?;
+        let container = Container::parse(&file, &bytes)?;
+        let wanted = |kind| matches!(kind, Kind::State { first, end, .. } if (first.0..end.0).any(|s| keep(ShardId(s))));
+        let mut found = Vec::new();
+        for (kind, bytes) in container.read(wanted)? {
+            let Kind::State { operator, first, end } = kind else { continue };
+            let all = (first.0..end.0).all(|shard| keep(ShardId(shard)));
+            let cut = if all { Ok(bytes) } else { delta::merge(&[&bytes], keep, false) };
+            found.push((operator, cut.map_err(|error| CheckpointError::delta(&file, error))?));
+        }
+        Ok(found)
+    }
+}
+
+pub(crate) fn parse_record(file: &str, container: &Container<'_>) -> Result<PrepareRecord, CheckpointError> {
+    let json = container.read_one(Kind::Record)?;
+    serde_json::from_slice(&json).map_err(|error| CheckpointError::damaged(file, error))
+}

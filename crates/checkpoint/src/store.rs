@@ -1,0 +1,202 @@
+//! The facade: one durable home for the queries, checkpoints and state of a driver.
+//!
+//! Owns: opening, locking, epochs, and the cached tip of each query. The work is next door: `specs`,
+//! `prepare`, `read`, `compact`, `inspect`, `export`.
+//! Invariants: a blob is durable before the head points to it, and the head has stopped pointing to it before
+//! it is deleted; so a crash can only leave blobs that nothing points to, and those are removed at open.
+
+use crate::blob::{BlobStore, FileBlobStore, MemBlobStore, create_durably};
+use crate::error::CheckpointError;
+use crate::head::{HeadOp, HeadStore, MemHeadStore, SledHeadStore, Transacted};
+use crate::keys::{BlobName, HeadKey};
+use crate::lock::FolderLock;
+use crate::values::{BatchEntry, Body, INLINE_MAX_BYTES, STORE_VERSION, SnapshotEntry, SpecEntry, decode, decode_text};
+use highwater_core::ids::{BatchId, Epoch, QueryId};
+use highwater_core::offsets::Positions;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+/// Cheap to clone; blocking: call it on threads that may wait for the disk.
+#[derive(Clone)]
+pub struct CheckpointStore {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub blobs: Arc<dyn BlobStore>,
+    pub heads: Arc<dyn HeadStore>,
+    queries: Mutex<BTreeMap<QueryId, Arc<QuerySlot>>>,
+    /// Released last.
+    _lock: Option<FolderLock>,
+}
+
+/// What this process remembers of one query.
+#[derive(Default)]
+pub(crate) struct QuerySlot {
+    /// The newest prepared batch; `None` inside = not looked up yet. Held while a batch is prepared.
+    pub tip: Mutex<Option<Tip>>,
+    /// Read while files of the query are read, written while compaction deletes them.
+    pub files: RwLock<()>,
+    /// Held by the one compaction there may be.
+    pub compacting: Mutex<()>,
+}
+
+/// The newest prepared batch, if any, and its positions.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tip {
+    pub batch: Option<BatchId>,
+    pub positions: Positions,
+}
+
+impl CheckpointStore {
+    /// Opens the folder, creating it, and removes blobs that a crash has left. Fails with the holder's name if
+    /// another process has it open.
+    pub fn open(data_dir: &Path) -> Result<Self, CheckpointError> {
+        create_durably(data_dir)?;
+        let lock = FolderLock::take(data_dir)?;
+        let heads = SledHeadStore::open(&data_dir.join("head"))?;
+        let blobs = FileBlobStore::open(&data_dir.join("blobs"))?;
+        if heads.is_empty()? && !blobs.list(BlobName::ALL)?.is_empty() {
+            return Err(CheckpointError::HeadMissing { dir: data_dir.to_path_buf() });
+        }
+        Self::over(Arc::new(blobs), Arc::new(heads), Some(lock))
+    }
+
+    /// A store that ends with the process.
+    pub fn in_memory() -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                blobs: Arc::new(MemBlobStore::default()),
+                heads: Arc::new(MemHeadStore::default()),
+                queries: Mutex::default(),
+                _lock: None,
+            }),
+        }
+    }
+
+    /// A store over given parts, as after a restart.
+    pub fn with_parts(blobs: Arc<dyn BlobStore>, heads: Arc<dyn HeadStore>) -> Result<Self, CheckpointError> {
+        Self::over(blobs, heads, None)
+    }
+
+    fn over(
+        blobs: Arc<dyn BlobStore>,
+        heads: Arc<dyn HeadStore>,
+        lock: Option<FolderLock>,
+    ) -> Result<Self, CheckpointError> {
+        let store = Self { inner: Arc::new(Inner { blobs, heads, queries: Mutex::default(), _lock: lock }) };
+        store.check_version()?;
+        store.remove_leftovers()?;
+        Ok(store)
+    }
+
+    /// Claims the next epoch, durably. From then on every write of an earlier one is refused.
+    pub fn claim_epoch(&self) -> Result<Epoch, CheckpointError> {
+        let epoch = self.inner.heads.claim_epoch()?;
+        let version = STORE_VERSION.to_string().into_bytes();
+        let ops = [HeadOp::Expect(HeadKey::Format, None), HeadOp::Put(HeadKey::Format, version)];
+        // Refused = a store of this version already, which `open` has checked.
+        let _ = self.inner.heads.transact(epoch, &ops)?;
+        Ok(epoch)
+    }
+
+    fn check_version(&self) -> Result<(), CheckpointError> {
+        let Some(bytes) = self.inner.heads.get(&HeadKey::Format)? else { return Ok(()) };
+        let found: u32 = decode_text(&HeadKey::Format, &bytes)?;
+        if found == STORE_VERSION {
+            return Ok(());
+        }
+        Err(CheckpointError::UnknownVersion { file: "the head store".into(), found, supported: STORE_VERSION })
+    }
+
+    /// Deletes blobs that no head points to: a crash came before the head was written, or after it was removed.
+    fn remove_leftovers(&self) -> Result<(), CheckpointError> {
+        let blobs = self.inner.blobs.list(BlobName::ALL)?;
+        if blobs.is_empty() {
+            return Ok(());
+        }
+        let mut used = BTreeSet::new();
+        for (key, value) in self.inner.heads.scan(HeadKey::QUERIES)? {
+            let mut keep = |body: &Body| used.extend(body.blob().map(str::to_string));
+            match key {
+                HeadKey::Spec(_) => keep(&decode::<SpecEntry>(&key, &value)?.body),
+                HeadKey::Batch(..) => keep(&decode::<BatchEntry>(&key, &value)?.body),
+                HeadKey::Snapshot(..) => {
+                    decode::<SnapshotEntry>(&key, &value)?.parts.iter().for_each(|part| keep(&part.body));
+                }
+                _ => {}
+            }
+        }
+        for blob in blobs.iter().filter(|blob| !used.contains(*blob)) {
+            tracing::info!(%blob, "removing a checkpoint file that a crash has left");
+            self.inner.blobs.delete(blob)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn slot(&self, query: QueryId) -> Arc<QuerySlot> {
+        lock(&self.inner.queries).entry(query).or_default().clone()
+    }
+
+    pub(crate) fn forget(&self, query: QueryId) {
+        lock(&self.inner.queries).remove(&query);
+    }
+
+    /// Puts small contents into the head value itself and others into a blob.
+    pub(crate) fn write_body(&self, name: BlobName, bytes: Vec<u8>) -> Result<Body, CheckpointError> {
+        if bytes.len() <= INLINE_MAX_BYTES {
+            return Ok(Body::Inline(bytes));
+        }
+        let name = name.to_string();
+        self.inner.blobs.put(&name, &bytes)?;
+        Ok(Body::Blob { name, size_bytes: bytes.len() as u64 })
+    }
+
+    /// The bytes of a body and the name to call it by in messages.
+    pub(crate) fn read_body(&self, key: &HeadKey, body: &Body) -> Result<(String, Vec<u8>), CheckpointError> {
+        match body {
+            Body::Inline(bytes) => Ok((format!("head store key {key}"), bytes.clone())),
+            Body::Blob { name, .. } => match self.inner.blobs.get(name)? {
+                Some(bytes) => Ok((name.clone(), bytes)),
+                None => Err(CheckpointError::damaged(name, "the file is missing")),
+            },
+        }
+    }
+
+    pub(crate) fn transact(&self, epoch: Epoch, query: QueryId, ops: &[HeadOp]) -> Result<(), CheckpointError> {
+        match self.inner.heads.transact(epoch, ops)? {
+            Transacted::Done => Ok(()),
+            Transacted::Refused if self.inner.heads.get(&HeadKey::Spec(query))?.is_none() => {
+                Err(CheckpointError::NoQuery { query })
+            }
+            Transacted::Refused => Err(CheckpointError::Conflict { query }),
+        }
+    }
+
+    /// Refuses a stale epoch before any work is done for it; the transaction checks again.
+    pub(crate) fn check_epoch(&self, yours: Epoch) -> Result<(), CheckpointError> {
+        let current = self.inner.heads.epoch()?;
+        if yours == current { Ok(()) } else { Err(CheckpointError::Fenced { yours, current }) }
+    }
+
+    pub(crate) fn batch_number(&self, key: &HeadKey) -> Result<Option<BatchId>, CheckpointError> {
+        let value = self.inner.heads.get(key)?;
+        value.map(|bytes| decode_text(key, &bytes).map(BatchId)).transpose()
+    }
+
+    /// The newest prepared batch.
+    pub fn latest_batch(&self, query: QueryId) -> Result<Option<BatchId>, CheckpointError> {
+        self.batch_number(&HeadKey::Latest(query))
+    }
+
+    /// The newest batch noted as committed. May lag behind by what a power cut took.
+    pub fn committed_batch(&self, query: QueryId) -> Result<Option<BatchId>, CheckpointError> {
+        self.batch_number(&HeadKey::Committed(query))
+    }
+}
+
+/// A panic elsewhere does not make what these locks guard wrong.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,306 @@
+//! The arguments of every command, as clap parses them.
+//!
+//! Owns: names, defaults that do not depend on configuration, help texts. Does not own: configuration
+//! (`config` fills what the command line leaves open).
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Exactly-once micro-batch SQL for Kafka.
+#[derive(Debug, Parser)]
+#[command(name = "highwater", version, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 success, 1 failure, 2 usage or invalid SQL, 3 driver unreachable, 130 interrupted.")]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Global {
+    /// Make stdout JSON only
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Configuration file (TOML); flags and environment come first
+    #[arg(long, global = true, value_name = "F.toml", env = "HIGHWATER_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// URL of the driver [default: http://127.0.0.1:7070]
+    #[arg(long, global = true, value_name = "URL", env = "HIGHWATER_DRIVER")]
+    pub driver: Option<String>,
+    /// Form of the logs on stderr; RUST_LOG selects what is logged [default: text]
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the driver: plans, checkpoints and serves gRPC and HTTP
+    Driver(DriverArgs),
+    /// Run an executor: reads partitions, keeps shards of state, writes sinks
+    Executor(ExecutorArgs),
+    /// Store a query and run it
+    Submit(SubmitArgs),
+    /// Run one script in this process, without a cluster
+    Run(RunArgs),
+    /// Compile a script and report what is wrong with it; needs no driver
+    Validate(ScriptArgs),
+    /// Show the dataflow a script compiles to; needs no driver
+    Explain(ScriptArgs),
+    /// List all queries
+    Ls,
+    /// Show what one query is doing
+    Status(NameArgs),
+    /// Show the last micro-batches of a query
+    Progress(ProgressArgs),
+    /// Show how far a query is behind, per partition
+    Lag(NameArgs),
+    /// Stop a query after the batch in flight
+    Stop(NameArgs),
+    /// Resume a stopped, failed or finished query from its checkpoint
+    Start(StartArgs),
+    /// Remove a query and its checkpoint; its sinks keep what they hold
+    Drop(DropArgs),
+    /// Look into checkpoints while no driver runs
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
+    /// Show a whole cluster at work on generated card payments
+    Demo(DemoArgs),
+}
+
+impl Command {
+    /// Processes that log by default; the others stay quiet unless RUST_LOG asks.
+    pub fn is_server(&self) -> bool {
+        matches!(self, Self::Driver(_) | Self::Executor(_))
+    }
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct DriverArgs {
+    /// Address of the gRPC services [default: 127.0.0.1:7070]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Address of the HTTP endpoints [default: 127.0.0.1:7071]
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<SocketAddr>,
+    /// Folder of the checkpoints, created if missing [default: ./highwater-data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// How long a silent executor is believed alive, milliseconds [default: 3000]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    pub lease_ms: Option<u64>,
+    #[arg(long, hide = true)]
+    pub exit_with_parent: bool,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct ExecutorArgs {
+    /// Tasks run at a time, shared by all queries [default: cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub slots: Option<u32>,
+    /// Address for other executors; port 0 takes a free one [default: 127.0.0.1:0]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// HOST:PORT under which other executors reach this one; port 0 stands for the port in use
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// Folder of private scratch space [default: the system's temporary folder]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    pub exit_with_parent: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// The script; - reads stdin
+    #[arg(value_name = "FILE.sql")]
+    pub file: String,
+    /// Name of the query [default: the file's stem]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Follow the query and end with it
+    #[arg(long)]
+    pub wait: bool,
+    /// Stop and replace a query of this name; the new one begins with a new checkpoint
+    #[arg(long)]
+    pub replace: bool,
+    /// Accept that the sinks already hold output of another query
+    #[arg(long)]
+    pub new_output: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The script; - reads stdin
+    #[arg(value_name = "FILE.sql")]
+    pub file: String,
+    /// Name of the query [default: the file's stem]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Folder of the checkpoint, created if missing [default: ./highwater-data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ScriptArgs {
+    /// The script; - reads stdin
+    #[arg(value_name = "FILE.sql")]
+    pub file: String,
+}
+
+#[derive(Debug, Args)]
+pub struct NameArgs {
+    /// Name of the query
+    #[arg(value_name = "N")]
+    pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ProgressArgs {
+    /// Name of the query
+    #[arg(value_name = "N")]
+    pub name: String,
+    /// How many past batches to show
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    pub last: u32,
+    /// Go on with each batch at its commit, until the query ends
+    #[arg(long)]
+    pub follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StartArgs {
+    /// Name of the query
+    #[arg(value_name = "N")]
+    pub name: String,
+    /// Follow the query and end with it
+    #[arg(long)]
+    pub wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DropArgs {
+    /// Name of the query
+    #[arg(value_name = "N")]
+    pub name: String,
+    /// Stop it first if it runs
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CheckpointCommand {
+    /// List the checkpoints of a query
+    Ls(CheckpointArgs),
+    /// Show what one checkpoint holds
+    Show {
+        #[command(flatten)]
+        at: CheckpointArgs,
+        /// Micro-batch [default: the newest]
+        #[arg(long, value_name = "B")]
+        batch: Option<u64>,
+    },
+    /// Write offsets/N, commits/N and state/… in the layout people know
+    Export {
+        #[command(flatten)]
+        at: CheckpointArgs,
+        /// Folder to write into; must be empty or new
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+    },
+    /// Read every checkpoint and blob and compare the checksums
+    Verify(CheckpointArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct CheckpointArgs {
+    /// Name of the query
+    #[arg(value_name = "N")]
+    pub name: String,
+    /// Folder of the checkpoints [default: ./highwater-data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// End by itself after so many seconds
+    #[arg(long, value_name = "N")]
+    pub seconds: Option<u64>,
+    /// Card payments generated per second
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=5000))]
+    pub rate: u32,
+    /// Second after which one executor is killed; 0 kills none
+    #[arg(long, value_name = "S", default_value_t = 20)]
+    pub kill_after: u64,
+    /// Print lines even on a terminal
+    #[arg(long)]
+    pub plain: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_line_of_the_contract_parses() {
+        for line in [
+            "highwater driver --listen 127.0.0.1:7070 --http 127.0.0.1:7071 --data-dir ./highwater-data --config F.toml",
+            "highwater executor --driver http://h:1 --slots 4 --listen 127.0.0.1:0 --advertise host:7080 --data-dir D",
+            "highwater submit q.sql --name n --wait --replace --new-output",
+            "highwater submit - --name n",
+            "highwater run q.sql --data-dir D",
+            "highwater validate q.sql",
+            "highwater explain q.sql --json",
+            "highwater --json ls",
+            "highwater status n",
+            "highwater progress n --last 5 --follow",
+            "highwater lag n",
+            "highwater stop n",
+            "highwater start n --wait",
+            "highwater drop n --force",
+            "highwater checkpoint ls n --data-dir D",
+            "highwater checkpoint show n",
+            "highwater checkpoint export n --to out",
+            "highwater checkpoint verify n --json",
+            "highwater demo --seconds 30",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn wrong_usage_ends_with_2() {
+        for line in ["highwater", "highwater submti q.sql", "highwater status", "highwater executor --slots 0"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn progress_shows_one_batch_by_default() {
+        let Command::Progress(args) = parse("highwater progress n").unwrap().command else { panic!("not progress") };
+        assert_eq!((args.last, args.follow), (1, false));
+    }
+}

@@ -1,0 +1,36 @@
+//! `validate`, `explain`: the compiler alone, no driver needed.
+//!
+//! Invariant: a script that does not compile ends with exit code 2, the reason on stderr.
+
+use crate::cli::ScriptArgs;
+use crate::commands::Context;
+use crate::failure::Failure;
+use crate::{output, script};
+use highwater_engine::CompiledQuery;
+use serde_json::json;
+
+pub fn validate(args: &ScriptArgs, context: &Context) -> Result<(), Failure> {
+    match compile(args) {
+        Ok(query) => {
+            output::warnings(&query.warnings);
+            context.show(|| json!({"valid": true, "warnings": query.warnings}), || format!("{} is valid", args.file))
+        }
+        Err(failure) => {
+            if let (true, Failure::Invalid(message)) = (context.global.json, &failure) {
+                output::json(&json!({"valid": false, "error": message}))?;
+            }
+            Err(failure)
+        }
+    }
+}
+
+pub fn explain(args: &ScriptArgs, context: &Context) -> Result<(), Failure> {
+    let query = compile(args)?;
+    output::warnings(&query.warnings);
+    context.show(|| query.explain_json(), || query.explain_text().trim_end().to_string())
+}
+
+fn compile(args: &ScriptArgs) -> Result<CompiledQuery, Failure> {
+    let sql = script::read(&args.file)?;
+    highwater_engine::compile(&sql).map_err(|error| Failure::invalid(error.to_string()))
+}

@@ -1,0 +1,184 @@
+//! `progress`: micro-batches as they were committed.
+//!
+//! Owns: the one-line view of a progress document. The documents themselves are the driver's.
+
+use crate::cli::ProgressArgs;
+use crate::client::{Client, LOOK, request};
+use crate::commands::Context;
+use crate::failure::Failure;
+use crate::follow::{self, Batch, News};
+use crate::output;
+use highwater_proto::v1::StreamProgressRequest;
+use serde_json::Value;
+use std::fmt;
+
+const HEADING: &str = "   BATCH  TIME                 RECORDS  RECORDS/S    TOOK MS  WATERMARK            STATE ROWS";
+
+pub async fn progress(args: ProgressArgs, context: &Context) -> Result<(), Failure> {
+    let driver = context.driver()?;
+    let mut view = View { json: context.global.json, headed: false };
+    if args.follow {
+        return follow_until_end(&driver, &args, view).await;
+    }
+    let (name, last) = (args.name.as_str(), args.last);
+    let call = |mut client: Client| async move {
+        let asked = StreamProgressRequest { name: name.to_string(), last, follow: false };
+        client.stream_progress(request(asked, LOOK)).await
+    };
+    let mut stream = driver.call(call).await?;
+    let mut batches = 0;
+    while let Some(message) = stream.message().await? {
+        if let Some(batch) = follow::parse(&message.progress_json)? {
+            batches += 1;
+            view.batch(&batch)?;
+        }
+    }
+    if batches == 0 && last > 0 {
+        output::note(&format!("query {name} has committed no micro-batch yet"));
+    }
+    Ok(())
+}
+
+async fn follow_until_end(driver: &crate::client::Driver, args: &ProgressArgs, mut view: View) -> Result<(), Failure> {
+    let followed = follow::follow(driver, &args.name, args.last, |news| match news {
+        News::Batch(batch) => view.batch(&batch),
+        News::Away(reason) => {
+            output::note(&format!("the driver is away ({reason}); waiting for it to return"));
+            Ok(())
+        }
+        News::Back => Ok(()),
+    });
+    tokio::select! {
+        ended = followed => {
+            let status = ended?;
+            let state = crate::json::state_name(status.state());
+            output::note(format!("query {} {state} {}", status.name, status.message).trim_end());
+            Ok(())
+        }
+        _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted(String::new())),
+    }
+}
+
+struct View {
+    json: bool,
+    headed: bool,
+}
+
+impl View {
+    fn batch(&mut self, batch: &Batch) -> Result<(), Failure> {
+        if self.json {
+            return output::line(&batch.text);
+        }
+        if !self.headed {
+            self.headed = true;
+            output::line(HEADING)?;
+        }
+        output::line(&row(&batch.document))
+    }
+}
+
+/// One batch on one line, under [`HEADING`].
+pub fn row(document: &Value) -> String {
+    let time = text(document, "timestamp").unwrap_or("?");
+    let watermark = document.get("eventTime").and_then(|event| event.get("watermark")).and_then(Value::as_str);
+    format!(
+        "{:>8}  {:<19} {:>8}  {:>9}  {:>9}  {:<19}  {:>10}",
+        whole(document, "batchId").map_or_else(|| "?".to_string(), |id| id.to_string()),
+        seconds(time),
+        whole(document, "numInputRows").unwrap_or(0),
+        rate(document, "processedRowsPerSecond").map_or_else(|| "?".to_string(), |rate| format!("{rate:.0}")),
+        whole(document, "batchDuration").unwrap_or(0),
+        watermark.map_or("-", seconds),
+        state_rows(document),
+    )
+}
+
+/// Rows of state, all operators together.
+fn state_rows(document: &Value) -> u64 {
+    let operators = document.get("stateOperators").and_then(Value::as_array);
+    operators.into_iter().flatten().filter_map(|operator| whole(operator, "numRowsTotal")).sum()
+}
+
+/// An ISO time without fractions and zone.
+fn seconds(time: &str) -> &str {
+    time.get(..19).unwrap_or(time)
+}
+
+fn text<'a>(document: &'a Value, key: &str) -> Option<&'a str> {
+    document.get(key).and_then(Value::as_str)
+}
+
+fn whole(document: &Value, key: &str) -> Option<u64> {
+    document.get(key).and_then(Value::as_u64)
+}
+
+fn rate(document: &Value, key: &str) -> Option<f64> {
+    document.get(key).and_then(Value::as_f64)
+}
+
+/// What one progress line says of a query followed from now on.
+#[derive(Debug, Default)]
+pub struct Totals {
+    batch: Option<u64>,
+    records: u64,
+    per_second: Option<f64>,
+}
+
+impl Totals {
+    pub fn add(&mut self, document: &Value) {
+        self.batch = whole(document, "batchId");
+        self.records += whole(document, "numInputRows").unwrap_or(0);
+        self.per_second = rate(document, "processedRowsPerSecond");
+    }
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.batch {
+            None => f.write_str("no batch committed yet"),
+            Some(batch) => {
+                write!(f, "batch {batch}, {} records", self.records)?;
+                self.per_second.map_or(Ok(()), |rate| write!(f, ", {rate:.0} records/s"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn document() -> Value {
+        json!({
+            "batchId": 7, "timestamp": "2026-01-01T00:00:00.123Z", "batchDuration": 42, "numInputRows": 1000,
+            "processedRowsPerSecond": 23809.5, "eventTime": {"watermark": "2025-12-31T23:59:55.000Z"},
+            "stateOperators": [{"numRowsTotal": 3}, {"numRowsTotal": 4}]
+        })
+    }
+
+    #[test]
+    fn a_batch_is_one_line_under_its_heading() {
+        let row = row(&document());
+        assert_eq!(
+            row,
+            "       7  2026-01-01T00:00:00     1000      23810         42  2025-12-31T23:59:55           7"
+        );
+        assert_eq!(row.len(), HEADING.len());
+    }
+
+    #[test]
+    fn what_is_unknown_is_said_so() {
+        let row = row(&json!({}));
+        assert!(row.trim_start().starts_with('?'), "{row}");
+    }
+
+    #[test]
+    fn totals_add_up() {
+        let mut totals = Totals::default();
+        assert_eq!(totals.to_string(), "no batch committed yet");
+        totals.add(&document());
+        totals.add(&document());
+        assert_eq!(totals.to_string(), "batch 7, 2000 records, 23810 records/s");
+    }
+}

@@ -1,0 +1,146 @@
+//! The demo's cluster: one driver and some executors, each a process of its own, as in production.
+//!
+//! Owns: starting, killing and ending the processes. Invariant: none of them outlives the demo, however it ends
+//! (each watches a pipe that this process holds).
+
+use crate::failure::Failure;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long processes may take to end when asked to.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One process of the cluster.
+struct Process {
+    label: String,
+    child: Child,
+    log: PathBuf,
+}
+
+/// The processes; dropping this kills what is left of them.
+pub struct Cluster {
+    pub driver_url: String,
+    folder: PathBuf,
+    driver: Process,
+    executors: Vec<Process>,
+    started: usize,
+}
+
+impl Cluster {
+    /// Starts a driver and `executors` executors with their files under `folder`.
+    pub fn start(folder: &Path, executors: usize) -> Result<Self, Failure> {
+        let address = format!("127.0.0.1:{}", free_port()?);
+        let data = folder.join("driver").display().to_string();
+        let args = ["driver", "--listen", &address, "--http", "127.0.0.1:0", "--data-dir", &data];
+        let driver = spawn("driver", &args, folder)?;
+        let driver_url = format!("http://{address}");
+        let mut cluster =
+            Self { driver_url, folder: folder.to_path_buf(), driver, executors: Vec::new(), started: 0 };
+        for _ in 0..executors {
+            cluster.add_executor()?;
+        }
+        Ok(cluster)
+    }
+
+    /// Starts one more executor and says what it is called.
+    pub fn add_executor(&mut self) -> Result<String, Failure> {
+        self.started += 1;
+        let label = format!("executor {}", self.started);
+        let process = spawn(&label, &["executor", "--driver", &self.driver_url, "--slots", "2"], &self.folder)?;
+        let named = format!("{label} (process {})", process.child.id());
+        self.executors.push(process);
+        Ok(named)
+    }
+
+    /// Kills the oldest executor with SIGKILL, as the out-of-memory killer would, and says which it was.
+    pub fn kill_executor(&mut self) -> Option<String> {
+        if self.executors.is_empty() {
+            return None;
+        }
+        let mut process = self.executors.remove(0);
+        let named = format!("{} (process {})", process.label, process.child.id());
+        // Both fail only if it is dead already, which is what was wanted.
+        let _ = process.child.kill();
+        let _ = process.child.wait();
+        Some(named)
+    }
+
+    /// An error naming a process that ended by itself, with the end of its log.
+    pub fn check(&mut self) -> Result<(), Failure> {
+        for process in std::iter::once(&mut self.driver).chain(&mut self.executors) {
+            if let Some(status) = process.child.try_wait()? {
+                let log = std::fs::read_to_string(&process.log).unwrap_or_default();
+                let lines: Vec<_> = log.lines().collect();
+                let tail = lines[lines.len().saturating_sub(8)..].join("\n");
+                return Err(Failure::failed(format!("the demo's {} ended with {status}:\n{tail}", process.label)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all processes, gently first.
+    pub fn stop(&mut self) {
+        self.each(|process| {
+            if let Ok(id) = i32::try_from(process.child.id()) {
+                // It may have ended already.
+                let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
+            }
+        });
+        let deadline = Instant::now() + PATIENCE;
+        self.each(|process| {
+            while matches!(process.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = process.child.kill();
+            let _ = process.child.wait();
+        });
+    }
+
+    fn each(&mut self, mut act: impl FnMut(&mut Process)) {
+        // Executors first: a driver that goes before them makes them retry.
+        self.executors.iter_mut().for_each(&mut act);
+        act(&mut self.driver);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.each(|process| {
+            // Ended processes refuse the signal, and are waited for already.
+            let _ = process.child.kill();
+            let _ = process.child.wait();
+        });
+    }
+}
+
+fn spawn(label: &str, args: &[&str], folder: &Path) -> Result<Process, Failure> {
+    let failed = |error: std::io::Error| Failure::failed(format!("cannot start the demo's {label}: {error}"));
+    let binary = std::env::current_exe().map_err(failed)?;
+    let log = folder.join(format!("{}.log", label.replace(' ', "-")));
+    let child = Command::new(binary)
+        .args(args)
+        .arg("--exit-with-parent")
+        .env_remove("HIGHWATER_DRIVER")
+        .env_remove("HIGHWATER_CONFIG")
+        .env("RUST_LOG", "warn")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(File::create(&log).map_err(failed)?)
+        // ^C is for the demo, which then ends its processes in order.
+        .process_group(0)
+        .spawn()
+        .map_err(failed)?;
+    Ok(Process { label: label.to_string(), child, log })
+}
+
+/// A port that is free now.
+fn free_port() -> Result<u16, Failure> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(listener.local_addr()?.port())
+}

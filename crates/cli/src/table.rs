@@ -1,0 +1,159 @@
+//! Tables for eyes.
+//!
+//! Owns: columns and number formats. Does not own: the JSON for machines (`json`).
+
+use crate::json::{partitions, state_name};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use highwater_proto::v1::{ExecutorStatus, GetLagResponse, QueryStatus};
+use std::time::Duration;
+
+/// An empty table with these headings.
+pub fn table(headings: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(headings.iter().map(|heading| Cell::new(heading.to_uppercase())));
+    table
+}
+
+/// A cell for a number, aligned to the right.
+pub fn number(value: impl ToString) -> Cell {
+    Cell::new(value.to_string()).set_alignment(CellAlignment::Right)
+}
+
+/// A number that may not be known.
+pub fn maybe(value: Option<impl ToString>) -> Cell {
+    value.map_or_else(|| number("?"), number)
+}
+
+/// `ls`.
+pub fn list(queries: &[QueryStatus]) -> String {
+    if queries.is_empty() {
+        return "no queries; submit one with `highwater submit FILE.sql`".to_string();
+    }
+    let mut table = table(&["name", "state", "batch", "executors", "message"]);
+    for query in queries {
+        table.add_row(vec![
+            Cell::new(&query.name),
+            Cell::new(state_name(query.state())),
+            query.batch_id.map_or_else(|| number("-"), number),
+            number(query.executors.len()),
+            Cell::new(&query.message),
+        ]);
+    }
+    table.to_string()
+}
+
+/// `status`.
+pub fn status(query: &QueryStatus) -> String {
+    let batch = query.batch_id.map_or_else(|| "none yet".to_string(), |batch| batch.to_string());
+    let mut lines = vec![
+        format!("name      {}", query.name),
+        format!("state     {}", state_name(query.state())),
+        format!("batch     {batch}"),
+    ];
+    if !query.run_id.is_empty() {
+        lines.push(format!("run       {}", query.run_id));
+    }
+    if !query.message.is_empty() {
+        lines.push(format!("message   {}", query.message));
+    }
+    lines.extend(query.warnings.iter().map(|warning| format!("warning   {warning}")));
+    if !query.executors.is_empty() {
+        let mut table = table(&["executor", "address", "slots", "partitions", "shards", "input rows"]);
+        for executor in &query.executors {
+            table.add_row(vec![
+                Cell::new(short(&executor.id)),
+                Cell::new(&executor.address),
+                number(executor.slots),
+                Cell::new(share(executor)),
+                number(executor.shards),
+                number(executor.input_rows),
+            ]);
+        }
+        lines.push(String::new());
+        lines.push(table.to_string());
+    }
+    lines.join("\n")
+}
+
+/// `lag`.
+pub fn lag(lag: &GetLagResponse) -> String {
+    let mut table = table(&["topic", "partition", "committed", "earliest", "latest", "lag", "behind"]);
+    for partition in &lag.partitions {
+        table.add_row(vec![
+            Cell::new(&partition.topic),
+            number(partition.partition),
+            maybe(partition.committed_offset),
+            maybe(partition.earliest_offset),
+            maybe(partition.latest_offset),
+            maybe(partition.lag),
+            maybe(partition.behind_ms.map(milliseconds)),
+        ]);
+    }
+    let total = lag.total_lag.map_or_else(|| "? (a broker did not answer)".to_string(), |total| total.to_string());
+    format!("{table}\ntotal lag of {}: {total}", lag.name)
+}
+
+/// Partitions of one executor: `payments 0-3, refunds 0`.
+pub fn share(executor: &ExecutorStatus) -> String {
+    let shares: Vec<_> =
+        partitions(executor).into_iter().map(|(topic, numbers)| format!("{topic} {}", ranges(numbers))).collect();
+    if shares.is_empty() { "-".to_string() } else { shares.join(", ") }
+}
+
+/// Ascending numbers, shortened: `0-3,7`.
+pub fn ranges(numbers: &[i32]) -> String {
+    let mut runs: Vec<(i32, i32)> = Vec::new();
+    for &number in numbers {
+        match runs.last_mut() {
+            Some((_, end)) if *end + 1 == number => *end = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    let runs: Vec<_> =
+        runs.into_iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") }).collect();
+    runs.join(",")
+}
+
+/// The first group of a UUID: enough to tell executors apart.
+pub fn short(id: &str) -> &str {
+    id.split('-').next().unwrap_or(id)
+}
+
+/// A duration in the two largest units that matter.
+pub fn milliseconds(ms: i64) -> String {
+    let ms = u64::try_from(ms).unwrap_or(0);
+    if ms >= 10_000 {
+        return humantime::format_duration(Duration::from_secs(ms / 1000)).to_string();
+    }
+    humantime::format_duration(Duration::from_millis(ms)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_shortened() {
+        assert_eq!(ranges(&[0, 1, 2, 3, 7, 9, 10]), "0-3,7,9-10");
+        assert_eq!(ranges(&[]), "");
+    }
+
+    #[test]
+    fn an_unknown_lag_is_a_question_mark() {
+        let wire = GetLagResponse {
+            name: "q".into(),
+            total_lag: None,
+            partitions: vec![highwater_proto::v1::PartitionLag { topic: "t".into(), ..Default::default() }],
+        };
+        let text = lag(&wire);
+        assert!(text.contains('?') && text.contains("total lag of q: ?"), "{text}");
+    }
+
+    #[test]
+    fn long_times_drop_their_milliseconds() {
+        assert_eq!(milliseconds(1_234), "1s 234ms");
+        assert_eq!(milliseconds(61_234), "1m 1s");
+        assert_eq!(milliseconds(-1), "0s");
+    }
+}

@@ -1,0 +1,181 @@
+//! Tests of decoding chunks, cutting them, and the buffer that keeps them.
+
+use super::super::buffer::{Found, PartitionBuffer};
+use super::*;
+use arrow::datatypes::Field;
+use datafusion::physical_expr::expressions::Column;
+use highwater_core::ids::SourceId;
+use highwater_core::options::SourceOptions;
+use highwater_engine::query::{ConnectorOptions, Format, KafkaOptions};
+use proptest::prelude::*;
+
+pub fn table(on_bad_record: OnBadRecord, columns_used: Vec<usize>) -> SourceTable {
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Int64, true),
+        Field::new("ts", DataType::Timestamp(TimeUnit::Millisecond, None), true),
+        Field::new("name", DataType::Utf8, true),
+        Field::new("_offset", DataType::Int64, false),
+        Field::new("_topic", DataType::Utf8, false),
+        Field::new("_key", DataType::Binary, true),
+    ]));
+    SourceTable {
+        id: SourceId(0),
+        name: "t".into(),
+        schema,
+        connector: ConnectorOptions::Kafka(KafkaOptions {
+            topic: Some("topic".into()),
+            bootstrap_servers: "localhost:1".into(),
+            format: Format::Json,
+            properties: Default::default(),
+        }),
+        options: SourceOptions { on_bad_record, ..SourceOptions::default() },
+        watermark: Some(Arc::new(Column::new("ts", 1))),
+        columns_used,
+    }
+}
+
+fn tp() -> TopicPartition {
+    TopicPartition::new("topic", 3)
+}
+
+/// Records at `offsets`; every offset in `bad` does not decode. The watermark is 1000 − offset.
+fn raw(offsets: &[i64], bad: &[i64]) -> RawRecords {
+    let mut raw = RawRecords::default();
+    for offset in offsets {
+        let payload = match bad.contains(offset) {
+            true => format!("{{\"id\":\"{offset}\"}}"),
+            false => format!("{{\"id\":{offset},\"ts\":{},\"name\":\"n{offset}\"}}", 1000 - offset),
+        };
+        raw.push_parts(*offset, Some(5000 + offset), Some(b"k"), Some(payload.as_bytes()), None);
+    }
+    raw
+}
+
+fn decode(on_bad: OnBadRecord, offsets: &[i64], bad: &[i64]) -> DecodedChunk {
+    ChunkDecoder::new(&table(on_bad, vec![0, 3])).unwrap().decode(&tp(), &raw(offsets, bad)).unwrap()
+}
+
+#[test]
+fn the_layout_is_the_columns_used_and_metadata() {
+    let table = table(OnBadRecord::Fail, vec![2, 3, 4, 5]);
+    let chunk = ChunkDecoder::new(&table).unwrap().decode(&tp(), &raw(&[7, 9], &[])).unwrap().slice(0, 100).unwrap();
+    let names: Vec<_> = chunk.batch.schema().fields().iter().map(|field| field.name().clone()).collect();
+    // The watermark needs `ts`, which is decoded but not handed out.
+    assert_eq!(names, ["name", "_offset", "_topic", "_key"]);
+    assert_eq!(chunk.batch.column(0).as_string::<i32>().value(1), "n9");
+    assert_eq!(chunk.batch.column(1).as_primitive::<Int64Type>().values(), &[7, 9]);
+    assert_eq!(chunk.batch.column(2).as_string::<i32>().value(0), "topic");
+    assert_eq!(chunk.batch.column(3).as_binary::<i32>().value(0), b"k");
+    assert_eq!((chunk.max_watermark_ms, chunk.max_timestamp_ms), (Some(993), Some(5009)));
+}
+
+#[test]
+fn no_columns_count_rows() {
+    let mut table = table(OnBadRecord::Skip, vec![]);
+    table.watermark = None;
+    let chunk = ChunkDecoder::new(&table).unwrap().decode(&tp(), &raw(&[1, 2, 3], &[])).unwrap();
+    assert_eq!(chunk.slice(2, 9).unwrap().batch.num_rows(), 2);
+}
+
+#[test]
+fn bad_records_are_skipped_exactly_or_fail_the_range_that_holds_them() {
+    let chunk = decode(OnBadRecord::Skip, &[10, 11, 14, 15], &[11, 15]);
+    let all = chunk.slice(0, 100).unwrap();
+    assert_eq!((all.records, all.batch.num_rows()), (4, 2));
+    assert_eq!(all.bad.iter().map(|bad| bad.offset).collect::<Vec<_>>(), [11, 15]);
+    assert_eq!(all.bad[0].payload.as_deref(), Some(b"{\"id\":\"11\"}".as_slice()));
+    assert!(all.bad[0].reason.starts_with("column 'id': expected BIGINT"), "{}", all.bad[0].reason);
+    let part = chunk.slice(12, 15).unwrap();
+    assert_eq!(part.batch.column(0).as_primitive::<Int64Type>().values(), &[14]);
+    assert!(part.bad.is_empty());
+
+    let chunk = decode(OnBadRecord::Fail, &[10, 11, 14, 15], &[11, 15]);
+    assert_eq!(chunk.slice(10, 11).unwrap().records, 1);
+    assert_eq!(chunk.slice(12, 15).unwrap().records, 1);
+    let error = chunk.slice(10, 15).unwrap_err();
+    assert_eq!(error.kind(), highwater_core::error::ErrorKind::Fix);
+    let text = error.to_string();
+    assert!(text.starts_with("bad record in topic-3 at offset 11: column 'id'"), "{text}");
+    assert!(text.ends_with("set on_bad_record = 'skip' or 'dead_letter' to go on"), "{text}");
+}
+
+#[test]
+fn dead_letters_keep_the_key() {
+    let chunk = decode(OnBadRecord::DeadLetter { topic: "d".into() }, &[1], &[1]).slice(0, 9).unwrap();
+    assert_eq!(chunk.bad[0].key.as_deref(), Some(b"k".as_slice()));
+    assert_eq!(chunk.bad[0].timestamp_ms, Some(5001));
+}
+
+#[test]
+fn tombstones_and_empty_values_differ_in_the_checksum() {
+    let sum = |payload: Option<&[u8]>| {
+        let mut raw = RawRecords::default();
+        raw.push_parts(1, None, None, payload, None);
+        raw.hashes[0]
+    };
+    assert_ne!(sum(None), sum(Some(b"")));
+}
+
+#[test]
+fn a_buffer_knows_gaps_markers_and_what_is_released() {
+    let mut buffer = PartitionBuffer::new(1, 5, None);
+    assert!(matches!(buffer.find(5), Found::NotYet));
+    assert!(matches!(buffer.find(4), Found::Gone));
+    // Read up to 12, undecoded from 8: nothing lies between 5 and 8.
+    buffer.advance(12, false, Some(8), 100);
+    assert!(matches!(buffer.find(5), Found::Nothing { to: 8 }));
+    assert!(matches!(buffer.find(8), Found::NotYet));
+    assert_eq!((buffer.position(), buffer.at_end()), (12, false));
+    buffer.push(Arc::new(decode(OnBadRecord::Fail, &[8, 11], &[])));
+    buffer.advance(15, true, None, 0);
+    assert!(matches!(buffer.find(9), Found::Chunk(_)));
+    assert!(matches!(buffer.find(12), Found::Nothing { to: 15 }));
+    assert!(matches!(buffer.find(15), Found::NotYet));
+    assert_eq!((buffer.position(), buffer.at_end()), (15, true));
+    buffer.release(9);
+    assert!(matches!(buffer.find(8), Found::Chunk(_)), "a chunk goes only as a whole");
+    buffer.release(12);
+    assert!(matches!(buffer.find(11), Found::Gone));
+    assert_eq!(buffer.memory_bytes(), 0);
+    buffer.release(15);
+    assert!(buffer.serves(15) && !buffer.serves(14) && !buffer.serves(16));
+}
+
+#[test]
+fn a_limit_is_the_end() {
+    let mut buffer = PartitionBuffer::new(1, 5, Some(10));
+    buffer.advance(20, false, None, 0);
+    assert_eq!((buffer.position(), buffer.at_end()), (10, true));
+}
+
+proptest! {
+    /// However a chunk is cut, the parts add up to the whole and hold each record once.
+    #[test]
+    fn slices_add_up(
+        steps in proptest::collection::vec((1i64..4, any::<bool>()), 1..40),
+        cuts in proptest::collection::vec(0i64..130, 0..6),
+    ) {
+        let mut at = 0;
+        let (mut offsets, mut bad) = (Vec::new(), Vec::new());
+        for (step, is_bad) in steps {
+            at += step;
+            offsets.push(at);
+            if is_bad {
+                bad.push(at);
+            }
+        }
+        let chunk = decode(OnBadRecord::Skip, &offsets, &bad);
+        let whole = chunk.slice(0, i64::MAX).unwrap();
+        let mut cuts: Vec<i64> = cuts.into_iter().chain([0, 1000]).collect();
+        cuts.sort_unstable();
+        let parts: Vec<Chunk> = cuts.windows(2).map(|cut| chunk.slice(cut[0], cut[1]).unwrap()).collect();
+        prop_assert_eq!(parts.iter().map(|part| part.records).sum::<u64>(), whole.records);
+        prop_assert_eq!(parts.iter().map(|part| part.size_bytes).sum::<u64>(), whole.size_bytes);
+        prop_assert_eq!(parts.iter().fold(0u64, |sum, part| sum.wrapping_add(part.checksum)), whole.checksum);
+        prop_assert_eq!(parts.iter().filter_map(|part| part.max_watermark_ms).max(), whole.max_watermark_ms);
+        prop_assert_eq!(parts.iter().flat_map(|part| part.bad.clone()).collect::<Vec<_>>(), whole.bad);
+        let ids: Vec<i64> = parts.iter().flat_map(|part| part.batch.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
+        let good: Vec<i64> = offsets.iter().copied().filter(|offset| !bad.contains(offset)).collect();
+        prop_assert_eq!(ids, good);
+    }
+}

@@ -1,0 +1,234 @@
+//! What names mean while a script is planned: its tables and views, and the functions.
+//!
+//! Owns: the context DataFusion's SQL planner asks. Does not own: options (`sql::options`), plans after
+//! planning. Invariant: only tables of the script exist; nothing here opens or reads anything.
+
+use super::errors::{external, sql_error};
+use super::windows::WindowPlanner;
+use crate::sql::ddl::TableDef;
+use crate::sql::error::SqlError;
+use crate::sql::functions::Functions;
+use crate::sql::options::TableOptions;
+use crate::sql::star::metadata_field;
+use crate::sql::suggest::did_you_mean;
+use crate::sql::types::to_arrow;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::{DFSchema, Result, TableReference};
+use datafusion::execution::SessionStateDefaults;
+use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
+use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
+use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
+use datafusion::sql::sqlparser::ast::{self, Query, Statement};
+use datafusion::sql::sqlparser::tokenizer::Location;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// A table of the script with its typed options.
+#[derive(Debug)]
+pub struct Table {
+    pub def: TableDef,
+    pub options: TableOptions,
+    /// Declared columns, then the metadata columns the script uses.
+    pub schema: SchemaRef,
+    /// Metadata columns that are not declared: hidden from `*`.
+    pub hidden: Vec<&'static str>,
+}
+
+/// Names of one script.
+#[derive(Debug)]
+pub struct Catalog {
+    tables: BTreeMap<String, Arc<Table>>,
+    views: BTreeMap<String, Arc<View>>,
+    /// Tables some INSERT writes: they cannot be read.
+    written: BTreeSet<String>,
+    functions: Functions,
+    config: ConfigOptions,
+    expr_planners: Vec<Arc<dyn ExprPlanner>>,
+    relation_planners: Vec<Arc<dyn RelationPlanner>>,
+    type_planner: Arc<dyn TypePlanner>,
+}
+
+impl Catalog {
+    pub fn new(functions: Functions, written: BTreeSet<String>) -> Self {
+        let mut config = ConfigOptions::new();
+        config.execution.time_zone = Some(crate::sql::types::UTC.into());
+        config.sql_parser.map_string_types_to_utf8view = false;
+        config.sql_parser.collect_spans = true;
+        Self {
+            tables: BTreeMap::new(),
+            views: BTreeMap::new(),
+            written,
+            functions,
+            config,
+            expr_planners: SessionStateDefaults::default_expr_planners(),
+            relation_planners: vec![Arc::new(WindowPlanner)],
+            type_planner: Arc::new(Types),
+        }
+    }
+
+    pub fn functions(&self) -> &Functions {
+        &self.functions
+    }
+
+    pub fn config(&self) -> &ConfigOptions {
+        &self.config
+    }
+
+    pub fn table(&self, name: &str) -> Option<&Arc<Table>> {
+        self.tables.get(name)
+    }
+
+    /// Names of all tables and views, for suggestions.
+    pub fn names(&self) -> Vec<&str> {
+        self.tables.keys().chain(self.views.keys()).map(String::as_str).collect()
+    }
+
+    pub fn add_table(&mut self, def: TableDef, options: TableOptions, metadata: &BTreeSet<&'static str>) {
+        let declared = |name: &str| def.columns.iter().any(|column| column.name.text == name);
+        let hidden: Vec<&'static str> = metadata.iter().copied().filter(|name| !declared(name)).collect();
+        let mut fields: Vec<Field> =
+            def.columns.iter().map(|column| Field::new(&column.name.text, column.data_type.clone(), column.nullable)).collect();
+        fields.extend(hidden.iter().filter_map(|name| metadata_field(name)));
+        let schema = Arc::new(Schema::new(fields));
+        self.tables.insert(def.name.text.clone(), Arc::new(Table { def, options, schema, hidden }));
+    }
+
+    pub fn add_view(&mut self, name: String, plan: LogicalPlan) {
+        self.views.insert(name, Arc::new(View { plan }));
+    }
+
+    /// Columns that `*` over this name leaves out.
+    pub fn hidden(&self, name: &str) -> Vec<&'static str> {
+        self.tables.get(name).map(|table| table.hidden.clone()).unwrap_or_default()
+    }
+
+    /// Plans a query of the script; `at` is its statement's place.
+    pub fn plan_query(&self, query: Query, at: Location) -> Result<LogicalPlan, SqlError> {
+        self.planner().sql_statement_to_plan(Statement::Query(Box::new(query))).map_err(|error| sql_error(error, at))
+    }
+
+    /// Plans an expression over a table's columns.
+    pub fn plan_expr(&self, expr: ast::Expr, schema: &DFSchema, at: Location) -> Result<Expr, SqlError> {
+        self.planner().sql_to_expr(expr, schema, &mut PlannerContext::new()).map_err(|error| sql_error(error, at))
+    }
+
+    fn planner(&self) -> SqlToRel<'_, Self> {
+        SqlToRel::new_with_options(self, ParserOptions::from(&self.config.sql_parser))
+    }
+}
+
+/// A table as the planner sees it.
+#[derive(Debug)]
+pub struct Stream {
+    pub table: Arc<Table>,
+}
+
+impl TableSource for Stream {
+    fn schema(&self) -> SchemaRef {
+        self.table.schema.clone()
+    }
+}
+
+#[derive(Debug)]
+struct View {
+    plan: LogicalPlan,
+}
+
+struct ViewSource(Arc<View>);
+
+impl TableSource for ViewSource {
+    fn schema(&self) -> SchemaRef {
+        self.0.plan.schema().inner().clone()
+    }
+
+    fn get_logical_plan(&'_ self) -> Option<Cow<'_, LogicalPlan>> {
+        Some(Cow::Borrowed(&self.0.plan))
+    }
+}
+
+impl ContextProvider for Catalog {
+    fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>> {
+        let nowhere = Location::empty();
+        if name.schema().is_some() {
+            return Err(external(SqlError::at(nowhere, format!("table '{name}' not found")).hint("names of tables and views have one part")));
+        }
+        if let Some(view) = self.views.get(name.table()) {
+            return Ok(Arc::new(ViewSource(view.clone())));
+        }
+        let Some(table) = self.tables.get(name.table()) else {
+            let hint = did_you_mean(name.table(), self.names(), "tables and views");
+            return Err(external(SqlError::at(nowhere, format!("table '{}' not found", name.table())).maybe_hint(hint)));
+        };
+        if self.written.contains(name.table()) {
+            return Err(external(
+                SqlError::at(nowhere, format!("table '{}' is written by this script and cannot be read in it", name.table()))
+                    .hint("read what feeds it, through a view; or read its topic in a second query"),
+            ));
+        }
+        Ok(Arc::new(Stream { table: table.clone() }))
+    }
+
+    fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
+        &self.expr_planners
+    }
+
+    fn get_relation_planners(&self) -> &[Arc<dyn RelationPlanner>] {
+        &self.relation_planners
+    }
+
+    fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
+        Some(self.type_planner.clone())
+    }
+
+    fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        self.functions.scalar(name)
+    }
+
+    fn get_higher_order_meta(&self, _: &str) -> Option<Arc<HigherOrderUDF>> {
+        None
+    }
+
+    fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
+        self.functions.aggregate(name)
+    }
+
+    fn get_window_meta(&self, _: &str) -> Option<Arc<WindowUDF>> {
+        None
+    }
+
+    fn get_variable_type(&self, _: &[String]) -> Option<DataType> {
+        None
+    }
+
+    fn options(&self) -> &ConfigOptions {
+        &self.config
+    }
+
+    fn udf_names(&self) -> Vec<String> {
+        self.functions.scalar_names()
+    }
+
+    fn higher_order_function_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn udaf_names(&self) -> Vec<String> {
+        self.functions.aggregate_names()
+    }
+
+    fn udwf_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// Types in expressions are the types of columns; what those do not know is left to DataFusion.
+#[derive(Debug)]
+struct Types;
+
+impl TypePlanner for Types {
+    fn plan_type_field(&self, sql_type: &ast::DataType) -> Result<Option<FieldRef>> {
+        Ok(to_arrow(sql_type, Location::empty()).ok().map(|data_type| Arc::new(Field::new("", data_type, true))))
+    }
+}

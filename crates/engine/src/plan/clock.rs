@@ -1,0 +1,107 @@
+//! `now()` and its kin: the time of the micro-batch, not of the machine.
+//!
+//! Owns: the clock a task sets before its batch, and the functions that read it.
+//! Does not own: the batch's timestamp (it is in the plan). Invariant: every call in one batch, in any
+//! attempt, returns the same time. The functions are volatile to the optimiser, so it never folds them.
+
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::common::{Result, ScalarValue};
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+const DAY_MS: i64 = 86_400_000;
+
+/// The time of the batch a compiled query is working on, in milliseconds since the Unix epoch.
+/// Clones share it: set it before a task starts.
+#[derive(Clone, Debug, Default)]
+pub struct BatchClock(Arc<AtomicI64>);
+
+impl BatchClock {
+    pub fn set_ms(&self, now_ms: i64) {
+        self.0.store(now_ms, Ordering::Relaxed);
+    }
+
+    pub fn now_ms(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl PartialEq for BatchClock {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for BatchClock {}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Part {
+    Timestamp,
+    Date,
+    Time,
+}
+
+/// `now()`, `current_date`, `current_time`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ClockFunction {
+    part: Part,
+    clock: BatchClock,
+    signature: Signature,
+    aliases: Vec<String>,
+}
+
+impl Hash for ClockFunction {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.part.hash(state);
+    }
+}
+
+impl ClockFunction {
+    /// All of them, reading `clock`.
+    pub fn all(clock: &BatchClock) -> Vec<Self> {
+        let make = |part, aliases: &[&str]| Self {
+            part,
+            clock: clock.clone(),
+            signature: Signature::nullary(Volatility::Volatile),
+            aliases: aliases.iter().map(|alias| alias.to_string()).collect(),
+        };
+        vec![make(Part::Timestamp, &["current_timestamp"]), make(Part::Date, &["today"]), make(Part::Time, &[])]
+    }
+}
+
+impl ScalarUDFImpl for ClockFunction {
+    fn name(&self) -> &str {
+        match self.part {
+            Part::Timestamp => "now",
+            Part::Date => "current_date",
+            Part::Time => "current_time",
+        }
+    }
+
+    fn aliases(&self) -> &[String] {
+        &self.aliases
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(match self.part {
+            Part::Timestamp => DataType::Timestamp(TimeUnit::Millisecond, Some(crate::sql::types::UTC.into())),
+            Part::Date => DataType::Date32,
+            Part::Time => DataType::Time32(TimeUnit::Millisecond),
+        })
+    }
+
+    fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let now = self.clock.now_ms();
+        Ok(ColumnarValue::Scalar(match self.part {
+            Part::Timestamp => ScalarValue::TimestampMillisecond(Some(now), Some(crate::sql::types::UTC.into())),
+            Part::Date => ScalarValue::Date32(i32::try_from(now.div_euclid(DAY_MS)).ok()),
+            Part::Time => ScalarValue::Time32Millisecond(i32::try_from(now.rem_euclid(DAY_MS)).ok()),
+        }))
+    }
+}

@@ -1,0 +1,116 @@
+//! Where a column comes from: the watermark column of a source, a window over it, a group key.
+//!
+//! Owns: tracing through projections, aliases, filters and unions. Does not own: what closes when.
+//! Invariant: a trace is only given where the value is the same in every row, whatever the data.
+
+use super::catalog::{Stream, Table};
+use super::tumble::{Part, Tumble, Window};
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::common::Column;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use std::sync::Arc;
+
+/// What a traced expression is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The column of `WATERMARK FOR`, as it is.
+    EventTime,
+    /// A time of its window.
+    Window(Part, Window),
+}
+
+/// An expression that event time bounds, and the tables whose watermarks bound it.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    pub kind: Kind,
+    pub tables: Vec<Arc<Table>>,
+}
+
+/// Traces an expression over the output of `input`.
+pub fn trace(expr: &Expr, input: &LogicalPlan) -> Option<Origin> {
+    match expr {
+        Expr::Alias(alias) => trace(&alias.expr, input),
+        Expr::Column(column) => trace_output(input, position(input, column)?),
+        _ => {
+            let (part, time, window) = Tumble::recognize(expr)?;
+            let origin = trace(time, input).filter(|origin| origin.kind == Kind::EventTime)?;
+            Some(Origin { kind: Kind::Window(part, window), ..origin })
+        }
+    }
+}
+
+fn position(plan: &LogicalPlan, column: &Column) -> Option<usize> {
+    plan.schema().maybe_index_of_column(column)
+}
+
+/// Traces output column `index` of `plan`.
+fn trace_output(plan: &LogicalPlan, index: usize) -> Option<Origin> {
+    match plan {
+        LogicalPlan::Projection(projection) => trace(projection.expr.get(index)?, &projection.input),
+        LogicalPlan::SubqueryAlias(alias) => trace_output(&alias.input, index),
+        LogicalPlan::Filter(filter) => trace_output(&filter.input, index),
+        LogicalPlan::Union(union) => {
+            let mut merged: Option<Origin> = None;
+            for input in &union.inputs {
+                let origin = trace_output(input, index)?;
+                match &mut merged {
+                    None => merged = Some(origin),
+                    Some(known) if known.kind == origin.kind => known.tables.extend(origin.tables),
+                    Some(_) => return None,
+                }
+            }
+            merged
+        }
+        LogicalPlan::TableScan(scan) => {
+            let table = &scan.source.downcast_ref::<Stream>()?.table;
+            let watermark = table.def.watermark.as_ref()?;
+            let is_event_time = *plan.schema().field(index).name() == watermark.column.text;
+            is_event_time.then(|| Origin { kind: Kind::EventTime, tables: vec![table.clone()] })
+        }
+        _ => None,
+    }
+}
+
+/// Which group key of the aggregate below output column `index` of `plan` shows, one to one.
+pub fn group_key(plan: &LogicalPlan, index: usize) -> Option<usize> {
+    match plan {
+        LogicalPlan::Projection(projection) => {
+            let column = one_to_one(projection.expr.get(index)?, &projection.input)?;
+            group_key(&projection.input, position(&projection.input, column)?)
+        }
+        LogicalPlan::SubqueryAlias(alias) => group_key(&alias.input, index),
+        LogicalPlan::Filter(filter) => group_key(&filter.input, index),
+        LogicalPlan::Aggregate(aggregate) => (index < aggregate.group_expr.len()).then_some(index),
+        _ => None,
+    }
+}
+
+/// The column an expression shows without ever mapping two values to one.
+fn one_to_one<'a>(expr: &'a Expr, input: &LogicalPlan) -> Option<&'a Column> {
+    match expr {
+        Expr::Column(column) => Some(column),
+        Expr::Alias(alias) => one_to_one(&alias.expr, input),
+        Expr::Cast(cast) => {
+            let column = one_to_one(&cast.expr, input)?;
+            let from = input.schema().field(position(input, column)?).data_type();
+            injective(from, cast.field.data_type()).then_some(column)
+        }
+        _ => None,
+    }
+}
+
+/// Whether a cast keeps different values different.
+pub fn injective(from: &DataType, to: &DataType) -> bool {
+    let text = |t: &DataType| matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let bytes = |t: &DataType| matches!(t, DataType::Binary | DataType::LargeBinary | DataType::BinaryView);
+    let finer = |from: &TimeUnit, to: &TimeUnit| *from as u8 <= *to as u8;
+    match (from, to) {
+        (from, to) if from == to => true,
+        (from, to) if text(from) && text(to) || bytes(from) && bytes(to) => true,
+        (DataType::Timestamp(from, _), DataType::Timestamp(to, _)) => finer(from, to),
+        (DataType::Date32, DataType::Timestamp(_, _)) => true,
+        (from, to) if from.is_integer() && to.is_integer() => true,
+        (from, DataType::Utf8) => from.is_integer() || matches!(from, DataType::Boolean | DataType::Date32),
+        _ => false,
+    }
+}

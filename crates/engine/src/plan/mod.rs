@@ -1,0 +1,17 @@
+//! The SQL frontend's second half: checked statements become a dataflow.
+//!
+//! Owns: planning through DataFusion, lineage of event time and keys, stages and exchanges.
+//! Does not own: syntax (`sql`), running the dataflow (`dataflow`, runtime modules).
+//! Invariants: planning is pure and deterministic, since driver and executors each do it; what would run
+//! wrongly is refused by name.
+
+pub mod catalog;
+pub mod clock;
+pub mod errors;
+pub mod insert;
+pub mod lineage;
+pub mod optimize;
+pub mod physical;
+pub mod tumble;
+pub mod watermark;
+pub mod windows;

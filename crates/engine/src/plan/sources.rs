@@ -1,0 +1,117 @@
+//! The tables a query reads: which columns of each, and their watermarks.
+//!
+//! Owns: `SourceTable`s from the scans of all planned INSERTs. Does not own: reading.
+//! Invariants: sources are numbered in the order in which the INSERTs reach them; a column nobody needs
+//! is not decoded; at least one column is, so that rows can be counted.
+
+use super::aggregate::closing_tables;
+use super::catalog::{Catalog, Stream, Table};
+use super::watermark;
+use crate::query::{ConnectorOptions, KafkaOptions, SourceTable};
+use crate::sql::ddl::OptionEntry;
+use crate::sql::error::{Result, SqlError};
+use crate::sql::options::default_properties;
+use crate::sql::star::metadata_field;
+use crate::sql::types::type_name;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::LogicalPlan;
+use highwater_core::ids::SourceId;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// What the plans want of one table.
+struct Wanted {
+    table: Arc<Table>,
+    columns: BTreeSet<usize>,
+    /// Some operator closes its state by this table's watermark.
+    closes: bool,
+}
+
+/// The sources of these plans.
+pub fn collect(plans: &[&LogicalPlan], catalog: &Catalog, defaults: &[OptionEntry]) -> Result<Vec<SourceTable>> {
+    let mut wanted: Vec<Wanted> = Vec::new();
+    for plan in plans {
+        visit(plan, &mut wanted);
+    }
+    let mut sources = Vec::with_capacity(wanted.len());
+    for (index, want) in wanted.into_iter().enumerate() {
+        sources.push(source_table(SourceId(index as u32), want, catalog, defaults)?);
+    }
+    Ok(sources)
+}
+
+fn visit(plan: &LogicalPlan, wanted: &mut Vec<Wanted>) {
+    // The closure never fails, so neither does the walk.
+    let _ = plan.apply(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Some(stream) = scan.source.downcast_ref::<Stream>()
+        {
+            let want = want(&stream.table, wanted);
+            match &scan.projection {
+                Some(columns) => want.columns.extend(columns),
+                None => want.columns.extend(0..stream.table.schema.fields().len()),
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    for table in closing_tables(plan) {
+        want(&table, wanted).closes = true;
+    }
+}
+
+fn want<'a>(table: &Arc<Table>, wanted: &'a mut Vec<Wanted>) -> &'a mut Wanted {
+    let name = &table.def.name.text;
+    let index = wanted.iter().position(|want| want.table.def.name.text == *name).unwrap_or_else(|| {
+        wanted.push(Wanted { table: table.clone(), columns: BTreeSet::new(), closes: false });
+        wanted.len() - 1
+    });
+    &mut wanted[index]
+}
+
+fn source_table(id: SourceId, want: Wanted, catalog: &Catalog, defaults: &[OptionEntry]) -> Result<SourceTable> {
+    let Wanted { table, mut columns, closes } = want;
+    let connector = check_readable(&table, defaults)?;
+    // Without a window, the watermark is only shown: worth an expression, not a column more to decode.
+    let watermark = watermark::compile(catalog, &table)?
+        .filter(|watermark| closes || watermark.columns.iter().all(|column| columns.contains(column)));
+    if let Some(watermark) = &watermark {
+        columns.extend(&watermark.columns);
+    }
+    if columns.is_empty() {
+        columns.insert(0);
+    }
+    Ok(SourceTable {
+        id,
+        name: table.def.name.text.clone(),
+        schema: table.schema.clone(),
+        connector,
+        options: table.options.source.clone(),
+        watermark: watermark.map(|watermark| watermark.expr),
+        columns_used: columns.into_iter().collect(),
+    })
+}
+
+fn check_readable(table: &Table, defaults: &[OptionEntry]) -> Result<ConnectorOptions> {
+    let def = &table.def;
+    let name = &def.name.text;
+    let ConnectorOptions::Kafka(kafka) = &table.options.connector else {
+        return Err(SqlError::at(def.name.at, format!("table '{name}' is read, and the console connector only writes")).hint("use 'connector' = 'kafka'"));
+    };
+    if let Some(key) = &def.primary_key {
+        return Err(SqlError::at(key.at, format!("reading '{name}', a table with PRIMARY KEY, is not supported in streaming yet"))
+            .hint("without PRIMARY KEY each record of the topic is a row of its own"));
+    }
+    if kafka.topic.is_none() {
+        return Err(SqlError::at(def.name.at, format!("table '{name}' lacks the option 'topic'")).hint("add 'topic' = '<topic>'"));
+    }
+    for column in &def.columns {
+        let Some(metadata) = metadata_field(&column.name.text) else { continue };
+        if *metadata.data_type() != column.data_type {
+            return Err(SqlError::at(column.name.at, format!("'{}' is a metadata column and always {}", metadata.name(), type_name(metadata.data_type())))
+                .hint("drop it from the columns: it is there anyway, hidden from *"));
+        }
+    }
+    let mut properties = default_properties(defaults)?;
+    properties.extend(kafka.properties.clone());
+    Ok(ConnectorOptions::Kafka(KafkaOptions { properties, ..kafka.clone() }))
+}

@@ -1,0 +1,178 @@
+//! Tumbling windows: the functions that say in which window a time lies.
+//!
+//! Owns: the arithmetic of `TUMBLE`. Does not own: the `TUMBLE(…)` table function (`windows`), closing
+//! windows (`dataflow`). Invariants: windows are aligned to the Unix epoch plus the offset, half-open,
+//! and right for times before the epoch; a null time is in no window.
+
+use datafusion::arrow::array::{ArrayRef, AsArray, PrimitiveArray};
+use datafusion::arrow::datatypes::{
+    ArrowTimestampType, DataType, Int64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType,
+};
+use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
+use datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
+use std::sync::Arc;
+
+/// Which time of its window a row gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// First instant of the window.
+    Start,
+    /// First instant after the window.
+    End,
+    /// Last millisecond of the window: its rows' time in what comes after.
+    Time,
+}
+
+/// `hw_tumble_start(ts, size_ms, offset_ms)` and its kin; they keep the type of `ts`.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Tumble {
+    part: Part,
+    signature: Signature,
+}
+
+/// One window specification, as found in an expression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    pub size_ms: i64,
+    pub offset_ms: i64,
+}
+
+impl Tumble {
+    pub fn new(part: Part) -> Self {
+        Self { part, signature: Signature::any(3, Volatility::Immutable) }
+    }
+
+    pub fn all() -> Vec<Self> {
+        [Part::Start, Part::End, Part::Time].into_iter().map(Self::new).collect()
+    }
+
+    /// Recognizes a call of one of these functions: which part, over what, with which window.
+    pub fn recognize(expr: &Expr) -> Option<(Part, &Expr, Window)> {
+        let Expr::ScalarFunction(call) = expr else { return None };
+        let part = match call.func.name() {
+            "hw_tumble_start" => Part::Start,
+            "hw_tumble_end" => Part::End,
+            "hw_tumble_time" => Part::Time,
+            _ => return None,
+        };
+        let [time, Expr::Literal(ScalarValue::Int64(Some(size_ms)), _), Expr::Literal(ScalarValue::Int64(Some(offset_ms)), _)] = call.args.as_slice() else {
+            return None;
+        };
+        Some((part, time, Window { size_ms: *size_ms, offset_ms: *offset_ms }))
+    }
+}
+
+impl ScalarUDFImpl for Tumble {
+    fn name(&self) -> &str {
+        match self.part {
+            Part::Start => "hw_tumble_start",
+            Part::End => "hw_tumble_end",
+            Part::Time => "hw_tumble_time",
+        }
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, args: &[DataType]) -> Result<DataType> {
+        match args.first() {
+            Some(timestamp @ DataType::Timestamp(_, _)) => Ok(timestamp.clone()),
+            other => plan_err!("TUMBLE needs a TIMESTAMP column, got {other:?}"),
+        }
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let (Some(size_ms), Some(offset_ms)) = (constant(&args.args[1]), constant(&args.args[2])) else {
+            return exec_err!("size and offset of a window are constants");
+        };
+        let window = Window { size_ms, offset_ms };
+        let is_scalar = matches!(args.args[0], ColumnarValue::Scalar(_));
+        let times = args.args[0].to_array(if is_scalar { 1 } else { args.number_rows })?;
+        let result = match times.data_type() {
+            DataType::Timestamp(TimeUnit::Second, _) => map::<TimestampSecondType>(&times, self.part, window),
+            DataType::Timestamp(TimeUnit::Millisecond, _) => map::<TimestampMillisecondType>(&times, self.part, window),
+            DataType::Timestamp(TimeUnit::Microsecond, _) => map::<TimestampMicrosecondType>(&times, self.part, window),
+            DataType::Timestamp(TimeUnit::Nanosecond, _) => map::<TimestampNanosecondType>(&times, self.part, window),
+            other => return exec_err!("TUMBLE needs a TIMESTAMP column, got {other}"),
+        };
+        match is_scalar {
+            true => Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?)),
+            false => Ok(ColumnarValue::Array(result)),
+        }
+    }
+}
+
+fn constant(value: &ColumnarValue) -> Option<i64> {
+    match value {
+        ColumnarValue::Scalar(ScalarValue::Int64(number)) => *number,
+        ColumnarValue::Array(array) => {
+            let numbers = array.as_primitive_opt::<Int64Type>()?;
+            (!numbers.is_empty()).then(|| numbers.value(0))
+        }
+        ColumnarValue::Scalar(_) => None,
+    }
+}
+
+/// How many of a unit make a second.
+fn per_second(unit: TimeUnit) -> i64 {
+    match unit {
+        TimeUnit::Second => 1,
+        TimeUnit::Millisecond => 1_000,
+        TimeUnit::Microsecond => 1_000_000,
+        TimeUnit::Nanosecond => 1_000_000_000,
+    }
+}
+
+fn map<T: ArrowTimestampType>(times: &ArrayRef, part: Part, window: Window) -> ArrayRef {
+    let scale = |ms: i64| (ms as i128 * per_second(T::UNIT) as i128 / 1_000) as i64;
+    let (size, offset) = (scale(window.size_ms).max(1), scale(window.offset_ms));
+    let add = match part {
+        Part::Start => 0,
+        Part::End => size,
+        Part::Time => size - scale(1),
+    };
+    let array: &PrimitiveArray<T> = times.as_primitive();
+    // Wrapping only matters within one window of the type's range, thousands of years away.
+    let mapped: PrimitiveArray<T> = array.unary(|time| {
+        let start = time.wrapping_sub(time.wrapping_sub(offset).rem_euclid(size));
+        start.wrapping_add(add)
+    });
+    Arc::new(mapped.with_data_type(times.data_type().clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::arrow::array::TimestampMillisecondArray;
+
+    fn starts(times: Vec<Option<i64>>, part: Part, size_ms: i64, offset_ms: i64) -> Vec<Option<i64>> {
+        let array: ArrayRef = Arc::new(TimestampMillisecondArray::from(times).with_timezone("UTC"));
+        let mapped = map::<TimestampMillisecondType>(&array, part, Window { size_ms, offset_ms });
+        assert_eq!(mapped.data_type(), array.data_type());
+        mapped.as_primitive::<TimestampMillisecondType>().iter().collect()
+    }
+
+    #[test]
+    fn windows_are_half_open_and_aligned() {
+        let times = vec![Some(0), Some(9_999), Some(10_000), None];
+        assert_eq!(starts(times.clone(), Part::Start, 10_000, 0), [Some(0), Some(0), Some(10_000), None]);
+        assert_eq!(starts(times.clone(), Part::End, 10_000, 0), [Some(10_000), Some(10_000), Some(20_000), None]);
+        assert_eq!(starts(times, Part::Time, 10_000, 0), [Some(9_999), Some(9_999), Some(19_999), None]);
+    }
+
+    #[test]
+    fn before_the_epoch_and_with_offset() {
+        assert_eq!(starts(vec![Some(-1), Some(-10_000), Some(-10_001)], Part::Start, 10_000, 0), [Some(-10_000), Some(-10_000), Some(-20_000)]);
+        assert_eq!(starts(vec![Some(0), Some(2_999), Some(3_000)], Part::Start, 10_000, 3_000), [Some(-7_000), Some(-7_000), Some(3_000)]);
+        assert_eq!(starts(vec![Some(0)], Part::Start, 10_000, -3_000), [Some(-3_000)]);
+    }
+
+    #[test]
+    fn other_units() {
+        let array: ArrayRef = Arc::new(PrimitiveArray::<TimestampNanosecondType>::from(vec![10_000_000_001]));
+        let mapped = map::<TimestampNanosecondType>(&array, Part::Time, Window { size_ms: 10_000, offset_ms: 0 });
+        assert_eq!(mapped.as_primitive::<TimestampNanosecondType>().value(0), 19_999_000_000);
+    }
+}

@@ -1,0 +1,151 @@
+//! Which functions a script may call.
+//!
+//! Owns: the registry handed to DataFusion, and the lists of what is refused or replaced.
+//! Does not own: evaluating them. Invariants: no function here depends on a clock, a random source or
+//! arrival order; `now()` and its kin read the batch's own clock, so that a replay sees the same time.
+
+use super::suggest::nearest;
+use crate::plan::clock::{BatchClock, ClockFunction};
+use crate::plan::tumble::Tumble;
+use datafusion::execution::SessionStateDefaults;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Aggregates whose answer depends on nothing but the set of rows, and whose state merges.
+const AGGREGATES: [&str; 36] = [
+    "approx_distinct", "array_agg", "avg", "mean", "bit_and", "bit_or", "bit_xor", "bool_and", "bool_or", "corr",
+    "count", "covar", "covar_pop", "covar_samp", "max", "median", "min", "regr_avgx", "regr_avgy", "regr_count",
+    "regr_intercept", "regr_r2", "regr_slope", "regr_sxx", "regr_sxy", "regr_syy", "stddev", "stddev_pop",
+    "stddev_samp", "string_agg", "sum", "var", "var_pop", "var_population", "var_samp", "var_sample",
+];
+
+/// Scalar functions that would answer differently when a batch is replayed.
+const VOLATILE: [&str; 6] = ["random", "rand", "uuid", "uuidv4", "uuidv7", "gen_random_uuid"];
+
+/// Functions a script may call, by name.
+#[derive(Debug)]
+pub struct Functions {
+    scalars: BTreeMap<String, Arc<ScalarUDF>>,
+    aggregates: BTreeMap<String, Arc<AggregateUDF>>,
+    refused_aggregates: BTreeSet<String>,
+    windows: BTreeSet<String>,
+}
+
+/// What a called name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Scalar,
+    Aggregate,
+    /// A known function this engine cannot run rightly, with the reason.
+    Refused(&'static str),
+    Unknown,
+}
+
+impl Functions {
+    /// DataFusion's functions, with `now()` and its kin reading `clock`.
+    pub fn new(clock: &BatchClock) -> Self {
+        let mut scalars = BTreeMap::new();
+        let builtin = SessionStateDefaults::default_scalar_functions();
+        for function in builtin {
+            register(&mut scalars, function);
+        }
+        for name in VOLATILE {
+            scalars.remove(name);
+        }
+        for function in ClockFunction::all(clock) {
+            register(&mut scalars, Arc::new(ScalarUDF::from(function)));
+        }
+        for function in Tumble::all() {
+            register(&mut scalars, Arc::new(ScalarUDF::from(function)));
+        }
+        let mut aggregates = BTreeMap::new();
+        let mut refused_aggregates = BTreeSet::new();
+        for function in SessionStateDefaults::default_aggregate_functions() {
+            let names = function.aliases().iter().cloned().chain([function.name().to_string()]);
+            for name in names {
+                match AGGREGATES.contains(&name.as_str()) {
+                    true => drop(aggregates.insert(name, function.clone())),
+                    false => drop(refused_aggregates.insert(name)),
+                }
+            }
+        }
+        let windows = SessionStateDefaults::default_window_functions().iter().map(|f| f.name().to_string()).collect();
+        Self { scalars, aggregates, refused_aggregates, windows }
+    }
+
+    pub fn scalar(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        self.scalars.get(name).cloned()
+    }
+
+    pub fn aggregate(&self, name: &str) -> Option<Arc<AggregateUDF>> {
+        self.aggregates.get(name).cloned()
+    }
+
+    /// Every scalar function's name, for DataFusion's own suggestions.
+    pub fn scalar_names(&self) -> Vec<String> {
+        self.scalars.keys().cloned().collect()
+    }
+
+    pub fn aggregate_names(&self) -> Vec<String> {
+        self.aggregates.keys().cloned().collect()
+    }
+
+    /// What calling `name` (lower case) means.
+    pub fn verdict(&self, name: &str) -> Verdict {
+        if self.aggregates.contains_key(name) {
+            Verdict::Aggregate
+        } else if self.scalars.contains_key(name) {
+            Verdict::Scalar
+        } else if VOLATILE.contains(&name) {
+            Verdict::Refused("it would give another value when a batch is replayed; derive one from the data, for example sha256(concat(_topic, _partition, _offset))")
+        } else if self.refused_aggregates.contains(name) {
+            Verdict::Refused("its answer depends on the order of rows, and rows of a topic's partitions have none")
+        } else if self.windows.contains(name) {
+            Verdict::Refused("it needs OVER")
+        } else {
+            Verdict::Unknown
+        }
+    }
+
+    /// The function `name` probably meant.
+    pub fn nearest(&self, name: &str) -> Option<&str> {
+        let visible = self.scalars.keys().filter(|known| !known.starts_with("hw_"));
+        nearest(name, visible.chain(self.aggregates.keys()).map(String::as_str))
+    }
+}
+
+fn register(scalars: &mut BTreeMap<String, Arc<ScalarUDF>>, function: Arc<ScalarUDF>) {
+    for alias in function.aliases() {
+        scalars.insert(alias.clone(), function.clone());
+    }
+    scalars.insert(function.name().to_string(), function);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::logical_expr::Volatility;
+
+    #[test]
+    fn no_volatile_function_but_the_clock() {
+        let functions = Functions::new(&BatchClock::default());
+        for (name, function) in &functions.scalars {
+            let is_clock = ["now", "current_timestamp", "current_date", "today", "current_time"].contains(&name.as_str());
+            assert!(is_clock || function.signature().volatility != Volatility::Volatile, "{name} is volatile");
+            assert!(is_clock || function.signature().volatility != Volatility::Stable || name == "version", "{name} is stable: does it read a clock?");
+        }
+    }
+
+    #[test]
+    fn verdicts() {
+        let functions = Functions::new(&BatchClock::default());
+        assert_eq!(functions.verdict("upper"), Verdict::Scalar);
+        assert_eq!(functions.verdict("count"), Verdict::Aggregate);
+        assert!(matches!(functions.verdict("random"), Verdict::Refused(_)));
+        assert!(matches!(functions.verdict("first_value"), Verdict::Refused(_)));
+        assert_eq!(functions.verdict("nope"), Verdict::Unknown);
+        assert_eq!(functions.nearest("uper"), Some("upper"));
+        assert_eq!(functions.nearest("coutn"), Some("count"));
+    }
+}

@@ -1,0 +1,19 @@
+//! The SQL frontend's first half: a script's text becomes checked statements.
+//!
+//! Owns: grammar, names, types, options, refusals that syntax alone shows. Does not own: planning (`plan`).
+//! Invariant: whatever is wrong is said with line, column, cause and remedy.
+
+pub mod ddl;
+pub mod dialect;
+pub mod error;
+pub mod functions;
+pub mod options;
+pub mod refuse;
+pub mod script;
+pub mod star;
+pub mod suggest;
+pub mod types;
+pub mod values;
+
+pub use error::SqlError;
+pub use options::QueryOptions;

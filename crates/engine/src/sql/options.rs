@@ -1,0 +1,306 @@
+//! The options of a query and of its tables, typed.
+//!
+//! Owns: every option's name (snake_case, and Spark's camelCase), its default and its checks.
+//! Does not own: the text forms of values (`values`), what the options do (driver, connectors).
+//! Invariant: an option nobody knows is refused with the nearest known one.
+
+use super::ddl::{OptionEntry, TableDef};
+use super::error::{Result, SqlError};
+use super::values::{bad_value, count, duration_ms, parse_duration_ms, parse_time_ms, text, topic_offsets, word};
+use crate::query::{ConnectorOptions, Format, KafkaOptions};
+use datafusion::sql::sqlparser::tokenizer::Location;
+use highwater_core::options::{EndingOffsets, IsolationLevel, OnBadRecord, OnDataLoss, OutputMode, SourceOptions, StartingOffsets, Trigger};
+use std::collections::BTreeMap;
+
+/// Number of key-hash slices of state, unless `SET shards` says otherwise.
+pub const DEFAULT_SHARDS: u16 = 64;
+const MAX_SHARDS: u16 = 4096;
+const DEFAULT_IDLE_TIMEOUT_MS: u64 = 60_000;
+
+/// What `SET` says about the whole query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryOptions {
+    pub trigger: Trigger,
+    /// `None`: update for sinks with a PRIMARY KEY, append for the others.
+    pub output_mode: Option<OutputMode>,
+    pub shards: u16,
+}
+
+impl Default for QueryOptions {
+    fn default() -> Self {
+        Self { trigger: Trigger::Asap, output_mode: None, shards: DEFAULT_SHARDS }
+    }
+}
+
+/// A table's options: its connector, and how it would be read.
+#[derive(Clone, Debug)]
+pub struct TableOptions {
+    pub connector: ConnectorOptions,
+    pub source: SourceOptions,
+}
+
+const QUERY_KEYS: [&str; 3] = ["trigger", "output_mode", "shards"];
+const CONNECTOR_KEYS: [&str; 4] = ["connector", "topic", "bootstrap.servers", "format"];
+const SOURCE_KEYS: [&str; 11] = [
+    "starting_offsets",
+    "ending_offsets",
+    "max_offsets_per_trigger",
+    "min_offsets_per_trigger",
+    "max_records_per_second",
+    "max_trigger_delay",
+    "on_data_loss",
+    "on_bad_record",
+    "dead_letter_topic",
+    "idle_timeout",
+    "isolation_level",
+];
+
+/// librdkafka properties that Highwater sets itself, and what to use instead.
+const OWNED_PROPERTIES: [(&str, &str); 8] = [
+    ("auto.offset.reset", "use 'starting_offsets' and 'on_data_loss'"),
+    ("enable.auto.commit", "offsets live in the query's checkpoint"),
+    ("enable.auto.offset.store", "offsets live in the query's checkpoint"),
+    ("isolation.level", "use 'isolation_level'"),
+    ("transactional.id", "each writer of a sink has its own"),
+    ("enable.idempotence", "it is always on"),
+    ("partitioner", "rows go by murmur2_random, as Kafka's own clients do"),
+    ("enable.partition.eof", "it is always on"),
+];
+
+/// `camelCase` and `snake_case` are one name.
+fn canonical(key: &str) -> String {
+    if key.starts_with("kafka.") && key != "kafka.bootstrap.servers" {
+        return key.to_string();
+    }
+    let mut snake = String::new();
+    for c in key.chars() {
+        if c.is_ascii_uppercase() && !snake.is_empty() && !key.chars().all(|c| !c.is_ascii_lowercase()) {
+            snake.push('_');
+        }
+        snake.push(c.to_ascii_lowercase());
+    }
+    match snake.as_str() {
+        "bootstrap_servers" | "kafka.bootstrap.servers" => "bootstrap.servers".into(),
+        "subscribe" => "topic".into(),
+        _ => snake,
+    }
+}
+
+/// Splits the script's `SET`s into the query's own options and defaults for all sources.
+pub fn query_options(settings: &[OptionEntry]) -> Result<(QueryOptions, Vec<OptionEntry>)> {
+    let mut options = QueryOptions::default();
+    let mut defaults: Vec<OptionEntry> = Vec::new();
+    let mut seen: BTreeMap<String, Location> = BTreeMap::new();
+    for entry in settings {
+        let key = canonical(&entry.key);
+        refuse_second(&mut seen, &key, entry)?;
+        match key.as_str() {
+            "trigger" => options.trigger = trigger(entry)?,
+            "output_mode" => options.output_mode = Some(output_mode(entry)?),
+            "shards" => options.shards = shards(entry)?,
+            _ if SOURCE_KEYS.contains(&key.as_str()) || key.starts_with("kafka.") => {
+                defaults.push(OptionEntry { key, ..entry.clone() });
+            }
+            _ if CONNECTOR_KEYS.contains(&key.as_str()) => {
+                return Err(SqlError::at(entry.key_at, format!("'{}' belongs to one table", entry.key)).hint("write it in the WITH (…) of each table"));
+            }
+            _ => {
+                let known = QUERY_KEYS.into_iter().chain(SOURCE_KEYS);
+                return Err(SqlError::at(entry.key_at, format!("unknown setting '{}'", entry.key)).suggest(&entry.key, known, "settings"));
+            }
+        }
+    }
+    apply_source(&mut SourceOptions::default(), &defaults)?;
+    Ok((options, defaults))
+}
+
+fn refuse_second(seen: &mut BTreeMap<String, Location>, key: &str, entry: &OptionEntry) -> Result<()> {
+    match seen.insert(key.to_string(), entry.key_at) {
+        Some(first) => Err(SqlError::at(entry.key_at, format!("'{}' is set twice", entry.key)).hint(format!("the first is on line {}", first.line))),
+        None => Ok(()),
+    }
+}
+
+fn trigger(entry: &OptionEntry) -> Result<Trigger> {
+    let value = entry.value.trim().to_lowercase();
+    match value.as_str() {
+        "asap" => return Ok(Trigger::Asap),
+        "available_now" | "availablenow" => return Ok(Trigger::AvailableNow),
+        "once" => return Ok(Trigger::Once),
+        _ => {}
+    }
+    let interval_ms = value.strip_prefix("every ").and_then(parse_duration_ms);
+    interval_ms
+        .map(|interval_ms| Trigger::Every { interval_ms })
+        .ok_or_else(|| bad_value(entry, "write one of 'asap', 'every 1 second', 'available_now', 'once'"))
+}
+
+fn output_mode(entry: &OptionEntry) -> Result<OutputMode> {
+    if entry.value.eq_ignore_ascii_case("complete") {
+        return Err(SqlError::at(entry.value_at, "output_mode 'complete' is not supported in streaming yet")
+            .hint("use 'update' with a PRIMARY KEY on the sink: it then holds the complete result, folded by key"));
+    }
+    word(entry, &[("append", OutputMode::Append), ("update", OutputMode::Update)])
+}
+
+fn shards(entry: &OptionEntry) -> Result<u16> {
+    u16::try_from(count(entry)?)
+        .ok()
+        .filter(|shards| *shards <= MAX_SHARDS)
+        .ok_or_else(|| bad_value(entry, "write a number from 1 to 4096"))
+}
+
+/// Types a table's `WITH` options over the script's defaults.
+pub fn table_options(table: &TableDef, defaults: &[OptionEntry]) -> Result<TableOptions> {
+    let mut own: Vec<OptionEntry> = Vec::new();
+    let mut seen = BTreeMap::new();
+    for entry in &table.options {
+        let key = canonical(&entry.key);
+        refuse_second(&mut seen, &key, entry)?;
+        check_known(entry, &key)?;
+        own.push(OptionEntry { key, ..entry.clone() });
+    }
+    let find = |key: &str| own.iter().find(|entry| entry.key == key);
+    let Some(connector) = find("connector") else {
+        return Err(SqlError::at(table.name.at, format!("table '{}' lacks the option 'connector'", table.name.text))
+            .hint("add 'connector' = 'kafka', or 'connector' = 'console' for a sink"));
+    };
+    let mut source = SourceOptions { idle_timeout_ms: Some(DEFAULT_IDLE_TIMEOUT_MS), ..SourceOptions::default() };
+    apply_source(&mut source, defaults)?;
+    apply_source(&mut source, &own)?;
+    let is_kafka = word(connector, &[("kafka", true), ("console", false)])?;
+    let format = find("format").map(format).transpose()?;
+    if !is_kafka {
+        if let Some(stray) = own.iter().find(|entry| !matches!(entry.key.as_str(), "connector" | "format")) {
+            return Err(SqlError::at(stray.key_at, format!("the console connector has no option '{}'", stray.key)).hint("drop it, or use 'connector' = 'kafka'"));
+        }
+        return Ok(TableOptions { connector: ConnectorOptions::Console, source });
+    }
+    let required = |key: &str, example: &str| {
+        find(key).ok_or_else(|| {
+            SqlError::at(table.name.at, format!("table '{}' lacks the option '{key}'", table.name.text)).hint(format!("add '{key}' = {example}"))
+        })
+    };
+    let kafka = KafkaOptions {
+        topic: find("topic").map(text).transpose()?,
+        bootstrap_servers: text(required("bootstrap.servers", "'host:9092'")?)?,
+        format: match format {
+            Some(format) => format,
+            None => required("format", "'json'").and_then(self::format)?,
+        },
+        properties: properties(&own)?,
+    };
+    Ok(TableOptions { connector: ConnectorOptions::Kafka(kafka), source })
+}
+
+/// The script's `SET 'kafka.…'` for a source that does not say otherwise itself.
+pub fn default_properties(defaults: &[OptionEntry]) -> Result<BTreeMap<String, String>> {
+    properties(defaults)
+}
+
+fn properties(entries: &[OptionEntry]) -> Result<BTreeMap<String, String>> {
+    let mut properties = BTreeMap::new();
+    for entry in entries {
+        let Some(property) = entry.key.strip_prefix("kafka.") else { continue };
+        if let Some((_, instead)) = OWNED_PROPERTIES.iter().find(|(owned, _)| *owned == property) {
+            return Err(SqlError::at(entry.key_at, format!("'{}' cannot be set: exactly-once rests on it", entry.key)).hint(*instead));
+        }
+        properties.insert(property.to_string(), text(entry)?);
+    }
+    Ok(properties)
+}
+
+fn check_known(entry: &OptionEntry, key: &str) -> Result<()> {
+    let known = || CONNECTOR_KEYS.into_iter().chain(SOURCE_KEYS);
+    if known().any(|name| name == key) || key.strip_prefix("kafka.").is_some_and(|rest| !rest.is_empty()) {
+        return Ok(());
+    }
+    if QUERY_KEYS.contains(&key) {
+        return Err(SqlError::at(entry.key_at, format!("'{}' holds for the whole query", entry.key)).hint(format!("write SET {key} = '{}'; before the tables", entry.value)));
+    }
+    Err(SqlError::at(entry.key_at, format!("unknown option '{}'", entry.key)).suggest(&entry.key, known(), "options"))
+}
+
+fn format(entry: &OptionEntry) -> Result<Format> {
+    if entry.value.eq_ignore_ascii_case("json") {
+        return Ok(Format::Json);
+    }
+    Err(SqlError::at(entry.value_at, format!("format '{}' is not supported in streaming yet", entry.value)).hint("use 'format' = 'json'"))
+}
+
+fn apply_source(options: &mut SourceOptions, entries: &[OptionEntry]) -> Result<()> {
+    for entry in entries {
+        match entry.key.as_str() {
+            "starting_offsets" => options.starting_offsets = starting_offsets(entry)?,
+            "ending_offsets" => options.ending_offsets = Some(ending_offsets(entry)?),
+            "max_offsets_per_trigger" => options.max_offsets_per_trigger = Some(count(entry)?),
+            "min_offsets_per_trigger" => options.min_offsets_per_trigger = Some(count(entry)?),
+            "max_records_per_second" => options.max_records_per_second = Some(count(entry)?),
+            "max_trigger_delay" => options.max_trigger_delay_ms = Some(duration_ms(entry)?),
+            "on_data_loss" => {
+                let words = [("fail", OnDataLoss::Fail), ("earliest", OnDataLoss::Earliest), ("latest", OnDataLoss::Latest)];
+                options.on_data_loss = word(entry, &words)?;
+            }
+            "on_bad_record" => options.on_bad_record = on_bad_record(entry, entries)?,
+            "idle_timeout" => {
+                let never = entry.value.eq_ignore_ascii_case("never");
+                options.idle_timeout_ms = if never { None } else { Some(duration_ms(entry)?) };
+            }
+            "isolation_level" => {
+                let words = [("read_committed", IsolationLevel::ReadCommitted), ("read_uncommitted", IsolationLevel::ReadUncommitted)];
+                options.isolation_level = word(entry, &words)?;
+            }
+            "dead_letter_topic" => {
+                if !entries.iter().any(|other| other.key == "on_bad_record" && other.value == "dead_letter") {
+                    return Err(SqlError::at(entry.key_at, "'dead_letter_topic' does nothing without 'on_bad_record' = 'dead_letter'").hint("add it, or drop the topic"));
+                }
+            }
+            _ => {}
+        }
+    }
+    let limits = (options.min_offsets_per_trigger, options.max_offsets_per_trigger);
+    if let ((Some(min), Some(max)), Some(entry)) = (limits, entries.iter().find(|e| e.key == "min_offsets_per_trigger" || e.key == "max_offsets_per_trigger")) {
+        if min > max {
+            return Err(SqlError::at(entry.value_at, format!("min_offsets_per_trigger {min} is above max_offsets_per_trigger {max}")).hint("no batch could ever be planned: lower the minimum"));
+        }
+    }
+    Ok(())
+}
+
+fn on_bad_record(entry: &OptionEntry, entries: &[OptionEntry]) -> Result<OnBadRecord> {
+    match word(entry, &[("fail", 0), ("skip", 1), ("dead_letter", 2)])? {
+        0 => Ok(OnBadRecord::Fail),
+        1 => Ok(OnBadRecord::Skip),
+        _ => match entries.iter().find(|other| other.key == "dead_letter_topic") {
+            Some(topic) => Ok(OnBadRecord::DeadLetter { topic: text(topic)? }),
+            None => Err(SqlError::at(entry.key_at, "'on_bad_record' = 'dead_letter' needs the option 'dead_letter_topic'").hint("add 'dead_letter_topic' = '<topic>'")),
+        },
+    }
+}
+
+const STARTS: &str = "write 'earliest', 'latest', '{\"topic\":{\"0\":100}}' or a time such as '2026-01-01T00:00:00Z'";
+
+fn starting_offsets(entry: &OptionEntry) -> Result<StartingOffsets> {
+    let value = entry.value.trim();
+    match value.to_lowercase().as_str() {
+        "earliest" => Ok(StartingOffsets::Earliest),
+        "latest" => Ok(StartingOffsets::Latest),
+        _ if value.starts_with('{') => Ok(StartingOffsets::Explicit { offsets: topic_offsets(entry, -2)? }),
+        _ => {
+            let timestamp_ms = parse_time_ms(value).ok_or_else(|| bad_value(entry, STARTS))?;
+            Ok(StartingOffsets::Timestamp { timestamp_ms })
+        }
+    }
+}
+
+fn ending_offsets(entry: &OptionEntry) -> Result<EndingOffsets> {
+    let value = entry.value.trim();
+    match value.to_lowercase().as_str() {
+        "latest" => Ok(EndingOffsets::Latest),
+        _ if value.starts_with('{') => Ok(EndingOffsets::Explicit { offsets: topic_offsets(entry, -1)? }),
+        _ => {
+            let timestamp_ms = parse_time_ms(value).ok_or_else(|| bad_value(entry, &STARTS.replace("'earliest', ", "")))?;
+            Ok(EndingOffsets::Timestamp { timestamp_ms })
+        }
+    }
+}

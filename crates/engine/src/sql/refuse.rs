@@ -1,0 +1,225 @@
+//! SQL this engine does not run, refused by name and place before anything is planned.
+//!
+//! Owns: the list of refusals that syntax alone shows, and unknown functions. Does not own: refusals
+//! that need types or lineage (`plan`). Invariant: what passes here and in `plan` runs exactly as SQL says.
+
+use super::error::SqlError;
+use super::functions::{Functions, Verdict};
+use super::types::fold;
+use datafusion::sql::sqlparser::ast::{
+    Distinct, Expr, Function, FunctionArguments, GroupByExpr, LimitClause, ObjectName, OrderByKind, Query, Select,
+    SetExpr, SetOperator, Spanned, TableFactor, Visit, Visitor,
+};
+use datafusion::sql::sqlparser::tokenizer::Span;
+use std::ops::ControlFlow;
+
+type Flow = ControlFlow<SqlError>;
+
+/// Refuses what cannot run, at its place.
+pub fn refuse_unsupported(node: &impl Visit, functions: &Functions) -> Result<(), SqlError> {
+    let mut check = Check { functions, in_table_function: 0 };
+    match node.visit(&mut check) {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+/// The error every refusal is made of.
+pub fn not_yet(what: &str, span: Span) -> SqlError {
+    SqlError::in_span(span, format!("{what} is not supported in streaming yet"))
+}
+
+struct Check<'a> {
+    functions: &'a Functions,
+    in_table_function: usize,
+}
+
+fn refuse(error: SqlError) -> Flow {
+    ControlFlow::Break(error)
+}
+
+impl Visitor for Check<'_> {
+    type Break = SqlError;
+
+    fn pre_visit_query(&mut self, query: &Query) -> Flow {
+        if let Some(order) = &query.order_by {
+            let span = match &order.kind {
+                OrderByKind::Expressions(list) => list.first().map(Spanned::span),
+                OrderByKind::All(_) => None,
+            };
+            return refuse(not_yet("ORDER BY", span.unwrap_or(query.span())).hint("a stream has no end to sort at: sort where the result is read"));
+        }
+        if let Some(limit) = &query.limit_clause {
+            let span = match limit {
+                LimitClause::LimitOffset { limit: Some(limit), .. } => limit.span(),
+                LimitClause::OffsetCommaLimit { limit, .. } => limit.span(),
+                LimitClause::LimitOffset { offset, .. } => offset.as_ref().map_or(Span::empty(), Spanned::span),
+            };
+            return refuse(not_yet("LIMIT", span).hint("to read a part of a topic, use 'starting_offsets' and 'ending_offsets'"));
+        }
+        if query.fetch.is_some() {
+            return refuse(not_yet("FETCH FIRST", query.span()));
+        }
+        if let Some(with) = query.with.as_ref().filter(|with| with.recursive) {
+            return refuse(not_yet("WITH RECURSIVE", with.span()));
+        }
+        if !query.locks.is_empty() || query.for_clause.is_some() || !query.pipe_operators.is_empty() {
+            return refuse(not_yet("this clause after the query", query.span()));
+        }
+        check_body(&query.body)
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> Flow {
+        let start = select.select_token.0.span;
+        if let Some(second) = select.from.get(1) {
+            return refuse(join(second.relation.span()));
+        }
+        let Some(from) = select.from.first() else {
+            return refuse(SqlError::in_span(start, "this SELECT has no FROM: there is nothing to read").hint("read a table: SELECT … FROM <table>"));
+        };
+        if let Some(first) = from.joins.first() {
+            return refuse(join(first.relation.span()));
+        }
+        let clauses = [
+            (matches!(select.distinct, Some(Distinct::On(_))), "DISTINCT ON"),
+            (select.top.is_some(), "TOP"),
+            (select.into.is_some(), "SELECT INTO"),
+            (!select.lateral_views.is_empty(), "LATERAL VIEW"),
+            (select.qualify.is_some(), "QUALIFY"),
+            (!select.named_window.is_empty(), "WINDOW"),
+            (!select.connect_by.is_empty(), "CONNECT BY"),
+            (!select.sort_by.is_empty(), "SORT BY"),
+            (!select.cluster_by.is_empty(), "CLUSTER BY"),
+            (!select.distribute_by.is_empty(), "DISTRIBUTE BY"),
+        ];
+        if let Some((_, name)) = clauses.into_iter().find(|(present, _)| *present) {
+            return refuse(not_yet(name, start));
+        }
+        match &select.group_by {
+            GroupByExpr::All(modifiers) | GroupByExpr::Expressions(_, modifiers) if !modifiers.is_empty() => {
+                refuse(not_yet("GROUP BY with a modifier", start))
+            }
+            _ => Flow::Continue(()),
+        }
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> Flow {
+        match factor {
+            TableFactor::TableFunction { .. } => self.in_table_function += 1,
+            TableFactor::Table { args: Some(_), name, .. } => {
+                self.in_table_function += 1;
+                return check_window_name(name, factor.span());
+            }
+            TableFactor::Table { sample: Some(_), .. } => return refuse(not_yet("TABLESAMPLE", factor.span())),
+            TableFactor::Table { .. } => {}
+            TableFactor::Derived { lateral: true, .. } => return refuse(not_yet("LATERAL", factor.span())),
+            TableFactor::Derived { .. } => {}
+            TableFactor::UNNEST { .. } => return refuse(not_yet("UNNEST", factor.span())),
+            TableFactor::NestedJoin { table_with_joins, .. } if table_with_joins.joins.is_empty() => {}
+            TableFactor::NestedJoin { .. } => return refuse(join(factor.span())),
+            _ => return refuse(not_yet("this kind of FROM item", factor.span())),
+        }
+        Flow::Continue(())
+    }
+
+    fn post_visit_table_factor(&mut self, factor: &TableFactor) -> Flow {
+        if matches!(factor, TableFactor::TableFunction { .. } | TableFactor::Table { args: Some(_), .. }) {
+            self.in_table_function -= 1;
+        }
+        Flow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> Flow {
+        match expr {
+            Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } | Expr::AnyOp { .. } | Expr::AllOp { .. } => {
+                let is_query = !matches!(expr, Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } if !matches!(right.as_ref(), Expr::Subquery(_)));
+                match is_query {
+                    true => refuse(not_yet("a subquery in an expression", expr.span()).hint("subqueries are fine in FROM")),
+                    false => Flow::Continue(()),
+                }
+            }
+            Expr::GroupingSets(_) => refuse(not_yet("GROUPING SETS", expr.span())),
+            Expr::Rollup(_) => refuse(not_yet("ROLLUP", expr.span())),
+            Expr::Cube(_) => refuse(not_yet("CUBE", expr.span())),
+            Expr::Function(function) => self.check_function(function),
+            _ => Flow::Continue(()),
+        }
+    }
+}
+
+impl Check<'_> {
+    fn check_function(&self, function: &Function) -> Flow {
+        let span = function.name.span();
+        let name = function_name(&function.name);
+        if self.in_table_function > 0 && name == "descriptor" {
+            return Flow::Continue(());
+        }
+        if matches!(name.as_str(), "tumble" | "hop" | "cumulate" | "session") {
+            return match self.in_table_function {
+                0 => refuse(SqlError::in_span(span, format!("{} belongs into FROM", name.to_uppercase()))
+                    .hint("write FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '10' SECOND)) and GROUP BY window_start, window_end")),
+                _ => check_window_name(&function.name, span),
+            };
+        }
+        if function.over.is_some() {
+            return refuse(not_yet("OVER", span));
+        }
+        if name == "unnest" {
+            return refuse(not_yet("UNNEST", span));
+        }
+        match self.functions.verdict(&name) {
+            Verdict::Unknown => {
+                let near = self.functions.nearest(&name).map(|near| format!("did you mean '{near}'?"));
+                let hint = near.unwrap_or_else(|| "DataFusion's scalar and aggregate functions are available".into());
+                return refuse(SqlError::in_span(span, format!("unknown function '{name}'")).hint(hint));
+            }
+            Verdict::Refused(reason) => return refuse(not_yet(&format!("function '{name}'"), span).hint(reason)),
+            Verdict::Scalar | Verdict::Aggregate => {}
+        }
+        let ordered = match &function.args {
+            FunctionArguments::List(list) => !list.clauses.is_empty() && list.clauses.iter().any(|clause| {
+                matches!(clause, datafusion::sql::sqlparser::ast::FunctionArgumentClause::OrderBy(_))
+            }),
+            _ => false,
+        };
+        if ordered || !function.within_group.is_empty() {
+            return refuse(not_yet(&format!("ORDER BY inside {name}()"), span));
+        }
+        Flow::Continue(())
+    }
+}
+
+fn check_body(body: &SetExpr) -> Flow {
+    match body {
+        SetExpr::Select(_) | SetExpr::Query(_) => Flow::Continue(()),
+        SetExpr::SetOperation { op: SetOperator::Union, left, right, .. } => {
+            check_body(left)?;
+            check_body(right)
+        }
+        SetExpr::SetOperation { op, .. } => refuse(not_yet(&op.to_string(), body.span())),
+        SetExpr::Values(_) => refuse(SqlError::in_span(body.span(), "INSERT … VALUES has no stream to read")
+            .hint("write INSERT INTO <table> SELECT … FROM <table>")),
+        _ => refuse(not_yet("this kind of query", body.span())),
+    }
+}
+
+/// A window table function that is known, and the only one that runs.
+fn check_window_name(name: &ObjectName, span: Span) -> Flow {
+    let name = function_name(name);
+    match name.as_str() {
+        "tumble" => Flow::Continue(()),
+        "hop" | "cumulate" | "session" => refuse(not_yet(&name.to_uppercase(), span).hint("TUMBLE is")),
+        _ => refuse(SqlError::in_span(span, format!("unknown table function '{name}'"))
+            .suggest(&name, ["tumble"], "table functions")),
+    }
+}
+
+/// The folded name of a function.
+pub fn function_name(name: &ObjectName) -> String {
+    let parts: Vec<String> = name.0.iter().map(|part| part.as_ident().map_or_else(|| part.to_string(), fold)).collect();
+    parts.join(".")
+}
+
+fn join(span: Span) -> SqlError {
+    not_yet("JOIN", span).hint("a query reads one table, or several through UNION ALL")
+}

@@ -1,0 +1,161 @@
+//! A script's text becomes its statements.
+//!
+//! Owns: the order and shape of statements (`SET`, `CREATE TABLE`, `CREATE VIEW`, `INSERT INTO`).
+//! Does not own: columns and options of a table (`ddl`), what names mean (`plan`).
+//! Invariant: one parser reads the whole script, so every position is a position in the script.
+
+use super::ddl::{self, OptionEntry, TableDef};
+use super::dialect::HighwaterDialect;
+use super::error::{Result, SqlError};
+use super::types::fold;
+use datafusion::sql::sqlparser::ast::Query;
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::{Location, Token};
+
+/// A folded name and where it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Name {
+    pub text: String,
+    pub at: Location,
+}
+
+#[derive(Clone, Debug)]
+pub enum Statement {
+    Set(OptionEntry),
+    Table(TableDef),
+    View(ViewDef),
+    Insert(InsertDef),
+}
+
+/// `CREATE VIEW name [(columns)] AS query`.
+#[derive(Clone, Debug)]
+pub struct ViewDef {
+    pub name: Name,
+    pub columns: Vec<Name>,
+    pub query: Query,
+}
+
+/// `INSERT INTO table [(columns)] query`.
+#[derive(Clone, Debug)]
+pub struct InsertDef {
+    pub at: Location,
+    pub table: Name,
+    pub columns: Vec<Name>,
+    pub query: Query,
+}
+
+/// Parses a whole script.
+pub fn parse_script(text: &str) -> Result<Vec<Statement>> {
+    let dialect = HighwaterDialect;
+    let mut parser = Parser::new(&dialect).try_with_sql(text)?;
+    let mut statements = Vec::new();
+    loop {
+        while parser.consume_token(&Token::SemiColon) {}
+        if parser.peek_token_ref().token == Token::EOF {
+            return Ok(statements);
+        }
+        statements.push(parse_statement(&mut parser)?);
+        if parser.peek_token_ref().token != Token::EOF && !parser.consume_token(&Token::SemiColon) {
+            let found = parser.peek_token();
+            return Ok(parser.expected("';' after the statement", found)?);
+        }
+    }
+}
+
+fn parse_statement(parser: &mut Parser) -> Result<Statement> {
+    let start = parser.peek_token();
+    match &start.token {
+        Token::Word(word) => match word.keyword {
+            Keyword::SET => parse_set(parser).map(Statement::Set),
+            Keyword::CREATE => parse_create(parser),
+            Keyword::INSERT => parse_insert(parser).map(Statement::Insert),
+            Keyword::SELECT | Keyword::WITH => Err(SqlError::at(start.span.start, "a SELECT of its own has nowhere to write")
+                .hint("write INSERT INTO <table> SELECT …; for the terminal: CREATE TABLE out (…) WITH ('connector' = 'console')")),
+            _ => Err(SqlError::at(start.span.start, format!("a script cannot contain {}", word.value.to_uppercase()))
+                .suggest(&word.value, ["SET", "CREATE", "INSERT"], "statements are SET, CREATE TABLE, CREATE VIEW and INSERT INTO; it starts with one of")),
+        },
+        _ => Ok(parser.expected("SET, CREATE TABLE, CREATE VIEW or INSERT INTO", start)?),
+    }
+}
+
+fn parse_set(parser: &mut Parser) -> Result<OptionEntry> {
+    parser.expect_keyword(Keyword::SET)?;
+    let token = parser.next_token();
+    let key_at = token.span.start;
+    let mut key = match token.token {
+        Token::SingleQuotedString(text) => text,
+        Token::Word(word) => word.value,
+        _ => return Ok(parser.expected("the name of a setting", token)?),
+    };
+    while parser.consume_token(&Token::Period) {
+        key = format!("{key}.{}", parser.parse_identifier()?.value);
+    }
+    if !parser.parse_keyword(Keyword::TO) {
+        parser.expect_token(&Token::Eq)?;
+    }
+    let (value, value_at) = ddl::parse_option_value(parser)?;
+    Ok(OptionEntry { key, key_at, value, value_at })
+}
+
+fn parse_create(parser: &mut Parser) -> Result<Statement> {
+    parser.expect_keyword(Keyword::CREATE)?;
+    if parser.parse_keyword(Keyword::TABLE) {
+        return ddl::parse_table(parser).map(Statement::Table);
+    }
+    if parser.parse_one_of_keywords(&[Keyword::TEMPORARY, Keyword::TEMP]).is_some() || parser.peek_keyword(Keyword::VIEW) {
+        parser.expect_keyword(Keyword::VIEW)?;
+        return parse_view(parser).map(Statement::View);
+    }
+    let found = parser.peek_token();
+    Ok(parser.expected("TABLE or VIEW after CREATE", found)?)
+}
+
+fn parse_view(parser: &mut Parser) -> Result<ViewDef> {
+    let name = parse_table_name(parser)?;
+    let columns = if parser.peek_token_ref().token == Token::LParen { parse_names(parser)? } else { Vec::new() };
+    parser.expect_keyword(Keyword::AS)?;
+    let query = *parser.parse_query()?;
+    Ok(ViewDef { name, columns, query })
+}
+
+fn parse_insert(parser: &mut Parser) -> Result<InsertDef> {
+    let at = parser.expect_keyword(Keyword::INSERT)?.span.start;
+    parser.expect_keyword(Keyword::INTO)?;
+    let table = parse_table_name(parser)?;
+    let [first, second] = parser.peek_tokens_ref::<2>();
+    let starts_query = |token: &Token| {
+        matches!(token, Token::LParen)
+            || matches!(token, Token::Word(w) if w.quote_style.is_none()
+                && matches!(w.keyword, Keyword::SELECT | Keyword::WITH | Keyword::FROM))
+    };
+    let columns = if first.token == Token::LParen && !starts_query(&second.token) { parse_names(parser)? } else { Vec::new() };
+    let query = *parser.parse_query()?;
+    Ok(InsertDef { at, table, columns, query })
+}
+
+/// A name of a table or view: one part, since a script has no schemas.
+pub fn parse_table_name(parser: &mut Parser) -> Result<Name> {
+    let name = parse_name(parser)?;
+    if parser.peek_token_ref().token == Token::Period {
+        return Err(SqlError::at(name.at, "names of tables and views have one part").hint(format!("drop the '{}.' before the dot", name.text)));
+    }
+    Ok(name)
+}
+
+/// A folded identifier with its place.
+pub fn parse_name(parser: &mut Parser) -> Result<Name> {
+    let ident = parser.parse_identifier()?;
+    Ok(Name { text: fold(&ident), at: ident.span.start })
+}
+
+/// `(a, b, c)`.
+pub fn parse_names(parser: &mut Parser) -> Result<Vec<Name>> {
+    parser.expect_token(&Token::LParen)?;
+    let mut names = vec![parse_name(parser)?];
+    while parser.consume_token(&Token::Comma) {
+        names.push(parse_name(parser)?);
+    }
+    parser.expect_token(&Token::RParen)?;
+    Ok(names)
+}

@@ -1,0 +1,153 @@
+//! Values of options: durations, counts, words, times and explicit offsets.
+//!
+//! Owns: the text forms of values. Does not own: which option takes which (`options`).
+//! Invariant: a value is refused with an example of a right one.
+
+use super::ddl::OptionEntry;
+use super::error::{Result, SqlError};
+use chrono::{DateTime, NaiveDate, NaiveDateTime};
+use std::collections::BTreeMap;
+
+/// Explicit positions: topic → partition → offset.
+pub type TopicOffsets = BTreeMap<String, BTreeMap<i32, i64>>;
+
+/// An error about the value of `entry`.
+pub fn bad_value(entry: &OptionEntry, wanted: &str) -> SqlError {
+    SqlError::at(entry.value_at, format!("'{}' is not a value of '{}'", entry.value, entry.key)).hint(wanted)
+}
+
+/// A duration above zero, in milliseconds: `'10 seconds'`, `'1m 30s'`, `'500 ms'`.
+pub fn duration_ms(entry: &OptionEntry) -> Result<u64> {
+    parse_duration_ms(&entry.value).ok_or_else(|| bad_value(entry, "write a duration, for example '10 seconds' or '500 ms'"))
+}
+
+/// `None` if the text is no duration, or less than a millisecond.
+pub fn parse_duration_ms(text: &str) -> Option<u64> {
+    let duration = humantime::parse_duration(text.trim()).ok()?;
+    u64::try_from(duration.as_millis()).ok().filter(|ms| *ms > 0)
+}
+
+/// A whole number above zero; `_` may group its digits.
+pub fn count(entry: &OptionEntry) -> Result<u64> {
+    let digits = entry.value.trim().replace('_', "");
+    digits
+        .parse()
+        .ok()
+        .filter(|number| *number > 0)
+        .ok_or_else(|| bad_value(entry, "write a whole number above 0, for example '10000'"))
+}
+
+/// One of `words`, whatever its case.
+pub fn word<T: Copy>(entry: &OptionEntry, words: &[(&'static str, T)]) -> Result<T> {
+    let wanted = entry.value.trim();
+    words.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
+        let all = names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+        let near = super::suggest::nearest(wanted, names).map(|near| format!("did you mean '{near}'? "));
+        bad_value(entry, &format!("{}write one of {all}", near.unwrap_or_default()))
+    })
+}
+
+/// Free text that may hold `${env:NAME}` and `${file:PATH}`; they stay unresolved here.
+pub fn text(entry: &OptionEntry) -> Result<String> {
+    let mut rest = entry.value.as_str();
+    while let Some(start) = rest.find("${") {
+        let body = &rest[start + 2..];
+        let Some(end) = body.find('}') else {
+            return Err(bad_value(entry, "close the reference: ${env:NAME} or ${file:PATH}"));
+        };
+        let named = ["env:", "file:"].iter().find_map(|kind| body[..end].strip_prefix(kind));
+        if named.is_none_or(str::is_empty) {
+            return Err(bad_value(entry, "secrets are written ${env:NAME} or ${file:PATH}"));
+        }
+        rest = &body[end + 1..];
+    }
+    if entry.value.trim().is_empty() {
+        return Err(SqlError::at(entry.value_at, format!("'{}' is empty", entry.key)).hint("give it a value, or leave it out"));
+    }
+    Ok(entry.value.clone())
+}
+
+/// Milliseconds since the Unix epoch of an ISO-8601 time; without zone it is UTC.
+pub fn parse_time_ms(text: &str) -> Option<i64> {
+    let text = text.trim();
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Some(time.timestamp_millis());
+    }
+    for format in ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"] {
+        if let Ok(time) = NaiveDateTime::parse_from_str(text, format) {
+            return Some(time.and_utc().timestamp_millis());
+        }
+    }
+    let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
+    Some(date.and_hms_opt(0, 0, 0)?.and_utc().timestamp_millis())
+}
+
+/// `{"topic":{"0":100}}`. `lowest` is the lowest number allowed: −2 earliest, −1 latest.
+pub fn topic_offsets(entry: &OptionEntry, lowest: i64) -> Result<TopicOffsets> {
+    let example = "write it as {\"topic\":{\"0\":100,\"1\":150}}";
+    let parsed: BTreeMap<String, BTreeMap<String, i64>> =
+        serde_json::from_str(&entry.value).map_err(|error| bad_value(entry, &format!("{example} ({error})")))?;
+    let mut offsets = TopicOffsets::new();
+    for (topic, partitions) in parsed {
+        let slots = offsets.entry(topic).or_default();
+        for (partition, offset) in partitions {
+            let number = partition.parse::<i32>().ok().filter(|number| *number >= 0);
+            let number = number.ok_or_else(|| bad_value(entry, &format!("'{partition}' is not a partition; {example}")))?;
+            if offset < lowest {
+                let meaning = if lowest == -2 { "-2 is earliest, -1 latest" } else { "-1 is latest" };
+                return Err(bad_value(entry, &format!("offset {offset} of partition {partition} is out of range; {meaning}")));
+            }
+            slots.insert(number, offset);
+        }
+    }
+    Ok(offsets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::sql::sqlparser::tokenizer::Location;
+
+    fn entry(value: &str) -> OptionEntry {
+        let at = Location::new(1, 1);
+        OptionEntry { key: "k".into(), key_at: at, value: value.into(), value_at: at }
+    }
+
+    #[test]
+    fn durations() {
+        for (text, ms) in [("10 seconds", Some(10_000)), ("1 second", Some(1_000)), ("500ms", Some(500)), ("1m 30s", Some(90_000)), ("2 hours", Some(7_200_000)), ("soon", None), ("0s", None)] {
+            assert_eq!(parse_duration_ms(text), ms, "{text}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        for (text, ms) in [
+            ("2026-01-01T00:00:00Z", Some(1_767_225_600_000)),
+            ("2026-01-01T01:00:00+01:00", Some(1_767_225_600_000)),
+            ("2026-01-01 00:00:00.250", Some(1_767_225_600_250)),
+            ("2026-01-01", Some(1_767_225_600_000)),
+            ("yesterday", None),
+        ] {
+            assert_eq!(parse_time_ms(text), ms, "{text}");
+        }
+    }
+
+    #[test]
+    fn offsets() {
+        let offsets = topic_offsets(&entry(r#"{"t":{"0":5,"1":-1}}"#), -2).unwrap();
+        assert_eq!(offsets["t"], BTreeMap::from([(0, 5), (1, -1)]));
+        assert!(topic_offsets(&entry(r#"{"t":{"0":-2}}"#), -1).is_err());
+        assert!(topic_offsets(&entry(r#"{"t":{"x":1}}"#), -2).is_err());
+        assert!(topic_offsets(&entry("{"), -2).is_err());
+    }
+
+    #[test]
+    fn secrets_stay_references() {
+        assert_eq!(text(&entry("u:${env:PW}@${file:/x}")).unwrap(), "u:${env:PW}@${file:/x}");
+        assert!(text(&entry("${env:PW")).is_err());
+        assert!(text(&entry("${vault:PW}")).is_err());
+        assert!(text(&entry("${env:}")).is_err());
+    }
+}

@@ -1,0 +1,246 @@
+//! Topics of a test cluster: making them, writing and reading them.
+//!
+//! Owns: plain (not transactional) access. Invariant: every call returns only when Kafka has done it.
+
+use crate::cluster::{DEADLINE, KafkaCluster};
+use crate::record::{Message, Record};
+use futures::executor::block_on;
+use rdkafka::Message as _;
+use rdkafka::TopicPartitionList;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Headers, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::topic_partition_list::Offset;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// Which records a reader sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// Of committed transactions, and outside of transactions.
+    Committed,
+    /// All, those of open and aborted transactions too.
+    Uncommitted,
+}
+
+impl KafkaCluster {
+    /// Configuration any client of this cluster starts from.
+    pub fn client_config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", self.bootstrap_servers())
+            .set("reconnect.backoff.ms", "20")
+            .set("reconnect.backoff.max.ms", "200")
+            .set("topic.metadata.refresh.fast.interval.ms", "20");
+        // Brokers are killed on purpose; what matters fails a test by itself.
+        config.set_log_level(rdkafka::config::RDKafkaLogLevel::Critical);
+        config
+    }
+
+    pub(crate) fn consumer_config(&self) -> ClientConfig {
+        let mut config = self.client_config();
+        config
+            .set("group.id", "testkit")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "error");
+        config
+    }
+
+    pub fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.client_config().create().expect("an admin client can be made")
+    }
+
+    /// Makes a topic whose records are kept for ever (`retention.ms=-1`), and waits until all brokers know it.
+    #[track_caller]
+    pub fn create_topic(&self, topic: &str, partitions: i32) {
+        self.create_topic_with(topic, partitions, &[]);
+    }
+
+    /// As [`Self::create_topic`], with more topic properties.
+    #[track_caller]
+    pub fn create_topic_with(&self, topic: &str, partitions: i32, properties: &[(&str, &str)]) {
+        let replication = TopicReplication::Fixed(i32::try_from(self.size()).expect("small"));
+        let mut new = NewTopic::new(topic, partitions, replication).set("retention.ms", "-1");
+        for (key, value) in properties {
+            new = new.set(key, value);
+        }
+        let options = AdminOptions::new().operation_timeout(Some(DEADLINE));
+        let results = block_on(self.admin().create_topics([&new], &options)).expect("the topic can be made");
+        for result in results {
+            result.unwrap_or_else(|(topic, code)| panic!("topic {topic} cannot be made: {code}"));
+        }
+        for partition in 0..partitions {
+            self.leader(topic, partition);
+        }
+    }
+
+    /// Grows a topic to `total` partitions.
+    #[track_caller]
+    pub fn add_partitions(&self, topic: &str, total: usize) {
+        let new = NewPartitions::new(topic, total);
+        let results = block_on(self.admin().create_partitions([&new], &AdminOptions::new())).expect("it can grow");
+        results.into_iter().for_each(|result| {
+            result.unwrap_or_else(|(topic, code)| panic!("topic {topic} cannot grow: {code}"));
+        });
+        self.leader(topic, i32::try_from(total).expect("few") - 1);
+    }
+
+    /// Deletes a topic and waits until it is gone.
+    #[track_caller]
+    pub fn delete_topic(&self, topic: &str) {
+        let results = block_on(self.admin().delete_topics(&[topic], &AdminOptions::new())).expect("it can be deleted");
+        results.into_iter().for_each(|result| {
+            result.unwrap_or_else(|(topic, code)| panic!("topic {topic} cannot be deleted: {code}"));
+        });
+        crate::wait_until("the topic to be gone", DEADLINE, || !self.topics().contains(topic));
+    }
+
+    /// Names of all topics.
+    pub fn topics(&self) -> BTreeSet<String> {
+        let consumer: BaseConsumer = self.consumer_config().create().expect("a consumer can be made");
+        let metadata = consumer.fetch_metadata(None, DEADLINE).expect("metadata can be fetched");
+        metadata.topics().iter().map(|topic| topic.name().to_owned()).collect()
+    }
+
+    /// Deletes the records of a partition below `before`.
+    #[track_caller]
+    pub fn delete_records(&self, topic: &str, partition: i32, before: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(before)).expect("a valid offset");
+        block_on(self.admin().delete_records(&list, &AdminOptions::new())).expect("records can be deleted");
+        crate::wait_until("the records to be gone", DEADLINE, || self.ends(topic, partition).0 >= before);
+    }
+
+    /// First offset kept and next offset written (`read_uncommitted`) of a partition.
+    #[track_caller]
+    pub fn ends(&self, topic: &str, partition: i32) -> (i64, i64) {
+        let mut config = self.consumer_config();
+        config.set("isolation.level", "read_uncommitted");
+        let consumer: BaseConsumer = config.create().expect("a consumer can be made");
+        consumer.fetch_watermarks(topic, partition, DEADLINE).expect("the ends can be fetched")
+    }
+
+    /// Writes records and waits until all are acknowledged. Those without partition go by their key.
+    #[track_caller]
+    pub fn produce(&self, topic: &str, messages: impl IntoIterator<Item = Message>) {
+        let producer = self.producer(&[]);
+        send_all(&producer, topic, messages);
+        producer.flush(DEADLINE).expect("the records are delivered");
+    }
+
+    /// A producer that fails the test at the first record that is not delivered.
+    pub fn producer(&self, properties: &[(&str, &str)]) -> BaseProducer<AllDelivered> {
+        let mut config = self.client_config();
+        config
+            .set("partitioner", "murmur2_random")
+            .set("enable.idempotence", "true")
+            .set("queue.buffering.max.messages", "1000000")
+            .set("linger.ms", "5");
+        for (key, value) in properties {
+            config.set(*key, *value);
+        }
+        config.create_with_context(AllDelivered).expect("a producer can be made")
+    }
+
+    /// All records of a topic, ordered by partition and offset, up to its present end.
+    #[track_caller]
+    pub fn read_all(&self, topic: &str, isolation: Isolation) -> Vec<Record> {
+        let mut config = self.consumer_config();
+        let level = if isolation == Isolation::Committed { "read_committed" } else { "read_uncommitted" };
+        config.set("isolation.level", level).set("fetch.wait.max.ms", "10");
+        let consumer: BaseConsumer = config.create().expect("a consumer can be made");
+        let metadata = consumer.fetch_metadata(Some(topic), DEADLINE).expect("metadata can be fetched");
+        let found = metadata.topics().first().expect("the topic was asked for");
+        assert!(!found.partitions().is_empty(), "topic {topic} does not exist");
+        let mut list = TopicPartitionList::new();
+        for partition in found.partitions() {
+            list.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("a valid offset");
+        }
+        consumer.assign(&list).expect("the partitions can be assigned");
+        let mut records = read_to_ends(&consumer, topic, found.partitions().len());
+        records.sort_by_key(|record| (record.partition, record.offset));
+        records
+    }
+}
+
+fn read_to_ends(consumer: &BaseConsumer, topic: &str, partitions: usize) -> Vec<Record> {
+    let started = Instant::now();
+    let (mut records, mut ended) = (Vec::new(), BTreeSet::new());
+    while ended.len() < partitions {
+        assert!(started.elapsed() < DEADLINE, "topic {topic} could not be read to its end; read {}", records.len());
+        match consumer.poll(Duration::from_millis(100)) {
+            None => {}
+            Some(Ok(message)) => records.push(to_record(&message)),
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                ended.insert(partition);
+            }
+            // Passing trouble: brokers are killed in tests. The deadline decides.
+            Some(Err(_)) => {}
+        }
+    }
+    records
+}
+
+fn to_record(message: &rdkafka::message::BorrowedMessage<'_>) -> Record {
+    let headers = message.headers().map_or_else(Vec::new, |headers| {
+        headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect()
+    });
+    Record {
+        topic: message.topic().to_owned(),
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis(),
+        key: message.key().map(<[u8]>::to_vec),
+        payload: message.payload().map(<[u8]>::to_vec),
+        headers,
+    }
+}
+
+/// Queues records, waiting while the producer's queue is full.
+pub(crate) fn send_all<C: ProducerContext>(
+    producer: &BaseProducer<C>,
+    topic: &str,
+    messages: impl IntoIterator<Item = Message>,
+) where
+    C: ProducerContext<DeliveryOpaque = ()>,
+{
+    for message in messages {
+        let headers = message.headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+            headers.insert(Header { key, value: value.as_ref() })
+        });
+        let mut record: BaseRecord<'_, [u8], [u8], ()> = BaseRecord::to(topic).headers(headers);
+        record.partition = message.partition;
+        record.key = message.key.as_deref();
+        record.payload = message.payload.as_deref();
+        record.timestamp = message.timestamp_ms;
+        while let Err((error, back)) = producer.send(record) {
+            assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::QueueFull), "record refused: {error}");
+            producer.poll(Duration::from_millis(10));
+            record = back;
+        }
+        producer.poll(Duration::ZERO);
+    }
+}
+
+/// Fails the test when a record is not delivered.
+pub struct AllDelivered;
+
+impl rdkafka::ClientContext for AllDelivered {}
+
+impl ProducerContext for AllDelivered {
+    type DeliveryOpaque = ();
+    fn delivery(&self, result: &rdkafka::message::DeliveryResult<'_>, (): ()) {
+        if let Err((error, message)) = result {
+            // Purged ones belong to a transaction the test aborts.
+            let purged = error.rdkafka_error_code().is_some_and(|code| {
+                matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
+            });
+            assert!(purged, "a record to {} was not delivered: {error}", message.topic());
+        }
+    }
+}

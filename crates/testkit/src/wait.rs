@@ -1,0 +1,27 @@
+//! Waiting with a deadline for something another process does.
+//!
+//! Invariant: nothing waits for a fixed time; it waits for a condition and says what did not come true.
+
+use std::time::{Duration, Instant};
+
+/// Pause between two looks. Short: most waits end within a few of them.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Returns the first `Some` of `probe`; panics when the deadline passes.
+#[track_caller]
+pub fn wait_for<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = probe() {
+            return value;
+        }
+        assert!(started.elapsed() < deadline, "waited {deadline:?} in vain for: {what}");
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Waits until `condition` holds; panics when the deadline passes.
+#[track_caller]
+pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
+    wait_for(what, deadline, || condition().then_some(()));
+}
