@@ -13,6 +13,7 @@ pub mod ids;
 pub mod names;
 pub mod offsets;
 pub mod options;
+pub mod participant;
 pub mod plan;
 pub mod progress;
 pub mod query;

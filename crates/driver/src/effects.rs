@@ -4,7 +4,7 @@
 //! Blocking work runs on blocking threads and answers with an event; nothing here waits for an executor.
 
 use crate::cluster::Cluster;
-use crate::crash;
+use highwater_crash as crash;
 use crate::progress::{ProgressLog, progress_of};
 use crate::runner::{Run, RunnerEvent};
 use highwater_checkpoint::CheckpointStore;

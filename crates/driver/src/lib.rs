@@ -5,7 +5,6 @@
 
 mod cluster;
 mod cluster_service;
-mod crash;
 mod effects;
 mod error;
 mod http;

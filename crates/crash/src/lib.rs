@@ -1,0 +1,68 @@
+//! Named crash points: places between planning and commit where a recovery test kills the process.
+//!
+//! Owns: the points' effect. Without the `crash-points` feature [`point`] is an empty inline function.
+//! `HIGHWATER_CRASH_POINT=name[:nth]` names the point, and its which passing kills (1 = the first);
+//! `HIGHWATER_CRASH_LOG=FILE` gets the name written before the process dies, so that a test can tell that its
+//! point was hit. The file is also the memory: a process started with a point already in it is spared, so that
+//! a restarted process does not die again.
+
+/// Kills this process with SIGKILL when the environment names this point.
+#[cfg(feature = "crash-points")]
+pub fn point(name: &str) {
+    armed::point(name);
+}
+
+/// Does nothing in this build.
+#[cfg(not(feature = "crash-points"))]
+#[inline(always)]
+pub fn point(_name: &str) {}
+
+#[cfg(feature = "crash-points")]
+mod armed {
+    use std::io::Write;
+    use std::path::PathBuf;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    struct Armed {
+        name: String,
+        log: Option<PathBuf>,
+        /// Passings left, this one included.
+        left: AtomicU64,
+    }
+
+    fn armed() -> Option<&'static Armed> {
+        static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+        ARMED.get_or_init(from_environment).as_ref()
+    }
+
+    fn from_environment() -> Option<Armed> {
+        let wanted = std::env::var("HIGHWATER_CRASH_POINT").ok()?;
+        let (name, nth) = wanted.split_once(':').unwrap_or((&wanted, "1"));
+        let log = std::env::var_os("HIGHWATER_CRASH_LOG").map(PathBuf::from);
+        let hit_before = |path: &PathBuf| std::fs::read_to_string(path).is_ok_and(|text| text.contains(name));
+        if log.as_ref().is_some_and(hit_before) {
+            return None;
+        }
+        Some(Armed { name: name.to_string(), log, left: AtomicU64::new(nth.parse().unwrap_or(1)) })
+    }
+
+    pub fn point(name: &str) {
+        let Some(armed) = armed().filter(|armed| armed.name == name) else { return };
+        if armed.left.fetch_sub(1, Ordering::SeqCst) != 1 {
+            return;
+        }
+        if let Some(path) = &armed.log
+            && let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path)
+        {
+            // The kill matters more than its note: a test without the note fails.
+            let _ = writeln!(file, "{name}");
+            let _ = file.sync_all();
+        }
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
+        // Not reached: SIGKILL cannot be handled. Another thread may still run until it is delivered.
+        loop {
+            std::thread::park();
+        }
+    }
+}

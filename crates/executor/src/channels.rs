@@ -1,0 +1,95 @@
+//! gRPC channels: to the driver, and to the exchange services of other executors.
+//!
+//! Owns: one channel per address, with its timeouts and keep-alives. Channels connect when first used and
+//! connect again by themselves.
+
+use crate::error::{ExecutorError, TaskError};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::transport::{Channel, Endpoint};
+
+/// An executor that does not answer a ping for this long breaks its streams.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Channels to other executors. Cheap to clone; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Channels {
+    by_address: Arc<Mutex<HashMap<String, Channel>>>,
+}
+
+impl Channels {
+    /// The channel to HOST:PORT.
+    pub fn get(&self, address: &str) -> Result<Channel, TaskError> {
+        if let Some(channel) = self.by_address.lock().get(address) {
+            return Ok(channel.clone());
+        }
+        let endpoint = endpoint(format!("http://{address}"))
+            .map_err(|error| TaskError::Exchange(format!("executor address '{address}': {error}")))?;
+        let channel = endpoint.connect_lazy();
+        self.by_address.lock().insert(address.to_string(), channel.clone());
+        Ok(channel)
+    }
+
+    /// Forgets all: members change with the session.
+    pub fn clear(&self) {
+        self.by_address.lock().clear();
+    }
+}
+
+fn endpoint(url: String) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(url)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(1))
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(4 * 1024 * 1024)
+        .initial_connection_window_size(16 * 1024 * 1024))
+}
+
+/// The driver's endpoint.
+pub fn driver(url: &str) -> Result<Endpoint, ExecutorError> {
+    endpoint(url.to_string())
+        .map_err(|error| ExecutorError::DriverUrl { url: url.to_string(), message: error.to_string() })
+}
+
+/// The address others reach `listen` by: itself, or, where it is any address, the one that faces the driver.
+pub fn reachable(listen: SocketAddr, driver_url: &str) -> String {
+    if !listen.ip().is_unspecified() {
+        return listen.to_string();
+    }
+    let host = driver_url.trim_start_matches("http://").trim_start_matches("https://").trim_end_matches('/');
+    let facing = host.to_socket_addrs().ok().and_then(|mut addresses| addresses.next()).and_then(|driver| {
+        // Connecting a UDP socket sends nothing: it asks the system for the route.
+        let socket = UdpSocket::bind((listen.ip(), 0)).ok()?;
+        socket.connect(driver).ok()?;
+        socket.local_addr().ok()
+    });
+    match facing {
+        Some(facing) => SocketAddr::new(facing.ip(), listen.port()).to_string(),
+        None => listen.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_address_becomes_the_one_that_faces_the_driver() {
+        let listen: SocketAddr = "0.0.0.0:4711".parse().unwrap();
+        assert_eq!(reachable(listen, "http://127.0.0.1:7070"), "127.0.0.1:4711");
+        let plain: SocketAddr = "127.0.0.1:4712".parse().unwrap();
+        assert_eq!(reachable(plain, "http://127.0.0.1:7070"), "127.0.0.1:4712");
+    }
+
+    #[test]
+    fn a_wrong_driver_url_is_named() {
+        let error = driver("not a url").unwrap_err().to_string();
+        assert!(error.contains("not a url") && error.contains("http://HOST:PORT"), "{error}");
+    }
+}

@@ -1,0 +1,176 @@
+//! The computing half of one task, on a blocking thread: operators, sending, writing.
+//!
+//! Owns: one task's runtime, sender and writers while it runs. Does not own: where its input comes from
+//! (`task`). Invariant: nothing is flushed unless the whole input came and the attempt is still wanted.
+
+use crate::error::TaskError;
+use crate::exchange::sender::Sender;
+use crate::writers::{InUse, Slot, Writers};
+use highwater_connectors::source::Chunk;
+use highwater_core::ids::{AttemptId, BatchId, EdgeId, SinkId};
+use highwater_core::offsets::SourcePartition;
+use highwater_core::plan::{TaskPlan, WriterPlan};
+use highwater_core::report::{PartitionReport, TaskReport};
+use highwater_crash as crash;
+use highwater_engine::delta::DeltaBatch;
+use highwater_engine::runtime::{Emit, TaskRuntime};
+use highwater_engine::state::Overlay;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// What a source task is fed.
+pub enum Input {
+    Chunk(SourcePartition, Box<Chunk>),
+    /// All ranges are read. Without it the input was cut off.
+    End,
+}
+
+/// Everything a task computes with.
+pub struct Compute {
+    pub task: TaskPlan,
+    pub attempt: AttemptId,
+    pub batch: BatchId,
+    pub runtime: TaskRuntime,
+    pub sender: Sender,
+    pub writers: Arc<Writers>,
+    /// Writers that hold this batch already.
+    pub published: BTreeSet<WriterPlan>,
+    pub cancel: CancellationToken,
+}
+
+/// What a task leaves behind.
+pub struct Computed {
+    pub report: TaskReport,
+    pub overlay: Overlay,
+    /// To be waited for.
+    pub sender: Sender,
+}
+
+impl Compute {
+    /// Computes what comes from Kafka.
+    pub fn source(self, mut input: mpsc::Receiver<Input>) -> Result<Computed, TaskError> {
+        let mut partitions: BTreeMap<SourcePartition, PartitionReport> = BTreeMap::new();
+        self.run(|work| {
+            loop {
+                match input.blocking_recv() {
+                    Some(Input::Chunk(partition, chunk)) => {
+                        add(partitions.entry(partition).or_default(), &chunk);
+                        work.runtime.push_source(chunk.batch, &mut work.emitted)?;
+                        work.lead()?;
+                        crash::point("executor_mid_read");
+                    }
+                    Some(Input::End) => return Ok(std::mem::take(&mut partitions)),
+                    None => return Err(TaskError::Cancelled),
+                }
+            }
+        })
+    }
+
+    /// Computes what other tasks have sent.
+    pub fn shards(self, input: Vec<(EdgeId, DeltaBatch)>) -> Result<Computed, TaskError> {
+        self.run(|work| {
+            for (edge, rows) in input {
+                work.check()?;
+                work.runtime.push_edge(edge, rows, &mut work.emitted)?;
+                work.lead()?;
+            }
+            Ok(BTreeMap::new())
+        })
+    }
+
+    fn run(
+        self,
+        feed: impl FnOnce(&mut Work<'_>) -> Result<BTreeMap<SourcePartition, PartitionReport>, TaskError>,
+    ) -> Result<Computed, TaskError> {
+        let slots: Vec<(WriterPlan, Arc<Slot>)> =
+            self.task.writers.iter().map(|plan| (*plan, self.writers.slot(*plan))).collect();
+        let mut in_use = BTreeMap::new();
+        for (plan, slot) in &slots {
+            let held = self.published.contains(plan);
+            in_use.insert(plan.sink, slot.begin(&self.writers, *plan, self.batch, self.attempt, held)?);
+        }
+        let cancel = &self.cancel;
+        let mut work = Work { runtime: self.runtime, sender: self.sender, in_use, emitted: Vec::new(), cancel };
+        let partitions = feed(&mut work)?;
+        work.check()?;
+        let Work { runtime, sender, in_use, mut emitted, .. } = work;
+        let outcome = runtime.finish(&mut emitted)?;
+        let mut rest = Leading { sender, in_use };
+        rest.lead(&mut emitted)?;
+        if cancel.is_cancelled() {
+            return Err(TaskError::Cancelled);
+        }
+        crash::point("executor_before_exchange_end");
+        rest.sender.end()?;
+        crash::point("executor_before_flush");
+        let mut writers = Vec::with_capacity(rest.in_use.len());
+        for writer in rest.in_use.values_mut() {
+            writers.push(writer.flush()?);
+        }
+        crash::point("executor_after_flush");
+        let report = TaskReport {
+            task: self.task.id,
+            partitions,
+            writers,
+            state: outcome.state,
+            operators: outcome.operators,
+        };
+        Ok(Computed { report, overlay: outcome.overlay, sender: rest.sender })
+    }
+}
+
+/// A task in the middle of its input.
+struct Work<'a> {
+    runtime: TaskRuntime,
+    sender: Sender,
+    in_use: BTreeMap<SinkId, InUse<'a>>,
+    emitted: Vec<Emit>,
+    cancel: &'a CancellationToken,
+}
+
+impl Work<'_> {
+    fn check(&self) -> Result<(), TaskError> {
+        if self.cancel.is_cancelled() { Err(TaskError::Cancelled) } else { Ok(()) }
+    }
+
+    fn lead(&mut self) -> Result<(), TaskError> {
+        lead(&mut self.sender, &mut self.in_use, &mut self.emitted)
+    }
+}
+
+/// A task past its input.
+struct Leading<'a> {
+    sender: Sender,
+    in_use: BTreeMap<SinkId, InUse<'a>>,
+}
+
+impl Leading<'_> {
+    fn lead(&mut self, emitted: &mut Vec<Emit>) -> Result<(), TaskError> {
+        lead(&mut self.sender, &mut self.in_use, emitted)
+    }
+}
+
+/// Leads rows to their exchange or sink.
+fn lead(sender: &mut Sender, in_use: &mut BTreeMap<SinkId, InUse<'_>>, emitted: &mut Vec<Emit>) -> Result<(), TaskError> {
+    for emit in emitted.drain(..) {
+        match emit {
+            Emit::Exchange { edge, shard, rows } => sender.send(edge, shard, rows)?,
+            Emit::Sink { sink, rows } => match in_use.get_mut(&sink) {
+                Some(writer) => writer.write(&rows)?,
+                None => return Err(TaskError::NotInQuery(format!("a writer of sink {sink}"))),
+            },
+        }
+    }
+    Ok(())
+}
+
+fn add(report: &mut PartitionReport, chunk: &Chunk) {
+    report.records += chunk.records;
+    report.size_bytes += chunk.size_bytes;
+    report.checksum = report.checksum.wrapping_add(chunk.checksum);
+    report.max_watermark_ms = report.max_watermark_ms.max(chunk.max_watermark_ms);
+    report.max_timestamp_ms = report.max_timestamp_ms.max(chunk.max_timestamp_ms);
+    report.bad_records += chunk.bad.len() as u64;
+}

@@ -1,0 +1,58 @@
+//! What can go wrong in an executor, and what to do about it.
+
+use highwater_connectors::error::ConnectorError;
+use highwater_core::error::ErrorKind;
+use highwater_core::ids::TaskId;
+use highwater_engine::error::EngineError;
+use std::net::SocketAddr;
+use thiserror::Error;
+
+/// Why an executor process ends by itself.
+#[derive(Debug, Error)]
+pub enum ExecutorError {
+    #[error("cannot listen on {address}: {source}; choose another --listen")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("'{url}' is not an address of a driver ({message}); write it as http://HOST:PORT")]
+    DriverUrl { url: String, message: String },
+    #[error("the driver refuses this executor: {0}")]
+    Refused(String),
+    #[error("exchange service: {0}")]
+    Server(String),
+}
+
+/// Why a task attempt failed.
+#[derive(Debug, Error)]
+pub enum TaskError {
+    #[error(transparent)]
+    Connector(#[from] ConnectorError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Another executor did not take or send its batches.
+    #[error("exchange: {0}")]
+    Exchange(String),
+    #[error("state could not be fetched from the driver: {0}")]
+    State(String),
+    /// The state in the checkpoint cannot be read.
+    #[error("state could not be fetched from the driver: {0}")]
+    DamagedState(String),
+    #[error("plan names {0}, which this query does not have")]
+    NotInQuery(String),
+    #[error("task {0} ended without a result")]
+    Panicked(TaskId),
+    /// Nobody waits for the result.
+    #[error("the attempt was dropped")]
+    Cancelled,
+}
+
+impl TaskError {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            // A writer fenced by recovery is opened anew in the next attempt.
+            Self::Connector(error) if error.kind() == ErrorKind::Fenced => ErrorKind::Retry,
+            Self::Connector(error) => error.kind(),
+            Self::Engine(error) => error.kind(),
+            Self::Exchange(_) | Self::State(_) | Self::Cancelled => ErrorKind::Retry,
+            Self::DamagedState(_) | Self::NotInQuery(_) | Self::Panicked(_) => ErrorKind::Fatal,
+        }
+    }
+}

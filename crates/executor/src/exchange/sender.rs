@@ -1,0 +1,216 @@
+//! The sending side of one task: rows to the tasks that own their shards, here or on other executors.
+//!
+//! Owns: routing by shard, encoding, one gRPC stream per receiving executor. Invariants: what is for a task
+//! here is never encoded; every receiving task gets an end marker from this task for every edge, rows or none;
+//! queues are bounded, a slow receiver slows the sender.
+
+use super::{AttemptInboxes, Stream};
+use crate::error::TaskError;
+use arrow_ipc::writer::StreamWriter;
+use highwater_core::ids::{AttemptId, BatchId, EdgeId, ExecutorId, QueryId, ShardId, TaskId};
+use highwater_core::plan::{BatchPlan, TaskWork};
+use highwater_engine::dataflow::{Dataflow, PipelineOutput};
+use highwater_engine::delta::DeltaBatch;
+use highwater_proto::v1::exchange_service_client::ExchangeServiceClient;
+use highwater_proto::v1::{self, PushBatchesRequest};
+use highwater_proto::{MAX_MESSAGE_BYTES, convert};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+/// Messages waiting for one receiving executor.
+const QUEUE: usize = 8;
+
+/// Where the tasks of an attempt run.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    pub me: ExecutorId,
+    /// Executor and the address of its exchange service, per task.
+    pub tasks: BTreeMap<TaskId, (ExecutorId, String)>,
+}
+
+/// A receiving task and its shards.
+#[derive(Clone, Copy, Debug)]
+struct Receiver {
+    task: TaskId,
+    first: ShardId,
+    end: ShardId,
+}
+
+/// Rows and messages sent so far to one task over one edge.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sent {
+    rows: u64,
+    messages: u64,
+}
+
+/// What one task sends. Used on a blocking thread, then finished on an async one.
+pub struct Sender {
+    query: QueryId,
+    attempt: AttemptId,
+    batch: BatchId,
+    from: TaskId,
+    local: Arc<AttemptInboxes>,
+    receivers: BTreeMap<EdgeId, Vec<Receiver>>,
+    /// Queue to the executor of each task that is not here.
+    remote: BTreeMap<TaskId, mpsc::Sender<PushBatchesRequest>>,
+    sent: BTreeMap<(EdgeId, TaskId), Sent>,
+    calls: Vec<JoinHandle<Result<(), TaskError>>>,
+}
+
+/// The edges a task sends over, and who receives them.
+pub fn streams_into(dataflow: &Dataflow, plan: &BatchPlan, to: TaskId) -> BTreeSet<Stream> {
+    let Some(task) = plan.tasks.get(to.0 as usize) else { return BTreeSet::new() };
+    let Some(stage) = dataflow.stages.get(task.stage.0 as usize) else { return BTreeSet::new() };
+    let edges = stage.input_edges();
+    let senders = |edge: EdgeId| {
+        dataflow.producers(edge).flat_map(|stage| plan.tasks_of(stage.id)).map(move |sender| (edge, sender.id))
+    };
+    edges.into_iter().flat_map(senders).collect()
+}
+
+impl Sender {
+    /// `connect` gives the channel to an address; channels are shared by tasks.
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        query: QueryId,
+        attempt: AttemptId,
+        plan: &BatchPlan,
+        dataflow: &Dataflow,
+        from: TaskId,
+        placement: &Placement,
+        local: Arc<AttemptInboxes>,
+        connect: &dyn Fn(&str) -> Result<Channel, TaskError>,
+    ) -> Result<Self, TaskError> {
+        let mut sender = Self {
+            query,
+            attempt,
+            batch: plan.batch,
+            from,
+            local,
+            receivers: BTreeMap::new(),
+            remote: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            calls: Vec::new(),
+        };
+        let stage = plan.tasks.get(from.0 as usize).and_then(|task| dataflow.stages.get(task.stage.0 as usize));
+        let edges = stage.iter().flat_map(|stage| &stage.pipelines).filter_map(|pipeline| match pipeline.output {
+            PipelineOutput::Exchange(edge) => Some(edge),
+            PipelineOutput::Sink(_) => None,
+        });
+        let mut queues: BTreeMap<ExecutorId, mpsc::Sender<PushBatchesRequest>> = BTreeMap::new();
+        for edge in edges.collect::<BTreeSet<_>>() {
+            let Some(consumer) = dataflow.consumer(edge) else { continue };
+            for task in plan.tasks_of(consumer.id) {
+                let TaskWork::Shards { first, end } = task.work else { continue };
+                sender.receivers.entry(edge).or_default().push(Receiver { task: task.id, first, end });
+                let (executor, address) = placement
+                    .tasks
+                    .get(&task.id)
+                    .ok_or_else(|| TaskError::NotInQuery(format!("task {} without a place", task.id)))?;
+                if *executor == placement.me {
+                    continue;
+                }
+                let queue = match queues.get(executor) {
+                    Some(queue) => queue.clone(),
+                    None => {
+                        let (queue, call) = open_stream(connect(address)?, address.clone());
+                        sender.calls.push(call);
+                        queues.insert(*executor, queue.clone());
+                        queue
+                    }
+                };
+                sender.remote.insert(task.id, queue);
+            }
+        }
+        Ok(sender)
+    }
+
+    /// Sends rows of one shard. Blocks while the receiver is behind.
+    pub fn send(&mut self, edge: EdgeId, shard: ShardId, rows: DeltaBatch) -> Result<(), TaskError> {
+        let receivers = self.receivers.get(&edge).map_or(&[][..], Vec::as_slice);
+        let to = receivers
+            .iter()
+            .find(|receiver| receiver.first <= shard && shard < receiver.end)
+            .map(|receiver| receiver.task)
+            .ok_or_else(|| TaskError::NotInQuery(format!("a task for shard {shard} of edge {edge}")))?;
+        let sent = self.sent.entry((edge, to)).or_default();
+        sent.rows += rows.num_rows() as u64;
+        let Some(queue) = self.remote.get(&to) else { return self.local.push(to, (edge, self.from), rows) };
+        let sequence = sent.messages;
+        sent.messages += 1;
+        let message = self.message(edge, to, sequence, encode(rows)?, None);
+        queue.blocking_send(message).map_err(|_| TaskError::Exchange("the receiver has gone".into()))
+    }
+
+    fn message(&self, edge: EdgeId, to: TaskId, sequence: u64, ipc: Vec<u8>, end_rows: Option<u64>) -> PushBatchesRequest {
+        PushBatchesRequest {
+            query_id: self.query.to_string(),
+            attempt: Some(convert::attempt_to_proto(self.attempt, self.batch)),
+            edge_id: edge.0,
+            from_task: self.from.0,
+            to_task: to.0,
+            sequence,
+            arrow_ipc: ipc.into(),
+            end_rows,
+        }
+    }
+
+    /// Tells every receiver that this is all. Blocks like [`Sender::send`].
+    pub fn end(&mut self) -> Result<(), TaskError> {
+        for (edge, receivers) in &self.receivers {
+            for receiver in receivers {
+                let sent = self.sent.get(&(*edge, receiver.task)).copied().unwrap_or_default();
+                match self.remote.get(&receiver.task) {
+                    None => self.local.end(receiver.task, (*edge, self.from), sent.rows)?,
+                    Some(queue) => {
+                        let message = self.message(*edge, receiver.task, sent.messages, Vec::new(), Some(sent.rows));
+                        queue.blocking_send(message).map_err(|_| TaskError::Exchange("the receiver has gone".into()))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the other executors have taken everything.
+    pub async fn finish(mut self) -> Result<(), TaskError> {
+        self.remote.clear();
+        for call in std::mem::take(&mut self.calls) {
+            call.await.map_err(|_| TaskError::Panicked(self.from))??;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        for call in &self.calls {
+            call.abort();
+        }
+    }
+}
+
+fn open_stream(channel: Channel, address: String) -> (mpsc::Sender<PushBatchesRequest>, JoinHandle<Result<(), TaskError>>) {
+    let (queue, waiting) = mpsc::channel(QUEUE);
+    let call = tokio::spawn(async move {
+        let mut client = ExchangeServiceClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let pushed: Result<tonic::Response<v1::PushBatchesResponse>, _> =
+            client.push_batches(ReceiverStream::new(waiting)).await;
+        pushed.map(|_| ()).map_err(|status| TaskError::Exchange(format!("executor at {address}: {}", status.message())))
+    });
+    (queue, call)
+}
+
+fn encode(rows: DeltaBatch) -> Result<Vec<u8>, TaskError> {
+    let batch = rows.into_wire()?;
+    let failed = |error: arrow::error::ArrowError| TaskError::Engine(error.into());
+    let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).map_err(failed)?;
+    writer.write(&batch).map_err(failed)?;
+    writer.into_inner().map_err(failed)
+}

@@ -1,0 +1,125 @@
+//! What an executor tells its driver about one query.
+//!
+//! Owns: the wire form of reports. Does not own: the stream. Sending waits while the driver is slow, and fails
+//! silently when the session is over: then the driver has already counted this executor as gone.
+
+use highwater_core::error::ErrorKind;
+use highwater_core::ids::{AttemptId, BatchId, QueryId, RunId, SourceId, TaskId};
+use highwater_core::offsets::TopicPartition;
+use highwater_core::plan::WriterPlan;
+use highwater_core::report::TaskReport;
+use highwater_connectors::source::PartitionAvailability;
+use highwater_proto::convert;
+use highwater_proto::v1::{self, StreamTasksRequest, stream_tasks_request::Message};
+use tokio::sync::mpsc;
+
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    query: QueryId,
+    run: RunId,
+    stream: mpsc::Sender<StreamTasksRequest>,
+}
+
+impl Outbox {
+    pub fn new(query: QueryId, run: RunId, stream: mpsc::Sender<StreamTasksRequest>) -> Self {
+        Self { query, run, stream }
+    }
+
+    async fn send(&self, message: Message) {
+        // The session is over: whoever sends is being dropped as well.
+        let _ = self.stream.send(StreamTasksRequest { message: Some(message) }).await;
+    }
+
+    pub async fn availability(&self, source: SourceId, news: Vec<(TopicPartition, PartitionAvailability)>) {
+        let partitions = news
+            .into_iter()
+            .map(|(tp, found)| v1::PartitionAvailability {
+                source_id: source.0,
+                topic: tp.topic.to_string(),
+                partition: tp.partition,
+                position: found.position,
+                at_end: found.at_end,
+                buffered_bytes: found.buffered_bytes as u64,
+            })
+            .collect();
+        let (query_id, run_id) = (self.query.to_string(), self.run.to_string());
+        self.send(Message::Availability(v1::Availability { query_id, run_id, partitions })).await;
+    }
+
+    /// `uploaded` tells which state deltas went ahead of the report.
+    pub async fn task_done(&self, attempt: AttemptId, batch: BatchId, mut report: TaskReport, uploaded: &[bool]) {
+        let task = report.task;
+        let deltas = report.state.iter_mut().enumerate();
+        let state_deltas = deltas
+            .map(|(index, delta)| match uploaded.get(index) {
+                Some(true) => bytes::Bytes::new(),
+                _ => std::mem::take(&mut delta.bytes).into(),
+            })
+            .collect();
+        match convert::report_to_bytes(&report) {
+            Ok(bytes) => {
+                let attempt = Some(convert::attempt_to_proto(attempt, batch));
+                let query_id = self.query.to_string();
+                self.send(Message::TaskDone(v1::TaskDone { query_id, attempt, report: bytes.into(), state_deltas })).await;
+            }
+            Err(status) => self.task_failed(attempt, batch, task, ErrorKind::Fatal, status.message()).await,
+        }
+    }
+
+    pub async fn task_failed(&self, attempt: AttemptId, batch: BatchId, task: TaskId, kind: ErrorKind, message: &str) {
+        self.send(Message::TaskFailed(v1::TaskFailed {
+            query_id: self.query.to_string(),
+            attempt: Some(convert::attempt_to_proto(attempt, batch)),
+            task_id: task.0,
+            kind: convert::trouble_kind(kind).into(),
+            message: message.to_string(),
+        }))
+        .await;
+    }
+
+    /// `unknown` says why the outcome is not known.
+    pub async fn published(&self, attempt: AttemptId, batch: BatchId, writer: WriterPlan, unknown: Option<String>) {
+        let outcome = match unknown {
+            None => v1::PublishOutcome::Published,
+            Some(_) => v1::PublishOutcome::Unknown,
+        };
+        self.send(Message::Published(v1::WriterPublished {
+            query_id: self.query.to_string(),
+            attempt: Some(convert::attempt_to_proto(attempt, batch)),
+            sink_id: writer.sink.0,
+            writer_id: writer.writer.0,
+            outcome: outcome.into(),
+            message: unknown.unwrap_or_default(),
+        }))
+        .await;
+    }
+
+    /// An empty message: the trouble is over.
+    pub async fn trouble(&self, kind: ErrorKind, message: String) {
+        self.send_trouble(kind, message, None).await;
+    }
+
+    pub async fn out_of_range(&self, source: SourceId, tp: TopicPartition, position: i64, earliest: i64, latest: i64) {
+        let range = v1::OffsetOutOfRange {
+            source_id: source.0,
+            topic: tp.topic.to_string(),
+            partition: tp.partition,
+            position,
+            earliest,
+            latest,
+        };
+        self.send_trouble(ErrorKind::Fix, format!("offset {position} out of range for {tp}"), Some(range)).await;
+    }
+
+    async fn send_trouble(&self, kind: ErrorKind, message: String, out_of_range: Option<v1::OffsetOutOfRange>) {
+        self.send(Message::Trouble(v1::QueryTrouble {
+            query_id: self.query.to_string(),
+            run_id: self.run.to_string(),
+            kind: convert::trouble_kind(kind).into(),
+            message,
+            out_of_range,
+        }))
+        .await;
+    }
+}

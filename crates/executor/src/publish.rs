@@ -1,0 +1,43 @@
+//! Publishing: commits the writers of a prepared batch, all at the same time, and answers for each.
+//!
+//! Owns: this step. Does not own: whether it may be taken (core's participant).
+
+use crate::outbox::Outbox;
+use crate::writers::Writers;
+use highwater_core::ids::{AttemptId, BatchId};
+use highwater_core::plan::WriterPlan;
+use highwater_crash as crash;
+use std::sync::Arc;
+
+/// Commits `writers` on blocking threads.
+pub fn publish(writers: &Arc<Writers>, attempt: AttemptId, batch: BatchId, plans: Vec<WriterPlan>, outbox: &Outbox) {
+    for plan in plans {
+        let (slot, outbox) = (writers.slot(plan), outbox.clone());
+        tokio::spawn(async move {
+            let published = tokio::task::spawn_blocking(move || {
+                crash::point("executor_before_publish");
+                let outcome = slot.publish(attempt);
+                crash::point("executor_after_publish");
+                outcome
+            })
+            .await;
+            let unknown = match published {
+                Ok(Ok(())) => None,
+                Ok(Err(message)) => Some(message),
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(message) = &unknown {
+                tracing::warn!(%attempt, %batch, sink = %plan.sink, writer = %plan.writer, "publish: {message}");
+            }
+            outbox.published(attempt, batch, plan, unknown).await;
+        });
+    }
+}
+
+/// Answers that nothing is known of these writers.
+pub async fn answer_unknown(attempt: AttemptId, batch: BatchId, plans: Vec<WriterPlan>, outbox: &Outbox) {
+    for plan in plans {
+        let message = "the attempt does not run here, or is not flushed".to_string();
+        outbox.published(attempt, batch, plan, Some(message)).await;
+    }
+}

@@ -1,0 +1,110 @@
+//! State over the wire: shards fetched from the driver, large deltas brought to it.
+//!
+//! Owns: the two calls. Does not own: what is in the deltas (core, engine).
+
+use crate::error::TaskError;
+use highwater_core::ids::{AttemptId, BatchId, QueryId, ShardId, TaskId};
+use highwater_core::report::StateDelta;
+use highwater_engine::state::QueryState;
+use highwater_proto::convert;
+use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
+use highwater_proto::v1::{FetchStateRequest, PutStateDeltaRequest};
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+use tonic::Code;
+use tonic::transport::Channel;
+
+/// Deltas above this size go ahead of the report, in parts of this size, bytes.
+const INLINE_MAX_BYTES: usize = 1024 * 1024;
+
+/// Loads shards as of `base` from the checkpoint; before the first batch they are empty.
+pub async fn restore(
+    client: &mut ClusterServiceClient<Channel>,
+    query: QueryId,
+    epoch: u64,
+    base: Option<BatchId>,
+    shards: &BTreeSet<ShardId>,
+    state: Arc<QueryState>,
+) -> Result<(), TaskError> {
+    let mut deltas: Vec<Vec<u8>> = Vec::new();
+    if let Some(base) = base {
+        let request = FetchStateRequest {
+            query_id: query.to_string(),
+            batch_id: base.0,
+            shards: shards.iter().map(|shard| u32::from(shard.0)).collect(),
+            epoch,
+        };
+        let mut parts = client.fetch_state(request).await.map_err(failed)?.into_inner();
+        while let Some(part) = parts.message().await.map_err(failed)? {
+            deltas.push(part.delta.into());
+        }
+    }
+    let runs = runs(shards);
+    let loaded = tokio::task::spawn_blocking(move || {
+        runs.into_iter().try_for_each(|run| state.load(run, &deltas))
+    });
+    loaded.await.map_err(|error| TaskError::State(error.to_string()))??;
+    Ok(())
+}
+
+fn failed(status: tonic::Status) -> TaskError {
+    match status.code() {
+        Code::DataLoss => TaskError::DamagedState(status.message().to_string()),
+        _ => TaskError::State(status.message().to_string()),
+    }
+}
+
+/// Consecutive shards as ranges.
+fn runs(shards: &BTreeSet<ShardId>) -> Vec<Range<u16>> {
+    let mut runs: Vec<Range<u16>> = Vec::new();
+    for shard in shards {
+        match runs.last_mut() {
+            Some(run) if run.end == shard.0 => run.end += 1,
+            _ => runs.push(shard.0..shard.0 + 1),
+        }
+    }
+    runs
+}
+
+/// Brings large deltas to the driver. Tells, per delta, whether it went.
+pub async fn upload(
+    client: &mut ClusterServiceClient<Channel>,
+    query: QueryId,
+    attempt: AttemptId,
+    batch: BatchId,
+    task: TaskId,
+    deltas: &mut [StateDelta],
+) -> Result<Vec<bool>, TaskError> {
+    let mut uploaded = Vec::with_capacity(deltas.len());
+    for (index, delta) in deltas.iter_mut().enumerate() {
+        let is_large = delta.bytes.len() > INLINE_MAX_BYTES;
+        uploaded.push(is_large);
+        if !is_large {
+            continue;
+        }
+        let bytes = bytes::Bytes::from(std::mem::take(&mut delta.bytes));
+        let starts: Vec<usize> = (0..bytes.len()).step_by(INLINE_MAX_BYTES).collect();
+        let parts = starts.into_iter().map(move |start| PutStateDeltaRequest {
+            query_id: query.to_string(),
+            attempt: Some(convert::attempt_to_proto(attempt, batch)),
+            task_id: task.0,
+            index: index as u32,
+            chunk: bytes.slice(start..(start + INLINE_MAX_BYTES).min(bytes.len())),
+        });
+        client.put_state_delta(tokio_stream::iter(parts)).await.map_err(failed)?;
+    }
+    Ok(uploaded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_become_ranges() {
+        let shards: BTreeSet<ShardId> = [0, 1, 2, 5, 7, 8].into_iter().map(ShardId).collect();
+        assert_eq!(runs(&shards), vec![0..3, 5..6, 7..9]);
+        assert!(runs(&BTreeSet::new()).is_empty());
+    }
+}

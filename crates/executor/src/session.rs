@@ -1,0 +1,201 @@
+//! One executor's membership: register, renew the lease, obey the task stream; and again after every loss.
+//!
+//! Owns: the session and the workers of its queries. Does not own: what a worker does with a command.
+//! Invariants: all workers end with the session, because the driver then counts this executor as gone; commands
+//! of an epoch below the highest ever seen are refused, whoever sends them.
+
+use crate::Shared;
+use crate::error::ExecutorError;
+use crate::outbox::Outbox;
+use crate::worker::{self, WorkerHandle};
+use highwater_core::ids::{QueryId, RunId};
+use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
+use highwater_proto::v1::stream_tasks_response::Message;
+use highwater_proto::v1::{self, StreamTasksRequest, stream_tasks_request};
+use highwater_proto::{MAX_MESSAGE_BYTES, convert};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+/// Reports waiting for the driver.
+const REPORT_QUEUE: usize = 1024;
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+pub struct Session {
+    shared: Shared,
+    driver: Endpoint,
+    address: String,
+    /// Highest epoch obeyed.
+    epoch: u64,
+    workers: BTreeMap<QueryId, WorkerHandle>,
+}
+
+/// Why a session ended.
+enum Loss {
+    /// The driver will not have this executor.
+    Refused(String),
+    /// Try again.
+    Lost(String),
+}
+
+impl From<Status> for Loss {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            Code::FailedPrecondition if status.message().contains("version") => Loss::Refused(status.message().into()),
+            _ => Loss::Lost(status.message().to_string()),
+        }
+    }
+}
+
+impl Session {
+    pub fn new(shared: Shared, driver: Endpoint, address: String) -> Self {
+        Self { shared, driver, address, epoch: 0, workers: BTreeMap::new() }
+    }
+
+    /// Joins and joins again; returns only when the driver refuses for good.
+    pub async fn run_for_ever(&mut self) -> ExecutorError {
+        let mut pause = PAUSE_MIN;
+        let mut told = false;
+        loop {
+            let began = Instant::now();
+            let loss = self.run_once().await;
+            self.close().await;
+            match loss {
+                Loss::Refused(message) => return ExecutorError::Refused(message),
+                Loss::Lost(message) => {
+                    // A driver that is away is not news every half second.
+                    if !told {
+                        tracing::warn!("no session with the driver: {message}; trying again until it is there");
+                    }
+                }
+            }
+            let lasted = began.elapsed() > Duration::from_secs(2);
+            told = !lasted;
+            pause = if lasted { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Ends all workers, and waits until they have let go of their consumers and transactions.
+    pub async fn close(&mut self) {
+        for (_, worker) in std::mem::take(&mut self.workers) {
+            worker.end().await;
+        }
+        self.shared.exchange.clear();
+        self.shared.channels.clear();
+    }
+
+    async fn run_once(&mut self) -> Loss {
+        let channel = match self.driver.connect().await {
+            Ok(channel) => channel,
+            Err(error) => return Loss::Lost(format!("{error} ({})", self.driver.uri())),
+        };
+        let client = ClusterServiceClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        match self.join(client).await {
+            Ok(()) => Loss::Lost("the driver ended the task stream".into()),
+            Err(loss) => loss,
+        }
+    }
+
+    async fn join(&mut self, mut client: ClusterServiceClient<Channel>) -> Result<(), Loss> {
+        let request = v1::RegisterExecutorRequest {
+            executor_id: self.shared.me.to_string(),
+            address: self.address.clone(),
+            slots: self.shared.slot_count as u32,
+            version: env!("CARGO_PKG_VERSION").into(),
+        };
+        let joined = client.register_executor(request).await?.into_inner();
+        if joined.epoch < self.epoch {
+            return Err(Loss::Lost(format!("its epoch {} is over: epoch {} was seen", joined.epoch, self.epoch)));
+        }
+        self.epoch = joined.epoch;
+        let (reports, waiting) = mpsc::channel(REPORT_QUEUE);
+        let hello = v1::Hello { executor_id: self.shared.me.to_string(), epoch: self.epoch };
+        let hello = StreamTasksRequest { message: Some(stream_tasks_request::Message::Hello(hello)) };
+        reports.send(hello).await.map_err(|_| Loss::Lost("internal: no stream".into()))?;
+        let mut commands = client.stream_tasks(ReceiverStream::new(waiting)).await?.into_inner();
+        tracing::info!(epoch = self.epoch, "joined the driver");
+        let lease = Duration::from_millis(joined.lease_ms.max(1));
+        let renewals = renew(client.clone(), self.shared.me.to_string(), self.epoch, lease);
+        tokio::pin!(renewals);
+        loop {
+            let command = tokio::select! {
+                command = commands.message() => command?,
+                loss = &mut renewals => return Err(loss),
+            };
+            let Some(command) = command else { return Ok(()) };
+            if command.epoch < self.epoch {
+                return Err(Loss::Lost(format!("a command of epoch {}, which is over", command.epoch)));
+            }
+            let Some(message) = command.message else { continue };
+            self.obey(message, &client, &reports).await?;
+        }
+    }
+
+    /// Hands a command to its query's worker.
+    async fn obey(
+        &mut self,
+        message: Message,
+        client: &ClusterServiceClient<Channel>,
+        reports: &mpsc::Sender<StreamTasksRequest>,
+    ) -> Result<(), Loss> {
+        let query = convert::query_id(query_of(&message))?;
+        match message {
+            Message::OpenQuery(open) => {
+                if let Some(old) = self.workers.remove(&query) {
+                    old.end().await;
+                }
+                let run: RunId = convert::run_id(&open.run_id)?;
+                let outbox = Outbox::new(query, run, reports.clone());
+                let handle = worker::start(self.shared.clone(), query, self.epoch, open, outbox, client.clone());
+                self.workers.insert(query, handle);
+            }
+            Message::CloseQuery(_) => {
+                if let Some(worker) = self.workers.remove(&query) {
+                    // Transactions are aborted and consumers closed beside the stream's other work.
+                    tokio::spawn(worker.end());
+                }
+            }
+            message => match self.workers.get(&query) {
+                Some(worker) => worker.command(message).await,
+                None => tracing::debug!(%query, "a command for a query that is not open here"),
+            },
+        }
+        Ok(())
+    }
+}
+
+fn query_of(message: &Message) -> &str {
+    match message {
+        Message::OpenQuery(m) => &m.query_id,
+        Message::CloseQuery(m) => &m.query_id,
+        Message::AssignPartitions(m) => &m.query_id,
+        Message::RunTasks(m) => &m.query_id,
+        Message::AbortAttempt(m) => &m.query_id,
+        Message::PublishWriters(m) => &m.query_id,
+        Message::BatchCommitted(m) => &m.query_id,
+    }
+}
+
+/// Renews the lease three times within its length; ends when it is lost.
+async fn renew(mut client: ClusterServiceClient<Channel>, me: String, epoch: u64, lease: Duration) -> Loss {
+    let mut renewed = Instant::now();
+    loop {
+        tokio::time::sleep(lease / 3).await;
+        let request = v1::RenewLeaseRequest { executor_id: me.clone(), epoch };
+        match tokio::time::timeout(lease / 3, client.renew_lease(request)).await {
+            Ok(Ok(_)) => renewed = Instant::now(),
+            Ok(Err(status)) if matches!(status.code(), Code::NotFound | Code::FailedPrecondition) => {
+                return Loss::Lost(status.message().to_string());
+            }
+            _ if renewed.elapsed() > lease => return Loss::Lost("the lease could not be renewed".into()),
+            _ => {}
+        }
+    }
+}

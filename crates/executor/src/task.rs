@@ -1,0 +1,173 @@
+//! One task attempt: waits for its input and a slot, computes, and brings what is large to the driver.
+//!
+//! Owns: the asynchronous half. Does not own: computing (`compute`). Invariant: a task that waits for other
+//! tasks holds no slot, so tasks that wait for each other cannot starve each other.
+
+use crate::compute::{Compute, Computed, Input};
+use crate::error::TaskError;
+use crate::exchange::AttemptInboxes;
+use crate::exchange::sender::{Placement, Sender};
+use crate::restore;
+use crate::sources::Sources;
+use crate::writers::Writers;
+use crate::Shared;
+use highwater_core::ids::{AttemptId, QueryId, ShardId, SinkId, SourceId};
+use highwater_core::offsets::Ranges;
+use highwater_core::plan::{BatchPlan, TaskPlan, TaskWork, WriterPlan};
+use highwater_core::report::TaskReport;
+use highwater_crash as crash;
+use highwater_engine::CompiledQuery;
+use highwater_engine::runtime::{BatchContext, TaskRuntime};
+use highwater_engine::state::{Overlay, QueryState};
+use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+/// Chunks read ahead of the computation.
+const INPUT_QUEUE: usize = 2;
+
+/// What the tasks of one attempt share. Cheap to clone.
+#[derive(Clone)]
+pub struct TaskContext {
+    pub shared: Shared,
+    pub query: QueryId,
+    pub attempt: AttemptId,
+    pub plan: Arc<BatchPlan>,
+    pub placement: Arc<Placement>,
+    pub published: Arc<BTreeSet<WriterPlan>>,
+    pub compiled: Arc<CompiledQuery>,
+    pub sources: Arc<Sources>,
+    pub writers: Arc<Writers>,
+    pub state: Arc<QueryState>,
+    pub inboxes: Arc<AttemptInboxes>,
+    pub client: ClusterServiceClient<Channel>,
+    pub cancel: CancellationToken,
+}
+
+/// A task that is done: its rows are exchanged and flushed, its state changes are not yet anyone's state.
+pub struct Done {
+    pub report: TaskReport,
+    pub overlay: Overlay,
+    /// Which state deltas the driver has already.
+    pub uploaded: Vec<bool>,
+}
+
+/// Runs one task to its end, or until the attempt is dropped.
+pub async fn run(context: TaskContext, task: TaskPlan) -> Result<Done, TaskError> {
+    let cancel = context.cancel.clone();
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(TaskError::Cancelled),
+        done = run_to_end(context, task) => done,
+    }
+}
+
+async fn run_to_end(mut context: TaskContext, task: TaskPlan) -> Result<Done, TaskError> {
+    let id = task.id;
+    let mut computed = match &task.work {
+        TaskWork::Source { source, ranges } => {
+            let (source, ranges) = (*source, ranges.clone());
+            from_source(&context, task, source, ranges).await?
+        }
+        TaskWork::Shards { first, end } => {
+            let (first, end) = (*first, *end);
+            from_shards(&context, task, first, end).await?
+        }
+    };
+    let uploaded = restore::upload(
+        &mut context.client,
+        context.query,
+        context.attempt,
+        context.plan.batch,
+        id,
+        &mut computed.report.state,
+    )
+    .await?;
+    computed.sender.finish().await?;
+    crash::point("executor_before_task_done");
+    Ok(Done { report: computed.report, overlay: computed.overlay, uploaded })
+}
+
+async fn from_source(
+    context: &TaskContext,
+    task: TaskPlan,
+    source: SourceId,
+    ranges: Ranges,
+) -> Result<Computed, TaskError> {
+    let reader = context.sources.reader(source).ok_or_else(|| TaskError::NotInQuery(format!("source {source}")))?;
+    let id = task.id;
+    let permit = context.shared.slots.clone().acquire_owned().await.map_err(|_| TaskError::Cancelled)?;
+    let compute = compute(context, task, 0..0)?;
+    let (sender, input) = mpsc::channel(INPUT_QUEUE);
+    let computing = tokio::task::spawn_blocking(move || {
+        let _slot = permit;
+        compute.source(input)
+    });
+    let feeding = async {
+        for (partition, range) in &ranges {
+            let mut read = reader.read(&partition.tp, *range);
+            while let Some(chunk) = read.next().await? {
+                if sender.send(Input::Chunk(partition.clone(), Box::new(chunk))).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        // A receiver that is gone has failed, and says why itself.
+        let _ = sender.send(Input::End).await;
+        Ok::<(), TaskError>(())
+    };
+    let fed = feeding.await;
+    drop(sender);
+    let computed = computing.await.map_err(|_| TaskError::Panicked(id))?;
+    fed.and(computed)
+}
+
+async fn from_shards(
+    context: &TaskContext,
+    task: TaskPlan,
+    first: ShardId,
+    end: ShardId,
+) -> Result<Computed, TaskError> {
+    let id = task.id;
+    let input = context.inboxes.take(id).await?;
+    let permit = context.shared.slots.clone().acquire_owned().await.map_err(|_| TaskError::Cancelled)?;
+    let compute = compute(context, task, first.0..end.0)?;
+    let computing = tokio::task::spawn_blocking(move || {
+        let _slot = permit;
+        compute.shards(input)
+    });
+    computing.await.map_err(|_| TaskError::Panicked(id))?
+}
+
+fn compute(context: &TaskContext, task: TaskPlan, shards: std::ops::Range<u16>) -> Result<Compute, TaskError> {
+    let compiled = &context.compiled;
+    let sink_names: BTreeMap<SinkId, String> =
+        compiled.sinks.iter().map(|table| (table.id, table.name.clone())).collect();
+    let state = context.state.task(task.stage, shards)?;
+    let batch = BatchContext::of(&context.plan, compiled.options.shards);
+    let runtime = TaskRuntime::new(compiled.dataflow.clone(), sink_names, task.stage, batch, state)?;
+    let channels = context.shared.channels.clone();
+    let sender = Sender::new(
+        context.query,
+        context.attempt,
+        &context.plan,
+        &compiled.dataflow,
+        task.id,
+        &context.placement,
+        context.inboxes.clone(),
+        &|address| channels.get(address),
+    )?;
+    Ok(Compute {
+        task,
+        attempt: context.attempt,
+        batch: context.plan.batch,
+        runtime,
+        sender,
+        writers: context.writers.clone(),
+        published: (*context.published).clone(),
+        cancel: context.cancel.clone(),
+    })
+}

@@ -1,0 +1,162 @@
+//! The sink writers of one query on this executor.
+//!
+//! Owns: one slot per writer, opened when first used and thrown away when it failed. Does not own: transactions
+//! (connectors), when to publish (core's participant). Invariant: a slot is used by one thread at a time; what
+//! is published is what its last flush, of the very attempt asked for, holds.
+
+use highwater_connectors::error::ConnectorError;
+use highwater_connectors::sink::{Published, SinkWriter, WriterConfig};
+use highwater_core::ids::{AttemptId, BatchId, Epoch, QueryId};
+use highwater_core::plan::WriterPlan;
+use highwater_core::report::WriterReport;
+use highwater_engine::SinkTable;
+use highwater_engine::delta::DeltaBatch;
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub struct Writers {
+    query: QueryId,
+    name: String,
+    epoch: Epoch,
+    tables: Vec<SinkTable>,
+    slots: Mutex<BTreeMap<WriterPlan, Arc<Slot>>>,
+}
+
+/// One writer, or none yet.
+pub struct Slot {
+    content: Mutex<Content>,
+}
+
+#[derive(Default)]
+struct Content {
+    writer: Option<SinkWriter>,
+    /// The attempt whose rows are flushed and not committed.
+    flushed: Option<AttemptId>,
+}
+
+impl Writers {
+    pub fn new(query: QueryId, name: &str, epoch: Epoch, tables: &[SinkTable]) -> Self {
+        Self { query, name: name.to_string(), epoch, tables: tables.to_vec(), slots: Mutex::default() }
+    }
+
+    pub fn slot(&self, plan: WriterPlan) -> Arc<Slot> {
+        self.slots.lock().entry(plan).or_insert_with(|| Arc::new(Slot { content: Mutex::default() })).clone()
+    }
+
+    fn open(&self, plan: WriterPlan) -> Result<SinkWriter, ConnectorError> {
+        let table = self
+            .tables
+            .iter()
+            .find(|table| table.id == plan.sink)
+            .ok_or_else(|| ConnectorError::Fatal(format!("plan names sink {}, which this query does not have", plan.sink)))?;
+        SinkWriter::open(WriterConfig {
+            table: table.clone(),
+            query: self.query,
+            query_name: self.name.clone(),
+            writer: plan.writer,
+            epoch: self.epoch.0,
+        })
+    }
+
+    /// Aborts what this attempt has flushed. What it was still writing is aborted by its own threads.
+    /// Blocks: call it on a blocking thread.
+    pub fn abort_stale(&self, attempt: AttemptId) {
+        let slots: Vec<Arc<Slot>> = self.slots.lock().values().cloned().collect();
+        for slot in slots {
+            let mut content = slot.content.lock();
+            if content.flushed.take_if(|flushed| *flushed == attempt).is_some()
+                && let Some(writer) = content.writer.as_mut()
+            {
+                writer.abort();
+            }
+        }
+    }
+
+    /// Aborts what is open and lets go of all producers. Blocks.
+    pub fn close(&self) {
+        let slots = std::mem::take(&mut *self.slots.lock());
+        for slot in slots.into_values() {
+            let mut content = slot.content.lock();
+            content.flushed = None;
+            if let Some(mut writer) = content.writer.take() {
+                writer.abort();
+            }
+        }
+    }
+}
+
+impl Slot {
+    /// Begins an attempt. `recompute_only`: the sink holds the batch, so that only its digest is wanted.
+    pub fn begin<'a>(
+        &'a self,
+        writers: &Writers,
+        plan: WriterPlan,
+        batch: BatchId,
+        attempt: AttemptId,
+        recompute_only: bool,
+    ) -> Result<InUse<'a>, ConnectorError> {
+        let mut content = self.content.lock();
+        content.flushed = None;
+        let writer = match content.writer.take() {
+            Some(writer) => writer,
+            None => writers.open(plan)?,
+        };
+        let writer = content.writer.insert(writer);
+        writer.begin(batch, attempt, recompute_only);
+        Ok(InUse { content, attempt })
+    }
+
+    /// Commits what the attempt flushed. `Unknown` when it is not known to be committed. Blocks.
+    pub fn publish(&self, attempt: AttemptId) -> Result<(), String> {
+        let mut content = self.content.lock();
+        if content.flushed.take() != Some(attempt) {
+            return Err("the writer holds nothing of this attempt".into());
+        }
+        let Some(writer) = content.writer.as_mut() else { return Err("the writer is gone".into()) };
+        let outcome = match writer.publish() {
+            Ok(Published::Committed) => return Ok(()),
+            Ok(Published::Unknown) => "the broker did not answer".to_string(),
+            Err(error) => error.to_string(),
+        };
+        // A producer whose transaction ended badly is not used again.
+        content.writer = None;
+        Err(outcome)
+    }
+}
+
+/// A writer of the running attempt. Dropped without a flush, it is thrown away.
+pub struct InUse<'a> {
+    content: MutexGuard<'a, Content>,
+    attempt: AttemptId,
+}
+
+impl InUse<'_> {
+    pub fn write(&mut self, rows: &DeltaBatch) -> Result<(), ConnectorError> {
+        match self.content.writer.as_mut() {
+            Some(writer) => writer.write(rows),
+            None => Err(ConnectorError::Closed("the writer failed before".into())),
+        }
+        .inspect_err(|_| self.content.writer = None)
+    }
+
+    pub fn flush(&mut self) -> Result<WriterReport, ConnectorError> {
+        let report = match self.content.writer.as_mut() {
+            Some(writer) => writer.flush(),
+            None => Err(ConnectorError::Closed("the writer failed before".into())),
+        }
+        .inspect_err(|_| self.content.writer = None)?;
+        self.content.flushed = Some(self.attempt);
+        Ok(report)
+    }
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        if self.content.flushed != Some(self.attempt)
+            && let Some(writer) = self.content.writer.as_mut()
+        {
+            writer.abort();
+        }
+    }
+}
