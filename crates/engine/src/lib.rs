@@ -5,11 +5,16 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod compile;
 pub mod dataflow;
 pub mod delta;
 pub mod error;
+pub mod explain;
 pub mod plan;
 pub mod query;
 pub mod runtime;
 pub mod sql;
 pub mod state;
+
+pub use compile::compile;
+pub use query::{CompiledQuery, SinkTable, SourceTable};

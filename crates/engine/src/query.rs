@@ -1,14 +1,56 @@
-//! What the tables of a script are to the outside: sources to read, sinks to write.
+//! What a script is once compiled: its dataflow, its sources to read, its sinks to write.
 //!
-//! Owns: the shape of a compiled table. Does not own: making it (the SQL frontend), reading and
-//! writing Kafka (crate `connectors`). Invariant: option values hold secrets only as references.
+//! Owns: the shape of a compiled query and its tables. Does not own: making them (the SQL frontend), reading
+//! and writing Kafka (crate `connectors`). Invariant: references to secrets in option values stay unresolved.
 
+use crate::dataflow::Dataflow;
+use crate::plan::clock::BatchClock;
+use crate::sql::options::QueryOptions;
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
 use highwater_core::ids::{SinkId, SourceId};
-use highwater_core::options::{OutputMode, SourceOptions};
+use highwater_core::options::{OutputMode, SourceOptions, SourceSpec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// A script, ready to run. Compiling the same script in the same build gives the same one.
+#[derive(Clone, Debug)]
+pub struct CompiledQuery {
+    pub options: QueryOptions,
+    /// By [`SourceId`].
+    pub sources: Vec<SourceTable>,
+    /// By [`SinkId`].
+    pub sinks: Vec<SinkTable>,
+    pub dataflow: Dataflow,
+    /// What people should know before it runs, each a sentence.
+    pub warnings: Vec<String>,
+    /// What `now()` reads: set it to a batch's timestamp before its tasks run. Clones share it, so batches with
+    /// other timestamps need a query compiled of its own.
+    pub clock: BatchClock,
+}
+
+impl CompiledQuery {
+    /// The sources as the driver's planning sees them, by [`SourceId`].
+    pub fn source_specs(&self) -> Vec<SourceSpec> {
+        let spec = |source: &SourceTable| SourceSpec {
+            id: source.id,
+            table: source.name.clone(),
+            topic: match &source.connector {
+                ConnectorOptions::Kafka(kafka) => kafka.topic.clone().unwrap_or_default(),
+                ConnectorOptions::Console => String::new(),
+            },
+            options: source.options.clone(),
+            has_watermark: source.watermark.is_some(),
+        };
+        self.sources.iter().map(spec).collect()
+    }
+
+    /// A hash of all that decides what the query does, as 32 hex digits: equal for two processes if and only
+    /// if they would run the same plan.
+    pub fn fingerprint(&self) -> String {
+        crate::plan::fingerprint::of(self)
+    }
+}
 
 /// A table some INSERT reads.
 #[derive(Clone, Debug)]

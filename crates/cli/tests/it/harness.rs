@@ -173,6 +173,12 @@ impl Cluster {
         self.json(&["status", name])
     }
 
+    /// The committed batches the driver remembers, oldest first.
+    pub fn progress(&self, name: &str) -> Vec<Value> {
+        let lines = self.ok(&["progress", name, "--last", "1000", "--json"]);
+        lines.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
     pub fn logs(&self) -> String {
         let mut all = String::new();
         let procs = self.driver.iter().chain(self.executors.iter().flatten());
@@ -214,7 +220,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until the query has no lag.
+    /// Waits until the query has committed everything its topics hold.
     pub fn wait_caught_up(&self, name: &str) {
         self.wait(&format!("{name} to catch up"), || {
             let output = self.run(&["lag", name, "--json"]);

@@ -7,28 +7,28 @@ use super::catalog::Table;
 use super::lineage::{Kind, Origin, trace};
 use super::physical;
 use super::tumble::Part;
-use crate::dataflow::{AggregateSpec, CloseKey};
-use crate::query::SourceTable;
+use crate::dataflow::{AggregateSpec, CloseKey, CloseKind};
 use crate::sql::error::{Result, SqlError};
 use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 use datafusion::sql::sqlparser::tokenizer::Location;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use highwater_core::ids::SourceId;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The group key that closes this aggregate's groups, and the tables whose watermarks do it.
 pub fn closing(aggregate: &Aggregate) -> Option<(CloseKey, Origin)> {
     let candidates = aggregate.group_expr.iter().enumerate().filter_map(|(group_index, expr)| {
         let origin = trace(expr, &aggregate.input)?;
-        let Kind::Window(part, window) = origin.kind else { return None };
-        let (rank, add_ms) = match part {
-            Part::End => (0, 0),
-            Part::Start => (1, window.size_ms),
-            Part::Time => (2, 1),
+        let (rank, kind) = match origin.kind {
+            Kind::Window(Part::End, _) => (0, CloseKind::WindowEnd),
+            Kind::Window(Part::Start, window) => (1, CloseKind::WindowStart { size_ms: window.size_ms }),
+            // The last millisecond of the window: it is over one later, as an event time is.
+            Kind::Window(Part::Time, _) => (2, CloseKind::EventTime),
+            Kind::EventTime => (3, CloseKind::EventTime),
         };
-        Some((rank, CloseKey { group_index, add_ms }, origin))
+        Some((rank, CloseKey { group_index, kind }, origin))
     });
     candidates.min_by_key(|(rank, close, _)| (*rank, close.group_index)).map(|(_, close, origin)| (close, origin))
 }
@@ -48,8 +48,8 @@ pub fn closing_tables(plan: &LogicalPlan) -> Vec<Arc<Table>> {
     tables
 }
 
-/// Compiles a GROUP BY.
-pub fn compile(aggregate: &Aggregate, sources: &[SourceTable], at: Location) -> Result<AggregateSpec> {
+/// Compiles a GROUP BY over the rows of `sources`.
+pub fn compile(aggregate: &Aggregate, sources: Vec<SourceId>, at: Location) -> Result<AggregateSpec> {
     let input = aggregate.input.schema();
     let mut group = Vec::with_capacity(aggregate.group_expr.len());
     for key in &aggregate.group_expr {
@@ -59,33 +59,47 @@ pub fn compile(aggregate: &Aggregate, sources: &[SourceTable], at: Location) -> 
         group.push(physical::expr(key, input, at)?);
     }
     let output = aggregate.schema.as_arrow();
-    let mut state: Vec<Arc<Field>> = output.fields().iter().take(group.len()).cloned().collect();
+    let groups: Vec<Arc<Field>> = output.fields().iter().take(group.len()).cloned().collect();
+    let mut partial = groups.clone();
     let (mut aggregates, mut filters) = (Vec::new(), Vec::new());
     for call in &aggregate.aggr_expr {
         let lowered = physical::aggregate(call, input, at)?;
         if !lowered.order_bys.is_empty() {
             return Err(SqlError::at(at, format!("ORDER BY inside {call} is not supported in streaming yet")));
         }
-        state.extend(lowered.aggregate.state_fields().map_err(|error| super::errors::sql_error(error, at))?);
+        refuse_distinct(&lowered.aggregate, at)?;
+        partial.extend(lowered.aggregate.state_fields().map_err(|error| super::errors::sql_error(error, at))?);
         aggregates.push(lowered.aggregate);
         filters.push(lowered.filter);
     }
-    let (close, origin) = closing(aggregate).unzip();
-    let tables = origin.map(|origin| origin.tables).unwrap_or_default();
     Ok(AggregateSpec {
         group,
         aggregates,
         filters,
-        state_schema: Arc::new(Schema::new(state)),
+        group_schema: Arc::new(Schema::new(groups)),
+        partial_schema: Arc::new(Schema::new(partial)),
         output_schema: Arc::new(Schema::new(output.fields().clone())),
-        close,
-        sources: source_ids(&tables, sources),
+        close: closing(aggregate).map(|(close, _)| close),
+        sources,
     })
 }
 
-fn source_ids(tables: &[Arc<Table>], sources: &[SourceTable]) -> Vec<SourceId> {
-    let names: BTreeSet<&str> = tables.iter().map(|table| table.def.name.text.as_str()).collect();
-    sources.iter().filter(|source| names.contains(source.name.as_str())).map(|source| source.id).collect()
+/// DISTINCT inside a function is right only where neither the answer nor its rounding depends on the order
+/// in which a set gives its values.
+fn refuse_distinct(call: &AggregateFunctionExpr, at: Location) -> Result<()> {
+    let is_float = call.field().data_type().is_floating();
+    let name = call.fun().name();
+    let is_right = match name {
+        "count" => call.expressions().len() == 1,
+        "min" | "max" | "bool_and" | "bool_or" | "bit_and" | "bit_or" => true,
+        "sum" | "bit_xor" => !is_float,
+        _ => false,
+    };
+    if !call.is_distinct() || is_right {
+        return Ok(());
+    }
+    let what = if name == "count" { "count(DISTINCT …) over several columns".into() } else { format!("{name}(DISTINCT …)") };
+    Err(SqlError::at(at, format!("{what} is not supported in streaming yet")).hint("count(DISTINCT x), and sum(DISTINCT x) over exact numbers, are"))
 }
 
 /// The grouping in words: `count(*), sum(amount) by user, window_start`.

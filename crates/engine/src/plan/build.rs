@@ -5,19 +5,23 @@
 //! in an order in which edges lead forward; whatever is not named here is refused.
 
 use super::aggregate;
-use crate::dataflow::{Dataflow, Edge, EmitMode, OpSpec, OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
+use super::catalog::Stream;
+use super::emit::emit_mode;
+use super::physical;
+use crate::dataflow::{
+    AggregateSpec, Dataflow, Edge, EmitMode, OpSpec, OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput,
+};
 use crate::query::SourceTable;
 use crate::sql::error::{Result, SqlError};
-use super::catalog::Stream;
-use super::physical;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::{Aggregate, Distinct, Expr, LogicalPlan, TableScan};
+use datafusion::logical_expr::{Aggregate, Distinct, Expr, Filter, LogicalPlan, Projection, TableScan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::sql::sqlparser::tokenizer::Location;
-use highwater_core::ids::{EdgeId, OperatorId, StageId};
+use highwater_core::ids::{EdgeId, OperatorId, SourceId, StageId};
 use highwater_core::options::OutputMode;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Rows on their way, not yet led anywhere.
@@ -30,6 +34,8 @@ pub struct Flow {
     pub schema: SchemaRef,
     /// Rows may be taken back (weight −1).
     pub retracts: bool,
+    /// Sources whose rows are among these, ascending.
+    pub sources: Vec<SourceId>,
 }
 
 /// The INSERT that is being built: what its sink takes, for refusals and emit modes.
@@ -80,8 +86,13 @@ impl<'a> Builder<'a> {
 
     /// Ends a flow as a pipeline of its stage.
     pub fn lead(&mut self, flow: Flow, output: PipelineOutput) {
-        let pipeline = Pipeline { input: flow.input, ops: flow.ops, output };
-        self.dataflow.stages[flow.stage].pipelines.push(pipeline);
+        let stage = &mut self.dataflow.stages[flow.stage];
+        if let PipelineOutput::Sink(sink) = output
+            && !stage.sinks.contains(&sink)
+        {
+            stage.sinks.push(sink);
+        }
+        stage.pipelines.push(Pipeline { input: flow.input, ops: flow.ops, output });
     }
 
     /// The flows that together are the output of `plan`.
@@ -90,24 +101,8 @@ impl<'a> Builder<'a> {
         Err(match plan {
             LogicalPlan::TableScan(scan) => return self.scan(scan, target),
             LogicalPlan::SubqueryAlias(alias) => return self.build(&alias.input, target),
-            LogicalPlan::Projection(projection) => {
-                let mut flows = self.build(&projection.input, target)?;
-                let schema = Arc::new(projection.schema.as_arrow().clone());
-                let mut exprs = Vec::with_capacity(projection.expr.len());
-                for expr in &projection.expr {
-                    exprs.push(physical::expr(expr, projection.input.schema(), target.at)?);
-                }
-                flows.iter_mut().for_each(|flow| project(flow, &exprs, &schema));
-                return Ok(flows);
-            }
-            LogicalPlan::Filter(filter) => {
-                let mut flows = self.build(&filter.input, target)?;
-                if !matches!(filter.predicate, Expr::Literal(ScalarValue::Boolean(Some(true)), _)) {
-                    let predicate = physical::expr(&filter.predicate, filter.input.schema(), target.at)?;
-                    flows.iter_mut().for_each(|flow| flow.ops.push(OpSpec::Filter(predicate.clone())));
-                }
-                return Ok(flows);
-            }
+            LogicalPlan::Projection(projection) => return self.projection(projection, target),
+            LogicalPlan::Filter(filter) => return self.filter(filter, target),
             LogicalPlan::Union(union) => {
                 let mut flows = Vec::new();
                 for input in &union.inputs {
@@ -132,6 +127,31 @@ impl<'a> Builder<'a> {
         })
     }
 
+    fn projection(&mut self, projection: &Projection, target: Target<'_>) -> Result<Vec<Flow>> {
+        let mut flows = self.build(&projection.input, target)?;
+        if flows.iter().any(|flow| flow.retracts) && projection.expr.iter().any(Expr::is_volatile) {
+            return Err(SqlError::at(target.at, "now() over rows that later records correct is not supported in streaming yet")
+                .hint("a correction would take back another time than was written: drop now(), or append final rows"));
+        }
+        let schema = Arc::new(projection.schema.as_arrow().clone());
+        let mut exprs = Vec::with_capacity(projection.expr.len());
+        for expr in &projection.expr {
+            exprs.push(physical::expr(expr, projection.input.schema(), target.at)?);
+        }
+        flows.iter_mut().for_each(|flow| project(flow, &exprs, &schema));
+        Ok(flows)
+    }
+
+    fn filter(&mut self, filter: &Filter, target: Target<'_>) -> Result<Vec<Flow>> {
+        let mut flows = self.build(&filter.input, target)?;
+        refuse_clock(&filter.predicate, "a condition", target)?;
+        if !matches!(filter.predicate, Expr::Literal(ScalarValue::Boolean(Some(true)), _)) {
+            let predicate = physical::expr(&filter.predicate, filter.input.schema(), target.at)?;
+            flows.iter_mut().for_each(|flow| flow.ops.push(OpSpec::Filter(predicate.clone())));
+        }
+        Ok(flows)
+    }
+
     fn scan(&mut self, scan: &TableScan, target: Target<'_>) -> Result<Vec<Flow>> {
         let table = scan.source.downcast_ref::<Stream>().map(|stream| &stream.table);
         let found = table.and_then(|table| self.sources.iter().position(|source| source.name == table.def.name.text));
@@ -144,8 +164,8 @@ impl<'a> Builder<'a> {
             None => (0..source.schema.fields().len()).collect(),
         };
         let decoded: Vec<_> = source.columns_used.iter().map(|column| source.schema.field(*column).clone()).collect();
-        let schema = Arc::new(datafusion::arrow::datatypes::Schema::new(decoded));
-        let mut flow = Flow { stage: index, input: PipelineInput::Source, ops: Vec::new(), schema, retracts: false };
+        let schema = Arc::new(Schema::new(decoded));
+        let mut flow = Flow { stage: index, input: PipelineInput::Source, ops: Vec::new(), schema, retracts: false, sources: vec![source.id] };
         let exprs: Vec<Arc<dyn PhysicalExpr>> = wanted
             .iter()
             .filter_map(|column| source.columns_used.binary_search(column).ok())
@@ -161,11 +181,27 @@ impl<'a> Builder<'a> {
             return Err(SqlError::at(target.at, "an aggregate over an aggregate is not supported in streaming yet")
                 .hint("write the inner one to a topic with INSERT INTO, and read that in a second query"));
         }
-        let spec = Arc::new(aggregate::compile(node, self.sources, target.at)?);
+        for expr in node.group_expr.iter().chain(&node.aggr_expr) {
+            refuse_clock(expr, "GROUP BY or an aggregate", target)?;
+        }
+        let sources = merge_sources(&flows);
+        let spec = Arc::new(aggregate::compile(node, sources.clone(), target.at)?);
         let emit = emit_mode(node, spec.close.is_some(), target)?;
-        let keys = spec.group.len();
+        let op = self.add_aggregate_operator(node, &spec);
+        let (stage, edge) = self.add_exchange(spec.partial_schema.clone(), (0..spec.group.len()).collect(), false);
+        for mut flow in flows.drain(..) {
+            flow.ops.push(OpSpec::PartialAggregate { op, spec: spec.clone() });
+            self.lead(flow, PipelineOutput::Exchange(edge));
+        }
+        let schema = spec.output_schema.clone();
+        let ops = vec![OpSpec::FinalAggregate { op, spec, emit }];
+        let retracts = emit == EmitMode::Updates;
+        Ok(vec![Flow { stage, input: PipelineInput::Edge(edge), ops, schema, retracts, sources }])
+    }
+
+    fn add_aggregate_operator(&mut self, node: &Aggregate, spec: &AggregateSpec) -> OperatorId {
         let description = aggregate::describe(node);
-        let bounded_by = match (spec.close, keys) {
+        let bounded_by = match (spec.close, spec.group.len()) {
             (Some(close), _) => Some(bound_text(&spec.output_schema, close.group_index, &spec.sources, self.sources)),
             (None, 0) => Some("a single group".to_string()),
             (None, _) => None,
@@ -178,22 +214,38 @@ impl<'a> Builder<'a> {
             ));
         }
         let name = if node.aggr_expr.is_empty() { "distinct" } else { "aggregate" };
-        let sources = spec.sources.clone();
-        let op = self.add_operator(|id| OperatorInfo { id, name: name.into(), description, sources, bounded_by });
-        let (stage, edge) = self.add_exchange(spec.state_schema.clone(), (0..keys).collect(), false);
-        for mut flow in flows.drain(..) {
-            flow.ops.push(OpSpec::PartialAggregate(spec.clone()));
-            self.lead(flow, PipelineOutput::Exchange(edge));
-        }
-        let retracts = emit == EmitMode::Updates && !node.aggr_expr.is_empty();
-        let schema = spec.output_schema.clone();
-        let ops = vec![OpSpec::FinalAggregate { op, spec, emit }];
-        Ok(vec![Flow { stage, input: PipelineInput::Edge(edge), ops, schema, retracts }])
+        self.add_operator(|id| OperatorInfo {
+            id,
+            name: name.into(),
+            description,
+            sources: spec.sources.clone(),
+            bounded_by,
+            closes_windows: spec.close.is_some(),
+        })
     }
 }
 
-/// Appends a projection, unless it changes nothing but names.
+/// The clock of the batch may stamp rows, but not decide which there are: no later batch would look again.
+fn refuse_clock(expr: &Expr, place: &str, target: Target<'_>) -> Result<()> {
+    match expr.is_volatile() {
+        true => Err(SqlError::at(target.at, format!("now() in {place} is not supported in streaming yet"))
+            .hint("now() may only be a column of the SELECT; to bound by time, use TUMBLE over a table with WATERMARK")),
+        false => Ok(()),
+    }
+}
+
+/// All sources of these flows, ascending.
+pub fn merge_sources(flows: &[Flow]) -> Vec<SourceId> {
+    let ids: BTreeSet<SourceId> = flows.iter().flat_map(|flow| flow.sources.iter().copied()).collect();
+    ids.into_iter().collect()
+}
+
+/// Appends a projection, unless it changes nothing but names. Rows without any column stay as wide as they
+/// are: nobody above names a column of theirs, and a batch without columns would have to carry its row count.
 fn project(flow: &mut Flow, exprs: &[Arc<dyn PhysicalExpr>], schema: &SchemaRef) {
+    if exprs.is_empty() {
+        return;
+    }
     let is_same = exprs.len() == flow.schema.fields().len()
         && exprs.iter().enumerate().all(|(index, expr)| expr.downcast_ref::<Column>().is_some_and(|column| column.index() == index));
     if !is_same {
@@ -207,71 +259,14 @@ pub fn rename(flow: &mut Flow, schema: &SchemaRef) {
     if let Some(OpSpec::Project { schema: last, .. }) = flow.ops.last_mut() {
         *last = schema.clone();
     } else if flow.schema.fields() != schema.fields() || !flow.ops.is_empty() {
-        let column = |(index, field): (usize, &Arc<datafusion::arrow::datatypes::Field>)| Arc::new(Column::new(field.name(), index)) as Arc<dyn PhysicalExpr>;
+        let column = |(index, field): (usize, &FieldRef)| Arc::new(Column::new(field.name(), index)) as Arc<dyn PhysicalExpr>;
         let exprs = flow.schema.fields().iter().enumerate().map(column).collect();
         flow.ops.push(OpSpec::Project { exprs, schema: schema.clone() });
     }
     flow.schema = schema.clone();
 }
 
-fn bound_text(schema: &SchemaRef, group_index: usize, closing: &[highwater_core::ids::SourceId], sources: &[SourceTable]) -> String {
+fn bound_text(schema: &SchemaRef, group_index: usize, closing: &[SourceId], sources: &[SourceTable]) -> String {
     let names: Vec<&str> = sources.iter().filter(|source| closing.contains(&source.id)).map(|source| source.name.as_str()).collect();
     format!("{}, by the watermark of {}", schema.field(group_index).name(), names.join(" and "))
-}
-
-/// When the aggregate puts out rows, or why it cannot.
-fn emit_mode(node: &Aggregate, closes: bool, target: Target<'_>) -> Result<EmitMode> {
-    // A DISTINCT row never changes: it is final when it first appears.
-    if node.aggr_expr.is_empty() {
-        return Ok(EmitMode::Updates);
-    }
-    match (target.mode, closes) {
-        (OutputMode::Update, _) if target.keyed => Ok(EmitMode::Updates),
-        (OutputMode::Append, true) => Ok(EmitMode::OnClose),
-        (OutputMode::Update, _) => Err(SqlError::at(
-            target.at,
-            format!("output_mode 'update' rewrites rows of '{}', which has no PRIMARY KEY to find them by", target.sink),
-        )
-        .hint("add PRIMARY KEY (…) NOT ENFORCED to it, or use output_mode 'append' over a TUMBLE window")),
-        (OutputMode::Append, false) => Err(refuse_append(node, target)),
-    }
-}
-
-fn refuse_append(node: &Aggregate, target: Target<'_>) -> SqlError {
-    let is_windowed = node.group_expr.iter().any(|key| mentions_window(key, &node.input));
-    let why = if is_windowed {
-        "no watermark ever closes its windows"
-    } else {
-        "every new record may change a row written before"
-    };
-    let out = if is_windowed {
-        "declare WATERMARK FOR the window's time column on the table it comes from"
-    } else {
-        "group by window_start of a TUMBLE over a table with WATERMARK"
-    };
-    let first = match target.keyed {
-        true => "use output_mode 'update'",
-        false => "add PRIMARY KEY (…) NOT ENFORCED to the sink",
-    };
-    SqlError::at(target.at, format!("'{}' takes appended, final rows, and this GROUP BY has none: {why}", target.sink)).hint(format!("{first}; or {out}"))
-}
-
-/// Whether an expression is a window's time, traced by name alone (its column may lack a watermark).
-fn mentions_window(expr: &Expr, input: &LogicalPlan) -> bool {
-    if super::tumble::Tumble::recognize(expr).is_some() {
-        return true;
-    }
-    match (expr, input) {
-        (Expr::Alias(alias), _) => mentions_window(&alias.expr, input),
-        (Expr::Column(column), LogicalPlan::Projection(projection)) => {
-            let found = projection.schema.maybe_index_of_column(column).and_then(|index| projection.expr.get(index));
-            found.is_some_and(|inner| mentions_window(inner, &projection.input))
-        }
-        (Expr::Column(column), LogicalPlan::SubqueryAlias(alias)) => {
-            let found = alias.schema.maybe_index_of_column(column);
-            found.is_some_and(|index| mentions_window(&Expr::from(alias.input.schema().qualified_field(index)), &alias.input))
-        }
-        (Expr::Column(_), LogicalPlan::Filter(filter)) => mentions_window(expr, &filter.input),
-        _ => false,
-    }
 }

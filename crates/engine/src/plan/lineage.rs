@@ -7,7 +7,7 @@ use super::catalog::{Stream, Table};
 use super::tumble::{Part, Tumble, Window};
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::Column;
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 use std::sync::Arc;
 
 /// What a traced expression is.
@@ -67,6 +67,17 @@ fn trace_output(plan: &LogicalPlan, index: usize) -> Option<Origin> {
             let is_event_time = *plan.schema().field(index).name() == watermark.column.text;
             is_event_time.then(|| Origin { kind: Kind::EventTime, tables: vec![table.clone()] })
         }
+        _ => None,
+    }
+}
+
+/// The one aggregate whose groups the rows of `plan` are, each group at most one row.
+pub fn aggregate_below(plan: &LogicalPlan) -> Option<&Aggregate> {
+    match plan {
+        LogicalPlan::Projection(projection) => aggregate_below(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => aggregate_below(&alias.input),
+        LogicalPlan::Filter(filter) => aggregate_below(&filter.input),
+        LogicalPlan::Aggregate(aggregate) => Some(aggregate),
         _ => None,
     }
 }

@@ -5,13 +5,19 @@
 //! Invariants: planning is pure and deterministic, since driver and executors each do it; what would run
 //! wrongly is refused by name.
 
+pub mod aggregate;
+pub mod build;
 pub mod catalog;
 pub mod clock;
+pub mod emit;
 pub mod errors;
+pub mod fingerprint;
 pub mod insert;
 pub mod lineage;
 pub mod optimize;
 pub mod physical;
+pub mod sinks;
+pub mod sources;
 pub mod tumble;
 pub mod watermark;
 pub mod windows;

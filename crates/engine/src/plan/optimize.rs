@@ -17,9 +17,14 @@ use datafusion::optimizer::{Analyzer, Optimizer, OptimizerContext};
 use datafusion::sql::sqlparser::tokenizer::Location;
 use std::sync::Arc;
 
+/// Resolves types, so that the schema of the plan is what its rows will be.
+pub fn analyze(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Result<LogicalPlan, SqlError> {
+    Analyzer::new().execute_and_check(plan, config, |_, _| {}).map_err(|error| sql_error(error, at))
+}
+
 /// Resolves types, then simplifies, pushes filters down and drops what nobody reads.
 pub fn optimize(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Result<LogicalPlan, SqlError> {
-    let analyzed = Analyzer::new().execute_and_check(plan, config, |_, _| {}).map_err(|error| sql_error(error, at))?;
+    let analyzed = analyze(plan, config, at)?;
     let rules = Optimizer::with_rules(vec![
         Arc::new(OptimizeUnions::new()),
         Arc::new(SimplifyExpressions::new()),

@@ -1,0 +1,43 @@
+//! Throughput, latency, recovery time and memory of Highwater on a real Kafka, next to a bare drain of the same
+//! topic in the same run. `make bench` runs it; `--records`, `--seconds` and `--only` make it smaller.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+mod cluster;
+mod latency;
+mod recovery;
+mod throughput;
+mod usage;
+
+use clap::Parser;
+use highwater_testkit::KafkaCluster;
+
+/// Measures Highwater on a real Kafka.
+#[derive(Parser, Clone, Debug)]
+pub struct Args {
+    /// Records of the throughput topic.
+    #[arg(long, default_value_t = 4_000_000)]
+    records: u64,
+    /// Seconds of each latency measurement.
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// Only these parts.
+    #[arg(long, value_delimiter = ',', default_value = "throughput,latency,recovery")]
+    only: Vec<String>,
+}
+
+fn main() {
+    let args = Args::parse();
+    let kafka = KafkaCluster::start(1);
+    let wanted = |part: &str| args.only.iter().any(|only| only == part);
+    println!("Kafka at {}; {} cores", kafka.bootstrap_servers(), std::thread::available_parallelism().unwrap());
+    if wanted("throughput") {
+        throughput::measure(&kafka, args.records);
+    }
+    if wanted("latency") {
+        latency::measure(&kafka, args.seconds);
+    }
+    if wanted("recovery") {
+        recovery::measure(&kafka, args.seconds);
+    }
+}

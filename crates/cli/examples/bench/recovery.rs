@@ -1,0 +1,72 @@
+//! SIGKILL of one of two executors under load: how long until the next commit, and what the survivor reads again.
+
+use crate::cluster::{Cluster, binary};
+use crate::throughput::{sink, source};
+use highwater_testkit::{KafkaCluster, Message};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+const RATE: u64 = 10_000;
+
+pub fn measure(kafka: &KafkaCluster, seconds: u64) {
+    let (input, output) = ("recovery-in", "recovery-out");
+    kafka.create_topic(input, 8);
+    kafka.create_topic(output, 8);
+    let mut cluster = Cluster::start(2);
+    let sql = format!(
+        "{} {} INSERT INTO o SELECT user, count(*), sum(amount) FROM events GROUP BY user;",
+        source(kafka, input, ""),
+        sink(kafka, output, "user STRING, n BIGINT, total DOUBLE, PRIMARY KEY (user) NOT ENFORCED")
+    );
+    cluster.submit("recovery", &sql);
+    let (commits, batches) = mpsc::channel();
+    let mut follower = Command::new(binary())
+        .args(["progress", "recovery", "--follow", "--json"])
+        .env("HIGHWATER_DRIVER", &cluster.url)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let batch: Value = serde_json::from_str(&line).unwrap();
+            if commits.send((Instant::now(), batch)).is_err() {
+                return;
+            }
+        }
+    });
+    let killed = std::thread::scope(|scope| {
+        scope.spawn(|| produce(kafka, input, Duration::from_secs(seconds)));
+        std::thread::sleep(Duration::from_secs(seconds / 2));
+        cluster.executors[0].kill();
+        Instant::now()
+    });
+    std::thread::sleep(Duration::from_secs(3));
+    let all: Vec<(Instant, Value)> = batches.try_iter().collect();
+    // The first commit after the kill may have been under way; the first that read every partition anew counts.
+    let after: Vec<&(Instant, Value)> = all.iter().filter(|(at, _)| *at > killed).collect();
+    let next = after.first().map(|(at, _)| at.duration_since(killed));
+    let gap = all.windows(2).filter(|pair| pair[1].0 > killed).map(|pair| pair[1].0.duration_since(pair[0].0)).max();
+    println!("SIGKILL of an executor at {RATE}/s: next commit after {next:?}, longest pause between commits {gap:?}");
+    let _ = follower.kill();
+    let _ = follower.wait();
+}
+
+fn produce(kafka: &KafkaCluster, topic: &str, length: Duration) {
+    let began = Instant::now();
+    let mut sent = 0;
+    while began.elapsed() < length {
+        let due = (began.elapsed().as_secs_f64() * RATE as f64) as u64;
+        kafka.produce(
+            topic,
+            (sent..due).map(|i| {
+                Message::new(format!(r#"{{"id":{i},"user":"user-{}","amount":1.0}}"#, i % 1_000)).partition((i % 8) as i32)
+            }),
+        );
+        sent = due;
+    }
+}

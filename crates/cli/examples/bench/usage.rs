@@ -1,0 +1,25 @@
+//! CPU time and memory of processes, from /proc.
+
+use std::process::Command;
+
+/// Seconds of CPU (user and system) a process has used.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The command's name may hold spaces; the fields after its closing bracket do not.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+/// Peak resident memory, MiB.
+pub fn peak_mib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+/// The Kafka broker: the java process below this one.
+pub fn broker_pid() -> Option<u32> {
+    let found = Command::new("pgrep").args(["-n", "-f", "kafka.Kafka"]).output().ok()?;
+    String::from_utf8_lossy(&found.stdout).trim().parse().ok()
+}

@@ -1,0 +1,13 @@
+//! Highwater from outside: real processes, a real Apache Kafka, the command line.
+
+#![allow(clippy::unwrap_used)]
+
+mod bad_input;
+mod command_line;
+mod crash_points;
+mod exactly_once;
+mod harness;
+mod payments;
+mod sources;
+mod table;
+mod windows;

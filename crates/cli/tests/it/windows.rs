@@ -1,0 +1,122 @@
+//! Event time: windows close by the watermark, late rows are counted, idle partitions do not hold time.
+
+use crate::harness::Cluster;
+use crate::table::Tables;
+use highwater_testkit::{Isolation, Message};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+const SECOND: i64 = 1_000;
+/// 2026-01-01T00:00:00Z, milliseconds.
+const START: i64 = 1_767_225_600_000;
+
+fn at(second: i64, id: i64) -> Message {
+    Message::json(&json!({"id": id, "name": format!("n{}", id % 3), "ts": START + second * SECOND}))
+}
+
+fn counts(tables: &Tables, settings: &str, options: &str, sink: &str) -> String {
+    format!(
+        "{settings} {} {}
+         INSERT INTO o SELECT window_start, window_end, count(*)
+           FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '10' SECOND)) GROUP BY window_start, window_end;",
+        tables.source(options),
+        tables.sink(sink)
+    )
+}
+
+const APPENDED: &str = "window_start TIMESTAMP(3), window_end TIMESTAMP(3), n BIGINT";
+const KEYED: &str = "window_start TIMESTAMP(3), window_end TIMESTAMP(3), n BIGINT,
+    PRIMARY KEY (window_start, window_end) NOT ENFORCED";
+
+/// Count per window start, seconds after START.
+fn appended(tables: &Tables) -> Vec<(String, i64)> {
+    let mut rows: Vec<(String, i64)> = tables
+        .rows()
+        .iter()
+        .map(|row| (row["window_start"].as_str().unwrap().to_string(), row["n"].as_i64().unwrap()))
+        .collect();
+    rows.sort();
+    rows
+}
+
+fn start_of(window: i64) -> String {
+    let time = chrono::DateTime::from_timestamp_millis(START + window * 10 * SECOND).unwrap();
+    time.format("%Y-%m-%dT%H:%M:%S").to_string()
+}
+
+#[test]
+fn appended_windows_come_once_when_the_watermark_passes_their_end() {
+    let tables = Tables::new("append-windows", 2);
+    let cluster = Cluster::start(2);
+    cluster.submit("q", &counts(&tables, "", "", APPENDED));
+    tables.kafka.produce(&tables.input, (0..20).map(|i| at(i, i).partition(0)));
+    tables.kafka.produce(&tables.input, (0..14).map(|i| at(i, i).partition(1)));
+    cluster.wait_caught_up("q");
+    // The slower partition is at second 13, the watermark at 8: nothing is final.
+    assert_eq!(appended(&tables), []);
+    tables.kafka.produce(&tables.input, [at(17, 99).partition(1)]);
+    cluster.wait("the first window", || (!tables.rows().is_empty()).then_some(()));
+    assert_eq!(appended(&tables), [(start_of(0), 20)]);
+    tables.kafka.produce(&tables.input, [at(3, 1).partition(0), at(41, 2).partition(0), at(40, 3).partition(1)]);
+    cluster.wait("more windows", || (tables.rows().len() == 2).then_some(()));
+    assert_eq!(appended(&tables), [(start_of(0), 20), (start_of(1), 15)]);
+    let late: u64 = cluster
+        .progress("q")
+        .iter()
+        .flat_map(|batch| batch["stateOperators"].as_array().unwrap().clone())
+        .map(|operator| operator["numRowsDroppedByWatermark"].as_u64().unwrap())
+        .sum();
+    assert_eq!(late, 1);
+    let watermark = cluster.progress("q").pop().unwrap()["eventTime"]["watermark"].as_str().unwrap().to_string();
+    assert!(watermark.starts_with("2026-01-01T00:00:35"), "{watermark}");
+}
+
+#[test]
+fn a_changelog_holds_open_windows_too() {
+    let tables = Tables::new("update-windows", 2);
+    let cluster = Cluster::start(2);
+    cluster.submit("q", &counts(&tables, "", "", KEYED));
+    tables.kafka.produce(&tables.input, (0..25).map(|i| at(i, i).partition((i % 2) as i32)));
+    cluster.wait_caught_up("q");
+    let fold = || {
+        let mut windows: BTreeMap<String, i64> = BTreeMap::new();
+        for record in tables.kafka.read_all(&tables.output, Isolation::Committed) {
+            let key: Value = serde_json::from_slice(record.key.as_deref().unwrap()).unwrap();
+            let start = key["window_start"].as_str().unwrap().to_string();
+            assert!(record.payload.is_some(), "a closed window is not deleted");
+            windows.insert(start, record.json()["n"].as_i64().unwrap());
+        }
+        windows
+    };
+    let expected = [(start_of(0), 10), (start_of(1), 10), (start_of(2), 5)];
+    assert_eq!(fold(), expected.clone().into());
+    tables.kafka.produce(&tables.input, [at(60, 1).partition(0), at(60, 2).partition(1)]);
+    cluster.wait_caught_up("q");
+    let mut with_last: BTreeMap<String, i64> = expected.into();
+    with_last.insert(start_of(6), 2);
+    assert_eq!(fold(), with_last);
+}
+
+#[test]
+fn an_idle_partition_does_not_hold_the_watermark_for_longer_than_its_timeout() {
+    let tables = Tables::new("idle", 2);
+    let cluster = Cluster::start(1);
+    cluster.submit("q", &counts(&tables, "SET idle_timeout = '2 seconds';", "", APPENDED));
+    tables.kafka.produce(&tables.input, (0..30).map(|i| at(i, i).partition(0)));
+    cluster.wait("two windows", || (tables.rows().len() == 2).then_some(()));
+    assert_eq!(appended(&tables), [(start_of(0), 10), (start_of(1), 10)]);
+}
+
+#[test]
+fn available_now_leaves_open_windows_in_state() {
+    let tables = Tables::new("open-windows", 2);
+    tables.kafka.produce(&tables.input, (0..18).map(|i| at(i, i).partition(0)));
+    tables.kafka.produce(&tables.input, (0..18).map(|i| at(i, i).partition(1)));
+    let cluster = Cluster::start(1);
+    cluster.submit("q", &counts(&tables, "SET trigger = 'available_now';", "", APPENDED));
+    cluster.wait_state("q", &["finished"]);
+    assert_eq!(appended(&tables), [(start_of(0), 20)]);
+    tables.kafka.produce(&tables.input, [at(19, 7).partition(0), at(50, 8).partition(1), at(50, 9).partition(0)]);
+    cluster.ok(&["start", "q", "--wait"]);
+    assert_eq!(appended(&tables), [(start_of(0), 20), (start_of(1), 17)]);
+}

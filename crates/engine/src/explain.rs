@@ -1,0 +1,233 @@
+//! A compiled query for people: as text, and as JSON.
+//!
+//! Owns: the words for operators, stages and tables. Does not own: what they do. Invariant: no connector
+//! property is shown, since any of them may be a secret.
+
+use crate::dataflow::{AggregateSpec, EmitMode, OpSpec, OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
+use crate::query::{CompiledQuery, ConnectorOptions, SinkTable, SourceTable};
+use crate::sql::types::type_name;
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::physical_expr::PhysicalExpr;
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::sync::Arc;
+
+impl CompiledQuery {
+    /// The plan, one line for each step.
+    pub fn explain_text(&self) -> String {
+        let mut out = String::new();
+        // Writing into a string never fails.
+        let _ = write_text(self, &mut out);
+        out
+    }
+
+    /// The plan as JSON, names in camelCase.
+    pub fn explain_json(&self) -> Value {
+        json!({
+            "shards": self.options.shards,
+            "trigger": self.options.trigger,
+            "sources": self.sources.iter().map(source_json).collect::<Vec<_>>(),
+            "stages": self.dataflow.stages.iter().map(|stage| stage_json(self, stage)).collect::<Vec<_>>(),
+            "operators": self.dataflow.operators.iter().map(operator_json).collect::<Vec<_>>(),
+            "sinks": self.sinks.iter().map(sink_json).collect::<Vec<_>>(),
+            "warnings": self.warnings,
+            "fingerprint": self.fingerprint(),
+        })
+    }
+}
+
+fn write_text(query: &CompiledQuery, out: &mut String) -> std::fmt::Result {
+    for source in &query.sources {
+        write!(out, "source {}: {}, reads {}", source.name, connector_text(&source.connector), columns_read(source).join(", "))?;
+        if let Some(watermark) = &source.watermark {
+            write!(out, ", watermark {watermark}")?;
+        }
+        writeln!(out)?;
+    }
+    for stage in &query.dataflow.stages {
+        writeln!(out, "stage {}: {}", stage.id, stage_text(query, stage))?;
+        for pipeline in &stage.pipelines {
+            if let PipelineInput::Edge(edge) = pipeline.input {
+                writeln!(out, "  from exchange {edge}")?;
+            }
+            for op in &pipeline.ops {
+                writeln!(out, "  {}", op_text(op))?;
+            }
+            writeln!(out, "  -> {}", output_text(query, pipeline.output))?;
+        }
+    }
+    for operator in &query.dataflow.operators {
+        let bound = operator.bounded_by.as_deref().map_or("unbounded".to_string(), |bound| format!("bounded by {bound}"));
+        writeln!(out, "operator {}: {}, {}, {bound}", operator.id, operator.name, operator.description)?;
+    }
+    for sink in &query.sinks {
+        writeln!(out, "sink {}: {}, {}", sink.name, connector_text(&sink.connector), sink_text(sink))?;
+    }
+    Ok(())
+}
+
+fn columns_read(source: &SourceTable) -> Vec<&str> {
+    source.columns_used.iter().map(|column| source.schema.field(*column).name().as_str()).collect()
+}
+
+fn connector_text(connector: &ConnectorOptions) -> String {
+    match connector {
+        ConnectorOptions::Console => "console".into(),
+        ConnectorOptions::Kafka(kafka) => match &kafka.topic {
+            Some(topic) => format!("kafka topic {topic}"),
+            None => "kafka topic by _topic".into(),
+        },
+    }
+}
+
+fn sink_text(sink: &SinkTable) -> String {
+    match sink.primary_key.is_empty() {
+        true => "appended".into(),
+        false => format!("keyed by {}", names(&sink.schema, &sink.primary_key)),
+    }
+}
+
+fn stage_text(query: &CompiledQuery, stage: &Stage) -> String {
+    match stage.input {
+        StageInput::Source(id) => match query.sources.iter().find(|source| source.id == id) {
+            Some(source) => format!("partitions of {}", source.name),
+            None => format!("partitions of source {id}"),
+        },
+        StageInput::Shards => format!("{} shards", query.options.shards),
+    }
+}
+
+/// One operator in one line.
+pub fn op_text(op: &OpSpec) -> String {
+    match op {
+        OpSpec::Filter(predicate) => format!("filter {predicate}"),
+        OpSpec::Project { exprs, schema } => format!("project {}", named(exprs, schema)),
+        OpSpec::PartialAggregate { op, spec } => format!("partial aggregate {op}: {}", aggregate_text(spec)),
+        OpSpec::FinalAggregate { op, spec, emit } => {
+            let when = match emit {
+                EmitMode::Updates => "every change",
+                EmitMode::OnClose => "when its window closes",
+                EmitMode::OnFirst => "when first seen",
+            };
+            let keys: Vec<&str> = spec.group_schema.fields().iter().map(|field| field.name().as_str()).collect();
+            match keys.is_empty() {
+                true => format!("final aggregate {op}: gives its row at {when}"),
+                false => format!("final aggregate {op}: by {}, gives a group {when}", keys.join(", ")),
+            }
+        }
+        OpSpec::KeyedSink { op, key, unique, schema } => {
+            let how = if *unique { "keys are unique" } else { "keeps the rows of each key" };
+            format!("keyed sink {op}: by {}, {how}", names(schema, key))
+        }
+    }
+}
+
+fn aggregate_text(spec: &AggregateSpec) -> String {
+    let calls = spec.aggregates.iter().zip(&spec.filters).map(|(call, filter)| {
+        let args: Vec<String> = call.expressions().iter().map(|expr| expr.to_string()).collect();
+        let distinct = if call.is_distinct() { "DISTINCT " } else { "" };
+        let nulls = if call.ignore_nulls() { " IGNORE NULLS" } else { "" };
+        let filter = filter.as_ref().map_or(String::new(), |filter| format!(" FILTER {filter}"));
+        format!("{}({distinct}{}){nulls}{filter}", call.fun().name(), args.join(", "))
+    });
+    let calls: Vec<String> = calls.collect();
+    let calls = if calls.is_empty() { "distinct".to_string() } else { calls.join(", ") };
+    match spec.group.is_empty() {
+        true => format!("{calls} over all rows"),
+        false => format!("{calls} by {}", named(&spec.group, &spec.group_schema)),
+    }
+}
+
+fn named(exprs: &[Arc<dyn PhysicalExpr>], schema: &SchemaRef) -> String {
+    let named = exprs.iter().zip(schema.fields()).map(|(expr, field)| format!("{expr} AS {}", field.name()));
+    named.collect::<Vec<_>>().join(", ")
+}
+
+fn names(schema: &Schema, columns: &[usize]) -> String {
+    columns.iter().map(|column| schema.field(*column).name().as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// Where a pipeline leads.
+pub fn output_text(query: &CompiledQuery, output: PipelineOutput) -> String {
+    match output {
+        PipelineOutput::Sink(id) => match query.sinks.iter().find(|sink| sink.id == id) {
+            Some(sink) => format!("sink {}", sink.name),
+            None => format!("sink {id}"),
+        },
+        PipelineOutput::Exchange(id) => match query.dataflow.edges.iter().find(|edge| edge.id == id) {
+            Some(edge) if edge.key.is_empty() => format!("exchange {id}, all to one shard"),
+            Some(edge) => format!("exchange {id} by hash of {}", names(&edge.schema, &edge.key)),
+            None => format!("exchange {id}"),
+        },
+    }
+}
+
+fn columns_json(schema: &Schema) -> Vec<Value> {
+    let column = |field: &Arc<arrow::datatypes::Field>| json!({"name": field.name(), "type": type_name(field.data_type())});
+    schema.fields().iter().map(column).collect()
+}
+
+fn topic(connector: &ConnectorOptions) -> Option<&str> {
+    match connector {
+        ConnectorOptions::Kafka(kafka) => kafka.topic.as_deref(),
+        ConnectorOptions::Console => None,
+    }
+}
+
+fn connector_name(connector: &ConnectorOptions) -> &'static str {
+    match connector {
+        ConnectorOptions::Kafka(_) => "kafka",
+        ConnectorOptions::Console => "console",
+    }
+}
+
+fn source_json(source: &SourceTable) -> Value {
+    json!({
+        "table": source.name,
+        "connector": connector_name(&source.connector),
+        "topic": topic(&source.connector),
+        "columnsRead": columns_read(source),
+        "watermark": source.watermark.as_ref().map(|watermark| watermark.to_string()),
+    })
+}
+
+fn sink_json(sink: &SinkTable) -> Value {
+    let key: Vec<&str> = sink.primary_key.iter().map(|column| sink.schema.field(*column).name().as_str()).collect();
+    json!({
+        "table": sink.name,
+        "connector": connector_name(&sink.connector),
+        "topic": topic(&sink.connector),
+        "columns": columns_json(&sink.schema),
+        "primaryKey": key,
+        "outputMode": sink.mode,
+    })
+}
+
+fn operator_json(operator: &OperatorInfo) -> Value {
+    json!({
+        "id": operator.id,
+        "name": operator.name,
+        "description": operator.description,
+        "boundedBy": operator.bounded_by,
+        "closesWindows": operator.closes_windows,
+    })
+}
+
+fn stage_json(query: &CompiledQuery, stage: &Stage) -> Value {
+    let pipeline = |pipeline: &Pipeline| {
+        let input = match pipeline.input {
+            PipelineInput::Source => None,
+            PipelineInput::Edge(edge) => Some(edge),
+        };
+        json!({
+            "exchange": input,
+            "operators": pipeline.ops.iter().map(op_text).collect::<Vec<_>>(),
+            "output": output_text(query, pipeline.output),
+        })
+    };
+    json!({
+        "id": stage.id,
+        "input": stage_text(query, stage),
+        "pipelines": stage.pipelines.iter().map(pipeline).collect::<Vec<_>>(),
+    })
+}

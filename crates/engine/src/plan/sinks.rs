@@ -1,0 +1,184 @@
+//! The tables a query writes, and the ends of its flows.
+//!
+//! Owns: `SinkTable`s, metadata columns a sink takes, and what keeps a PRIMARY KEY: a proof, or state.
+//! Does not own: writing. Invariants: all rows of one key of a sink meet in one shard; a sink without
+//! PRIMARY KEY gets no row that may be taken back.
+
+use super::build::{Builder, Flow, Target, merge_sources, rename};
+use super::catalog::Table;
+use super::lineage::{aggregate_below, group_key};
+use crate::dataflow::{OpSpec, OperatorInfo, PipelineInput, PipelineOutput};
+use crate::query::{ConnectorOptions, SinkTable};
+use crate::sql::ddl::Column;
+use crate::sql::error::{Result, SqlError};
+use crate::sql::options::QueryOptions;
+use crate::sql::star::{METADATA, metadata_field};
+use crate::sql::types::type_name;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::logical_expr::LogicalPlan;
+use highwater_core::ids::{OperatorId, SinkId, SourceId};
+use highwater_core::options::OutputMode;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Checks a table as a sink.
+pub fn sink_table(id: SinkId, table: &Table, options: &QueryOptions) -> Result<SinkTable> {
+    let def = &table.def;
+    let fields: Vec<Field> =
+        def.columns.iter().map(|column| Field::new(&column.name.text, column.data_type.clone(), column.nullable)).collect();
+    let schema = Arc::new(Schema::new(fields));
+    check_topic(table)?;
+    for column in &def.columns {
+        check_metadata(table, column)?;
+    }
+    let primary_key = primary_key(table, &schema)?;
+    let mode = match primary_key.is_empty() {
+        true => OutputMode::Append,
+        false => options.output_mode.unwrap_or(OutputMode::Update),
+    };
+    let connector = table.options.connector.clone();
+    Ok(SinkTable { id, name: def.name.text.clone(), schema, primary_key, mode, connector })
+}
+
+fn is_declared(table: &Table, name: &str) -> bool {
+    table.def.columns.iter().any(|column| column.name.text == name)
+}
+
+fn check_topic(table: &Table) -> Result<()> {
+    let def = &table.def;
+    match &table.options.connector {
+        ConnectorOptions::Kafka(kafka) if kafka.topic.is_none() && !is_declared(table, "_topic") => {
+            Err(SqlError::at(def.name.at, format!("table '{}' lacks the option 'topic'", def.name.text))
+                .hint("add 'topic' = '<topic>', or a column _topic STRING that names the topic of each row"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_metadata(table: &Table, column: &Column) -> Result<()> {
+    let name = column.name.text.as_str();
+    let wrong = |message: String| SqlError::at(column.name.at, message);
+    if !METADATA.contains(&name) || table.options.connector == ConnectorOptions::Console {
+        return Ok(());
+    }
+    if matches!(name, "_partition" | "_offset") {
+        return Err(wrong(format!("'{name}' cannot be written: Kafka decides it")).hint("drop the column, or give it another name"));
+    }
+    if matches!(name, "_key" | "_topic") && table.def.primary_key.is_some() {
+        let why = if name == "_key" { "the PRIMARY KEY is the record's key" } else { "a key lives in one topic" };
+        return Err(wrong(format!("'{name}' in a sink with PRIMARY KEY is not supported in streaming yet: {why}"))
+            .hint("drop the column, or the PRIMARY KEY"));
+    }
+    let expected = metadata_field(name).map(|field| field.data_type().clone());
+    let is_right = match (name, &column.data_type) {
+        ("_key", DataType::Utf8) | ("_timestamp", DataType::Timestamp(_, _)) => true,
+        (_, declared) => expected.as_ref() == Some(declared),
+    };
+    match (is_right, expected) {
+        (false, Some(expected)) => {
+            let message = format!("'{name}' is a metadata column of a Kafka sink and is {}, not {}", type_name(&expected), type_name(&column.data_type));
+            Err(wrong(message).hint(format!("declare it {name} {}, or give the column another name", type_name(&expected))))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn primary_key(table: &Table, schema: &Schema) -> Result<Vec<usize>> {
+    let mut key = Vec::new();
+    for name in table.def.primary_key.iter().flat_map(|key| &key.columns) {
+        let Ok(index) = schema.index_of(&name.text) else {
+            return Err(SqlError::at(name.at, format!("table '{}' has no column '{}'", table.def.name.text, name.text)));
+        };
+        if METADATA.contains(&name.text.as_str()) {
+            return Err(SqlError::at(name.at, format!("metadata column '{}' cannot be part of the PRIMARY KEY", name.text)));
+        }
+        if key.contains(&index) {
+            return Err(SqlError::at(name.at, format!("'{}' is in the PRIMARY KEY twice", name.text)));
+        }
+        key.push(index);
+    }
+    Ok(key)
+}
+
+/// What the WITH options and clauses of a table do nothing for, since it is only written.
+pub fn idle_parts(table: &Table) -> Vec<String> {
+    let name = &table.def.name.text;
+    let is_sink = |key: &str| matches!(key, "connector" | "format") || key.starts_with("kafka.") || key.eq_ignore_ascii_case("topic");
+    let is_servers = |key: &str| matches!(key, "bootstrap.servers" | "bootstrap_servers" | "bootstrapServers");
+    let options = table.def.options.iter().map(|entry| entry.key.as_str()).filter(|key| !is_sink(key) && !is_servers(key));
+    let mut idle: Vec<String> =
+        options.map(|key| format!("option '{key}' of '{name}' does nothing: the table is only written")).collect();
+    if table.def.watermark.is_some() {
+        idle.push(format!("WATERMARK of '{name}' does nothing: the table is only written"));
+    }
+    idle
+}
+
+/// Leads the flows of an INSERT to its sink.
+pub fn connect(builder: &mut Builder<'_>, plan: &LogicalPlan, mut flows: Vec<Flow>, sink: &SinkTable, target: Target<'_>) -> Result<()> {
+    flows.iter_mut().for_each(|flow| rename(flow, &sink.schema));
+    if sink.primary_key.is_empty() {
+        if flows.iter().any(|flow| flow.retracts) {
+            return Err(SqlError::at(target.at, format!("'{}' takes appended, final rows, and this query corrects rows it has written", sink.name))
+                .hint("add PRIMARY KEY (…) NOT ENFORCED to it, or group by a TUMBLE window over a table with WATERMARK"));
+        }
+        flows.into_iter().for_each(|flow| builder.lead(flow, PipelineOutput::Sink(sink.id)));
+        return Ok(());
+    }
+    if flows.len() == 1 && is_unique(plan, &sink.primary_key) {
+        let op = add_operator(builder, sink, merge_sources(&flows), true);
+        for mut flow in flows {
+            flow.ops.push(keyed(op, sink, true));
+            builder.lead(flow, PipelineOutput::Sink(sink.id));
+        }
+        return Ok(());
+    }
+    consolidate(builder, flows, sink);
+    Ok(())
+}
+
+/// Each row is a group of one aggregate, and the key shows all of its group columns: then no two rows share a
+/// key, and all changes of a key come from the shard that holds its group. No exchange is needed.
+fn is_unique(plan: &LogicalPlan, key: &[usize]) -> bool {
+    let Some(aggregate) = aggregate_below(plan) else { return false };
+    let shown: BTreeSet<usize> = key.iter().filter_map(|column| group_key(plan, *column)).collect();
+    shown.len() == aggregate.group_expr.len()
+}
+
+/// Brings the rows of each key together, and keeps them.
+fn consolidate(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable) {
+    let sources = merge_sources(&flows);
+    let weighted = flows.iter().any(|flow| flow.retracts);
+    let (stage, edge) = builder.add_exchange(sink.schema.clone(), sink.primary_key.clone(), weighted);
+    flows.into_iter().for_each(|flow| builder.lead(flow, PipelineOutput::Exchange(edge)));
+    let op = add_operator(builder, sink, sources.clone(), false);
+    builder.warnings.push(format!(
+        "nothing bounds the state of operator {op} ({}): it keeps every key ever written, to find two rows under one; \
+         a PRIMARY KEY of all columns of a GROUP BY needs none",
+        description(sink),
+    ));
+    let ops = vec![keyed(op, sink, false)];
+    let schema: SchemaRef = sink.schema.clone();
+    let flow = Flow { stage, input: PipelineInput::Edge(edge), ops, schema, retracts: weighted, sources };
+    builder.lead(flow, PipelineOutput::Sink(sink.id));
+}
+
+fn keyed(op: OperatorId, sink: &SinkTable, unique: bool) -> OpSpec {
+    OpSpec::KeyedSink { op, key: sink.primary_key.clone(), unique, schema: sink.schema.clone() }
+}
+
+fn description(sink: &SinkTable) -> String {
+    let names: Vec<&str> = sink.primary_key.iter().map(|column| sink.schema.field(*column).name().as_str()).collect();
+    format!("rows of {} by {}", sink.name, names.join(", "))
+}
+
+fn add_operator(builder: &mut Builder<'_>, sink: &SinkTable, sources: Vec<SourceId>, unique: bool) -> OperatorId {
+    builder.add_operator(|id| OperatorInfo {
+        id,
+        name: "keyed sink".into(),
+        description: description(sink),
+        sources,
+        bounded_by: unique.then(|| "its batch: a key has one row at most".to_string()),
+        closes_windows: false,
+    })
+}

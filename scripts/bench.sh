@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Measures the release build on a real Kafka: throughput, latency, recovery. Arguments go to the benchmark.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cargo build --locked --release --bin highwater
+cargo build --locked --release -p highwater --example bench
+exec "${CARGO_TARGET_DIR:-target}"/release/examples/bench "$@"
