@@ -183,7 +183,7 @@ mod tests {
             let bytes = encode([(Kind::Record, &b"{}"[..]), (state(1), &body)]).unwrap();
             let at = at % bytes.len();
             let mut broken = bytes.clone();
-            broken[at] ^= 1 << bit;
+            broken[at] ^= 1u8 << bit;
             prop_assert!(read_all(&broken).is_err());
             prop_assert!(read_all(&bytes[..at]).is_err());
             prop_assert!(read_all(&[bytes, vec![0]].concat()).is_err());

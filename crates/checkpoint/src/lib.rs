@@ -1,1 +1,26 @@
-//! Placeholder.
+//! The checkpoint: where queries, offsets and state are durable.
+//!
+//! Owns: what is on disk, in which order it is written, and what a crash can leave. Does not own: what a batch
+//! is (core), what state means (engine). Two small traits keep the bytes: [`blob::BlobStore`] for files,
+//! [`head::HeadStore`] for the small values that point to them, changed in one transaction.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod blob;
+mod compact;
+mod error;
+mod format;
+pub mod head;
+mod keys;
+mod lock;
+mod parallel;
+mod prepare;
+mod read;
+mod specs;
+mod store;
+mod values;
+
+pub use compact::{CompactionPolicy, CompactionReport};
+pub use error::CheckpointError;
+pub use read::Head;
+pub use store::CheckpointStore;

@@ -11,7 +11,7 @@ use highwater_core::ids::{AttemptId, BatchId, ExecutorId, QueryId, RunId, TaskId
 use highwater_core::offsets::{Positions, SourcePartition};
 use highwater_core::options::QuerySpec;
 use highwater_core::query::{Action, End, Event, QueryConfig, QueryMachine, RunState};
-use highwater_core::record::PrepareRecord;
+use highwater_core::record::{PrepareRecord, Totals};
 use highwater_engine::CompiledQuery;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -223,8 +223,18 @@ fn view_of(machine: &QueryMachine, input_rows: &BTreeMap<ExecutorId, u64>, warni
         partitions: assignment.partitions.clone(),
         shards: assignment.shards.iter().map(|(id, (first, end))| (*id, u32::from(end.0 - first.0))).collect(),
         input_rows: input_rows.clone(),
-        warnings: warnings.to_vec(),
+        warnings: warnings.iter().cloned().chain(counted_losses(machine.totals())).collect(),
     }
+}
+
+/// What was left out by rule since the query was created: never silently.
+fn counted_losses(totals: &Totals) -> Vec<String> {
+    let counted = [
+        (totals.bad_records, "bad records were skipped (on_bad_record)"),
+        (totals.lost_offsets, "offsets were skipped because their records were gone (on_data_loss)"),
+        (totals.late_rows, "rows came late and were dropped: their windows were closed"),
+    ];
+    counted.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
 }
 
 async fn sleep_ms(wait_ms: Option<i64>) {

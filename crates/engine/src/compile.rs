@@ -13,6 +13,7 @@ use crate::sql::error::{Result, SqlError};
 use crate::sql::functions::Functions;
 use crate::sql::options::{QueryOptions, query_options, table_options};
 use crate::sql::refuse::refuse_unsupported;
+use crate::sql::rewrite::{name_fields, tell_columns_apart};
 use crate::sql::script::{InsertDef, Name, Statement, ViewDef, parse_script};
 use crate::sql::star::{METADATA, collect_metadata, hide_metadata};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
@@ -27,6 +28,10 @@ pub fn compile(sql: &str) -> Result<CompiledQuery> {
     let (options, defaults) = query_options(&script.settings)?;
     let clock = BatchClock::default();
     let catalog = catalog(&script, &defaults, &clock)?;
+    if script.inserts.is_empty() {
+        return Err(SqlError::at(Location::empty(), "the script has no INSERT INTO: nothing would run")
+            .hint("add INSERT INTO <table> SELECT … FROM <table>"));
+    }
     let mut planned = Vec::with_capacity(script.inserts.len());
     for (index, statement) in script.inserts.iter().enumerate() {
         planned.push(plan_insert(SinkId(index as u32), statement, &catalog, &options)?);
@@ -79,10 +84,6 @@ impl Script {
         let written: Vec<&Name> = self.inserts.iter().map(|insert| &insert.table).collect();
         let message = |name: &str| format!("a second INSERT INTO '{name}' is not supported in streaming yet");
         refuse_twice(&written, message, "join the two with UNION ALL: INSERT INTO t SELECT … UNION ALL SELECT …")?;
-        if self.inserts.is_empty() {
-            return Err(SqlError::at(Location::empty(), "the script has no INSERT INTO: nothing would run")
-                .hint("add INSERT INTO <table> SELECT … FROM <table>"));
-        }
         Ok(())
     }
 
@@ -104,7 +105,8 @@ fn refuse_twice(names: &[&Name], message: impl Fn(&str) -> String, hint: &str) -
     for (index, name) in names.iter().enumerate() {
         if let Some(first) = names[..index].iter().find(|other| other.text == name.text) {
             // Tables come before views here, whatever the script's order: the later place is the second one.
-            let second = if (first.at.line, first.at.column) > (name.at.line, name.at.column) { first.at } else { name.at };
+            let second =
+                if (first.at.line, first.at.column) > (name.at.line, name.at.column) { first.at } else { name.at };
             return Err(SqlError::at(second, message(&name.text)).hint(hint));
         }
     }
@@ -130,6 +132,7 @@ fn plan_query(query: &Query, catalog: &Catalog, at: Location) -> Result<LogicalP
     refuse_unsupported(query, catalog.functions())?;
     let mut query = query.clone();
     hide_metadata(&mut query, &|name| catalog.hidden(name));
+    name_fields(&mut query);
     catalog.plan_query(query, at)
 }
 
@@ -149,10 +152,17 @@ fn name_columns(plan: LogicalPlan, view: &ViewDef) -> Result<LogicalPlan> {
     LogicalPlanBuilder::from(plan).project(exprs).and_then(LogicalPlanBuilder::build).map_err(located)
 }
 
-fn plan_insert(id: SinkId, statement: &InsertDef, catalog: &Catalog, options: &QueryOptions) -> Result<(LogicalPlan, SinkTable)> {
+fn plan_insert(
+    id: SinkId,
+    statement: &InsertDef,
+    catalog: &Catalog,
+    options: &QueryOptions,
+) -> Result<(LogicalPlan, SinkTable)> {
     let table = insert::sink_of(statement, catalog)?;
     let sink = sinks::sink_table(id, table, options)?;
-    let plan = plan_query(&statement.query, catalog, statement.at)?;
+    let mut query = statement.query.clone();
+    tell_columns_apart(&mut query);
+    let plan = plan_query(&query, catalog, statement.at)?;
     let plan = optimize::analyze(plan, catalog.config(), statement.at)?;
     let plan = insert::assign(plan, statement, table, &sink.schema)?;
     Ok((optimize::optimize(plan, catalog.config(), statement.at)?, sink))

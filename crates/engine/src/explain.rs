@@ -3,7 +3,9 @@
 //! Owns: the words for operators, stages and tables. Does not own: what they do. Invariant: no connector
 //! property is shown, since any of them may be a secret.
 
-use crate::dataflow::{AggregateSpec, EmitMode, OpSpec, OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
+use crate::dataflow::{
+    AggregateSpec, EmitMode, OpSpec, OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput,
+};
 use crate::query::{CompiledQuery, ConnectorOptions, SinkTable, SourceTable};
 use crate::sql::types::type_name;
 use arrow::datatypes::{Schema, SchemaRef};
@@ -38,7 +40,13 @@ impl CompiledQuery {
 
 fn write_text(query: &CompiledQuery, out: &mut String) -> std::fmt::Result {
     for source in &query.sources {
-        write!(out, "source {}: {}, reads {}", source.name, connector_text(&source.connector), columns_read(source).join(", "))?;
+        write!(
+            out,
+            "source {}: {}, reads {}",
+            source.name,
+            connector_text(&source.connector),
+            columns_read(source).join(", ")
+        )?;
         if let Some(watermark) = &source.watermark {
             write!(out, ", watermark {watermark}")?;
         }
@@ -57,7 +65,8 @@ fn write_text(query: &CompiledQuery, out: &mut String) -> std::fmt::Result {
         }
     }
     for operator in &query.dataflow.operators {
-        let bound = operator.bounded_by.as_deref().map_or("unbounded".to_string(), |bound| format!("bounded by {bound}"));
+        let bound =
+            operator.bounded_by.as_deref().map_or("unbounded".to_string(), |bound| format!("bounded by {bound}"));
         writeln!(out, "operator {}: {}, {}, {bound}", operator.id, operator.name, operator.description)?;
     }
     for sink in &query.sinks {
@@ -163,7 +172,8 @@ pub fn output_text(query: &CompiledQuery, output: PipelineOutput) -> String {
 }
 
 fn columns_json(schema: &Schema) -> Vec<Value> {
-    let column = |field: &Arc<arrow::datatypes::Field>| json!({"name": field.name(), "type": type_name(field.data_type())});
+    let column =
+        |field: &Arc<arrow::datatypes::Field>| json!({"name": field.name(), "type": type_name(field.data_type())});
     schema.fields().iter().map(column).collect()
 }
 

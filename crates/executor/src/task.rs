@@ -147,8 +147,8 @@ fn compute(context: &TaskContext, task: TaskPlan, shards: std::ops::Range<u16>) 
     let sink_names: BTreeMap<SinkId, String> =
         compiled.sinks.iter().map(|table| (table.id, table.name.clone())).collect();
     let state = context.state.task(task.stage, shards)?;
-    let batch = BatchContext::of(&context.plan, compiled.options.shards);
-    let runtime = TaskRuntime::new(compiled.dataflow.clone(), sink_names, task.stage, batch, state)?;
+    let batch = BatchContext::of(&context.plan, &compiled.dataflow, compiled.options.shards);
+    let runtime = TaskRuntime::new(&compiled.dataflow, &sink_names, task.stage, &batch, state)?;
     let channels = context.shared.channels.clone();
     let sender = Sender::new(
         context.query,

@@ -128,7 +128,7 @@ impl Worker {
         let compiled = Arc::new(compiled);
         let sources = Sources::open(&compiled.sources, &open.name, shared.slot_count, &outbox)
             .map_err(|error| (error.kind(), error.to_string()))?;
-        let state = Arc::new(QueryState::new(&compiled.dataflow, compiled.options.shards));
+        let state = Arc::new(QueryState::new(&compiled.dataflow));
         let writers = Arc::new(Writers::new(query, &open.name, Epoch(epoch), &compiled.sinks));
         let (finished, results) = mpsc::channel(COMMAND_QUEUE);
         Ok(Self {

@@ -1,13 +1,16 @@
 //! What tests need around the product: a real Apache Kafka, and processes that can be killed.
 //!
-//! Owns: brokers of its own on free ports, records in and out of topics, child processes, waiting with deadlines.
-//! Does not own: anything of Highwater; it is never part of the product.
+//! Owns: brokers of its own on free ports, records in and out of topics, child processes, clusters of the binary
+//! under test, waiting with deadlines.
+//! Does not own: anything of the product, of which it is never part: it knows Highwater by its command line only.
 //! Invariants: everything it starts ends with the test process, however that ends. It panics where a test
 //! would: what fails here is a failed test.
 
 pub mod broker;
 pub mod client;
 pub mod cluster;
+pub mod highwater;
+pub mod payments;
 pub mod ports;
 pub mod process;
 pub mod record;
@@ -16,6 +19,8 @@ pub mod wait;
 
 pub use client::Isolation;
 pub use cluster::KafkaCluster;
+pub use highwater::Highwater;
+pub use payments::Payments;
 pub use process::Process;
 pub use record::{Message, Record};
 pub use wait::{wait_for, wait_until};

@@ -1,6 +1,5 @@
 //! End to end: from before `produce` to a `read_committed` consumer of the sink, through a filter.
 
-use crate::cluster::Cluster;
 use crate::throughput::{sink, source};
 use crate::usage;
 use hdrhistogram::Histogram;
@@ -28,7 +27,7 @@ fn run(kafka: &KafkaCluster, rate: u64, seconds: u64) {
     let (input, output) = (format!("latency-in-{rate}"), format!("latency-out-{rate}"));
     kafka.create_topic(&input, PARTITIONS);
     kafka.create_topic(&output, PARTITIONS);
-    let cluster = Cluster::start(1);
+    let cluster = crate::start(1);
     let sql = format!(
         "{} {} INSERT INTO o SELECT id, user FROM events WHERE amount >= 0;",
         source(kafka, &input, ""),
@@ -47,7 +46,7 @@ fn run(kafka: &KafkaCluster, rate: u64, seconds: u64) {
         histogram.max() as f64 / 1e3,
         histogram.len()
     );
-    for (process, cpu, peak) in cluster.usage() {
+    for (process, cpu, peak) in usage::of(&cluster) {
         println!("    {process}: {cpu:.1} CPU s in {} s, peak {peak} MiB", seconds + WARM_UP.as_secs());
     }
     if let Some(broker) = usage::broker_pid() {

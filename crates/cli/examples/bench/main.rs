@@ -3,14 +3,13 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
-mod cluster;
 mod latency;
 mod recovery;
 mod throughput;
 mod usage;
 
 use clap::Parser;
-use highwater_testkit::KafkaCluster;
+use highwater_testkit::{Highwater, KafkaCluster};
 
 /// Measures Highwater on a real Kafka.
 #[derive(Parser, Clone, Debug)]
@@ -40,4 +39,13 @@ fn main() {
     if wanted("recovery") {
         recovery::measure(&kafka, args.seconds);
     }
+}
+
+/// A cluster of the release build; executors have a slot per core, as by default.
+pub fn start(executors: usize) -> Highwater {
+    let mut cluster = Highwater::start(0);
+    for _ in 0..executors {
+        cluster.add_executor_with(&[], &[]);
+    }
+    cluster
 }

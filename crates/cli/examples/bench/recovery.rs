@@ -1,11 +1,10 @@
 //! SIGKILL of one of two executors under load: how long until the next commit, and what the survivor reads again.
 
-use crate::cluster::{Cluster, binary};
 use crate::throughput::{sink, source};
 use highwater_testkit::{KafkaCluster, Message};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ pub fn measure(kafka: &KafkaCluster, seconds: u64) {
     let (input, output) = ("recovery-in", "recovery-out");
     kafka.create_topic(input, 8);
     kafka.create_topic(output, 8);
-    let mut cluster = Cluster::start(2);
+    let mut cluster = crate::start(2);
     let sql = format!(
         "{} {} INSERT INTO o SELECT user, count(*), sum(amount) FROM events GROUP BY user;",
         source(kafka, input, ""),
@@ -23,10 +22,8 @@ pub fn measure(kafka: &KafkaCluster, seconds: u64) {
     );
     cluster.submit("recovery", &sql);
     let (commits, batches) = mpsc::channel();
-    let mut follower = Command::new(binary())
-        .args(["progress", "recovery", "--follow", "--json"])
-        .env("HIGHWATER_DRIVER", &cluster.url)
-        .stdin(Stdio::null())
+    let mut follower = cluster
+        .command(&["progress", "recovery", "--follow", "--json"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -42,7 +39,7 @@ pub fn measure(kafka: &KafkaCluster, seconds: u64) {
     let killed = std::thread::scope(|scope| {
         scope.spawn(|| produce(kafka, input, Duration::from_secs(seconds)));
         std::thread::sleep(Duration::from_secs(seconds / 2));
-        cluster.executors[0].kill();
+        cluster.kill_executor(0);
         Instant::now()
     });
     std::thread::sleep(Duration::from_secs(3));

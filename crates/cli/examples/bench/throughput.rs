@@ -1,8 +1,7 @@
 //! Records a second and CPU seconds per million records: a filter and a tumbling count, next to a bare drain.
 
-use crate::cluster::Cluster;
 use crate::usage;
-use highwater_testkit::{KafkaCluster, Message};
+use highwater_testkit::{Highwater, KafkaCluster, Message};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use serde_json::Value;
@@ -117,13 +116,13 @@ fn tumble_sql(kafka: &KafkaCluster, executors: usize) -> String {
 
 fn query(kafka: &KafkaCluster, records: u64, executors: usize, what: &str, sql: &str) {
     kafka.create_topic(&format!("bench-{}-{executors}", if what == "filter" { "filter" } else { "tumble" }), 8);
-    let cluster = Cluster::start(executors);
+    let cluster = crate::start(executors);
     let name = what.replace(' ', "-");
     let broker = usage::broker_pid();
     let broker_cpu = broker.map_or(0.0, usage::cpu_seconds);
     let began = Instant::now();
     cluster.submit(&name, sql);
-    cluster.wait_finished(&name);
+    cluster.wait_state(&name, &["finished"]);
     let took = began.elapsed().as_secs_f64();
     let progress = cluster.progress(&name);
     let rows: u64 = progress.iter().filter_map(|batch| batch["numInputRows"].as_u64()).sum();
@@ -136,7 +135,7 @@ fn query(kafka: &KafkaCluster, records: u64, executors: usize, what: &str, sql: 
         records as f64 / took / 1e6,
         progress.len()
     );
-    for (process, cpu, peak) in cluster.usage() {
+    for (process, cpu, peak) in usage::of(&cluster) {
         println!("    {process}: {:.2} CPU s per million records, peak {peak} MiB", cpu / records as f64 * 1e6);
     }
     if let Some(broker) = broker {

@@ -1,5 +1,6 @@
 //! CPU time and memory of processes, from /proc.
 
+use highwater_testkit::Highwater;
 use std::process::Command;
 
 /// Seconds of CPU (user and system) a process has used.
@@ -22,4 +23,9 @@ pub fn peak_mib(pid: u32) -> u64 {
 pub fn broker_pid() -> Option<u32> {
     let found = Command::new("pgrep").args(["-n", "-f", "kafka.Kafka"]).output().ok()?;
     String::from_utf8_lossy(&found.stdout).trim().parse().ok()
+}
+
+/// Name, CPU seconds and peak MiB of each process of a cluster.
+pub fn of(cluster: &Highwater) -> Vec<(String, f64, u64)> {
+    cluster.processes().into_iter().map(|(name, pid)| (name, cpu_seconds(pid), peak_mib(pid))).collect()
 }

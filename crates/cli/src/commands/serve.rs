@@ -42,7 +42,7 @@ pub fn driver_options(settings: &DriverSettings) -> DriverOptions {
 pub fn executor_options(settings: ExecutorSettings) -> ExecutorOptions {
     ExecutorOptions {
         driver_url: settings.driver_url,
-        slots: settings.slots,
+        slots: settings.slots as usize,
         listen: settings.listen,
         advertise: settings.advertise,
         data_dir: settings.data_dir,

@@ -1,8 +1,7 @@
 //! Records that do not fit: the query stops and names the place, or skips and counts, and loses nothing else.
 
-use crate::harness::Cluster;
 use crate::table::Tables;
-use highwater_testkit::Message;
+use highwater_testkit::{Highwater, Message};
 use serde_json::json;
 
 /// Puts `bad` between good records 0..5 and 5..10 of one partition, at offset 5.
@@ -16,7 +15,7 @@ fn surround(tables: &Tables, bad: Message) {
 fn stops(test: &str, bad: Message, reason: &str) {
     let tables = Tables::new(test, 1);
     surround(&tables, bad);
-    let cluster = Cluster::start(1);
+    let cluster = Highwater::start(1);
     cluster.submit("q", &tables.copy("", ""));
     let status = cluster.wait_state("q", &["failed"]);
     let message = status["message"].as_str().unwrap();
@@ -58,7 +57,7 @@ fn skipping_counts_and_loses_nothing_else() {
     for bad in [Message::new("not json"), Message::tombstone("k"), Message::new("{\"id\": {}}")] {
         surround(&tables, bad);
     }
-    let cluster = Cluster::start(1);
+    let cluster = Highwater::start(1);
     cluster.submit("q", &tables.copy("SET on_bad_record = 'skip';", ""));
     cluster.wait_caught_up("q");
     let mut expected: Vec<i64> = (0..10).flat_map(|id| [id, id, id]).collect();
@@ -76,7 +75,7 @@ fn nulls_and_absent_fields_are_null_and_undeclared_ones_ignored() {
     let tables = Tables::new("nulls", 1);
     let records = [json!({"id": 1, "name": null, "other": [1]}), json!({"id": 2}), json!({"name": "x"})];
     tables.kafka.produce(&tables.input, records.iter().map(Message::json));
-    let cluster = Cluster::start(1);
+    let cluster = Highwater::start(1);
     let insert = "INSERT INTO o SELECT id, name FROM t;";
     cluster.submit("q", &format!("{} {} {insert}", tables.source(""), tables.sink("id BIGINT, name STRING")));
     cluster.wait_caught_up("q");
@@ -89,7 +88,7 @@ fn nulls_and_absent_fields_are_null_and_undeclared_ones_ignored() {
 fn a_message_too_large_for_the_sink_stops_the_query_and_says_so() {
     let tables = Tables::new("too-large", 1);
     tables.kafka.produce(&tables.input, [Message::json(&json!({"id": 1, "name": "x".repeat(600_000)}))]);
-    let cluster = Cluster::start(1);
+    let cluster = Highwater::start(1);
     let sql = format!(
         "{} {} INSERT INTO o SELECT id, concat(name, name) FROM t;",
         tables.source(""),

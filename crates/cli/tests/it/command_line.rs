@@ -1,26 +1,20 @@
 //! The command line's contract: exit codes, JSON, names, life of a query.
 
-use crate::harness::Cluster;
+use highwater_testkit::Highwater;
 use crate::table::Tables;
 use serde_json::Value;
 
-fn code(cluster: &Cluster, args: &[&str]) -> (i32, String) {
+fn code(cluster: &Highwater, args: &[&str]) -> (i32, String) {
     let output = cluster.run(args);
     (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
-fn file(cluster: &Cluster, name: &str, sql: &str) -> String {
-    let path = cluster.path().join(name);
-    std::fs::write(&path, sql).unwrap();
-    path.to_str().unwrap().to_string()
 }
 
 #[test]
 fn a_querys_life() {
     let tables = Tables::new("life", 2);
     tables.produce(0, 0..100);
-    let cluster = Cluster::start(1);
-    let path = file(&cluster, "life.sql", &tables.copy("", ""));
+    let cluster = Highwater::start(1);
+    let path = cluster.file("life.sql", &tables.copy("", ""));
     cluster.ok(&["validate", &path]);
     assert!(cluster.ok(&["explain", &path]).contains("stage"), "explain draws stages");
     cluster.ok(&["submit", &path]);
@@ -68,7 +62,7 @@ fn a_querys_life() {
 #[test]
 fn stopped_stays_stopped_across_a_restart() {
     let tables = Tables::new("stays-stopped", 1);
-    let mut cluster = Cluster::start(1);
+    let mut cluster = Highwater::start(1);
     cluster.submit("q", &tables.copy("", ""));
     cluster.wait_state("q", &["running"]);
     cluster.ok(&["stop", "q"]);
@@ -82,8 +76,8 @@ fn stopped_stays_stopped_across_a_restart() {
 fn replace_begins_anew() {
     let tables = Tables::new("replace", 1);
     tables.produce(0, 0..10);
-    let cluster = Cluster::start(1);
-    let path = file(&cluster, "q.sql", &tables.copy("", ""));
+    let cluster = Highwater::start(1);
+    let path = cluster.file("q.sql", &tables.copy("", ""));
     cluster.ok(&["submit", &path]);
     cluster.wait_caught_up("q");
     cluster.ok(&["submit", &path, "--replace"]);
@@ -94,8 +88,8 @@ fn replace_begins_anew() {
 fn output_of_a_dropped_query_is_not_written_twice_silently() {
     let tables = Tables::new("dropped", 1);
     tables.produce(0, 0..10);
-    let cluster = Cluster::start(1);
-    let path = file(&cluster, "q.sql", &tables.copy("", ""));
+    let cluster = Highwater::start(1);
+    let path = cluster.file("q.sql", &tables.copy("", ""));
     cluster.ok(&["submit", &path]);
     cluster.wait_caught_up("q");
     cluster.ok(&["drop", "q", "--force"]);
@@ -110,7 +104,7 @@ fn output_of_a_dropped_query_is_not_written_twice_silently() {
 #[test]
 fn invalid_sql_exits_2_with_line_and_column_and_stores_nothing() {
     let tables = Tables::new("invalid", 1);
-    let cluster = Cluster::start(0);
+    let cluster = Highwater::start(0);
     let wrong_column = format!("{}\n{}\nINSERT INTO o SELECT idd FROM t;", tables.source(""), tables.sink("id BIGINT"));
     for (sql, expected) in [
         (wrong_column.as_str(), "id"),
@@ -119,14 +113,14 @@ fn invalid_sql_exits_2_with_line_and_column_and_stores_nothing() {
         ("CREATE TABLE t (a BIGINT) WITH ('conector'='kafka');", "connector"),
         ("", "INSERT"),
     ] {
-        let path = file(&cluster, "bad.sql", sql);
+        let path = cluster.file("bad.sql", sql);
         for command in ["validate", "submit"] {
             let (exit, stderr) = code(&cluster, &[command, &path]);
             assert_eq!(exit, 2, "{command} {sql:?}: {stderr}");
             assert!(stderr.contains(expected), "{command} {sql:?}: {stderr}");
         }
     }
-    let path = file(&cluster, "bad.sql", &wrong_column);
+    let path = cluster.file("bad.sql", &wrong_column);
     let (_, stderr) = code(&cluster, &["validate", &path]);
     assert!(stderr.contains("line") || stderr.contains(":7:") , "no place: {stderr}");
     assert_eq!(cluster.json(&["ls"]).as_array().unwrap().len(), 0);
@@ -135,14 +129,14 @@ fn invalid_sql_exits_2_with_line_and_column_and_stores_nothing() {
 #[test]
 fn a_missing_source_topic_is_an_error_and_a_missing_sink_topic_is_created() {
     let tables = Tables::new("missing", 1);
-    let cluster = Cluster::start(1);
+    let cluster = Highwater::start(1);
     let sql = tables.copy("", "").replace("missing-in", "missing-nowhere");
-    let path = file(&cluster, "q.sql", &sql);
+    let path = cluster.file("q.sql", &sql);
     let (exit, stderr) = code(&cluster, &["submit", &path]);
     assert_eq!(exit, 1, "{stderr}");
     assert!(stderr.contains("missing-nowhere"), "{stderr}");
     tables.produce(0, 0..3);
-    let path = file(&cluster, "q.sql", &tables.copy("", "").replace("missing-out", "missing-made"));
+    let path = cluster.file("q.sql", &tables.copy("", "").replace("missing-out", "missing-made"));
     cluster.ok(&["submit", &path]);
     cluster.wait_caught_up("q");
     assert!(tables.kafka.topics().contains("missing-made"));
@@ -150,7 +144,7 @@ fn a_missing_source_topic_is_an_error_and_a_missing_sink_topic_is_created() {
 
 #[test]
 fn an_unreachable_driver_exits_3() {
-    let mut cluster = Cluster::start(0);
+    let mut cluster = Highwater::start(0);
     cluster.kill_driver();
     let (exit, stderr) = code(&cluster, &["ls"]);
     assert_eq!(exit, 3, "{stderr}");
@@ -161,8 +155,8 @@ fn an_unreachable_driver_exits_3() {
 fn run_needs_no_cluster_and_goes_on_from_its_folder() {
     let tables = Tables::new("run", 2);
     tables.produce(0, 0..50);
-    let cluster = Cluster::start(0);
-    let path = file(&cluster, "q.sql", &tables.copy("SET trigger = 'available_now';", ""));
+    let cluster = Highwater::start(0);
+    let path = cluster.file("q.sql", &tables.copy("SET trigger = 'available_now';", ""));
     let data = cluster.path().join("run-data");
     let run = || cluster.ok(&["run", &path, "--data-dir", data.to_str().unwrap()]);
     run();
@@ -176,7 +170,7 @@ fn run_needs_no_cluster_and_goes_on_from_its_folder() {
 fn checkpoints_are_listed_shown_exported_and_verified() {
     let tables = Tables::new("checkpoints", 1);
     tables.produce(0, 0..10);
-    let mut cluster = Cluster::start(1);
+    let mut cluster = Highwater::start(1);
     cluster.submit("q", &tables.copy("", ""));
     cluster.wait_caught_up("q");
     cluster.ok(&["stop", "q"]);

@@ -1,15 +1,14 @@
 //! SIGKILL at every named step between planning and commit: the output stays exact, and the point was hit.
 
-use crate::harness::Cluster;
-use crate::payments::Payments;
-use highwater_testkit::KafkaCluster;
+use highwater_testkit::highwater::DEADLINE;
+use highwater_testkit::{Highwater, KafkaCluster, Payments};
 
 const PARTITIONS: u64 = 4;
 const RECORDS: u64 = 12_000;
 const SETTINGS: &str = "SET max_offsets_per_trigger = 2000;";
 
 /// Environment that arms a point, and the file that tells of its hit.
-fn armed(cluster: &Cluster, point: &str) -> (Vec<(&'static str, String)>, std::path::PathBuf) {
+fn armed(cluster: &Highwater, point: &str) -> (Vec<(&'static str, String)>, std::path::PathBuf) {
     let log = cluster.path().join("crash.log");
     let env = vec![
         ("HIGHWATER_CRASH_POINT", point.to_string()),
@@ -27,19 +26,13 @@ fn was_hit(log: &std::path::Path, point: &str) -> bool {
 fn kill_driver_at(test: &str, point: &str) {
     let payments = Payments::new(KafkaCluster::shared(), test, PARTITIONS as i32);
     payments.produce(0..RECORDS, PARTITIONS);
-    let mut cluster = Cluster::start(0);
+    let mut cluster = Highwater::stopped();
     let (env, log) = armed(&cluster, point);
-    cluster.kill_driver();
     cluster.start_driver(&env);
     cluster.add_executor(&[]);
     cluster.add_executor(&[]);
     cluster.submit("totals", &payments.sql(SETTINGS));
-    let mut driver_gone = || cluster.driver().has_exited();
-    let start = std::time::Instant::now();
-    while !driver_gone() {
-        assert!(start.elapsed() < crate::harness::DEADLINE, "{point} was not reached");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    cluster.driver().wait(DEADLINE);
     assert!(was_hit(&log, point), "the driver died elsewhere\n{}", cluster.logs());
     cluster.start_driver(&env);
     cluster.wait_caught_up("totals");
@@ -52,15 +45,11 @@ fn kill_driver_at(test: &str, point: &str) {
 fn kill_executor_at(test: &str, point: &str) {
     let payments = Payments::new(KafkaCluster::shared(), test, PARTITIONS as i32);
     payments.produce(0..RECORDS, PARTITIONS);
-    let mut cluster = Cluster::start(1);
+    let mut cluster = Highwater::start(1);
     let (env, log) = armed(&cluster, point);
     let doomed = cluster.add_executor(&env);
     cluster.submit("totals", &payments.sql(SETTINGS));
-    let start = std::time::Instant::now();
-    while !cluster.executor(doomed).has_exited() {
-        assert!(start.elapsed() < crate::harness::DEADLINE, "{point} was not reached\n{}", cluster.logs());
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    cluster.executor(doomed).wait(DEADLINE);
     assert!(was_hit(&log, point), "the executor died elsewhere\n{}", cluster.logs());
     cluster.wait_caught_up("totals");
     payments.assert_exact(RECORDS);

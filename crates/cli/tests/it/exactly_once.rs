@@ -1,16 +1,14 @@
 //! Totals and rows stay exact whoever dies, hangs or comes.
 
-use crate::harness::Cluster;
-use crate::payments::{Payments, partition_counts};
-use highwater_testkit::KafkaCluster;
-use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
+use highwater_testkit::payments::partition_counts;
+use highwater_testkit::{Highwater, KafkaCluster, Payments};
 use std::time::{Duration, Instant};
 
 #[test]
 fn ten_partitions_on_three_executors_survive_sigkill_of_an_executor_and_of_the_driver() {
     let payments = Payments::new(KafkaCluster::shared(), "ten-on-three", 10);
     payments.produce(0..20_000, 10);
-    let mut cluster = Cluster::start(3);
+    let mut cluster = Highwater::start(3);
     cluster.submit("totals", &payments.sql("SET max_offsets_per_trigger = 3000;"));
     cluster.wait("4/3/3", || (partition_counts(&cluster, "totals", &payments.source) == [3, 3, 4]).then_some(()));
     cluster.wait_caught_up("totals");
@@ -48,7 +46,7 @@ fn ten_partitions_on_three_executors_survive_sigkill_of_an_executor_and_of_the_d
 fn a_query_waits_without_executors_and_says_so() {
     let payments = Payments::new(KafkaCluster::shared(), "lonely", 2);
     payments.produce(0..2, 2);
-    let mut cluster = Cluster::start(0);
+    let mut cluster = Highwater::start(0);
     cluster.submit("lonely", &payments.sql(""));
     let status = cluster.wait_state("lonely", &["waiting"]);
     assert!(status["message"].as_str().unwrap().contains("executor"), "{status}");
@@ -64,17 +62,17 @@ fn a_query_waits_without_executors_and_says_so() {
 fn a_hung_executor_is_replaced_within_its_lease_and_changes_nothing_when_it_goes_on() {
     let payments = Payments::new(KafkaCluster::shared(), "hung", 10);
     payments.produce(0..5_000, 10);
-    let mut cluster = Cluster::start(2);
+    let mut cluster = Highwater::start(2);
     cluster.submit("totals", &payments.sql("SET max_offsets_per_trigger = 1000;"));
     cluster.wait_caught_up("totals");
     payments.produce(5_000..10_000, 10);
-    cluster.executor(0).signal(SIGSTOP);
+    cluster.executor(0).freeze();
     let stopped = Instant::now();
     payments.produce(10_000..20_000, 10);
     cluster.wait_caught_up("totals");
     assert!(stopped.elapsed() < Duration::from_secs(40), "took {:?}", stopped.elapsed());
     payments.assert_exact(20_000);
-    cluster.executor(0).signal(SIGCONT);
+    cluster.executor(0).thaw();
     cluster.wait("both executors", || (cluster.status("totals")["executors"].as_array()?.len() == 2).then_some(()));
     payments.produce(20_000..40_000, 10);
     cluster.wait_caught_up("totals");
@@ -84,7 +82,7 @@ fn a_hung_executor_is_replaced_within_its_lease_and_changes_nothing_when_it_goes
 #[test]
 fn executors_wait_for_their_driver_and_rejoin_when_it_returns() {
     let payments = Payments::new(KafkaCluster::shared(), "rejoin", 4);
-    let mut cluster = Cluster::start(1);
+    let mut cluster = Highwater::start(1);
     cluster.submit("totals", &payments.sql(""));
     payments.produce(0..1_000, 4);
     cluster.wait_caught_up("totals");

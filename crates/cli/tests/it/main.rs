@@ -6,8 +6,6 @@ mod bad_input;
 mod command_line;
 mod crash_points;
 mod exactly_once;
-mod harness;
-mod payments;
 mod sources;
 mod table;
 mod windows;

@@ -1,13 +1,12 @@
 //! Where sources begin and end, how much a batch takes, and what happens when records are gone.
 
-use crate::harness::Cluster;
 use crate::table::Tables;
-use highwater_testkit::Message;
+use highwater_testkit::{Highwater, Message};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-fn run_to_end(tables: &Tables, settings: &str, options: &str) -> (Cluster, Vec<Value>) {
-    let cluster = Cluster::start(1);
+fn run_to_end(tables: &Tables, settings: &str, options: &str) -> (Highwater, Vec<Value>) {
+    let cluster = Highwater::start(1);
     cluster.submit("q", &tables.copy(settings, options));
     cluster.wait_state("q", &["finished"]);
     let progress = cluster.progress("q");
@@ -67,7 +66,7 @@ fn a_start_by_time_takes_the_first_record_at_or_after_it() {
 fn latest_is_resolved_at_submit() {
     let tables = Tables::new("latest", 1);
     tables.produce(0, 0..100);
-    let mut cluster = Cluster::start(0);
+    let mut cluster = Highwater::start(0);
     cluster.submit("q", &tables.copy("", ", 'starting_offsets'='latest'"));
     tables.produce(0, 100..150);
     cluster.add_executor(&[]);
@@ -81,7 +80,7 @@ fn the_rate_is_smooth_over_all_partitions() {
     for partition in 0..4 {
         tables.produce(partition, 0..1_000);
     }
-    let cluster = Cluster::start(1);
+    let cluster = Highwater::start(1);
     cluster.submit("q", &tables.copy("SET max_records_per_second = 500;", ""));
     cluster.wait("2,000 rows", || (tables.ids().len() >= 2_000).then_some(()));
     let progress = cluster.progress("q");
@@ -104,7 +103,7 @@ fn the_rate_is_smooth_over_all_partitions() {
 fn every_plans_at_its_boundaries() {
     let tables = Tables::new("every", 1);
     tables.produce(0, 0..10);
-    let cluster = Cluster::start(1);
+    let cluster = Highwater::start(1);
     cluster.submit("q", &tables.copy("SET trigger = 'every 2 seconds';", ""));
     cluster.wait_caught_up("q");
     tables.produce(0, 10..20);
@@ -123,7 +122,7 @@ fn every_plans_at_its_boundaries() {
 fn a_minimum_is_waited_for_no_longer_than_the_delay() {
     let tables = Tables::new("minimum", 1);
     tables.produce(0, 0..10);
-    let cluster = Cluster::start(1);
+    let cluster = Highwater::start(1);
     let settings = "SET min_offsets_per_trigger = 100; SET max_trigger_delay = '4 seconds';";
     let submitted = Instant::now();
     cluster.submit("q", &tables.copy(settings, ""));
@@ -140,7 +139,7 @@ fn a_minimum_is_waited_for_no_longer_than_the_delay() {
 fn new_partitions_are_found_while_running() {
     let tables = Tables::new("new-partitions", 1);
     tables.produce(0, 0..10);
-    let cluster = Cluster::start(2);
+    let cluster = Highwater::start(2);
     cluster.submit("q", &tables.copy("", ""));
     cluster.wait_caught_up("q");
     tables.kafka.add_partitions(&tables.input, 3);
@@ -153,7 +152,7 @@ fn new_partitions_are_found_while_running() {
 fn records_lost_to_retention_stop_the_query() {
     let tables = Tables::new("lost", 1);
     tables.produce(0, 0..1_000);
-    let cluster = Cluster::start(1);
+    let cluster = Highwater::start(1);
     cluster.submit("q", &tables.copy("", ""));
     cluster.wait_caught_up("q");
     cluster.ok(&["stop", "q"]);
@@ -173,7 +172,7 @@ fn on_data_loss_goes_on_and_counts_what_was_skipped() {
     for (policy, expected, lost) in [("earliest", 1_700, 400), ("latest", 200, 1_900)] {
         let tables = Tables::new(&format!("lost-{policy}"), 1);
         tables.produce(0, 0..100);
-        let cluster = Cluster::start(1);
+        let cluster = Highwater::start(1);
         cluster.submit("q", &tables.copy(&format!("SET on_data_loss = '{policy}';"), ""));
         cluster.wait_caught_up("q");
         cluster.ok(&["stop", "q"]);
@@ -213,7 +212,7 @@ fn two_tables_may_read_one_topic_and_a_script_may_hold_several_inserts() {
         tables.source(""),
         tables.sink("id BIGINT")
     );
-    let cluster = Cluster::start(2);
+    let cluster = Highwater::start(2);
     cluster.submit("q", &sql);
     cluster.wait_state("q", &["finished"]);
     assert_eq!(tables.ids(), (0..20).chain(100..120).collect::<Vec<_>>());

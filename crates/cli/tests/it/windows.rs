@@ -1,8 +1,7 @@
 //! Event time: windows close by the watermark, late rows are counted, idle partitions do not hold time.
 
-use crate::harness::Cluster;
 use crate::table::Tables;
-use highwater_testkit::{Isolation, Message};
+use highwater_testkit::{Highwater, Isolation, Message};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -47,7 +46,7 @@ fn start_of(window: i64) -> String {
 #[test]
 fn appended_windows_come_once_when_the_watermark_passes_their_end() {
     let tables = Tables::new("append-windows", 2);
-    let cluster = Cluster::start(2);
+    let cluster = Highwater::start(2);
     cluster.submit("q", &counts(&tables, "", "", APPENDED));
     tables.kafka.produce(&tables.input, (0..20).map(|i| at(i, i).partition(0)));
     tables.kafka.produce(&tables.input, (0..14).map(|i| at(i, i).partition(1)));
@@ -74,7 +73,7 @@ fn appended_windows_come_once_when_the_watermark_passes_their_end() {
 #[test]
 fn a_changelog_holds_open_windows_too() {
     let tables = Tables::new("update-windows", 2);
-    let cluster = Cluster::start(2);
+    let cluster = Highwater::start(2);
     cluster.submit("q", &counts(&tables, "", "", KEYED));
     tables.kafka.produce(&tables.input, (0..25).map(|i| at(i, i).partition((i % 2) as i32)));
     cluster.wait_caught_up("q");
@@ -100,7 +99,7 @@ fn a_changelog_holds_open_windows_too() {
 #[test]
 fn an_idle_partition_does_not_hold_the_watermark_for_longer_than_its_timeout() {
     let tables = Tables::new("idle", 2);
-    let cluster = Cluster::start(1);
+    let cluster = Highwater::start(1);
     cluster.submit("q", &counts(&tables, "SET idle_timeout = '2 seconds';", "", APPENDED));
     tables.kafka.produce(&tables.input, (0..30).map(|i| at(i, i).partition(0)));
     cluster.wait("two windows", || (tables.rows().len() == 2).then_some(()));
@@ -112,7 +111,7 @@ fn available_now_leaves_open_windows_in_state() {
     let tables = Tables::new("open-windows", 2);
     tables.kafka.produce(&tables.input, (0..18).map(|i| at(i, i).partition(0)));
     tables.kafka.produce(&tables.input, (0..18).map(|i| at(i, i).partition(1)));
-    let cluster = Cluster::start(1);
+    let cluster = Highwater::start(1);
     cluster.submit("q", &counts(&tables, "SET trigger = 'available_now';", "", APPENDED));
     cluster.wait_state("q", &["finished"]);
     assert_eq!(appended(&tables), [(start_of(0), 20)]);

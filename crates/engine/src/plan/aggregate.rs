@@ -4,6 +4,7 @@
 //! Invariant: a group closes only by a key that is a window over watermark columns of all its sources.
 
 use super::catalog::Table;
+use super::errors::sql_error;
 use super::lineage::{Kind, Origin, trace};
 use super::physical;
 use super::tumble::Part;
@@ -12,8 +13,8 @@ use crate::sql::error::{Result, SqlError};
 use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
-use datafusion::sql::sqlparser::tokenizer::Location;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_core::ids::SourceId;
 use std::sync::Arc;
 
@@ -54,7 +55,8 @@ pub fn compile(aggregate: &Aggregate, sources: Vec<SourceId>, at: Location) -> R
     let mut group = Vec::with_capacity(aggregate.group_expr.len());
     for key in &aggregate.group_expr {
         if let Expr::GroupingSet(_) = key {
-            return Err(SqlError::at(at, "GROUPING SETS is not supported in streaming yet").hint("write one INSERT for each grouping"));
+            return Err(SqlError::at(at, "GROUPING SETS is not supported in streaming yet")
+                .hint("write one INSERT for each grouping"));
         }
         group.push(physical::expr(key, input, at)?);
     }
@@ -68,7 +70,9 @@ pub fn compile(aggregate: &Aggregate, sources: Vec<SourceId>, at: Location) -> R
             return Err(SqlError::at(at, format!("ORDER BY inside {call} is not supported in streaming yet")));
         }
         refuse_distinct(&lowered.aggregate, at)?;
-        partial.extend(lowered.aggregate.state_fields().map_err(|error| super::errors::sql_error(error, at))?);
+        // Some functions only find out here that they do not take these types: better now than in a batch.
+        lowered.aggregate.create_accumulator().map_err(|error| sql_error(error, at))?;
+        partial.extend(lowered.aggregate.state_fields().map_err(|error| sql_error(error, at))?);
         aggregates.push(lowered.aggregate);
         filters.push(lowered.filter);
     }
@@ -98,8 +102,13 @@ fn refuse_distinct(call: &AggregateFunctionExpr, at: Location) -> Result<()> {
     if !call.is_distinct() || is_right {
         return Ok(());
     }
-    let what = if name == "count" { "count(DISTINCT …) over several columns".into() } else { format!("{name}(DISTINCT …)") };
-    Err(SqlError::at(at, format!("{what} is not supported in streaming yet")).hint("count(DISTINCT x), and sum(DISTINCT x) over exact numbers, are"))
+    let what = if name == "count" {
+        "count(DISTINCT …) over several columns".into()
+    } else {
+        format!("{name}(DISTINCT …)")
+    };
+    Err(SqlError::at(at, format!("{what} is not supported in streaming yet"))
+        .hint("count(DISTINCT x), and sum(DISTINCT x) over exact numbers, are"))
 }
 
 /// The grouping in words: `count(*), sum(amount) by user, window_start`.
@@ -107,9 +116,11 @@ pub fn describe(aggregate: &Aggregate) -> String {
     let names = aggregate.schema.fields();
     let keys: Vec<&str> = names.iter().take(aggregate.group_expr.len()).map(|field| field.name().as_str()).collect();
     let calls: Vec<&str> = names.iter().skip(aggregate.group_expr.len()).map(|field| field.name().as_str()).collect();
-    match (calls.is_empty(), keys.is_empty()) {
+    let text = match (calls.is_empty(), keys.is_empty()) {
         (true, _) => format!("distinct {}", keys.join(", ")),
         (false, true) => format!("{} over all rows", calls.join(", ")),
         (false, false) => format!("{} by {}", calls.join(", "), keys.join(", ")),
-    }
+    };
+    // DataFusion counts rows by counting a constant.
+    text.replace("count(Int64(1))", "count(*)")
 }

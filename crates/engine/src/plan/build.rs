@@ -9,7 +9,8 @@ use super::catalog::Stream;
 use super::emit::emit_mode;
 use super::physical;
 use crate::dataflow::{
-    AggregateSpec, Dataflow, Edge, EmitMode, OpSpec, OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput,
+    AggregateSpec, Dataflow, Edge, EmitMode, OpSpec, OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage,
+    StageInput,
 };
 use crate::query::SourceTable;
 use crate::sql::error::{Result, SqlError};
@@ -130,8 +131,11 @@ impl<'a> Builder<'a> {
     fn projection(&mut self, projection: &Projection, target: Target<'_>) -> Result<Vec<Flow>> {
         let mut flows = self.build(&projection.input, target)?;
         if flows.iter().any(|flow| flow.retracts) && projection.expr.iter().any(Expr::is_volatile) {
-            return Err(SqlError::at(target.at, "now() over rows that later records correct is not supported in streaming yet")
-                .hint("a correction would take back another time than was written: drop now(), or append final rows"));
+            return Err(SqlError::at(
+                target.at,
+                "now() over rows that later records correct is not supported in streaming yet",
+            )
+            .hint("a correction would take back another time than was written: drop now(), or append final rows"));
         }
         let schema = Arc::new(projection.schema.as_arrow().clone());
         let mut exprs = Vec::with_capacity(projection.expr.len());
@@ -165,11 +169,20 @@ impl<'a> Builder<'a> {
         };
         let decoded: Vec<_> = source.columns_used.iter().map(|column| source.schema.field(*column).clone()).collect();
         let schema = Arc::new(Schema::new(decoded));
-        let mut flow = Flow { stage: index, input: PipelineInput::Source, ops: Vec::new(), schema, retracts: false, sources: vec![source.id] };
+        let mut flow = Flow {
+            stage: index,
+            input: PipelineInput::Source,
+            ops: Vec::new(),
+            schema,
+            retracts: false,
+            sources: vec![source.id],
+        };
         let exprs: Vec<Arc<dyn PhysicalExpr>> = wanted
             .iter()
             .filter_map(|column| source.columns_used.binary_search(column).ok())
-            .map(|position| Arc::new(Column::new(flow.schema.field(position).name(), position)) as Arc<dyn PhysicalExpr>)
+            .map(|position| {
+                Arc::new(Column::new(flow.schema.field(position).name(), position)) as Arc<dyn PhysicalExpr>
+            })
             .collect();
         project(&mut flow, &exprs, &Arc::new(scan.projected_schema.as_arrow().clone()));
         Ok(vec![flow])
@@ -182,7 +195,7 @@ impl<'a> Builder<'a> {
                 .hint("write the inner one to a topic with INSERT INTO, and read that in a second query"));
         }
         for expr in node.group_expr.iter().chain(&node.aggr_expr) {
-            refuse_clock(expr, "GROUP BY or an aggregate", target)?;
+            refuse_clock(expr, "an aggregate", target)?;
         }
         let sources = merge_sources(&flows);
         let spec = Arc::new(aggregate::compile(node, sources.clone(), target.at)?);
@@ -228,8 +241,9 @@ impl<'a> Builder<'a> {
 /// The clock of the batch may stamp rows, but not decide which there are: no later batch would look again.
 fn refuse_clock(expr: &Expr, place: &str, target: Target<'_>) -> Result<()> {
     match expr.is_volatile() {
-        true => Err(SqlError::at(target.at, format!("now() in {place} is not supported in streaming yet"))
-            .hint("now() may only be a column of the SELECT; to bound by time, use TUMBLE over a table with WATERMARK")),
+        true => Err(SqlError::at(target.at, format!("now() in {place} is not supported in streaming yet")).hint(
+            "now() may only be a column of the SELECT; to bound by time, use TUMBLE over a table with WATERMARK",
+        )),
         false => Ok(()),
     }
 }
@@ -247,19 +261,24 @@ fn project(flow: &mut Flow, exprs: &[Arc<dyn PhysicalExpr>], schema: &SchemaRef)
         return;
     }
     let is_same = exprs.len() == flow.schema.fields().len()
-        && exprs.iter().enumerate().all(|(index, expr)| expr.downcast_ref::<Column>().is_some_and(|column| column.index() == index));
+        && exprs
+            .iter()
+            .enumerate()
+            .all(|(index, expr)| expr.downcast_ref::<Column>().is_some_and(|column| column.index() == index));
     if !is_same {
         flow.ops.push(OpSpec::Project { exprs: exprs.to_vec(), schema: schema.clone() });
     }
     flow.schema = schema.clone();
 }
 
-/// Gives the flow exactly the names and nullability of `schema`; the types are the same already.
+/// Gives the flow exactly the names and nullability of `schema`; the types are the same already. Never left
+/// out: names that `project` only noted are not in the batches yet.
 pub fn rename(flow: &mut Flow, schema: &SchemaRef) {
     if let Some(OpSpec::Project { schema: last, .. }) = flow.ops.last_mut() {
         *last = schema.clone();
-    } else if flow.schema.fields() != schema.fields() || !flow.ops.is_empty() {
-        let column = |(index, field): (usize, &FieldRef)| Arc::new(Column::new(field.name(), index)) as Arc<dyn PhysicalExpr>;
+    } else {
+        let column =
+            |(index, field): (usize, &FieldRef)| Arc::new(Column::new(field.name(), index)) as Arc<dyn PhysicalExpr>;
         let exprs = flow.schema.fields().iter().enumerate().map(column).collect();
         flow.ops.push(OpSpec::Project { exprs, schema: schema.clone() });
     }
@@ -267,6 +286,7 @@ pub fn rename(flow: &mut Flow, schema: &SchemaRef) {
 }
 
 fn bound_text(schema: &SchemaRef, group_index: usize, closing: &[SourceId], sources: &[SourceTable]) -> String {
-    let names: Vec<&str> = sources.iter().filter(|source| closing.contains(&source.id)).map(|source| source.name.as_str()).collect();
+    let names: Vec<&str> =
+        sources.iter().filter(|source| closing.contains(&source.id)).map(|source| source.name.as_str()).collect();
     format!("{}, by the watermark of {}", schema.field(group_index).name(), names.join(" and "))
 }

@@ -88,8 +88,11 @@ impl Catalog {
     pub fn add_table(&mut self, def: TableDef, options: TableOptions, metadata: &BTreeSet<&'static str>) {
         let declared = |name: &str| def.columns.iter().any(|column| column.name.text == name);
         let hidden: Vec<&'static str> = metadata.iter().copied().filter(|name| !declared(name)).collect();
-        let mut fields: Vec<Field> =
-            def.columns.iter().map(|column| Field::new(&column.name.text, column.data_type.clone(), column.nullable)).collect();
+        let mut fields: Vec<Field> = def
+            .columns
+            .iter()
+            .map(|column| Field::new(&column.name.text, column.data_type.clone(), column.nullable))
+            .collect();
         fields.extend(hidden.iter().filter_map(|name| metadata_field(name)));
         let schema = Arc::new(Schema::new(fields));
         self.tables.insert(def.name.text.clone(), Arc::new(Table { def, options, schema, hidden }));
@@ -152,19 +155,27 @@ impl ContextProvider for Catalog {
     fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>> {
         let nowhere = Location::empty();
         if name.schema().is_some() {
-            return Err(external(SqlError::at(nowhere, format!("table '{name}' not found")).hint("names of tables and views have one part")));
+            return Err(external(
+                SqlError::at(nowhere, format!("table '{name}' not found"))
+                    .hint("names of tables and views have one part"),
+            ));
         }
         if let Some(view) = self.views.get(name.table()) {
             return Ok(Arc::new(ViewSource(view.clone())));
         }
         let Some(table) = self.tables.get(name.table()) else {
             let hint = did_you_mean(name.table(), self.names(), "tables and views");
-            return Err(external(SqlError::at(nowhere, format!("table '{}' not found", name.table())).maybe_hint(hint)));
+            return Err(external(
+                SqlError::at(nowhere, format!("table '{}' not found", name.table())).maybe_hint(hint),
+            ));
         };
         if self.written.contains(name.table()) {
             return Err(external(
-                SqlError::at(nowhere, format!("table '{}' is written by this script and cannot be read in it", name.table()))
-                    .hint("read what feeds it, through a view; or read its topic in a second query"),
+                SqlError::at(
+                    nowhere,
+                    format!("table '{}' is written by this script and cannot be read in it", name.table()),
+                )
+                .hint("read what feeds it, through a view; or read its topic in a second query"),
             ));
         }
         Ok(Arc::new(Stream { table: table.clone() }))

@@ -71,6 +71,11 @@ impl ClockFunction {
     }
 }
 
+/// Whether a function of this name reads the batch's clock.
+pub fn is_clock(name: &str) -> bool {
+    matches!(name, "now" | "current_timestamp" | "current_date" | "today" | "current_time")
+}
+
 impl ScalarUDFImpl for ClockFunction {
     fn name(&self) -> &str {
         match self.part {

@@ -21,7 +21,10 @@ pub fn emit_mode(node: &Aggregate, closes: bool, target: Target<'_>) -> Result<E
         (OutputMode::Append, true) => Ok(EmitMode::OnClose),
         (OutputMode::Update, _) => Err(SqlError::at(
             target.at,
-            format!("output_mode 'update' rewrites rows of '{}', which has no PRIMARY KEY to find them by", target.sink),
+            format!(
+                "output_mode 'update' rewrites rows of '{}', which has no PRIMARY KEY to find them by",
+                target.sink
+            ),
         )
         .hint("add PRIMARY KEY (…) NOT ENFORCED to it, or use output_mode 'append' over a TUMBLE window")),
         (OutputMode::Append, false) => Err(refuse_append(node, target)),
@@ -44,7 +47,8 @@ fn refuse_append(node: &Aggregate, target: Target<'_>) -> SqlError {
         true => "use output_mode 'update'",
         false => "add PRIMARY KEY (…) NOT ENFORCED to the sink",
     };
-    SqlError::at(target.at, format!("'{}' takes appended, final rows, and this GROUP BY has none: {why}", target.sink)).hint(format!("{first}; or {out}"))
+    SqlError::at(target.at, format!("'{}' takes appended, final rows, and this GROUP BY has none: {why}", target.sink))
+        .hint(format!("{first}; or {out}"))
 }
 
 /// Whether an expression is a window's time, traced by name alone (its column may lack a watermark).
@@ -60,7 +64,9 @@ fn mentions_window(expr: &Expr, input: &LogicalPlan) -> bool {
         }
         (Expr::Column(column), LogicalPlan::SubqueryAlias(alias)) => {
             let found = alias.schema.maybe_index_of_column(column);
-            found.is_some_and(|index| mentions_window(&Expr::from(alias.input.schema().qualified_field(index)), &alias.input))
+            found.is_some_and(|index| {
+                mentions_window(&Expr::from(alias.input.schema().qualified_field(index)), &alias.input)
+            })
         }
         (Expr::Column(_), LogicalPlan::Filter(filter)) => mentions_window(expr, &filter.input),
         _ => false,

@@ -30,7 +30,9 @@ fn translate(error: &DataFusionError, diagnostic: Option<&Diagnostic>) -> SqlErr
         DataFusionError::Collection(errors) if !errors.is_empty() => translate(&errors[0], diagnostic),
         DataFusionError::SchemaError(schema, _) => schema_error(schema, diagnostic),
         DataFusionError::SQL(parser, _) => SqlError::from(parser.as_ref().clone()).or_at(place(diagnostic)),
-        DataFusionError::Plan(text) | DataFusionError::NotImplemented(text) | DataFusionError::Execution(text) => plain(text, diagnostic),
+        DataFusionError::Plan(text) | DataFusionError::NotImplemented(text) | DataFusionError::Execution(text) => {
+            plain(text, diagnostic)
+        }
         other => plain(&other.strip_backtrace(), diagnostic),
     }
 }
@@ -40,7 +42,11 @@ fn plain(text: &str, diagnostic: Option<&Diagnostic>) -> SqlError {
     let (mut message, mut hint) = (text.to_string(), None);
     if let Some(diagnostic) = diagnostic {
         message = diagnostic.message.clone();
-        hint = diagnostic.helps.first().map(|help| help.message.clone()).or(diagnostic.notes.first().map(|note| note.message.clone()));
+        hint = diagnostic
+            .helps
+            .first()
+            .map(|help| help.message.clone())
+            .or(diagnostic.notes.first().map(|note| note.message.clone()));
     }
     // Coercion errors bring their candidates along, one per line.
     if let Some((first, rest)) = message.clone().split_once('\n') {
@@ -67,9 +73,13 @@ fn schema_error(error: &SchemaError, diagnostic: Option<&Diagnostic>) -> SqlErro
             };
             SqlError::at(located(field), message).maybe_hint(hint)
         }
-        SchemaError::AmbiguousReference { field } => SqlError::at(located(field), format!("column '{}' is ambiguous", field.name)).hint("say of which table: t.column"),
+        SchemaError::AmbiguousReference { field } => {
+            SqlError::at(located(field), format!("column '{}' is ambiguous", field.name))
+                .hint("say of which table: t.column")
+        }
         SchemaError::DuplicateUnqualifiedField { name } | SchemaError::DuplicateQualifiedField { name, .. } => {
-            SqlError::at(place(diagnostic), format!("column '{name}' is there twice")).hint("rename one: … AS other_name")
+            SqlError::at(place(diagnostic), format!("column '{name}' is there twice"))
+                .hint("rename one: … AS other_name")
         }
     }
 }

@@ -19,7 +19,13 @@ pub fn assign(plan: LogicalPlan, insert: &InsertDef, sink: &Table, schema: &Sche
     let given = plan.schema().fields().len();
     if given != targets.len() {
         let names: Vec<&str> = targets.iter().map(|index| schema.field(*index).name().as_str()).collect();
-        let message = format!("the SELECT gives {}, and '{}' takes {}: {}", columns(given), sink.def.name.text, columns(names.len()), names.join(", "));
+        let message = format!(
+            "the SELECT gives {}, and '{}' takes {}: {}",
+            columns(given),
+            sink.def.name.text,
+            columns(names.len()),
+            names.join(", ")
+        );
         let hint = match insert.columns.is_empty() {
             true => "INSERT matches columns by position; name the ones you fill: INSERT INTO t (a, b) SELECT …",
             false => "give the SELECT one column for each name in the list",
@@ -38,7 +44,10 @@ pub fn assign(plan: LogicalPlan, insert: &InsertDef, sink: &Table, schema: &Sche
         };
         exprs.push(expr.alias(field.name()));
     }
-    LogicalPlanBuilder::from(plan).project(exprs).and_then(LogicalPlanBuilder::build).map_err(|error| sql_error(error, insert.at))
+    LogicalPlanBuilder::from(plan)
+        .project(exprs)
+        .and_then(LogicalPlanBuilder::build)
+        .map_err(|error| sql_error(error, insert.at))
 }
 
 fn columns(count: usize) -> String {
@@ -54,7 +63,8 @@ fn targets(insert: &InsertDef, sink: &Table, schema: &Schema) -> Result<Vec<usiz
     for name in &insert.columns {
         let Some(index) = schema.fields().iter().position(|field| *field.name() == name.text) else {
             let names = schema.fields().iter().map(|field| field.name().as_str());
-            return Err(SqlError::at(name.at, format!("table '{}' has no column '{}'", sink.def.name.text, name.text)).suggest(&name.text, names, "its columns"));
+            return Err(SqlError::at(name.at, format!("table '{}' has no column '{}'", sink.def.name.text, name.text))
+                .suggest(&name.text, names, "its columns"));
         };
         if targets.contains(&index) {
             return Err(SqlError::at(name.at, format!("column '{}' is in the list twice", name.text)));
@@ -69,8 +79,11 @@ fn missing(field: &Field, index: usize, insert: &InsertDef, sink: &Table) -> Res
     let is_key = sink.def.primary_key.iter().flat_map(|key| &key.columns).any(|column| column.text == *name);
     if is_key || !field.is_nullable() {
         let why = if is_key { "part of the PRIMARY KEY" } else { "NOT NULL" };
-        return Err(SqlError::at(insert.table.at, format!("column '{name}' of '{}' is {why} and not in the list", sink.def.name.text))
-            .hint(format!("add it to the list and to the SELECT (column {})", index + 1)));
+        return Err(SqlError::at(
+            insert.table.at,
+            format!("column '{name}' of '{}' is {why} and not in the list", sink.def.name.text),
+        )
+        .hint(format!("add it to the list and to the SELECT (column {})", index + 1)));
     }
     let null = ScalarValue::try_from(field.data_type()).map_err(|error| sql_error(error, insert.at))?;
     Ok(Expr::Literal(null, None))
@@ -86,7 +99,14 @@ fn convert(column: Expr, from: &Field, to: &Field, insert: &InsertDef) -> Result
     }
     Err(SqlError::at(
         insert.table.at,
-        format!("column '{}' of '{}' is {}, and the SELECT gives it {} ('{}')", to.name(), insert.table.text, type_name(to_type), type_name(from_type), from.name()),
+        format!(
+            "column '{}' of '{}' is {}, and the SELECT gives it {} ('{}')",
+            to.name(),
+            insert.table.text,
+            type_name(to_type),
+            type_name(from_type),
+            from.name()
+        ),
     )
     .hint(format!("cast it, if that is meant: CAST({} AS {})", from.name(), type_name(to_type))))
 }
@@ -101,14 +121,19 @@ fn assignable(from: &DataType, to: &DataType) -> bool {
         (D::Null, _) => true,
         (from, to) if from.is_numeric() && to.is_numeric() => true,
         (from, to) if text(from) && text(to) || bytes(from) && bytes(to) => true,
-        (from, to) if text(to) => from.is_numeric() || date_or_time(from) || matches!(from, D::Boolean | D::Time32(_) | D::Time64(_)),
+        (from, to) if text(to) => {
+            from.is_numeric() || date_or_time(from) || matches!(from, D::Boolean | D::Time32(_) | D::Time64(_))
+        }
         (from, to) if date_or_time(from) && date_or_time(to) => true,
         (D::Time32(_) | D::Time64(_), D::Time32(_) | D::Time64(_)) => true,
-        (D::List(from) | D::LargeList(from), D::List(to)) => from.data_type() == to.data_type() || assignable(from.data_type(), to.data_type()),
+        (D::List(from) | D::LargeList(from), D::List(to)) => {
+            from.data_type() == to.data_type() || assignable(from.data_type(), to.data_type())
+        }
         (D::Struct(from), D::Struct(to)) => {
             from.len() == to.len()
                 && from.iter().zip(to.iter()).all(|(from, to)| {
-                    from.name() == to.name() && (from.data_type() == to.data_type() || assignable(from.data_type(), to.data_type()))
+                    from.name() == to.name()
+                        && (from.data_type() == to.data_type() || assignable(from.data_type(), to.data_type()))
                 })
         }
         _ => false,
@@ -120,8 +145,13 @@ pub fn sink_of<'a>(insert: &InsertDef, catalog: &'a Catalog) -> Result<&'a std::
     catalog.table(&insert.table.text).ok_or_else(|| {
         let is_view = catalog.names().contains(&insert.table.text.as_str());
         if is_view {
-            return SqlError::at(insert.table.at, format!("'{}' is a view and cannot be written", insert.table.text)).hint("INSERT INTO a table");
+            return SqlError::at(insert.table.at, format!("'{}' is a view and cannot be written", insert.table.text))
+                .hint("INSERT INTO a table");
         }
-        SqlError::at(insert.table.at, format!("table '{}' not found", insert.table.text)).suggest(&insert.table.text, catalog.names(), "tables")
+        SqlError::at(insert.table.at, format!("table '{}' not found", insert.table.text)).suggest(
+            &insert.table.text,
+            catalog.names(),
+            "tables",
+        )
     })
 }

@@ -21,3 +21,6 @@ pub mod sources;
 pub mod tumble;
 pub mod watermark;
 pub mod windows;
+
+#[cfg(test)]
+mod tests;

@@ -33,6 +33,8 @@ pub fn optimize(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Resu
         Arc::new(PushDownFilter::new()),
         Arc::new(OptimizeProjections::new()),
     ]);
-    let context = OptimizerContext::new_with_config_options(Arc::new(config.clone())).without_query_execution_start_time().with_skip_failing_rules(false);
+    let context = OptimizerContext::new_with_config_options(Arc::new(config.clone()))
+        .without_query_execution_start_time()
+        .with_skip_failing_rules(false);
     rules.optimize(analyzed, &context, |_, _| {}).map_err(|error| sql_error(error, at))
 }

@@ -24,8 +24,11 @@ use std::sync::Arc;
 /// Checks a table as a sink.
 pub fn sink_table(id: SinkId, table: &Table, options: &QueryOptions) -> Result<SinkTable> {
     let def = &table.def;
-    let fields: Vec<Field> =
-        def.columns.iter().map(|column| Field::new(&column.name.text, column.data_type.clone(), column.nullable)).collect();
+    let fields: Vec<Field> = def
+        .columns
+        .iter()
+        .map(|column| Field::new(&column.name.text, column.data_type.clone(), column.nullable))
+        .collect();
     let schema = Arc::new(Schema::new(fields));
     check_topic(table)?;
     for column in &def.columns {
@@ -62,7 +65,8 @@ fn check_metadata(table: &Table, column: &Column) -> Result<()> {
         return Ok(());
     }
     if matches!(name, "_partition" | "_offset") {
-        return Err(wrong(format!("'{name}' cannot be written: Kafka decides it")).hint("drop the column, or give it another name"));
+        return Err(wrong(format!("'{name}' cannot be written: Kafka decides it"))
+            .hint("drop the column, or give it another name"));
     }
     if matches!(name, "_key" | "_topic") && table.def.primary_key.is_some() {
         let why = if name == "_key" { "the PRIMARY KEY is the record's key" } else { "a key lives in one topic" };
@@ -76,8 +80,13 @@ fn check_metadata(table: &Table, column: &Column) -> Result<()> {
     };
     match (is_right, expected) {
         (false, Some(expected)) => {
-            let message = format!("'{name}' is a metadata column of a Kafka sink and is {}, not {}", type_name(&expected), type_name(&column.data_type));
-            Err(wrong(message).hint(format!("declare it {name} {}, or give the column another name", type_name(&expected))))
+            let message = format!(
+                "'{name}' is a metadata column of a Kafka sink and is {}, not {}",
+                type_name(&expected),
+                type_name(&column.data_type)
+            );
+            Err(wrong(message)
+                .hint(format!("declare it {name} {}, or give the column another name", type_name(&expected))))
         }
         _ => Ok(()),
     }
@@ -87,10 +96,16 @@ fn primary_key(table: &Table, schema: &Schema) -> Result<Vec<usize>> {
     let mut key = Vec::new();
     for name in table.def.primary_key.iter().flat_map(|key| &key.columns) {
         let Ok(index) = schema.index_of(&name.text) else {
-            return Err(SqlError::at(name.at, format!("table '{}' has no column '{}'", table.def.name.text, name.text)));
+            return Err(SqlError::at(
+                name.at,
+                format!("table '{}' has no column '{}'", table.def.name.text, name.text),
+            ));
         };
         if METADATA.contains(&name.text.as_str()) {
-            return Err(SqlError::at(name.at, format!("metadata column '{}' cannot be part of the PRIMARY KEY", name.text)));
+            return Err(SqlError::at(
+                name.at,
+                format!("metadata column '{}' cannot be part of the PRIMARY KEY", name.text),
+            ));
         }
         if key.contains(&index) {
             return Err(SqlError::at(name.at, format!("'{}' is in the PRIMARY KEY twice", name.text)));
@@ -103,9 +118,12 @@ fn primary_key(table: &Table, schema: &Schema) -> Result<Vec<usize>> {
 /// What the WITH options and clauses of a table do nothing for, since it is only written.
 pub fn idle_parts(table: &Table) -> Vec<String> {
     let name = &table.def.name.text;
-    let is_sink = |key: &str| matches!(key, "connector" | "format") || key.starts_with("kafka.") || key.eq_ignore_ascii_case("topic");
+    let is_sink = |key: &str| {
+        matches!(key, "connector" | "format") || key.starts_with("kafka.") || key.eq_ignore_ascii_case("topic")
+    };
     let is_servers = |key: &str| matches!(key, "bootstrap.servers" | "bootstrap_servers" | "bootstrapServers");
-    let options = table.def.options.iter().map(|entry| entry.key.as_str()).filter(|key| !is_sink(key) && !is_servers(key));
+    let options =
+        table.def.options.iter().map(|entry| entry.key.as_str()).filter(|key| !is_sink(key) && !is_servers(key));
     let mut idle: Vec<String> =
         options.map(|key| format!("option '{key}' of '{name}' does nothing: the table is only written")).collect();
     if table.def.watermark.is_some() {
@@ -115,12 +133,21 @@ pub fn idle_parts(table: &Table) -> Vec<String> {
 }
 
 /// Leads the flows of an INSERT to its sink.
-pub fn connect(builder: &mut Builder<'_>, plan: &LogicalPlan, mut flows: Vec<Flow>, sink: &SinkTable, target: Target<'_>) -> Result<()> {
+pub fn connect(
+    builder: &mut Builder<'_>,
+    plan: &LogicalPlan,
+    mut flows: Vec<Flow>,
+    sink: &SinkTable,
+    target: Target<'_>,
+) -> Result<()> {
     flows.iter_mut().for_each(|flow| rename(flow, &sink.schema));
     if sink.primary_key.is_empty() {
         if flows.iter().any(|flow| flow.retracts) {
-            return Err(SqlError::at(target.at, format!("'{}' takes appended, final rows, and this query corrects rows it has written", sink.name))
-                .hint("add PRIMARY KEY (…) NOT ENFORCED to it, or group by a TUMBLE window over a table with WATERMARK"));
+            return Err(SqlError::at(
+                target.at,
+                format!("'{}' takes appended, final rows, and this query corrects rows it has written", sink.name),
+            )
+            .hint("add PRIMARY KEY (…) NOT ENFORCED to it, or group by a TUMBLE window over a table with WATERMARK"));
         }
         flows.into_iter().for_each(|flow| builder.lead(flow, PipelineOutput::Sink(sink.id)));
         return Ok(());

@@ -95,20 +95,31 @@ fn check_readable(table: &Table, defaults: &[OptionEntry]) -> Result<ConnectorOp
     let def = &table.def;
     let name = &def.name.text;
     let ConnectorOptions::Kafka(kafka) = &table.options.connector else {
-        return Err(SqlError::at(def.name.at, format!("table '{name}' is read, and the console connector only writes")).hint("use 'connector' = 'kafka'"));
+        return Err(SqlError::at(
+            def.name.at,
+            format!("table '{name}' is read, and the console connector only writes"),
+        )
+        .hint("use 'connector' = 'kafka'"));
     };
     if let Some(key) = &def.primary_key {
-        return Err(SqlError::at(key.at, format!("reading '{name}', a table with PRIMARY KEY, is not supported in streaming yet"))
-            .hint("without PRIMARY KEY each record of the topic is a row of its own"));
+        return Err(SqlError::at(
+            key.at,
+            format!("reading '{name}', a table with PRIMARY KEY, is not supported in streaming yet"),
+        )
+        .hint("without PRIMARY KEY each record of the topic is a row of its own"));
     }
     if kafka.topic.is_none() {
-        return Err(SqlError::at(def.name.at, format!("table '{name}' lacks the option 'topic'")).hint("add 'topic' = '<topic>'"));
+        return Err(SqlError::at(def.name.at, format!("table '{name}' lacks the option 'topic'"))
+            .hint("add 'topic' = '<topic>'"));
     }
     for column in &def.columns {
         let Some(metadata) = metadata_field(&column.name.text) else { continue };
         if *metadata.data_type() != column.data_type {
-            return Err(SqlError::at(column.name.at, format!("'{}' is a metadata column and always {}", metadata.name(), type_name(metadata.data_type())))
-                .hint("drop it from the columns: it is there anyway, hidden from *"));
+            return Err(SqlError::at(
+                column.name.at,
+                format!("'{}' is a metadata column and always {}", metadata.name(), type_name(metadata.data_type())),
+            )
+            .hint("drop it from the columns: it is there anyway, hidden from *"));
         }
     }
     let mut properties = default_properties(defaults)?;

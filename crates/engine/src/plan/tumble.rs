@@ -56,7 +56,12 @@ impl Tumble {
             "hw_tumble_time" => Part::Time,
             _ => return None,
         };
-        let [time, Expr::Literal(ScalarValue::Int64(Some(size_ms)), _), Expr::Literal(ScalarValue::Int64(Some(offset_ms)), _)] = call.args.as_slice() else {
+        let [
+            time,
+            Expr::Literal(ScalarValue::Int64(Some(size_ms)), _),
+            Expr::Literal(ScalarValue::Int64(Some(offset_ms)), _),
+        ] = call.args.as_slice()
+        else {
             return None;
         };
         Some((part, time, Window { size_ms: *size_ms, offset_ms: *offset_ms }))
@@ -164,8 +169,14 @@ mod tests {
 
     #[test]
     fn before_the_epoch_and_with_offset() {
-        assert_eq!(starts(vec![Some(-1), Some(-10_000), Some(-10_001)], Part::Start, 10_000, 0), [Some(-10_000), Some(-10_000), Some(-20_000)]);
-        assert_eq!(starts(vec![Some(0), Some(2_999), Some(3_000)], Part::Start, 10_000, 3_000), [Some(-7_000), Some(-7_000), Some(3_000)]);
+        assert_eq!(
+            starts(vec![Some(-1), Some(-10_000), Some(-10_001)], Part::Start, 10_000, 0),
+            [Some(-10_000), Some(-10_000), Some(-20_000)]
+        );
+        assert_eq!(
+            starts(vec![Some(0), Some(2_999), Some(3_000)], Part::Start, 10_000, 3_000),
+            [Some(-7_000), Some(-7_000), Some(3_000)]
+        );
         assert_eq!(starts(vec![Some(0)], Part::Start, 10_000, -3_000), [Some(-3_000)]);
     }
 

@@ -34,8 +34,11 @@ pub fn compile(catalog: &Catalog, table: &Arc<Table>) -> Result<Option<CompiledW
         SqlError::at(watermark.column.at, format!("table '{}' has no column '{name}'", table.def.name.text))
     })?;
     if !matches!(field.data_type(), DataType::Timestamp(_, _)) {
-        return Err(SqlError::at(watermark.column.at, format!("WATERMARK FOR needs a TIMESTAMP column, and '{name}' is {}", type_name(field.data_type())))
-            .hint("declare it TIMESTAMP(3): ISO text and epoch milliseconds are both read"));
+        return Err(SqlError::at(
+            watermark.column.at,
+            format!("WATERMARK FOR needs a TIMESTAMP column, and '{name}' is {}", type_name(field.data_type())),
+        )
+        .hint("declare it TIMESTAMP(3): ISO text and epoch milliseconds are both read"));
     }
     let plan = plan_over_table(catalog, table, watermark)?;
     let LogicalPlan::Projection(projection) = &plan else {
@@ -57,12 +60,16 @@ fn plan_over_table(catalog: &Catalog, table: &Arc<Table>, watermark: &Watermark)
     let scan = LogicalPlanBuilder::scan(table.def.name.text.as_str(), source, None).map_err(located)?;
     let expr = catalog.plan_expr(watermark.expr.clone(), scan.schema(), at)?;
     if expr.is_volatile() || expr.exists(|e| Ok(matches!(e, Expr::AggregateFunction(_)))).map_err(located)? {
-        return Err(SqlError::at(at, "a watermark is a function of its row alone").hint("write WATERMARK FOR ts AS ts - INTERVAL '5' SECOND"));
+        return Err(SqlError::at(at, "a watermark is a function of its row alone")
+            .hint("write WATERMARK FOR ts AS ts - INTERVAL '5' SECOND"));
     }
     let data_type = expr.get_type(scan.schema()).map_err(located)?;
     if !matches!(data_type, DataType::Timestamp(_, _)) {
-        return Err(SqlError::at(at, format!("a watermark is a TIMESTAMP, and this expression is {}", type_name(&data_type)))
-            .hint("write WATERMARK FOR ts AS ts - INTERVAL '5' SECOND"));
+        return Err(SqlError::at(
+            at,
+            format!("a watermark is a TIMESTAMP, and this expression is {}", type_name(&data_type)),
+        )
+        .hint("write WATERMARK FOR ts AS ts - INTERVAL '5' SECOND"));
     }
     let expr = match data_type {
         DataType::Timestamp(TimeUnit::Millisecond, _) => expr,
@@ -70,6 +77,9 @@ fn plan_over_table(catalog: &Catalog, table: &Arc<Table>, watermark: &Watermark)
     };
     let plan = scan.project([expr.alias("watermark")]).and_then(LogicalPlanBuilder::build).map_err(located)?;
     let plan = Analyzer::new().execute_and_check(plan, catalog.config(), |_, _| {}).map_err(located)?;
-    let context = OptimizerContext::new_with_config_options(Arc::new(catalog.config().clone())).without_query_execution_start_time();
-    Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]).optimize(plan, &context, |_, _| {}).map_err(located)
+    let context = OptimizerContext::new_with_config_options(Arc::new(catalog.config().clone()))
+        .without_query_execution_start_time();
+    Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())])
+        .optimize(plan, &context, |_, _| {})
+        .map_err(located)
 }

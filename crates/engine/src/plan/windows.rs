@@ -15,7 +15,8 @@ use datafusion::common::{Column, Result, ScalarValue, TableReference};
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ScalarUDF, lit};
 use datafusion::sql::sqlparser::ast::{
-    self, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Spanned, TableAlias, TableFactor,
+    self, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Spanned, TableAlias,
+    TableFactor,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 use std::sync::Arc;
@@ -38,9 +39,10 @@ impl WindowCall {
     /// `None` if the FROM item is no function at all.
     pub fn parse(factor: &TableFactor) -> std::result::Result<Option<Self>, SqlError> {
         let (name, args, alias) = match factor {
-            TableFactor::TableFunction { expr: ast::Expr::Function(Function { name, args: FunctionArguments::List(list), .. }), alias } => {
-                (name, &list.args, alias)
-            }
+            TableFactor::TableFunction {
+                expr: ast::Expr::Function(Function { name, args: FunctionArguments::List(list), .. }),
+                alias,
+            } => (name, &list.args, alias),
             TableFactor::TableFunction { expr, .. } => {
                 return Err(SqlError::on(expr, "TABLE(…) needs a window function").hint(USAGE));
             }
@@ -58,7 +60,9 @@ impl WindowCall {
             Some(expr) => table_argument(expr).ok_or_else(|| wrong("TUMBLE's first argument is a table"))?.clone(),
             None => return Err(wrong("TUMBLE needs a table")),
         };
-        let time = arguments[1].and_then(descriptor).ok_or_else(|| wrong("TUMBLE's second argument is DESCRIPTOR(<time column>)"))?;
+        let time = arguments[1]
+            .and_then(descriptor)
+            .ok_or_else(|| wrong("TUMBLE's second argument is DESCRIPTOR(<time column>)"))?;
         let size = arguments[2].ok_or_else(|| wrong("TUMBLE needs the size of its windows"))?.clone();
         Ok(Some(Self { table, time, size, offset: arguments[3].cloned(), alias: alias.clone(), span }))
     }
@@ -77,7 +81,9 @@ fn by_position(args: &[FunctionArg], span: Span) -> std::result::Result<[Option<
             _ => return Err(SqlError::on(arg, "this is no argument of TUMBLE").hint(USAGE)),
         };
         let slot = position.and_then(|position| slots.get_mut(position));
-        *slot.ok_or_else(|| SqlError::in_span(span, "TUMBLE takes a table, a time column, a size and an offset").hint(USAGE))? = Some(value);
+        *slot.ok_or_else(|| {
+            SqlError::in_span(span, "TUMBLE takes a table, a time column, a size and an offset").hint(USAGE)
+        })? = Some(value);
     }
     Ok(slots)
 }
@@ -85,7 +91,11 @@ fn by_position(args: &[FunctionArg], span: Span) -> std::result::Result<[Option<
 fn descriptor(expr: &ast::Expr) -> Option<Ident> {
     let ast::Expr::Function(Function { name, args: FunctionArguments::List(list), .. }) = expr else { return None };
     match list.args.as_slice() {
-        [FunctionArg::Unnamed(FunctionArgExpr::Expr(ast::Expr::Identifier(column)))] if function_name(name) == "descriptor" => Some(column.clone()),
+        [FunctionArg::Unnamed(FunctionArgExpr::Expr(ast::Expr::Identifier(column)))]
+            if function_name(name) == "descriptor" =>
+        {
+            Some(column.clone())
+        }
         _ => None,
     }
 }
@@ -95,7 +105,11 @@ fn descriptor(expr: &ast::Expr) -> Option<Ident> {
 pub struct WindowPlanner;
 
 impl RelationPlanner for WindowPlanner {
-    fn plan_relation(&self, relation: TableFactor, context: &mut dyn RelationPlannerContext) -> Result<RelationPlanning> {
+    fn plan_relation(
+        &self,
+        relation: TableFactor,
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<RelationPlanning> {
         let Some(call) = WindowCall::parse(&relation).map_err(external)? else {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };
@@ -129,11 +143,20 @@ fn add_window(input: LogicalPlan, call: &WindowCall, size_ms: i64, offset_ms: i6
     let schema = input.schema().clone();
     let Some((qualifier, field)) = schema.iter().find(|(_, field)| *field.name() == name) else {
         let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        return Err(external(SqlError::in_span(call.time.span, format!("table '{}' has no column '{name}'", fold(&call.table))).suggest(&name, names, "its columns")));
+        return Err(external(
+            SqlError::in_span(call.time.span, format!("table '{}' has no column '{name}'", fold(&call.table))).suggest(
+                &name,
+                names,
+                "its columns",
+            ),
+        ));
     };
     if !matches!(field.data_type(), DataType::Timestamp(_, _)) {
         let message = format!("TUMBLE needs a TIMESTAMP column, and '{name}' is {}", type_name(field.data_type()));
-        return Err(external(SqlError::in_span(call.time.span, message).hint("cast it in a view first, for example to_timestamp_millis(…)")));
+        return Err(external(
+            SqlError::in_span(call.time.span, message)
+                .hint("cast it in a view first, for example to_timestamp_millis(…)"),
+        ));
     }
     let time = Expr::Column(Column::new(qualifier.cloned(), &name));
     let table: TableReference = fold(&call.table).into();
@@ -150,20 +173,34 @@ fn add_window(input: LogicalPlan, call: &WindowCall, size_ms: i64, offset_ms: i6
 
 /// A constant interval in milliseconds; months have no fixed length.
 fn interval_ms(expr: &ast::Expr, what: &str, context: &mut dyn RelationPlannerContext) -> Result<i64> {
-    let planned = context.sql_to_expr(expr.clone(), &datafusion::common::DFSchema::empty()).map_err(|error| external(sql_error(error, expr.span().start)))?;
+    let planned = context
+        .sql_to_expr(expr.clone(), &datafusion::common::DFSchema::empty())
+        .map_err(|error| external(sql_error(error, expr.span().start)))?;
     let (value, sign) = match planned {
         Expr::Negative(inner) => (*inner, -1),
         other => (other, 1),
     };
-    let wrong = || external(SqlError::on(expr, format!("the {what} of a window is a constant interval")).hint("for example INTERVAL '10' SECOND"));
+    let wrong = || {
+        external(
+            SqlError::on(expr, format!("the {what} of a window is a constant interval"))
+                .hint("for example INTERVAL '10' SECOND"),
+        )
+    };
     let (months, days, nanos) = match value {
-        Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(interval)), _) => (interval.months, interval.days, interval.nanoseconds),
-        Expr::Literal(ScalarValue::IntervalDayTime(Some(interval)), _) => (0, interval.days, i64::from(interval.milliseconds) * 1_000_000),
+        Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(interval)), _) => {
+            (interval.months, interval.days, interval.nanoseconds)
+        }
+        Expr::Literal(ScalarValue::IntervalDayTime(Some(interval)), _) => {
+            (0, interval.days, i64::from(interval.milliseconds) * 1_000_000)
+        }
         Expr::Literal(ScalarValue::IntervalYearMonth(Some(months)), _) => (months, 0, 0),
         _ => return Err(wrong()),
     };
     if months != 0 {
-        return Err(external(SqlError::on(expr, format!("the {what} of a window cannot be in months or years: their length varies")).hint("use days, hours, minutes or seconds")));
+        return Err(external(
+            SqlError::on(expr, format!("the {what} of a window cannot be in months or years: their length varies"))
+                .hint("use days, hours, minutes or seconds"),
+        ));
     }
     if nanos % 1_000_000 != 0 {
         return Err(external(SqlError::on(expr, format!("the {what} of a window is in whole milliseconds"))));

@@ -1,1 +1,194 @@
-//! Executing one task of a plan.
+//! Running a dataflow: one task of one micro-batch.
+//!
+//! Owns: the operators of a task and the order in which rows go through them. Does not own: where input comes from
+//! and output goes to (the executor), what is kept between batches (`state`).
+//! Invariants: output is a function of plan, state and input in its given order; nothing waits, nothing reads a
+//! clock; a batch that is in no window any more is counted, never silently dropped.
+
+mod aggregator;
+mod exchange;
+mod final_aggregate;
+mod keyed_sink;
+mod keys;
+mod partial_aggregate;
+mod pipeline;
+#[cfg(test)]
+mod tests;
+
+pub use keys::shard_of;
+
+use crate::dataflow::{Dataflow, PipelineInput, PipelineOutput};
+use crate::delta::DeltaBatch;
+use crate::error::EngineError;
+use crate::state::{Overlay, TaskState};
+use arrow::array::RecordBatch;
+use exchange::Router;
+use highwater_core::ids::{BatchId, EdgeId, OperatorId, ShardId, SinkId, SourceId, StageId};
+use highwater_core::plan::{BatchPlan, TaskWork};
+use highwater_core::report::{OperatorMetrics, StateDelta};
+use pipeline::Chain;
+use std::collections::BTreeMap;
+
+/// What all tasks of a micro-batch know.
+#[derive(Clone, Debug, Default)]
+pub struct BatchContext {
+    pub batch: BatchId,
+    /// What `now()` returns, milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    /// Windows ending at or before this are closed: their rows are late. Absent = nothing is.
+    pub late_before: BTreeMap<SourceId, i64>,
+    /// Windows ending at or before this close at the end of the batch.
+    pub close_before: BTreeMap<SourceId, i64>,
+    /// Number of shards of the query.
+    pub shards: u16,
+    /// First shard of every task that receives from an edge, ascending.
+    pub receivers: BTreeMap<EdgeId, Vec<ShardId>>,
+}
+
+impl BatchContext {
+    pub fn of(plan: &BatchPlan, dataflow: &Dataflow, shards: u16) -> Self {
+        let receivers = dataflow.edges.iter().filter_map(|edge| {
+            let consumer = dataflow.consumer(edge.id)?;
+            let first = |work: &TaskWork| match work {
+                TaskWork::Shards { first, .. } => Some(*first),
+                TaskWork::Source { .. } => None,
+            };
+            let mut firsts: Vec<ShardId> = plan.tasks_of(consumer.id).filter_map(|task| first(&task.work)).collect();
+            firsts.sort_unstable();
+            Some((edge.id, firsts))
+        });
+        Self {
+            batch: plan.batch,
+            timestamp_ms: plan.timestamp_ms,
+            late_before: plan.late_before.clone(),
+            close_before: plan.close_before.clone(),
+            shards,
+            receivers: receivers.collect(),
+        }
+    }
+
+    /// The watermark of an operator: the least of its sources', once all have one. Milliseconds.
+    pub(crate) fn least(watermarks: &BTreeMap<SourceId, i64>, sources: &[SourceId]) -> Option<i64> {
+        sources.iter().map(|source| watermarks.get(source).copied()).min().flatten()
+    }
+}
+
+/// Rows that leave a task.
+#[derive(Debug)]
+pub enum Emit {
+    /// For the task that owns this shard; all rows belong to that task's shards.
+    Exchange { edge: EdgeId, shard: ShardId, rows: DeltaBatch },
+    Sink { sink: SinkId, rows: DeltaBatch },
+}
+
+/// What a task leaves behind besides its rows.
+#[derive(Debug)]
+pub struct TaskOutcome {
+    /// State changes, to be kept where the task ran.
+    pub overlay: Overlay,
+    /// The same changes, for the checkpoint.
+    pub state: Vec<StateDelta>,
+    pub operators: Vec<OperatorMetrics>,
+}
+
+/// One task while it runs.
+pub struct TaskRuntime {
+    pipelines: Vec<RunningPipeline>,
+    state: TaskState,
+}
+
+struct RunningPipeline {
+    input: PipelineInput,
+    chain: Chain,
+    output: Output,
+}
+
+enum Output {
+    Exchange(Router),
+    Sink(SinkId),
+}
+
+impl TaskRuntime {
+    /// `sinks` gives the sinks' names, for messages.
+    pub fn new(
+        dataflow: &Dataflow,
+        sinks: &BTreeMap<SinkId, String>,
+        stage: StageId,
+        context: &BatchContext,
+        state: TaskState,
+    ) -> Result<Self, EngineError> {
+        let unknown = || EngineError::Internal(format!("stage {stage} is not in the dataflow"));
+        let stage = dataflow.stages.get(stage.0 as usize).ok_or_else(unknown)?;
+        let mut pipelines = Vec::with_capacity(stage.pipelines.len());
+        for pipeline in &stage.pipelines {
+            let (output, name) = match pipeline.output {
+                PipelineOutput::Sink(sink) => (Output::Sink(sink), sinks.get(&sink).cloned().unwrap_or_default()),
+                PipelineOutput::Exchange(edge) => {
+                    let spec = dataflow.edges.get(edge.0 as usize).ok_or(EngineError::UnknownEdge(edge))?;
+                    (Output::Exchange(Router::new(spec, context)?), String::new())
+                }
+            };
+            let chain = Chain::new(&pipeline.ops, context, &name)?;
+            pipelines.push(RunningPipeline { input: pipeline.input, chain, output });
+        }
+        Ok(Self { pipelines, state })
+    }
+
+    /// Takes decoded records of the stage's source.
+    pub fn push_source(&mut self, rows: RecordBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
+        self.push(PipelineInput::Source, &DeltaBatch::inserts(rows), out)
+    }
+
+    /// Takes rows that came over an edge.
+    pub fn push_edge(&mut self, edge: EdgeId, rows: DeltaBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
+        if !self.pipelines.iter().any(|pipeline| pipeline.input == PipelineInput::Edge(edge)) {
+            return Err(EngineError::UnknownEdge(edge));
+        }
+        self.push(PipelineInput::Edge(edge), &rows, out)
+    }
+
+    fn push(&mut self, input: PipelineInput, rows: &DeltaBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
+        for pipeline in self.pipelines.iter_mut().filter(|pipeline| pipeline.input == input) {
+            let mut done = Vec::new();
+            pipeline.chain.push(rows.clone(), &mut done)?;
+            pipeline.output.lead(done, out)?;
+        }
+        Ok(())
+    }
+
+    /// The input is complete: aggregates give their rows, windows close, changelogs are consolidated.
+    pub fn finish(mut self, out: &mut Vec<Emit>) -> Result<TaskOutcome, EngineError> {
+        let mut operators: BTreeMap<OperatorId, OperatorMetrics> = BTreeMap::new();
+        for pipeline in &mut self.pipelines {
+            let mut done = Vec::new();
+            pipeline.chain.finish(&mut self.state, &mut done)?;
+            pipeline.output.lead(done, out)?;
+            for metrics in pipeline.chain.metrics(&self.state) {
+                add(operators.entry(metrics.operator).or_default(), metrics);
+            }
+        }
+        let (overlay, state) = self.state.finish();
+        Ok(TaskOutcome { overlay, state, operators: operators.into_values().collect() })
+    }
+}
+
+impl Output {
+    fn lead(&mut self, rows: Vec<DeltaBatch>, out: &mut Vec<Emit>) -> Result<(), EngineError> {
+        for rows in rows.into_iter().filter(|rows| rows.num_rows() > 0) {
+            match self {
+                Output::Sink(sink) => out.push(Emit::Sink { sink: *sink, rows }),
+                Output::Exchange(router) => router.route(&rows, out)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn add(sum: &mut OperatorMetrics, more: OperatorMetrics) {
+    sum.operator = more.operator;
+    sum.state_rows += more.state_rows;
+    sum.state_bytes += more.state_bytes;
+    sum.rows_updated += more.rows_updated;
+    sum.rows_removed += more.rows_removed;
+    sum.late_rows += more.late_rows;
+}

@@ -55,7 +55,7 @@ pub struct OptionEntry {
 
 /// Parses what follows `CREATE TABLE`.
 pub fn parse_table(parser: &mut Parser) -> Result<TableDef> {
-    parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
+    let _ = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
     let name = parse_table_name(parser)?;
     let mut table = TableDef { name, columns: Vec::new(), watermark: None, primary_key: None, options: Vec::new() };
     parser.expect_token(&Token::LParen)?;
@@ -91,7 +91,7 @@ fn parse_element(parser: &mut Parser, table: &mut TableDef) -> Result<()> {
     }
     if parser.parse_keywords(&[Keyword::PRIMARY, Keyword::KEY]) {
         let columns = parse_names(parser)?;
-        parser.parse_keywords(&[Keyword::NOT, Keyword::ENFORCED]);
+        let _ = parser.parse_keywords(&[Keyword::NOT, Keyword::ENFORCED]);
         return set_key(table, columns, at);
     }
     parse_column(parser, table)
@@ -100,9 +100,7 @@ fn parse_element(parser: &mut Parser, table: &mut TableDef) -> Result<()> {
 /// `WATERMARK` is not a keyword of the parser, and is a fine name for a column.
 fn is_watermark(parser: &Parser) -> bool {
     let [first, second] = parser.peek_tokens_ref::<2>();
-    let word = |token: &Token, text: &str| {
-        matches!(token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(text))
-    };
+    let word = |token: &Token, text: &str| matches!(token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(text));
     word(&first.token, "watermark") && word(&second.token, "for")
 }
 
@@ -122,7 +120,8 @@ fn parse_column(parser: &mut Parser, table: &mut TableDef) -> Result<()> {
     let name = parse_name(parser)?;
     if matches!(parser.peek_token_ref().token, Token::Comma | Token::RParen) {
         let at = parser.peek_token_ref().span.start;
-        return Err(SqlError::at(at, format!("column '{}' needs a type", name.text)).hint(format!("write `{} STRING`, for example", name.text)));
+        return Err(SqlError::at(at, format!("column '{}' needs a type", name.text))
+            .hint(format!("write `{} STRING`, for example", name.text)));
     }
     let data_type = parse_type(parser)?;
     let mut nullable = true;
@@ -131,7 +130,7 @@ fn parse_column(parser: &mut Parser, table: &mut TableDef) -> Result<()> {
         if parser.parse_keywords(&[Keyword::NOT, Keyword::NULL]) {
             nullable = false;
         } else if parser.parse_keywords(&[Keyword::PRIMARY, Keyword::KEY]) {
-            parser.parse_keywords(&[Keyword::NOT, Keyword::ENFORCED]);
+            let _ = parser.parse_keywords(&[Keyword::NOT, Keyword::ENFORCED]);
             set_key(table, vec![name.clone()], at)?;
         } else if parser.parse_keyword(Keyword::COMMENT) {
             parser.parse_literal_string()?;
@@ -145,7 +144,8 @@ fn parse_column(parser: &mut Parser, table: &mut TableDef) -> Result<()> {
 
 fn set_key(table: &mut TableDef, columns: Vec<Name>, at: Location) -> Result<()> {
     if table.primary_key.is_some() {
-        return Err(SqlError::at(at, "a table has one PRIMARY KEY").hint("list all its columns in one: PRIMARY KEY (a, b) NOT ENFORCED"));
+        return Err(SqlError::at(at, "a table has one PRIMARY KEY")
+            .hint("list all its columns in one: PRIMARY KEY (a, b) NOT ENFORCED"));
     }
     table.primary_key = Some(PrimaryKey { columns, at });
     Ok(())

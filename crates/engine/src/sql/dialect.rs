@@ -47,10 +47,7 @@ impl Dialect for HighwaterDialect {
         }
         parser.next_token();
         let prefix = Ident::with_span(first.span, TABLE_MARK);
-        Some(parser.parse_identifier().map(|name| Expr::Prefixed {
-            prefix,
-            value: Box::new(Expr::Identifier(name)),
-        }))
+        Some(parser.parse_identifier().map(|name| Expr::Prefixed { prefix, value: Box::new(Expr::Identifier(name)) }))
     }
 
     fn supports_filter_during_aggregation(&self) -> bool {

@@ -127,9 +127,7 @@ mod tests {
 
     #[test]
     fn parser_errors_become_sentences_with_a_place() {
-        let error = SqlError::from(ParserError::ParserError(
-            "Expected: ), found: ; at Line: 3, Column: 14".into(),
-        ));
+        let error = SqlError::from(ParserError::ParserError("Expected: ), found: ; at Line: 3, Column: 14".into()));
         assert_eq!(error.to_string(), "line 3, column 14: expected ), found ;");
     }
 

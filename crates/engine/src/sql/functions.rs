@@ -8,16 +8,48 @@ use super::suggest::nearest;
 use crate::plan::clock::{BatchClock, ClockFunction};
 use crate::plan::tumble::Tumble;
 use datafusion::execution::SessionStateDefaults;
-use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF, Volatility};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Aggregates whose answer depends on nothing but the set of rows, and whose state merges.
 const AGGREGATES: [&str; 36] = [
-    "approx_distinct", "array_agg", "avg", "mean", "bit_and", "bit_or", "bit_xor", "bool_and", "bool_or", "corr",
-    "count", "covar", "covar_pop", "covar_samp", "max", "median", "min", "regr_avgx", "regr_avgy", "regr_count",
-    "regr_intercept", "regr_r2", "regr_slope", "regr_sxx", "regr_sxy", "regr_syy", "stddev", "stddev_pop",
-    "stddev_samp", "string_agg", "sum", "var", "var_pop", "var_population", "var_samp", "var_sample",
+    "approx_distinct",
+    "array_agg",
+    "avg",
+    "mean",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "bool_and",
+    "bool_or",
+    "corr",
+    "count",
+    "covar",
+    "covar_pop",
+    "covar_samp",
+    "max",
+    "median",
+    "min",
+    "regr_avgx",
+    "regr_avgy",
+    "regr_count",
+    "regr_intercept",
+    "regr_r2",
+    "regr_slope",
+    "regr_sxx",
+    "regr_sxy",
+    "regr_syy",
+    "stddev",
+    "stddev_pop",
+    "stddev_samp",
+    "string_agg",
+    "sum",
+    "var",
+    "var_pop",
+    "var_population",
+    "var_samp",
+    "var_sample",
 ];
 
 /// Scalar functions that would answer differently when a batch is replayed.
@@ -48,7 +80,9 @@ impl Functions {
         let mut scalars = BTreeMap::new();
         let builtin = SessionStateDefaults::default_scalar_functions();
         for function in builtin {
-            register(&mut scalars, function);
+            if function.signature().volatility != Volatility::Volatile {
+                register(&mut scalars, function);
+            }
         }
         for name in VOLATILE {
             scalars.remove(name);
@@ -98,7 +132,9 @@ impl Functions {
         } else if self.scalars.contains_key(name) {
             Verdict::Scalar
         } else if VOLATILE.contains(&name) {
-            Verdict::Refused("it would give another value when a batch is replayed; derive one from the data, for example sha256(concat(_topic, _partition, _offset))")
+            Verdict::Refused(
+                "it would give another value when a batch is replayed; derive one from the data, for example sha256(concat(_topic, _partition, _offset))",
+            )
         } else if self.refused_aggregates.contains(name) {
             Verdict::Refused("its answer depends on the order of rows, and rows of a topic's partitions have none")
         } else if self.windows.contains(name) {
@@ -125,15 +161,18 @@ fn register(scalars: &mut BTreeMap<String, Arc<ScalarUDF>>, function: Arc<Scalar
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datafusion::logical_expr::Volatility;
 
     #[test]
     fn no_volatile_function_but_the_clock() {
         let functions = Functions::new(&BatchClock::default());
         for (name, function) in &functions.scalars {
-            let is_clock = ["now", "current_timestamp", "current_date", "today", "current_time"].contains(&name.as_str());
+            let is_clock =
+                ["now", "current_timestamp", "current_date", "today", "current_time"].contains(&name.as_str());
             assert!(is_clock || function.signature().volatility != Volatility::Volatile, "{name} is volatile");
-            assert!(is_clock || function.signature().volatility != Volatility::Stable || name == "version", "{name} is stable: does it read a clock?");
+            assert!(
+                is_clock || function.signature().volatility != Volatility::Stable || name == "version",
+                "{name} is stable: does it read a clock?"
+            );
         }
     }
 

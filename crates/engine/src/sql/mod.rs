@@ -9,6 +9,7 @@ pub mod error;
 pub mod functions;
 pub mod options;
 pub mod refuse;
+pub mod rewrite;
 pub mod script;
 pub mod star;
 pub mod suggest;

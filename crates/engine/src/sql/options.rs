@@ -9,7 +9,9 @@ use super::error::{Result, SqlError};
 use super::values::{bad_value, count, duration_ms, parse_duration_ms, parse_time_ms, text, topic_offsets, word};
 use crate::query::{ConnectorOptions, Format, KafkaOptions};
 use datafusion::sql::sqlparser::tokenizer::Location;
-use highwater_core::options::{EndingOffsets, IsolationLevel, OnBadRecord, OnDataLoss, OutputMode, SourceOptions, StartingOffsets, Trigger};
+use highwater_core::options::{
+    EndingOffsets, IsolationLevel, OnBadRecord, OnDataLoss, OutputMode, SourceOptions, StartingOffsets, Trigger,
+};
 use std::collections::BTreeMap;
 
 /// Number of key-hash slices of state, unless `SET shards` says otherwise.
@@ -102,11 +104,13 @@ pub fn query_options(settings: &[OptionEntry]) -> Result<(QueryOptions, Vec<Opti
                 defaults.push(OptionEntry { key, ..entry.clone() });
             }
             _ if CONNECTOR_KEYS.contains(&key.as_str()) => {
-                return Err(SqlError::at(entry.key_at, format!("'{}' belongs to one table", entry.key)).hint("write it in the WITH (…) of each table"));
+                return Err(SqlError::at(entry.key_at, format!("'{}' belongs to one table", entry.key))
+                    .hint("write it in the WITH (…) of each table"));
             }
             _ => {
                 let known = QUERY_KEYS.into_iter().chain(SOURCE_KEYS);
-                return Err(SqlError::at(entry.key_at, format!("unknown setting '{}'", entry.key)).suggest(&entry.key, known, "settings"));
+                return Err(SqlError::at(entry.key_at, format!("unknown setting '{}'", entry.key))
+                    .suggest(&entry.key, known, "settings"));
             }
         }
     }
@@ -116,7 +120,8 @@ pub fn query_options(settings: &[OptionEntry]) -> Result<(QueryOptions, Vec<Opti
 
 fn refuse_second(seen: &mut BTreeMap<String, Location>, key: &str, entry: &OptionEntry) -> Result<()> {
     match seen.insert(key.to_string(), entry.key_at) {
-        Some(first) => Err(SqlError::at(entry.key_at, format!("'{}' is set twice", entry.key)).hint(format!("the first is on line {}", first.line))),
+        Some(first) => Err(SqlError::at(entry.key_at, format!("'{}' is set twice", entry.key))
+            .hint(format!("the first is on line {}", first.line))),
         None => Ok(()),
     }
 }
@@ -172,13 +177,15 @@ pub fn table_options(table: &TableDef, defaults: &[OptionEntry]) -> Result<Table
     let format = find("format").map(format).transpose()?;
     if !is_kafka {
         if let Some(stray) = own.iter().find(|entry| !matches!(entry.key.as_str(), "connector" | "format")) {
-            return Err(SqlError::at(stray.key_at, format!("the console connector has no option '{}'", stray.key)).hint("drop it, or use 'connector' = 'kafka'"));
+            return Err(SqlError::at(stray.key_at, format!("the console connector has no option '{}'", stray.key))
+                .hint("drop it, or use 'connector' = 'kafka'"));
         }
         return Ok(TableOptions { connector: ConnectorOptions::Console, source });
     }
     let required = |key: &str, example: &str| {
         find(key).ok_or_else(|| {
-            SqlError::at(table.name.at, format!("table '{}' lacks the option '{key}'", table.name.text)).hint(format!("add '{key}' = {example}"))
+            SqlError::at(table.name.at, format!("table '{}' lacks the option '{key}'", table.name.text))
+                .hint(format!("add '{key}' = {example}"))
         })
     };
     let kafka = KafkaOptions {
@@ -203,7 +210,8 @@ fn properties(entries: &[OptionEntry]) -> Result<BTreeMap<String, String>> {
     for entry in entries {
         let Some(property) = entry.key.strip_prefix("kafka.") else { continue };
         if let Some((_, instead)) = OWNED_PROPERTIES.iter().find(|(owned, _)| *owned == property) {
-            return Err(SqlError::at(entry.key_at, format!("'{}' cannot be set: exactly-once rests on it", entry.key)).hint(*instead));
+            return Err(SqlError::at(entry.key_at, format!("'{}' cannot be set: exactly-once rests on it", entry.key))
+                .hint(*instead));
         }
         properties.insert(property.to_string(), text(entry)?);
     }
@@ -216,7 +224,8 @@ fn check_known(entry: &OptionEntry, key: &str) -> Result<()> {
         return Ok(());
     }
     if QUERY_KEYS.contains(&key) {
-        return Err(SqlError::at(entry.key_at, format!("'{}' holds for the whole query", entry.key)).hint(format!("write SET {key} = '{}'; before the tables", entry.value)));
+        return Err(SqlError::at(entry.key_at, format!("'{}' holds for the whole query", entry.key))
+            .hint(format!("write SET {key} = '{}'; before the tables", entry.value)));
     }
     Err(SqlError::at(entry.key_at, format!("unknown option '{}'", entry.key)).suggest(&entry.key, known(), "options"))
 }
@@ -225,7 +234,8 @@ fn format(entry: &OptionEntry) -> Result<Format> {
     if entry.value.eq_ignore_ascii_case("json") {
         return Ok(Format::Json);
     }
-    Err(SqlError::at(entry.value_at, format!("format '{}' is not supported in streaming yet", entry.value)).hint("use 'format' = 'json'"))
+    Err(SqlError::at(entry.value_at, format!("format '{}' is not supported in streaming yet", entry.value))
+        .hint("use 'format' = 'json'"))
 }
 
 fn apply_source(options: &mut SourceOptions, entries: &[OptionEntry]) -> Result<()> {
@@ -238,7 +248,8 @@ fn apply_source(options: &mut SourceOptions, entries: &[OptionEntry]) -> Result<
             "max_records_per_second" => options.max_records_per_second = Some(count(entry)?),
             "max_trigger_delay" => options.max_trigger_delay_ms = Some(duration_ms(entry)?),
             "on_data_loss" => {
-                let words = [("fail", OnDataLoss::Fail), ("earliest", OnDataLoss::Earliest), ("latest", OnDataLoss::Latest)];
+                let words =
+                    [("fail", OnDataLoss::Fail), ("earliest", OnDataLoss::Earliest), ("latest", OnDataLoss::Latest)];
                 options.on_data_loss = word(entry, &words)?;
             }
             "on_bad_record" => options.on_bad_record = on_bad_record(entry, entries)?,
@@ -247,21 +258,34 @@ fn apply_source(options: &mut SourceOptions, entries: &[OptionEntry]) -> Result<
                 options.idle_timeout_ms = if never { None } else { Some(duration_ms(entry)?) };
             }
             "isolation_level" => {
-                let words = [("read_committed", IsolationLevel::ReadCommitted), ("read_uncommitted", IsolationLevel::ReadUncommitted)];
+                let words = [
+                    ("read_committed", IsolationLevel::ReadCommitted),
+                    ("read_uncommitted", IsolationLevel::ReadUncommitted),
+                ];
                 options.isolation_level = word(entry, &words)?;
             }
             "dead_letter_topic" => {
                 if !entries.iter().any(|other| other.key == "on_bad_record" && other.value == "dead_letter") {
-                    return Err(SqlError::at(entry.key_at, "'dead_letter_topic' does nothing without 'on_bad_record' = 'dead_letter'").hint("add it, or drop the topic"));
+                    return Err(SqlError::at(
+                        entry.key_at,
+                        "'dead_letter_topic' does nothing without 'on_bad_record' = 'dead_letter'",
+                    )
+                    .hint("add it, or drop the topic"));
                 }
             }
             _ => {}
         }
     }
     let limits = (options.min_offsets_per_trigger, options.max_offsets_per_trigger);
-    if let ((Some(min), Some(max)), Some(entry)) = (limits, entries.iter().find(|e| e.key == "min_offsets_per_trigger" || e.key == "max_offsets_per_trigger")) {
+    if let ((Some(min), Some(max)), Some(entry)) =
+        (limits, entries.iter().find(|e| e.key == "min_offsets_per_trigger" || e.key == "max_offsets_per_trigger"))
+    {
         if min > max {
-            return Err(SqlError::at(entry.value_at, format!("min_offsets_per_trigger {min} is above max_offsets_per_trigger {max}")).hint("no batch could ever be planned: lower the minimum"));
+            return Err(SqlError::at(
+                entry.value_at,
+                format!("min_offsets_per_trigger {min} is above max_offsets_per_trigger {max}"),
+            )
+            .hint("no batch could ever be planned: lower the minimum"));
         }
     }
     Ok(())
@@ -273,7 +297,10 @@ fn on_bad_record(entry: &OptionEntry, entries: &[OptionEntry]) -> Result<OnBadRe
         1 => Ok(OnBadRecord::Skip),
         _ => match entries.iter().find(|other| other.key == "dead_letter_topic") {
             Some(topic) => Ok(OnBadRecord::DeadLetter { topic: text(topic)? }),
-            None => Err(SqlError::at(entry.key_at, "'on_bad_record' = 'dead_letter' needs the option 'dead_letter_topic'").hint("add 'dead_letter_topic' = '<topic>'")),
+            None => {
+                Err(SqlError::at(entry.key_at, "'on_bad_record' = 'dead_letter' needs the option 'dead_letter_topic'")
+                    .hint("add 'dead_letter_topic' = '<topic>'"))
+            }
         },
     }
 }
@@ -299,7 +326,8 @@ fn ending_offsets(entry: &OptionEntry) -> Result<EndingOffsets> {
         "latest" => Ok(EndingOffsets::Latest),
         _ if value.starts_with('{') => Ok(EndingOffsets::Explicit { offsets: topic_offsets(entry, -1)? }),
         _ => {
-            let timestamp_ms = parse_time_ms(value).ok_or_else(|| bad_value(entry, &STARTS.replace("'earliest', ", "")))?;
+            let timestamp_ms =
+                parse_time_ms(value).ok_or_else(|| bad_value(entry, &STARTS.replace("'earliest', ", "")))?;
             Ok(EndingOffsets::Timestamp { timestamp_ms })
         }
     }

@@ -6,6 +6,7 @@
 use super::error::SqlError;
 use super::functions::{Functions, Verdict};
 use super::types::fold;
+use crate::plan::clock::is_clock;
 use datafusion::sql::sqlparser::ast::{
     Distinct, Expr, Function, FunctionArguments, GroupByExpr, LimitClause, ObjectName, OrderByKind, Query, Select,
     SetExpr, SetOperator, Spanned, TableFactor, Visit, Visitor,
@@ -47,7 +48,10 @@ impl Visitor for Check<'_> {
                 OrderByKind::Expressions(list) => list.first().map(Spanned::span),
                 OrderByKind::All(_) => None,
             };
-            return refuse(not_yet("ORDER BY", span.unwrap_or(query.span())).hint("a stream has no end to sort at: sort where the result is read"));
+            return refuse(
+                not_yet("ORDER BY", span.unwrap_or(query.span()))
+                    .hint("a stream has no end to sort at: sort where the result is read"),
+            );
         }
         if let Some(limit) = &query.limit_clause {
             let span = match limit {
@@ -55,7 +59,9 @@ impl Visitor for Check<'_> {
                 LimitClause::OffsetCommaLimit { limit, .. } => limit.span(),
                 LimitClause::LimitOffset { offset, .. } => offset.as_ref().map_or(Span::empty(), Spanned::span),
             };
-            return refuse(not_yet("LIMIT", span).hint("to read a part of a topic, use 'starting_offsets' and 'ending_offsets'"));
+            return refuse(
+                not_yet("LIMIT", span).hint("to read a part of a topic, use 'starting_offsets' and 'ending_offsets'"),
+            );
         }
         if query.fetch.is_some() {
             return refuse(not_yet("FETCH FIRST", query.span()));
@@ -75,7 +81,10 @@ impl Visitor for Check<'_> {
             return refuse(join(second.relation.span()));
         }
         let Some(from) = select.from.first() else {
-            return refuse(SqlError::in_span(start, "this SELECT has no FROM: there is nothing to read").hint("read a table: SELECT … FROM <table>"));
+            return refuse(
+                SqlError::in_span(start, "this SELECT has no FROM: there is nothing to read")
+                    .hint("read a table: SELECT … FROM <table>"),
+            );
         };
         if let Some(first) = from.joins.first() {
             return refuse(join(first.relation.span()));
@@ -95,6 +104,7 @@ impl Visitor for Check<'_> {
         if let Some((_, name)) = clauses.into_iter().find(|(present, _)| *present) {
             return refuse(not_yet(name, start));
         }
+        refuse_clock(select)?;
         match &select.group_by {
             GroupByExpr::All(modifiers) | GroupByExpr::Expressions(_, modifiers) if !modifiers.is_empty() => {
                 refuse(not_yet("GROUP BY with a modifier", start))
@@ -131,10 +141,16 @@ impl Visitor for Check<'_> {
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> Flow {
         match expr {
-            Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } | Expr::AnyOp { .. } | Expr::AllOp { .. } => {
+            Expr::Subquery(_)
+            | Expr::Exists { .. }
+            | Expr::InSubquery { .. }
+            | Expr::AnyOp { .. }
+            | Expr::AllOp { .. } => {
                 let is_query = !matches!(expr, Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } if !matches!(right.as_ref(), Expr::Subquery(_)));
                 match is_query {
-                    true => refuse(not_yet("a subquery in an expression", expr.span()).hint("subqueries are fine in FROM")),
+                    true => {
+                        refuse(not_yet("a subquery in an expression", expr.span()).hint("subqueries are fine in FROM"))
+                    }
                     false => Flow::Continue(()),
                 }
             }
@@ -177,9 +193,12 @@ impl Check<'_> {
             Verdict::Scalar | Verdict::Aggregate => {}
         }
         let ordered = match &function.args {
-            FunctionArguments::List(list) => !list.clauses.is_empty() && list.clauses.iter().any(|clause| {
-                matches!(clause, datafusion::sql::sqlparser::ast::FunctionArgumentClause::OrderBy(_))
-            }),
+            FunctionArguments::List(list) => {
+                !list.clauses.is_empty()
+                    && list.clauses.iter().any(|clause| {
+                        matches!(clause, datafusion::sql::sqlparser::ast::FunctionArgumentClause::OrderBy(_))
+                    })
+            }
             _ => false,
         };
         if ordered || !function.within_group.is_empty() {
@@ -197,10 +216,41 @@ fn check_body(body: &SetExpr) -> Flow {
             check_body(right)
         }
         SetExpr::SetOperation { op, .. } => refuse(not_yet(&op.to_string(), body.span())),
-        SetExpr::Values(_) => refuse(SqlError::in_span(body.span(), "INSERT … VALUES has no stream to read")
-            .hint("write INSERT INTO <table> SELECT … FROM <table>")),
+        SetExpr::Values(_) => refuse(
+            SqlError::in_span(body.span(), "INSERT … VALUES has no stream to read")
+                .hint("write INSERT INTO <table> SELECT … FROM <table>"),
+        ),
         _ => refuse(not_yet("this kind of query", body.span())),
     }
+}
+
+/// `now()` may stamp rows, but not decide which there are: no later batch would look at them again.
+fn refuse_clock(select: &Select) -> Flow {
+    struct Clock;
+    impl Visitor for Clock {
+        type Break = Span;
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Span> {
+            match expr {
+                Expr::Function(function) if is_clock(&function_name(&function.name)) => {
+                    ControlFlow::Break(function.name.span())
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    let groups = match &select.group_by {
+        GroupByExpr::Expressions(exprs, _) => exprs.as_slice(),
+        GroupByExpr::All(_) => &[],
+    };
+    let conditions = select.selection.iter().chain(&select.having).map(|expr| (expr, "a condition"));
+    for (expr, place) in conditions.chain(groups.iter().map(|expr| (expr, "GROUP BY"))) {
+        if let ControlFlow::Break(span) = expr.visit(&mut Clock) {
+            let hint =
+                "it may only be a column of the SELECT; to bound by time, use TUMBLE over a table with WATERMARK";
+            return refuse(not_yet(&format!("now() in {place}"), span).hint(hint));
+        }
+    }
+    Flow::Continue(())
 }
 
 /// A window table function that is known, and the only one that runs.
@@ -209,8 +259,11 @@ fn check_window_name(name: &ObjectName, span: Span) -> Flow {
     match name.as_str() {
         "tumble" => Flow::Continue(()),
         "hop" | "cumulate" | "session" => refuse(not_yet(&name.to_uppercase(), span).hint("TUMBLE is")),
-        _ => refuse(SqlError::in_span(span, format!("unknown table function '{name}'"))
-            .suggest(&name, ["tumble"], "table functions")),
+        _ => refuse(SqlError::in_span(span, format!("unknown table function '{name}'")).suggest(
+            &name,
+            ["tumble"],
+            "table functions",
+        )),
     }
 }
 

@@ -103,7 +103,9 @@ fn parse_create(parser: &mut Parser) -> Result<Statement> {
     if parser.parse_keyword(Keyword::TABLE) {
         return ddl::parse_table(parser).map(Statement::Table);
     }
-    if parser.parse_one_of_keywords(&[Keyword::TEMPORARY, Keyword::TEMP]).is_some() || parser.peek_keyword(Keyword::VIEW) {
+    if parser.parse_one_of_keywords(&[Keyword::TEMPORARY, Keyword::TEMP]).is_some()
+        || parser.peek_keyword(Keyword::VIEW)
+    {
         parser.expect_keyword(Keyword::VIEW)?;
         return parse_view(parser).map(Statement::View);
     }
@@ -129,7 +131,8 @@ fn parse_insert(parser: &mut Parser) -> Result<InsertDef> {
             || matches!(token, Token::Word(w) if w.quote_style.is_none()
                 && matches!(w.keyword, Keyword::SELECT | Keyword::WITH | Keyword::FROM))
     };
-    let columns = if first.token == Token::LParen && !starts_query(&second.token) { parse_names(parser)? } else { Vec::new() };
+    let columns =
+        if first.token == Token::LParen && !starts_query(&second.token) { parse_names(parser)? } else { Vec::new() };
     let query = *parser.parse_query()?;
     Ok(InsertDef { at, table, columns, query })
 }
@@ -138,7 +141,8 @@ fn parse_insert(parser: &mut Parser) -> Result<InsertDef> {
 pub fn parse_table_name(parser: &mut Parser) -> Result<Name> {
     let name = parse_name(parser)?;
     if parser.peek_token_ref().token == Token::Period {
-        return Err(SqlError::at(name.at, "names of tables and views have one part").hint(format!("drop the '{}.' before the dot", name.text)));
+        return Err(SqlError::at(name.at, "names of tables and views have one part")
+            .hint(format!("drop the '{}.' before the dot", name.text)));
     }
     Ok(name)
 }

@@ -25,7 +25,10 @@ pub fn metadata_field(name: &str) -> Option<Field> {
         "_offset" => DataType::Int64,
         "_timestamp" => DataType::Timestamp(TimeUnit::Millisecond, Some(UTC.into())),
         "_headers" => {
-            let header = Fields::from(vec![Field::new("key", DataType::Utf8, true), Field::new("value", DataType::Binary, true)]);
+            let header = Fields::from(vec![
+                Field::new("key", DataType::Utf8, true),
+                Field::new("value", DataType::Binary, true),
+            ]);
             DataType::List(Arc::new(Field::new_list_field(DataType::Struct(header), true)))
         }
         _ => return None,
@@ -103,7 +106,9 @@ fn base_table(factor: &TableFactor) -> Option<String> {
             [part] => part.as_ident().map(fold),
             _ => None,
         },
-        TableFactor::NestedJoin { table_with_joins, .. } if table_with_joins.joins.is_empty() => base_table(&table_with_joins.relation),
+        TableFactor::NestedJoin { table_with_joins, .. } if table_with_joins.joins.is_empty() => {
+            base_table(&table_with_joins.relation)
+        }
         TableFactor::TableFunction { .. } | TableFactor::Table { .. } => {
             let call = crate::plan::windows::WindowCall::parse(factor).ok()??;
             Some(fold(&call.table))

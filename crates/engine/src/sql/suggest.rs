@@ -44,12 +44,7 @@ pub fn did_you_mean<'a>(
 
 impl SqlError {
     /// Adds what `name` probably meant.
-    pub fn suggest<'a>(
-        self,
-        name: &str,
-        candidates: impl IntoIterator<Item = &'a str> + Clone,
-        what: &str,
-    ) -> Self {
+    pub fn suggest<'a>(self, name: &str, candidates: impl IntoIterator<Item = &'a str> + Clone, what: &str) -> Self {
         let hint = did_you_mean(name, candidates, what);
         self.maybe_hint(hint)
     }

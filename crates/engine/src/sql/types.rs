@@ -60,8 +60,11 @@ impl TypeReader<'_, '_> {
                     .hint("write ROW<name TYPE, …>"));
             }
             "map" | "multiset" => {
-                return Err(SqlError::at(start, format!("type {} is not supported in streaming yet", word.to_uppercase()))
-                    .hint("read it as STRING, or name its fields with ROW<name TYPE, …>"));
+                return Err(SqlError::at(
+                    start,
+                    format!("type {} is not supported in streaming yet", word.to_uppercase()),
+                )
+                .hint("read it as STRING, or name its fields with ROW<name TYPE, …>"));
             }
             _ => to_arrow(&self.parser.parse_data_type()?, start)?,
         };
@@ -85,7 +88,7 @@ impl TypeReader<'_, '_> {
         loop {
             let location = self.parser.peek_token_ref().span.start;
             let name = fold(&self.parser.parse_identifier()?);
-            self.parser.consume_token(&Token::Colon);
+            let _ = self.parser.consume_token(&Token::Colon);
             if fields.iter().any(|field| *field.name() == name) {
                 return Err(SqlError::at(location, format!("field '{name}' is declared twice")));
             }
@@ -176,7 +179,11 @@ fn timestamp(precision: u64, zoned: bool, location: Location) -> Result<DataType
         0..=3 => TimeUnit::Millisecond,
         4..=6 => TimeUnit::Microsecond,
         7..=9 => TimeUnit::Nanosecond,
-        more => return Err(SqlError::at(location, format!("TIMESTAMP({more}) is finer than nanoseconds")).hint("use TIMESTAMP(3)")),
+        more => {
+            return Err(
+                SqlError::at(location, format!("TIMESTAMP({more}) is finer than nanoseconds")).hint("use TIMESTAMP(3)")
+            );
+        }
     };
     Ok(DataType::Timestamp(unit, zoned.then(|| UTC.into())))
 }
@@ -294,7 +301,10 @@ mod tests {
             ("ARRAY<INT>>", "line 1, column 1: this type has a '>' too many"),
             ("ROW<a INT, a INT>", "line 1, column 12: field 'a' is declared twice"),
             ("ROW", "line 1, column 1: ROW needs its fields\n  hint: write ROW<name TYPE, …>"),
-            ("DECIMAL(50, 2)", "line 1, column 1: DECIMAL(50, 2) is out of range\n  hint: precision is 1 to 38 digits, scale 0 to the precision"),
+            (
+                "DECIMAL(50, 2)",
+                "line 1, column 1: DECIMAL(50, 2) is out of range\n  hint: precision is 1 to 38 digits, scale 0 to the precision",
+            ),
         ] {
             assert_eq!(parse(text).unwrap_err().to_string(), message, "{text}");
         }

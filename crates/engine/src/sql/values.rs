@@ -18,7 +18,8 @@ pub fn bad_value(entry: &OptionEntry, wanted: &str) -> SqlError {
 
 /// A duration above zero, in milliseconds: `'10 seconds'`, `'1m 30s'`, `'500 ms'`.
 pub fn duration_ms(entry: &OptionEntry) -> Result<u64> {
-    parse_duration_ms(&entry.value).ok_or_else(|| bad_value(entry, "write a duration, for example '10 seconds' or '500 ms'"))
+    parse_duration_ms(&entry.value)
+        .ok_or_else(|| bad_value(entry, "write a duration, for example '10 seconds' or '500 ms'"))
 }
 
 /// `None` if the text is no duration, or less than a millisecond.
@@ -63,7 +64,9 @@ pub fn text(entry: &OptionEntry) -> Result<String> {
         rest = &body[end + 1..];
     }
     if entry.value.trim().is_empty() {
-        return Err(SqlError::at(entry.value_at, format!("'{}' is empty", entry.key)).hint("give it a value, or leave it out"));
+        return Err(
+            SqlError::at(entry.value_at, format!("'{}' is empty", entry.key)).hint("give it a value, or leave it out")
+        );
     }
     Ok(entry.value.clone())
 }
@@ -93,10 +96,14 @@ pub fn topic_offsets(entry: &OptionEntry, lowest: i64) -> Result<TopicOffsets> {
         let slots = offsets.entry(topic).or_default();
         for (partition, offset) in partitions {
             let number = partition.parse::<i32>().ok().filter(|number| *number >= 0);
-            let number = number.ok_or_else(|| bad_value(entry, &format!("'{partition}' is not a partition; {example}")))?;
+            let number =
+                number.ok_or_else(|| bad_value(entry, &format!("'{partition}' is not a partition; {example}")))?;
             if offset < lowest {
                 let meaning = if lowest == -2 { "-2 is earliest, -1 latest" } else { "-1 is latest" };
-                return Err(bad_value(entry, &format!("offset {offset} of partition {partition} is out of range; {meaning}")));
+                return Err(bad_value(
+                    entry,
+                    &format!("offset {offset} of partition {partition} is out of range; {meaning}"),
+                ));
             }
             slots.insert(number, offset);
         }
@@ -116,7 +123,15 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, ms) in [("10 seconds", Some(10_000)), ("1 second", Some(1_000)), ("500ms", Some(500)), ("1m 30s", Some(90_000)), ("2 hours", Some(7_200_000)), ("soon", None), ("0s", None)] {
+        for (text, ms) in [
+            ("10 seconds", Some(10_000)),
+            ("1 second", Some(1_000)),
+            ("500ms", Some(500)),
+            ("1m 30s", Some(90_000)),
+            ("2 hours", Some(7_200_000)),
+            ("soon", None),
+            ("0s", None),
+        ] {
             assert_eq!(parse_duration_ms(text), ms, "{text}");
         }
     }

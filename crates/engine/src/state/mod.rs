@@ -1,1 +1,132 @@
-//! State of one query in one executor.
+//! State of stateful operators: committed maps by (operator, shard), and tentative changes on top of them.
+//!
+//! Owns: what is in memory. Does not own: what keys and values mean (`runtime`), checkpoints (the driver's).
+//! Invariants: committed maps change only by `load` and `promote`; a task sees the committed maps and its own
+//! changes, never another task's; overlays of one attempt alone become state.
+//!
+//! A value begins with the time its key may be forgotten at (`i64` little-endian milliseconds, `MAX` = never).
+
+mod overlay;
+mod shard;
+mod task;
+#[cfg(test)]
+mod tests;
+
+pub use overlay::Overlay;
+pub use shard::{NEVER, close_of};
+pub use task::{StateSize, TaskState};
+
+use crate::dataflow::{Dataflow, OpSpec};
+use crate::error::EngineError;
+use highwater_core::delta::DeltaReader;
+use highwater_core::ids::{AttemptId, OperatorId, ShardId, StageId};
+use parking_lot::Mutex;
+use shard::ShardState;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The state one executor holds of one query.
+#[derive(Debug)]
+pub struct QueryState {
+    /// Stateful operators of each stage.
+    operators: BTreeMap<StageId, Vec<OperatorId>>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    shards: BTreeMap<ShardId, Arc<ShardState>>,
+    overlays: BTreeMap<AttemptId, Vec<Overlay>>,
+}
+
+impl QueryState {
+    /// Nothing is owned at first.
+    pub fn new(dataflow: &Dataflow) -> Self {
+        let stateful = |op: &OpSpec| match op {
+            OpSpec::FinalAggregate { op, .. } => Some(*op),
+            OpSpec::KeyedSink { op, unique: false, .. } => Some(*op),
+            _ => None,
+        };
+        let of_stage = |stage: &crate::dataflow::Stage| {
+            (stage.id, stage.pipelines.iter().flat_map(|pipeline| &pipeline.ops).filter_map(stateful).collect())
+        };
+        Self { operators: dataflow.stages.iter().map(of_stage).collect(), inner: Mutex::default() }
+    }
+
+    /// Makes these shards owned, holding what the deltas say (oldest first, of any operators; entries of other
+    /// shards are left out). What they held before is gone.
+    pub fn load(&self, shards: Range<u16>, deltas: &[Vec<u8>]) -> Result<(), EngineError> {
+        let operators: Vec<OperatorId> = self.operators.values().flatten().copied().collect();
+        let mut loaded: BTreeMap<ShardId, ShardState> =
+            shards.map(|shard| (ShardId(shard), ShardState::new(&operators))).collect();
+        for delta in deltas {
+            let reader = DeltaReader::new(delta)?;
+            let operator = reader.operator();
+            for entry in reader {
+                let entry = entry?;
+                if let Some(shard) = loaded.get_mut(&entry.shard) {
+                    shard.apply(operator, entry.key, entry.value);
+                }
+            }
+        }
+        let mut inner = self.inner.lock();
+        inner.shards.extend(loaded.into_iter().map(|(id, shard)| (id, Arc::new(shard))));
+        Ok(())
+    }
+
+    /// Shards with state here.
+    pub fn owned(&self) -> BTreeSet<ShardId> {
+        self.inner.lock().shards.keys().copied().collect()
+    }
+
+    pub fn forget(&self, shards: impl Iterator<Item = ShardId>) {
+        let mut inner = self.inner.lock();
+        for shard in shards {
+            inner.shards.remove(&shard);
+        }
+    }
+
+    /// Forgets everything, overlays too.
+    pub fn clear(&self) {
+        *self.inner.lock() = Inner::default();
+    }
+
+    /// What a task of `stage` over these shards works on. An empty range is a source stage's.
+    pub fn task(&self, stage: StageId, shards: Range<u16>) -> Result<TaskState, EngineError> {
+        let inner = self.inner.lock();
+        let operators = self.operators.get(&stage).cloned().unwrap_or_default();
+        let mut mine = BTreeMap::new();
+        for shard in shards.clone().map(ShardId) {
+            let state = inner.shards.get(&shard).ok_or(EngineError::MissingShard(shard))?;
+            mine.insert(shard, state.clone());
+        }
+        Ok(TaskState::new(operators, shards, mine))
+    }
+
+    /// Keeps the changes of a finished task, tentatively.
+    pub fn stage(&self, attempt: AttemptId, overlay: Overlay) {
+        self.inner.lock().overlays.entry(attempt).or_default().push(overlay);
+    }
+
+    /// Makes the overlays of this attempt state, and drops all others.
+    pub fn promote(&self, attempt: AttemptId) -> Result<(), EngineError> {
+        let mut inner = self.inner.lock();
+        let mut overlays = std::mem::take(&mut inner.overlays);
+        let mine = overlays.remove(&attempt);
+        if let (None, Some(found)) = (&mine, overlays.keys().next()) {
+            return Err(EngineError::WrongAttempt { wanted: attempt, found: *found });
+        }
+        for overlay in mine.into_iter().flatten() {
+            for (operator, shard, key, value) in overlay.into_changes() {
+                let state = inner.shards.get(&shard).ok_or(EngineError::MissingShard(shard))?;
+                state.put(operator, key, value);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn discard(&self, attempt: AttemptId) {
+        self.inner.lock().overlays.remove(&attempt);
+    }
+}

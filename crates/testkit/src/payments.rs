@@ -1,14 +1,13 @@
 //! A workload whose answer is known by arithmetic: payments, totals per account, and a router of large ones.
 
-use crate::harness::Cluster;
-use highwater_testkit::{Isolation, KafkaCluster, Message};
+use crate::{Highwater, Isolation, KafkaCluster, Message};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Topics of one test, by its name.
-pub struct Payments {
-    pub kafka: &'static KafkaCluster,
+pub struct Payments<'a> {
+    pub kafka: &'a KafkaCluster,
     pub source: String,
     pub totals: String,
     pub large: String,
@@ -19,9 +18,9 @@ pub type Totals = BTreeMap<String, (i64, i64)>;
 
 const ACCOUNTS: u64 = 97;
 
-impl Payments {
+impl<'a> Payments<'a> {
     /// Creates the source topic; the sinks are Highwater's to create.
-    pub fn new(kafka: &'static KafkaCluster, test: &str, partitions: i32) -> Self {
+    pub fn new(kafka: &'a KafkaCluster, test: &str, partitions: i32) -> Self {
         let source = format!("{test}-payments");
         kafka.create_topic(&source, partitions);
         Self { kafka, source, totals: format!("{test}-totals"), large: format!("{test}-large") }
@@ -62,6 +61,9 @@ impl Payments {
     }
 
     /// Both sinks hold exactly the answer over the first `records` records.
+    ///
+    /// # Panics
+    /// When they do not.
     #[track_caller]
     pub fn assert_exact(&self, records: u64) {
         assert_eq!(self.folded_totals(), expected_totals(records));
@@ -69,7 +71,7 @@ impl Payments {
             .kafka
             .read_all(&self.large, Isolation::Committed)
             .iter()
-            .map(|record| record.json()["id"].as_u64().unwrap())
+            .map(|record| record.json()["id"].as_u64().expect("as the script writes it"))
             .collect();
         ids.sort_unstable();
         let expected: Vec<u64> = (0..records).filter(|i| i % 1000 >= 900).collect();
@@ -81,15 +83,15 @@ impl Payments {
     pub fn folded_totals(&self) -> Totals {
         let mut rows = Totals::new();
         for record in self.kafka.read_all(&self.totals, Isolation::Committed) {
-            let key: Value = serde_json::from_slice(record.key.as_deref().unwrap()).unwrap();
-            let account = key["account"].as_str().unwrap().to_string();
+            let key: Value = serde_json::from_slice(record.key.as_deref().expect("as the script writes it")).expect("as the script writes it");
+            let account = key["account"].as_str().expect("as the script writes it").to_string();
             if record.payload.is_none() {
                 rows.remove(&account);
                 continue;
             }
             let value = record.json();
             assert_eq!(value["account"], key["account"]);
-            rows.insert(account, (value["n"].as_i64().unwrap(), value["total"].as_i64().unwrap()));
+            rows.insert(account, (value["n"].as_i64().expect("as the script writes it"), value["total"].as_i64().expect("as the script writes it")));
         }
         rows
     }
@@ -107,9 +109,9 @@ pub fn expected_totals(records: u64) -> Totals {
 }
 
 /// Partitions of `topic` per executor, sorted.
-pub fn partition_counts(cluster: &Cluster, query: &str, topic: &str) -> Vec<usize> {
+pub fn partition_counts(cluster: &Highwater, query: &str, topic: &str) -> Vec<usize> {
     let status = cluster.status(query);
-    let executors = status["executors"].as_array().unwrap();
+    let executors = status["executors"].as_array().expect("as the script writes it");
     let mut counts: Vec<usize> =
         executors.iter().map(|executor| executor["partitions"][topic].as_array().map_or(0, Vec::len)).collect();
     counts.sort_unstable();

@@ -1,0 +1,67 @@
+//! Rows by key hash to the tasks that own their shards.
+//!
+//! Owns: splitting batches. Invariant: rows of one shard keep their order.
+
+use super::keys::{Codec, normalize, shard_of};
+use super::{BatchContext, Emit};
+use crate::dataflow::Edge;
+use crate::delta::DeltaBatch;
+use crate::error::EngineError;
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, UInt32Array};
+use arrow::compute::{take, take_record_batch};
+use highwater_core::ids::{EdgeId, ShardId};
+
+pub struct Router {
+    edge: EdgeId,
+    key: Vec<usize>,
+    codec: Codec,
+    shards: u16,
+    /// First shard of each receiving task, ascending.
+    receivers: Vec<ShardId>,
+}
+
+impl Router {
+    pub fn new(edge: &Edge, context: &BatchContext) -> Result<Self, EngineError> {
+        let receivers = context.receivers.get(&edge.id).cloned().unwrap_or_default();
+        Ok(Self {
+            edge: edge.id,
+            key: edge.key.clone(),
+            codec: Codec::new(edge.key.iter().map(|column| edge.schema.field(*column).data_type()))?,
+            shards: context.shards,
+            receivers,
+        })
+    }
+
+    pub fn route(&self, rows: &DeltaBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
+        let (edge, first) = (self.edge, self.receivers.first().copied().unwrap_or_default());
+        if self.receivers.len() <= 1 || self.key.is_empty() {
+            out.push(Emit::Exchange { edge, shard: first, rows: rows.clone() });
+            return Ok(());
+        }
+        let columns: Vec<ArrayRef> =
+            self.key.iter().map(|column| normalize(rows.batch.column(*column).clone())).collect();
+        let keys = self.codec.encode(&columns, rows.num_rows())?;
+        let mut places: Vec<Vec<u32>> = vec![Vec::new(); self.receivers.len()];
+        for row in 0..keys.len() {
+            let shard = shard_of(keys.row(row), self.shards);
+            let place = self.receivers.partition_point(|first| *first <= shard).saturating_sub(1);
+            places[place].push(row as u32);
+        }
+        for (place, rows_of_place) in places.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+            let rows = pick(rows, rows_of_place)?;
+            out.push(Emit::Exchange { edge, shard: self.receivers[place], rows });
+        }
+        Ok(())
+    }
+}
+
+/// The rows of these indexes, in their order.
+pub fn pick(rows: &DeltaBatch, indexes: Vec<u32>) -> Result<DeltaBatch, EngineError> {
+    let indexes = UInt32Array::from(indexes);
+    let batch: RecordBatch = take_record_batch(&rows.batch, &indexes)?;
+    let weights = match &rows.weights {
+        Some(weights) => take(weights, &indexes, None)?.as_any().downcast_ref::<Int64Array>().cloned(),
+        None => None,
+    };
+    Ok(DeltaBatch { batch, weights })
+}

@@ -1,0 +1,90 @@
+//! Keys as bytes: comparable, hashable, the same in every process.
+//!
+//! Owns: the row encoding (arrow-row) of key columns, and which shard a key belongs to.
+
+use crate::error::EngineError;
+use arrow::array::{ArrayRef, AsArray};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, SchemaRef};
+use arrow_row::{RowConverter, Rows, SortField};
+use highwater_core::ids::ShardId;
+use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The shard of an encoded key. The empty key, of a grouping without columns, is in the first.
+pub fn shard_of(key: &[u8], shards: u16) -> ShardId {
+    if key.is_empty() {
+        return ShardId(0);
+    }
+    ShardId((xxh3_64(key) % u64::from(shards.max(1))) as u16)
+}
+
+/// Encodes and decodes rows of some columns; no columns are an empty row.
+#[derive(Debug)]
+pub struct Codec {
+    converter: Option<RowConverter>,
+}
+
+/// Encoded rows.
+pub enum Encoded {
+    Rows(Rows),
+    /// So many empty ones.
+    Empty(usize),
+}
+
+impl Codec {
+    pub fn new<'a>(types: impl Iterator<Item = &'a DataType>) -> Result<Self, EngineError> {
+        let fields: Vec<SortField> = types.map(|data_type| SortField::new(data_type.clone())).collect();
+        let converter = if fields.is_empty() { None } else { Some(RowConverter::new(fields)?) };
+        Ok(Self { converter })
+    }
+
+    pub fn of(schema: &SchemaRef) -> Result<Self, EngineError> {
+        Self::new(schema.fields().iter().map(|field| field.data_type()))
+    }
+
+    pub fn encode(&self, columns: &[ArrayRef], rows: usize) -> Result<Encoded, EngineError> {
+        match &self.converter {
+            Some(converter) => Ok(Encoded::Rows(converter.convert_columns(columns)?)),
+            None => Ok(Encoded::Empty(rows)),
+        }
+    }
+
+    /// Columns of rows encoded by this codec, or one of the same types.
+    pub fn decode<'a>(&self, rows: impl Iterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>, EngineError> {
+        let Some(converter) = &self.converter else { return Ok(Vec::new()) };
+        let parser = converter.parser();
+        Ok(converter.convert_rows(rows.map(|row| parser.parse(row)))?)
+    }
+}
+
+impl Encoded {
+    pub fn row(&self, index: usize) -> &[u8] {
+        match self {
+            // The bytes live as long as the rows, not as the view of one.
+            Encoded::Rows(rows) => rows.row(index).data(),
+            Encoded::Empty(_) => &[],
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            Encoded::Rows(rows) => rows.num_rows(),
+            Encoded::Empty(rows) => *rows,
+        }
+    }
+}
+
+/// One zero and one NaN: floats that compare equal in SQL must have equal bytes.
+pub fn normalize(array: ArrayRef) -> ArrayRef {
+    match array.data_type() {
+        DataType::Float64 => {
+            let one = |value: f64| if value.is_nan() { f64::NAN } else { value + 0.0 };
+            Arc::new(array.as_primitive::<Float64Type>().unary::<_, Float64Type>(one))
+        }
+        DataType::Float32 => {
+            let one = |value: f32| if value.is_nan() { f32::NAN } else { value + 0.0 };
+            Arc::new(array.as_primitive::<Float32Type>().unary::<_, Float32Type>(one))
+        }
+        _ => array,
+    }
+}

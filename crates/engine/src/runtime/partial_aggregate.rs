@@ -1,0 +1,118 @@
+//! The half of a GROUP BY that runs where rows are read: fewer rows go over the exchange.
+//!
+//! Owns: dropping and counting late rows. Invariant: its input never retracts.
+
+use super::BatchContext;
+use super::aggregator::{Accumulators, Groups};
+use super::keys::normalize;
+use super::pipeline::{batch, evaluate};
+use crate::dataflow::{AggregateSpec, CloseKey};
+use crate::delta::DeltaBatch;
+use crate::error::EngineError;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array};
+use arrow::compute::{cast, filter, min};
+use arrow::datatypes::{DataType, Int64Type, TimeUnit};
+use highwater_core::ids::OperatorId;
+use std::sync::Arc;
+
+pub struct PartialAggregate {
+    operator: OperatorId,
+    spec: Arc<AggregateSpec>,
+    late_before_ms: Option<i64>,
+    groups: Groups,
+    accumulators: Accumulators,
+    late_rows: u64,
+}
+
+impl PartialAggregate {
+    pub fn new(operator: OperatorId, spec: Arc<AggregateSpec>, context: &BatchContext) -> Result<Self, EngineError> {
+        Ok(Self {
+            operator,
+            late_before_ms: BatchContext::least(&context.late_before, &spec.sources),
+            groups: Groups::new(&spec)?,
+            accumulators: Accumulators::new(&spec.aggregates)?,
+            late_rows: 0,
+            spec,
+        })
+    }
+
+    pub fn operator(&self) -> OperatorId {
+        self.operator
+    }
+
+    pub fn late_rows(&self) -> u64 {
+        self.late_rows
+    }
+
+    pub fn push(&mut self, rows: DeltaBatch) -> Result<(), EngineError> {
+        if rows.weights.is_some() {
+            return Err(EngineError::Internal("an aggregate over rows that retract".into()));
+        }
+        let mut rows = rows;
+        let mut keys = self.keys(&rows)?;
+        if let Some(keep) = self.in_time(&keys)? {
+            self.late_rows += (rows.num_rows() - keep.true_count()) as u64;
+            rows = rows.filter(&keep)?;
+            keys = keys.iter().map(|key| filter(key, &keep)).collect::<Result<_, _>>()?;
+            if rows.num_rows() == 0 {
+                return Ok(());
+            }
+        }
+        let mut arguments = Vec::with_capacity(self.spec.aggregates.len());
+        for function in &self.spec.aggregates {
+            let columns = function.expressions().iter().map(|expr| evaluate(expr, &rows.batch)).collect::<Result<_, _>>()?;
+            arguments.push(columns);
+        }
+        let mut filters = Vec::with_capacity(self.spec.filters.len());
+        for filter in &self.spec.filters {
+            filters.push(match filter {
+                Some(filter) => evaluate(filter, &rows.batch)?.as_boolean_opt().cloned(),
+                None => None,
+            });
+        }
+        self.groups.intern(&keys, rows.num_rows())?;
+        let total = self.groups.len();
+        self.accumulators.update(&arguments, &filters, self.groups.indexes(), total)
+    }
+
+    fn keys(&self, rows: &DeltaBatch) -> Result<Vec<ArrayRef>, EngineError> {
+        self.spec.group.iter().map(|expr| Ok(normalize(evaluate(expr, &rows.batch)?))).collect()
+    }
+
+    /// Which rows have an open window; `None`: all of them.
+    fn in_time(&self, keys: &[ArrayRef]) -> Result<Option<BooleanArray>, EngineError> {
+        let Some(close) = self.spec.close else { return Ok(None) };
+        let times = close_times(close, keys)?;
+        let late_before = self.late_before_ms.unwrap_or(i64::MIN);
+        if times.null_count() == 0 && min(&times).is_none_or(|earliest| earliest > late_before) {
+            return Ok(None);
+        }
+        // A row without a time is in no window.
+        Ok(Some(times.iter().map(|time| Some(time.is_some_and(|time| time > late_before))).collect()))
+    }
+
+    pub fn finish(&mut self, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+        let rows = self.groups.len();
+        if rows == 0 {
+            return Ok(());
+        }
+        let mut columns = self.groups.emit()?;
+        columns.extend(self.accumulators.states()?);
+        out.push(DeltaBatch::inserts(batch(&self.spec.partial_schema, columns, rows)?));
+        Ok(())
+    }
+}
+
+/// When each group closes, milliseconds; null where its key has no time.
+pub fn close_times(close: CloseKey, keys: &[ArrayRef]) -> Result<Int64Array, EngineError> {
+    let column = keys
+        .get(close.group_index)
+        .ok_or_else(|| EngineError::Internal("a close key beyond the group's columns".into()))?;
+    let timestamps = match column.data_type() {
+        DataType::Timestamp(TimeUnit::Millisecond, _) => column.clone(),
+        DataType::Timestamp(_, zone) => cast(column, &DataType::Timestamp(TimeUnit::Millisecond, zone.clone()))?,
+        other => return Err(EngineError::Internal(format!("a close key of type {other}"))),
+    };
+    let millis = cast(&timestamps, &DataType::Int64)?;
+    Ok(millis.as_primitive::<Int64Type>().unary::<_, Int64Type>(|value| close.kind.closes_at_ms(value)))
+}

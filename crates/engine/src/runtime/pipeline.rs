@@ -1,0 +1,157 @@
+//! A chain of operators: what one gives is what the next takes.
+//!
+//! Owns: stateless operators, and the order of finishing. Does not own: the stateful ones.
+
+use super::BatchContext;
+use super::final_aggregate::FinalAggregate;
+use super::keyed_sink::KeyedSink;
+use super::partial_aggregate::PartialAggregate;
+use crate::dataflow::OpSpec;
+use crate::delta::DeltaBatch;
+use crate::error::EngineError;
+use crate::state::TaskState;
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::SchemaRef;
+use datafusion::physical_expr::PhysicalExpr;
+use highwater_core::report::OperatorMetrics;
+use std::sync::Arc;
+
+/// Rows an operator gives at once, at most.
+pub const OUTPUT_ROWS: usize = 8192;
+
+/// The operators of one pipeline.
+pub struct Chain {
+    operators: Vec<Operator>,
+}
+
+enum Operator {
+    Filter(Arc<dyn PhysicalExpr>),
+    Project { exprs: Vec<Arc<dyn PhysicalExpr>>, schema: SchemaRef },
+    Partial(Box<PartialAggregate>),
+    Final(Box<FinalAggregate>),
+    KeyedSink(Box<KeyedSink>),
+}
+
+impl Chain {
+    /// `sink` is the name of the sink it leads to, for messages.
+    pub fn new(specs: &[OpSpec], context: &BatchContext, sink: &str) -> Result<Self, EngineError> {
+        let mut operators = Vec::with_capacity(specs.len());
+        for spec in specs {
+            operators.push(match spec {
+                OpSpec::Filter(predicate) => Operator::Filter(predicate.clone()),
+                OpSpec::Project { exprs, schema } => Operator::Project { exprs: exprs.clone(), schema: schema.clone() },
+                OpSpec::PartialAggregate { op, spec } => {
+                    Operator::Partial(Box::new(PartialAggregate::new(*op, spec.clone(), context)?))
+                }
+                OpSpec::FinalAggregate { op, spec, emit } => {
+                    Operator::Final(Box::new(FinalAggregate::new(*op, spec.clone(), *emit, context)?))
+                }
+                OpSpec::KeyedSink { op, key, unique, schema } => {
+                    let stateful = (!unique).then_some(*op);
+                    Operator::KeyedSink(Box::new(KeyedSink::new(stateful, key, schema, context.shards, sink)?))
+                }
+            });
+        }
+        Ok(Self { operators })
+    }
+
+    /// Sends rows through; what comes out at the end is appended to `out`.
+    pub fn push(&mut self, rows: DeltaBatch, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+        Self::push_from(&mut self.operators, rows, out)
+    }
+
+    fn push_from(
+        operators: &mut [Operator],
+        rows: DeltaBatch,
+        out: &mut Vec<DeltaBatch>,
+    ) -> Result<(), EngineError> {
+        let mut rows = rows;
+        for operator in operators {
+            if rows.num_rows() == 0 {
+                return Ok(());
+            }
+            rows = match operator {
+                Operator::Filter(predicate) => filter(predicate, rows)?,
+                Operator::Project { exprs, schema } => project(exprs, schema, rows)?,
+                Operator::Partial(aggregate) => return aggregate.push(rows),
+                Operator::Final(aggregate) => return aggregate.push(rows),
+                Operator::KeyedSink(sink) => {
+                    sink.push(rows);
+                    return Ok(());
+                }
+            };
+        }
+        out.push(rows);
+        Ok(())
+    }
+
+    /// Finishes the operators in order, each one's rows going through those after it.
+    pub fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+        for index in 0..self.operators.len() {
+            let (before, after) = self.operators.split_at_mut(index + 1);
+            let mut given = Vec::new();
+            match &mut before[index] {
+                Operator::Filter(_) | Operator::Project { .. } => continue,
+                Operator::Partial(aggregate) => aggregate.finish(&mut given)?,
+                Operator::Final(aggregate) => aggregate.finish(state, &mut given)?,
+                Operator::KeyedSink(sink) => sink.finish(state, &mut given)?,
+            }
+            for rows in given {
+                Self::push_from(after, rows, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counters of the stateful operators, once finished.
+    pub fn metrics(&self, state: &TaskState) -> Vec<OperatorMetrics> {
+        let of = |operator: &Operator| {
+            let (id, late_rows) = match operator {
+                Operator::Filter(_) | Operator::Project { .. } => return None,
+                Operator::Partial(aggregate) => (aggregate.operator(), aggregate.late_rows()),
+                Operator::Final(aggregate) => (aggregate.operator(), 0),
+                Operator::KeyedSink(sink) => (sink.operator()?, 0),
+            };
+            let size = state.size(id);
+            Some(OperatorMetrics {
+                operator: id,
+                state_rows: size.rows,
+                state_bytes: size.bytes,
+                rows_updated: size.updated,
+                rows_removed: size.removed,
+                late_rows,
+            })
+        };
+        self.operators.iter().filter_map(of).collect()
+    }
+}
+
+/// Values of an expression over a batch.
+pub fn evaluate(expr: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef, EngineError> {
+    Ok(expr.evaluate(batch)?.into_array(batch.num_rows())?)
+}
+
+fn filter(predicate: &Arc<dyn PhysicalExpr>, rows: DeltaBatch) -> Result<DeltaBatch, EngineError> {
+    let keep = evaluate(predicate, &rows.batch)?;
+    let keep = keep.as_boolean_opt().ok_or_else(|| EngineError::Internal("a predicate that is no boolean".into()))?;
+    if keep.true_count() == rows.num_rows() {
+        return Ok(rows);
+    }
+    rows.filter(keep)
+}
+
+fn project(
+    exprs: &[Arc<dyn PhysicalExpr>],
+    schema: &SchemaRef,
+    rows: DeltaBatch,
+) -> Result<DeltaBatch, EngineError> {
+    let columns = exprs.iter().map(|expr| evaluate(expr, &rows.batch)).collect::<Result<Vec<_>, _>>()?;
+    let batch = batch(schema, columns, rows.num_rows())?;
+    Ok(DeltaBatch { batch, weights: rows.weights })
+}
+
+/// A batch of these columns; the number of rows counts where there are none.
+pub fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, EngineError> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
+}

@@ -1,0 +1,56 @@
+//! The tentative changes of one task: what becomes state when its attempt is committed.
+
+use highwater_core::delta::DeltaWriter;
+use highwater_core::ids::{OperatorId, ShardId};
+use highwater_core::report::StateDelta;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+type Changes = HashMap<Box<[u8]>, Option<Box<[u8]>>>;
+
+/// Changed keys by operator and shard; no value = deleted.
+#[derive(Debug, Default)]
+pub struct Overlay {
+    changes: BTreeMap<(OperatorId, ShardId), Changes>,
+}
+
+impl Overlay {
+    pub(super) fn get(&self, operator: OperatorId, shard: ShardId, key: &[u8]) -> Option<&Option<Box<[u8]>>> {
+        self.changes.get(&(operator, shard))?.get(key)
+    }
+
+    pub(super) fn put(&mut self, operator: OperatorId, shard: ShardId, key: &[u8], value: Option<Box<[u8]>>) {
+        self.changes.entry((operator, shard)).or_default().insert(key.into(), value);
+    }
+
+    /// Shards of an operator that changed, with their changes.
+    pub(super) fn of(&self, operator: OperatorId) -> impl Iterator<Item = (ShardId, &Changes)> {
+        let range = (operator, ShardId(0))..=(operator, ShardId(u16::MAX));
+        self.changes.range(range).map(|((_, shard), changes)| (*shard, changes))
+    }
+
+    /// The delta of one operator; `None` when nothing changed.
+    pub(super) fn delta(&self, operator: OperatorId, shards: &Range<u16>) -> Option<StateDelta> {
+        let mut writer = DeltaWriter::new(operator);
+        for (shard, changes) in self.of(operator) {
+            for (key, value) in changes {
+                writer.push(shard, key, value.as_deref());
+            }
+        }
+        let (keys, digest) = (writer.keys(), writer.digest());
+        (keys > 0).then(|| StateDelta {
+            operator,
+            first_shard: ShardId(shards.start),
+            end_shard: ShardId(shards.end),
+            keys,
+            digest,
+            bytes: writer.finish(),
+        })
+    }
+
+    pub(super) fn into_changes(self) -> impl Iterator<Item = (OperatorId, ShardId, Box<[u8]>, Option<Box<[u8]>>)> {
+        self.changes.into_iter().flat_map(|((operator, shard), changes)| {
+            changes.into_iter().map(move |(key, value)| (operator, shard, key, value))
+        })
+    }
+}

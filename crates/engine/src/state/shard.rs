@@ -1,0 +1,90 @@
+//! The committed state of one shard: a map per operator, with the keys that can close in order of time.
+
+use highwater_core::ids::OperatorId;
+use parking_lot::RwLock;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// The close time of a value that is never forgotten.
+pub const NEVER: i64 = i64::MAX;
+
+/// When a value's key may be forgotten, milliseconds. A value too short to say is never forgotten.
+pub fn close_of(value: &[u8]) -> i64 {
+    value.first_chunk::<8>().map_or(NEVER, |bytes| i64::from_le_bytes(*bytes))
+}
+
+#[derive(Debug)]
+pub(super) struct ShardState {
+    maps: BTreeMap<OperatorId, RwLock<KeyMap>>,
+}
+
+/// Keys and values of one operator in one shard.
+#[derive(Debug, Default)]
+pub(super) struct KeyMap {
+    pub entries: HashMap<Box<[u8]>, Box<[u8]>>,
+    due: BTreeMap<i64, BTreeSet<Box<[u8]>>>,
+    /// Bytes of all keys and values.
+    pub bytes: u64,
+}
+
+impl ShardState {
+    pub fn new(operators: &[OperatorId]) -> Self {
+        Self { maps: operators.iter().map(|operator| (*operator, RwLock::default())).collect() }
+    }
+
+    pub fn map(&self, operator: OperatorId) -> Option<&RwLock<KeyMap>> {
+        self.maps.get(&operator)
+    }
+
+    /// For loading, when nobody else has the shard.
+    pub fn apply(&mut self, operator: OperatorId, key: &[u8], value: Option<&[u8]>) {
+        if let Some(map) = self.maps.get_mut(&operator) {
+            map.get_mut().put(key.into(), value.map(Into::into));
+        }
+    }
+
+    pub fn put(&self, operator: OperatorId, key: Box<[u8]>, value: Option<Box<[u8]>>) {
+        if let Some(map) = self.maps.get(&operator) {
+            map.write().put(key, value);
+        }
+    }
+}
+
+impl KeyMap {
+    fn put(&mut self, key: Box<[u8]>, value: Option<Box<[u8]>>) {
+        let size = |key: &[u8], value: &[u8]| (key.len() + value.len()) as u64;
+        let new_close = value.as_deref().map_or(NEVER, close_of);
+        if let Some(old) = self.entries.get(&key) {
+            self.bytes -= size(&key, old);
+            let close = close_of(old);
+            if close != NEVER && close != new_close {
+                self.forget_due(close, &key);
+            }
+        }
+        match value {
+            Some(value) => {
+                self.bytes += size(&key, &value);
+                if new_close != NEVER {
+                    self.due.entry(new_close).or_default().insert(key.clone());
+                }
+                self.entries.insert(key, value);
+            }
+            None => {
+                self.entries.remove(&key);
+            }
+        }
+    }
+
+    fn forget_due(&mut self, close: i64, key: &[u8]) {
+        if let Some(keys) = self.due.get_mut(&close) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.due.remove(&close);
+            }
+        }
+    }
+
+    /// Keys that close at or before `close_before_ms`, in order of time and key.
+    pub fn due(&self, close_before_ms: i64) -> impl Iterator<Item = &[u8]> {
+        self.due.range(..=close_before_ms).flat_map(|(_, keys)| keys.iter().map(AsRef::as_ref))
+    }
+}

@@ -1,0 +1,109 @@
+//! What one task works on: the committed maps of its shards, read only, and its own changes.
+
+use super::overlay::Overlay;
+use super::shard::ShardState;
+use highwater_core::ids::{OperatorId, ShardId};
+use highwater_core::report::StateDelta;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// State of one task attempt.
+#[derive(Debug)]
+pub struct TaskState {
+    operators: Vec<OperatorId>,
+    range: Range<u16>,
+    shards: BTreeMap<ShardId, Arc<ShardState>>,
+    overlay: Overlay,
+}
+
+/// Counts of one operator's state in a task's shards, its own changes included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateSize {
+    pub rows: u64,
+    pub bytes: u64,
+    pub updated: u64,
+    pub removed: u64,
+}
+
+impl TaskState {
+    pub(super) fn new(
+        operators: Vec<OperatorId>,
+        range: Range<u16>,
+        shards: BTreeMap<ShardId, Arc<ShardState>>,
+    ) -> Self {
+        Self { operators, range, shards, overlay: Overlay::default() }
+    }
+
+    /// Appends the value of a key to `into`; false when there is none.
+    pub fn read(&self, operator: OperatorId, shard: ShardId, key: &[u8], into: &mut Vec<u8>) -> bool {
+        if let Some(changed) = self.overlay.get(operator, shard, key) {
+            into.extend_from_slice(changed.as_deref().unwrap_or_default());
+            return changed.is_some();
+        }
+        let Some(map) = self.shards.get(&shard).and_then(|state| state.map(operator)) else { return false };
+        match map.read().entries.get(key) {
+            Some(value) => {
+                into.extend_from_slice(value);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Sets the value of a key, tentatively; `None` deletes it.
+    pub fn put(&mut self, operator: OperatorId, shard: ShardId, key: &[u8], value: Option<Box<[u8]>>) {
+        self.overlay.put(operator, shard, key, value);
+    }
+
+    /// Whether this task owns the shard.
+    pub fn owns(&self, shard: ShardId) -> bool {
+        self.range.contains(&shard.0)
+    }
+
+    /// Committed keys that close at or before this time and that the task has not changed, in a fixed order.
+    pub fn due(&self, operator: OperatorId, close_before_ms: i64) -> Vec<(ShardId, Box<[u8]>)> {
+        let mut due = Vec::new();
+        for (shard, state) in &self.shards {
+            let Some(map) = state.map(operator) else { continue };
+            let map = map.read();
+            let untouched = |key: &&[u8]| self.overlay.get(operator, *shard, key).is_none();
+            due.extend(map.due(close_before_ms).filter(untouched).map(|key| (*shard, key.into())));
+        }
+        due
+    }
+
+    /// Size of an operator's state once the changes are committed.
+    pub fn size(&self, operator: OperatorId) -> StateSize {
+        let mut size = StateSize::default();
+        for state in self.shards.values() {
+            if let Some(map) = state.map(operator) {
+                let map = map.read();
+                size.rows += map.entries.len() as u64;
+                size.bytes += map.bytes;
+            }
+        }
+        for (shard, changes) in self.overlay.of(operator) {
+            let Some(map) = self.shards.get(&shard).and_then(|state| state.map(operator)) else { continue };
+            let map = map.read();
+            for (key, value) in changes {
+                let old = map.entries.get(key);
+                size.rows = size.rows + u64::from(value.is_some()) - u64::from(old.is_some());
+                let bytes = |value: &[u8]| (key.len() + value.len()) as u64;
+                size.bytes = size.bytes + value.as_deref().map_or(0, bytes) - old.map_or(0, |old| bytes(old));
+                match value {
+                    Some(_) => size.updated += 1,
+                    None => size.removed += u64::from(old.is_some()),
+                }
+            }
+        }
+        size
+    }
+
+    /// The changes: to be kept here, and to be checkpointed.
+    pub fn finish(self) -> (Overlay, Vec<StateDelta>) {
+        let deltas = self.operators.iter().filter_map(|operator| self.overlay.delta(*operator, &self.range)).collect();
+        (self.overlay, deltas)
+    }
+}
+

@@ -1,0 +1,92 @@
+use super::*;
+use crate::dataflow::{Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
+use arrow::datatypes::Schema;
+use highwater_core::ids::{AttemptNumber, EdgeId, Epoch, SinkId};
+
+const OP: OperatorId = OperatorId(0);
+const STAGE: StageId = StageId(0);
+
+fn state() -> QueryState {
+    let keyed = OpSpec::KeyedSink { op: OP, key: vec![], unique: false, schema: Arc::new(Schema::empty()) };
+    let pipeline = Pipeline {
+        input: PipelineInput::Edge(EdgeId(0)),
+        ops: vec![keyed],
+        output: PipelineOutput::Sink(SinkId(0)),
+    };
+    let stage = Stage { id: STAGE, input: StageInput::Shards, pipelines: vec![pipeline], sinks: vec![SinkId(0)] };
+    QueryState::new(&Dataflow { stages: vec![stage], ..Dataflow::default() })
+}
+
+fn attempt(number: u64) -> AttemptId {
+    AttemptId { epoch: Epoch(1), number: AttemptNumber(number) }
+}
+
+fn value(close: i64, text: &str) -> Box<[u8]> {
+    [&close.to_le_bytes()[..], text.as_bytes()].concat().into()
+}
+
+fn read(state: &QueryState, shard: u16, key: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let task = state.task(STAGE, shard..shard + 1).unwrap();
+    task.read(OP, ShardId(shard), key.as_bytes(), &mut bytes).then_some(bytes)
+}
+
+#[test]
+fn changes_are_tentative_until_their_attempt_is_promoted() {
+    let state = state();
+    state.load(0..2, &[]).unwrap();
+    let mut task = state.task(STAGE, 0..2).unwrap();
+    task.put(OP, ShardId(1), b"k", Some(value(NEVER, "v")));
+    assert!(task.read(OP, ShardId(1), b"k", &mut Vec::new()), "a task sees its own changes");
+    let (overlay, deltas) = task.finish();
+    state.stage(attempt(1), overlay);
+    assert_eq!(read(&state, 1, "k"), None);
+    state.promote(attempt(1)).unwrap();
+    assert_eq!(read(&state, 1, "k"), Some(value(NEVER, "v").to_vec()));
+    let restored = self::state();
+    restored.load(0..2, &[deltas[0].bytes.clone()]).unwrap();
+    assert_eq!(read(&restored, 1, "k"), read(&state, 1, "k"));
+}
+
+#[test]
+fn an_overlay_of_another_attempt_is_refused() {
+    let state = state();
+    state.load(0..1, &[]).unwrap();
+    let mut task = state.task(STAGE, 0..1).unwrap();
+    task.put(OP, ShardId(0), b"k", Some(value(NEVER, "old")));
+    state.stage(attempt(1), task.finish().0);
+    assert!(matches!(state.promote(attempt(2)), Err(EngineError::WrongAttempt { .. })));
+    assert_eq!(read(&state, 0, "k"), None);
+    state.promote(attempt(3)).unwrap();
+}
+
+#[test]
+fn due_keys_come_in_order_and_only_once() {
+    let state = state();
+    state.load(0..1, &[]).unwrap();
+    let mut task = state.task(STAGE, 0..1).unwrap();
+    for (key, close) in [("b", 10), ("a", 10), ("c", 5), ("d", 11), ("e", NEVER)] {
+        task.put(OP, ShardId(0), key.as_bytes(), Some(value(close, "")));
+    }
+    state.stage(attempt(1), task.finish().0);
+    state.promote(attempt(1)).unwrap();
+    let mut task = state.task(STAGE, 0..1).unwrap();
+    let keys = |task: &TaskState| task.due(OP, 10).into_iter().map(|(_, key)| key.to_vec()).collect::<Vec<_>>();
+    assert_eq!(keys(&task), [b"c".to_vec(), b"a".to_vec(), b"b".to_vec()]);
+    task.put(OP, ShardId(0), b"a", None);
+    assert_eq!(keys(&task), [b"c".to_vec(), b"b".to_vec()]);
+    let size = task.size(OP);
+    assert_eq!((size.rows, size.removed, size.updated), (4, 1, 0));
+    state.stage(attempt(2), task.finish().0);
+    state.promote(attempt(2)).unwrap();
+    assert_eq!(keys(&state.task(STAGE, 0..1).unwrap()), [b"c".to_vec(), b"b".to_vec()]);
+}
+
+#[test]
+fn a_shard_that_is_not_owned_is_missing() {
+    let state = state();
+    state.load(0..2, &[]).unwrap();
+    assert!(matches!(state.task(STAGE, 1..3), Err(EngineError::MissingShard(ShardId(2)))));
+    state.forget([ShardId(0)].into_iter());
+    assert_eq!(state.owned(), [ShardId(1)].into());
+}

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Kills and hangs processes at random under load on a real Kafka, and checks that the output stays exact.
+# Arguments go to the program: --minutes N, --seed S.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cargo build --locked --workspace --bins --examples
+exec "${CARGO_TARGET_DIR:-target}"/debug/examples/chaos "$@"
