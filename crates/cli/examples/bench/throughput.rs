@@ -1,7 +1,7 @@
 //! Records a second and CPU seconds per million records: a filter and a tumbling count, next to a bare drain.
 
 use crate::usage;
-use highwater_testkit::{Highwater, KafkaCluster, Message};
+use highwater_testkit::{KafkaCluster, Message};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use serde_json::Value;

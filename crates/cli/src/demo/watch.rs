@@ -31,7 +31,7 @@ pub struct Picture {
     /// Records since the demo began to look.
     pub records: u64,
     /// When how many records were committed.
-    recent: VecDeque<(Instant, u64)>,
+    pub(super) recent: VecDeque<(Instant, u64)>,
 }
 
 impl Picture {

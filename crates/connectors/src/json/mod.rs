@@ -5,4 +5,5 @@
 pub mod decode;
 mod decode_column;
 mod decode_scalar;
+pub mod encode;
 mod scan;

@@ -1,0 +1,87 @@
+//! Topics that sinks need: finding out whether they are there, making them, and who has written to them.
+//!
+//! Owns: creating topics with the brokers' defaults. All calls block.
+
+use crate::client;
+use crate::error::ConnectorError;
+use crate::sink::{PROGRESS_TOPIC, ProgressReader};
+use highwater_engine::query::{ConnectorOptions, KafkaOptions, SinkTable};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode;
+use std::time::{Duration, Instant};
+
+/// Longest wait for brokers.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Writers of one query spread over these; they are never added to.
+const PROGRESS_PARTITIONS: i32 = 16;
+/// What brokers take for their own defaults.
+const BROKERS_DEFAULT: i32 = -1;
+
+/// Makes the topics of a sink that are missing: its own, and the one of progress.
+pub fn ensure_topics(sink: &SinkTable) -> Result<(), ConnectorError> {
+    let ConnectorOptions::Kafka(options) = &sink.connector else { return Ok(()) };
+    let progress = NewTopic::new(PROGRESS_TOPIC, PROGRESS_PARTITIONS, TopicReplication::Fixed(BROKERS_DEFAULT))
+        .set("cleanup.policy", "compact");
+    ensure(options, PROGRESS_TOPIC, progress)?;
+    match &options.topic {
+        Some(topic) => ensure_topic(options, topic),
+        None => Ok(()),
+    }
+}
+
+/// Makes a topic that is missing.
+pub fn ensure_topic(options: &KafkaOptions, topic: &str) -> Result<(), ConnectorError> {
+    ensure(options, topic, NewTopic::new(topic, BROKERS_DEFAULT, TopicReplication::Fixed(BROKERS_DEFAULT)))
+}
+
+fn ensure(options: &KafkaOptions, name: &str, topic: NewTopic<'_>) -> Result<(), ConnectorError> {
+    let context = format!("creating topic '{name}'");
+    let admin: AdminClient<DefaultClientContext> =
+        client::base(options)?.create().map_err(|error| client::creation_error(&context, &error))?;
+    if exists(&admin, name, &context)? {
+        return Ok(());
+    }
+    let settings = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
+    let made = futures::executor::block_on(admin.create_topics([&topic], &settings))
+        .map_err(|error| ConnectorError::kafka(&context, &error))?;
+    for result in made {
+        match result {
+            Ok(_) => tracing::info!(topic = name, "topic created"),
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((_, code)) => return Err(ConnectorError::from_code(context, Some(code), code.to_string())),
+        }
+    }
+    let deadline = Instant::now() + TIMEOUT;
+    while !exists(&admin, name, &context)? {
+        if Instant::now() > deadline {
+            let message = "it was created, but the brokers do not list it yet".to_string();
+            return Err(ConnectorError::Unavailable { context, message });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn exists(admin: &AdminClient<DefaultClientContext>, name: &str, context: &str) -> Result<bool, ConnectorError> {
+    let metadata = admin
+        .inner()
+        .fetch_metadata(Some(name), TIMEOUT)
+        .map_err(|error| ConnectorError::kafka(context, &error))?;
+    Ok(metadata.topics().iter().any(|topic| {
+        let has_leaders = topic.partitions().iter().all(|partition| partition.leader() >= 0);
+        topic.name() == name && !topic.partitions().is_empty() && has_leaders
+    }))
+}
+
+/// The UUID of an earlier query of this name that wrote to the sink's topic, if there was one.
+pub fn find_output_progress(sink: &SinkTable, name: &str) -> Result<Option<String>, ConnectorError> {
+    let ConnectorOptions::Kafka(options) = &sink.connector else { return Ok(None) };
+    let reader = ProgressReader::open(options)?;
+    let ends = reader.stable_ends()?;
+    let found = reader.read(&Default::default(), &ends)?;
+    let same = |progress: &crate::sink::Progress| {
+        progress.name == name && progress.table == sink.name && progress.topic == options.topic
+    };
+    Ok(found.into_iter().find(|(_, progress)| same(progress)).map(|(key, _)| key.query))
+}

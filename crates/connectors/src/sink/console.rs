@@ -1,0 +1,66 @@
+//! The console sink: rows as JSON lines on stdout, when their batch is published. Outside the exactly-once promise.
+
+use super::records::RecordEncoder;
+use super::{Published, WriterConfig};
+use crate::error::ConnectorError;
+use highwater_core::report::WriterReport;
+use highwater_engine::delta::DeltaBatch;
+use std::io::Write;
+
+pub struct ConsoleWriter {
+    config: WriterConfig,
+    encoder: RecordEncoder,
+    lines: Vec<u8>,
+    rows: u64,
+    digest: u128,
+    recompute_only: bool,
+}
+
+impl ConsoleWriter {
+    pub fn new(config: WriterConfig) -> Self {
+        let encoder = RecordEncoder::new(&config.table, "");
+        Self { config, encoder, lines: Vec::new(), rows: 0, digest: 0, recompute_only: false }
+    }
+
+    pub fn begin(&mut self, recompute_only: bool) {
+        self.lines.clear();
+        (self.rows, self.digest, self.recompute_only) = (0, 0, recompute_only);
+    }
+
+    pub fn write(&mut self, rows: &DeltaBatch) -> Result<(), ConnectorError> {
+        let lines = &mut self.lines;
+        let (mut count, mut digest) = (0, 0_u128);
+        self.encoder.encode(rows, |record| {
+            count += 1;
+            digest = digest.wrapping_add(record.digest());
+            match (record.value, record.key) {
+                (Some(value), _) => lines.extend_from_slice(value),
+                (None, key) => {
+                    lines.extend_from_slice(b"deleted ");
+                    lines.extend_from_slice(key.unwrap_or_default());
+                }
+            }
+            lines.push(b'\n');
+            Ok(())
+        })?;
+        self.rows += count;
+        self.digest = self.digest.wrapping_add(digest);
+        Ok(())
+    }
+
+    pub fn flush(&mut self) -> WriterReport {
+        WriterReport { plan: self.config.plan(), rows: self.rows, digest: self.digest, progress_at: None }
+    }
+
+    pub fn publish(&mut self) -> Result<Published, ConnectorError> {
+        if !self.recompute_only {
+            let mut stdout = std::io::stdout().lock();
+            stdout.write_all(&self.lines).and_then(|()| stdout.flush()).map_err(|error| ConnectorError::Unavailable {
+                context: format!("sink '{}'", self.config.table.name),
+                message: format!("stdout cannot be written: {error}"),
+            })?;
+        }
+        self.lines.clear();
+        Ok(Published::Committed)
+    }
+}

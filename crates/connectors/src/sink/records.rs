@@ -1,0 +1,228 @@
+//! Rows of a sink table as records: topic, key, value, headers, timestamp.
+//!
+//! Owns: which column becomes which part, and a record's digest. Does not own: sending.
+//! Contract: with a PRIMARY KEY the key is an object of its columns and a deleted row has no value; without, the key is
+//! `_key` or nothing. Metadata columns are not part of the value.
+
+use crate::error::ConnectorError;
+use crate::json::encode::ObjectEncoder;
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type, TimeUnit};
+use highwater_engine::delta::DeltaBatch;
+use highwater_engine::query::SinkTable;
+use xxhash_rust::xxh3::Xxh3;
+
+/// One record, as it will be in Kafka.
+#[derive(Clone, Debug, Default)]
+pub struct Record<'a> {
+    pub topic: &'a str,
+    pub key: Option<&'a [u8]>,
+    /// `None` deletes the key.
+    pub value: Option<&'a [u8]>,
+    pub headers: Vec<(&'a str, Option<&'a [u8]>)>,
+    /// Milliseconds since the Unix epoch.
+    pub timestamp_ms: Option<i64>,
+}
+
+impl Record<'_> {
+    /// 128 bits over all parts; the digests of a batch's records are summed, so that order does not matter.
+    pub fn digest(&self) -> u128 {
+        let mut hash = Xxh3::new();
+        let mut part = |bytes: Option<&[u8]>| {
+            hash.update(&bytes.map_or(u64::MAX, |bytes| bytes.len() as u64).to_le_bytes());
+            hash.update(bytes.unwrap_or_default());
+        };
+        part(Some(self.topic.as_bytes()));
+        part(self.key);
+        part(self.value);
+        for (name, value) in &self.headers {
+            part(Some(name.as_bytes()));
+            part(*value);
+        }
+        part(self.timestamp_ms.map(i64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
+        hash.digest128()
+    }
+}
+
+/// Makes records of the rows of one table.
+#[derive(Clone, Debug)]
+pub struct RecordEncoder {
+    table: String,
+    topic: String,
+    value: ObjectEncoder,
+    /// Of the PRIMARY KEY.
+    primary_key: Option<ObjectEncoder>,
+    topic_column: Option<usize>,
+    key_column: Option<usize>,
+    headers_column: Option<usize>,
+    timestamp_column: Option<usize>,
+}
+
+impl RecordEncoder {
+    /// `topic` is where rows go that do not say it themselves.
+    pub fn new(table: &SinkTable, topic: &str) -> Self {
+        let column = |name: &str| table.schema.index_of(name).ok();
+        let is_meta = |name: &str| matches!(name, "_topic" | "_key" | "_headers" | "_timestamp");
+        let fields = table.schema.fields().iter().enumerate();
+        let value = fields.filter(|(_, field)| !is_meta(field.name())).map(|(index, _)| index).collect();
+        Self {
+            table: table.name.clone(),
+            topic: topic.to_string(),
+            value: ObjectEncoder::new(value),
+            primary_key: (!table.primary_key.is_empty()).then(|| ObjectEncoder::new(table.primary_key.clone())),
+            topic_column: column("_topic"),
+            key_column: column("_key"),
+            headers_column: column("_headers"),
+            timestamp_column: column("_timestamp"),
+        }
+    }
+
+    /// Gives every row's record to `each`.
+    pub fn encode(
+        &self,
+        rows: &DeltaBatch,
+        mut each: impl FnMut(Record<'_>) -> Result<(), ConnectorError>,
+    ) -> Result<(), ConnectorError> {
+        let batch = &rows.batch;
+        let values = self.value.encode(batch)?;
+        let primary_keys = self.primary_key.as_ref().map(|encoder| encoder.encode(batch)).transpose()?;
+        let column = |index: Option<usize>, to: DataType| index.map(|index| self.cast(batch.column(index), &to)).transpose();
+        let topics = column(self.topic_column, DataType::Utf8)?;
+        let keys = column(self.key_column, DataType::Binary)?;
+        let timestamps = match column(self.timestamp_column, DataType::Timestamp(TimeUnit::Millisecond, None))? {
+            Some(timestamps) => Some(self.cast(&timestamps, &DataType::Int64)?),
+            None => None,
+        };
+        for row in 0..batch.num_rows() {
+            let topic = match &topics {
+                None => self.topic.as_str(),
+                Some(topics) if topics.is_valid(row) => topics.as_string::<i32>().value(row),
+                Some(_) => return Err(self.no_topic()),
+            };
+            let key = match (&primary_keys, &keys) {
+                (Some(primary_keys), _) => Some(primary_keys.get(row)),
+                (None, Some(keys)) => keys.is_valid(row).then(|| keys.as_binary::<i32>().value(row)),
+                (None, None) => None,
+            };
+            let is_deleted = primary_keys.is_some() && rows.weight(row) < 0;
+            let timestamp_ms = timestamps
+                .as_ref()
+                .filter(|timestamps| timestamps.is_valid(row))
+                .map(|timestamps| timestamps.as_primitive::<Int64Type>().value(row));
+            let headers = self.headers_column.map(|column| headers(batch.column(column), row)).unwrap_or_default();
+            each(Record { topic, key, value: (!is_deleted).then(|| values.get(row)), headers, timestamp_ms })?;
+        }
+        Ok(())
+    }
+
+    fn cast(&self, column: &ArrayRef, to: &DataType) -> Result<ArrayRef, ConnectorError> {
+        cast(column, to).map_err(|error| ConnectorError::Config(format!("sink '{}': {error}", self.table)))
+    }
+
+    fn no_topic(&self) -> ConnectorError {
+        ConnectorError::Config(format!(
+            "sink '{}': a row has NULL in _topic, so it has nowhere to go; filter such rows out \
+             (WHERE … IS NOT NULL) or give them a topic (COALESCE)",
+            self.table
+        ))
+    }
+}
+
+/// `List<Struct<key, value>>`; none where the row has no list.
+fn headers(column: &ArrayRef, row: usize) -> Vec<(&str, Option<&[u8]>)> {
+    let Some(list) = column.as_list_opt::<i32>().filter(|list| list.is_valid(row)) else { return Vec::new() };
+    let Some(items) = list.values().as_struct_opt().filter(|items| items.num_columns() == 2) else { return Vec::new() };
+    let (Some(names), values) = (items.column(0).as_string_opt::<i32>(), items.column(1)) else { return Vec::new() };
+    let offsets = list.value_offsets();
+    let (start, end) = (offsets[row] as usize, offsets[row + 1] as usize);
+    let value = |item: usize| match (values.is_valid(item), values.as_binary_opt::<i32>(), values.as_string_opt::<i32>()) {
+        (true, Some(bytes), _) => Some(bytes.value(item)),
+        (true, _, Some(text)) => Some(text.value(item).as_bytes()),
+        _ => None,
+    };
+    (start..end).filter(|item| names.is_valid(*item)).map(|item| (names.value(item), value(item))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{BinaryArray, Int64Array, RecordBatch, StringArray};
+    use arrow::datatypes::{Field, Schema};
+    use highwater_core::ids::SinkId;
+    use highwater_core::options::OutputMode;
+    use highwater_engine::query::ConnectorOptions;
+    use std::sync::Arc;
+
+    fn table(fields: Vec<Field>, primary_key: Vec<usize>) -> SinkTable {
+        SinkTable {
+            id: SinkId(0),
+            name: "o".into(),
+            schema: Arc::new(Schema::new(fields)),
+            primary_key,
+            mode: OutputMode::Append,
+            connector: ConnectorOptions::Console,
+        }
+    }
+
+    type Owned = (String, Option<String>, Option<String>);
+
+    fn encode(table: &SinkTable, columns: Vec<ArrayRef>, weights: Option<Vec<i64>>) -> Result<Vec<Owned>, ConnectorError> {
+        let batch = RecordBatch::try_new(table.schema.clone(), columns).unwrap();
+        let rows = DeltaBatch { batch, weights: weights.map(Int64Array::from) };
+        let text = |bytes: Option<&[u8]>| bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        let mut all = Vec::new();
+        RecordEncoder::new(table, "t").encode(&rows, |record| {
+            all.push((record.topic.to_string(), text(record.key), text(record.value)));
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    #[test]
+    fn a_deleted_row_is_a_tombstone_of_its_key() {
+        let fields = vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Int64, true)];
+        let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![1, 2])), Arc::new(Int64Array::from(vec![3, 4]))];
+        let records = encode(&table(fields, vec![1, 0]), columns, Some(vec![1, -1])).unwrap();
+        assert_eq!(records[0], ("t".into(), Some(r#"{"b":3,"a":1}"#.into()), Some(r#"{"a":1,"b":3}"#.into())));
+        assert_eq!(records[1], ("t".into(), Some(r#"{"b":4,"a":2}"#.into()), None));
+    }
+
+    #[test]
+    fn rows_say_their_topic_and_key() {
+        let fields = vec![
+            Field::new("_topic", DataType::Utf8, true),
+            Field::new("_key", DataType::Binary, true),
+            Field::new("a", DataType::Int64, true),
+        ];
+        let columns = |topic: Option<&str>| -> Vec<ArrayRef> {
+            vec![
+                Arc::new(StringArray::from(vec![topic])),
+                Arc::new(BinaryArray::from_opt_vec(vec![Some(b"k")])),
+                Arc::new(Int64Array::from(vec![1])),
+            ]
+        };
+        let table = table(fields, vec![]);
+        let records = encode(&table, columns(Some("elsewhere")), None).unwrap();
+        assert_eq!(records, [("elsewhere".into(), Some("k".into()), Some(r#"{"a":1}"#.into()))]);
+        let error = encode(&table, columns(None), None).unwrap_err().to_string();
+        assert!(error.contains("_topic"), "{error}");
+    }
+
+    #[test]
+    fn a_digest_tells_every_part_apart() {
+        let digests = [
+            Record { topic: "t", key: Some(b"k"), value: Some(b"v"), ..Record::default() },
+            Record { topic: "t", key: Some(b"kv"), value: Some(b""), ..Record::default() },
+            Record { topic: "t", key: Some(b"k"), value: None, ..Record::default() },
+            Record { topic: "t", key: None, value: Some(b"v"), ..Record::default() },
+            Record { topic: "tk", key: None, value: Some(b"v"), ..Record::default() },
+            Record { topic: "t", key: Some(b"k"), value: Some(b"v"), timestamp_ms: Some(1), ..Record::default() },
+            Record { topic: "t", key: Some(b"k"), value: Some(b"v"), headers: vec![("h", None)], ..Record::default() },
+        ]
+        .map(|record| record.digest());
+        for (index, digest) in digests.iter().enumerate() {
+            assert!(!digests[..index].contains(digest), "{index}");
+        }
+    }
+}
