@@ -173,4 +173,3 @@ impl CheckpointStore {
         Ok(batches_removed)
     }
 }
-

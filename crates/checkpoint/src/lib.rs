@@ -9,8 +9,10 @@
 pub mod blob;
 mod compact;
 mod error;
+mod export;
 mod format;
 pub mod head;
+mod inspect;
 mod keys;
 mod lock;
 mod parallel;
@@ -22,5 +24,7 @@ mod values;
 
 pub use compact::{CompactionPolicy, CompactionReport};
 pub use error::CheckpointError;
+pub use export::Exported;
+pub use inspect::{BatchSummary, Verification};
 pub use read::Head;
 pub use store::CheckpointStore;

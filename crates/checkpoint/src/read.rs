@@ -159,7 +159,8 @@ impl CheckpointStore {
     ) -> Result<Vec<(OperatorId, Vec<u8>)>, CheckpointError> {
         let (file, bytes) = self.read_body(key, body)?;
         let container = Container::parse(&file, &bytes)?;
-        let wanted = |kind| matches!(kind, Kind::State { first, end, .. } if (first.0..end.0).any(|s| keep(ShardId(s))));
+        let wanted =
+            |kind| matches!(kind, Kind::State { first, end, .. } if (first.0..end.0).any(|s| keep(ShardId(s))));
         let mut found = Vec::new();
         for (kind, bytes) in container.read(wanted)? {
             let Kind::State { operator, first, end } = kind else { continue };

@@ -10,7 +10,9 @@ use std::path::PathBuf;
 /// Exactly-once micro-batch SQL for Kafka.
 #[derive(Debug, Parser)]
 #[command(name = "highwater", version, propagate_version = true)]
-#[command(after_help = "Exit codes: 0 success, 1 failure, 2 usage or invalid SQL, 3 driver unreachable, 130 interrupted.")]
+#[command(
+    after_help = "Exit codes: 0 success, 1 failure, 2 usage or invalid SQL, 3 driver unreachable, 130 interrupted."
+)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,

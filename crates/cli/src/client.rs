@@ -37,7 +37,9 @@ pub struct Driver {
 impl Driver {
     pub fn new(url: &str) -> Result<Self, Failure> {
         let refuse = |reason: String| {
-            Failure::invalid(format!("{url} is not the URL of a driver ({reason}); it looks like http://127.0.0.1:7070"))
+            Failure::invalid(format!(
+                "{url} is not the URL of a driver ({reason}); it looks like http://127.0.0.1:7070"
+            ))
         };
         let endpoint = Endpoint::from_shared(url.to_string())
             .map_err(|error| refuse(cause(&error)))?

@@ -3,6 +3,7 @@
 //! Owns: the exit codes of the contract and the mapping of gRPC status codes to them.
 //! Invariant: 0 success, 1 failure, 2 usage or invalid SQL, 3 driver unreachable, 130 interrupted.
 
+use highwater_checkpoint::CheckpointError;
 use highwater_core::error::ErrorKind;
 use thiserror::Error;
 use tonic::{Code, Status};
@@ -76,6 +77,12 @@ impl From<Status> for Failure {
             }
             code => Self::failed(format!("{message} ({})", code.description())),
         }
+    }
+}
+
+impl From<CheckpointError> for Failure {
+    fn from(error: CheckpointError) -> Self {
+        Self::failed(error.to_string())
     }
 }
 

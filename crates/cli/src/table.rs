@@ -110,8 +110,7 @@ pub fn ranges(numbers: &[i32]) -> String {
             _ => runs.push((number, number)),
         }
     }
-    let runs: Vec<_> =
-        runs.into_iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") }).collect();
+    let runs: Vec<_> = runs.into_iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") }).collect();
     runs.join(",")
 }
 

@@ -4,7 +4,9 @@
 
 use crate::client;
 use crate::error::ConnectorError;
-use crate::sink::{PROGRESS_TOPIC, ProgressReader};
+use crate::sink::{ProgressReader, progress_topic};
+use highwater_core::ids::QueryId;
+use highwater_core::options::IsolationLevel;
 use highwater_engine::query::{ConnectorOptions, KafkaOptions, SinkTable};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -13,17 +15,16 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for brokers.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Writers of one query spread over these; they are never added to.
-const PROGRESS_PARTITIONS: i32 = 16;
 /// What brokers take for their own defaults.
 const BROKERS_DEFAULT: i32 = -1;
 
-/// Makes the topics of a sink that are missing: its own, and the one of progress.
-pub fn ensure_topics(sink: &SinkTable) -> Result<(), ConnectorError> {
+/// Makes the topics of a sink that are missing: its own, and the one of its progress.
+pub fn ensure_topics(sink: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
     let ConnectorOptions::Kafka(options) = &sink.connector else { return Ok(()) };
-    let progress = NewTopic::new(PROGRESS_TOPIC, PROGRESS_PARTITIONS, TopicReplication::Fixed(BROKERS_DEFAULT))
-        .set("cleanup.policy", "compact");
-    ensure(options, PROGRESS_TOPIC, progress)?;
+    let name = progress_topic(query, sink.id);
+    let progress =
+        NewTopic::new(&name, 1, TopicReplication::Fixed(BROKERS_DEFAULT)).set("cleanup.policy", "compact");
+    ensure(options, &name, progress)?;
     match &options.topic {
         Some(topic) => ensure_topic(options, topic),
         None => Ok(()),
@@ -64,10 +65,8 @@ fn ensure(options: &KafkaOptions, name: &str, topic: NewTopic<'_>) -> Result<(),
 }
 
 fn exists(admin: &AdminClient<DefaultClientContext>, name: &str, context: &str) -> Result<bool, ConnectorError> {
-    let metadata = admin
-        .inner()
-        .fetch_metadata(Some(name), TIMEOUT)
-        .map_err(|error| ConnectorError::kafka(context, &error))?;
+    let metadata =
+        admin.inner().fetch_metadata(Some(name), TIMEOUT).map_err(|error| ConnectorError::kafka(context, &error))?;
     Ok(metadata.topics().iter().any(|topic| {
         let has_leaders = topic.partitions().iter().all(|partition| partition.leader() >= 0);
         topic.name() == name && !topic.partitions().is_empty() && has_leaders
@@ -77,9 +76,8 @@ fn exists(admin: &AdminClient<DefaultClientContext>, name: &str, context: &str) 
 /// The UUID of an earlier query of this name that wrote to the sink's topic, if there was one.
 pub fn find_output_progress(sink: &SinkTable, name: &str) -> Result<Option<String>, ConnectorError> {
     let ConnectorOptions::Kafka(options) = &sink.connector else { return Ok(None) };
-    let reader = ProgressReader::open(options)?;
-    let ends = reader.stable_ends()?;
-    let found = reader.read(&Default::default(), &ends)?;
+    let reader = ProgressReader::open(options, IsolationLevel::ReadCommitted)?;
+    let found = reader.read(&reader.topics()?.into_iter().map(|topic| (topic, None)).collect())?;
     let same = |progress: &crate::sink::Progress| {
         progress.name == name && progress.table == sink.name && progress.topic == options.topic
     };

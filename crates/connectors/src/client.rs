@@ -8,8 +8,31 @@ use crate::error::ConnectorError;
 use crate::secrets;
 use highwater_core::options::IsolationLevel;
 use highwater_engine::query::KafkaOptions;
+use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+/// A consumer that looks things up, polled by its owner.
+pub type Lookup = BaseConsumer<LookupContext>;
+
+/// Callbacks of such a consumer: the end of a partition is an answer, no error to be logged.
+pub struct LookupContext;
+
+impl ClientContext for LookupContext {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
+            tracing::debug!(%error, "{reason}");
+        }
+    }
+}
+
+impl ConsumerContext for LookupContext {}
+
+/// Creates a consumer for looking things up.
+pub fn lookup(config: &ClientConfig, context: &str) -> Result<Lookup, ConnectorError> {
+    config.create_with_context(LookupContext).map_err(|error| creation_error(context, &error))
+}
 
 /// Configuration every client starts from: brokers, identity, then the user's properties.
 pub fn base(options: &KafkaOptions) -> Result<ClientConfig, ConnectorError> {
@@ -29,7 +52,11 @@ pub fn base(options: &KafkaOptions) -> Result<ClientConfig, ConnectorError> {
 }
 
 /// Consumers that read explicit positions and never commit.
-pub fn consumer(options: &KafkaOptions, group: &str, isolation: IsolationLevel) -> Result<ClientConfig, ConnectorError> {
+pub fn consumer(
+    options: &KafkaOptions,
+    group: &str,
+    isolation: IsolationLevel,
+) -> Result<ClientConfig, ConnectorError> {
     let mut config = base(options)?;
     // librdkafka needs a group to assign by hand; nothing is ever committed to it.
     set_default(&mut config, "group.id", group);
@@ -83,7 +110,6 @@ pub fn creation_error(context: &str, error: &KafkaError) -> ConnectorError {
 mod tests {
     use super::*;
     use highwater_engine::query::Format;
-    use rdkafka::consumer::BaseConsumer;
 
     fn options(properties: &[(&str, &str)]) -> KafkaOptions {
         KafkaOptions {

@@ -4,7 +4,7 @@
 //! records. All calls block: run them where blocking is allowed.
 //! Ends are those its readers see: the last stable offset under `read_committed`.
 
-use crate::client;
+use crate::client::{self, Lookup};
 use crate::error::ConnectorError;
 use crate::source::kafka_options;
 use highwater_core::ids::SourceId;
@@ -12,7 +12,7 @@ use highwater_core::offsets::{Positions, SourcePartition, TopicPartition};
 use highwater_core::options::{EndingOffsets, StartingOffsets};
 use highwater_engine::query::SourceTable;
 use rdkafka::Message;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ pub struct PartitionEnds {
 
 /// A connection that looks at one source's topic. Keep it to ask again.
 pub struct TopicMonitor {
-    consumer: BaseConsumer,
+    consumer: Lookup,
     source: SourceId,
     topic: Arc<str>,
     servers: String,
@@ -54,7 +54,7 @@ impl TopicMonitor {
         let mut config = client::consumer(options, "highwater-monitor", table.options.isolation_level)?;
         // It reads single records only.
         config.set("queued.min.messages", "1").set("queued.max.messages.kbytes", "2048");
-        let consumer = config.create().map_err(|error| client::creation_error(&context, &error))?;
+        let consumer = client::lookup(&config, &context)?;
         Ok(Self {
             consumer,
             source: table.id,
@@ -157,8 +157,9 @@ impl TopicMonitor {
 
     /// Name and id of the topic, if the brokers tell one; it changes when the topic is recreated.
     pub fn topic_id(&mut self) -> Result<Option<(String, String)>, ConnectorError> {
-        let id = crate::topic_id::topic_id(self.consumer.client(), &self.topic, TIMEOUT)
-            .map_err(|code| ConnectorError::from_code(format!("describing topic '{}'", self.topic), Some(code), code.to_string()))?;
+        let id = crate::topic_id::topic_id(self.consumer.client(), &self.topic, TIMEOUT).map_err(|code| {
+            ConnectorError::from_code(format!("describing topic '{}'", self.topic), Some(code), code.to_string())
+        })?;
         Ok(id.map(|id| (self.topic.to_string(), id)))
     }
 
@@ -181,20 +182,28 @@ impl TopicMonitor {
     }
 
     /// First offset at or after a time; the end where there is none.
-    fn at_time(&self, ends: &BTreeMap<i32, PartitionEnds>, timestamp_ms: i64) -> Result<BTreeMap<i32, i64>, ConnectorError> {
+    fn at_time(
+        &self,
+        ends: &BTreeMap<i32, PartitionEnds>,
+        timestamp_ms: i64,
+    ) -> Result<BTreeMap<i32, i64>, ConnectorError> {
         let partitions: Vec<i32> = ends.keys().copied().collect();
         // Negative times are commands to Kafka, and no record is older than the epoch.
         let found = self.list_offsets(&partitions, Offset::Offset(timestamp_ms.max(0)))?;
-        Ok(ends.iter().map(|(partition, ends)| {
-            let at = found.get(partition).copied().filter(|offset| *offset >= 0).unwrap_or(ends.latest);
-            (*partition, at.min(ends.latest))
-        }).collect())
+        Ok(ends
+            .iter()
+            .map(|(partition, ends)| {
+                let at = found.get(partition).copied().filter(|offset| *offset >= 0).unwrap_or(ends.latest);
+                (*partition, at.min(ends.latest))
+            })
+            .collect())
     }
 
     /// One ListOffsets request to each leader. librdkafka passes −2 and −1, which mean the ends,
     /// and any other number as a time, on to the broker.
     fn list_offsets(&self, partitions: &[i32], what: Offset) -> Result<BTreeMap<i32, i64>, ConnectorError> {
-        let context = || format!("table '{}': looking up offsets of topic '{}' at {}", self.table, self.topic, self.servers);
+        let context =
+            || format!("table '{}': looking up offsets of topic '{}' at {}", self.table, self.topic, self.servers);
         let failed = |error: KafkaError| ConnectorError::kafka(context(), &error);
         let mut list = TopicPartitionList::new();
         for partition in partitions {
@@ -268,7 +277,8 @@ mod tests {
     #[test]
     fn explicit_offsets_are_checked() {
         let topic: Arc<str> = "t".into();
-        let check = |named: &[(i32, i64)], default| check_explicit(&topic, &ends(), &named.iter().copied().collect(), default);
+        let check =
+            |named: &[(i32, i64)], default| check_explicit(&topic, &ends(), &named.iter().copied().collect(), default);
         assert_eq!(check(&[(0, 150)], EARLIEST).unwrap(), BTreeMap::from([(0, 150), (1, 0)]));
         assert_eq!(check(&[(0, -2), (1, -1)], LATEST).unwrap(), BTreeMap::from([(0, 100), (1, 50)]));
         assert_eq!(check(&[], LATEST).unwrap(), BTreeMap::from([(0, 200), (1, 50)]));

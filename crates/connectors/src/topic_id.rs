@@ -76,7 +76,9 @@ pub fn topic_id<C: ClientContext>(
 /// Brokers that do not know the request are no error: they only cannot tell.
 fn told(code: RDKafkaErrorCode) -> Result<(), RDKafkaErrorCode> {
     match code {
-        RDKafkaErrorCode::NoError | RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::UnsupportedVersion => Ok(()),
+        RDKafkaErrorCode::NoError | RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::UnsupportedVersion => {
+            Ok(())
+        }
         code => Err(code),
     }
 }

@@ -146,11 +146,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Result<u32, DeltaError> {
 
 /// Folds deltas of one operator, oldest first, into one: the newest entry of a key wins. Shards that `keep`
 /// refuses are left out; deletions too when `drop_deleted` (right for a snapshot, wrong for a delta).
-pub fn merge(
-    deltas: &[&[u8]],
-    keep: impl Fn(ShardId) -> bool,
-    drop_deleted: bool,
-) -> Result<Vec<u8>, DeltaError> {
+pub fn merge(deltas: &[&[u8]], keep: impl Fn(ShardId) -> bool, drop_deleted: bool) -> Result<Vec<u8>, DeltaError> {
     let mut operator = OperatorId::default();
     let mut newest: BTreeMap<(ShardId, &[u8]), Option<&[u8]>> = BTreeMap::new();
     for delta in deltas {

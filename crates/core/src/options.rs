@@ -3,7 +3,7 @@
 //! Owns: the typed options of the SQL contract. Does not own: parsing them (engine), using them (driver).
 
 use crate::ids::{QueryId, SourceId};
-use crate::offsets::{as_pairs, Positions, TopicPartition};
+use crate::offsets::{Positions, TopicPartition, as_pairs};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -40,9 +40,13 @@ pub enum StartingOffsets {
     Earliest,
     Latest,
     /// First record at or after this time, in milliseconds since the Unix epoch.
-    Timestamp { timestamp_ms: i64 },
+    Timestamp {
+        timestamp_ms: i64,
+    },
     /// Exact positions. −2 = earliest, −1 = latest (Spark). Partitions not named: earliest.
-    Explicit { offsets: BTreeMap<String, BTreeMap<i32, i64>> },
+    Explicit {
+        offsets: BTreeMap<String, BTreeMap<i32, i64>>,
+    },
 }
 
 /// Where a source ends; a query whose sources all end is finished when they are reached.
@@ -50,9 +54,13 @@ pub enum StartingOffsets {
 #[serde(rename_all = "snake_case")]
 pub enum EndingOffsets {
     Latest,
-    Timestamp { timestamp_ms: i64 },
+    Timestamp {
+        timestamp_ms: i64,
+    },
     /// Exact exclusive ends. −1 = latest. Partitions not named: latest.
-    Explicit { offsets: BTreeMap<String, BTreeMap<i32, i64>> },
+    Explicit {
+        offsets: BTreeMap<String, BTreeMap<i32, i64>>,
+    },
 }
 
 /// What to do when records below the earliest retained offset are needed.
@@ -73,7 +81,9 @@ pub enum OnBadRecord {
     Fail,
     Skip,
     /// Writes the raw record to this topic, in the transaction of its batch.
-    DeadLetter { topic: String },
+    DeadLetter {
+        topic: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,9 +159,6 @@ pub struct QuerySpec {
 }
 
 /// Positions of one topic, for callers that hold them per partition.
-pub fn explicit_offset(
-    offsets: &BTreeMap<String, BTreeMap<i32, i64>>,
-    tp: &TopicPartition,
-) -> Option<i64> {
+pub fn explicit_offset(offsets: &BTreeMap<String, BTreeMap<i32, i64>>, tp: &TopicPartition) -> Option<i64> {
     offsets.get(tp.topic.as_ref())?.get(&tp.partition).copied()
 }

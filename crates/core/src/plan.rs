@@ -4,7 +4,7 @@
 //! not part of the plan: whole tasks move between executors, they are never re-split).
 
 use crate::ids::{BatchId, ShardId, SinkId, SourceId, StageId, TaskId, WriterId};
-use crate::offsets::{as_pairs, Ranges};
+use crate::offsets::{Ranges, as_pairs};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -4,7 +4,7 @@
 //! Invariant: `positions` never go below those of the record before (checked by [`PrepareRecord::follows`]).
 
 use crate::ids::{AttemptId, BatchId, QueryId, SourceId};
-use crate::offsets::{as_pairs, Positions, SourcePartition};
+use crate::offsets::{Positions, SourcePartition, as_pairs};
 use crate::plan::BatchPlan;
 use crate::report::{PartitionReport, StateDelta, WriterReport};
 use serde::{Deserialize, Serialize};

@@ -3,7 +3,7 @@
 //! Owns: the report's shape. Invariant: a report is about exactly one attempt of one task.
 
 use crate::ids::{OperatorId, ShardId, TaskId};
-use crate::offsets::{as_pairs, SourcePartition};
+use crate::offsets::{SourcePartition, as_pairs};
 use crate::plan::WriterPlan;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -4,7 +4,6 @@
 //! Blocking work runs on blocking threads and answers with an event; nothing here waits for an executor.
 
 use crate::cluster::Cluster;
-use highwater_crash as crash;
 use crate::progress::{ProgressLog, progress_of};
 use crate::runner::{Run, RunnerEvent};
 use highwater_checkpoint::CheckpointStore;
@@ -17,6 +16,7 @@ use highwater_core::plan::{BatchPlan, WriterPlan};
 use highwater_core::query::{Action, CommittedBatch, End, Event, Resolution};
 use highwater_core::record::PrepareRecord;
 use highwater_core::report::WriterReport;
+use highwater_crash as crash;
 use highwater_engine::CompiledQuery;
 use highwater_proto::convert;
 use highwater_proto::v1::{self, stream_tasks_response::Message};

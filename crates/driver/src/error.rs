@@ -31,7 +31,9 @@ pub enum DriverError {
 impl DriverError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Sql(_) | Self::Invalid(_) | Self::NotFound { .. } | Self::Exists(_) | Self::Refused(_) => ErrorKind::Fix,
+            Self::Sql(_) | Self::Invalid(_) | Self::NotFound { .. } | Self::Exists(_) | Self::Refused(_) => {
+                ErrorKind::Fix
+            }
             Self::Connector(error) => error.kind(),
             Self::Checkpoint(error) => error.kind(),
             Self::Listen { .. } => ErrorKind::Fix,

@@ -88,12 +88,17 @@ pub(crate) fn progress_of(
             ..EventTime::default()
         },
         state_operators: state_operators(compiled, batch),
-        sources: compiled.sources.iter().map(|source| source_progress(source.id, &source.name, batch, latest)).collect(),
+        sources: compiled
+            .sources
+            .iter()
+            .map(|source| source_progress(source.id, &source.name, batch, latest))
+            .collect(),
         sink: SinkProgress {
             description: compiled.sinks.iter().map(|sink| sink.name.as_str()).collect::<Vec<_>>().join(", "),
             num_output_rows: Some(record.writers.iter().map(|writer| writer.rows as i64).sum()),
         },
-        ..StreamingQueryProgress::default()
+        num_bad_records: record.partitions.values().map(|partition| partition.bad_records).sum(),
+        num_lost_offsets: record.totals.lost_offsets,
     }
 }
 

@@ -105,7 +105,10 @@ impl QueryService for QueryApi {
         Ok(Response::new(v1::GetLagResponse { total_lag, partitions, name: entry.spec.name }))
     }
 
-    async fn stop_query(&self, request: Request<v1::StopQueryRequest>) -> Result<Response<v1::StopQueryResponse>, Status> {
+    async fn stop_query(
+        &self,
+        request: Request<v1::StopQueryRequest>,
+    ) -> Result<Response<v1::StopQueryResponse>, Status> {
         self.queries.stop(&request.into_inner().name).await?;
         Ok(Response::new(v1::StopQueryResponse {}))
     }
@@ -118,7 +121,10 @@ impl QueryService for QueryApi {
         Ok(Response::new(v1::StartQueryResponse {}))
     }
 
-    async fn drop_query(&self, request: Request<v1::DropQueryRequest>) -> Result<Response<v1::DropQueryResponse>, Status> {
+    async fn drop_query(
+        &self,
+        request: Request<v1::DropQueryRequest>,
+    ) -> Result<Response<v1::DropQueryResponse>, Status> {
         let request = request.into_inner();
         self.queries.drop_query(&request.name, request.force).await?;
         Ok(Response::new(v1::DropQueryResponse {}))
@@ -174,10 +180,9 @@ async fn send_end(
     sender: &ProgressSender,
 ) -> Result<(), mpsc::error::SendError<Result<StreamProgressResponse, Status>>> {
     let message = match queries.get(name) {
-        Ok(entry) => Ok(StreamProgressResponse {
-            progress_json: String::new(),
-            ended: Some(status_of(queries, &entry).await),
-        }),
+        Ok(entry) => {
+            Ok(StreamProgressResponse { progress_json: String::new(), ended: Some(status_of(queries, &entry).await) })
+        }
         Err(error) => Err(error.into()),
     };
     sender.send(message).await

@@ -44,9 +44,17 @@ pub(crate) struct RunHandle {
 pub(crate) enum RunnerEvent {
     Machine(Event),
     /// A state delta too large for a report, before the report itself.
-    StateDelta { attempt: AttemptId, task: TaskId, index: u32, bytes: Vec<u8> },
+    StateDelta {
+        attempt: AttemptId,
+        task: TaskId,
+        index: u32,
+        bytes: Vec<u8>,
+    },
     /// Newest ends known to the brokers, for progress and warnings.
-    Latest { ends: Positions, warnings: Vec<String> },
+    Latest {
+        ends: Positions,
+        warnings: Vec<String>,
+    },
 }
 
 /// A snapshot of a run, replaced after every step.

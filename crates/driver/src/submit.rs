@@ -31,11 +31,12 @@ pub(crate) async fn submit(queries: &Queries, submission: Submission) -> Result<
     if existing.is_some() && !submission.replace {
         return Err(DriverError::Exists(submission.name));
     }
+    let id = QueryId(Uuid::now_v7());
     let bounded = matches!(compiled.options.trigger, Trigger::AvailableNow | Trigger::Once);
     let looked_up = {
         let compiled = compiled.clone();
         let (name, new_output) = (submission.name.clone(), submission.new_output || submission.replace);
-        tokio::task::spawn_blocking(move || look_up(&compiled, &name, bounded, new_output)).await??
+        tokio::task::spawn_blocking(move || look_up(&compiled, id, &name, bounded, new_output)).await??
     };
     if let Some(old) = existing {
         if is_live(&old) {
@@ -44,7 +45,7 @@ pub(crate) async fn submit(queries: &Queries, submission: Submission) -> Result<
         queries.delete(old.spec.id).await?;
     }
     let spec = QuerySpec {
-        id: QueryId(Uuid::now_v7()),
+        id,
         name: submission.name,
         sql: submission.sql,
         desired: DesiredState::Running,
@@ -54,7 +55,6 @@ pub(crate) async fn submit(queries: &Queries, submission: Submission) -> Result<
         end_positions: looked_up.ends,
         topic_ids: looked_up.topic_ids,
     };
-    let id = spec.id;
     queries.put(spec.clone()).await?;
     let warnings = compiled.warnings.clone();
     queries.insert(spec, compiled);
@@ -79,7 +79,13 @@ struct LookedUp {
 }
 
 /// Asks the brokers all a submission needs to know, and makes missing sink topics.
-fn look_up(compiled: &CompiledQuery, name: &str, bounded: bool, new_output: bool) -> Result<LookedUp, DriverError> {
+fn look_up(
+    compiled: &CompiledQuery,
+    id: QueryId,
+    name: &str,
+    bounded: bool,
+    new_output: bool,
+) -> Result<LookedUp, DriverError> {
     let mut found = LookedUp { starts: Positions::new(), ends: Positions::new(), topic_ids: BTreeMap::new() };
     for source in &compiled.sources {
         let mut monitor = monitor::TopicMonitor::open(source)?;
@@ -98,7 +104,7 @@ fn look_up(compiled: &CompiledQuery, name: &str, bounded: bool, new_output: bool
                 sink.name
             )));
         }
-        admin::ensure_topics(sink)?;
+        admin::ensure_topics(sink, id)?;
     }
     Ok(found)
 }

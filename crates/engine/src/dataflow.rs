@@ -78,13 +78,28 @@ pub enum PipelineOutput {
 pub enum OpSpec {
     /// Keeps rows for which the expression is true.
     Filter(Arc<dyn PhysicalExpr>),
-    Project { exprs: Vec<Arc<dyn PhysicalExpr>>, schema: SchemaRef },
+    Project {
+        exprs: Vec<Arc<dyn PhysicalExpr>>,
+        schema: SchemaRef,
+    },
     /// Aggregates what one task reads; gives `partial_schema` rows. Drops and counts late rows.
-    PartialAggregate { op: OperatorId, spec: Arc<AggregateSpec> },
+    PartialAggregate {
+        op: OperatorId,
+        spec: Arc<AggregateSpec>,
+    },
     /// Merges partial rows into state; gives `output_schema` rows.
-    FinalAggregate { op: OperatorId, spec: Arc<AggregateSpec>, emit: EmitMode },
+    FinalAggregate {
+        op: OperatorId,
+        spec: Arc<AggregateSpec>,
+        emit: EmitMode,
+    },
     /// At most one row per key and batch. Without proof that keys are `unique`, rows per key are state.
-    KeyedSink { op: OperatorId, key: Vec<usize>, unique: bool, schema: SchemaRef },
+    KeyedSink {
+        op: OperatorId,
+        key: Vec<usize>,
+        unique: bool,
+        schema: SchemaRef,
+    },
 }
 
 /// When an aggregate gives rows.

@@ -4,10 +4,10 @@
 //! are as many as rows; an append-only batch carries none and pays nothing.
 
 use crate::error::EngineError;
+use arrow::array::BooleanArray;
 use arrow::array::{Array, Int64Array, RecordBatch};
 use arrow::compute::{concat, concat_batches, filter, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::array::BooleanArray;
 use std::sync::Arc;
 
 /// Name of the trailing weight column on the wire.

@@ -1,7 +1,7 @@
 //! What can go wrong while a dataflow runs.
 
-use datafusion::error::DataFusionError;
 use arrow::error::ArrowError;
+use datafusion::error::DataFusionError;
 use highwater_core::delta::DeltaError;
 use highwater_core::error::ErrorKind;
 use highwater_core::ids::{AttemptId, EdgeId, ShardId, TaskId};

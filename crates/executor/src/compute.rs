@@ -110,13 +110,8 @@ impl Compute {
             writers.push(writer.flush()?);
         }
         crash::point("executor_after_flush");
-        let report = TaskReport {
-            task: self.task.id,
-            partitions,
-            writers,
-            state: outcome.state,
-            operators: outcome.operators,
-        };
+        let report =
+            TaskReport { task: self.task.id, partitions, writers, state: outcome.state, operators: outcome.operators };
         Ok(Computed { report, overlay: outcome.overlay, sender: rest.sender })
     }
 }
@@ -153,7 +148,11 @@ impl Leading<'_> {
 }
 
 /// Leads rows to their exchange or sink.
-fn lead(sender: &mut Sender, in_use: &mut BTreeMap<SinkId, InUse<'_>>, emitted: &mut Vec<Emit>) -> Result<(), TaskError> {
+fn lead(
+    sender: &mut Sender,
+    in_use: &mut BTreeMap<SinkId, InUse<'_>>,
+    emitted: &mut Vec<Emit>,
+) -> Result<(), TaskError> {
     for emit in emitted.drain(..) {
         match emit {
             Emit::Exchange { edge, shard, rows } => sender.send(edge, shard, rows)?,

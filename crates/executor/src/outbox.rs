@@ -3,12 +3,12 @@
 //! Owns: the wire form of reports. Does not own: the stream. Sending waits while the driver is slow, and fails
 //! silently when the session is over: then the driver has already counted this executor as gone.
 
+use highwater_connectors::source::PartitionAvailability;
 use highwater_core::error::ErrorKind;
 use highwater_core::ids::{AttemptId, BatchId, QueryId, RunId, SourceId, TaskId};
 use highwater_core::offsets::TopicPartition;
 use highwater_core::plan::WriterPlan;
 use highwater_core::report::TaskReport;
-use highwater_connectors::source::PartitionAvailability;
 use highwater_proto::convert;
 use highwater_proto::v1::{self, StreamTasksRequest, stream_tasks_request::Message};
 use tokio::sync::mpsc;
@@ -61,7 +61,8 @@ impl Outbox {
             Ok(bytes) => {
                 let attempt = Some(convert::attempt_to_proto(attempt, batch));
                 let query_id = self.query.to_string();
-                self.send(Message::TaskDone(v1::TaskDone { query_id, attempt, report: bytes.into(), state_deltas })).await;
+                self.send(Message::TaskDone(v1::TaskDone { query_id, attempt, report: bytes.into(), state_deltas }))
+                    .await;
             }
             Err(status) => self.task_failed(attempt, batch, task, ErrorKind::Fatal, status.message()).await,
         }

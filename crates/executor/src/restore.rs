@@ -41,9 +41,7 @@ pub async fn restore(
         }
     }
     let runs = runs(shards);
-    let loaded = tokio::task::spawn_blocking(move || {
-        runs.into_iter().try_for_each(|run| state.load(run, &deltas))
-    });
+    let loaded = tokio::task::spawn_blocking(move || runs.into_iter().try_for_each(|run| state.load(run, &deltas)));
     loaded.await.map_err(|error| TaskError::State(error.to_string()))??;
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! Owns: the asynchronous half. Does not own: computing (`compute`). Invariant: a task that waits for other
 //! tasks holds no slot, so tasks that wait for each other cannot starve each other.
 
+use crate::Shared;
 use crate::compute::{Compute, Computed, Input};
 use crate::error::TaskError;
 use crate::exchange::AttemptInboxes;
@@ -10,7 +11,6 @@ use crate::exchange::sender::{Placement, Sender};
 use crate::restore;
 use crate::sources::Sources;
 use crate::writers::Writers;
-use crate::Shared;
 use highwater_core::ids::{AttemptId, QueryId, ShardId, SinkId, SourceId};
 use highwater_core::offsets::Ranges;
 use highwater_core::plan::{BatchPlan, TaskPlan, TaskWork, WriterPlan};

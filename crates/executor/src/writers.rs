@@ -45,11 +45,9 @@ impl Writers {
     }
 
     fn open(&self, plan: WriterPlan) -> Result<SinkWriter, ConnectorError> {
-        let table = self
-            .tables
-            .iter()
-            .find(|table| table.id == plan.sink)
-            .ok_or_else(|| ConnectorError::Fatal(format!("plan names sink {}, which this query does not have", plan.sink)))?;
+        let table = self.tables.iter().find(|table| table.id == plan.sink).ok_or_else(|| {
+            ConnectorError::Fatal(format!("plan names sink {}, which this query does not have", plan.sink))
+        })?;
         SinkWriter::open(WriterConfig {
             table: table.clone(),
             query: self.query,

@@ -12,8 +12,7 @@ pub mod v1 {
 }
 
 /// Encoded file descriptor set, for the reflection service.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/highwater_descriptor.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/highwater_descriptor.bin"));
 
 /// Largest message either side accepts, bytes. Larger things (state, Arrow batches) are streamed in chunks.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;

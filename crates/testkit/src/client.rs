@@ -210,9 +210,10 @@ pub(crate) fn send_all<C: ProducerContext>(
     C: ProducerContext<DeliveryOpaque = ()>,
 {
     for message in messages {
-        let headers = message.headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
-            headers.insert(Header { key, value: value.as_ref() })
-        });
+        let headers = message
+            .headers
+            .iter()
+            .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: value.as_ref() }));
         let mut record: BaseRecord<'_, [u8], [u8], ()> = BaseRecord::to(topic).headers(headers);
         record.partition = message.partition;
         record.key = message.key.as_deref();
@@ -237,9 +238,9 @@ impl ProducerContext for AllDelivered {
     fn delivery(&self, result: &rdkafka::message::DeliveryResult<'_>, (): ()) {
         if let Err((error, message)) = result {
             // Purged ones belong to a transaction the test aborts.
-            let purged = error.rdkafka_error_code().is_some_and(|code| {
-                matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
-            });
+            let purged = error
+                .rdkafka_error_code()
+                .is_some_and(|code| matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight));
             assert!(purged, "a record to {} was not delivered: {error}", message.topic());
         }
     }

@@ -49,8 +49,7 @@ impl KafkaCluster {
             broker.start();
         }
         let servers: Vec<String> = ports.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
-        let cluster =
-            Self { brokers: Mutex::new(brokers), bootstrap_servers: servers.join(","), size, _dir: dir };
+        let cluster = Self { brokers: Mutex::new(brokers), bootstrap_servers: servers.join(","), size, _dir: dir };
         cluster.wait_serving();
         cluster
     }
@@ -180,7 +179,11 @@ fn common_properties(ports: &[(u16, u16)]) -> String {
         ports.iter().enumerate().map(|(i, (_, port))| format!("{}@127.0.0.1:{port}", i + 1)).collect();
     let mut text = format!("controller.quorum.voters={}\n", voters.join(","));
     if size > 1 {
-        for key in ["default.replication.factor", "offsets.topic.replication.factor", "transaction.state.log.replication.factor"] {
+        for key in [
+            "default.replication.factor",
+            "offsets.topic.replication.factor",
+            "transaction.state.log.replication.factor",
+        ] {
             let _ = writeln!(text, "{key}={size}");
         }
         // One broker may die and writes go on.

@@ -31,11 +31,8 @@ impl<'a> Payments<'a> {
         self.kafka.produce(
             &self.source,
             range.map(|i| {
-                let payload = format!(
-                    r#"{{"id":{i},"account":"a{}","amount":{},"pad":"{i:032}"}}"#,
-                    i % ACCOUNTS,
-                    i % 1000
-                );
+                let payload =
+                    format!(r#"{{"id":{i},"account":"a{}","amount":{},"pad":"{i:032}"}}"#, i % ACCOUNTS, i % 1000);
                 Message::new(payload).partition((i % partitions) as i32)
             }),
         );
@@ -83,7 +80,8 @@ impl<'a> Payments<'a> {
     pub fn folded_totals(&self) -> Totals {
         let mut rows = Totals::new();
         for record in self.kafka.read_all(&self.totals, Isolation::Committed) {
-            let key: Value = serde_json::from_slice(record.key.as_deref().expect("as the script writes it")).expect("as the script writes it");
+            let key: Value = serde_json::from_slice(record.key.as_deref().expect("as the script writes it"))
+                .expect("as the script writes it");
             let account = key["account"].as_str().expect("as the script writes it").to_string();
             if record.payload.is_none() {
                 rows.remove(&account);
@@ -91,7 +89,13 @@ impl<'a> Payments<'a> {
             }
             let value = record.json();
             assert_eq!(value["account"], key["account"]);
-            rows.insert(account, (value["n"].as_i64().expect("as the script writes it"), value["total"].as_i64().expect("as the script writes it")));
+            rows.insert(
+                account,
+                (
+                    value["n"].as_i64().expect("as the script writes it"),
+                    value["total"].as_i64().expect("as the script writes it"),
+                ),
+            );
         }
         rows
     }

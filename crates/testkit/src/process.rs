@@ -30,7 +30,11 @@ impl Process {
     ) -> Self {
         let (stdout, stderr) = (dir.join(format!("{name}.stdout")), dir.join(format!("{name}.stderr")));
         let open = |path: &Path| {
-            File::options().create(true).append(true).open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+            File::options()
+                .create(true)
+                .append(true)
+                .open(path)
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
         };
         let child = Command::new(program.as_ref())
             .args(args)
@@ -100,7 +104,11 @@ impl Process {
         let end = std::time::Instant::now() + deadline;
         wait_for(&what, deadline + Duration::from_secs(1), || {
             let status = self.exit_status();
-            assert!(status.is_some() || std::time::Instant::now() < end, "{what}: not within {deadline:?}\n{}", self.stderr());
+            assert!(
+                status.is_some() || std::time::Instant::now() < end,
+                "{what}: not within {deadline:?}\n{}",
+                self.stderr()
+            );
             status
         })
     }

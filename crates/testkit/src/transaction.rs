@@ -22,7 +22,12 @@ impl KafkaCluster {
 
     /// Writes records in one committed transaction.
     #[track_caller]
-    pub fn produce_transaction(&self, transactional_id: &str, topic: &str, messages: impl IntoIterator<Item = Message>) {
+    pub fn produce_transaction(
+        &self,
+        transactional_id: &str,
+        topic: &str,
+        messages: impl IntoIterator<Item = Message>,
+    ) {
         let transaction = self.begin(transactional_id);
         transaction.write(topic, messages);
         transaction.commit();

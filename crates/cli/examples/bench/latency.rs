@@ -62,13 +62,10 @@ fn produce(kafka: &KafkaCluster, topic: &str, rate: u64, length: Duration) {
     while began.elapsed() < length {
         let due = (began.elapsed().as_secs_f64() * rate as f64) as u64;
         while sent < due {
-            let payload = format!(
-                r#"{{"id":{},"user":"user-{}","amount":1.5,"pad":"{:150}"}}"#,
-                micros(),
-                sent % 1_000,
-                ""
-            );
-            let record = BaseRecord::<(), str>::to(topic).payload(&payload).partition((sent % PARTITIONS as u64) as i32);
+            let payload =
+                format!(r#"{{"id":{},"user":"user-{}","amount":1.5,"pad":"{:150}"}}"#, micros(), sent % 1_000, "");
+            let record =
+                BaseRecord::<(), str>::to(topic).payload(&payload).partition((sent % PARTITIONS as u64) as i32);
             if producer.send(record).is_ok() {
                 sent += 1;
             }

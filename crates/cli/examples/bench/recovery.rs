@@ -22,11 +22,8 @@ pub fn measure(kafka: &KafkaCluster, seconds: u64) {
     );
     cluster.submit("recovery", &sql);
     let (commits, batches) = mpsc::channel();
-    let mut follower = cluster
-        .command(&["progress", "recovery", "--follow", "--json"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut follower =
+        cluster.command(&["progress", "recovery", "--follow", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(follower.stdout.take().unwrap()).lines();
     std::thread::spawn(move || {
         for line in lines.map_while(Result::ok) {
@@ -61,7 +58,8 @@ fn produce(kafka: &KafkaCluster, topic: &str, length: Duration) {
         kafka.produce(
             topic,
             (sent..due).map(|i| {
-                Message::new(format!(r#"{{"id":{i},"user":"user-{}","amount":1.0}}"#, i % 1_000)).partition((i % 8) as i32)
+                Message::new(format!(r#"{{"id":{i},"user":"user-{}","amount":1.0}}"#, i % 1_000))
+                    .partition((i % 8) as i32)
             }),
         );
         sent = due;

@@ -1,5 +1,154 @@
-//! placeholder
-use crate::cli::CheckpointCommand;
+//! `checkpoint ls|show|export|verify`: looks into a data folder while no driver runs on it.
+//!
+//! Owns: the answers' forms. Does not own: reading checkpoints (crate `checkpoint`). Nothing here changes a
+//! checkpoint, and a folder that is not there is not created.
+
+use crate::cli::{CheckpointArgs, CheckpointCommand};
 use crate::commands::Context;
 use crate::failure::Failure;
-pub fn checkpoint(_command: CheckpointCommand, _context: &Context) -> Result<(), Failure> { Ok(()) }
+use crate::output;
+use crate::table::{maybe, number, table};
+use comfy_table::Cell;
+use highwater_checkpoint::{BatchSummary, CheckpointError, CheckpointStore, Verification};
+use highwater_core::ids::{BatchId, QueryId};
+use highwater_core::offsets::to_topic_json;
+use highwater_core::record::PrepareRecord;
+use serde_json::{Value, json};
+
+pub fn checkpoint(command: CheckpointCommand, context: &Context) -> Result<(), Failure> {
+    match command {
+        CheckpointCommand::Ls(args) => {
+            let (store, query) = open(&args, context)?;
+            let batches = store.batches(query)?;
+            context.show(|| json!(batches), || list(&batches))
+        }
+        CheckpointCommand::Show { at, batch } => show(&at, batch, context),
+        CheckpointCommand::Export { at, to } => {
+            let (store, query) = open(&at, context)?;
+            let done = store.export(query, &to)?;
+            let text = format!(
+                "wrote {} offsets, {} commits and {} state files to {}",
+                done.offsets,
+                done.commits,
+                done.state_files,
+                to.display()
+            );
+            context.show(|| json!(done), || text)
+        }
+        CheckpointCommand::Verify(args) => verify(&args, context),
+    }
+}
+
+fn show(args: &CheckpointArgs, batch: Option<u64>, context: &Context) -> Result<(), Failure> {
+    let (store, query) = open(args, context)?;
+    let Some(batch) = batch.map(BatchId).or(store.latest_batch(query)?) else {
+        return Err(Failure::failed(format!("query '{}' has no checkpoint yet", args.name)));
+    };
+    let record = store.record(query, batch)?.ok_or(CheckpointError::NoBatch { query, batch })?;
+    let committed = store.committed_batch(query)? >= Some(batch);
+    let document = document(&record, committed)?;
+    context.show(|| document.clone(), || serde_json::to_string_pretty(&document).unwrap_or_default())
+}
+
+fn verify(args: &CheckpointArgs, context: &Context) -> Result<(), Failure> {
+    let (store, query) = open(args, context)?;
+    let found = store.verify(query)?;
+    let text = format!(
+        "{} batches, {} snapshots, {} sections, {} bytes read",
+        found.batches, found.snapshots, found.sections, found.size_bytes
+    );
+    context.show(|| json!(found), || text)?;
+    damages(&found)
+}
+
+fn damages(found: &Verification) -> Result<(), Failure> {
+    if found.problems.is_empty() {
+        return Ok(());
+    }
+    for problem in &found.problems {
+        output::note(problem);
+    }
+    Err(Failure::failed(format!("the checkpoint is damaged in {} places", found.problems.len())))
+}
+
+/// Opens the folder, which must be there, and finds the query.
+fn open(args: &CheckpointArgs, context: &Context) -> Result<(CheckpointStore, QueryId), Failure> {
+    let dir = context.config.data_dir(args.data_dir.clone());
+    if !dir.join("head").is_dir() {
+        let message = format!("{} holds no checkpoints; name the driver's folder with --data-dir", dir.display());
+        return Err(Failure::failed(message));
+    }
+    let store = CheckpointStore::open(&dir)?;
+    match store.query_by_name(&args.name)? {
+        Some(spec) => Ok((store, spec.id)),
+        None => {
+            let names: Vec<String> = store.queries()?.into_iter().map(|spec| spec.name).collect();
+            let known = if names.is_empty() { "none".to_string() } else { names.join(", ") };
+            Err(Failure::failed(format!("there is no query '{}' in {}; it has: {known}", args.name, dir.display())))
+        }
+    }
+}
+
+fn list(batches: &[BatchSummary]) -> String {
+    if batches.is_empty() {
+        return "no checkpoints yet".to_string();
+    }
+    let mut table = table(&["batch", "state", "prepared at", "input rows", "bytes", "snapshot bytes"]);
+    for batch in batches {
+        let prepared = chrono::DateTime::from_timestamp_millis(batch.prepared_at_ms);
+        table.add_row(vec![
+            number(batch.batch_id),
+            Cell::new(if batch.committed { "committed" } else { "prepared" }),
+            Cell::new(prepared.map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)).unwrap_or_default()),
+            number(batch.num_input_rows),
+            number(batch.size_bytes),
+            batch.snapshot_bytes.map_or_else(|| Cell::new(""), |bytes| maybe(Some(bytes))),
+        ]);
+    }
+    table.to_string()
+}
+
+/// One checkpoint for people and machines: offsets before and after, watermarks, writers, state, counters.
+fn document(record: &PrepareRecord, committed: bool) -> Result<Value, Failure> {
+    let failed = |error: serde_json::Error| Failure::failed(error.to_string());
+    let starts = record.plan.ranges.iter().map(|(partition, range)| (partition.clone(), range.start)).collect();
+    let ends = record.plan.ranges.iter().map(|(partition, range)| (partition.clone(), range.end)).collect();
+    let states: Vec<Value> = record
+        .state
+        .iter()
+        .map(|delta| {
+            json!({
+                "operator": delta.operator.0,
+                "firstShard": delta.first_shard.0,
+                "endShard": delta.end_shard.0,
+                "digest": format!("{:032x}", delta.digest),
+                "keys": delta.keys,
+            })
+        })
+        .collect();
+    let writers: Vec<Value> = record
+        .writers
+        .iter()
+        .map(|writer| {
+            json!({
+                "sink": writer.plan.sink.0,
+                "writer": writer.plan.writer.0,
+                "rows": writer.rows,
+                "digest": format!("{:032x}", writer.digest),
+            })
+        })
+        .collect();
+    Ok(json!({
+        "batchId": record.batch().0,
+        "committed": committed,
+        "attempt": record.attempt.to_string(),
+        "timestampMs": record.plan.timestamp_ms,
+        "startOffset": to_topic_json(&starts),
+        "endOffset": to_topic_json(&ends),
+        "positions": to_topic_json(&record.positions),
+        "watermarks": record.watermarks.iter().map(|(source, mark)| (source.to_string(), mark.current_ms)).collect::<std::collections::BTreeMap<_, _>>(),
+        "writers": writers,
+        "state": states,
+        "totals": serde_json::to_value(&record.totals).map_err(failed)?,
+    }))
+}

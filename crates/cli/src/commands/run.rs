@@ -109,10 +109,14 @@ fn stored_query(data_dir: &Path, name: &str) -> Result<Option<QuerySpec>, Failur
     if !data_dir.exists() {
         return Ok(None);
     }
-    let store = CheckpointStore::open(data_dir).map_err(|error| Failure::failed(error.to_string()))?;
-    let specs = store.queries().map_err(|error| Failure::failed(error.to_string()))?;
+    let store = CheckpointStore::open(data_dir)?;
+    let specs = store.queries()?;
     for other in specs.iter().filter(|spec| spec.name != name && spec.desired == DesiredState::Running) {
-        output::note(&format!("{} holds the unfinished query {} too; it goes on as well", data_dir.display(), other.name));
+        output::note(&format!(
+            "{} holds the unfinished query {} too; it goes on as well",
+            data_dir.display(),
+            other.name
+        ));
     }
     Ok(specs.into_iter().find(|spec| spec.name == name))
 }

@@ -24,9 +24,7 @@ pub async fn executor(args: &ExecutorArgs, context: &Context) -> Result<(), Fail
     let settings = context.config.executor(args, &context.global);
     client::Driver::new(&settings.driver_url)?;
     let stop = until_signalled(args.exit_with_parent)?;
-    highwater_executor::run(executor_options(settings), stop)
-        .await
-        .map_err(|error| Failure::failed(error.to_string()))
+    highwater_executor::run(executor_options(settings), stop).await.map_err(|error| Failure::failed(error.to_string()))
 }
 
 pub fn driver_options(settings: &DriverSettings) -> DriverOptions {

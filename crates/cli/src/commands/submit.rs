@@ -12,8 +12,7 @@ pub async fn submit(args: SubmitArgs, context: &Context) -> Result<(), Failure> 
     let name = script::name(args.name, &args.file)?;
     let sql = script::read(&args.file)?;
     let driver = context.driver()?;
-    let message =
-        SubmitQueryRequest { name: name.clone(), sql, replace: args.replace, new_output: args.new_output };
+    let message = SubmitQueryRequest { name: name.clone(), sql, replace: args.replace, new_output: args.new_output };
     let bar = output::spinner(format!("submitting {name}: checking its topics"));
     let wanted = &message;
     // Replacing stops the old query first, and brokers may be slow to tell offsets.

@@ -40,8 +40,7 @@ impl Cluster {
         let args = ["driver", "--listen", &address, "--http", "127.0.0.1:0", "--data-dir", &data];
         let driver = spawn("driver", &args, folder)?;
         let driver_url = format!("http://{address}");
-        let mut cluster =
-            Self { driver_url, folder: folder.to_path_buf(), driver, executors: Vec::new(), started: 0 };
+        let mut cluster = Self { driver_url, folder: folder.to_path_buf(), driver, executors: Vec::new(), started: 0 };
         for _ in 0..executors {
             cluster.add_executor()?;
         }

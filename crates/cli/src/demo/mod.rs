@@ -91,8 +91,7 @@ async fn play(
             view.event(started.elapsed(), &event)?;
         }
         let (pictures, latest) = (watch.pictures(), results.latest());
-        let frame =
-            Frame { elapsed: started.elapsed(), sent: generator.sent(), pictures: &pictures, latest: &latest };
+        let frame = Frame { elapsed: started.elapsed(), sent: generator.sent(), pictures: &pictures, latest: &latest };
         view.show(&frame)?;
     }
     view.finish();

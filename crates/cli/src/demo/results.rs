@@ -39,7 +39,8 @@ pub struct Results {
 
 impl Results {
     pub fn start(bootstrap_servers: &str) -> Result<Self, Failure> {
-        let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("cannot read the demo's results: {error}"));
+        let failed =
+            |error: &dyn std::fmt::Display| Failure::failed(format!("cannot read the demo's results: {error}"));
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", bootstrap_servers)
             .set("group.id", "highwater-demo-view")
@@ -125,9 +126,7 @@ mod tests {
     #[test]
     fn only_the_newest_window_and_a_few_alerts_are_kept() {
         let mut latest = Latest::default();
-        let total = |window: &str, category: &str, payments: u64| {
-            json!({"window_start": window, "category": category, "payments": payments, "total": 1.5})
-        };
+        let total = |window: &str, category: &str, payments: u64| json!({"window_start": window, "category": category, "payments": payments, "total": 1.5});
         latest.add(TOTALS_TOPIC, &total("2026-01-01T00:00:00", "fuel", 1));
         latest.add(TOTALS_TOPIC, &total("2026-01-01T00:00:10", "travel", 2));
         latest.add(TOTALS_TOPIC, &total("2026-01-01T00:00:00", "fuel", 9));

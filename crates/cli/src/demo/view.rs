@@ -210,8 +210,11 @@ mod tests {
         let of = |partition, lag| PartitionLag { topic: "card_payments".into(), partition, lag, ..Default::default() };
         let mut picture = Picture { name: "card_totals".into(), batch: Some(4), ..Picture::default() };
         picture.status.executors.push(executor);
-        picture.lag =
-            Some(GetLagResponse { name: String::new(), total_lag: None, partitions: vec![of(0, Some(3)), of(1, None)] });
+        picture.lag = Some(GetLagResponse {
+            name: String::new(),
+            total_lag: None,
+            partitions: vec![of(0, Some(3)), of(1, None)],
+        });
         picture
     }
 

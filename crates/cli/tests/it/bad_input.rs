@@ -38,7 +38,7 @@ fn a_wrong_type_stops_the_query() {
 
 #[test]
 fn a_tombstone_stops_the_query() {
-    stops("tombstone", Message::tombstone("k"), "no value");
+    stops("tombstone", Message::tombstone("k"), "tombstone");
 }
 
 #[test]

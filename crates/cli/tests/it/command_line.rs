@@ -1,7 +1,7 @@
 //! The command line's contract: exit codes, JSON, names, life of a query.
 
-use highwater_testkit::Highwater;
 use crate::table::Tables;
+use highwater_testkit::Highwater;
 use serde_json::Value;
 
 fn code(cluster: &Highwater, args: &[&str]) -> (i32, String) {
@@ -40,7 +40,18 @@ fn a_querys_life() {
     assert_eq!(lag["partitions"][0]["earliestOffset"], 0);
 
     let progress: Value = cluster.progress("life").pop().unwrap();
-    for key in ["id", "runId", "name", "timestamp", "batchId", "batchDuration", "numInputRows", "durationMs", "sources", "sink"] {
+    for key in [
+        "id",
+        "runId",
+        "name",
+        "timestamp",
+        "batchId",
+        "batchDuration",
+        "numInputRows",
+        "durationMs",
+        "sources",
+        "sink",
+    ] {
         assert!(!progress[key].is_null(), "{key} is missing: {progress}");
     }
     assert_eq!(progress["sources"][0]["endOffset"][&tables.input]["0"], 100);
@@ -122,7 +133,7 @@ fn invalid_sql_exits_2_with_line_and_column_and_stores_nothing() {
     }
     let path = cluster.file("bad.sql", &wrong_column);
     let (_, stderr) = code(&cluster, &["validate", &path]);
-    assert!(stderr.contains("line") || stderr.contains(":7:") , "no place: {stderr}");
+    assert!(stderr.contains("line") || stderr.contains(":7:"), "no place: {stderr}");
     assert_eq!(cluster.json(&["ls"]).as_array().unwrap().len(), 0);
 }
 

@@ -10,10 +10,8 @@ const SETTINGS: &str = "SET max_offsets_per_trigger = 2000;";
 /// Environment that arms a point, and the file that tells of its hit.
 fn armed(cluster: &Highwater, point: &str) -> (Vec<(&'static str, String)>, std::path::PathBuf) {
     let log = cluster.path().join("crash.log");
-    let env = vec![
-        ("HIGHWATER_CRASH_POINT", point.to_string()),
-        ("HIGHWATER_CRASH_LOG", log.to_str().unwrap().to_string()),
-    ];
+    let env =
+        vec![("HIGHWATER_CRASH_POINT", point.to_string()), ("HIGHWATER_CRASH_LOG", log.to_str().unwrap().to_string())];
     (env, log)
 }
 

@@ -22,7 +22,8 @@ fn available_now_reads_to_the_ends_of_its_start_within_the_limits() {
     let tables = Tables::new("available-now", 2);
     tables.produce(0, 0..500);
     tables.produce(1, 500..1_000);
-    let (cluster, progress) = run_to_end(&tables, "SET trigger = 'available_now'; SET max_offsets_per_trigger = 300;", "");
+    let (cluster, progress) =
+        run_to_end(&tables, "SET trigger = 'available_now'; SET max_offsets_per_trigger = 300;", "");
     assert_eq!(tables.ids(), (0..1_000).collect::<Vec<_>>());
     let rows = input_rows(&progress);
     assert!(rows.iter().all(|rows| *rows <= 300) && rows.len() >= 4, "{rows:?}");

@@ -255,8 +255,12 @@ fn nanos_per(unit: TimeUnit) -> i64 {
 fn timestamps(values: Int64Array, unit: TimeUnit, zone: Option<Arc<str>>) -> ArrayRef {
     match unit {
         TimeUnit::Second => Arc::new(values.reinterpret_cast::<TimestampSecondType>().with_timezone_opt(zone)),
-        TimeUnit::Millisecond => Arc::new(values.reinterpret_cast::<TimestampMillisecondType>().with_timezone_opt(zone)),
-        TimeUnit::Microsecond => Arc::new(values.reinterpret_cast::<TimestampMicrosecondType>().with_timezone_opt(zone)),
+        TimeUnit::Millisecond => {
+            Arc::new(values.reinterpret_cast::<TimestampMillisecondType>().with_timezone_opt(zone))
+        }
+        TimeUnit::Microsecond => {
+            Arc::new(values.reinterpret_cast::<TimestampMicrosecondType>().with_timezone_opt(zone))
+        }
         TimeUnit::Nanosecond => Arc::new(values.reinterpret_cast::<TimestampNanosecondType>().with_timezone_opt(zone)),
     }
 }

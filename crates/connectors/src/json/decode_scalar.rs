@@ -34,10 +34,8 @@ fn is_number(value: &str) -> bool {
 
 /// The inside of a string value, escapes resolved into `scratch` if there are any.
 pub fn string<'a>(value: &'a str, scratch: &'a mut String) -> Result<&'a str, String> {
-    let inside = value
-        .strip_prefix('"')
-        .and_then(|rest| rest.strip_suffix('"'))
-        .ok_or_else(|| expected("a string", value))?;
+    let inside =
+        value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or_else(|| expected("a string", value))?;
     if memchr::memchr(b'\\', inside.as_bytes()).is_none() {
         return Ok(inside);
     }
@@ -122,7 +120,10 @@ fn scaled(text: &str, scale: i32) -> Result<Option<(i128, bool)>, String> {
         return Err(malformed());
     }
     // Digits kept: those before the point after shifting it by exponent and scale.
-    let keep = i64::try_from(whole.len()).unwrap_or(i64::MAX).saturating_add(i64::from(exponent)).saturating_add(i64::from(scale));
+    let keep = i64::try_from(whole.len())
+        .unwrap_or(i64::MAX)
+        .saturating_add(i64::from(exponent))
+        .saturating_add(i64::from(scale));
     let mut number: i128 = 0;
     let mut exact = true;
     for (index, byte) in (0i64..).zip(all()) {
@@ -192,7 +193,6 @@ pub fn time_nanos(value: &str, scratch: &mut String) -> Result<i64, String> {
         .map_err(|_| expected(what, value))?;
     Ok(i64::from(time.num_seconds_from_midnight()) * 1_000_000_000 + i64::from(time.nanosecond()))
 }
-
 
 #[cfg(test)]
 mod tests {

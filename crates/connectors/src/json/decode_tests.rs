@@ -61,8 +61,16 @@ fn wrong_types_are_refused_with_the_column() {
         (DataType::Date32, r#"{"c":12}"#, "column 'c': expected a date"),
         (ints(DataType::Int32), r#"{"c":[1,"x"]}"#, "column 'c[1]': expected INT, found string"),
         (ints(DataType::Int32), r#"{"c":{"0":1}}"#, "column 'c': expected an array, found object"),
-        (DataType::Struct(fields(&[("d", DataType::Int32)])), r#"{"c":{"d":"x"}}"#, "column 'c.d': expected INT, found string"),
-        (DataType::Struct(fields(&[("d", DataType::Int32)])), r#"{"c":[1]}"#, "column 'c': expected an object, found array"),
+        (
+            DataType::Struct(fields(&[("d", DataType::Int32)])),
+            r#"{"c":{"d":"x"}}"#,
+            "column 'c.d': expected INT, found string",
+        ),
+        (
+            DataType::Struct(fields(&[("d", DataType::Int32)])),
+            r#"{"c":[1]}"#,
+            "column 'c': expected an object, found array",
+        ),
     ];
     for (data_type, payload, reason) in cases {
         let error = one(data_type, payload).unwrap_err();
@@ -178,19 +186,32 @@ fn row() -> impl Strategy<Value = Row> {
 }
 
 fn record((i, f, s, b, l): &Row, order: usize, junk: &Value) -> String {
-    let mut members: Vec<(&str, Value)> =
-        vec![("i", json!(i)), ("f", json!(f)), ("s", json!(s)), ("b", json!(b)), ("l", json!(l)), ("junk", junk.clone())];
+    let mut members: Vec<(&str, Value)> = vec![
+        ("i", json!(i)),
+        ("f", json!(f)),
+        ("s", json!(s)),
+        ("b", json!(b)),
+        ("l", json!(l)),
+        ("junk", junk.clone()),
+    ];
     members.rotate_left(order % 6);
-    let object: serde_json::Map<String, Value> = members.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
+    let object: serde_json::Map<String, Value> =
+        members.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
     Value::Object(object).to_string()
 }
 
 fn junk() -> impl Strategy<Value = Value> {
-    let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), any::<String>().prop_map(Value::from), any::<i64>().prop_map(Value::from)];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from)
+    ];
     leaf.prop_recursive(3, 16, 4, |inner| {
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            proptest::collection::btree_map(any::<String>(), inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect())),
+            proptest::collection::btree_map(any::<String>(), inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
         ]
     })
 }

@@ -163,11 +163,15 @@ mod tests {
     fn nested_values_keep_their_nulls() {
         let inner = StructArray::try_new(
             vec![Field::new("x", DataType::Int32, true), Field::new("y", DataType::Binary, true)].into(),
-            vec![Arc::new(Int32Array::from(vec![Some(1), None])), Arc::new(BinaryArray::from_opt_vec(vec![None, Some(b"a")]))],
+            vec![
+                Arc::new(Int32Array::from(vec![Some(1), None])),
+                Arc::new(BinaryArray::from_opt_vec(vec![None, Some(b"a")])),
+            ],
             None,
         )
         .unwrap();
-        let list = ListArray::from_iter_primitive::<arrow::datatypes::Int32Type, _, _>(vec![Some(vec![Some(1), None]), None]);
+        let list =
+            ListArray::from_iter_primitive::<arrow::datatypes::Int32Type, _, _>(vec![Some(vec![Some(1), None]), None]);
         let rows = encode(vec![("o", Arc::new(inner)), ("l", Arc::new(list))]);
         assert_eq!(rows[0], json!({"o": {"x": 1, "y": null}, "l": [1, null]}));
         assert_eq!(rows[1], json!({"o": {"x": null, "y": "YQ=="}, "l": null}));

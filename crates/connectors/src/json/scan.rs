@@ -55,7 +55,9 @@ impl<'a> Scanner<'a> {
     /// Error text for what is next instead of `expected`.
     pub fn unexpected(&self, expected: &str) -> String {
         match self.text.get(self.at..).and_then(|rest| rest.chars().next()) {
-            Some(found) => format!("malformed JSON: expected {expected} at byte {}, found '{}'", self.at, found.escape_debug()),
+            Some(found) => {
+                format!("malformed JSON: expected {expected} at byte {}, found '{}'", self.at, found.escape_debug())
+            }
             None => format!("malformed JSON: expected {expected} at byte {}, found the end of the record", self.at),
         }
     }
@@ -266,9 +268,34 @@ mod tests {
     #[test]
     fn agrees_with_serde_json() {
         let texts = [
-            "{}", "[]", " [1 , 2.5e-3,\ttrue,false,null ] ", r#"{"a":{"b":[{}]},"c":"\"\\"}"#, "0", "-0.5", "\"é😀\"",
-            "01", "-", "1.", ".5", "1e", "+1", "tru", "{", "[1,]", "{\"a\":1,}", "{\"a\" 1}", "{a:1}", "[1 2]", "\"abc", "",
-            "{} {}", "nul", "\"\\\"", "[", "1e+", "{\"a\":}",
+            "{}",
+            "[]",
+            " [1 , 2.5e-3,\ttrue,false,null ] ",
+            r#"{"a":{"b":[{}]},"c":"\"\\"}"#,
+            "0",
+            "-0.5",
+            "\"é😀\"",
+            "01",
+            "-",
+            "1.",
+            ".5",
+            "1e",
+            "+1",
+            "tru",
+            "{",
+            "[1,]",
+            "{\"a\":1,}",
+            "{\"a\" 1}",
+            "{a:1}",
+            "[1 2]",
+            "\"abc",
+            "",
+            "{} {}",
+            "nul",
+            "\"\\\"",
+            "[",
+            "1e+",
+            "{\"a\":}",
         ];
         for text in texts {
             let expected = serde_json::from_str::<serde_json::Value>(text).is_ok();

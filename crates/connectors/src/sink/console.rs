@@ -55,9 +55,11 @@ impl ConsoleWriter {
     pub fn publish(&mut self) -> Result<Published, ConnectorError> {
         if !self.recompute_only {
             let mut stdout = std::io::stdout().lock();
-            stdout.write_all(&self.lines).and_then(|()| stdout.flush()).map_err(|error| ConnectorError::Unavailable {
-                context: format!("sink '{}'", self.config.table.name),
-                message: format!("stdout cannot be written: {error}"),
+            stdout.write_all(&self.lines).and_then(|()| stdout.flush()).map_err(|error| {
+                ConnectorError::Unavailable {
+                    context: format!("sink '{}'", self.config.table.name),
+                    message: format!("stdout cannot be written: {error}"),
+                }
             })?;
         }
         self.lines.clear();

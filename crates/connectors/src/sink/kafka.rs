@@ -4,7 +4,7 @@
 //! (`resolve`). Invariants: the transaction is open from the first row to publish or abort; a writer without rows
 //! opens none; a producer whose transaction failed in any way is thrown away.
 
-use super::progress::{PROGRESS_TOPIC, Progress, ProgressKey};
+use super::progress::{PROGRESS_PREFIX, Progress, ProgressKey, progress_topic};
 use super::records::{Record, RecordEncoder};
 use super::{Published, WriterConfig};
 use crate::admin;
@@ -49,7 +49,7 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         match result {
-            Ok(message) if message.topic() == PROGRESS_TOPIC => {
+            Ok(message) if message.topic().starts_with(PROGRESS_PREFIX) => {
                 let place = ProgressPosition { partition: message.partition(), offset: message.offset() };
                 self.seen.lock().progress_at = Some(place);
             }
@@ -82,9 +82,8 @@ pub fn transactional_producer(
         .set("transactional.id", format!("highwater-{query}-{}-{writer}", table.id))
         .set("enable.idempotence", "true")
         .set("partitioner", "murmur2_random");
-    let producer: TransactionalProducer = config
-        .create_with_context(Deliveries::default())
-        .map_err(|error| client::creation_error(&context, &error))?;
+    let producer: TransactionalProducer =
+        config.create_with_context(Deliveries::default()).map_err(|error| client::creation_error(&context, &error))?;
     let deadline = Instant::now() + STEP_TIMEOUT;
     loop {
         match producer.init_transactions(STEP_TIMEOUT) {
@@ -196,7 +195,8 @@ impl KafkaWriter {
             return Ok(report);
         }
         let (key, value) = self.progress()?;
-        let record = Record { topic: PROGRESS_TOPIC, key: Some(&key), value: Some(&value), ..Record::default() };
+        let topic = progress_topic(self.config.query, self.config.table.id);
+        let record = Record { topic: &topic, key: Some(&key), value: Some(&value), ..Record::default() };
         let context = self.context();
         let Some(producer) = &self.producer else { return Ok(report) };
         send(producer, &record, &context)?;
@@ -219,8 +219,7 @@ impl KafkaWriter {
 
     fn progress(&self) -> Result<(Vec<u8>, Vec<u8>), ConnectorError> {
         let config = &self.config;
-        let key =
-            ProgressKey { query: config.query.to_string(), sink: config.table.id.0, writer: config.writer.0 };
+        let key = ProgressKey { query: config.query.to_string(), sink: config.table.id.0, writer: config.writer.0 };
         let value = Progress {
             batch: self.batch.0,
             digest: format!("{:032x}", self.digest),
@@ -277,9 +276,8 @@ fn send(producer: &TransactionalProducer, record: &Record<'_>, context: &str) ->
     message.timestamp = record.timestamp_ms;
     if !record.headers.is_empty() {
         let headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        let add = |headers: OwnedHeaders, (key, value): &(&str, Option<&[u8]>)| {
-            headers.insert(Header { key, value: *value })
-        };
+        let add =
+            |headers: OwnedHeaders, (key, value): &(&str, Option<&[u8]>)| headers.insert(Header { key, value: *value });
         message.headers = Some(record.headers.iter().fold(headers, add));
     }
     let deadline = Instant::now() + STEP_TIMEOUT;

@@ -11,7 +11,7 @@ mod progress;
 mod records;
 mod resolve;
 
-pub use progress::{PROGRESS_TOPIC, Progress, ProgressKey, ProgressReader};
+pub use progress::{Progress, ProgressKey, ProgressReader, progress_topic};
 pub use resolve::resolve_writers;
 
 use crate::error::ConnectorError;

@@ -1,26 +1,36 @@
 //! Progress of writers, kept in Kafka beside their rows: which batch each one holds.
 //!
-//! Owns: the topic, its records' form, and reading them. Invariant: a progress record is in the same transaction
-//! as the rows it tells of, so that it is there if and only if they are.
+//! Owns: the topics, their records' form, and reading them. Invariants: a progress record is in the same
+//! transaction as the rows it tells of, so that it is there if and only if they are. Every sink of a query has a topic
+//! of its own with one partition: an open transaction hides all that lies behind it from `read_committed` readers, so
+//! a dead stranger's, in a shared topic, would hold up recovery until its timeout; our own we may fence.
 
-use crate::client;
+use crate::client::{self, Lookup};
 use crate::error::ConnectorError;
+use highwater_core::ids::{QueryId, SinkId};
 use highwater_core::options::IsolationLevel;
 use highwater_engine::query::KafkaOptions;
 use rdkafka::Message;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Compacted; made when the first query with a Kafka sink is submitted.
-pub const PROGRESS_TOPIC: &str = "__highwater_progress";
+/// What the names of progress topics begin with.
+pub const PROGRESS_PREFIX: &str = "__highwater_progress-";
+/// The only one.
+const PARTITION: i32 = 0;
 /// Longest wait for one answer of the brokers.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait for other writers' open transactions to end, which hide what lies behind them.
+/// Longest wait for the brokers to hand out records that are there.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Name of a sink's progress topic: compacted, one partition, made when the query is submitted.
+pub fn progress_topic(query: QueryId, sink: SinkId) -> String {
+    format!("{PROGRESS_PREFIX}{query}-{sink}")
+}
 
 /// Key of a progress record: whose it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -50,107 +60,76 @@ pub struct Progress {
     pub epoch: u64,
 }
 
-/// Reads the progress topic.
+/// Reads progress topics.
 pub struct ProgressReader {
-    consumer: BaseConsumer,
+    consumer: Lookup,
 }
 
 impl ProgressReader {
-    pub fn open(options: &KafkaOptions) -> Result<Self, ConnectorError> {
-        let mut config = client::consumer(options, "highwater-progress", IsolationLevel::ReadCommitted)?;
-        config.set("fetch.wait.max.ms", "20").set("queued.min.messages", "1000").set("enable.partition.eof", "true");
-        let context = "reading progress";
-        let consumer = config.create().map_err(|error| client::creation_error(context, &error))?;
-        Ok(Self { consumer })
+    pub fn open(options: &KafkaOptions, isolation: IsolationLevel) -> Result<Self, ConnectorError> {
+        let mut config = client::consumer(options, "highwater-progress", isolation)?;
+        config.set("fetch.wait.max.ms", "20").set("queued.min.messages", "1000");
+        Ok(Self { consumer: client::lookup(&config, "reading progress")? })
     }
 
     fn failed(error: &KafkaError) -> ConnectorError {
-        ConnectorError::kafka(format!("reading topic '{PROGRESS_TOPIC}'"), error)
+        ConnectorError::kafka("reading the progress of sinks", error)
     }
 
-    /// Number of partitions; 0 when the topic does not exist.
-    pub fn partitions(&self) -> Result<i32, ConnectorError> {
-        let metadata = self.consumer.fetch_metadata(Some(PROGRESS_TOPIC), TIMEOUT).map_err(|e| Self::failed(&e))?;
-        Ok(metadata.topics().first().map_or(0, |topic| topic.partitions().len() as i32))
+    /// Names of all progress topics.
+    pub fn topics(&self) -> Result<Vec<String>, ConnectorError> {
+        let metadata = self.consumer.fetch_metadata(None, TIMEOUT).map_err(|error| Self::failed(&error))?;
+        let names = metadata.topics().iter().map(|topic| topic.name());
+        Ok(names.filter(|name| name.starts_with(PROGRESS_PREFIX)).map(str::to_string).collect())
     }
 
-    /// The high watermark of every partition, that is the end of all that was written, committed or not. Taken after
-    /// writers were fenced, everything of theirs lies below it.
-    pub fn high_watermarks(&self, options: &KafkaOptions) -> Result<BTreeMap<i32, i64>, ConnectorError> {
-        // The end a read_committed client is told is the last stable offset.
-        let config = client::consumer(options, "highwater-progress", IsolationLevel::ReadUncommitted)?;
-        let client: BaseConsumer =
-            config.create().map_err(|error| client::creation_error("reading progress", &error))?;
-        self.ends_by(&client)
-    }
-
-    /// The last stable offset of every partition: what can be read at once.
-    pub fn stable_ends(&self) -> Result<BTreeMap<i32, i64>, ConnectorError> {
-        self.ends_by(&self.consumer)
-    }
-
-    fn ends_by(&self, client: &BaseConsumer) -> Result<BTreeMap<i32, i64>, ConnectorError> {
-        let mut ends = BTreeMap::new();
-        for partition in 0..self.partitions()? {
-            let (_, end) =
-                client.fetch_watermarks(PROGRESS_TOPIC, partition, TIMEOUT).map_err(|error| Self::failed(&error))?;
-            ends.insert(partition, end);
+    /// The end of a topic as this reader sees it: the high watermark if it is `read_uncommitted`, the last stable
+    /// offset if it is `read_committed`. `None` when the topic does not exist.
+    pub fn end(&self, topic: &str) -> Result<Option<i64>, ConnectorError> {
+        let metadata = self.consumer.fetch_metadata(Some(topic), TIMEOUT).map_err(|error| Self::failed(&error))?;
+        if metadata.topics().first().is_none_or(|topic| topic.partitions().is_empty()) {
+            return Ok(None);
         }
-        Ok(ends)
+        let ends = self.consumer.fetch_watermarks(topic, PARTITION, TIMEOUT).map_err(|error| Self::failed(&error))?;
+        Ok(Some(ends.1))
     }
 
-    /// The newest committed progress of every writer, from the given offsets (else the beginning) to `ends`.
+    /// The newest progress of every writer in some topics, each read from the given offset (else its beginning) to
+    /// the end this reader sees.
     pub fn read(
         &self,
-        from: &BTreeMap<i32, i64>,
-        ends: &BTreeMap<i32, i64>,
+        topics: &BTreeMap<String, Option<i64>>,
     ) -> Result<BTreeMap<ProgressKey, Progress>, ConnectorError> {
         let mut list = TopicPartitionList::new();
-        let mut open: BTreeMap<i32, i64> = ends.iter().filter(|(_, end)| **end > 0).map(|(p, end)| (*p, *end)).collect();
-        for partition in open.keys() {
-            let offset = from.get(partition).map_or(Offset::Beginning, |offset| Offset::Offset(*offset));
-            list.add_partition_offset(PROGRESS_TOPIC, *partition, offset).map_err(|error| Self::failed(&error))?;
+        for (topic, from) in topics {
+            let offset = from.map_or(Offset::Beginning, Offset::Offset);
+            list.add_partition_offset(topic, PARTITION, offset).map_err(|error| Self::failed(&error))?;
         }
         self.consumer.assign(&list).map_err(|error| Self::failed(&error))?;
         let deadline = Instant::now() + READ_TIMEOUT;
         let mut found = BTreeMap::new();
-        while !open.is_empty() {
+        let mut ended = 0;
+        while ended < topics.len() {
             match self.consumer.poll(Duration::from_millis(50)) {
                 Some(Ok(message)) => {
                     if let Some((key, progress)) = parse(message.key(), message.payload()) {
                         found.insert(key, progress);
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) | None => {}
+                Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
                 Some(Err(error)) if Instant::now() > deadline => return Err(Self::failed(&error)),
+                None if Instant::now() > deadline => {
+                    return Err(ConnectorError::Unavailable {
+                        context: "reading the progress of sinks".into(),
+                        message: "the brokers do not hand out its records".into(),
+                    });
+                }
                 // librdkafka tries again by itself.
-                Some(Err(_)) => {}
-            }
-            self.drop_read(&mut open)?;
-            if Instant::now() > deadline && !open.is_empty() {
-                return Err(ConnectorError::Unavailable {
-                    context: format!("reading topic '{PROGRESS_TOPIC}'"),
-                    message: format!(
-                        "open transactions hide its end in partitions {:?}; waiting for them to end",
-                        open.keys().collect::<Vec<_>>()
-                    ),
-                });
+                Some(Err(_)) | None => {}
             }
         }
+        self.consumer.unassign().map_err(|error| Self::failed(&error))?;
         Ok(found)
-    }
-
-    /// Positions, not records: markers and compaction leave gaps.
-    fn drop_read(&self, open: &mut BTreeMap<i32, i64>) -> Result<(), ConnectorError> {
-        let positions = self.consumer.position().map_err(|error| Self::failed(&error))?;
-        for element in positions.elements() {
-            if let (Offset::Offset(position), Some(end)) = (element.offset(), open.get(&element.partition()))
-                && position >= *end
-            {
-                open.remove(&element.partition());
-            }
-        }
-        Ok(())
     }
 }
 

@@ -87,7 +87,8 @@ impl RecordEncoder {
         let batch = &rows.batch;
         let values = self.value.encode(batch)?;
         let primary_keys = self.primary_key.as_ref().map(|encoder| encoder.encode(batch)).transpose()?;
-        let column = |index: Option<usize>, to: DataType| index.map(|index| self.cast(batch.column(index), &to)).transpose();
+        let column =
+            |index: Option<usize>, to: DataType| index.map(|index| self.cast(batch.column(index), &to)).transpose();
         let topics = column(self.topic_column, DataType::Utf8)?;
         let keys = column(self.key_column, DataType::Binary)?;
         let timestamps = match column(self.timestamp_column, DataType::Timestamp(TimeUnit::Millisecond, None))? {
@@ -136,11 +137,12 @@ fn headers(column: &ArrayRef, row: usize) -> Vec<(&str, Option<&[u8]>)> {
     let (Some(names), values) = (items.column(0).as_string_opt::<i32>(), items.column(1)) else { return Vec::new() };
     let offsets = list.value_offsets();
     let (start, end) = (offsets[row] as usize, offsets[row + 1] as usize);
-    let value = |item: usize| match (values.is_valid(item), values.as_binary_opt::<i32>(), values.as_string_opt::<i32>()) {
-        (true, Some(bytes), _) => Some(bytes.value(item)),
-        (true, _, Some(text)) => Some(text.value(item).as_bytes()),
-        _ => None,
-    };
+    let value =
+        |item: usize| match (values.is_valid(item), values.as_binary_opt::<i32>(), values.as_string_opt::<i32>()) {
+            (true, Some(bytes), _) => Some(bytes.value(item)),
+            (true, _, Some(text)) => Some(text.value(item).as_bytes()),
+            _ => None,
+        };
     (start..end).filter(|item| names.is_valid(*item)).map(|item| (names.value(item), value(item))).collect()
 }
 
@@ -167,7 +169,11 @@ mod tests {
 
     type Owned = (String, Option<String>, Option<String>);
 
-    fn encode(table: &SinkTable, columns: Vec<ArrayRef>, weights: Option<Vec<i64>>) -> Result<Vec<Owned>, ConnectorError> {
+    fn encode(
+        table: &SinkTable,
+        columns: Vec<ArrayRef>,
+        weights: Option<Vec<i64>>,
+    ) -> Result<Vec<Owned>, ConnectorError> {
         let batch = RecordBatch::try_new(table.schema.clone(), columns).unwrap();
         let rows = DeltaBatch { batch, weights: weights.map(Int64Array::from) };
         let text = |bytes: Option<&[u8]>| bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
@@ -182,7 +188,8 @@ mod tests {
     #[test]
     fn a_deleted_row_is_a_tombstone_of_its_key() {
         let fields = vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Int64, true)];
-        let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![1, 2])), Arc::new(Int64Array::from(vec![3, 4]))];
+        let columns: Vec<ArrayRef> =
+            vec![Arc::new(Int64Array::from(vec![1, 2])), Arc::new(Int64Array::from(vec![3, 4]))];
         let records = encode(&table(fields, vec![1, 0]), columns, Some(vec![1, -1])).unwrap();
         assert_eq!(records[0], ("t".into(), Some(r#"{"b":3,"a":1}"#.into()), Some(r#"{"a":1,"b":3}"#.into())));
         assert_eq!(records[1], ("t".into(), Some(r#"{"b":4,"a":2}"#.into()), None));

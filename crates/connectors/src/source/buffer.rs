@@ -40,7 +40,9 @@ pub struct PartitionBuffer {
 pub enum Found {
     Chunk(Arc<DecodedChunk>),
     /// No records up to this position.
-    Nothing { to: i64 },
+    Nothing {
+        to: i64,
+    },
     /// Not read or not decoded yet.
     NotYet,
     /// Released already.

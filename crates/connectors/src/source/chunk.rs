@@ -59,7 +59,8 @@ pub struct DecodedChunk {
 
 impl ChunkDecoder {
     pub fn new(table: &SourceTable) -> Result<Self, ConnectorError> {
-        let internal = |error: &dyn std::fmt::Display| ConnectorError::Fatal(format!("table '{}': {error}", table.name));
+        let internal =
+            |error: &dyn std::fmt::Display| ConnectorError::Fatal(format!("table '{}': {error}", table.name));
         let mut wanted = table.columns_used.clone();
         let outputs = wanted.len();
         if let Some(watermark) = &table.watermark {

@@ -49,15 +49,15 @@ impl Meta {
         if column.data_type() == field.data_type() {
             return Ok(column);
         }
-        arrow::compute::cast(&column, field.data_type()).map_err(|_| {
-            ConnectorError::Config(format!("column '{}' must be {}", field.name(), column.data_type()))
-        })
+        arrow::compute::cast(&column, field.data_type())
+            .map_err(|_| ConnectorError::Config(format!("column '{}' must be {}", field.name(), column.data_type())))
     }
 }
 
 /// `List<Struct<key: Utf8, value: Binary>>`, null without headers.
 fn headers(field: &Field, raw: &RawRecords) -> Result<ArrayRef, ConnectorError> {
-    let wrong = || ConnectorError::Config(format!("column '{}' must be ARRAY<ROW<key STRING, value BYTES>>", field.name()));
+    let wrong =
+        || ConnectorError::Config(format!("column '{}' must be ARRAY<ROW<key STRING, value BYTES>>", field.name()));
     let DataType::List(item) = field.data_type() else { return Err(wrong()) };
     let DataType::Struct(parts) = item.data_type() else { return Err(wrong()) };
     let mut keys = StringBuilder::new();

@@ -20,8 +20,16 @@ use std::time::Duration;
 pub enum Polled<'a> {
     Record(Record<'a>),
     /// The consumer reached the end of a partition; `offset` is the position there.
-    EndOfPartition { partition: i32, offset: i64 },
-    Failed { partition: Option<i32>, code: RDKafkaErrorCode, message: String, fatal: bool },
+    EndOfPartition {
+        partition: i32,
+        offset: i64,
+    },
+    Failed {
+        partition: Option<i32>,
+        code: RDKafkaErrorCode,
+        message: String,
+        fatal: bool,
+    },
     /// Housekeeping of the client.
     Other,
 }

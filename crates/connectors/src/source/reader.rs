@@ -44,7 +44,9 @@ impl Drop for Inner {
 
 /// The Kafka options of a source table, and its topic.
 pub(crate) fn kafka_options(table: &SourceTable) -> Result<(&KafkaOptions, Arc<str>), ConnectorError> {
-    let no_topic = || ConnectorError::Config(format!("table '{}': a source needs 'connector' = 'kafka' and a 'topic'", table.name));
+    let no_topic = || {
+        ConnectorError::Config(format!("table '{}': a source needs 'connector' = 'kafka' and a 'topic'", table.name))
+    };
     match &table.connector {
         ConnectorOptions::Kafka(options) => {
             let topic = options.topic.as_deref().ok_or_else(no_topic)?;
@@ -69,7 +71,8 @@ impl SourceReader {
             let queue = Arc::new(ConsumerQueue::new(consumer)?);
             let shared = Arc::new(WorkerShared::new(queue.clone(), available.clone()));
             let decoder = ChunkDecoder::new(&config.table)?;
-            let worker = Worker::new(topic.clone(), queue, shared.clone(), decoder, config.prefetch_bytes, events.clone());
+            let worker =
+                Worker::new(topic.clone(), queue, shared.clone(), decoder, config.prefetch_bytes, events.clone());
             std::thread::Builder::new()
                 .name(format!("source-{}-{number}", config.table.name))
                 .spawn(move || worker.run())
@@ -216,7 +219,8 @@ impl RangeRead {
     }
 
     fn worker(&self) -> Result<&Arc<WorkerShared>, ConnectorError> {
-        let holds = |worker: &&Arc<WorkerShared>| worker.with(|state| state.partitions.contains_key(&self.tp.partition));
+        let holds =
+            |worker: &&Arc<WorkerShared>| worker.with(|state| state.partitions.contains_key(&self.tp.partition));
         self.reader.workers.iter().find(holds).ok_or_else(|| self.gone())
     }
 

@@ -38,7 +38,8 @@ impl Trouble {
         }
         if let Err(reason) = self.probe(consumer) {
             self.told = true;
-            let message = format!("the brokers of topic '{}' cannot be reached: {message} ({reason}); retrying", self.topic);
+            let message =
+                format!("the brokers of topic '{}' cannot be reached: {message} ({reason}); retrying", self.topic);
             tracing::warn!("{message}");
             self.send(SourceEvent::Trouble { message });
         } else {

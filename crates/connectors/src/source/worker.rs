@@ -6,12 +6,12 @@
 //! Decoding is late on purpose: records are decoded when someone reads them or when a chunk is
 //! full, so that a trickle of records does not become a trickle of one-row batches.
 
+use super::SourceEvent;
 use super::chunk::ChunkDecoder;
 use super::queue::{ConsumerQueue, Polled, Record};
 use super::raw::RawRecords;
 use super::shared::{WorkerShared, WorkerState};
 use super::trouble::Trouble;
-use super::SourceEvent;
 use crate::error::ConnectorError;
 use highwater_core::offsets::TopicPartition;
 use rdkafka::consumer::Consumer;
@@ -246,7 +246,9 @@ impl Worker {
 
     /// The log does not have the position. Looks up what it has, and lets the reads fail.
     fn out_of_range(&mut self, partition: i32, message: &str) {
-        let Some(position) = self.held.get(&partition).filter(|held| !held.parked).map(|held| held.next) else { return };
+        let Some(position) = self.held.get(&partition).filter(|held| !held.parked).map(|held| held.next) else {
+            return;
+        };
         let tp = TopicPartition::new(self.topic.clone(), partition);
         match self.queue.consumer().fetch_watermarks(&self.topic, partition, Duration::from_secs(5)) {
             Ok((earliest, latest)) if position < earliest || position > latest => {
@@ -303,7 +305,11 @@ impl Worker {
                 let first = held.raw.offsets.first().copied();
                 first.is_some_and(|first| first < wanted) || (idle && held.raw.len() >= IDLE_RECORDS)
             };
-            self.held.iter().filter(|(partition, held)| wants(partition, held)).map(|(partition, _)| *partition).collect()
+            self.held
+                .iter()
+                .filter(|(partition, held)| wants(partition, held))
+                .map(|(partition, _)| *partition)
+                .collect()
         });
         for partition in ready {
             self.decode(partition);
@@ -350,7 +356,8 @@ impl Worker {
         let limit = self.prefetch_bytes;
         let (full, starved): (bool, BTreeSet<i32>) = self.shared.with(|state| {
             let full = state.memory_bytes() >= limit;
-            let starved = state.partitions.iter().filter(|(_, buffer)| buffer.starved()).map(|(partition, _)| *partition);
+            let starved =
+                state.partitions.iter().filter(|(_, buffer)| buffer.starved()).map(|(partition, _)| *partition);
             (full, if full { starved.collect() } else { BTreeSet::new() })
         });
         if full && starved.is_empty() {

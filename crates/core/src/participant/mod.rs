@@ -146,9 +146,8 @@ impl Participant {
     }
 
     fn publish(&mut self, attempt: AttemptId, writers: Vec<WriterPlan>) -> Vec<Effect> {
-        let flushed = |current: &&mut Current| {
-            current.run.attempt == attempt && current.started && current.unfinished.is_empty()
-        };
+        let flushed =
+            |current: &&mut Current| current.run.attempt == attempt && current.started && current.unfinished.is_empty();
         let Some(current) = self.current.as_mut().filter(flushed) else {
             return vec![Effect::AnswerUnknown { attempt, writers }];
         };
@@ -158,9 +157,8 @@ impl Participant {
     }
 
     fn committed(&mut self, attempt: AttemptId) -> Vec<Effect> {
-        let complete = |current: &Current| {
-            current.run.attempt == attempt && current.started && current.unfinished.is_empty()
-        };
+        let complete =
+            |current: &Current| current.run.attempt == attempt && current.started && current.unfinished.is_empty();
         match self.current.take() {
             Some(current) if complete(&current) => {
                 self.owned = current.run.shards.clone();

@@ -33,7 +33,10 @@ fn restores_once_and_then_goes_on_from_what_it_promoted() {
     let mut p = Participant::default();
     let first = attempt(1, 1);
     let effects = p.command(Command::Run(run(first, 0, &[0, 1])));
-    assert_eq!(effects.last(), Some(&Effect::Restore { attempt: first, base: None, shards: [ShardId(0), ShardId(1)].into() }));
+    assert_eq!(
+        effects.last(),
+        Some(&Effect::Restore { attempt: first, base: None, shards: [ShardId(0), ShardId(1)].into() })
+    );
     assert!(p.restored(first));
     p.finished(first, TaskId(0));
     p.finished(first, TaskId(1));

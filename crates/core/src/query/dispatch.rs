@@ -15,14 +15,8 @@ impl QueryMachine {
         let close_before: BTreeMap<SourceId, i64> =
             self.watermarks.iter().filter_map(|(id, w)| Some((*id, w.current_ms?))).collect();
         let (tasks, placement) = self.split(&ranges);
-        let plan = BatchPlan {
-            batch,
-            timestamp_ms: now_ms,
-            ranges,
-            late_before: self.closed.clone(),
-            close_before,
-            tasks,
-        };
+        let plan =
+            BatchPlan { batch, timestamp_ms: now_ms, ranges, late_before: self.closed.clone(), close_before, tasks };
         self.waiting_since.clear();
         self.dispatch(Arc::new(plan), placement, None, now_ms, out);
     }
@@ -44,7 +38,8 @@ impl QueryMachine {
                 TaskWork::Source { ranges, .. } => Some(ranges),
                 TaskWork::Shards { .. } => None,
             });
-            let partitions = ranges.flatten().map(|(partition, range)| (partition.clone(), range.start, None)).collect();
+            let partitions =
+                ranges.flatten().map(|(partition, range)| (partition.clone(), range.start, None)).collect();
             out.push(Action::Assign { executor: *executor, partitions });
         }
         self.stale_assignment = true;

@@ -38,25 +38,59 @@ pub enum Event {
     /// The set of live executors, whole.
     Executors(Vec<ExecutorInfo>),
     /// How far an executor's consumers have read.
-    Available { executor: ExecutorId, partitions: Vec<(SourcePartition, i64, bool)> },
+    Available {
+        executor: ExecutorId,
+        partitions: Vec<(SourcePartition, i64, bool)>,
+    },
     /// Partitions known to the brokers with the position to begin at when they are new to the query.
     Partitions(Vec<(SourcePartition, i64)>),
     /// All records of one task attempt are read, its output exchanged or flushed.
-    TaskDone { attempt: AttemptId, executor: ExecutorId, report: Box<TaskReport> },
-    TaskFailed { attempt: AttemptId, task: TaskId, kind: ErrorKind, message: String },
+    TaskDone {
+        attempt: AttemptId,
+        executor: ExecutorId,
+        report: Box<TaskReport>,
+    },
+    TaskFailed {
+        attempt: AttemptId,
+        task: TaskId,
+        kind: ErrorKind,
+        message: String,
+    },
     /// The checkpoint of the batch is durable.
-    Persisted { batch: BatchId },
-    PersistFailed { batch: BatchId, kind: ErrorKind, message: String },
+    Persisted {
+        batch: BatchId,
+    },
+    PersistFailed {
+        batch: BatchId,
+        kind: ErrorKind,
+        message: String,
+    },
     /// `known` is false when the commit's outcome is unknown.
-    Published { attempt: AttemptId, writer: WriterPlan, known: bool },
+    Published {
+        attempt: AttemptId,
+        writer: WriterPlan,
+        known: bool,
+    },
     /// What the writers asked about hold; all of them are fenced.
     Resolved(BTreeMap<WriterPlan, Resolution>),
     /// Fencing or reading progress failed for good.
-    ResolveFailed { kind: ErrorKind, message: String },
+    ResolveFailed {
+        kind: ErrorKind,
+        message: String,
+    },
     /// A consumer's position is outside the log.
-    OutOfRange { partition: SourcePartition, position: i64, earliest: i64, latest: i64 },
+    OutOfRange {
+        partition: SourcePartition,
+        position: i64,
+        earliest: i64,
+        latest: i64,
+    },
     /// Trouble that stops the query (`Fix`, `Fatal`), or that is shown until it is over (`Retry`).
-    Trouble { executor: Option<ExecutorId>, kind: ErrorKind, message: String },
+    Trouble {
+        executor: Option<ExecutorId>,
+        kind: ErrorKind,
+        message: String,
+    },
     /// A user wants it stopped.
     Stop,
 }

@@ -36,9 +36,7 @@ impl QueryMachine {
 
     /// All tasks are done: persist a new batch, or compare a repeated one with its record.
     fn gather(&mut self, now_ms: i64, out: &mut Vec<Action>) {
-        let Phase::Executing(mut execution) =
-            std::mem::replace(&mut self.phase, Phase::Ready { finish: None })
-        else {
+        let Phase::Executing(mut execution) = std::mem::replace(&mut self.phase, Phase::Ready { finish: None }) else {
             return;
         };
         execution.timings.executed_at_ms = now_ms;

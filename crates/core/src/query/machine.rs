@@ -89,11 +89,19 @@ pub(super) struct Reach {
 pub(super) enum Phase {
     /// Writers are being fenced, and asked what they hold if `prepared` is set.
     /// `running` is the attempt that executors still hold overlays of.
-    Resolving { prepared: Option<Prepared>, running: Option<Box<Publication>> },
+    Resolving {
+        prepared: Option<Prepared>,
+        running: Option<Box<Publication>>,
+    },
     /// Nothing is under way; `finish` is a prepared batch that has to be executed again.
-    Ready { finish: Option<Prepared> },
+    Ready {
+        finish: Option<Prepared>,
+    },
     Executing(Execution),
-    Preparing { record: Arc<PrepareRecord>, execution: Execution },
+    Preparing {
+        record: Arc<PrepareRecord>,
+        execution: Execution,
+    },
     Publishing(Publication),
     Ended(End),
 }
@@ -138,11 +146,8 @@ impl QueryMachine {
             .iter()
             .filter_map(|source| Some((source.id, RateLimiter::new(source.options.max_records_per_second?, now_ms))))
             .collect();
-        let idle = config
-            .sources
-            .iter()
-            .map(|source| (source.id, IdleTracker::new(source.options.idle_timeout_ms)))
-            .collect();
+        let idle =
+            config.sources.iter().map(|source| (source.id, IdleTracker::new(source.options.idle_timeout_ms))).collect();
         let mut machine = Self {
             positions: config.start_positions.clone(),
             watermarks: BTreeMap::new(),

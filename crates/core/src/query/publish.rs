@@ -79,12 +79,7 @@ impl QueryMachine {
         self.phase = Phase::Resolving { prepared, running: Some(Box::new(publication)) };
     }
 
-    pub(super) fn on_resolved(
-        &mut self,
-        found: BTreeMap<WriterPlan, Resolution>,
-        now_ms: i64,
-        out: &mut Vec<Action>,
-    ) {
+    pub(super) fn on_resolved(&mut self, found: BTreeMap<WriterPlan, Resolution>, now_ms: i64, out: &mut Vec<Action>) {
         let Phase::Resolving { .. } = &self.phase else { return };
         let Phase::Resolving { prepared, running } = std::mem::replace(&mut self.phase, Phase::Ready { finish: None })
         else {
@@ -104,8 +99,7 @@ impl QueryMachine {
                 }
             }
         }
-        let complete =
-            prepared.record.writers.iter().all(|w| w.rows == 0 || prepared.published.contains(&w.plan));
+        let complete = prepared.record.writers.iter().all(|w| w.rows == 0 || prepared.published.contains(&w.plan));
         match running {
             _ if !complete => self.phase = Phase::Ready { finish: Some(prepared) },
             Some(publication) => self.commit(*publication, now_ms, out),

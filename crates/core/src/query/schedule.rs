@@ -67,7 +67,9 @@ impl QueryMachine {
 
     /// Moves watermarks on where only time, not records, makes that possible.
     fn advance_watermarks(&mut self, now_ms: i64) {
-        for id in self.config.sources.iter().filter(|source| source.has_watermark).map(|source| source.id).collect::<Vec<_>>() {
+        for id in
+            self.config.sources.iter().filter(|source| source.has_watermark).map(|source| source.id).collect::<Vec<_>>()
+        {
             let idle = self.idle_partitions(id, &self.positions.clone(), now_ms);
             let partitions = self.partitions_of(id);
             watermark::advance(self.watermarks.entry(id).or_default(), [], &partitions, &idle);
@@ -175,9 +177,12 @@ impl QueryMachine {
         if self.pending_offsets(id) >= min {
             return true;
         }
-        let all_there = self.config.end_positions.iter().filter(|(partition, _)| partition.source == id).all(
-            |(partition, end)| self.available.get(partition).is_some_and(|reach| reach.position >= *end),
-        );
+        let all_there = self
+            .config
+            .end_positions
+            .iter()
+            .filter(|(partition, _)| partition.source == id)
+            .all(|(partition, end)| self.available.get(partition).is_some_and(|reach| reach.position >= *end));
         let waited = self.waiting_since.get(&id).is_some_and(|since| now_ms - since >= self.max_delay_ms(id));
         waited || (!self.config.end_positions.is_empty() && all_there)
     }

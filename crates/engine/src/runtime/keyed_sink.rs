@@ -160,7 +160,13 @@ impl KeyedSink {
         })
     }
 
-    fn give(&self, all: &DeltaBatch, rows: Vec<u32>, weight: i64, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn give(
+        &self,
+        all: &DeltaBatch,
+        rows: Vec<u32>,
+        weight: i64,
+        out: &mut Vec<DeltaBatch>,
+    ) -> Result<(), EngineError> {
         for rows in rows.chunks(OUTPUT_ROWS) {
             let weights = Some(Int64Array::from(vec![weight; rows.len()]));
             let DeltaBatch { batch, .. } = pick(all, rows.to_vec())?;
@@ -173,10 +179,9 @@ impl KeyedSink {
         let null = columns.iter().zip(&self.key).find(|(column, _)| column.null_count() > 0);
         match null {
             None => Ok(()),
-            Some((_, column)) => Err(EngineError::NullKey {
-                sink: self.sink.clone(),
-                column: self.schema.field(*column).name().clone(),
-            }),
+            Some((_, column)) => {
+                Err(EngineError::NullKey { sink: self.sink.clone(), column: self.schema.field(*column).name().clone() })
+            }
         }
     }
 

@@ -77,8 +77,15 @@ impl BatchContext {
 #[derive(Debug)]
 pub enum Emit {
     /// For the task that owns this shard; all rows belong to that task's shards.
-    Exchange { edge: EdgeId, shard: ShardId, rows: DeltaBatch },
-    Sink { sink: SinkId, rows: DeltaBatch },
+    Exchange {
+        edge: EdgeId,
+        shard: ShardId,
+        rows: DeltaBatch,
+    },
+    Sink {
+        sink: SinkId,
+        rows: DeltaBatch,
+    },
 }
 
 /// What a task leaves behind besides its rows.

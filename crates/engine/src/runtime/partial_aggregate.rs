@@ -60,7 +60,8 @@ impl PartialAggregate {
         }
         let mut arguments = Vec::with_capacity(self.spec.aggregates.len());
         for function in &self.spec.aggregates {
-            let columns = function.expressions().iter().map(|expr| evaluate(expr, &rows.batch)).collect::<Result<_, _>>()?;
+            let columns =
+                function.expressions().iter().map(|expr| evaluate(expr, &rows.batch)).collect::<Result<_, _>>()?;
             arguments.push(columns);
         }
         let mut filters = Vec::with_capacity(self.spec.filters.len());

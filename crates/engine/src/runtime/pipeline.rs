@@ -60,11 +60,7 @@ impl Chain {
         Self::push_from(&mut self.operators, rows, out)
     }
 
-    fn push_from(
-        operators: &mut [Operator],
-        rows: DeltaBatch,
-        out: &mut Vec<DeltaBatch>,
-    ) -> Result<(), EngineError> {
+    fn push_from(operators: &mut [Operator], rows: DeltaBatch, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
         let mut rows = rows;
         for operator in operators {
             if rows.num_rows() == 0 {
@@ -140,11 +136,7 @@ fn filter(predicate: &Arc<dyn PhysicalExpr>, rows: DeltaBatch) -> Result<DeltaBa
     rows.filter(keep)
 }
 
-fn project(
-    exprs: &[Arc<dyn PhysicalExpr>],
-    schema: &SchemaRef,
-    rows: DeltaBatch,
-) -> Result<DeltaBatch, EngineError> {
+fn project(exprs: &[Arc<dyn PhysicalExpr>], schema: &SchemaRef, rows: DeltaBatch) -> Result<DeltaBatch, EngineError> {
     let columns = exprs.iter().map(|expr| evaluate(expr, &rows.batch)).collect::<Result<Vec<_>, _>>()?;
     let batch = batch(schema, columns, rows.num_rows())?;
     Ok(DeltaBatch { batch, weights: rows.weights })

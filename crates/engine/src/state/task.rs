@@ -106,4 +106,3 @@ impl TaskState {
         (self.overlay, deltas)
     }
 }
-

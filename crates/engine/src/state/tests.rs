@@ -8,11 +8,8 @@ const STAGE: StageId = StageId(0);
 
 fn state() -> QueryState {
     let keyed = OpSpec::KeyedSink { op: OP, key: vec![], unique: false, schema: Arc::new(Schema::empty()) };
-    let pipeline = Pipeline {
-        input: PipelineInput::Edge(EdgeId(0)),
-        ops: vec![keyed],
-        output: PipelineOutput::Sink(SinkId(0)),
-    };
+    let pipeline =
+        Pipeline { input: PipelineInput::Edge(EdgeId(0)), ops: vec![keyed], output: PipelineOutput::Sink(SinkId(0)) };
     let stage = Stage { id: STAGE, input: StageInput::Shards, pipelines: vec![pipeline], sinks: vec![SinkId(0)] };
     QueryState::new(&Dataflow { stages: vec![stage], ..Dataflow::default() })
 }

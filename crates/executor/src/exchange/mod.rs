@@ -147,9 +147,8 @@ impl AttemptInboxes {
             return Err(TaskError::Cancelled);
         }
         let streams = std::mem::take(&mut inbox.content.lock().streams);
-        let batches = |((edge, _), content): (Stream, StreamContent)| {
-            content.batches.into_iter().map(move |batch| (edge, batch))
-        };
+        let batches =
+            |((edge, _), content): (Stream, StreamContent)| content.batches.into_iter().map(move |batch| (edge, batch));
         Ok(streams.into_iter().flat_map(batches).collect())
     }
 }

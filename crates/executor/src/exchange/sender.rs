@@ -146,7 +146,14 @@ impl Sender {
         queue.blocking_send(message).map_err(|_| TaskError::Exchange("the receiver has gone".into()))
     }
 
-    fn message(&self, edge: EdgeId, to: TaskId, sequence: u64, ipc: Vec<u8>, end_rows: Option<u64>) -> PushBatchesRequest {
+    fn message(
+        &self,
+        edge: EdgeId,
+        to: TaskId,
+        sequence: u64,
+        ipc: Vec<u8>,
+        end_rows: Option<u64>,
+    ) -> PushBatchesRequest {
         PushBatchesRequest {
             query_id: self.query.to_string(),
             attempt: Some(convert::attempt_to_proto(self.attempt, self.batch)),
@@ -168,7 +175,9 @@ impl Sender {
                     None => self.local.end(receiver.task, (*edge, self.from), sent.rows)?,
                     Some(queue) => {
                         let message = self.message(*edge, receiver.task, sent.messages, Vec::new(), Some(sent.rows));
-                        queue.blocking_send(message).map_err(|_| TaskError::Exchange("the receiver has gone".into()))?;
+                        queue
+                            .blocking_send(message)
+                            .map_err(|_| TaskError::Exchange("the receiver has gone".into()))?;
                     }
                 }
             }
@@ -194,7 +203,10 @@ impl Drop for Sender {
     }
 }
 
-fn open_stream(channel: Channel, address: String) -> (mpsc::Sender<PushBatchesRequest>, JoinHandle<Result<(), TaskError>>) {
+fn open_stream(
+    channel: Channel,
+    address: String,
+) -> (mpsc::Sender<PushBatchesRequest>, JoinHandle<Result<(), TaskError>>) {
     let (queue, waiting) = mpsc::channel(QUEUE);
     let call = tokio::spawn(async move {
         let mut client = ExchangeServiceClient::new(channel)

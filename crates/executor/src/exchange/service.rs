@@ -51,7 +51,10 @@ impl ExchangeService for ExchangeApi {
             let (edge, from, to) = (EdgeId(message.edge_id), TaskId(message.from_task), TaskId(message.to_task));
             let expected = next.entry((edge, from, to)).or_default();
             if message.sequence != *expected {
-                return Err(Status::data_loss(format!("message {} of task {from} came, {expected} was due", message.sequence)));
+                return Err(Status::data_loss(format!(
+                    "message {} of task {from} came, {expected} was due",
+                    message.sequence
+                )));
             }
             *expected += 1;
             for rows in decode(&message.arrow_ipc)? {
