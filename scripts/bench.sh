@@ -2,6 +2,5 @@
 # Measures the release build on a real Kafka: throughput, latency, recovery. Arguments go to the benchmark.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cargo build --locked --release --bin highwater
-cargo build --locked --release -p highwater --example bench
+cargo build --locked --release -p highwater --bin highwater --example bench
 exec "${CARGO_TARGET_DIR:-target}"/release/examples/bench "$@"

@@ -11,8 +11,6 @@ use std::thread::JoinHandle;
 
 /// Partitions of the payments.
 pub const PAYMENT_PARTITIONS: i32 = 6;
-/// Topic of the writers' progress records; the mock broker cannot be asked to create topics.
-const PROGRESS_TOPIC: &str = "__highwater_progress";
 
 /// A running broker; it ends when this is dropped.
 pub struct Broker {
@@ -65,7 +63,7 @@ fn serve(ready: &Sender<Result<String, rdkafka::error::KafkaError>>, stopped: &R
 fn open() -> Result<MockCluster<'static, rdkafka::producer::DefaultProducerContext>, rdkafka::error::KafkaError> {
     let cluster = MockCluster::new(1)?;
     cluster.create_topic(PAYMENTS_TOPIC, PAYMENT_PARTITIONS, 1)?;
-    for topic in [TOTALS_TOPIC, PROGRESS_TOPIC].into_iter().chain(ALERT_TOPICS) {
+    for topic in [TOTALS_TOPIC].into_iter().chain(ALERT_TOPICS) {
         cluster.create_topic(topic, 1, 1)?;
     }
     Ok(cluster)

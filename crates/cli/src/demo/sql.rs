@@ -14,8 +14,11 @@ const ALERTS_SQL: &str = include_str!("../../../../examples/card_alerts.sql");
 
 /// Name and script of each query.
 pub fn queries(bootstrap_servers: &str) -> [(&'static str, String); 2] {
-    // The embedded broker holds back an answer without records for the whole fetch wait: keep that short.
-    let here = format!("'{bootstrap_servers}',\n  'kafka.fetch.wait.max.ms' = '100'");
+    // The embedded broker holds back an answer without records for the whole fetch wait: keep that short. It makes
+    // topics only for those who ask for their metadata.
+    let here = format!(
+        "'{bootstrap_servers}',\n  'kafka.fetch.wait.max.ms' = '100',\n  'kafka.allow.auto.create.topics' = 'true'"
+    );
     let place = |sql: &str| sql.replace("'localhost:9092'", &here);
     [(TOTALS, place(TOTALS_SQL)), (ALERTS, place(ALERTS_SQL))]
 }

@@ -187,12 +187,15 @@ mod tests {
     proptest! {
         #[test]
         fn text_and_floats_read_back_the_same(text in ".*", float in any::<f64>()) {
-            let rows = encode(vec![
-                ("s", Arc::new(StringArray::from(vec![text.clone()]))),
-                ("f", Arc::new(Float64Array::from(vec![float]))),
-            ]);
+            let rows = encode(vec![("s", Arc::new(StringArray::from(vec![text.clone()])))]);
             prop_assert_eq!(rows[0]["s"].as_str(), Some(text.as_str()));
-            prop_assert_eq!(rows[0]["f"].as_f64(), float.is_finite().then_some(float));
+            let column: ArrayRef = Arc::new(Float64Array::from(vec![float]));
+            let batch = RecordBatch::try_from_iter([("f", column)]).unwrap();
+            let objects = ObjectEncoder::new(vec![0]).encode(&batch).unwrap();
+            // Read by the standard library: serde_json rounds long numbers.
+            let written = std::str::from_utf8(objects.get(0)).unwrap();
+            let written = written.strip_prefix("{\"f\":").unwrap().strip_suffix('}').unwrap();
+            prop_assert_eq!(written.parse::<f64>().ok(), float.is_finite().then_some(float));
         }
     }
 }

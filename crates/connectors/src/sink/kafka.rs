@@ -4,7 +4,7 @@
 //! (`resolve`). Invariants: the transaction is open from the first row to publish or abort; a writer without rows
 //! opens none; a producer whose transaction failed in any way is thrown away.
 
-use super::progress::{PROGRESS_PREFIX, Progress, ProgressKey, progress_topic};
+use super::progress::{PROGRESS_PARTITION, PROGRESS_PREFIX, Progress, ProgressKey, progress_topic};
 use super::records::{Record, RecordEncoder};
 use super::{Published, WriterConfig};
 use crate::admin;
@@ -196,7 +196,8 @@ impl KafkaWriter {
         }
         let (key, value) = self.progress()?;
         let topic = progress_topic(self.config.query, self.config.table.id);
-        let record = Record { topic: &topic, key: Some(&key), value: Some(&value), ..Record::default() };
+        let (partition, key, value) = (Some(PROGRESS_PARTITION), Some(key.as_slice()), Some(value.as_slice()));
+        let record = Record { topic: &topic, partition, key, value, ..Record::default() };
         let context = self.context();
         let Some(producer) = &self.producer else { return Ok(report) };
         send(producer, &record, &context)?;
@@ -271,6 +272,7 @@ impl KafkaWriter {
 /// Queues one record, waiting while the queue is full.
 fn send(producer: &TransactionalProducer, record: &Record<'_>, context: &str) -> Result<(), ConnectorError> {
     let mut message = BaseRecord::<[u8], [u8]>::to(record.topic);
+    message.partition = record.partition;
     message.key = record.key;
     message.payload = record.value;
     message.timestamp = record.timestamp_ms;

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 /// What the names of progress topics begin with.
 pub const PROGRESS_PREFIX: &str = "__highwater_progress-";
-/// The only one.
-const PARTITION: i32 = 0;
+/// Its only partition.
+pub const PROGRESS_PARTITION: i32 = 0;
 /// Longest wait for one answer of the brokers.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for the brokers to hand out records that are there.
@@ -90,7 +90,7 @@ impl ProgressReader {
         if metadata.topics().first().is_none_or(|topic| topic.partitions().is_empty()) {
             return Ok(None);
         }
-        let ends = self.consumer.fetch_watermarks(topic, PARTITION, TIMEOUT).map_err(|error| Self::failed(&error))?;
+        let ends = self.consumer.fetch_watermarks(topic, PROGRESS_PARTITION, TIMEOUT).map_err(|error| Self::failed(&error))?;
         Ok(Some(ends.1))
     }
 
@@ -103,7 +103,7 @@ impl ProgressReader {
         let mut list = TopicPartitionList::new();
         for (topic, from) in topics {
             let offset = from.map_or(Offset::Beginning, Offset::Offset);
-            list.add_partition_offset(topic, PARTITION, offset).map_err(|error| Self::failed(&error))?;
+            list.add_partition_offset(topic, PROGRESS_PARTITION, offset).map_err(|error| Self::failed(&error))?;
         }
         self.consumer.assign(&list).map_err(|error| Self::failed(&error))?;
         let deadline = Instant::now() + READ_TIMEOUT;

@@ -17,6 +17,8 @@ use xxhash_rust::xxh3::Xxh3;
 #[derive(Clone, Debug, Default)]
 pub struct Record<'a> {
     pub topic: &'a str,
+    /// `None`: by the key.
+    pub partition: Option<i32>,
     pub key: Option<&'a [u8]>,
     /// `None` deletes the key.
     pub value: Option<&'a [u8]>,
@@ -112,7 +114,8 @@ impl RecordEncoder {
                 .filter(|timestamps| timestamps.is_valid(row))
                 .map(|timestamps| timestamps.as_primitive::<Int64Type>().value(row));
             let headers = self.headers_column.map(|column| headers(batch.column(column), row)).unwrap_or_default();
-            each(Record { topic, key, value: (!is_deleted).then(|| values.get(row)), headers, timestamp_ms })?;
+            let value = (!is_deleted).then(|| values.get(row));
+            each(Record { topic, partition: None, key, value, headers, timestamp_ms })?;
         }
         Ok(())
     }
