@@ -35,7 +35,7 @@ pub struct Broker {
     pub txns: Vec<Txn>,
     /// Every row ever appended, with its transaction.
     log: Vec<(usize, Row)>,
-    pub fault: Option<Fault>,
+    fault: Option<Fault>,
     /// Until then no call is answered, milliseconds.
     pub away_until_ms: i64,
 }
@@ -51,6 +51,10 @@ pub fn digest(rows: &[Row]) -> u128 {
 }
 
 impl Broker {
+    pub fn new(fault: Option<Fault>) -> Self {
+        Self { fault, ..Self::default() }
+    }
+
     /// Initialises a writer's transactional id.
     pub fn init(&mut self, writer: WriterPlan) -> u64 {
         let producer = self.producers.entry(writer).or_default();

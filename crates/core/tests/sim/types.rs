@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A record of the source topic: it adds `weight` to its key's count and `value` to its key's sum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rec {
     pub key: u8,
     pub weight: i64,
@@ -42,6 +42,8 @@ pub enum Fault {
     NoWriterFencing,
     /// The head store takes records of an epoch that is over.
     NoStoreFencing,
+    /// A driver publishes a repeated batch without looking whether its epoch is over.
+    NoEpochCheck,
     /// A checkpoint now and then misses a task's state delta.
     LostStateDelta,
     /// A restarted driver begins one offset too low.
@@ -132,7 +134,7 @@ pub enum Ev {
     WriteStep(TaskRef),
     BrokerInit { task: TaskRef, writer: WriterPlan },
     InitDone { task: TaskRef, writer: WriterPlan, producer: Option<u64> },
-    BrokerFlush { task: TaskRef, writer: WriterPlan, producer: u64 },
+    BrokerFlush { task: TaskRef, writer: WriterPlan, producer: u64, batch: BatchId, rows: Vec<Row> },
     FlushDone { task: TaskRef, writer: WriterPlan, txn: Option<usize> },
     BrokerCommit { executor: usize, life: u64, attempt: AttemptId, writer: WriterPlan, txn: usize },
     CommitDone { executor: usize, life: u64, attempt: AttemptId, writer: WriterPlan, known: bool },

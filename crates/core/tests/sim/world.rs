@@ -15,6 +15,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// An executor whose lease was not renewed for this long is dead to its driver, milliseconds.
 pub const LEASE_MS: i64 = 150;
@@ -65,7 +66,10 @@ pub struct Outcome {
 /// Runs the schedule of one seed to its end, or to the first violation.
 pub fn run(seed: u64, fault: Option<Fault>, traced: bool) -> Outcome {
     let mut world = World::new(seed, fault, traced);
-    world.run();
+    // A panic is a violation like any other: it needs its seed and its trace.
+    if catch_unwind(AssertUnwindSafe(|| world.run())).is_err() {
+        world.violate("panicked".into());
+    }
     let mut coverage = world.coverage;
     *coverage.0.entry("batches prepared").or_default() += world.checker.batches() as u64;
     Outcome { violation: world.violation, coverage, trace: world.trace.unwrap_or_default() }
@@ -79,7 +83,7 @@ impl World {
             now: 1_000,
             fault,
             checker: Checker::new(config.shards),
-            broker: Broker { fault, ..Broker::default() },
+            broker: Broker::new(fault),
             store: HeadStore { fault, ..HeadStore::default() },
             knobs,
             config,
@@ -153,7 +157,9 @@ impl World {
                 return self.violate(format!("not caught up after {count} events, {time} ms"));
             }
             if let Some(later) = self.sleeps_until(&event) {
-                self.at(later, event);
+                // With its old number, so that what one host sends to another stays in order.
+                self.queue.push(Reverse((later, seq)));
+                self.events.insert(seq, event);
                 continue;
             }
             self.note(|_| format!("{event:?}"));

@@ -14,7 +14,9 @@ use crate::dataflow::{AggregateSpec, EmitMode};
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::state::{NEVER, TaskState};
-use arrow::array::{Array, ArrayRef, Int64Array};
+use arrow::array::{Array, ArrayRef, Int64Array, UInt32Array};
+use arrow::compute::take;
+use arrow::error::ArrowError;
 use highwater_core::ids::{OperatorId, ShardId};
 use std::sync::Arc;
 
@@ -38,8 +40,8 @@ struct Part {
     shards: Vec<ShardId>,
     /// When each closes, milliseconds.
     closes: Vec<i64>,
-    /// Number of the group in this part, for each old state.
-    old: Vec<usize>,
+    /// The first so many groups have a state already.
+    old: usize,
     old_states: Vec<ArrayRef>,
     /// Merged partial states of this batch; `None` for groups that only close.
     new_states: Option<Vec<ArrayRef>>,
@@ -124,7 +126,8 @@ impl FinalAggregate {
     ) -> Result<Part, EngineError> {
         let encoded = self.keys.encode(&keys, rows)?;
         let mut shards = Vec::with_capacity(rows);
-        let (mut old, mut bytes, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut old, mut fresh) = (Vec::new(), Vec::new());
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
         for row in 0..rows {
             let key = encoded.row(row);
             let shard = shard_of(key, self.shards);
@@ -134,8 +137,10 @@ impl FinalAggregate {
             shards.push(shard);
             let start = bytes.len();
             if state.read(self.operator, shard, key, &mut bytes) {
-                old.push(row);
+                old.push(row as u32);
                 ends.push((start + size_of::<i64>(), bytes.len()));
+            } else {
+                fresh.push(row as u32);
             }
         }
         let old_states = match old.is_empty() {
@@ -146,16 +151,36 @@ impl FinalAggregate {
             Some(close) => close_times(close, &keys)?.iter().map(|time| time.unwrap_or(NEVER)).collect(),
             None => vec![NEVER; rows],
         };
-        Ok(Part { keys, encoded, shards, closes, old, old_states, new_states })
+        let count = old.len();
+        let part = Part { keys, encoded, shards, closes, old: count, old_states, new_states };
+        if old.last().is_none_or(|last| (*last as usize) < count) {
+            return Ok(part);
+        }
+        old.append(&mut fresh);
+        self.reorder(part, old, rows)
+    }
+
+    /// Groups with a state first: accumulators take it that all groups below the total they are told have been fed.
+    fn reorder(&self, part: Part, order: Vec<u32>, rows: usize) -> Result<Part, EngineError> {
+        let shards = order.iter().map(|row| part.shards[*row as usize]).collect();
+        let closes = order.iter().map(|row| part.closes[*row as usize]).collect();
+        let order = UInt32Array::from(order);
+        let picked = |columns: &[ArrayRef]| -> Result<Vec<ArrayRef>, ArrowError> {
+            columns.iter().map(|column| take(column, &order, None)).collect()
+        };
+        let keys = picked(&part.keys)?;
+        let new_states = part.new_states.as_deref().map(picked).transpose()?;
+        Ok(Part { encoded: self.keys.encode(&keys, rows)?, keys, shards, closes, new_states, ..part })
     }
 
     fn accumulators(&self, part: &Part, rows: usize, with_new: bool) -> Result<Accumulators, EngineError> {
         let mut accumulators = Accumulators::new(&self.spec.aggregates)?;
-        if !part.old.is_empty() {
-            accumulators.merge(&part.old_states, &part.old, rows)?;
+        let all: Vec<usize> = (0..rows).collect();
+        if part.old > 0 {
+            let total = if with_new && part.new_states.is_some() { part.old } else { rows };
+            accumulators.merge(&part.old_states, &all[..part.old], total)?;
         }
         if let (true, Some(states)) = (with_new, &part.new_states) {
-            let all: Vec<usize> = (0..rows).collect();
             accumulators.merge(states, &all, rows)?;
         }
         Ok(accumulators)
@@ -178,9 +203,7 @@ impl FinalAggregate {
         }
         match self.emit {
             EmitMode::OnFirst => {
-                let mut is_new = vec![true; rows];
-                part.old.iter().for_each(|row| is_new[*row] = false);
-                let new = (0..rows).filter(|row| is_new[*row]).map(|row| row as u32).collect();
+                let new = (part.old..rows).map(|row| row as u32).collect();
                 let all = batch(&self.spec.output_schema, part.keys.clone(), rows)?;
                 out.push(pick(&DeltaBatch::inserts(all), new)?);
             }
@@ -209,11 +232,11 @@ impl FinalAggregate {
         let new = self.rows(part, rows, true)?;
         let new_bytes = self.values.encode(&new.columns()[width..], rows)?;
         let mut changed = vec![true; rows];
-        if !part.old.is_empty() {
+        if part.old > 0 {
             let old = self.rows(part, rows, false)?;
             let old_bytes = self.values.encode(&old.columns()[width..], rows)?;
-            part.old.iter().for_each(|row| changed[*row] = old_bytes.row(*row) != new_bytes.row(*row));
-            let gone: Vec<u32> = part.old.iter().filter(|row| changed[**row]).map(|row| *row as u32).collect();
+            (0..part.old).for_each(|row| changed[row] = old_bytes.row(row) != new_bytes.row(row));
+            let gone: Vec<u32> = (0..part.old).filter(|row| changed[*row]).map(|row| row as u32).collect();
             let weights = Some(Int64Array::from(vec![-1; gone.len()]));
             let DeltaBatch { batch, .. } = pick(&DeltaBatch::inserts(old), gone)?;
             out.push(DeltaBatch { batch, weights });

@@ -12,8 +12,6 @@ mod keyed_sink;
 mod keys;
 mod partial_aggregate;
 mod pipeline;
-#[cfg(test)]
-mod tests;
 
 pub use keys::shard_of;
 

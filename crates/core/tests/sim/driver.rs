@@ -1,0 +1,369 @@
+//! A simulated driver process: the real query machine, its members, and the effects of its actions.
+//!
+//! Owns: what the driver's shell does around the machine. Decisions are the machine's alone.
+
+use crate::check::partition;
+use crate::types::{Down, Ev, Fault, RunTasks, Up};
+use crate::world::World;
+use highwater_core::error::ErrorKind;
+use highwater_core::ids::{AttemptId, BatchId, Epoch, ExecutorId};
+use highwater_core::plan::WriterPlan;
+use highwater_core::query::{Action, CommittedBatch, End, Event, ExecutorInfo, QueryConfig, QueryMachine, Resolution};
+use highwater_core::record::PrepareRecord;
+use highwater_core::report::WriterReport;
+use rand::Rng;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use uuid::Uuid;
+
+pub struct Driver {
+    pub epoch: Epoch,
+    pub alive: bool,
+    pub hangs_until_ms: i64,
+    /// Number of the query's run in this process.
+    pub run: u64,
+    pub machine: Option<QueryMachine>,
+    /// Live executors and their links.
+    members: BTreeMap<usize, usize>,
+    /// The earliest wake asked for.
+    wake_at_ms: Option<i64>,
+    /// The first resolution of a run is answered wrongly under `Fault::SkippedReplay`.
+    resolved: bool,
+    committed: Option<BatchId>,
+}
+
+pub fn executor_id(executor: usize) -> ExecutorId {
+    ExecutorId(Uuid::from_u128(executor as u128 + 1))
+}
+
+pub fn executor_of(id: ExecutorId) -> usize {
+    id.0.as_u128() as usize - 1
+}
+
+impl World {
+    pub fn start_driver(&mut self) {
+        let epoch = self.store.claim();
+        self.drivers.push(Driver {
+            epoch,
+            alive: true,
+            hangs_until_ms: 0,
+            run: 0,
+            machine: None,
+            members: BTreeMap::new(),
+            wake_at_ms: None,
+            resolved: false,
+            committed: None,
+        });
+        self.start_run(self.drivers.len() - 1);
+    }
+
+    /// Starts the query from its checkpoint.
+    pub fn start_run(&mut self, driver: usize) {
+        if !self.drivers[driver].alive || self.drivers[driver].machine.is_some() {
+            return;
+        }
+        let mut head = self.store.latest();
+        if head.is_some() {
+            self.coverage.hit("recovered from a prepared batch");
+        }
+        if self.fault == Some(Fault::OffsetRegress)
+            && let Some(head) = &mut head
+            && let Some(position) = head.positions.values_mut().find(|position| **position > 0)
+        {
+            *position -= 1;
+        }
+        let node = &mut self.drivers[driver];
+        node.run += 1;
+        (node.wake_at_ms, node.resolved, node.committed) = (None, false, None);
+        let config = QueryConfig { epoch: node.epoch, ..self.config.clone() };
+        let (machine, actions) = QueryMachine::recover(config, head, self.now);
+        node.machine = Some(machine);
+        self.act(driver, actions);
+        let members = self.members(driver);
+        self.step(driver, Event::Executors(members));
+        // Partitions are looked up now and then; some are found later.
+        let all = (0..self.broker.source.len()).map(|number| (partition(number as i32), 0)).collect();
+        let (run, wait) = (self.drivers[driver].run, self.delay(60));
+        self.at(self.now + wait, Ev::Tell { driver, run, event: Box::new(Event::Partitions(all)) });
+    }
+
+    pub fn kill_driver(&mut self, driver: usize) {
+        self.drivers[driver].alive = false;
+        self.drivers[driver].machine = None;
+        self.drivers[driver].members.clear();
+        for link in 0..self.links.len() {
+            if self.links[link].driver == driver {
+                self.break_link(link);
+            }
+        }
+    }
+
+    fn members(&self, driver: usize) -> Vec<ExecutorInfo> {
+        let info = |(executor, link): (&usize, &usize)| ExecutorInfo {
+            id: executor_id(*executor),
+            address: String::new(),
+            slots: 1,
+            session: *link as u64,
+        };
+        self.drivers[driver].members.iter().map(info).collect()
+    }
+
+    pub fn register(&mut self, link: usize) {
+        let (driver, executor) = (self.links[link].driver, self.links[link].executor);
+        if !self.drivers[driver].alive || self.links[link].broken {
+            return;
+        }
+        if self.drivers[driver].members.insert(executor, link).is_some() {
+            self.coverage.hit("executor came back before it was missed");
+        }
+        let members = self.members(driver);
+        self.step(driver, Event::Executors(members));
+    }
+
+    /// A link is broken, or its lease has lapsed.
+    pub fn driver_loses(&mut self, link: usize, why: &Ev) {
+        let (driver, executor) = (self.links[link].driver, self.links[link].executor);
+        if matches!(why, Ev::LeaseLapsed { .. }) {
+            if self.executors[executor].hangs_until_ms <= self.now {
+                return;
+            }
+            self.break_link(link);
+        }
+        if self.drivers[driver].members.get(&executor) != Some(&link) {
+            return;
+        }
+        self.drivers[driver].members.remove(&executor);
+        let members = self.members(driver);
+        self.step(driver, Event::Executors(members));
+    }
+
+    pub fn driver_hears(&mut self, link: usize, msg: Up) {
+        let executor = executor_id(self.links[link].executor);
+        let event = match msg {
+            Up::Available(partitions) => Event::Available { executor, partitions },
+            Up::TaskDone(attempt, report) => Event::TaskDone { attempt, executor, report },
+            Up::TaskFailed(attempt, task, message) => {
+                Event::TaskFailed { attempt, task, kind: ErrorKind::Retry, message }
+            }
+            Up::Published(attempt, writer, known) => Event::Published { attempt, writer, known },
+        };
+        self.step(self.links[link].driver, event);
+    }
+
+    pub fn tell(&mut self, driver: usize, run: u64, event: Event) {
+        if self.drivers[driver].run == run {
+            self.step(driver, event);
+        }
+    }
+
+    pub fn wake(&mut self, driver: usize, run: u64) {
+        if self.drivers[driver].run == run && self.drivers[driver].wake_at_ms == Some(self.now) {
+            self.drivers[driver].wake_at_ms = None;
+            self.step(driver, Event::Tick);
+        }
+    }
+
+    fn step(&mut self, driver: usize, event: Event) {
+        let now = self.now;
+        let Some(machine) = self.drivers[driver].machine.as_mut() else { return };
+        let before = machine.positions().clone();
+        let actions = machine.step(event, now);
+        let regressed = before.iter().any(|(partition, old)| machine.positions().get(partition) < Some(old));
+        let wake = machine.next_wake_ms(now);
+        if regressed {
+            self.violate("a driver's positions went back".into());
+        }
+        self.act(driver, actions);
+        let node = &mut self.drivers[driver];
+        if let Some(at) = wake.filter(|at| node.machine.is_some() && node.wake_at_ms.is_none_or(|before| *at < before)) {
+            node.wake_at_ms = Some(at);
+            let run = node.run;
+            self.at(at, Ev::Wake { driver, run });
+        }
+    }
+
+    fn act(&mut self, driver: usize, actions: Vec<Action>) {
+        for action in actions {
+            if !self.drivers[driver].alive {
+                return;
+            }
+            self.note(|_| format!("driver {driver}: {}", brief(&action)));
+            match action {
+                Action::Open { executor } => self.tell_executor(driver, executor, Down::Open),
+                Action::Assign { executor, partitions } => {
+                    self.tell_executor(driver, executor, Down::Assign(partitions));
+                }
+                Action::Run { attempt, plan, placement, base, published } => {
+                    self.coverage.hit("attempt");
+                    let run = RunTasks { attempt, plan, placement, base, published };
+                    for executor in run.placement.values().copied().collect::<BTreeSet<_>>() {
+                        self.tell_executor(driver, executor, Down::Run(Box::new(run.clone())));
+                    }
+                }
+                Action::Abort { attempt, executors, .. } => {
+                    self.coverage.hit("attempt aborted");
+                    executors.into_iter().for_each(|id| self.tell_executor(driver, id, Down::Abort(attempt)));
+                }
+                Action::Persist { record } => self.begin_persist(driver, record),
+                Action::Publish { attempt, executor, writers, .. } => self.publish(driver, attempt, executor, writers),
+                Action::Resolve { batch, writers } => {
+                    self.coverage.hit("writers resolved");
+                    let run = self.drivers[driver].run;
+                    self.soon(6, Ev::Fence { driver, run, batch, writers });
+                }
+                Action::Committed(batch) => self.commit(driver, &batch),
+                Action::Ended(end) => self.end(driver, end),
+            }
+        }
+    }
+
+    fn tell_executor(&mut self, driver: usize, executor: ExecutorId, msg: Down) {
+        if let Some(link) = self.drivers[driver].members.get(&executor_of(executor)).copied() {
+            self.send_down(link, msg);
+        }
+    }
+
+    /// All writers are flushed by now, so that a later owner's fencing reaches every one of them. What is left to
+    /// make sure of is that there is no later owner yet: a repeated batch is published without another write to
+    /// the head store, which would have told.
+    fn publish(&mut self, driver: usize, attempt: AttemptId, executor: ExecutorId, writers: Vec<WriterPlan>) {
+        if self.drivers[driver].epoch.0 != self.store.epoch && self.fault != Some(Fault::NoEpochCheck) {
+            self.coverage.hit("stale driver held back from publishing");
+            return self.kill_driver(driver);
+        }
+        self.tell_executor(driver, executor, Down::Publish(attempt, writers));
+        self.moment(Some(driver), None);
+    }
+
+    fn begin_persist(&mut self, driver: usize, record: Arc<PrepareRecord>) {
+        let run = self.drivers[driver].run;
+        self.moment(Some(driver), None);
+        if self.fault == Some(Fault::CommitBeforePrepare) {
+            let event = Box::new(Event::Persisted { batch: record.batch() });
+            self.soon(2, Ev::Tell { driver, run, event });
+            self.at(self.now + 60, Ev::Persist { driver, run, record });
+            return;
+        }
+        self.soon(6, Ev::Persist { driver, run, record });
+    }
+
+    pub fn persist(&mut self, driver: usize, run: u64, mut record: Arc<PrepareRecord>) {
+        if !self.drivers[driver].alive {
+            return;
+        }
+        let batch = record.batch();
+        if self.fault == Some(Fault::LostStateDelta) && self.rng.random_bool(0.3) {
+            let mut torn = (*record).clone();
+            torn.state.pop();
+            record = Arc::new(torn);
+        }
+        let event = match self.store.prepare(self.drivers[driver].epoch, record.clone()) {
+            Ok(()) => {
+                let checked = self.checker.prepared(&record, &self.broker);
+                self.check(checked);
+                Event::Persisted { batch }
+            }
+            Err((kind, message)) => {
+                self.coverage.hit(if kind == ErrorKind::Fenced { "stale driver refused" } else { "prepare refused" });
+                Event::PersistFailed { batch, kind, message }
+            }
+        };
+        self.moment(Some(driver), None);
+        self.soon(3, Ev::Tell { driver, run, event: Box::new(event) });
+    }
+
+    /// The first half of a resolution: every writer is fenced.
+    pub fn fence(&mut self, driver: usize, run: u64, batch: Option<BatchId>, writers: Vec<WriterReport>) {
+        let away = self.broker.away_until_ms > self.now;
+        if away || self.chance(self.knobs.resolve_fails) {
+            self.coverage.hit("resolution failed at first");
+            let (kind, message) = (ErrorKind::Retry, "brokers are away".to_string());
+            self.soon(2, Ev::Tell { driver, run, event: Box::new(Event::Trouble { executor: None, kind, message }) });
+            let again = self.now + 20 + self.delay(10);
+            return self.at(again, Ev::Fence { driver, run, batch, writers });
+        }
+        for writer in &writers {
+            self.broker.init(writer.plan);
+        }
+        self.soon(6, Ev::ReadProgress { driver, run, batch, writers });
+    }
+
+    /// The second half: what they hold.
+    pub fn read_progress(&mut self, driver: usize, run: u64, batch: Option<BatchId>, writers: Vec<WriterReport>) {
+        let places: Option<Vec<i64>> = writers.iter().map(|writer| Some(writer.progress_at?.offset)).collect();
+        let from = places.and_then(|places| places.into_iter().min()).unwrap_or(0);
+        let skip = self.fault == Some(Fault::SkippedReplay) && !self.drivers[driver].resolved;
+        self.drivers[driver].resolved = true;
+        let mut found: BTreeMap<WriterPlan, Resolution> = BTreeMap::new();
+        for writer in &writers {
+            let held = batch.and_then(|_| self.broker.progress(writer.plan, from));
+            let resolution = match (held, batch) {
+                _ if skip => Resolution::Published,
+                (Some(held), Some(batch)) if held == batch => Resolution::Published,
+                (Some(held), Some(batch)) if held > batch => Resolution::Ahead { batch: held },
+                _ => Resolution::NotPublished,
+            };
+            self.coverage.hit(match resolution {
+                Resolution::Published => "writer found published",
+                Resolution::NotPublished => "writer found unpublished",
+                Resolution::Ahead { .. } => "writer found ahead",
+            });
+            found.insert(writer.plan, resolution);
+        }
+        self.soon(6, Ev::Tell { driver, run, event: Box::new(Event::Resolved(found)) });
+    }
+
+    fn commit(&mut self, driver: usize, batch: &CommittedBatch) {
+        let id = batch.record.batch();
+        let before = self.drivers[driver].committed.replace(id);
+        if before.is_some_and(|before| before.next() != id) {
+            self.violate(format!("a driver committed batch {id} after {before:?}"));
+        }
+        let checked = self.checker.committed(&batch.record, &self.broker);
+        self.check(checked);
+        self.moment(Some(driver), None);
+        if !self.drivers[driver].alive {
+            return;
+        }
+        for executor in &batch.executors {
+            self.tell_executor(driver, *executor, Down::Committed(batch.attempt));
+        }
+        self.store.note_committed(self.drivers[driver].epoch, id);
+    }
+
+    fn end(&mut self, driver: usize, end: End) {
+        self.drivers[driver].machine = None;
+        match end {
+            End::Stopped => {
+                let again = self.now + self.delay(20);
+                self.at(again, Ev::RunStart { driver });
+            }
+            End::Fenced => {
+                self.coverage.hit("stale driver gave up");
+                self.kill_driver(driver);
+            }
+            // A driver that was replaced meets what its successor wrote; it may stop in any way.
+            End::Failed(_) if self.current_driver() != Some(driver) => self.kill_driver(driver),
+            End::Failed(message) => self.violate(format!("the query failed: {message}")),
+            End::Finished => self.violate("the query finished, though it has no end".into()),
+        }
+    }
+}
+
+/// An action without what is long in it.
+fn brief(action: &Action) -> String {
+    match action {
+        Action::Run { attempt, plan, placement, published, .. } => {
+            let ranges: Vec<_> = plan.ranges.iter().map(|(p, range)| (p.tp.partition, range.start, range.end)).collect();
+            let placement: Vec<_> = placement.iter().map(|(task, id)| (task.0, executor_of(*id))).collect();
+            format!("run {attempt} of batch {} {ranges:?} on {placement:?}, published {published:?}", plan.batch)
+        }
+        Action::Persist { record } => format!("persist batch {}", record.batch()),
+        Action::Committed(batch) => format!("committed batch {} by {}", batch.record.batch(), batch.attempt),
+        Action::Resolve { batch, writers } => {
+            let writers: Vec<_> = writers.iter().map(|w| (w.plan.sink.0, w.plan.writer.0)).collect();
+            format!("resolve {batch:?} {writers:?}")
+        }
+        other => format!("{other:?}"),
+    }
+}

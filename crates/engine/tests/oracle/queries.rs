@@ -1,0 +1,207 @@
+//! Random queries, each as a streaming script and as the plain SQL that is its meaning.
+
+use crate::data::COLUMNS;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+/// A query of one INSERT.
+#[derive(Clone, Debug)]
+pub struct Query {
+    pub kind: Kind,
+    /// Reads `t UNION ALL u`, else `t`.
+    pub union: bool,
+    filter: Option<&'static str>,
+    group: Vec<Column>,
+    aggregates: Vec<Column>,
+    having: Option<&'static str>,
+}
+
+/// What it does, and how its results go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Filter and project, appended.
+    Rows,
+    /// One row per id into a keyed sink: nothing proves the key unique.
+    KeyedRows,
+    /// SELECT DISTINCT, appended.
+    Distinct,
+    /// GROUP BY into a sink keyed by the groups.
+    Groups,
+    /// The same, its key computed from the groups: rows move between shards once more.
+    RenamedGroups,
+    /// No GROUP BY.
+    Global,
+    /// GROUP BY windows, final rows appended as they close.
+    ClosedWindows,
+    /// GROUP BY windows, every change at once.
+    OpenWindows,
+}
+
+/// An expression and the type of its column.
+type Column = (&'static str, &'static str);
+
+const GROUPS: [Column; 4] = [
+    ("coalesce(k, 'none')", "STRING"),
+    ("coalesce(b, -1)", "BIGINT"),
+    ("id % 3", "BIGINT"),
+    ("f IS NULL", "BOOLEAN"),
+];
+const AGGREGATES: [Column; 14] = [
+    ("count(*)", "BIGINT"),
+    ("count(x)", "BIGINT"),
+    ("count(DISTINCT b)", "BIGINT"),
+    ("sum(x)", "BIGINT"),
+    ("min(x)", "BIGINT"),
+    ("max(x)", "BIGINT"),
+    ("max(k)", "STRING"),
+    ("min(ts)", "TIMESTAMP(3)"),
+    ("avg(x)", "DOUBLE"),
+    ("sum(f)", "DOUBLE"),
+    ("max(f)", "DOUBLE"),
+    ("count(*) FILTER (WHERE x > 0)", "BIGINT"),
+    ("sum(x) FILTER (WHERE b = 1)", "BIGINT"),
+    ("bool_or(x > 10)", "BOOLEAN"),
+];
+const FILTERS: [&str; 4] = ["x > 0", "k IS NOT NULL AND k <> 'K1'", "b = 1 OR f < 0", "x IS NULL"];
+const HAVINGS: [&str; 3] = ["count(*) > 1", "sum(x) > 0", "max(x) IS NOT NULL"];
+
+pub fn query() -> impl Strategy<Value = Query> {
+    let kinds = [
+        Kind::Rows,
+        Kind::KeyedRows,
+        Kind::Distinct,
+        Kind::Groups,
+        Kind::Groups,
+        Kind::RenamedGroups,
+        Kind::Global,
+        Kind::ClosedWindows,
+        Kind::ClosedWindows,
+        Kind::OpenWindows,
+    ];
+    (
+        select(kinds.to_vec()),
+        any::<bool>(),
+        prop::option::weighted(0.3, select(FILTERS.to_vec())),
+        subsequence(GROUPS.to_vec(), 1..=2),
+        subsequence(AGGREGATES.to_vec(), 1..=4),
+        prop::option::weighted(0.3, select(HAVINGS.to_vec())),
+    )
+        .prop_map(|(kind, union, filter, group, aggregates, having)| Query {
+            kind,
+            union,
+            filter,
+            group,
+            aggregates,
+            having,
+        })
+}
+
+impl Query {
+    pub fn windowed(&self) -> bool {
+        matches!(self.kind, Kind::ClosedWindows | Kind::OpenWindows)
+    }
+
+    /// The script that runs as a stream.
+    pub fn script(&self) -> String {
+        let with = |topic: &str| {
+            format!("WITH ('connector'='kafka','topic'='{topic}','bootstrap.servers'='localhost:1','format'='json')")
+        };
+        let table = |name: &str| {
+            format!("CREATE TABLE {name} ({COLUMNS}, WATERMARK FOR ts AS ts - INTERVAL '3' SECOND) {};\n", with(name))
+        };
+        let mut columns: Vec<String> =
+            self.columns().iter().enumerate().map(|(i, (_, data_type))| format!("c{i} {data_type}")).collect();
+        let key: Vec<String> = (0..self.key_width()).map(|i| format!("c{i}")).collect();
+        if !key.is_empty() {
+            columns.push(format!("PRIMARY KEY ({}) NOT ENFORCED", key.join(", ")));
+        }
+        let view = "CREATE VIEW v AS SELECT id, k, b, x, f, ts FROM t UNION ALL SELECT id, k, b, x, f, ts FROM u;\n";
+        let input = if self.union { "v" } else { "t" };
+        let from = match self.windowed() {
+            true => format!("TABLE(TUMBLE(TABLE {input}, DESCRIPTOR(ts), INTERVAL '10' SECOND))"),
+            false => input.to_string(),
+        };
+        format!(
+            "SET shards = 8;\n{}{}{}CREATE TABLE o ({}) {};\nINSERT INTO o {};",
+            table("t"),
+            table("u"),
+            if self.union { view } else { "" },
+            columns.join(", "),
+            with("o"),
+            self.select(&from)
+        )
+    }
+
+    /// The same over tables `t` and `u` that hold all rows, windows spelt out.
+    pub fn meaning(&self) -> String {
+        let input = if self.union { "(SELECT * FROM t UNION ALL SELECT * FROM u)" } else { "(SELECT * FROM t)" };
+        let from = match self.windowed() {
+            true => format!(
+                "(SELECT *, date_bin(INTERVAL '10 seconds', ts) AS window_start, \
+                 date_bin(INTERVAL '10 seconds', ts) + INTERVAL '10 seconds' AS window_end FROM {input})"
+            ),
+            false => input.to_string(),
+        };
+        self.select(&from)
+    }
+
+    /// Columns of the PRIMARY KEY, the first ones.
+    pub fn key_width(&self) -> usize {
+        match self.kind {
+            Kind::Rows | Kind::Distinct | Kind::ClosedWindows => 0,
+            Kind::KeyedRows | Kind::Global => 1,
+            Kind::RenamedGroups | Kind::Groups => self.group.len(),
+            Kind::OpenWindows => self.group.len() + 1,
+        }
+    }
+
+    /// What each column of the sink holds, in order.
+    fn columns(&self) -> Vec<Column> {
+        let groups = self.group.iter().copied();
+        match self.kind {
+            Kind::Rows | Kind::KeyedRows => {
+                vec![("id", "BIGINT"), ("upper(k)", "STRING"), ("x + 1", "BIGINT"), ("f", "DOUBLE")]
+            }
+            Kind::Distinct => groups.collect(),
+            Kind::Groups | Kind::RenamedGroups => groups.chain(self.aggregates.iter().copied()).collect(),
+            Kind::Global => [("1", "BIGINT")].into_iter().chain(self.aggregates.iter().copied()).collect(),
+            Kind::ClosedWindows | Kind::OpenWindows => [("window_end", "TIMESTAMP(3)")]
+                .into_iter()
+                .chain(groups)
+                .chain(self.aggregates.iter().copied())
+                .collect(),
+        }
+    }
+
+    fn select(&self, from: &str) -> String {
+        let columns = self.columns();
+        let listed: Vec<String> = columns.iter().enumerate().map(|(i, (sql, _))| format!("{sql} AS c{i}")).collect();
+        let listed = listed.join(", ");
+        let filter = self.filter.map(|filter| format!(" WHERE {filter}")).unwrap_or_default();
+        let having = self.having.map(|having| format!(" HAVING {having}")).unwrap_or_default();
+        let groups: Vec<&str> = self.group.iter().map(|(sql, _)| *sql).collect();
+        let groups = groups.join(", ");
+        match self.kind {
+            Kind::Rows | Kind::KeyedRows => format!("SELECT {listed} FROM {from}{filter}"),
+            Kind::Distinct => format!("SELECT DISTINCT {listed} FROM {from}{filter}"),
+            Kind::Groups => format!("SELECT {listed} FROM {from}{filter} GROUP BY {groups}{having}"),
+            Kind::RenamedGroups => {
+                let renamed: Vec<String> = columns
+                    .iter()
+                    .enumerate()
+                    .map(|(i, (_, data_type))| match *data_type {
+                        "STRING" if i < self.group.len() => format!("concat(c{i}, '!') AS c{i}"),
+                        "BIGINT" if i < self.group.len() => format!("c{i} * 7 AS c{i}"),
+                        _ => format!("c{i}"),
+                    })
+                    .collect();
+                let inner = format!("SELECT {listed} FROM {from}{filter} GROUP BY {groups}{having}");
+                format!("SELECT {} FROM ({inner})", renamed.join(", "))
+            }
+            Kind::Global => format!("SELECT {listed} FROM {from}{filter}{having}"),
+            Kind::ClosedWindows | Kind::OpenWindows => {
+                format!("SELECT {listed} FROM {from}{filter} GROUP BY window_start, window_end, {groups}{having}")
+            }
+        }
+    }
+}
