@@ -80,9 +80,9 @@ pub enum OnBadRecord {
     #[default]
     Fail,
     Skip,
-    /// Writes the raw record to this topic, in the transaction of its batch.
+    /// Writes the raw record to this topic (else to `<source topic>-dead-letters`), in the transaction of its batch.
     DeadLetter {
-        topic: String,
+        topic: Option<String>,
     },
 }
 

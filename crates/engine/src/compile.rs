@@ -6,7 +6,7 @@
 use crate::plan::build::{Builder, Target};
 use crate::plan::catalog::Catalog;
 use crate::plan::clock::BatchClock;
-use crate::plan::{insert, optimize, sinks, sources};
+use crate::plan::{dead_letters, insert, optimize, sinks, sources};
 use crate::query::{CompiledQuery, SinkTable};
 use crate::sql::ddl::{OptionEntry, TableDef};
 use crate::sql::error::{Result, SqlError};
@@ -37,7 +37,7 @@ pub fn compile(sql: &str) -> Result<CompiledQuery> {
         planned.push(plan_insert(SinkId(index as u32), statement, &catalog, &options)?);
     }
     let plans: Vec<&LogicalPlan> = planned.iter().map(|(plan, _)| plan).collect();
-    let sources = sources::collect(&plans, &catalog, &defaults)?;
+    let mut sources = sources::collect(&plans, &catalog, &defaults)?;
     let mut builder = Builder::new(&sources);
     for ((plan, sink), statement) in planned.iter().zip(&script.inserts) {
         let keyed = !sink.primary_key.is_empty();
@@ -50,8 +50,9 @@ pub fn compile(sql: &str) -> Result<CompiledQuery> {
             builder.warnings.extend(sinks::idle_parts(table));
         }
     }
-    let (dataflow, warnings) = (builder.dataflow, builder.warnings);
-    let sinks = planned.into_iter().map(|(_, sink)| sink).collect();
+    let (mut dataflow, warnings) = (builder.dataflow, builder.warnings);
+    let mut sinks = planned.into_iter().map(|(_, sink)| sink).collect();
+    dead_letters::connect(&mut dataflow, &mut sources, &mut sinks);
     Ok(CompiledQuery { options, sources, sinks, dataflow, warnings, clock })
 }
 

@@ -66,6 +66,8 @@ pub struct SourceTable {
     pub watermark: Option<Arc<dyn PhysicalExpr>>,
     /// Columns of `schema` the query needs, ascending: the layout of decoded batches.
     pub columns_used: Vec<usize>,
+    /// The hidden sink of records that do not decode.
+    pub dead_letters: Option<SinkId>,
 }
 
 /// A table some INSERT writes.
@@ -104,4 +106,6 @@ pub struct KafkaOptions {
 pub enum Format {
     #[default]
     Json,
+    /// The bytes of the column `value` as they are. Of dead letters; not to be chosen in SQL.
+    Raw,
 }

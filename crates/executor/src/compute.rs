@@ -38,6 +38,8 @@ pub struct Compute {
     /// Writers that hold this batch already.
     pub published: BTreeSet<WriterPlan>,
     pub cancel: CancellationToken,
+    /// Where records go that do not decode, if not nowhere.
+    pub dead_letters: Option<SinkId>,
 }
 
 /// What a task leaves behind.
@@ -52,11 +54,16 @@ impl Compute {
     /// Computes what comes from Kafka.
     pub fn source(self, mut input: mpsc::Receiver<Input>) -> Result<Computed, TaskError> {
         let mut partitions: BTreeMap<SourcePartition, PartitionReport> = BTreeMap::new();
+        let dead_letters = self.dead_letters;
         self.run(|work| {
             loop {
                 match input.blocking_recv() {
                     Some(Input::Chunk(partition, chunk)) => {
                         add(partitions.entry(partition).or_default(), &chunk);
+                        if let (Some(sink), false) = (dead_letters, chunk.bad.is_empty()) {
+                            let rows = highwater_connectors::source::dead_letters(&chunk.bad)?;
+                            work.emitted.push(Emit::Sink { sink, rows });
+                        }
                         work.runtime.push_source(chunk.batch, &mut work.emitted)?;
                         work.lead()?;
                         crash::point("executor_mid_read");

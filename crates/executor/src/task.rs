@@ -144,6 +144,12 @@ async fn from_shards(
 
 fn compute(context: &TaskContext, task: TaskPlan, shards: std::ops::Range<u16>) -> Result<Compute, TaskError> {
     let compiled = &context.compiled;
+    let dead_letters = match &task.work {
+        TaskWork::Source { source, .. } => {
+            compiled.sources.iter().find(|table| table.id == *source).and_then(|table| table.dead_letters)
+        }
+        TaskWork::Shards { .. } => None,
+    };
     let sink_names: BTreeMap<SinkId, String> =
         compiled.sinks.iter().map(|table| (table.id, table.name.clone())).collect();
     let state = context.state.task(task.stage, shards)?;
@@ -169,5 +175,6 @@ fn compute(context: &TaskContext, task: TaskPlan, shards: std::ops::Range<u16>) 
         writers: context.writers.clone(),
         published: (*context.published).clone(),
         cancel: context.cancel.clone(),
+        dead_letters,
     })
 }

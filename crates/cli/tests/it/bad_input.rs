@@ -1,7 +1,7 @@
 //! Records that do not fit: the query stops and names the place, or skips and counts, and loses nothing else.
 
 use crate::table::Tables;
-use highwater_testkit::{Highwater, Message};
+use highwater_testkit::{Highwater, Isolation, Message};
 use serde_json::json;
 
 /// Puts `bad` between good records 0..5 and 5..10 of one partition, at offset 5.
@@ -68,6 +68,30 @@ fn skipping_counts_and_loses_nothing_else() {
     assert_eq!(bad, 3);
     let warned = cluster.status("q")["warnings"].to_string();
     assert!(warned.contains("bad record"), "{warned}");
+}
+
+#[test]
+fn dead_letters_are_kept_as_they_were_with_place_and_reason() {
+    let tables = Tables::new("dead-letter", 1);
+    surround(&tables, Message::new("not json").key("k"));
+    surround(&tables, Message::tombstone("gone"));
+    let cluster = Highwater::start(1);
+    cluster.submit("q", &tables.copy("SET on_bad_record = 'dead_letter';", ""));
+    cluster.wait_caught_up("q");
+    let mut expected: Vec<i64> = (0..10).flat_map(|id| [id, id]).collect();
+    expected.sort_unstable();
+    assert_eq!(tables.ids(), expected);
+    let letters = tables.kafka.read_all(&format!("{}-dead-letters", tables.input), Isolation::Committed);
+    let texts: Vec<_> = letters.iter().map(|letter| (letter.key.as_deref(), letter.payload.as_deref())).collect();
+    assert_eq!(texts, [(Some(&b"k"[..]), Some(&b"not json"[..])), (Some(&b"gone"[..]), None)]);
+    let header = |letter: usize, name: &str| {
+        let found = letters[letter].headers.iter().find(|(key, _)| key == name);
+        String::from_utf8(found.and_then(|(_, value)| value.clone()).unwrap()).unwrap()
+    };
+    assert_eq!(header(0, "highwater.topic"), tables.input);
+    assert_eq!((header(0, "highwater.partition"), header(0, "highwater.offset")), ("0".into(), "5".into()));
+    assert!(header(0, "highwater.error").contains("JSON"), "{}", header(0, "highwater.error"));
+    assert_eq!(header(1, "highwater.offset"), "16");
 }
 
 #[test]

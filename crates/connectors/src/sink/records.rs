@@ -10,7 +10,7 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use highwater_engine::delta::DeltaBatch;
-use highwater_engine::query::SinkTable;
+use highwater_engine::query::{ConnectorOptions, Format, KafkaOptions, SinkTable};
 use xxhash_rust::xxh3::Xxh3;
 
 /// One record, as it will be in Kafka.
@@ -52,13 +52,21 @@ impl Record<'_> {
 pub struct RecordEncoder {
     table: String,
     topic: String,
-    value: ObjectEncoder,
+    value: Values,
     /// Of the PRIMARY KEY.
     primary_key: Option<ObjectEncoder>,
     topic_column: Option<usize>,
     key_column: Option<usize>,
     headers_column: Option<usize>,
     timestamp_column: Option<usize>,
+}
+
+/// What record values are made of.
+#[derive(Clone, Debug)]
+enum Values {
+    Objects(ObjectEncoder),
+    /// The bytes of this column.
+    Raw(usize),
 }
 
 impl RecordEncoder {
@@ -68,10 +76,14 @@ impl RecordEncoder {
         let is_meta = |name: &str| matches!(name, "_topic" | "_key" | "_headers" | "_timestamp");
         let fields = table.schema.fields().iter().enumerate();
         let value = fields.filter(|(_, field)| !is_meta(field.name())).map(|(index, _)| index).collect();
+        let raw = match &table.connector {
+            ConnectorOptions::Kafka(KafkaOptions { format: Format::Raw, .. }) => column("value"),
+            _ => None,
+        };
         Self {
             table: table.name.clone(),
             topic: topic.to_string(),
-            value: ObjectEncoder::new(value),
+            value: raw.map_or_else(|| Values::Objects(ObjectEncoder::new(value)), Values::Raw),
             primary_key: (!table.primary_key.is_empty()).then(|| ObjectEncoder::new(table.primary_key.clone())),
             topic_column: column("_topic"),
             key_column: column("_key"),
@@ -87,7 +99,10 @@ impl RecordEncoder {
         mut each: impl FnMut(Record<'_>) -> Result<(), ConnectorError>,
     ) -> Result<(), ConnectorError> {
         let batch = &rows.batch;
-        let values = self.value.encode(batch)?;
+        let (objects, raw) = match &self.value {
+            Values::Objects(encoder) => (Some(encoder.encode(batch)?), None),
+            Values::Raw(column) => (None, Some(self.cast(batch.column(*column), &DataType::Binary)?)),
+        };
         let primary_keys = self.primary_key.as_ref().map(|encoder| encoder.encode(batch)).transpose()?;
         let column =
             |index: Option<usize>, to: DataType| index.map(|index| self.cast(batch.column(index), &to)).transpose();
@@ -114,7 +129,12 @@ impl RecordEncoder {
                 .filter(|timestamps| timestamps.is_valid(row))
                 .map(|timestamps| timestamps.as_primitive::<Int64Type>().value(row));
             let headers = self.headers_column.map(|column| headers(batch.column(column), row)).unwrap_or_default();
-            let value = (!is_deleted).then(|| values.get(row));
+            let value = match (&objects, &raw) {
+                _ if is_deleted => None,
+                (Some(objects), _) => Some(objects.get(row)),
+                (None, Some(raw)) => raw.is_valid(row).then(|| raw.as_binary::<i32>().value(row)),
+                (None, None) => None,
+            };
             each(Record { topic, partition: None, key, value, headers, timestamp_ms })?;
         }
         Ok(())
@@ -156,7 +176,6 @@ mod tests {
     use arrow::datatypes::{Field, Schema};
     use highwater_core::ids::SinkId;
     use highwater_core::options::OutputMode;
-    use highwater_engine::query::ConnectorOptions;
     use std::sync::Arc;
 
     fn table(fields: Vec<Field>, primary_key: Vec<usize>) -> SinkTable {

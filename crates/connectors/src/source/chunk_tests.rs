@@ -31,6 +31,7 @@ pub fn table(on_bad_record: OnBadRecord, columns_used: Vec<usize>) -> SourceTabl
         options: SourceOptions { on_bad_record, ..SourceOptions::default() },
         watermark: Some(Arc::new(Column::new("ts", 1))),
         columns_used,
+        dead_letters: None,
     }
 }
 
@@ -101,7 +102,7 @@ fn bad_records_are_skipped_exactly_or_fail_the_range_that_holds_them() {
 
 #[test]
 fn dead_letters_keep_the_key() {
-    let chunk = decode(OnBadRecord::DeadLetter { topic: "d".into() }, &[1], &[1]).slice(0, 9).unwrap();
+    let chunk = decode(OnBadRecord::DeadLetter { topic: None }, &[1], &[1]).slice(0, 9).unwrap();
     assert_eq!(chunk.bad[0].key.as_deref(), Some(b"k".as_slice()));
     assert_eq!(chunk.bad[0].timestamp_ms, Some(5001));
 }

@@ -7,6 +7,7 @@
 
 mod buffer;
 mod chunk;
+mod dead_letters;
 mod meta;
 mod queue;
 mod raw;
@@ -15,6 +16,7 @@ mod shared;
 mod trouble;
 mod worker;
 
+pub use dead_letters::dead_letters;
 pub(crate) use reader::kafka_options;
 pub use reader::{RangeRead, SourceReader};
 

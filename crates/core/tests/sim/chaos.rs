@@ -48,8 +48,7 @@ impl Knobs {
 /// A query with one source stage, an exchange and one shard stage, of random size.
 pub fn draw_config(rng: &mut ChaCha8Rng) -> QueryConfig {
     let appends = rng.random_bool(0.5);
-    let options =
-        SourceOptions { max_offsets_per_trigger: Some(rng.random_range(6..25)), ..SourceOptions::default() };
+    let options = SourceOptions { max_offsets_per_trigger: Some(rng.random_range(6..25)), ..SourceOptions::default() };
     let partitions = rng.random_range(1..5);
     let source_sinks = if appends { vec![SinkId(APPEND)] } else { Vec::new() };
     let trigger = if rng.random_bool(0.2) { Trigger::Every { interval_ms: 40 } } else { Trigger::Asap };
@@ -192,7 +191,7 @@ impl World {
             self.coverage.hit("commit note lost");
         }
         self.kill_driver(driver);
-        if self.current_driver().is_none_or(|newest| newest < driver) {
+        if self.current_driver().is_none() {
             let starts = self.now + self.rng.random_range(1..120);
             self.at(starts, Ev::DriverStart);
         }
@@ -231,9 +230,15 @@ impl World {
         if !self.executors.iter().any(|executor| executor.alive) {
             self.at(self.now, Ev::NewExecutor);
         }
-        let newest = self.current_driver();
+        if let Some(newest) = self.current_driver() {
+            self.break_links_except(newest);
+        }
+    }
+
+    /// Whoever is still with a driver that was replaced learns it.
+    pub fn break_links_except(&mut self, driver: usize) {
         for link in 0..self.links.len() {
-            if Some(self.links[link].driver) != newest {
+            if self.links[link].driver != driver {
                 self.break_link(link);
             }
         }

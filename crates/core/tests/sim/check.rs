@@ -91,7 +91,10 @@ impl Checker {
             let start = before.get(partition).copied().unwrap_or(0);
             let range = record.plan.ranges.get(partition);
             if range.map_or((start, start), |range| (range.start, range.end)) != (start, *position) {
-                return Err(format!("batch {batch}: {range:?} of {} does not lead from {start} to {position}", partition.tp));
+                return Err(format!(
+                    "batch {batch}: {range:?} of {} does not lead from {start} to {position}",
+                    partition.tp
+                ));
             }
             let log = &broker.source[partition.tp.partition as usize];
             for rec in &log[start as usize..*position as usize] {
@@ -203,7 +206,9 @@ impl Checker {
             add(&mut answer, rec.key, rec.weight, rec.value);
         }
         answer.retain(|_, agg| agg.0 != 0);
-        if answer != self.keyed || self.appended.len() != broker.source.iter().map(Vec::len).sum::<usize>() * self.appends() {
+        if answer != self.keyed
+            || self.appended.len() != broker.source.iter().map(Vec::len).sum::<usize>() * self.appends()
+        {
             return Err("caught up, and the sinks are not the answer over all records".into());
         }
         self.visible(broker, "at the end")

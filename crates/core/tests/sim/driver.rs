@@ -54,7 +54,11 @@ impl World {
             resolved: false,
             committed: None,
         });
-        self.start_run(self.drivers.len() - 1);
+        let driver = self.drivers.len() - 1;
+        if self.calm {
+            self.break_links_except(driver);
+        }
+        self.start_run(driver);
     }
 
     /// Starts the query from its checkpoint.
@@ -175,7 +179,8 @@ impl World {
         }
         self.act(driver, actions);
         let node = &mut self.drivers[driver];
-        if let Some(at) = wake.filter(|at| node.machine.is_some() && node.wake_at_ms.is_none_or(|before| *at < before)) {
+        if let Some(at) = wake.filter(|at| node.machine.is_some() && node.wake_at_ms.is_none_or(|before| *at < before))
+        {
             node.wake_at_ms = Some(at);
             let run = node.run;
             self.at(at, Ev::Wake { driver, run });
@@ -282,6 +287,10 @@ impl World {
             let again = self.now + 20 + self.delay(10);
             return self.at(again, Ev::Fence { driver, run, batch, writers });
         }
+        if self.fault == Some(Fault::ProgressBeforeFencing) {
+            self.at(self.now + 8, Ev::FenceLate { writers: writers.clone() });
+            return self.read_progress(driver, run, batch, writers);
+        }
         for writer in &writers {
             self.broker.init(writer.plan);
         }
@@ -310,7 +319,8 @@ impl World {
             });
             found.insert(writer.plan, resolution);
         }
-        self.soon(6, Ev::Tell { driver, run, event: Box::new(Event::Resolved(found)) });
+        let told = self.now + 9 + self.delay(4);
+        self.at(told, Ev::Tell { driver, run, event: Box::new(Event::Resolved(found)) });
     }
 
     fn commit(&mut self, driver: usize, batch: &CommittedBatch) {
@@ -343,7 +353,7 @@ impl World {
                 self.kill_driver(driver);
             }
             // A driver that was replaced meets what its successor wrote; it may stop in any way.
-            End::Failed(_) if self.current_driver() != Some(driver) => self.kill_driver(driver),
+            End::Failed(_) if self.drivers[driver].epoch.0 != self.store.epoch => self.kill_driver(driver),
             End::Failed(message) => self.violate(format!("the query failed: {message}")),
             End::Finished => self.violate("the query finished, though it has no end".into()),
         }
@@ -354,7 +364,8 @@ impl World {
 fn brief(action: &Action) -> String {
     match action {
         Action::Run { attempt, plan, placement, published, .. } => {
-            let ranges: Vec<_> = plan.ranges.iter().map(|(p, range)| (p.tp.partition, range.start, range.end)).collect();
+            let ranges: Vec<_> =
+                plan.ranges.iter().map(|(p, range)| (p.tp.partition, range.start, range.end)).collect();
             let placement: Vec<_> = placement.iter().map(|(task, id)| (task.0, executor_of(*id))).collect();
             format!("run {attempt} of batch {} {ranges:?} on {placement:?}, published {published:?}", plan.batch)
         }

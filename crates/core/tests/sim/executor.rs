@@ -4,7 +4,8 @@
 //! the work of tasks is in `tasks`.
 
 use crate::driver::{executor_id, executor_of};
-use crate::tasks::{Overlay, Running, Slot};
+use crate::publish::Slot;
+use crate::tasks::{Overlay, Running};
 use crate::types::{Answer, Down, Ev, Fault, Rec, RunTasks, Up};
 use crate::world::World;
 use highwater_core::delta::DeltaReader;
@@ -112,7 +113,11 @@ impl World {
 
     /// Aborts what is open, if the brokers hear it.
     fn close_worker(&mut self, executor: usize) {
-        self.executors[executor].life += 1;
+        let node = &mut self.executors[executor];
+        node.life += 1;
+        if let Some(current) = node.worker.as_ref().and_then(|worker| worker.participant.current()) {
+            node.inbox.retain(|(attempt, _), _| *attempt > current);
+        }
         let Some(worker) = self.executors[executor].worker.take() else { return };
         for txn in worker.slots.values().filter_map(|slot| slot.txn) {
             if self.rng.random_bool(0.6) {
@@ -205,6 +210,7 @@ impl World {
     }
 
     fn cancel(&mut self, executor: usize, attempt: AttemptId) {
+        self.executors[executor].inbox.retain(|(other, _), _| *other > attempt);
         let keep_stale = self.fault == Some(Fault::WrongOverlay);
         let Some(worker) = self.executors[executor].worker.as_mut() else { return };
         let running = worker.running.take_if(|running| running.run.attempt == attempt);
@@ -295,7 +301,8 @@ impl World {
         let mut behind = false;
         for (partition, position) in &mut worker.positions {
             let end = self.broker.source[partition.tp.partition as usize].len() as i64;
-            let reach = if self.rng.random_bool(0.7) { end } else { self.rng.random_range(*position..=end.max(*position)) };
+            let reach =
+                if self.rng.random_bool(0.7) { end } else { self.rng.random_range(*position..=end.max(*position)) };
             *position = reach.max(*position);
             behind |= *position < end;
             if worker.told.insert(partition.clone(), *position) != Some(*position) {

@@ -4,8 +4,9 @@
 //! Requests that are under way to the brokers take effect there even if the one who sent them is gone.
 
 use crate::broker::digest;
-use crate::check::{APPEND, add, row_of, shard_of};
+use crate::check::{add, row_of, shard_of};
 use crate::executor::tasks_here;
+use crate::publish::Slot;
 use crate::types::{Agg, Answer, Ev, Fault, Rec, Row, RunTasks, TaskRef, Up};
 use crate::world::World;
 use highwater_core::delta::DeltaWriter;
@@ -19,16 +20,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Keys that an attempt changed.
 pub type Overlay = BTreeMap<(ShardId, u8), Agg>;
-
-/// A writer's place on an executor.
-#[derive(Default)]
-pub struct Slot {
-    producer: Option<u64>,
-    pub txn: Option<usize>,
-    pub flushed: Option<AttemptId>,
-    /// A request is under way.
-    busy: bool,
-}
 
 /// The attempt whose tasks run.
 pub struct Running {
@@ -150,7 +141,10 @@ impl World {
         self.soon(3, Ev::WriteStep(at));
     }
 
-    fn read(&self, ranges: &Ranges) -> (BTreeMap<highwater_core::offsets::SourcePartition, PartitionReport>, Vec<Row>, Vec<Rec>) {
+    fn read(
+        &self,
+        ranges: &Ranges,
+    ) -> (BTreeMap<highwater_core::offsets::SourcePartition, PartitionReport>, Vec<Row>, Vec<Rec>) {
         let (mut reports, mut appended, mut all) = (BTreeMap::new(), Vec::new(), Vec::new());
         for (partition, range) in ranges {
             let number = partition.tp.partition;
@@ -166,11 +160,19 @@ impl World {
         (reports, appended, all)
     }
 
+    /// Rows reach another task. A sender may be told to run before the receiver is: then its stream waits, and
+    /// goes if the sender is cancelled.
     fn exchange(&mut self, from: TaskRef, to: usize, task: TaskId, rows: Vec<Rec>) {
         let broken = self.chance(self.knobs.exchange_breaks);
         let node = &mut self.executors[to];
-        let newest = node.worker.as_ref().and_then(|worker| worker.participant.current());
-        let ok = node.alive && !broken && newest.is_none_or(|newest| newest <= from.attempt);
+        let running = node.worker.as_ref().and_then(|worker| Some(worker.running.as_ref()?.run.attempt));
+        if node.alive && !broken && running.is_none_or(|running| running < from.attempt) {
+            if self.current(from).is_some() {
+                self.at(self.now + 4, Ev::Exchange { from, to, task, rows });
+            }
+            return;
+        }
+        let ok = node.alive && !broken && running == Some(from.attempt);
         if ok {
             node.inbox.entry((from.attempt, task)).or_default().insert(from.task, rows);
             self.compute_if_complete(to, task);
@@ -220,7 +222,8 @@ impl World {
         let (mut overlay, mut rows) = (Overlay::new(), Vec::new());
         for (key, one) in now {
             let shard = shard_of(key, shards);
-            let (old, new) = (worker.state.get(&shard).and_then(|held| held.get(&key)).copied(), one.get(&key).copied());
+            let (old, new) =
+                (worker.state.get(&shard).and_then(|held| held.get(&key)).copied(), one.get(&key).copied());
             let bytes = new.map(|(count, sum)| [count.to_le_bytes(), sum.to_le_bytes()].concat());
             delta.push(shard, &[key], bytes.as_deref());
             overlay.insert((shard, key), new.unwrap_or_default());
@@ -254,7 +257,8 @@ impl World {
         };
         let (writer, batch, rows) = (*writer, run.plan.batch, rows.clone());
         if rows.is_empty() || run.published.contains(&writer) {
-            let report = WriterReport { plan: writer, rows: rows.len() as u64, digest: digest(&rows), progress_at: None };
+            let report =
+                WriterReport { plan: writer, rows: rows.len() as u64, digest: digest(&rows), progress_at: None };
             task.report.writers.push(report);
             task.writes.pop_front();
             return self.soon(1, Ev::WriteStep(at));
@@ -271,10 +275,13 @@ impl World {
             self.broker.abort(txn);
         }
         let arrives = self.now + self.request_ms();
-        self.at(arrives, match producer {
-            Some(producer) => Ev::BrokerFlush { task: at, writer, producer, batch, rows },
-            None => Ev::BrokerInit { task: at, writer },
-        });
+        self.at(
+            arrives,
+            match producer {
+                Some(producer) => Ev::BrokerFlush { task: at, writer, producer, batch, rows },
+                None => Ev::BrokerInit { task: at, writer },
+            },
+        );
     }
 
     fn init_done(&mut self, at: TaskRef, writer: WriterPlan, producer: Option<u64>) {
@@ -320,58 +327,6 @@ impl World {
         worker.participant.finished(at.attempt, at.task);
         self.up(at.executor, Up::TaskDone(at.attempt, Box::new(report)));
     }
-
-    pub fn begin_publish(&mut self, executor: usize, attempt: AttemptId, writer: WriterPlan) {
-        self.moment(None, Some(executor));
-        let life = self.executors[executor].life;
-        let Some(worker) = self.executors[executor].worker.as_mut() else { return };
-        let slot = worker.slots.entry(writer).or_default();
-        let flushed = slot.flushed.take_if(|flushed| *flushed == attempt).is_some();
-        let Some(txn) = slot.txn.filter(|_| flushed) else {
-            return self.up(executor, Up::Published(attempt, writer, false));
-        };
-        slot.busy = true;
-        let arrives = self.now + self.request_ms();
-        self.at(arrives, Ev::BrokerCommit { executor, life, attempt, writer, txn });
-    }
-
-    fn broker_commit(&mut self, executor: usize, life: u64, attempt: AttemptId, writer: WriterPlan, txn: usize) {
-        if !self.executors[executor].alive || self.executors[executor].life != life {
-            self.coverage.hit("commit arrived after its sender was gone");
-        }
-        let mut known = false;
-        if self.reachable() && !self.chance(self.knobs.commit_lost) {
-            known = self.broker.commit(txn);
-            if known {
-                self.coverage.hit("transaction committed");
-                let checked = self.checker.published(&self.broker.txns[txn], &self.broker);
-                self.check(checked);
-            } else {
-                self.coverage.hit("commit refused: fenced");
-            }
-        } else {
-            self.coverage.hit("commit lost");
-        }
-        if known && self.chance(self.knobs.answer_lost) {
-            self.coverage.hit("commit's answer lost");
-            known = false;
-        }
-        self.soon(4, Ev::CommitDone { executor, life, attempt, writer, known });
-        self.moment(None, Some(executor));
-    }
-
-    fn commit_done(&mut self, executor: usize, life: u64, attempt: AttemptId, writer: WriterPlan, known: bool) {
-        let node = &mut self.executors[executor];
-        let Some(worker) = node.worker.as_mut().filter(|_| node.life == life) else { return };
-        let slot = worker.slots.entry(writer).or_default();
-        slot.busy = false;
-        slot.txn = None;
-        if !known {
-            // A producer whose transaction ended badly is not used again.
-            slot.producer = None;
-        }
-        self.up(executor, Up::Published(attempt, writer, known));
-    }
 }
 
 fn shard_task(task: &TaskPlan) -> Option<(TaskId, ShardId, ShardId)> {
@@ -393,6 +348,3 @@ fn changelog(key: u8, old: Option<Agg>, new: Option<Agg>, swapped: bool) -> Vec<
         _ => vec![Row::Keyed(key, new)],
     }
 }
-
-/// The number of the appending sink, so that plans and rows agree.
-const _: () = assert!(APPEND == 1);

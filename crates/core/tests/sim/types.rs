@@ -42,6 +42,8 @@ pub enum Fault {
     NoWriterFencing,
     /// The head store takes records of an epoch that is over.
     NoStoreFencing,
+    /// A driver finds out what writers hold, and fences them only then.
+    ProgressBeforeFencing,
     /// A driver publishes a repeated batch without looking whether its epoch is over.
     NoEpochCheck,
     /// A checkpoint now and then misses a task's state delta.
@@ -105,40 +107,131 @@ pub enum Ev {
     Calm,
 
     /// `at` = when the bytes reach the host, whenever they are read.
-    ToDriver { link: usize, at: i64, msg: Up },
-    ToExecutor { link: usize, at: i64, msg: Down },
+    ToDriver {
+        link: usize,
+        at: i64,
+        msg: Up,
+    },
+    ToExecutor {
+        link: usize,
+        at: i64,
+        msg: Down,
+    },
     /// The driver's, the executor's end of a link sees that it is broken.
-    DriverLost { link: usize },
-    ExecutorLost { link: usize },
-    LeaseLapsed { link: usize },
-    Registered { link: usize },
-    Join { executor: usize },
+    DriverLost {
+        link: usize,
+    },
+    ExecutorLost {
+        link: usize,
+    },
+    LeaseLapsed {
+        link: usize,
+    },
+    Registered {
+        link: usize,
+    },
+    Join {
+        executor: usize,
+    },
     NewExecutor,
 
     DriverStart,
     /// The same driver process starts the stopped query again.
-    RunStart { driver: usize },
-    Wake { driver: usize, run: u64 },
-    Persist { driver: usize, run: u64, record: Arc<PrepareRecord> },
-    Fence { driver: usize, run: u64, batch: Option<BatchId>, writers: Vec<WriterReport> },
-    ReadProgress { driver: usize, run: u64, batch: Option<BatchId>, writers: Vec<WriterReport> },
-    Tell { driver: usize, run: u64, event: Box<Event> },
+    RunStart {
+        driver: usize,
+    },
+    Wake {
+        driver: usize,
+        run: u64,
+    },
+    Persist {
+        driver: usize,
+        run: u64,
+        record: Arc<PrepareRecord>,
+    },
+    Fence {
+        driver: usize,
+        run: u64,
+        batch: Option<BatchId>,
+        writers: Vec<WriterReport>,
+    },
+    FenceLate {
+        writers: Vec<WriterReport>,
+    },
+    ReadProgress {
+        driver: usize,
+        run: u64,
+        batch: Option<BatchId>,
+        writers: Vec<WriterReport>,
+    },
+    Tell {
+        driver: usize,
+        run: u64,
+        event: Box<Event>,
+    },
 
-    Poll { executor: usize, life: u64 },
-    Restored { executor: usize, life: u64, run: Box<RunTasks>, shards: BTreeSet<ShardId> },
+    Poll {
+        executor: usize,
+        life: u64,
+    },
+    Restored {
+        executor: usize,
+        life: u64,
+        run: Box<RunTasks>,
+        shards: BTreeSet<ShardId>,
+    },
     SourceStep(TaskRef),
-    Exchange { from: TaskRef, to: usize, task: TaskId, rows: Vec<Rec> },
-    Exchanged { task: TaskRef, ok: bool },
+    Exchange {
+        from: TaskRef,
+        to: usize,
+        task: TaskId,
+        rows: Vec<Rec>,
+    },
+    Exchanged {
+        task: TaskRef,
+        ok: bool,
+    },
     ShardStep(TaskRef),
     /// A writer of the task is to be opened, or to go on.
     WriteStep(TaskRef),
-    BrokerInit { task: TaskRef, writer: WriterPlan },
-    InitDone { task: TaskRef, writer: WriterPlan, producer: Option<u64> },
-    BrokerFlush { task: TaskRef, writer: WriterPlan, producer: u64, batch: BatchId, rows: Vec<Row> },
-    FlushDone { task: TaskRef, writer: WriterPlan, txn: Option<usize> },
-    BrokerCommit { executor: usize, life: u64, attempt: AttemptId, writer: WriterPlan, txn: usize },
-    CommitDone { executor: usize, life: u64, attempt: AttemptId, writer: WriterPlan, known: bool },
-    BrokerAbort { txn: usize },
+    BrokerInit {
+        task: TaskRef,
+        writer: WriterPlan,
+    },
+    InitDone {
+        task: TaskRef,
+        writer: WriterPlan,
+        producer: Option<u64>,
+    },
+    BrokerFlush {
+        task: TaskRef,
+        writer: WriterPlan,
+        producer: u64,
+        batch: BatchId,
+        rows: Vec<Row>,
+    },
+    FlushDone {
+        task: TaskRef,
+        writer: WriterPlan,
+        txn: Option<usize>,
+    },
+    BrokerCommit {
+        executor: usize,
+        life: u64,
+        attempt: AttemptId,
+        writer: WriterPlan,
+        txn: usize,
+    },
+    CommitDone {
+        executor: usize,
+        life: u64,
+        attempt: AttemptId,
+        writer: WriterPlan,
+        known: bool,
+    },
+    BrokerAbort {
+        txn: usize,
+    },
 }
 
 /// How often each kind of thing happened.

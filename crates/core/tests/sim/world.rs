@@ -187,9 +187,9 @@ impl World {
         ends.all(|(partition, end)| end == 0 || machine.positions().get(&partition) == Some(&end))
     }
 
-    /// The live driver of the highest epoch.
+    /// The driver that holds the newest epoch, if it lives.
     pub fn current_driver(&self) -> Option<usize> {
-        (0..self.drivers.len()).rev().find(|driver| self.drivers[*driver].alive)
+        self.drivers.len().checked_sub(1).filter(|driver| self.drivers[*driver].alive)
     }
 
     /// When the host that the event happens on goes on, if it hangs.
@@ -244,6 +244,9 @@ impl World {
             Ev::Wake { driver, run } => self.wake(driver, run),
             Ev::Persist { driver, run, record } => self.persist(driver, run, record),
             Ev::Fence { driver, run, batch, writers } => self.fence(driver, run, batch, writers),
+            Ev::FenceLate { writers } => writers.iter().for_each(|writer| {
+                self.broker.init(writer.plan);
+            }),
             Ev::ReadProgress { driver, run, batch, writers } => self.read_progress(driver, run, batch, writers),
             Ev::Tell { driver, run, event } => self.tell(driver, run, *event),
             task_event => self.handle_task(task_event),

@@ -10,6 +10,7 @@ pub mod build;
 pub mod catalog;
 pub mod clock;
 pub mod emit;
+pub mod dead_letters;
 pub mod errors;
 pub mod fingerprint;
 pub mod insert;

@@ -88,6 +88,7 @@ fn source_table(id: SourceId, want: Wanted, catalog: &Catalog, defaults: &[Optio
         options: table.options.source.clone(),
         watermark: watermark.map(|watermark| watermark.expr),
         columns_used: columns.into_iter().collect(),
+        dead_letters: None,
     })
 }
 

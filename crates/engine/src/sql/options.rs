@@ -295,13 +295,10 @@ fn on_bad_record(entry: &OptionEntry, entries: &[OptionEntry]) -> Result<OnBadRe
     match word(entry, &[("fail", 0), ("skip", 1), ("dead_letter", 2)])? {
         0 => Ok(OnBadRecord::Fail),
         1 => Ok(OnBadRecord::Skip),
-        _ => match entries.iter().find(|other| other.key == "dead_letter_topic") {
-            Some(topic) => Ok(OnBadRecord::DeadLetter { topic: text(topic)? }),
-            None => {
-                Err(SqlError::at(entry.key_at, "'on_bad_record' = 'dead_letter' needs the option 'dead_letter_topic'")
-                    .hint("add 'dead_letter_topic' = '<topic>'"))
-            }
-        },
+        _ => {
+            let topic = entries.iter().find(|other| other.key == "dead_letter_topic").map(text).transpose()?;
+            Ok(OnBadRecord::DeadLetter { topic })
+        }
     }
 }
 

@@ -1,0 +1,51 @@
+//! Where records go that do not decode: a hidden sink of the stage that reads them.
+//!
+//! Owns: that sink and its columns. Does not own: making the rows (crate `connectors`). Invariant: it is written in the
+//! same batch, by the same tasks, as what was made of the records around the bad one.
+
+use crate::dataflow::{Dataflow, StageInput};
+use crate::query::{ConnectorOptions, Format, KafkaOptions, SinkTable, SourceTable};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use highwater_core::ids::SinkId;
+use highwater_core::options::{OnBadRecord, OutputMode};
+use std::sync::Arc;
+
+/// `value`: the record's bytes; key and time are its own; headers tell the place and the reason.
+pub fn schema() -> SchemaRef {
+    let header = [("key", DataType::Utf8), ("value", DataType::Binary)];
+    let header = header.map(|(name, data_type)| Field::new(name, data_type, true));
+    let item = Field::new("item", DataType::Struct(header.to_vec().into()), true);
+    Arc::new(Schema::new(vec![
+        Field::new("value", DataType::Binary, true),
+        Field::new("_key", DataType::Binary, true),
+        Field::new("_timestamp", DataType::Timestamp(TimeUnit::Millisecond, None), true),
+        Field::new("_headers", DataType::List(Arc::new(item)), true),
+    ]))
+}
+
+/// Adds a sink for every source with `on_bad_record = 'dead_letter'`.
+pub fn connect(dataflow: &mut Dataflow, sources: &mut [SourceTable], sinks: &mut Vec<SinkTable>) {
+    for source in sources {
+        let (OnBadRecord::DeadLetter { topic }, ConnectorOptions::Kafka(kafka)) =
+            (&source.options.on_bad_record, &source.connector)
+        else {
+            continue;
+        };
+        let id = SinkId(sinks.len() as u32);
+        let read = kafka.topic.as_deref().unwrap_or_default();
+        let topic = topic.clone().unwrap_or_else(|| format!("{read}-dead-letters"));
+        let connector = KafkaOptions { topic: Some(topic), format: Format::Raw, ..kafka.clone() };
+        sinks.push(SinkTable {
+            id,
+            name: format!("{} (dead letters)", source.name),
+            schema: schema(),
+            primary_key: Vec::new(),
+            mode: OutputMode::Append,
+            connector: ConnectorOptions::Kafka(connector),
+        });
+        source.dead_letters = Some(id);
+        for stage in dataflow.stages.iter_mut().filter(|stage| stage.input == StageInput::Source(source.id)) {
+            stage.sinks.push(id);
+        }
+    }
+}
