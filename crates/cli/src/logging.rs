@@ -8,8 +8,9 @@ use crate::failure::Failure;
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
-/// What servers log when RUST_LOG is not set: our own events, and others' trouble.
-const SERVER_FILTER: &str = "info,rdkafka=warn,librdkafka=warn,sled=warn,h2=warn,tower=warn";
+/// What servers log when RUST_LOG is not set: our own events, and others' trouble. librdkafka tells of every failed
+/// connection of every client; trouble with brokers is told once by the connectors, with librdkafka's reason.
+const SERVER_FILTER: &str = "info,rdkafka=off,librdkafka=off,sled=warn,h2=warn,tower=warn";
 const COMMAND_FILTER: &str = "warn,rdkafka=error,librdkafka=error,sled=error";
 
 /// Installs the subscriber of this process.

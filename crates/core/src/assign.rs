@@ -179,5 +179,47 @@ mod tests {
                 previous = Some(next);
             }
         }
+
+        #[test]
+        fn a_change_of_one_executor_moves_as_little_as_any_place_for_it(
+            partitions in 0i32..40,
+            before in proptest::collection::btree_set(1u128..9, 1..6),
+            one in 1u128..9,
+        ) {
+            let ids: Vec<u128> = before.iter().copied().collect();
+            let old = solve(&problem(partitions, &ids), None);
+            let mut after = before.clone();
+            if !after.remove(&one) {
+                after.insert(one);
+            }
+            prop_assume!(!after.is_empty());
+            let problem = problem(partitions, &after.iter().copied().collect::<Vec<_>>());
+            let new = solve(&problem, Some(&old));
+            let stayed = |order: &[ExecutorId]| order.iter().filter(|id| **id != executor(one)).copied().collect::<Vec<_>>();
+            prop_assert_eq!(stayed(&new.order), stayed(&old.order), "who stays keeps its place in the order");
+            let owners = Owners::of(&problem, &old);
+            let survivors = stayed(&old.order);
+            let places = if after.contains(&one) { 0..=survivors.len() } else { 0..=0 };
+            let least = places
+                .map(|place| {
+                    let mut order = survivors.clone();
+                    if after.contains(&one) {
+                        order.insert(place, executor(one));
+                    }
+                    owners.moves(&order)
+                })
+                .min();
+            prop_assert_eq!(Some(owners.moves(&new.order)), least);
+        }
+
+        #[test]
+        fn larger_shares_come_first_and_shards_are_spread_as_evenly(partitions in 0i32..40, count in 1u128..8) {
+            let assignment = solve(&problem(partitions, &(1..=count).collect::<Vec<_>>()), None);
+            let shards = assignment.order.iter().map(|id| usize::from(assignment.shards[id].1.0 - assignment.shards[id].0.0));
+            for counts in [counts(&assignment), shards.collect()] {
+                prop_assert!(counts.windows(2).all(|pair| pair[0] >= pair[1]), "{:?}", counts);
+                prop_assert!(counts[0] - counts[counts.len() - 1] <= 1, "{:?}", counts);
+            }
+        }
     }
 }

@@ -231,6 +231,28 @@ mod tests {
         }
 
         #[test]
+        fn deltas_fold_in_any_grouping_and_keep_deletions_until_a_snapshot(
+            models in proptest::collection::vec(model(), 1..6),
+            cut in 0usize..6,
+        ) {
+            let deltas: Vec<Vec<u8>> = models.iter().map(encode).collect();
+            let fold = |deltas: &[Vec<u8>], drop_deleted| {
+                let slices: Vec<&[u8]> = deltas.iter().map(Vec::as_slice).collect();
+                merge(&slices, |_| true, drop_deleted).unwrap()
+            };
+            let mut expected = Model::new();
+            models.into_iter().for_each(|model| expected.extend(model));
+            prop_assert_eq!(&decode(&fold(&deltas, false)), &expected);
+            // A delta folded of older ones stands for them.
+            let (old, new) = deltas.split_at(cut.min(deltas.len()));
+            let mut compacted = if old.is_empty() { Vec::new() } else { vec![fold(old, false)] };
+            compacted.extend_from_slice(new);
+            prop_assert_eq!(fold(&compacted, false), fold(&deltas, false));
+            expected.retain(|_, value| value.is_some());
+            prop_assert_eq!(decode(&fold(&compacted, true)), expected);
+        }
+
+        #[test]
         fn splitting_loses_nothing(model in model(), size in 1usize..64) {
             let parts = split(&encode(&model), size).unwrap();
             let joined: Model = parts.iter().flat_map(|part| decode(part)).collect();

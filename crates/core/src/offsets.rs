@@ -98,3 +98,39 @@ pub fn to_topic_json(positions: &Positions) -> serde_json::Value {
         .collect();
     serde_json::Value::Object(object)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn p(source: u32, topic: &str, partition: i32) -> SourcePartition {
+        SourcePartition { source: SourceId(source), tp: TopicPartition::new(topic, partition) }
+    }
+
+    #[test]
+    fn the_known_layout_is_nested_by_topic_and_takes_the_smaller_of_two_readers() {
+        let positions =
+            Positions::from([(p(0, "a", 0), 100), (p(0, "a", 1), 150), (p(1, "a", 0), 90), (p(2, "b", 7), 0)]);
+        assert_eq!(to_topic_json(&positions), serde_json::json!({"a": {"0": 90, "1": 150}, "b": {"7": 0}}));
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Holder(#[serde(with = "as_pairs")] Positions);
+
+    proptest! {
+        #[test]
+        fn positions_survive_json(entries in proptest::collection::btree_map((0u32..3, 0i32..9), any::<i64>(), 0..9)) {
+            let held = Holder(entries.into_iter().map(|((source, n), at)| (p(source, "t", n), at)).collect());
+            let text = serde_json::to_string(&held).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Holder>(&text).unwrap(), held);
+        }
+
+        #[test]
+        fn a_range_never_ends_before_it_starts(start in -9i64..9, end in -9i64..9) {
+            let range = OffsetRange::new(start, end);
+            prop_assert_eq!(range.is_some(), start <= end);
+            prop_assert!(range.is_none_or(|range| range.len() >= 0 && range.is_empty() == (range.len() == 0)));
+        }
+    }
+}

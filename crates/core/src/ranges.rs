@@ -101,5 +101,46 @@ mod tests {
                 prop_assert!((share as f64 - fair).abs() <= 1.0);
             }
         }
+
+        #[test]
+        fn ranges_lead_from_the_position_to_what_is_there_and_never_back(
+            found in proptest::collection::vec((0u32..3, 0i32..4, 0i64..50, 0i64..50), 0..12),
+            limits in proptest::collection::btree_map(0u32..3, 0u64..40, 0..3),
+        ) {
+            let positions: Positions = found.iter().map(|(source, n, position, _)| (p(*source, *n), *position)).collect();
+            let available: BTreeMap<_, _> = found.iter().map(|(source, n, _, end)| (p(*source, *n), *end)).collect();
+            let limits: BTreeMap<SourceId, u64> = limits.into_iter().map(|(id, limit)| (SourceId(id), limit)).collect();
+            let ranges = plan_ranges(&positions, &available, &limits);
+            for (partition, range) in &ranges {
+                prop_assert_eq!(range.start, positions[partition]);
+                prop_assert!(range.start < range.end && range.end <= available[partition]);
+            }
+            for source in (0..3).map(SourceId) {
+                let sum = |map: &mut dyn Iterator<Item = (&SourcePartition, i64)>| {
+                    map.filter(|(partition, _)| partition.source == source).map(|(_, count)| count as u64).sum::<u64>()
+                };
+                let there = sum(&mut available.iter().map(|(p, end)| (p, (end - positions[p]).max(0))));
+                let read = sum(&mut ranges.iter().map(|(p, range)| (p, range.len())));
+                prop_assert_eq!(read, limits.get(&source).map_or(there, |limit| there.min(*limit)));
+            }
+        }
+
+        #[test]
+        fn under_a_limit_no_partition_starves(
+            counts in proptest::collection::vec(0i64..200, 1..8),
+            limit in 1u64..50,
+        ) {
+            let mut positions: Positions = (0..counts.len()).map(|i| (p(0, i as i32), 0)).collect();
+            let available: BTreeMap<_, _> = counts.iter().enumerate().map(|(i, n)| (p(0, i as i32), *n)).collect();
+            let total: i64 = counts.iter().sum();
+            let mut rounds = 0;
+            while positions != available {
+                let ranges = plan_ranges(&positions, &available, &BTreeMap::from([(SourceId(0), limit)]));
+                prop_assert!(!ranges.is_empty());
+                positions.extend(ranges.into_iter().map(|(partition, range)| (partition, range.end)));
+                rounds += 1;
+            }
+            prop_assert_eq!(rounds, (total as u64).div_ceil(limit), "every batch is full but the last");
+        }
     }
 }

@@ -88,5 +88,40 @@ mod tests {
             let fair = rate as f64 * now as f64 / 1000.0;
             prop_assert!(taken as f64 >= fair * 0.8 - 2.0, "{} of {}", taken, fair);
         }
+
+        #[test]
+        fn over_any_window_no_more_than_the_rate_and_one_burst(
+            rate in 1u64..200_000,
+            steps in proptest::collection::vec((1i64..400, 0.0f64..=1.0), 1..60),
+        ) {
+            let mut limiter = RateLimiter::new(rate, 0);
+            let mut now = 0i64;
+            let mut takes: Vec<(i64, u64)> = Vec::new();
+            for (step, share) in steps {
+                now += step;
+                // Whoever reads less than is allowed must not save it all up.
+                let n = (limiter.available(now) as f64 * share) as u64;
+                limiter.take(n);
+                takes.push((now, n));
+            }
+            for first in 0..takes.len() {
+                let mut sum = 0;
+                for (at, n) in &takes[first..] {
+                    sum += n;
+                    let allowed = rate as f64 * (at - takes[first].0) as f64 / 1000.0 + (rate as f64 * 0.1).max(1.0);
+                    prop_assert!(sum as f64 <= allowed + 1.0, "{} of {} in {} ms", sum, allowed, at - takes[first].0);
+                }
+            }
+        }
+
+        #[test]
+        fn what_was_taken_too_much_is_paid_back(rate in 1u64..10_000, excess in 1u64..20_000) {
+            let mut limiter = RateLimiter::new(rate, 0);
+            limiter.take(excess);
+            let free = limiter.next_at_ms(0);
+            prop_assert!(free as f64 * rate as f64 / 1000.0 >= excess as f64, "free again after {} ms", free);
+            prop_assert_eq!(limiter.clone().available(free - 1), 0);
+            prop_assert!(limiter.available(free) > 0);
+        }
     }
 }

@@ -131,5 +131,50 @@ mod tests {
                 }
             }
         }
+
+        #[test]
+        fn it_is_the_least_of_the_active_partitions_and_never_goes_back(
+            steps in proptest::collection::vec((0i32..3, 0i64..100, proptest::collection::btree_set(0i32..3, 0..=3)), 1..40),
+        ) {
+            let all = BTreeSet::from([p(0), p(1), p(2)]);
+            let mut watermark = SourceWatermark::default();
+            let mut highest: BTreeMap<i32, i64> = BTreeMap::new();
+            for (partition, value, idle) in steps {
+                let before = watermark.current_ms;
+                advance(&mut watermark, [(p(partition), value)], &all, &idle.iter().map(|n| p(*n)).collect());
+                let newest = highest.entry(partition).or_insert(value);
+                *newest = (*newest).max(value);
+                let active: Vec<i32> = (0..3).filter(|n| !idle.contains(n)).collect();
+                let expected = match active.iter().map(|n| highest.get(n).copied()).collect::<Option<Vec<_>>>() {
+                    Some(values) if values.is_empty() => highest.values().copied().max(),
+                    Some(values) => values.into_iter().min(),
+                    None => None,
+                };
+                prop_assert_eq!(watermark.current_ms, before.max(expected));
+            }
+        }
+
+        #[test]
+        fn idle_is_read_to_its_end_without_a_break(
+            timeout in 1u64..50,
+            steps in proptest::collection::vec((1i64..30, 0u8..4), 1..40),
+        ) {
+            let mut tracker = IdleTracker::new(Some(timeout));
+            let (mut now, mut since) = (0i64, None);
+            for (step, kind) in steps {
+                now += step;
+                match kind {
+                    0 => tracker.observe(&p(0), 5, 9, true, now),
+                    1 => tracker.observe(&p(0), 9, 9, false, now),
+                    2 => tracker.forget(&p(0)),
+                    _ => tracker.observe(&p(0), 9, 9, true, now),
+                }
+                since = (kind == 3).then(|| since.unwrap_or(now));
+                let expected = since.is_some_and(|since| now - since >= timeout as i64);
+                prop_assert_eq!(tracker.idle(now).contains(&p(0)), expected);
+                let deadline = since.map(|since| since + timeout as i64).filter(|at| *at > now);
+                prop_assert_eq!(tracker.next_deadline_ms(now), deadline);
+            }
+        }
     }
 }

@@ -80,7 +80,7 @@ impl Highwater {
     }
 
     fn spawn(&self, name: &str, args: &[&str], environment: Environment<'_>) -> Process {
-        let log = std::env::var("HIGHWATER_TEST_LOG").unwrap_or_else(|_| "info".into());
+        let log = std::env::var("HIGHWATER_TEST_LOG").unwrap_or_else(|_| "info,rdkafka=off,librdkafka=off".into());
         let mut env: Vec<(&str, &str)> = vec![("RUST_LOG", &log)];
         env.extend(environment.iter().map(|(key, value)| (*key, value.as_str())));
         Process::spawn(binary(), args, &env, self.path(), name)

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod brokers;
 mod command_line;
 mod crash_points;
 mod exactly_once;
+mod lag;
 mod sources;
 mod table;
 mod windows;

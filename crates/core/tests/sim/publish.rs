@@ -3,8 +3,7 @@
 //! Owns: publishing, with everything that makes its outcome unknown: requests that are lost, late or refused, and
 //! answers that never come. Does not own: what is written (`tasks`), what a commit does (`broker`).
 
-use crate::types::Ev;
-use crate::types::Up;
+use crate::types::{Ev, Up};
 use crate::world::World;
 use highwater_core::ids::AttemptId;
 use highwater_core::plan::WriterPlan;
@@ -34,7 +33,7 @@ impl World {
         self.at(arrives, Ev::BrokerCommit { executor, life, attempt, writer, txn });
     }
 
-    fn broker_commit(&mut self, executor: usize, life: u64, attempt: AttemptId, writer: WriterPlan, txn: usize) {
+    pub fn broker_commit(&mut self, executor: usize, life: u64, attempt: AttemptId, writer: WriterPlan, txn: usize) {
         if !self.executors[executor].alive || self.executors[executor].life != life {
             self.coverage.hit("commit arrived after its sender was gone");
         }
@@ -59,7 +58,7 @@ impl World {
         self.moment(None, Some(executor));
     }
 
-    fn commit_done(&mut self, executor: usize, life: u64, attempt: AttemptId, writer: WriterPlan, known: bool) {
+    pub fn commit_done(&mut self, executor: usize, life: u64, attempt: AttemptId, writer: WriterPlan, known: bool) {
         let node = &mut self.executors[executor];
         let Some(worker) = node.worker.as_mut().filter(|_| node.life == life) else { return };
         let slot = worker.slots.entry(writer).or_default();

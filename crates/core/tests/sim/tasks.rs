@@ -10,7 +10,7 @@ use crate::publish::Slot;
 use crate::types::{Agg, Answer, Ev, Fault, Rec, Row, RunTasks, TaskRef, Up};
 use crate::world::World;
 use highwater_core::delta::DeltaWriter;
-use highwater_core::ids::{AttemptId, OperatorId, ShardId, StageId, TaskId};
+use highwater_core::ids::{OperatorId, ShardId, StageId, TaskId};
 use highwater_core::offsets::Ranges;
 use highwater_core::plan::{TaskPlan, TaskWork, WriterPlan};
 use highwater_core::report::{PartitionReport, ProgressPosition, StateDelta, TaskReport, WriterReport};
@@ -110,12 +110,12 @@ impl World {
         }
     }
 
-    fn reachable(&self) -> bool {
+    pub fn reachable(&self) -> bool {
         self.broker.away_until_ms <= self.now
     }
 
     /// How long a request to the brokers is under way.
-    fn request_ms(&mut self) -> i64 {
+    pub fn request_ms(&mut self) -> i64 {
         if self.chance(self.knobs.slow_request) { self.rng.random_range(20..400) } else { self.delay(5) }
     }
 

@@ -1,0 +1,54 @@
+//! Brokers die: one at a time the run goes on, all of them are waited for.
+
+use highwater_testkit::{Highwater, KafkaCluster, Payments};
+
+const PARTITIONS: u64 = 6;
+
+#[test]
+fn one_run_outlives_the_leader_the_coordinator_and_an_outage_of_all_brokers() {
+    let kafka = KafkaCluster::start(3);
+    let payments = Payments::new(&kafka, "brokers", PARTITIONS as i32);
+    payments.produce(0..10_000, PARTITIONS);
+    let cluster = Highwater::start(2);
+    cluster.submit("totals", &payments.sql("SET max_offsets_per_trigger = 2000;"));
+    cluster.wait_caught_up("totals");
+    payments.assert_exact(10_000);
+    let run = cluster.status("totals")["runId"].clone();
+
+    // The leader of a source partition, while a backlog is read.
+    payments.produce(10_000..40_000, PARTITIONS);
+    let leader = kafka.leader(&payments.source, 0);
+    kafka.kill_broker(leader);
+    cluster.wait_caught_up("totals");
+    payments.assert_exact(40_000);
+    kafka.restart_broker(leader);
+    kafka.wait_in_sync(&payments.source);
+    kafka.wait_in_sync("__transaction_state");
+
+    // The coordinator of a writer's transactions.
+    let query = cluster.progress("totals")[0]["id"].as_str().unwrap().to_string();
+    payments.produce(40_000..70_000, PARTITIONS);
+    let coordinator = kafka.transaction_coordinator(&format!("highwater-{query}-0-0"));
+    kafka.kill_broker(coordinator);
+    cluster.wait_caught_up("totals");
+    payments.assert_exact(70_000);
+    kafka.restart_broker(coordinator);
+    kafka.wait_in_sync(&payments.source);
+
+    // All of them.
+    payments.produce(70_000..100_000, PARTITIONS);
+    kafka.stop_all();
+    cluster.wait("a warning", || warned_of_brokers(&cluster).then_some(()));
+    assert_ne!(cluster.status("totals")["state"], "failed");
+    kafka.start_all();
+    cluster.wait_caught_up("totals");
+    payments.assert_exact(100_000);
+    let status = cluster.wait_state("totals", &["running"]);
+    assert_eq!(status["runId"], run, "another run: {status}");
+    cluster.wait("the warning to end", || (!warned_of_brokers(&cluster)).then_some(()));
+}
+
+fn warned_of_brokers(cluster: &Highwater) -> bool {
+    let status = cluster.status("totals");
+    status["warnings"].as_array().unwrap().iter().any(|warning| warning.as_str().unwrap().contains("brokers"))
+}

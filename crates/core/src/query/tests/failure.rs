@@ -1,0 +1,264 @@
+//! What can go wrong while a batch is under way, and what becomes of the batch.
+
+use super::*;
+use crate::error::ErrorKind;
+use crate::query::{Resolution, RunState};
+
+fn failed(query: &Query, kind: ErrorKind) -> Event {
+    let attempt = query.run().attempt;
+    Event::TaskFailed { attempt, task: TaskId(0), kind, message: "disk full".into() }
+}
+
+#[test]
+fn an_executor_lost_before_prepare_drops_the_attempt_and_fences_its_writers() {
+    // given
+    let mut query = Query::executing();
+    let first = query.run();
+    // when
+    let actions = query.tell(executors(&[(1, 1)]));
+    // then
+    let everyone = [e(1), e(2)].into();
+    assert_eq!(actions[0], Action::Abort { attempt: first.attempt, batch: BatchId(0), executors: everyone });
+    assert_eq!(
+        actions[1],
+        Action::Resolve { batch: None, writers: vec![WriterReport { digest: 0, ..writer_report(w(1), 0) }] }
+    );
+    assert_eq!(actions.len(), 2, "nothing is planned before the orphans are fenced: {actions:?}");
+    // when
+    let actions = query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+    // then
+    assert_eq!(names(&actions), ["assign", "run"]);
+    let again = query.run();
+    assert!(again.attempt > first.attempt);
+    assert_eq!((again.plan.batch, &again.plan.ranges), (BatchId(0), &first.plan.ranges));
+    assert!(again.placement.values().all(|executor| *executor == e(1)));
+}
+
+#[test]
+fn an_executor_under_another_session_was_away_and_has_dropped_its_attempt() {
+    // given
+    let mut query = Query::executing();
+    // when
+    let actions = query.tell(executors(&[(1, 1), (2, 5)]));
+    // then
+    assert_eq!(names(&actions), ["open", "abort", "resolve"]);
+}
+
+#[test]
+fn an_executor_without_a_task_may_go_without_harm() {
+    // given
+    let mut query = Query::executing();
+    query.tell(executors(&[(1, 1), (2, 2), (3, 3)]));
+    // when
+    let actions = query.tell(executors(&[(1, 1), (2, 2)]));
+    // then
+    assert_eq!(actions, vec![]);
+}
+
+#[test]
+fn reports_of_a_dropped_attempt_or_of_the_wrong_executor_change_nothing() {
+    // given
+    let mut query = Query::executing();
+    let old = query.run();
+    query.tell(failed(&query, ErrorKind::Retry));
+    query.tick_at(10_000);
+    let new = query.run();
+    assert!(new.attempt > old.attempt);
+    for task in &new.plan.tasks {
+        let report = Box::new(report(task));
+        // when
+        let stale = query.tell(Event::TaskDone { attempt: old.attempt, executor: e(1), report: report.clone() });
+        let strange = query.tell(Event::TaskDone { attempt: new.attempt, executor: e(9), report });
+        // then
+        assert_eq!((stale, strange), (vec![], vec![]));
+    }
+    assert_eq!(
+        query.tell(Event::TaskFailed {
+            attempt: old.attempt,
+            task: TaskId(0),
+            kind: ErrorKind::Fatal,
+            message: "too late".into(),
+        }),
+        vec![]
+    );
+    assert_eq!(names(&query.finish_tasks()), ["persist"]);
+}
+
+#[test]
+fn a_passing_failure_is_tried_again_after_a_pause_that_grows() {
+    // given
+    let mut query = Query::executing();
+    let mut pauses = Vec::new();
+    for _ in 0..3 {
+        // when
+        let actions = query.tell(failed(&query, ErrorKind::Retry));
+        // then
+        assert_eq!(names(&actions), ["abort"]);
+        assert_eq!(query.machine.state(), RunState::Waiting("disk full".into()));
+        let wake = query.machine.next_wake_ms(query.now_ms).unwrap();
+        pauses.push(wake - query.now_ms);
+        assert_eq!(query.tick_at(wake - 1), vec![], "not before its time");
+        assert_eq!(names(&query.tick_at(wake)), ["run"]);
+    }
+    assert_eq!(pauses, [100, 200, 400]);
+    query.complete();
+    assert_eq!(query.machine.state(), RunState::Running, "trouble is over with the commit");
+}
+
+#[test]
+fn a_failure_that_trying_again_cannot_mend_stops_the_query() {
+    for kind in [ErrorKind::Fix, ErrorKind::Fatal] {
+        // given
+        let mut query = Query::executing();
+        // when
+        let actions = query.tell(failed(&query, kind));
+        // then
+        assert_eq!(names(&actions), ["abort", "ended"]);
+        assert_eq!(failure(&actions), "disk full");
+        assert_eq!(query.tell(available(1, &[(0, 9)])), vec![], "nothing follows an end");
+    }
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_stops_the_query_and_a_fenced_one_ends_it_silently() {
+    for (kind, expected) in [(ErrorKind::Retry, "failed"), (ErrorKind::Fatal, "failed"), (ErrorKind::Fenced, "fenced")]
+    {
+        // given
+        let (mut query, record) = Query::preparing();
+        // when
+        let message = "no space".to_string();
+        let actions = query.tell(Event::PersistFailed { batch: record.batch(), kind, message });
+        // then
+        assert_eq!(names(&actions), ["abort", "ended"]);
+        match end(&actions) {
+            End::Fenced => assert_eq!(expected, "fenced"),
+            End::Failed(message) => assert!(expected == "failed" && message.contains("no space"), "{message}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_executor_lost_while_the_record_is_written_leaves_the_batch_prepared() {
+    // given
+    let (mut query, record) = Query::preparing();
+    // when
+    let lost = query.tell(executors(&[(1, 1)]));
+    let actions = query.tell(Event::Persisted { batch: record.batch() });
+    // then
+    assert_eq!(lost, vec![], "it is too late to drop the attempt");
+    assert_eq!(names(&actions), ["publish"], "the survivor's writer");
+    let actions = query.published(w(0), true);
+    assert_eq!(actions, [Action::Resolve { batch: Some(BatchId(0)), writers: vec![writer_report(w(1), 2)] }]);
+}
+
+#[test]
+fn an_executor_lost_after_prepare_makes_the_same_plan_run_again() {
+    // given
+    let (mut query, record) = Query::publishing();
+    let first = query.run();
+    query.published(w(0), true);
+    // when
+    let actions = query.tell(executors(&[(1, 1)]));
+    // then
+    assert_eq!(actions, [Action::Resolve { batch: Some(BatchId(0)), writers: vec![writer_report(w(1), 2)] }]);
+    // when
+    query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+    // then
+    let again = query.run();
+    assert!(again.attempt > first.attempt);
+    assert_eq!(*again.plan, record.plan, "a prepared batch is never planned anew");
+    assert_eq!((again.base, again.published.clone()), (None, [w(0)].into()));
+    assert!(again.placement.values().all(|executor| *executor == e(1)), "whole tasks move");
+    // when
+    let actions = query.finish_tasks();
+    // then
+    let attempt = again.attempt;
+    assert_eq!(actions, [Action::Publish { attempt, batch: BatchId(0), executor: e(1), writers: vec![w(1)] }]);
+    let actions = query.published(w(1), true);
+    assert_eq!(names(&actions[..1]), ["committed"]);
+    assert_eq!(committed(&actions).attempt, attempt, "the attempt that ran last is promoted");
+    assert_eq!(query.machine.positions(), &record.positions);
+}
+
+#[test]
+fn a_repetition_with_other_rows_state_or_records_stops_before_anything_is_published() {
+    let spoil: [fn(&mut TaskReport); 3] = [
+        |report| report.writers.iter_mut().for_each(|writer| writer.digest += 1),
+        |report| report.state.iter_mut().for_each(|delta| delta.digest += 1),
+        |report| report.partitions.values_mut().for_each(|read| read.checksum += 1),
+    ];
+    for (spoil, says) in spoil.into_iter().zip(["other rows", "another state", "topic was changed"]) {
+        // given
+        let (mut query, _) = Query::publishing();
+        query.published(w(0), true);
+        query.tell(executors(&[(1, 1)]));
+        query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+        // when
+        let actions = query.finish_tasks_with(|task| {
+            let mut report = report(task);
+            spoil(&mut report);
+            report
+        });
+        // then
+        assert_eq!(names(&actions), ["abort", "ended"]);
+        assert!(failure(&actions).contains(says), "{}", failure(&actions));
+    }
+}
+
+#[test]
+fn an_unknown_outcome_is_found_out_and_the_running_attempt_committed() {
+    // given
+    let (mut query, _) = Query::publishing();
+    let attempt = query.run().attempt;
+    assert_eq!(query.published(w(0), false), vec![], "the other writer has not answered");
+    // when
+    let actions = query.published(w(1), true);
+    // then
+    assert_eq!(actions, [Action::Resolve { batch: Some(BatchId(0)), writers: vec![writer_report(w(0), 2)] }]);
+    // when
+    let actions = query.tell(Event::Resolved([(w(0), Resolution::Published)].into()));
+    // then
+    assert_eq!(committed(&actions).attempt, attempt);
+    assert_eq!(committed(&actions).executors, [e(1), e(2)].into(), "its overlays become state");
+}
+
+#[test]
+fn an_executor_lost_after_its_writer_answered_does_not_hold_the_commit() {
+    // given
+    let (mut query, _) = Query::publishing();
+    query.published(w(1), true);
+    // when
+    let lost = query.tell(executors(&[(1, 1)]));
+    let actions = query.published(w(0), true);
+    // then
+    assert_eq!(lost, vec![]);
+    assert_eq!(names(&actions[..1]), ["committed"]);
+}
+
+#[test]
+fn a_sink_that_is_ahead_stops_the_query_with_the_ways_out() {
+    // given
+    let (mut query, _) = Query::publishing();
+    query.published(w(0), true);
+    query.published(w(1), false);
+    // when
+    let actions = query.tell(Event::Resolved([(w(1), Resolution::Ahead { batch: BatchId(4) })].into()));
+    // then
+    let message = failure(&actions);
+    assert!(message.contains("ahead") && message.contains("batch 4") && message.contains("--new-output"), "{message}");
+}
+
+#[test]
+fn trouble_is_shown_until_it_is_over_and_ends_the_query_only_when_it_is_fatal() {
+    // given
+    let mut query = Query::executing();
+    let trouble = |kind, message: &str| Event::Trouble { executor: Some(e(1)), kind, message: message.into() };
+    // when, then
+    query.tell(trouble(ErrorKind::Retry, "broker away"));
+    assert_eq!(query.machine.state(), RunState::Waiting("broker away".into()));
+    query.tell(trouble(ErrorKind::Retry, ""));
+    assert_eq!(query.machine.state(), RunState::Running);
+    let actions = query.tell(trouble(ErrorKind::Fix, "not authorised"));
+    assert_eq!((names(&actions), failure(&actions)), (vec!["abort", "ended"], "not authorised"));
+}

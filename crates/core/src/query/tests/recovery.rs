@@ -1,0 +1,196 @@
+//! Runs that begin with a checkpoint, records that are gone, and ways a run ends.
+
+use super::*;
+use crate::options::OnDataLoss;
+use crate::query::{Resolution, RunState};
+
+/// A new driver finds the prepared batch of an old one.
+fn recovered() -> (Query, Arc<PrepareRecord>, Vec<Action>) {
+    let (_, record) = Query::preparing();
+    let config = QueryConfig { epoch: Epoch(4), ..config() };
+    let (machine, actions) = QueryMachine::recover(config, Some((*record).clone()), 5_000);
+    (Query { machine, now_ms: 5_000, running: None }, record, actions)
+}
+
+fn resolved(resolutions: [Resolution; 2]) -> Event {
+    Event::Resolved([(w(0), resolutions[0]), (w(1), resolutions[1])].into())
+}
+
+#[test]
+fn after_a_restart_the_writers_are_fenced_and_asked_before_anything_else() {
+    // given, when
+    let (mut query, record, actions) = recovered();
+    // then
+    assert_eq!(actions, [Action::Resolve { batch: Some(BatchId(0)), writers: record.writers.clone() }]);
+    let actions = query.tell(executors(&[(1, 1)]));
+    assert_eq!(actions, [Action::Open { executor: e(1) }], "no partition and no task before the sinks have answered");
+    assert_eq!(query.machine.state(), RunState::Starting);
+}
+
+#[test]
+fn a_batch_that_every_writer_holds_is_adopted_and_the_next_one_planned() {
+    // given
+    let (mut query, record, _) = recovered();
+    query.tell(executors(&[(1, 1)]));
+    // when
+    let actions = query.tell(resolved([Resolution::Published; 2]));
+    // then
+    assert_eq!(names(&actions), ["committed", "assign"]);
+    assert!(committed(&actions).executors.is_empty(), "nobody holds an overlay of it");
+    let partitions = vec![(p(0), 3, None), (p(1), 0, None)];
+    assert_eq!(actions[1], Action::Assign { executor: e(1), partitions });
+    assert_eq!(query.machine.last_committed(), Some(BatchId(0)));
+    assert_eq!(query.machine.totals(), &record.totals);
+    query.tell(available(1, &[(0, 4)]));
+    let next = query.run();
+    assert_eq!((next.plan.batch, next.base, next.attempt.epoch), (BatchId(1), Some(BatchId(0)), Epoch(4)));
+}
+
+#[test]
+fn a_batch_that_some_writers_lack_is_finished_with_its_own_plan() {
+    // given
+    let (mut query, record, _) = recovered();
+    // when
+    let without_executors = query.tell(resolved([Resolution::Published, Resolution::NotPublished]));
+    let actions = query.tell(executors(&[(7, 1)]));
+    // then
+    assert_eq!(without_executors, vec![]);
+    assert_eq!(names(&actions), ["open", "assign", "run"]);
+    let ranges = vec![(p(0), 0, None)];
+    assert_eq!(actions[1], Action::Assign { executor: e(7), partitions: ranges }, "exactly what the plan reads");
+    let run = query.run();
+    assert_eq!((*run.plan).clone(), record.plan);
+    assert_eq!((run.base, run.published.clone()), (None, [w(0)].into()));
+    // when
+    let actions = query.finish_tasks();
+    // then
+    assert_eq!(names(&actions), ["publish"], "it is durable already");
+    let actions = query.published(w(1), true);
+    assert_eq!(names(&actions), ["committed", "assign"], "afterwards partitions are spread as usual");
+}
+
+#[test]
+fn finishing_survives_the_loss_of_executors_and_asks_again() {
+    // given
+    let (mut query, record, _) = recovered();
+    query.tell(executors(&[(7, 1)]));
+    query.tell(resolved([Resolution::NotPublished; 2]));
+    let first = query.run();
+    // when
+    let actions = query.tell(executors(&[(8, 1)]));
+    // then
+    assert_eq!(names(&actions), ["open", "abort", "resolve"]);
+    assert_eq!(actions[2], Action::Resolve { batch: Some(BatchId(0)), writers: record.writers.clone() });
+    query.tell(resolved([Resolution::NotPublished; 2]));
+    assert!(query.run().attempt > first.attempt);
+    assert_eq!(*query.run().plan, record.plan);
+}
+
+#[test]
+fn a_recovered_query_whose_sink_is_ahead_fails() {
+    // given
+    let (mut query, ..) = recovered();
+    // when
+    let actions = query.tell(resolved([Resolution::Published, Resolution::Ahead { batch: BatchId(9) }]));
+    // then
+    assert!(failure(&actions).contains("batch 9"));
+}
+
+#[test]
+fn a_stop_between_batches_ends_at_once() {
+    // given
+    let mut query = Query::new(config());
+    query.tell(executors(&[(1, 1)]));
+    // when
+    let actions = query.tell(Event::Stop);
+    // then
+    assert_eq!(actions, [Action::Ended(End::Stopped)]);
+    assert_eq!(query.machine.state(), RunState::Ended(End::Stopped));
+}
+
+#[test]
+fn a_stop_waits_for_the_batch_in_flight() {
+    // given
+    let mut query = Query::executing();
+    // when
+    let asked = query.tell(Event::Stop);
+    let actions = query.complete();
+    // then
+    assert_eq!(asked, vec![]);
+    assert_eq!(names(&actions), ["committed", "ended"]);
+    assert_eq!(end(&actions), &End::Stopped);
+}
+
+#[test]
+fn a_stop_that_waits_too_long_drops_an_attempt_and_leaves_a_prepared_batch_for_later() {
+    // given
+    let mut executing = Query::executing();
+    let (mut publishing, _) = Query::publishing();
+    for (query, expected) in [(&mut executing, vec!["abort", "ended"]), (&mut publishing, vec!["ended"])] {
+        // when
+        query.tell(Event::Stop);
+        let due = query.machine.next_wake_ms(query.now_ms).unwrap();
+        assert_eq!(query.tick_at(due - 1), vec![]);
+        let actions = query.tick_at(due);
+        // then
+        assert_eq!(names(&actions), expected);
+        assert_eq!(end(&actions), &End::Stopped);
+    }
+}
+
+#[test]
+fn a_stop_does_not_wait_for_executors_that_are_all_gone() {
+    // given
+    let mut query = Query::executing();
+    query.tell(Event::Stop);
+    // when
+    let actions = query.tell(executors(&[]));
+    // then
+    assert_eq!(names(&actions), ["abort", "resolve"], "their writers are fenced first");
+    let actions = query.tell(Event::Resolved([(w(0), Resolution::NotPublished)].into()));
+    assert_eq!(actions, [Action::Ended(End::Stopped)]);
+}
+
+fn gone(earliest: i64) -> Event {
+    Event::OutOfRange { partition: p(0), position: 0, earliest, latest: 20 }
+}
+
+#[test]
+fn records_that_are_gone_stop_the_query_unless_told_otherwise() {
+    // given
+    let mut query = Query::new(config());
+    query.tell(executors(&[(1, 1)]));
+    // when
+    let actions = query.tell(gone(5));
+    // then
+    let message = failure(&actions);
+    assert!(message.contains("earliest available is 5") && message.contains("on_data_loss"), "{message}");
+}
+
+#[test]
+fn with_on_data_loss_the_gap_is_skipped_and_counted() {
+    for (policy, begins_at) in [(OnDataLoss::Earliest, 5), (OnDataLoss::Latest, 20)] {
+        // given
+        let mut query = Query::new(with_options(SourceOptions { on_data_loss: policy, ..SourceOptions::default() }));
+        query.tell(executors(&[(1, 1)]));
+        // when
+        let actions = query.tell(gone(5));
+        // then
+        let partitions = vec![(p(0), begins_at, None), (p(1), 0, None)];
+        assert_eq!(actions, [Action::Assign { executor: e(1), partitions }]);
+        assert_eq!(query.machine.totals().lost_offsets, begins_at as u64);
+    }
+}
+
+#[test]
+fn records_gone_while_a_prepared_batch_is_published_are_looked_at_after_it() {
+    // given
+    let (mut query, _) = Query::publishing();
+    // when
+    let told = query.tell(Event::OutOfRange { partition: p(0), position: 3, earliest: 8, latest: 20 });
+    let actions = query.publish_all();
+    // then
+    assert_eq!(told, vec![]);
+    assert_eq!(names(&actions), ["committed", "ended"]);
+    assert!(failure(&actions).contains("earliest available is 8"));
+}

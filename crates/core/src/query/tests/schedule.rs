@@ -1,0 +1,182 @@
+//! When a batch is planned, and how much it reads.
+
+use super::*;
+use crate::offsets::OffsetRange;
+
+fn ranges(query: &Query) -> Vec<(i32, i64, i64)> {
+    query.run().plan.ranges.iter().map(|(partition, range)| (partition.tp.partition, range.start, range.end)).collect()
+}
+
+/// One executor reads both partitions.
+fn alone(config: QueryConfig) -> Query {
+    let mut query = Query::new(config);
+    query.tell(executors(&[(1, 1)]));
+    query
+}
+
+#[test]
+fn max_offsets_per_trigger_bounds_a_batch_over_all_partitions() {
+    // given
+    let options = SourceOptions { max_offsets_per_trigger: Some(6), ..SourceOptions::default() };
+    let mut query = alone(with_options(options));
+    // when
+    query.tell(available(1, &[(0, 8), (1, 4)]));
+    // then
+    assert_eq!(ranges(&query), [(0, 0, 4), (1, 0, 2)], "in proportion to what there is");
+    query.complete();
+    assert_eq!(ranges(&query), [(0, 4, 8), (1, 2, 4)]);
+}
+
+#[test]
+fn a_rate_limit_bounds_batches_by_the_time_that_has_passed() {
+    // given
+    let options = SourceOptions { max_records_per_second: Some(1_000), ..SourceOptions::default() };
+    let mut query = alone(with_options(options));
+    query.now_ms = 50;
+    // when
+    query.tell(available(1, &[(0, 500)]));
+    // then
+    assert_eq!(ranges(&query), [(0, 0, 51)], "51 ms are worth 51 records");
+    // when
+    let actions = query.complete();
+    // then
+    assert_eq!(names(&actions), ["committed"], "too little time has passed");
+    let wake = query.machine.next_wake_ms(query.now_ms).unwrap();
+    assert!(wake > query.now_ms && wake <= query.now_ms + 10, "{wake}");
+    assert_eq!(names(&query.tick_at(wake)), ["run"]);
+    let (_, start, end) = ranges(&query)[0];
+    assert!(start == 51 && end - start >= 10 && end <= wake, "{start}..{end} at {wake} ms");
+}
+
+#[test]
+fn min_offsets_per_trigger_holds_a_batch_back_until_the_delay_is_over() {
+    // given
+    let options = SourceOptions {
+        min_offsets_per_trigger: Some(10),
+        max_trigger_delay_ms: Some(500),
+        ..SourceOptions::default()
+    };
+    let mut query = alone(with_options(options));
+    // when
+    let too_few = query.tell(available(1, &[(0, 3)]));
+    let since = query.now_ms;
+    // then
+    assert_eq!(too_few, vec![]);
+    assert_eq!(query.machine.next_wake_ms(query.now_ms), Some(since + 500));
+    assert_eq!(query.tick_at(since + 499), vec![]);
+    assert_eq!(names(&query.tick_at(since + 500)), ["run"]);
+    query.complete();
+    assert_eq!(names(&query.tell(available(1, &[(0, 13)]))), ["run"], "enough is there: no delay");
+}
+
+#[test]
+fn the_trigger_every_plans_at_multiples_of_its_interval() {
+    // given
+    let mut query = alone(QueryConfig { trigger: Trigger::Every { interval_ms: 100 }, ..config() });
+    // when
+    let early = query.tell(available(1, &[(0, 3)]));
+    // then
+    assert_eq!(early, vec![]);
+    assert_eq!(query.machine.next_wake_ms(query.now_ms), Some(100));
+    assert_eq!(query.tick_at(99), vec![]);
+    assert_eq!(names(&query.tick_at(100)), ["run"]);
+    query.tell(available(1, &[(0, 9)]));
+    assert_eq!(names(&query.complete()), ["committed"], "the next boundary has not come");
+    assert_eq!(query.machine.next_wake_ms(query.now_ms), Some(200));
+    assert_eq!(names(&query.tick_at(250)), ["run"], "late is better than never");
+    assert_eq!(ranges(&query), [(0, 3, 9)]);
+}
+
+fn ending(trigger: Trigger) -> QueryConfig {
+    let options = SourceOptions { max_offsets_per_trigger: Some(4), ..SourceOptions::default() };
+    QueryConfig { trigger, end_positions: [(p(0), 5), (p(1), 3)].into(), ..with_options(options) }
+}
+
+#[test]
+fn once_reads_everything_in_one_batch_and_finishes() {
+    // given
+    let mut query = Query::new(ending(Trigger::Once));
+    // when
+    let actions = query.tell(executors(&[(1, 1)]));
+    // then
+    assert_eq!(names(&actions), ["open", "assign", "run"]);
+    assert_eq!(ranges(&query), [(0, 0, 5), (1, 0, 3)], "whatever the limits");
+    let actions = query.complete();
+    assert_eq!(names(&actions), ["committed", "ended"]);
+    assert_eq!(end(&actions), &End::Finished);
+}
+
+#[test]
+fn available_now_keeps_to_the_limits_and_finishes_at_its_ends() {
+    // given
+    let mut query = alone(ending(Trigger::AvailableNow));
+    // when
+    query.tell(available(1, &[(0, 50), (1, 50)]));
+    let first = ranges(&query);
+    query.complete();
+    let second = ranges(&query);
+    let actions = query.complete();
+    // then
+    let read = |ranges: &[(i32, i64, i64)]| ranges.iter().map(|(_, start, end)| end - start).sum::<i64>();
+    assert_eq!((read(&first), read(&second)), (4, 4));
+    assert_eq!(names(&actions), ["committed", "ended"], "nothing beyond the ends is read");
+    assert_eq!(query.machine.positions(), &[(p(0), 5), (p(1), 3)].into());
+}
+
+#[test]
+fn a_query_with_ends_that_is_there_already_finishes_without_a_batch() {
+    // given
+    let mut query = Query::new(QueryConfig { end_positions: [(p(0), 0), (p(1), 0)].into(), ..config() });
+    // when
+    let actions = query.tell(executors(&[(1, 1)]));
+    // then
+    assert_eq!(names(&actions), ["open", "assign", "ended"]);
+    assert_eq!(end(&actions), &End::Finished);
+}
+
+#[test]
+fn a_bounded_query_ignores_partitions_that_appear_later() {
+    // given
+    let mut query = alone(ending(Trigger::AvailableNow));
+    // when
+    let actions = query.tell(Event::Partitions(vec![(p(2), 0)]));
+    // then
+    assert_eq!(actions, vec![]);
+    assert!(!query.machine.positions().contains_key(&p(2)));
+}
+
+/// Reports with the highest watermark value of each range.
+fn report_at(task: &TaskPlan, watermark_ms: i64) -> TaskReport {
+    let mut report = report(task);
+    report.partitions.values_mut().for_each(|read| read.max_watermark_ms = Some(watermark_ms));
+    report
+}
+
+#[test]
+fn a_watermark_that_moves_closes_windows_in_a_batch_without_records() {
+    // given
+    let mut config = with_options(SourceOptions { idle_timeout_ms: Some(1_000), ..SourceOptions::default() });
+    config.windowed = true;
+    config.sources[0].has_watermark = true;
+    let mut query = alone(config);
+    query.tell(available(1, &[(0, 3), (1, 0)]));
+    assert_eq!(query.run().plan.close_before, BTreeMap::new(), "nothing is known of event time");
+    query.finish_tasks_with(|task| report_at(task, 70));
+    query.tell(Event::Persisted { batch: BatchId(0) });
+    // when
+    let actions = query.publish_all();
+    // then
+    assert_eq!(names(&actions), ["committed"], "the other partition, unread so far, holds the watermark");
+    // when
+    let idle_at = query.machine.next_wake_ms(query.now_ms).expect("a partition becomes idle");
+    query.tick_at(idle_at);
+    // then
+    let run = query.run();
+    assert_eq!((run.plan.batch, &run.plan.ranges), (BatchId(1), &BTreeMap::<_, OffsetRange>::new()));
+    assert_eq!(run.plan.close_before, [(SourceId(0), 70)].into());
+    assert_eq!(run.plan.late_before, BTreeMap::new(), "the batch before closed nothing");
+    let actions = query.complete();
+    assert_eq!(names(&actions), ["committed"], "closed once");
+    query.tell(available(1, &[(0, 4), (1, 0)]));
+    assert_eq!(query.run().plan.late_before, [(SourceId(0), 70)].into());
+}
