@@ -22,6 +22,8 @@ case "${1:-}" in
   java)
     java_is_new_enough || need+=(openjdk-17-jre-headless)
     command_or mvn maven
+    # The tests have it read docker-compose.yml; nothing is run by it.
+    command_or docker-compose docker-compose
     ;;
   *)
     echo "usage: $0 build|java" >&2

@@ -20,6 +20,8 @@ mod prepare;
 mod read;
 mod specs;
 mod store;
+#[cfg(test)]
+mod tests;
 mod values;
 
 pub use compact::{CompactionPolicy, CompactionReport};

@@ -148,6 +148,7 @@ async fn serve(
     health.set_serving::<ClusterServiceServer<ClusterApi>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| DriverError::Server(error.to_string()))?;
     let incoming = TcpListenerStream::new(grpc);

@@ -34,6 +34,7 @@ pub async fn start(listen: SocketAddr, exchange: Exchange, stop: CancellationTok
     health.set_serving::<ExchangeServiceServer<ExchangeApi>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| ExecutorError::Server(error.to_string()))?;
     let service = ExchangeServiceServer::new(ExchangeApi { exchange })

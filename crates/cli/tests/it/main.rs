@@ -5,8 +5,10 @@
 mod bad_input;
 mod brokers;
 mod command_line;
+mod compose;
 mod crash_points;
 mod exactly_once;
+mod grpc;
 mod lag;
 mod sources;
 mod table;

@@ -56,6 +56,10 @@ impl QueryMachine {
         out: &mut Vec<Action>,
     ) {
         let attempt = self.new_attempt();
+        // Whoever opens these writers now ends what is left of an earlier attempt.
+        plan.writers().for_each(|writer| {
+            self.unaborted.remove(&writer);
+        });
         let placement = Arc::new(placement);
         let published = finish.as_ref().map(|prepared| prepared.published.clone()).unwrap_or_default();
         out.push(Action::Run {

@@ -5,6 +5,7 @@ use super::{Action, End};
 use crate::error::ErrorKind;
 use crate::ids::{AttemptId, ExecutorId, SourceId, TaskId};
 use crate::offsets::SourcePartition;
+use crate::plan::WriterPlan;
 use crate::record::{PrepareRecord, SourceWatermark};
 use crate::report::{OperatorMetrics, PartitionReport, StateDelta, TaskReport, WriterReport};
 use crate::watermark;
@@ -169,6 +170,10 @@ impl QueryMachine {
             return;
         };
         out.push(abort(&execution));
+        for task in &execution.plan.tasks {
+            let Some(executor) = execution.placement.get(&task.id).filter(|id| !gone.contains(id)) else { continue };
+            self.unaborted.extend(task.writers.iter().map(|writer| (*writer, *executor)));
+        }
         let orphans: Vec<WriterReport> = execution
             .plan
             .tasks
@@ -176,7 +181,7 @@ impl QueryMachine {
             .filter(|task| execution.placement.get(&task.id).is_some_and(|id| gone.contains(id)))
             .flat_map(|task| &task.writers)
             .filter(|writer| execution.finish.as_ref().is_none_or(|finish| !finish.published.contains(writer)))
-            .map(|plan| WriterReport { plan: *plan, rows: 0, digest: 0, progress_at: None })
+            .map(|plan| unwritten(*plan))
             .collect();
         self.phase = match (orphans.is_empty(), execution.finish) {
             (true, finish) => Phase::Ready { finish },
@@ -192,6 +197,17 @@ impl QueryMachine {
                 Phase::Resolving { prepared: None, running: None }
             }
         };
+    }
+
+    /// Fences writers of dropped attempts whose executors were lost before they can have aborted them.
+    pub(super) fn fence_orphans(&mut self, out: &mut Vec<Action>) {
+        if self.orphans.is_empty() || !matches!(self.phase, Phase::Ready { .. }) {
+            return;
+        }
+        let Phase::Ready { finish } = std::mem::replace(&mut self.phase, Phase::Ready { finish: None }) else { return };
+        let writers = std::mem::take(&mut self.orphans).into_iter().map(unwritten).collect();
+        out.push(Action::Resolve { batch: None, writers });
+        self.phase = Phase::Resolving { prepared: finish, running: None };
     }
 
     /// The run's batch under way is persisted: from here on it can only be finished.
@@ -228,6 +244,11 @@ impl QueryMachine {
         };
         self.end(end, out);
     }
+}
+
+/// A writer of which nothing is known.
+fn unwritten(plan: WriterPlan) -> WriterReport {
+    WriterReport { plan, rows: 0, digest: 0, progress_at: None }
 }
 
 pub(super) fn abort(execution: &Execution) -> Action {

@@ -71,6 +71,11 @@ pub struct QueryMachine {
     pub(super) not_before_ms: i64,
     pub(super) failures: u32,
     pub(super) stop_by_ms: Option<i64>,
+    /// Writers of dropped attempts, with the executor that is told to abort them. Until a later attempt takes
+    /// them over, nobody else ends their transactions.
+    pub(super) unaborted: BTreeMap<WriterPlan, ExecutorId>,
+    /// Those whose executor is gone: to be fenced before anything else is planned.
+    pub(super) orphans: BTreeSet<WriterPlan>,
     /// Positions found outside the log while a prepared batch was being finished.
     pub(super) deferred_out_of_range: Vec<(SourcePartition, i64, i64, i64)>,
     /// The trigger `every`: the boundary last used.
@@ -167,6 +172,8 @@ impl QueryMachine {
             not_before_ms: 0,
             failures: 0,
             stop_by_ms: None,
+            unaborted: BTreeMap::new(),
+            orphans: BTreeSet::new(),
             deferred_out_of_range: Vec::new(),
             last_boundary_ms: now_ms,
             config,

@@ -38,6 +38,8 @@ impl QueryMachine {
 
     /// What the loss of executors means for the batch under way.
     fn on_executors_gone(&mut self, gone: &BTreeSet<ExecutorId>, now_ms: i64, out: &mut Vec<Action>) {
+        let orphans = self.unaborted.extract_if(.., |_, executor| gone.contains(executor));
+        self.orphans.extend(orphans.map(|(writer, _)| writer));
         match &mut self.phase {
             Phase::Executing(execution) if execution.placement.values().any(|id| gone.contains(id)) => {
                 self.abort_execution(gone, now_ms, out);

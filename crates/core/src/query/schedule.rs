@@ -16,6 +16,7 @@ const DEFAULT_MAX_TRIGGER_DELAY_MS: u64 = 15 * 60 * 1000;
 impl QueryMachine {
     /// Does what is due. Called after every event.
     pub(super) fn advance(&mut self, now_ms: i64, out: &mut Vec<Action>) {
+        self.fence_orphans(out);
         if self.stop_if_due(now_ms, out) {
             return;
         }

@@ -111,7 +111,7 @@ impl World {
         self.soon(25, Ev::Join { executor });
     }
 
-    /// Aborts what is open, if the brokers hear it.
+    /// Ends the worker, and aborts what it had open.
     fn close_worker(&mut self, executor: usize) {
         let node = &mut self.executors[executor];
         node.life += 1;
@@ -120,9 +120,7 @@ impl World {
         }
         let Some(worker) = self.executors[executor].worker.take() else { return };
         for txn in worker.slots.values().filter_map(|slot| slot.txn) {
-            if self.rng.random_bool(0.6) {
-                self.soon(8, Ev::BrokerAbort { txn });
-            }
+            self.soon(8, Ev::BrokerAbort { txn });
         }
     }
 

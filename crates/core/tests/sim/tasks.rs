@@ -295,7 +295,13 @@ impl World {
     }
 
     fn flush_done(&mut self, at: TaskRef, writer: WriterPlan, txn: Option<usize>) {
-        let Some(slot) = self.slot(at, writer) else { return };
+        let Some(slot) = self.slot(at, writer) else {
+            // The worker has ended meanwhile; it waits for its writers, and then aborts.
+            if let Some(txn) = txn.filter(|_| self.executors[at.executor].alive) {
+                self.soon(3, Ev::BrokerAbort { txn });
+            }
+            return;
+        };
         slot.busy = false;
         slot.txn = txn;
         if txn.is_none() {
