@@ -175,7 +175,7 @@ impl World {
     /// An open transaction hides what lies behind it from the sink's readers. A driver that lives throughout has
     /// all of them ended; what a lost driver's unprepared attempt left on lost executors, it cannot know of.
     fn check_open_transactions(&mut self) {
-        if !self.broker.has_open() {
+        if self.fault.is_some() || !self.broker.has_open() {
             return;
         }
         let driver_lost = ["driver crashed", "driver replaced while alive", "query stopped and started"];

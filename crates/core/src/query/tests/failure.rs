@@ -34,6 +34,54 @@ fn an_executor_lost_before_prepare_drops_the_attempt_and_fences_its_writers() {
     assert!(again.placement.values().all(|executor| *executor == e(1)));
 }
 
+fn fenced(writers: &[u32]) -> Action {
+    let unwritten = |number: &u32| WriterReport { digest: 0, ..writer_report(w(*number), 0) };
+    Action::Resolve { batch: None, writers: writers.iter().map(unwritten).collect() }
+}
+
+#[test]
+fn executors_lost_one_after_the_other_have_their_writers_fenced_one_after_the_other() {
+    // given
+    let mut query = Query::executing();
+    let first = query.tell(executors(&[(1, 1)]));
+    assert_eq!(first[1], fenced(&[1]));
+    // when
+    let while_fencing = query.tell(executors(&[]));
+    let actions = query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+    // then
+    assert_eq!(while_fencing, vec![], "one resolution at a time");
+    assert_eq!(actions, [fenced(&[0])], "even without an executor that could go on");
+    assert_eq!(query.tell(Event::Resolved([(w(0), Resolution::NotPublished)].into())), vec![]);
+    assert_eq!(names(&query.tell(executors(&[(3, 3)]))), ["open", "assign"]);
+}
+
+#[test]
+fn an_executor_lost_after_its_attempt_was_dropped_has_its_writers_fenced_before_the_next() {
+    // given
+    let mut query = Query::executing();
+    query.tell(failed(&query, ErrorKind::Retry));
+    // when
+    let actions = query.tell(executors(&[(1, 1)]));
+    // then
+    assert_eq!(actions, [fenced(&[1])]);
+    assert_eq!(query.tick_at(10_000), vec![], "not before they are");
+    let actions = query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+    assert_eq!(names(&actions), ["assign", "run"]);
+}
+
+#[test]
+fn writers_that_a_later_attempt_took_over_are_left_to_it() {
+    // given
+    let mut query = Query::executing();
+    query.tell(failed(&query, ErrorKind::Retry));
+    query.tick_at(10_000);
+    query.complete();
+    // when
+    let actions = query.tell(executors(&[(1, 1)]));
+    // then
+    assert_eq!(names(&actions), ["assign"], "nothing of theirs is open");
+}
+
 #[test]
 fn an_executor_under_another_session_was_away_and_has_dropped_its_attempt() {
     // given
