@@ -22,8 +22,7 @@ const BROKERS_DEFAULT: i32 = -1;
 pub fn ensure_topics(sink: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
     let ConnectorOptions::Kafka(options) = &sink.connector else { return Ok(()) };
     let name = progress_topic(query, sink.id);
-    let progress =
-        NewTopic::new(&name, 1, TopicReplication::Fixed(BROKERS_DEFAULT)).set("cleanup.policy", "compact");
+    let progress = NewTopic::new(&name, 1, TopicReplication::Fixed(BROKERS_DEFAULT)).set("cleanup.policy", "compact");
     ensure(options, &name, progress)?;
     match &options.topic {
         Some(topic) => ensure_topic(options, topic),

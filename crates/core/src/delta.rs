@@ -196,6 +196,7 @@ mod tests {
     use proptest::prelude::*;
 
     type Model = BTreeMap<(u16, Vec<u8>), Option<Vec<u8>>>;
+    type Entries<'a> = Vec<(&'a (u16, Vec<u8>), &'a Option<Vec<u8>>)>;
 
     fn encode(model: &Model) -> Vec<u8> {
         let mut writer = DeltaWriter::new(OperatorId(7));
@@ -261,7 +262,7 @@ mod tests {
 
         #[test]
         fn the_digest_ignores_order_and_nothing_else(model in model()) {
-            let digest = |entries: Vec<(&(u16, Vec<u8>), &Option<Vec<u8>>)>| {
+            let digest = |entries: Entries<'_>| {
                 let mut writer = DeltaWriter::new(OperatorId(7));
                 entries.iter().for_each(|((s, k), v)| writer.push(ShardId(*s), k, v.as_deref()));
                 writer.digest()

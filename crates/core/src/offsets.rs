@@ -130,7 +130,7 @@ mod tests {
         fn a_range_never_ends_before_it_starts(start in -9i64..9, end in -9i64..9) {
             let range = OffsetRange::new(start, end);
             prop_assert_eq!(range.is_some(), start <= end);
-            prop_assert!(range.is_none_or(|range| range.len() >= 0 && range.is_empty() == (range.len() == 0)));
+            prop_assert_eq!(range.map(|range| (range.len(), range.is_empty())), range.map(|_| (end - start, start == end)));
         }
     }
 }

@@ -90,7 +90,8 @@ impl ProgressReader {
         if metadata.topics().first().is_none_or(|topic| topic.partitions().is_empty()) {
             return Ok(None);
         }
-        let ends = self.consumer.fetch_watermarks(topic, PROGRESS_PARTITION, TIMEOUT).map_err(|error| Self::failed(&error))?;
+        let ends =
+            self.consumer.fetch_watermarks(topic, PROGRESS_PARTITION, TIMEOUT).map_err(|error| Self::failed(&error))?;
         Ok(Some(ends.1))
     }
 

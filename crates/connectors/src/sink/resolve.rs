@@ -108,7 +108,8 @@ fn fence(
             .map(|writer| scope.spawn(|| transactional_producer(table, options, query, *writer).map(drop)))
             .collect();
         for thread in threads {
-            let fenced = thread.join().map_err(|_| ConnectorError::Fatal("internal: a fencing thread panicked".into()))?;
+            let fenced =
+                thread.join().map_err(|_| ConnectorError::Fatal("internal: a fencing thread panicked".into()))?;
             fenced?;
         }
         Ok(())

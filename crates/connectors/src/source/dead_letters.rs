@@ -15,12 +15,15 @@ use std::sync::Arc;
 
 /// One row per record: its key, value and time as they were, its place and the reason as headers.
 pub fn dead_letters(bad: &[BadRecord]) -> Result<DeltaBatch, ConnectorError> {
-    let bytes = |get: fn(&BadRecord) -> Option<&[u8]>| -> ArrayRef {
-        Arc::new(bad.iter().map(get).collect::<BinaryArray>())
-    };
+    let bytes =
+        |get: fn(&BadRecord) -> Option<&[u8]>| -> ArrayRef { Arc::new(bad.iter().map(get).collect::<BinaryArray>()) };
     let times: TimestampMillisecondArray = bad.iter().map(|record| record.timestamp_ms).collect();
-    let columns =
-        vec![bytes(|record| record.payload.as_deref()), bytes(|record| record.key.as_deref()), Arc::new(times), headers(bad)];
+    let columns = vec![
+        bytes(|record| record.payload.as_deref()),
+        bytes(|record| record.key.as_deref()),
+        Arc::new(times),
+        headers(bad),
+    ];
     let batch = RecordBatch::try_new(schema(), columns)
         .map_err(|error| ConnectorError::Fatal(format!("internal: dead letters: {error}")))?;
     Ok(DeltaBatch::inserts(batch))

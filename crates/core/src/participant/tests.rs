@@ -1,3 +1,5 @@
+//! The executor's half of the protocol, command by command.
+
 use super::*;
 use crate::ids::{AttemptNumber, Epoch, SinkId, WriterId};
 

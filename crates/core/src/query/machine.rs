@@ -159,7 +159,9 @@ impl QueryMachine {
             closed: BTreeMap::new(),
             committed: None,
             totals: Totals::default(),
-            next_attempt: 1,
+            // A run of this query that was stopped a moment ago, under the same epoch, may still have messages and
+            // rows on their way. Counting from the time, no attempt of ours has the number of one of its.
+            next_attempt: u64::try_from(now_ms).unwrap_or(0).max(1),
             executors: BTreeMap::new(),
             assignment: Assignment::default(),
             stale_assignment: true,

@@ -27,6 +27,8 @@ pub struct Knobs {
     /// A request is under way for so long that others act before it arrives.
     pub slow_request: f64,
     pub resolve_fails: f64,
+    /// A message holds up its link for longer than a retry takes.
+    pub slow_message: f64,
 }
 
 impl Knobs {
@@ -39,6 +41,7 @@ impl Knobs {
             commit_lost: often(0.2),
             slow_request: often(0.3),
             resolve_fails: often(0.3),
+            slow_message: often(0.1),
             strike: often(0.4),
             strikes: rng.random_range(0..5),
         }

@@ -116,6 +116,7 @@ const AT_LEAST: &[(&str, u64)] = &[
     ("executor hung beyond its lease", 1_000),
     ("executor joined a replaced driver", 20),
     ("link broken", 5_000),
+    ("message held up", 1_000),
     ("publish answered with unknown", 5),
     ("query stopped and started", 500),
     ("recovered from a prepared batch", 2_000),
@@ -149,7 +150,7 @@ fn a_seed_replays_identically() {
 fn caught(fault: Fault, because: &[&str]) {
     let (found, _) = explore(SCHEDULES, Some(fault));
     let Some((seed, message)) = found else { panic!("{fault:?} went unnoticed in {SCHEDULES} schedules") };
-    println!("{fault:?}: seed {seed}: {message}");
+    eprintln!("{fault:?}: seed {seed}: {message}");
     assert!(because.iter().any(|part| message.contains(part)), "{fault:?} was noticed for another reason: {message}");
     assert_eq!(run(seed, None, false).violation, None, "seed {seed} fails without the fault");
 }
@@ -177,6 +178,12 @@ fn a_store_without_fencing_is_caught() {
 #[test]
 fn publishing_without_a_look_at_the_epoch_is_caught() {
     caught(Fault::NoEpochCheck, &["twice", "after a later one was prepared"]);
+}
+
+/// Here the machine itself has to notice, and to stop before anything of it is published.
+#[test]
+fn other_rows_of_a_repeated_batch_stop_the_query() {
+    caught(Fault::OtherRowsWhenRepeated, &["the query failed: batch"]);
 }
 
 #[test]

@@ -208,6 +208,7 @@ impl World {
         let Some((_, _, plan)) = self.current(at) else { return };
         let TaskWork::Shards { first, end } = plan.work else { return };
         let writers = plan.writers.clone();
+        let repeated = self.fault == Some(Fault::OtherRowsWhenRepeated) && self.is_prepared(at);
         let node = &mut self.executors[at.executor];
         let input = node.inbox.remove(&(at.attempt, at.task)).unwrap_or_default();
         let Some(worker) = node.worker.as_mut() else { return };
@@ -229,6 +230,9 @@ impl World {
             overlay.insert((shard, key), new.unwrap_or_default());
             rows.extend(changelog(key, row_of(old), row_of(new), swapped));
         }
+        if repeated {
+            rows.push(Row::Keyed(0, Some((99, 99))));
+        }
         let (keys, digest) = (delta.keys(), delta.digest());
         let state = StateDelta {
             operator: OperatorId(0),
@@ -243,6 +247,11 @@ impl World {
         task.report.state = if keys > 0 { vec![state] } else { Vec::new() };
         task.writes.extend(writers.into_iter().map(|writer| (writer, rows.clone())));
         self.soon(3, Ev::WriteStep(at));
+    }
+
+    fn is_prepared(&mut self, at: TaskRef) -> bool {
+        let batch = self.current(at).map(|(_, run, _)| run.plan.batch.0);
+        batch.is_some_and(|batch| batch < self.store.records.len() as u64)
     }
 
     /// Takes the task's next step in writing; when all is flushed and received, it is done.
@@ -350,7 +359,7 @@ fn changelog(key: u8, old: Option<Agg>, new: Option<Agg>, swapped: bool) -> Vec<
     }
     match (old, new) {
         (Some(_), Some(_)) if swapped => vec![Row::Keyed(key, new), Row::Keyed(key, None)],
-        (Some(_), Some(_)) if key % 2 == 0 => vec![Row::Keyed(key, None), Row::Keyed(key, new)],
+        (Some(_), Some(_)) if key.is_multiple_of(2) => vec![Row::Keyed(key, None), Row::Keyed(key, new)],
         _ => vec![Row::Keyed(key, new)],
     }
 }

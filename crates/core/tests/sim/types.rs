@@ -46,6 +46,8 @@ pub enum Fault {
     ProgressBeforeFencing,
     /// A driver publishes a repeated batch without looking whether its epoch is over.
     NoEpochCheck,
+    /// A batch that is executed again gives other rows.
+    OtherRowsWhenRepeated,
     /// A checkpoint now and then misses a task's state delta.
     LostStateDelta,
     /// A restarted driver begins one offset too low.

@@ -307,7 +307,11 @@ impl World {
 
     /// In order within a link and direction.
     fn arrival(&mut self, link: usize, direction: usize) -> i64 {
-        let at = self.now + self.delay(4);
+        let mut at = self.now + self.delay(4);
+        if self.chance(self.knobs.slow_message) {
+            self.coverage.hit("message held up");
+            at += self.rng.random_range(30..400);
+        }
         let last = &mut self.links[link].last[direction];
         *last = at.max(*last);
         *last

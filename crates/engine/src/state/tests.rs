@@ -1,3 +1,5 @@
+//! Overlays, promotion, restoring: what a task sees and what becomes state.
+
 use super::*;
 use crate::dataflow::{Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
 use arrow::datatypes::Schema;

@@ -215,7 +215,8 @@ impl<'a> Cluster<'a> {
             for place in 0..step.executors {
                 let work = match stage.input {
                     StageInput::Source(source) => {
-                        let mine = |partition: &SourcePartition| partition.tp.partition as u16 % step.executors == place;
+                        let mine =
+                            |partition: &SourcePartition| partition.tp.partition as u16 % step.executors == place;
                         let ranges: Ranges = ranges
                             .iter()
                             .filter(|(partition, _)| partition.source == source && mine(partition))
@@ -267,8 +268,7 @@ impl<'a> Cluster<'a> {
             };
             let state = &self.executors[usize::from(executor)];
             let task_state = state.task(task.stage, shards).map_err(failed)?;
-            let mut runtime =
-                TaskRuntime::new(dataflow, &names, task.stage, &context, task_state).map_err(failed)?;
+            let mut runtime = TaskRuntime::new(dataflow, &names, task.stage, &context, task_state).map_err(failed)?;
             let mut emitted = Vec::new();
             match &task.work {
                 TaskWork::Source { source, ranges } => {

@@ -65,8 +65,7 @@ proptest! {
 
 /// Some of a thousand cases, always the same ones, must show the fault.
 fn assert_caught(fault: Fault) {
-    let mut runner =
-        TestRunner::new_with_rng(Config::default(), TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     for _ in 0..1_000 {
         let case = case().new_tree(&mut runner).unwrap().current();
         if run(&case, fault).is_err() {

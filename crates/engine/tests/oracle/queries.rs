@@ -40,12 +40,8 @@ pub enum Kind {
 /// An expression and the type of its column.
 type Column = (&'static str, &'static str);
 
-const GROUPS: [Column; 4] = [
-    ("coalesce(k, 'none')", "STRING"),
-    ("coalesce(b, -1)", "BIGINT"),
-    ("id % 3", "BIGINT"),
-    ("f IS NULL", "BOOLEAN"),
-];
+const GROUPS: [Column; 4] =
+    [("coalesce(k, 'none')", "STRING"), ("coalesce(b, -1)", "BIGINT"), ("id % 3", "BIGINT"), ("f IS NULL", "BOOLEAN")];
 const AGGREGATES: [Column; 14] = [
     ("count(*)", "BIGINT"),
     ("count(x)", "BIGINT"),

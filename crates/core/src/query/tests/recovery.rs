@@ -109,6 +109,23 @@ fn a_stop_between_batches_ends_at_once() {
 }
 
 #[test]
+fn a_run_after_a_stop_shares_no_attempt_with_the_run_before() {
+    // given
+    let mut query = Query::executing();
+    let before = query.run().attempt;
+    query.tell(Event::Stop);
+    query.tell(executors(&[]));
+    // when
+    let (machine, _) = QueryMachine::recover(config(), None, query.now_ms + 1);
+    let mut again = Query { machine, now_ms: query.now_ms + 1, running: None };
+    again.tell(executors(&[(1, 1)]));
+    again.tell(available(1, &[(0, 3)]));
+    // then
+    assert_eq!(again.run().attempt.epoch, before.epoch, "the same driver");
+    assert!(again.run().attempt > before, "reports of the old run are told from those of the new one");
+}
+
+#[test]
 fn a_stop_waits_for_the_batch_in_flight() {
     // given
     let mut query = Query::executing();
