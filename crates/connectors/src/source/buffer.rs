@@ -105,6 +105,7 @@ impl PartitionBuffer {
     pub fn push(&mut self, chunk: Arc<DecodedChunk>) {
         debug_assert!(chunk.first_offset() >= self.sealed_to.min(chunk.first_offset()));
         self.sealed_to = self.sealed_to.max(chunk.last_offset() + 1);
+        self.changed |= self.sealed_to > self.position;
         self.position = self.position.max(self.sealed_to);
         self.chunk_bytes += chunk.memory_bytes();
         self.chunks.push_back(chunk);
@@ -135,5 +136,24 @@ impl PartitionBuffer {
         // Below the first chunk kept there is nothing to read again.
         let kept = self.chunks.front().map_or(self.sealed_to, |chunk| chunk.first_offset());
         self.start = self.start.max(up_to.min(kept));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::chunk::tests::chunk_of;
+    use super::*;
+
+    #[test]
+    fn whatever_moves_the_position_is_told() {
+        let mut buffer = PartitionBuffer::new(1, 0, Some(2));
+        buffer.changed = false;
+        buffer.push(Arc::new(chunk_of(&[0, 1])));
+        assert_eq!((buffer.position(), buffer.changed), (2, true));
+        buffer.changed = false;
+        buffer.advance(2, false, None, 0);
+        assert!(!buffer.changed, "nothing is new");
+        buffer.advance(2, true, None, 0);
+        assert!(buffer.changed, "the end is");
     }
 }

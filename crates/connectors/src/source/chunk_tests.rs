@@ -56,6 +56,11 @@ fn decode(on_bad: OnBadRecord, offsets: &[i64], bad: &[i64]) -> DecodedChunk {
     ChunkDecoder::new(&table(on_bad, vec![0, 3])).unwrap().decode(&tp(), &raw(offsets, bad)).unwrap()
 }
 
+/// A decoded chunk of good records.
+pub fn chunk_of(offsets: &[i64]) -> DecodedChunk {
+    decode(OnBadRecord::Fail, offsets, &[])
+}
+
 #[test]
 fn the_layout_is_the_columns_used_and_metadata() {
     let table = table(OnBadRecord::Fail, vec![2, 3, 4, 5]);
