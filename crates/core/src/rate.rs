@@ -2,54 +2,61 @@
 //!
 //! Owns: the arithmetic. Does not own: a clock; time comes in as milliseconds.
 
-/// Most that may gather while nothing is taken, as a share of a second.
-const BURST_PER_SECOND: f64 = 0.1;
-/// Batches are not made smaller than what this much time allows, milliseconds.
-const QUANTUM_MS: f64 = 10.0;
+/// Most that may gather while nothing is taken, as time.
+const BURST_MS: i64 = 100;
+/// Batches are not made smaller than what this much time allows.
+const QUANTUM_MS: i64 = 10;
+/// Tokens are counted in thousandths of a record: a millisecond gives exactly `per_second` of them.
+const RECORD: i64 = 1000;
 
 /// Allows `per_second` records, evenly, whatever the pace of asking.
 #[derive(Clone, Debug)]
 pub struct RateLimiter {
-    per_second: f64,
-    tokens: f64,
+    per_second: i64,
+    /// Thousandths of a record; below zero after more was taken than there was.
+    tokens: i64,
     at_ms: i64,
 }
 
 impl RateLimiter {
     pub fn new(per_second: u64, now_ms: i64) -> Self {
-        Self { per_second: per_second.max(1) as f64, tokens: 0.0, at_ms: now_ms }
+        Self { per_second: i64::try_from(per_second.max(1)).unwrap_or(i64::MAX), tokens: 0, at_ms: now_ms }
     }
 
-    fn burst(&self) -> f64 {
-        (self.per_second * BURST_PER_SECOND).max(1.0)
+    fn burst(&self) -> i64 {
+        self.per_second.saturating_mul(BURST_MS).max(RECORD)
     }
 
-    fn tokens_at(&self, now_ms: i64) -> f64 {
-        let elapsed_ms = (now_ms - self.at_ms).max(0) as f64;
-        (self.tokens + elapsed_ms * self.per_second / 1000.0).min(self.burst())
+    /// What a batch is worth being planned for.
+    fn useful(&self) -> i64 {
+        self.per_second.saturating_mul(QUANTUM_MS).clamp(RECORD, self.burst())
+    }
+
+    fn tokens_at(&self, now_ms: i64) -> i64 {
+        let elapsed_ms = (now_ms - self.at_ms).max(0);
+        self.tokens.saturating_add(elapsed_ms.saturating_mul(self.per_second)).min(self.burst())
     }
 
     /// Records that may be read now.
     pub fn available(&mut self, now_ms: i64) -> u64 {
         self.tokens = self.tokens_at(now_ms);
         self.at_ms = self.at_ms.max(now_ms);
-        let useful = (self.per_second * QUANTUM_MS / 1000.0).clamp(1.0, self.burst());
-        if self.tokens < useful { 0 } else { self.tokens.max(0.0) as u64 }
+        if self.tokens < self.useful() { 0 } else { u64::try_from(self.tokens / RECORD).unwrap_or(0) }
     }
 
     /// Counts records as read. More than was available is paid back by a longer pause.
     pub fn take(&mut self, count: u64) {
-        self.tokens -= count as f64;
+        let taken = i64::try_from(count).unwrap_or(i64::MAX).saturating_mul(RECORD);
+        self.tokens = self.tokens.saturating_sub(taken);
     }
 
     /// When a useful number of records is available, milliseconds; `now_ms` if it is already.
     pub fn next_at_ms(&self, now_ms: i64) -> i64 {
-        let useful = (self.per_second * QUANTUM_MS / 1000.0).clamp(1.0, self.burst());
-        let missing = useful - self.tokens_at(now_ms);
-        if missing <= 0.0 {
+        let missing = self.useful().saturating_sub(self.tokens_at(now_ms));
+        if missing <= 0 {
             return now_ms;
         }
-        now_ms + (missing * 1000.0 / self.per_second).ceil() as i64
+        now_ms.saturating_add(missing / self.per_second + i64::from(missing % self.per_second != 0))
     }
 }
 

@@ -130,7 +130,7 @@ impl Runner {
         let live = executors.borrow_and_update().clone();
         ended = ended.or(self.step(Event::Executors(live)).await);
         while ended.is_none() {
-            let wake = self.machine.next_wake_ms(now_ms()).map(|at| at - now_ms());
+            let wake = self.machine.next_wake_ms().map(|at| at - now_ms());
             let event = tokio::select! {
                 biased;
                 changed = executors.changed() => match changed {

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const PARTITIONS: i32 = 8;
 /// Not measured: connections are made and code is warm after this.
 const WARM_UP: Duration = Duration::from_secs(5);
+/// No rows for so long: there are no more.
+const SILENCE: Duration = Duration::from_secs(10);
 
 pub fn measure(kafka: &KafkaCluster, seconds: u64) {
     for rate in [1_000, 10_000] {
@@ -81,7 +83,7 @@ fn consume(kafka: &KafkaCluster, topic: &str, wanted: u64) -> Histogram<u64> {
         .set("group.id", "latency")
         .set("enable.auto.commit", "false")
         .set("isolation.level", "read_committed")
-        .set("fetch.wait.max.ms", "5");
+        .set("fetch.wait.max.ms", "100");
     let consumer: BaseConsumer = config.create().unwrap();
     let mut list = TopicPartitionList::new();
     for partition in 0..PARTITIONS {
@@ -90,9 +92,10 @@ fn consume(kafka: &KafkaCluster, topic: &str, wanted: u64) -> Histogram<u64> {
     consumer.assign(&list).unwrap();
     let mut histogram = Histogram::<u64>::new(3).unwrap();
     let mut measured_from = None;
-    let deadline = Instant::now() + Duration::from_secs(300);
-    while histogram.len() < wanted && Instant::now() < deadline {
+    let mut last = Instant::now();
+    while histogram.len() < wanted && last.elapsed() < SILENCE {
         let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else { continue };
+        last = Instant::now();
         let now = micros();
         let Some(payload) = message.payload() else { continue };
         let value: serde_json::Value = serde_json::from_slice(payload).unwrap();

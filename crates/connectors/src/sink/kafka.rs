@@ -1,7 +1,10 @@
 //! The Kafka sink: one transactional producer per writer.
 //!
 //! Owns: the producer, its transaction, and the topics rows go to. Does not own: encoding (`records`), recovery
-//! (`resolve`). Invariants: the transaction is open from the first row to publish or abort; a writer without rows
+//! (`resolve`).
+//! A writer has two transactional ids, for even and odd batches: for some milliseconds after a commit the coordinator
+//! still ends that transaction, and librdkafka would wait 20 ms before it begins another one of the same id.
+//! Invariants: the transaction is open from the first row to publish or abort; a writer without rows
 //! opens none; a producer whose transaction failed in any way is thrown away.
 
 use super::progress::{PROGRESS_PARTITION, PROGRESS_PREFIX, Progress, ProgressKey, progress_topic};
@@ -10,36 +13,62 @@ use super::{Published, WriterConfig};
 use crate::admin;
 use crate::client;
 use crate::error::ConnectorError;
-use highwater_core::ids::{AttemptId, BatchId, QueryId, WriterId};
+use highwater_core::ids::{AttemptId, BatchId, QueryId, SinkId, WriterId};
 use highwater_core::report::{ProgressPosition, WriterReport};
 use highwater_engine::delta::DeltaBatch;
 use highwater_engine::query::{KafkaOptions, SinkTable};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rdkafka::ClientContext;
 use rdkafka::Message;
+use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// Longest wait for brokers in one step of a transaction; then the attempt is tried again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(5);
+/// How long a full queue is given to take more, if no delivery makes room before.
+const FULL_PAUSE: Duration = Duration::from_millis(50);
 
-/// A producer that remembers what became of its records.
-pub type TransactionalProducer = BaseProducer<Deliveries>;
+/// A producer that remembers what became of its records. Its own thread takes the delivery reports: whoever waits for
+/// them is woken by the last one, and an abort need not wait for anybody to ask.
+type TransactionalProducer = ThreadedProducer<Deliveries>;
 
 /// What became of the records of the open transaction.
 #[derive(Default)]
 pub struct Deliveries {
     seen: Mutex<Seen>,
+    changed: Condvar,
 }
 
 #[derive(Default)]
 struct Seen {
+    /// Records handed over and not yet reported on.
+    outstanding: usize,
     failed: Option<(String, KafkaError)>,
     progress_at: Option<ProgressPosition>,
+}
+
+impl Deliveries {
+    /// Waits until all records are reported on, or one failed. False: neither happened in time.
+    fn wait(&self, deadline: Instant) -> bool {
+        let mut seen = self.seen.lock();
+        while seen.outstanding > 0 && seen.failed.is_none() {
+            if self.changed.wait_until(&mut seen, deadline).timed_out() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn failed(&self, context: &str) -> Result<(), ConnectorError> {
+        match &self.seen.lock().failed {
+            Some((topic, error)) => Err(delivery_error(context, topic, error)),
+            None => Ok(()),
+        }
+    }
 }
 
 impl ClientContext for Deliveries {}
@@ -48,41 +77,88 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let mut seen = self.seen.lock();
+        seen.outstanding = seen.outstanding.saturating_sub(1);
         match result {
             Ok(message) if message.topic().starts_with(PROGRESS_PREFIX) => {
-                let place = ProgressPosition { partition: message.partition(), offset: message.offset() };
-                self.seen.lock().progress_at = Some(place);
+                seen.progress_at = Some(ProgressPosition { partition: message.partition(), offset: message.offset() });
             }
             Ok(_) => {}
+            // Of a transaction that was aborted.
+            Err((error, _)) if is_purged(error) => {}
             Err((error, message)) => {
-                let mut seen = self.seen.lock();
                 if seen.failed.is_none() {
                     seen.failed = Some((message.topic().to_string(), error.clone()));
                 }
             }
         }
+        if seen.outstanding == 0 || seen.failed.is_some() {
+            self.changed.notify_all();
+        }
     }
 }
 
-/// A producer with the writer's transactional id, initialised: earlier ones are fenced, their transactions ended.
-pub fn transactional_producer(
+fn is_purged(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as C;
+    matches!(error.rdkafka_error_code(), Some(C::PurgeQueue | C::PurgeInflight))
+}
+
+/// Which of a writer's two transactional ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Even,
+    Odd,
+}
+
+impl Side {
+    pub const ALL: [Self; 2] = [Self::Even, Self::Odd];
+
+    fn of(batch: BatchId) -> Self {
+        if batch.0.is_multiple_of(2) { Self::Even } else { Self::Odd }
+    }
+
+    fn transactional_id(self, query: QueryId, sink: SinkId, writer: WriterId) -> String {
+        match self {
+            Self::Even => format!("highwater-{query}-{sink}-{writer}"),
+            Self::Odd => format!("highwater-{query}-{sink}-{writer}-odd"),
+        }
+    }
+}
+
+/// Initialises one of a writer's transactional ids: earlier producers of it are fenced, their transactions ended.
+pub fn fence(
     table: &SinkTable,
     options: &KafkaOptions,
     query: QueryId,
     writer: WriterId,
-) -> Result<TransactionalProducer, ConnectorError> {
+    side: Side,
+) -> Result<(), ConnectorError> {
+    initialised::<BaseProducer<Deliveries>>(table, options, query, writer, side).map(drop)
+}
+
+/// A producer with the writer's transactional id, initialised.
+fn initialised<P>(
+    table: &SinkTable,
+    options: &KafkaOptions,
+    query: QueryId,
+    writer: WriterId,
+    side: Side,
+) -> Result<P, ConnectorError>
+where
+    P: FromClientConfigAndContext<Deliveries> + Producer<Deliveries>,
+{
     let context = format!("sink '{}'", table.name);
     let mut config = client::base(options)?;
-    client::set_default(&mut config, "linger.ms", "5");
+    client::set_default(&mut config, "linger.ms", "1");
     client::set_default(&mut config, "compression.type", "lz4");
     client::set_default(&mut config, "queue.buffering.max.messages", "500000");
     client::set_default(&mut config, "queue.buffering.max.kbytes", "131072");
     client::set_default(&mut config, "transaction.timeout.ms", "600000");
     config
-        .set("transactional.id", format!("highwater-{query}-{}-{writer}", table.id))
+        .set("transactional.id", side.transactional_id(query, table.id, writer))
         .set("enable.idempotence", "true")
         .set("partitioner", "murmur2_random");
-    let producer: TransactionalProducer =
+    let producer: P =
         config.create_with_context(Deliveries::default()).map_err(|error| client::creation_error(&context, &error))?;
     let deadline = Instant::now() + STEP_TIMEOUT;
     loop {
@@ -98,7 +174,11 @@ pub struct KafkaWriter {
     config: WriterConfig,
     options: KafkaOptions,
     encoder: RecordEncoder,
+    side: Side,
+    /// Of this side.
     producer: Option<TransactionalProducer>,
+    /// Of the other one.
+    resting: Option<TransactionalProducer>,
     in_transaction: bool,
     batch: BatchId,
     recompute_only: bool,
@@ -116,7 +196,9 @@ impl KafkaWriter {
             known_topics: [topic].into(),
             config,
             options,
+            side: Side::Even,
             producer: None,
+            resting: None,
             in_transaction: false,
             batch: BatchId::default(),
             recompute_only: false,
@@ -127,6 +209,10 @@ impl KafkaWriter {
 
     pub fn begin(&mut self, batch: BatchId, _attempt: AttemptId, recompute_only: bool) {
         self.abort();
+        if self.side != Side::of(batch) {
+            self.side = Side::of(batch);
+            std::mem::swap(&mut self.producer, &mut self.resting);
+        }
         (self.batch, self.recompute_only, self.rows, self.digest) = (batch, recompute_only, 0, 0);
     }
 
@@ -157,9 +243,6 @@ impl KafkaWriter {
                 _ => Ok(()),
             }
         })?;
-        if let Some(producer) = producer {
-            producer.poll(Duration::ZERO);
-        }
         self.check_deliveries()
     }
 
@@ -169,7 +252,13 @@ impl KafkaWriter {
         }
         let producer = match self.producer.take() {
             Some(producer) => producer,
-            None => transactional_producer(&self.config.table, &self.options, self.config.query, self.config.writer)?,
+            None => initialised::<TransactionalProducer>(
+                &self.config.table,
+                &self.options,
+                self.config.query,
+                self.config.writer,
+                self.side,
+            )?,
         };
         *producer.context().seen.lock() = Seen::default();
         producer
@@ -181,9 +270,8 @@ impl KafkaWriter {
     }
 
     fn check_deliveries(&self) -> Result<(), ConnectorError> {
-        let failed = self.producer.as_ref().and_then(|producer| producer.context().seen.lock().failed.clone());
-        match failed {
-            Some((topic, error)) => Err(delivery_error(&self.context(), &topic, &error)),
+        match &self.producer {
+            Some(producer) => producer.context().failed(&self.context()),
             None => Ok(()),
         }
     }
@@ -201,17 +289,11 @@ impl KafkaWriter {
         let context = self.context();
         let Some(producer) = &self.producer else { return Ok(report) };
         send(producer, &record, &context)?;
-        let deadline = Instant::now() + STEP_TIMEOUT;
-        while producer.in_flight_count() > 0 {
-            // Returns at once when all is delivered.
-            let flushed = producer.flush(Duration::from_millis(500));
-            self.check_deliveries()?;
-            if flushed.is_err() && Instant::now() > deadline {
-                return Err(ConnectorError::Unavailable {
-                    context,
-                    message: format!("brokers did not take all rows within {} seconds", STEP_TIMEOUT.as_secs()),
-                });
-            }
+        if !producer.context().wait(Instant::now() + STEP_TIMEOUT) {
+            return Err(ConnectorError::Unavailable {
+                context,
+                message: format!("brokers did not take all rows within {} seconds", STEP_TIMEOUT.as_secs()),
+            });
         }
         self.check_deliveries()?;
         report.progress_at = producer.context().seen.lock().progress_at;
@@ -283,15 +365,21 @@ fn send(producer: &TransactionalProducer, record: &Record<'_>, context: &str) ->
         message.headers = Some(record.headers.iter().fold(headers, add));
     }
     let deadline = Instant::now() + STEP_TIMEOUT;
+    let deliveries = producer.context();
     loop {
-        match producer.send(message) {
+        // Before it is sent: its report may come at once.
+        deliveries.seen.lock().outstanding += 1;
+        let (error, back) = match producer.send(message) {
             Ok(()) => return Ok(()),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) if Instant::now() < deadline => {
-                producer.poll(POLL);
-                message = back;
-            }
-            Err((error, _)) => return Err(delivery_error(context, record.topic, &error)),
+            Err(refused) => refused,
+        };
+        let mut seen = deliveries.seen.lock();
+        seen.outstanding = seen.outstanding.saturating_sub(1);
+        if !matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) || Instant::now() > deadline {
+            return Err(delivery_error(context, record.topic, &error));
         }
+        let _ = deliveries.changed.wait_for(&mut seen, FULL_PAUSE);
+        message = back;
     }
 }
 

@@ -4,7 +4,7 @@
 //! whoever had it and ends its transaction one way or the other; then the end of the progress topic is taken as a
 //! `read_uncommitted` reader; then it is read beyond that end as a `read_committed` one; only then is anything concluded.
 
-use super::kafka::transactional_producer;
+use super::kafka;
 use super::progress::{ProgressKey, ProgressReader, progress_topic};
 use crate::error::ConnectorError;
 use highwater_core::ids::{BatchId, QueryId, WriterId};
@@ -95,7 +95,7 @@ fn wait_until_stable(
     Ok(())
 }
 
-/// Initialises every writer's transactional id, all at the same time.
+/// Initialises every writer's transactional ids, all at the same time.
 fn fence(
     table: &SinkTable,
     options: &KafkaOptions,
@@ -105,7 +105,8 @@ fn fence(
     std::thread::scope(|scope| {
         let threads: Vec<_> = writers
             .iter()
-            .map(|writer| scope.spawn(|| transactional_producer(table, options, query, *writer).map(drop)))
+            .flat_map(|writer| kafka::Side::ALL.map(|side| (*writer, side)))
+            .map(|(writer, side)| scope.spawn(move || kafka::fence(table, options, query, writer, side)))
             .collect();
         for thread in threads {
             let fenced =

@@ -69,6 +69,8 @@ pub struct QueryMachine {
     /// Passing trouble by who sees it; `None` = the driver or a task.
     pub(super) troubles: BTreeMap<Option<ExecutorId>, String>,
     pub(super) not_before_ms: i64,
+    /// Time of the last step.
+    pub(super) advanced_at_ms: i64,
     pub(super) failures: u32,
     pub(super) stop_by_ms: Option<i64>,
     /// Writers of dropped attempts, with the executor that is told to abort them. Until a later attempt takes
@@ -172,6 +174,7 @@ impl QueryMachine {
             phase: Phase::Ready { finish: None },
             troubles: BTreeMap::new(),
             not_before_ms: 0,
+            advanced_at_ms: now_ms,
             failures: 0,
             stop_by_ms: None,
             unaborted: BTreeMap::new(),

@@ -16,6 +16,7 @@ const DEFAULT_MAX_TRIGGER_DELAY_MS: u64 = 15 * 60 * 1000;
 impl QueryMachine {
     /// Does what is due. Called after every event.
     pub(super) fn advance(&mut self, now_ms: i64, out: &mut Vec<Action>) {
+        self.advanced_at_ms = now_ms;
         self.fence_orphans(out);
         if self.stop_if_due(now_ms, out) {
             return;
@@ -46,8 +47,10 @@ impl QueryMachine {
         }
     }
 
-    /// When `Tick` is wanted next, milliseconds; `None` = only events matter.
-    pub fn next_wake_ms(&self, now_ms: i64) -> Option<i64> {
+    /// When `Tick` is wanted next, milliseconds, perhaps already past; `None` = only events matter. Counted from the
+    /// last step: what fell due since then has not been looked at.
+    pub fn next_wake_ms(&self) -> Option<i64> {
+        let now_ms = self.advanced_at_ms;
         let mut wakes: Vec<i64> = self.stop_by_ms.into_iter().collect();
         if matches!(self.phase, Phase::Ready { .. }) {
             wakes.extend((self.not_before_ms > now_ms).then_some(self.not_before_ms));

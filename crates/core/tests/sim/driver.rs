@@ -173,7 +173,7 @@ impl World {
         let before = machine.positions().clone();
         let actions = machine.step(event, now);
         let regressed = before.iter().any(|(partition, old)| machine.positions().get(partition) < Some(old));
-        let wake = machine.next_wake_ms(now);
+        let wake = machine.next_wake_ms();
         if regressed {
             self.violate("a driver's positions went back".into());
         }

@@ -143,7 +143,7 @@ fn a_passing_failure_is_tried_again_after_a_pause_that_grows() {
         // then
         assert_eq!(names(&actions), ["abort"]);
         assert_eq!(query.machine.state(), RunState::Waiting("disk full".into()));
-        let wake = query.machine.next_wake_ms(query.now_ms).unwrap();
+        let wake = query.machine.next_wake_ms().unwrap();
         pauses.push(wake - query.now_ms);
         assert_eq!(query.tick_at(wake - 1), vec![], "not before its time");
         assert_eq!(names(&query.tick_at(wake)), ["run"]);

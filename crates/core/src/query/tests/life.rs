@@ -14,7 +14,7 @@ fn without_executors_it_waits_and_says_so() {
     // then
     assert_eq!(actions, vec![]);
     assert!(matches!(query.machine.state(), RunState::Waiting(why) if why.contains("highwater executor")));
-    assert_eq!(query.machine.next_wake_ms(query.now_ms), None);
+    assert_eq!(query.machine.next_wake_ms(), None);
 }
 
 #[test]

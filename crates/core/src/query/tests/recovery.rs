@@ -146,7 +146,7 @@ fn a_stop_that_waits_too_long_drops_an_attempt_and_leaves_a_prepared_batch_for_l
     for (query, expected) in [(&mut executing, vec!["abort", "ended"]), (&mut publishing, vec!["ended"])] {
         // when
         query.tell(Event::Stop);
-        let due = query.machine.next_wake_ms(query.now_ms).unwrap();
+        let due = query.machine.next_wake_ms().unwrap();
         assert_eq!(query.tick_at(due - 1), vec![]);
         let actions = query.tick_at(due);
         // then

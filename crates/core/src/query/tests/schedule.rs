@@ -41,7 +41,7 @@ fn a_rate_limit_bounds_batches_by_the_time_that_has_passed() {
     let actions = query.complete();
     // then
     assert_eq!(names(&actions), ["committed"], "too little time has passed");
-    let wake = query.machine.next_wake_ms(query.now_ms).unwrap();
+    let wake = query.machine.next_wake_ms().unwrap();
     assert!(wake > query.now_ms && wake <= query.now_ms + 10, "{wake}");
     assert_eq!(names(&query.tick_at(wake)), ["run"]);
     let (_, start, end) = ranges(&query)[0];
@@ -62,7 +62,7 @@ fn min_offsets_per_trigger_holds_a_batch_back_until_the_delay_is_over() {
     let since = query.now_ms;
     // then
     assert_eq!(too_few, vec![]);
-    assert_eq!(query.machine.next_wake_ms(query.now_ms), Some(since + 500));
+    assert_eq!(query.machine.next_wake_ms(), Some(since + 500));
     assert_eq!(query.tick_at(since + 499), vec![]);
     assert_eq!(names(&query.tick_at(since + 500)), ["run"]);
     query.complete();
@@ -77,14 +77,27 @@ fn the_trigger_every_plans_at_multiples_of_its_interval() {
     let early = query.tell(available(1, &[(0, 3)]));
     // then
     assert_eq!(early, vec![]);
-    assert_eq!(query.machine.next_wake_ms(query.now_ms), Some(100));
+    assert_eq!(query.machine.next_wake_ms(), Some(100));
     assert_eq!(query.tick_at(99), vec![]);
     assert_eq!(names(&query.tick_at(100)), ["run"]);
     query.tell(available(1, &[(0, 9)]));
     assert_eq!(names(&query.complete()), ["committed"], "the next boundary has not come");
-    assert_eq!(query.machine.next_wake_ms(query.now_ms), Some(200));
+    assert_eq!(query.machine.next_wake_ms(), Some(200));
     assert_eq!(names(&query.tick_at(250)), ["run"], "late is better than never");
     assert_eq!(ranges(&query), [(0, 3, 9)]);
+}
+
+#[test]
+fn what_falls_due_while_nobody_looks_is_not_forgotten() {
+    // given a rate whose records are all there
+    let options = SourceOptions { max_records_per_second: Some(100), ..SourceOptions::default() };
+    let mut query = alone(with_options(options));
+    query.tell(available(1, &[(0, 1_000)]));
+    // when the next step comes long after the wake that the last one asked for
+    let wake = query.machine.next_wake_ms().expect("tokens gather");
+    // then that wake is still asked for, though its time has passed
+    assert_eq!(query.machine.next_wake_ms(), Some(wake));
+    assert_eq!(names(&query.tick_at(wake + 50)), ["run"]);
 }
 
 fn ending(trigger: Trigger) -> QueryConfig {
@@ -168,7 +181,7 @@ fn a_watermark_that_moves_closes_windows_in_a_batch_without_records() {
     // then
     assert_eq!(names(&actions), ["committed"], "the other partition, unread so far, holds the watermark");
     // when
-    let idle_at = query.machine.next_wake_ms(query.now_ms).expect("a partition becomes idle");
+    let idle_at = query.machine.next_wake_ms().expect("a partition becomes idle");
     query.tick_at(idle_at);
     // then
     let run = query.run();
