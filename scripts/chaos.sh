@@ -3,5 +3,6 @@
 # Arguments go to the program: --minutes N, --seed S.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cargo build --locked --workspace --bins --examples
+# As the tests are built, so that nothing is built twice.
+cargo build --locked --workspace --all-targets --features crash-points
 exec "${CARGO_TARGET_DIR:-target}"/debug/examples/chaos "$@"

@@ -175,7 +175,7 @@ impl CheckpointStore {
     }
 
     /// Refuses a stale epoch before any work is done for it; the transaction checks again.
-    pub(crate) fn check_epoch(&self, yours: Epoch) -> Result<(), CheckpointError> {
+    pub fn check_epoch(&self, yours: Epoch) -> Result<(), CheckpointError> {
         let current = self.inner.heads.epoch()?;
         if yours == current { Ok(()) } else { Err(CheckpointError::Fenced { yours, current }) }
     }

@@ -86,6 +86,9 @@ impl Effects {
             }
             Action::Persist { record } => self.persist(record),
             Action::Publish { attempt, batch, executor, writers } => {
+                if !self.still_ours() {
+                    return;
+                }
                 let message = v1::PublishWriters {
                     query_id: self.query_id(),
                     attempt: Some(convert::attempt_to_proto(attempt, batch)),
@@ -97,6 +100,18 @@ impl Effects {
             Action::Resolve { batch, writers } => self.resolve(batch, writers),
             Action::Committed(_) | Action::Ended(_) => {}
         }
+    }
+
+    /// Looks once more whether a newer driver has taken over: a prepared batch may be finished without another write
+    /// that would be refused, and the successor may have published it already. One small read of the head store.
+    fn still_ours(&self) -> bool {
+        let Err(error) = self.store.check_epoch(self.cluster.epoch()) else { return true };
+        let trouble = Event::Trouble { executor: None, kind: ErrorKind::Fatal, message: error.to_string() };
+        // The queue's reader is the one that carries out this action: it is not waited for.
+        if self.events.try_send(RunnerEvent::Machine(trouble)).is_err() {
+            tracing::error!(%error, "nothing is published any more");
+        }
+        false
     }
 
     fn query_id(&self) -> String {

@@ -21,8 +21,10 @@ use std::time::{Duration, Instant};
 /// Which records a reader sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {
-    /// Of committed transactions, and outside of transactions.
+    /// Of committed transactions, and outside of transactions; waits until none is open.
     Committed,
+    /// The same, but only what can be read now: the first open transaction hides all that follows.
+    CommittedSoFar,
     /// All, those of open and aborted transactions too.
     Uncommitted,
 }
@@ -116,13 +118,15 @@ impl KafkaCluster {
         crate::wait_until("the records to be gone", DEADLINE, || self.ends(topic, partition).0 >= before);
     }
 
-    /// First offset kept and next offset written (`read_uncommitted`) of a partition.
+    /// First offset kept and next offset written (`read_uncommitted`) of a partition; waits for a leader that knows.
     #[track_caller]
     pub fn ends(&self, topic: &str, partition: i32) -> (i64, i64) {
         let mut config = self.consumer_config();
         config.set("isolation.level", "read_uncommitted");
         let consumer: BaseConsumer = config.create().expect("a consumer can be made");
-        consumer.fetch_watermarks(topic, partition, DEADLINE).expect("the ends can be fetched")
+        crate::wait_for("the ends of a partition", DEADLINE, || {
+            consumer.fetch_watermarks(topic, partition, DEADLINE).ok()
+        })
     }
 
     /// Writes records and waits until all are acknowledged. Those without partition go by their key.
@@ -151,7 +155,7 @@ impl KafkaCluster {
     #[track_caller]
     pub fn read_all(&self, topic: &str, isolation: Isolation) -> Vec<Record> {
         let mut config = self.consumer_config();
-        let level = if isolation == Isolation::Committed { "read_committed" } else { "read_uncommitted" };
+        let level = if isolation == Isolation::Uncommitted { "read_uncommitted" } else { "read_committed" };
         config.set("isolation.level", level).set("fetch.wait.max.ms", "10");
         let consumer: BaseConsumer = config.create().expect("a consumer can be made");
         let metadata = consumer.fetch_metadata(Some(topic), DEADLINE).expect("metadata can be fetched");
@@ -161,10 +165,25 @@ impl KafkaCluster {
         for partition in found.partitions() {
             list.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("a valid offset");
         }
+        if isolation == Isolation::Committed {
+            self.wait_settled(&consumer, topic, found.partitions().len());
+        }
         consumer.assign(&list).expect("the partitions can be assigned");
         let mut records = read_to_ends(&consumer, topic, found.partitions().len());
         records.sort_by_key(|record| (record.partition, record.offset));
         records
+    }
+
+    /// Waits until no transaction is open in the topic: the broker acknowledges a commit before its markers are
+    /// written, and what it committed is not yet visible then.
+    #[track_caller]
+    fn wait_settled(&self, consumer: &BaseConsumer, topic: &str, partitions: usize) {
+        for partition in 0..i32::try_from(partitions).expect("few") {
+            crate::wait_until(&format!("the transactions in {topic}-{partition} to end"), DEADLINE, || {
+                let end = self.ends(topic, partition).1;
+                consumer.fetch_watermarks(topic, partition, DEADLINE).is_ok_and(|(_, stable)| stable >= end)
+            });
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The test kit itself, on a real broker.
 
-use highwater_testkit::{Isolation, KafkaCluster, Message};
+use std::time::Duration;
+
+use highwater_testkit::{Isolation, KafkaCluster, Message, wait_until};
 
 #[test]
 fn records_come_back_as_written() {
@@ -35,7 +37,7 @@ fn isolation_levels_differ() {
     let text = |isolation| -> Vec<String> {
         kafka.read_all("kit-transactions", isolation).iter().filter_map(highwater_testkit::Record::text).collect()
     };
-    assert_eq!(text(Isolation::Committed), ["committed"]);
+    assert_eq!(text(Isolation::CommittedSoFar), ["committed"]);
     assert_eq!(text(Isolation::Uncommitted), ["committed", "aborted", "open"]);
     open.commit();
     assert_eq!(text(Isolation::Committed), ["committed", "open"]);
@@ -55,7 +57,10 @@ fn three_brokers_survive_the_leader() {
     assert_eq!(kafka.read_all("kit-replicated", Isolation::Committed).len(), 2);
     kafka.produce_transaction("kit-d", "kit-replicated", [Message::new("transaction")]);
     assert!((1..=3).contains(&kafka.transaction_coordinator("kit-d")));
+    let ends = kafka.ends("kit-replicated", 0);
     kafka.stop_all();
     kafka.start_all();
+    // A leader tells its end only when the followers have told it theirs.
+    wait_until("the old end", Duration::from_secs(30), || kafka.ends("kit-replicated", 0) >= ends);
     assert_eq!(kafka.read_all("kit-replicated", Isolation::Committed).len(), 3);
 }
