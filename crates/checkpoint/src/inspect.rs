@@ -95,10 +95,10 @@ impl CheckpointStore {
             }
             before = Some(record);
         }
-        if let Some(latest) = self.latest_batch(query)? {
-            if let Err(error) = self.chain(query, latest) {
-                report.problems.push(error.to_string());
-            }
+        if let Some(latest) = self.latest_batch(query)?
+            && let Err(error) = self.chain(query, latest)
+        {
+            report.problems.push(error.to_string());
         }
         Ok(report)
     }

@@ -221,11 +221,8 @@ fn to_record(message: &rdkafka::message::BorrowedMessage<'_>) -> Record {
 }
 
 /// Queues records, waiting while the producer's queue is full.
-pub(crate) fn send_all<C: ProducerContext>(
-    producer: &BaseProducer<C>,
-    topic: &str,
-    messages: impl IntoIterator<Item = Message>,
-) where
+pub(crate) fn send_all<C>(producer: &BaseProducer<C>, topic: &str, messages: impl IntoIterator<Item = Message>)
+where
     C: ProducerContext<DeliveryOpaque = ()>,
 {
     for message in messages {

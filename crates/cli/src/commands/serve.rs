@@ -44,7 +44,6 @@ pub fn executor_options(settings: ExecutorSettings) -> ExecutorOptions {
         listen: settings.listen,
         advertise: settings.advertise,
         data_dir: settings.data_dir,
-        ..ExecutorOptions::default()
     }
 }
 

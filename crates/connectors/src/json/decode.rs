@@ -135,7 +135,7 @@ impl FieldDecoder {
         self.column.append_absent(self.nullable);
     }
 
-    pub fn len(&self) -> usize {
+    pub fn rows(&self) -> usize {
         self.column.len()
     }
 

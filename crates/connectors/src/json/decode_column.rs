@@ -153,7 +153,7 @@ impl Column {
             }
             Self::List(item, _, offsets, validity) => {
                 let result = append_items(item, value, scratch);
-                offsets.push(i32::try_from(item.len()).unwrap_or(i32::MAX));
+                offsets.push(i32::try_from(item.rows()).unwrap_or(i32::MAX));
                 validity.push(true);
                 result
             }
@@ -170,7 +170,7 @@ impl Column {
                 validity.push(!nullable);
             }
             Self::List(item, _, offsets, validity) => {
-                offsets.push(i32::try_from(item.len()).unwrap_or(i32::MAX));
+                offsets.push(i32::try_from(item.rows()).unwrap_or(i32::MAX));
                 validity.push(!nullable);
             }
         );

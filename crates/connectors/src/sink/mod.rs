@@ -51,7 +51,7 @@ pub enum Published {
 /// One writer of one sink.
 pub enum SinkWriter {
     Kafka(Box<KafkaWriter>),
-    Console(ConsoleWriter),
+    Console(Box<ConsoleWriter>),
 }
 
 impl SinkWriter {
@@ -62,7 +62,7 @@ impl SinkWriter {
                 let options = options.clone();
                 Ok(Self::Kafka(Box::new(KafkaWriter::open(config, options)?)))
             }
-            ConnectorOptions::Console => Ok(Self::Console(ConsoleWriter::new(config))),
+            ConnectorOptions::Console => Ok(Self::Console(Box::new(ConsoleWriter::new(config)))),
         }
     }
 

@@ -5,6 +5,7 @@ use super::{Action, ExecutorInfo};
 use crate::assign::{AssignProblem, solve};
 use crate::ids::ExecutorId;
 use crate::offsets::SourcePartition;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl QueryMachine {
@@ -86,8 +87,8 @@ impl QueryMachine {
             if bounded && !self.config.end_positions.contains_key(&partition) {
                 continue;
             }
-            if !self.positions.contains_key(&partition) {
-                self.positions.insert(partition, start);
+            if let Entry::Vacant(place) = self.positions.entry(partition) {
+                place.insert(start);
                 self.stale_assignment = true;
             }
         }

@@ -264,14 +264,11 @@ fn apply_source(options: &mut SourceOptions, entries: &[OptionEntry]) -> Result<
                 ];
                 options.isolation_level = word(entry, &words)?;
             }
-            "dead_letter_topic" => {
-                if !entries.iter().any(|other| other.key == "on_bad_record" && other.value == "dead_letter") {
-                    return Err(SqlError::at(
-                        entry.key_at,
-                        "'dead_letter_topic' does nothing without 'on_bad_record' = 'dead_letter'",
-                    )
-                    .hint("add it, or drop the topic"));
-                }
+            "dead_letter_topic"
+                if !entries.iter().any(|other| other.key == "on_bad_record" && other.value == "dead_letter") =>
+            {
+                let message = "'dead_letter_topic' does nothing without 'on_bad_record' = 'dead_letter'";
+                return Err(SqlError::at(entry.key_at, message).hint("add it, or drop the topic"));
             }
             _ => {}
         }
@@ -279,14 +276,10 @@ fn apply_source(options: &mut SourceOptions, entries: &[OptionEntry]) -> Result<
     let limits = (options.min_offsets_per_trigger, options.max_offsets_per_trigger);
     if let ((Some(min), Some(max)), Some(entry)) =
         (limits, entries.iter().find(|e| e.key == "min_offsets_per_trigger" || e.key == "max_offsets_per_trigger"))
+        && min > max
     {
-        if min > max {
-            return Err(SqlError::at(
-                entry.value_at,
-                format!("min_offsets_per_trigger {min} is above max_offsets_per_trigger {max}"),
-            )
-            .hint("no batch could ever be planned: lower the minimum"));
-        }
+        let message = format!("min_offsets_per_trigger {min} is above max_offsets_per_trigger {max}");
+        return Err(SqlError::at(entry.value_at, message).hint("no batch could ever be planned: lower the minimum"));
     }
     Ok(())
 }

@@ -6,6 +6,9 @@ use highwater_core::report::StateDelta;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
+/// Operator, shard, key, and the value or its absence.
+pub(super) type Change = (OperatorId, ShardId, Box<[u8]>, Option<Box<[u8]>>);
+
 type Changes = HashMap<Box<[u8]>, Option<Box<[u8]>>>;
 
 /// Changed keys by operator and shard; no value = deleted.
@@ -48,7 +51,7 @@ impl Overlay {
         })
     }
 
-    pub(super) fn into_changes(self) -> impl Iterator<Item = (OperatorId, ShardId, Box<[u8]>, Option<Box<[u8]>>)> {
+    pub(super) fn into_changes(self) -> impl Iterator<Item = Change> {
         self.changes.into_iter().flat_map(|((operator, shard), changes)| {
             changes.into_iter().map(move |(key, value)| (operator, shard, key, value))
         })
