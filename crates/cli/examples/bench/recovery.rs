@@ -36,9 +36,11 @@ pub fn measure(kafka: &KafkaCluster, seconds: u64) {
     let killed = std::thread::scope(|scope| {
         scope.spawn(|| produce(kafka, input, Duration::from_secs(seconds)));
         std::thread::sleep(Duration::from_secs(seconds / 2));
+        let own = partitions_read(&cluster.executor(1).stderr());
         cluster.kill_executor(0);
-        Instant::now()
+        (Instant::now(), own)
     });
+    let (killed, own) = killed;
     std::thread::sleep(Duration::from_secs(3));
     let all: Vec<(Instant, Value)> = batches.try_iter().collect();
     // The first commit after the kill may have been under way; the first that read every partition anew counts.
@@ -46,8 +48,25 @@ pub fn measure(kafka: &KafkaCluster, seconds: u64) {
     let next = after.first().map(|(at, _)| at.duration_since(killed));
     let gap = all.windows(2).filter(|pair| pair[1].0 > killed).map(|pair| pair[1].0.duration_since(pair[0].0)).max();
     println!("SIGKILL of an executor at {RATE}/s: next commit after {next:?}, longest pause between commits {gap:?}");
+    let all = partitions_read(&cluster.executor(1).stderr());
+    let (again, new): (Vec<i32>, Vec<i32>) = all[own.len()..].iter().partition(|partition| own.contains(partition));
+    println!(
+        "the survivor read {} of its own {} partitions again, and {} of the dead one's",
+        again.len(),
+        own.len(),
+        new.len()
+    );
     let _ = follower.kill();
     let _ = follower.wait();
+}
+
+/// Partitions an executor began to read, in order, by its log.
+fn partitions_read(log: &str) -> Vec<i32> {
+    let number = |line: &str| {
+        let digits = line.split("partition=").nth(1)?.chars().take_while(char::is_ascii_digit).collect::<String>();
+        digits.parse().ok()
+    };
+    log.lines().filter(|line| line.contains("reads a partition from here")).filter_map(number).collect()
 }
 
 fn produce(kafka: &KafkaCluster, topic: &str, length: Duration) {

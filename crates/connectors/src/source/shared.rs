@@ -42,6 +42,7 @@ impl WorkerState {
 
     /// Has the consumer of `partition` start at `start`, with an empty buffer.
     pub fn restart(&mut self, partition: i32, start: i64, limit: Option<i64>) {
+        tracing::info!(partition, offset = start, "reads a partition from here");
         self.generations += 1;
         self.partitions.insert(partition, PartitionBuffer::new(self.generations, start, limit));
         self.dirty.insert(partition);
