@@ -43,7 +43,7 @@ pub fn compile(sql: &str) -> Result<CompiledQuery> {
         let keyed = !sink.primary_key.is_empty();
         // What was asked for, so that 'update' into a sink without key is refused where it would rewrite rows.
         let mode = options.output_mode.unwrap_or(sink.mode);
-        let target = Target { sink: &sink.name, keyed, mode, at: statement.at };
+        let target = Target { sink: &sink.name, keyed, mode, at: statement.at, is_last: true };
         let flows = builder.build(plan, target)?;
         sinks::connect(&mut builder, plan, flows, sink, target)?;
         if let Some(table) = catalog.table(&sink.name) {

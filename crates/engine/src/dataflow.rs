@@ -4,9 +4,16 @@
 //! Invariants: stages come before the stages they feed; a pipeline ends in exactly one exchange or sink; every
 //! stateful operator has an entry in `operators` and runs in a shards stage.
 
+use crate::error::EngineError;
+pub use crate::runtime::LinearKind;
+use crate::state::Layout;
+use arrow::array::{Int64Array, RecordBatch};
+use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
+use datafusion::common::ScalarValue;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_expr::window::WindowExpr;
 use highwater_core::ids::{EdgeId, OperatorId, SinkId, SourceId, StageId};
 use highwater_core::query::{StageInput as CoreInput, StageTopology};
 use std::sync::Arc;
@@ -52,10 +59,10 @@ pub enum StageInput {
     Shards,
 }
 
-/// A chain of operators from one input to one output.
+/// A chain of operators to one output. Its inputs are the first operator's, in order; only joins have two.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
-    pub input: PipelineInput,
+    pub inputs: Vec<PipelineInput>,
     pub ops: Vec<OpSpec>,
     pub output: PipelineOutput,
 }
@@ -92,6 +99,26 @@ pub enum OpSpec {
         op: OperatorId,
         spec: Arc<AggregateSpec>,
         emit: EmitMode,
+    },
+    /// Merges rows into state whatever they are: taken back, distinct, ordered; gives `output_schema` rows.
+    GeneralAggregate {
+        op: OperatorId,
+        spec: Arc<GeneralSpec>,
+    },
+    /// Joins its two inputs.
+    Join {
+        op: OperatorId,
+        spec: Arc<JoinSpec>,
+    },
+    /// Ranks, limits and computes over partitions in order.
+    Over {
+        op: OperatorId,
+        spec: Arc<OverSpec>,
+    },
+    /// Each row once for every list of expressions.
+    Expand {
+        lists: Vec<Vec<Arc<dyn PhysicalExpr>>>,
+        schema: SchemaRef,
     },
     /// At most one row per key and batch. Without proof that keys are `unique`, rows per key are state.
     KeyedSink {
@@ -140,7 +167,197 @@ pub struct AggregateSpec {
     pub output_schema: SchemaRef,
     /// The group column by which windows close.
     pub close: Option<CloseKey>,
-    pub sources: Vec<SourceId>,
+    pub watermark: Vec<Upstream>,
+}
+
+/// A source whose watermark an operator goes by. What joins hold back is behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Upstream {
+    pub source: SourceId,
+    pub delay_ms: i64,
+}
+
+/// A GROUP BY in general form.
+#[derive(Clone, Debug)]
+pub struct GeneralSpec {
+    /// Group columns, then arguments, orderings and FILTERs.
+    pub input_schema: SchemaRef,
+    pub group_width: usize,
+    pub calls: Vec<CallSpec>,
+    /// Group columns, then the functions' values.
+    pub output_schema: SchemaRef,
+    pub close: Option<CloseKey>,
+    pub emit: EmitMode,
+    /// The group of all rows, which is there without any: none of its columns, or all NULL and the grouping set's id.
+    pub total: Option<Total>,
+    pub watermark: Vec<Upstream>,
+}
+
+/// The group of all rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Total {
+    pub key: Vec<ScalarValue>,
+    /// It is there from the first batch on; else from its first row on.
+    pub at_once: bool,
+}
+
+/// One function; columns are of the input schema.
+#[derive(Clone, Debug)]
+pub struct CallSpec {
+    pub function: Arc<AggregateFunctionExpr>,
+    pub arguments: Vec<usize>,
+    pub order: Vec<(usize, SortOptions)>,
+    /// A boolean column.
+    pub filter: Option<usize>,
+    pub distinct: bool,
+    /// Computed from running values, of all rows or of distinct ones.
+    pub linear: Option<LinearKind>,
+    pub keeps: Keeps,
+}
+
+/// Which arguments a function keeps in state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    Nothing,
+    /// All, to find the least when it goes.
+    Least,
+    /// All, to find the greatest.
+    Greatest,
+    /// All: the function is computed anew from them.
+    All,
+    /// All, each once, to know which are new.
+    Distinct,
+}
+
+/// A join of two inputs.
+#[derive(Clone, Debug)]
+pub struct JoinSpec {
+    pub sides: [JoinSide; 2],
+    /// NULLs in keys are equal (set operations); else they match nothing.
+    pub null_equal: bool,
+    /// What pairs must pass besides equal keys; over `pair_schema`.
+    pub filter: Option<Arc<dyn PhysicalExpr>>,
+    /// Columns of the left side, then of the right.
+    pub pair_schema: SchemaRef,
+    pub output: JoinOutput,
+    pub output_schema: SchemaRef,
+    /// What it gives may be taken back.
+    pub retracts: bool,
+    /// Unmatched rows are given only once nothing can match them any more.
+    pub on_close: bool,
+    pub watermark: Vec<Upstream>,
+}
+
+/// One input of a join.
+#[derive(Clone, Debug)]
+pub struct JoinSide {
+    pub schema: SchemaRef,
+    pub key: Vec<usize>,
+    /// The first so many columns are the input's; computed keys follow.
+    pub width: usize,
+    /// When a row can match nothing any more; `None` = never.
+    pub expiry: Option<Expiry>,
+}
+
+/// What a join gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinOutput {
+    /// Pairs that match; of the sides named also rows that match nothing, with NULLs.
+    Pairs { unmatched: [bool; 2] },
+    /// Left rows that match something.
+    Semi,
+    /// Left rows that match nothing.
+    Anti,
+    /// Left rows, and whether they match something.
+    Mark,
+}
+
+impl JoinOutput {
+    /// Rows of this side are given when they match nothing.
+    pub fn shows_unmatched(self, side: usize) -> bool {
+        match self {
+            Self::Pairs { unmatched } => unmatched[side],
+            Self::Anti | Self::Mark => side == 0,
+            Self::Semi => false,
+        }
+    }
+}
+
+impl JoinSpec {
+    /// Of which sides it must know how many rows match each of theirs.
+    pub fn counts(&self) -> [bool; 2] {
+        let left = self.output.shows_unmatched(0) || self.output == JoinOutput::Semi;
+        [left, self.output.shows_unmatched(1)]
+    }
+}
+
+/// When a row is over: the close time of a column, and so much later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    pub column: usize,
+    pub kind: CloseKind,
+    pub later_ms: i64,
+}
+
+impl Expiry {
+    /// When each row is over, milliseconds; null: never.
+    pub fn times(&self, rows: &RecordBatch) -> Result<Int64Array, EngineError> {
+        let close = CloseKey { group_index: self.column, kind: self.kind };
+        let times = crate::runtime::close_times(close, rows.columns())?;
+        Ok(times.unary(|time| time.saturating_add(self.later_ms)))
+    }
+}
+
+/// Functions over partitions in order, or the first rows of each.
+#[derive(Clone, Debug)]
+pub struct OverSpec {
+    pub input_schema: SchemaRef,
+    pub partition: Vec<usize>,
+    pub order: Vec<(usize, SortOptions)>,
+    /// Over whole partitions, sorted by `order`; each adds a column.
+    pub functions: Vec<Arc<dyn WindowExpr>>,
+    /// Columns of the input that are passed on: the first so many.
+    pub width: usize,
+    pub output_schema: SchemaRef,
+    /// Only so many ranks of each partition are looked at.
+    pub limit: Option<RankLimit>,
+    /// The input takes rows back.
+    pub input_retracts: bool,
+    pub expiry: Option<Expiry>,
+    /// Partitions are given once, when their time is over.
+    pub on_close: bool,
+    pub watermark: Vec<Upstream>,
+}
+
+/// The first rows of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RankLimit {
+    pub rank: Rank,
+    /// Ranks below or equal to this are kept.
+    pub most: u64,
+    /// Of those, so many are left out first (OFFSET); of `ROW_NUMBER` alone.
+    pub skip: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rank {
+    RowNumber,
+    Rank,
+    DenseRank,
+}
+
+impl OpSpec {
+    /// The operator whose state it keeps, and how that is looked up.
+    pub fn state(&self) -> Option<(OperatorId, Layout)> {
+        match self {
+            Self::FinalAggregate { op, .. } => Some((*op, Layout::Hashed)),
+            Self::KeyedSink { op, unique: false, .. } => Some((*op, Layout::Hashed)),
+            Self::GeneralAggregate { op, .. } | Self::Join { op, .. } | Self::Over { op, .. } => {
+                Some((*op, Layout::Ordered))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// How a group's window end is known from one of its columns, a timestamp.
@@ -205,13 +422,14 @@ impl Dataflow {
 impl Stage {
     /// Some pipeline of the stage has this edge as its input.
     pub fn reads(&self, edge: EdgeId) -> bool {
-        self.pipelines.iter().any(|pipeline| pipeline.input == PipelineInput::Edge(edge))
+        self.pipelines.iter().any(|pipeline| pipeline.inputs.contains(&PipelineInput::Edge(edge)))
     }
 
     /// Edges the stage is fed by, in order of their pipelines.
     pub fn input_edges(&self) -> Vec<EdgeId> {
-        let edges = self.pipelines.iter().filter_map(|pipeline| match pipeline.input {
-            PipelineInput::Edge(edge) => Some(edge),
+        let inputs = self.pipelines.iter().flat_map(|pipeline| &pipeline.inputs);
+        let edges = inputs.filter_map(|input| match input {
+            PipelineInput::Edge(edge) => Some(*edge),
             PipelineInput::Source => None,
         });
         let mut distinct: Vec<EdgeId> = Vec::new();

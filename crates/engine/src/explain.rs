@@ -4,10 +4,12 @@
 //! property is shown, since any of them may be a secret.
 
 use crate::dataflow::{
-    AggregateSpec, EmitMode, OpSpec, OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput,
+    AggregateSpec, CallSpec, EmitMode, GeneralSpec, JoinOutput, JoinSpec, Keeps, OpSpec, OperatorInfo, OverSpec,
+    Pipeline, PipelineInput, PipelineOutput, Rank, RankLimit, Stage, StageInput,
 };
 use crate::query::{CompiledQuery, ConnectorOptions, SinkTable, SourceTable};
 use crate::sql::types::type_name;
+use arrow::compute::SortOptions;
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use serde_json::{Value, json};
@@ -55,8 +57,10 @@ fn write_text(query: &CompiledQuery, out: &mut String) -> std::fmt::Result {
     for stage in &query.dataflow.stages {
         writeln!(out, "stage {}: {}", stage.id, stage_text(query, stage))?;
         for pipeline in &stage.pipelines {
-            if let PipelineInput::Edge(edge) = pipeline.input {
-                writeln!(out, "  from exchange {edge}")?;
+            for input in &pipeline.inputs {
+                if let PipelineInput::Edge(edge) = input {
+                    writeln!(out, "  from exchange {edge}")?;
+                }
             }
             for op in &pipeline.ops {
                 writeln!(out, "  {}", op_text(op))?;
@@ -113,22 +117,130 @@ pub fn op_text(op: &OpSpec) -> String {
         OpSpec::Project { exprs, schema } => format!("project {}", named(exprs, schema)),
         OpSpec::PartialAggregate { op, spec } => format!("partial aggregate {op}: {}", aggregate_text(spec)),
         OpSpec::FinalAggregate { op, spec, emit } => {
-            let when = match emit {
-                EmitMode::Updates => "every change",
-                EmitMode::OnClose => "when its window closes",
-                EmitMode::OnFirst => "when first seen",
-            };
+            let when = when_text(*emit);
             let keys: Vec<&str> = spec.group_schema.fields().iter().map(|field| field.name().as_str()).collect();
             match keys.is_empty() {
                 true => format!("final aggregate {op}: gives its row at {when}"),
                 false => format!("final aggregate {op}: by {}, gives a group {when}", keys.join(", ")),
             }
         }
+        OpSpec::Expand { lists, schema } => {
+            let lists: Vec<String> = lists.iter().map(|list| format!("({})", named(list, schema))).collect();
+            format!("expand to {}", lists.join(", "))
+        }
+        OpSpec::GeneralAggregate { op, spec } => format!("aggregate {op}: {}", general_text(spec)),
+        OpSpec::Join { op, spec } => format!("{} {op}: {}", join_name(spec), join_text(spec)),
+        OpSpec::Over { op, spec } => format!("{} {op}: {}", over_name(spec), over_text(spec)),
         OpSpec::KeyedSink { op, key, unique, schema } => {
             let how = if *unique { "keys are unique" } else { "keeps the rows of each key" };
             format!("keyed sink {op}: by {}, {how}", names(schema, key))
         }
     }
+}
+
+fn when_text(emit: EmitMode) -> &'static str {
+    match emit {
+        EmitMode::Updates => "every change",
+        EmitMode::OnClose => "when its window closes",
+        EmitMode::OnFirst => "when first seen",
+    }
+}
+
+fn general_text(spec: &GeneralSpec) -> String {
+    let call = |call: &CallSpec| {
+        let distinct = if call.distinct { "DISTINCT " } else { "" };
+        let order = match call.order.is_empty() {
+            true => String::new(),
+            false => format!(" ORDER BY {}", order_text(&spec.input_schema, &call.order)),
+        };
+        let filter =
+            call.filter.map_or(String::new(), |column| format!(" FILTER {}", names(&spec.input_schema, &[column])));
+        let nulls = if call.function.ignore_nulls() { " IGNORE NULLS" } else { "" };
+        let keeps = match call.keeps {
+            Keeps::Nothing => "",
+            Keeps::Distinct => " keeping distinct values",
+            Keeps::Least | Keeps::Greatest | Keeps::All => " keeping all values",
+        };
+        let arguments = names(&spec.input_schema, &call.arguments);
+        format!("{}({distinct}{arguments}{order}){nulls}{filter}{keeps}", call.function.fun().name())
+    };
+    let calls: Vec<String> = spec.calls.iter().map(call).collect();
+    let calls = if calls.is_empty() { "distinct".to_string() } else { calls.join(", ") };
+    let keys: Vec<usize> = (0..spec.group_width).collect();
+    match keys.is_empty() {
+        true => format!("{calls} over all rows, gives its row at {}", when_text(spec.emit)),
+        false => format!("{calls} by {}, gives a group {}", names(&spec.input_schema, &keys), when_text(spec.emit)),
+    }
+}
+
+/// What SQL calls this join.
+pub fn join_name(spec: &JoinSpec) -> &'static str {
+    match spec.output {
+        JoinOutput::Pairs { unmatched: [false, false] } if spec.sides[0].key.is_empty() => "cross join",
+        JoinOutput::Pairs { unmatched: [false, false] } => "inner join",
+        JoinOutput::Pairs { unmatched: [true, false] } => "left join",
+        JoinOutput::Pairs { unmatched: [false, true] } => "right join",
+        JoinOutput::Pairs { unmatched: [true, true] } => "full join",
+        JoinOutput::Semi => "semi join",
+        JoinOutput::Anti => "anti join",
+        JoinOutput::Mark => "mark join",
+    }
+}
+
+/// The join's condition and what it keeps.
+pub fn join_text(spec: &JoinSpec) -> String {
+    let [left, right] = &spec.sides;
+    let equal = if spec.null_equal { " IS NOT DISTINCT FROM " } else { " = " };
+    let pairs = left.key.iter().zip(&right.key);
+    let mut on: Vec<String> = pairs
+        .map(|(l, r)| format!("{}{equal}{}", left.schema.field(*l).name(), right.schema.field(*r).name()))
+        .collect();
+    on.extend(spec.filter.as_ref().map(|filter| filter.to_string()));
+    let on = if on.is_empty() { "all pairs".to_string() } else { format!("on {}", on.join(" AND ")) };
+    let when = if spec.on_close { ", unmatched rows when their time is over" } else { "" };
+    format!("{on}{when}")
+}
+
+/// What SQL users call this use of OVER.
+pub fn over_name(spec: &OverSpec) -> &'static str {
+    match spec.limit {
+        Some(RankLimit { rank: Rank::RowNumber, most: 1, .. }) => "deduplicate",
+        Some(_) => "top-n",
+        None => "over",
+    }
+}
+
+/// Partitions, order and functions.
+pub fn over_text(spec: &OverSpec) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    if let Some(limit) = spec.limit {
+        let rank = match limit.rank {
+            Rank::RowNumber => "rows",
+            Rank::Rank => "ranks",
+            Rank::DenseRank => "dense ranks",
+        };
+        let skip = if limit.skip > 0 { format!(" without the first {}", limit.skip) } else { String::new() };
+        parts.push(format!("first {} {rank}{skip}", limit.most));
+    }
+    let functions: Vec<&str> = spec.functions.iter().map(|function| function.name()).collect();
+    if !functions.is_empty() && spec.limit.is_none() {
+        parts.push(functions.join(", "));
+    }
+    if !spec.partition.is_empty() {
+        parts.push(format!("of each {}", names(&spec.input_schema, &spec.partition)));
+    }
+    if !spec.order.is_empty() {
+        parts.push(format!("by {}", order_text(&spec.input_schema, &spec.order)));
+    }
+    parts.join(" ")
+}
+
+fn order_text(schema: &Schema, order: &[(usize, SortOptions)]) -> String {
+    let one = |(column, options): &(usize, SortOptions)| {
+        let direction = if options.descending { " DESC" } else { "" };
+        format!("{}{direction}", schema.field(*column).name())
+    };
+    order.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 fn aggregate_text(spec: &AggregateSpec) -> String {
@@ -225,12 +337,12 @@ fn operator_json(operator: &OperatorInfo) -> Value {
 
 fn stage_json(query: &CompiledQuery, stage: &Stage) -> Value {
     let pipeline = |pipeline: &Pipeline| {
-        let input = match pipeline.input {
+        let edges = pipeline.inputs.iter().filter_map(|input| match input {
             PipelineInput::Source => None,
-            PipelineInput::Edge(edge) => Some(edge),
-        };
+            PipelineInput::Edge(edge) => Some(*edge),
+        });
         json!({
-            "exchange": input,
+            "exchanges": edges.collect::<Vec<_>>(),
             "operators": pipeline.ops.iter().map(op_text).collect::<Vec<_>>(),
             "output": output_text(query, pipeline.output),
         })

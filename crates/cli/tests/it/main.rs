@@ -10,6 +10,7 @@ mod crash_points;
 mod exactly_once;
 mod grpc;
 mod lag;
+mod ledger;
 mod sources;
 mod table;
 mod windows;

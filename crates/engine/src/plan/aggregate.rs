@@ -8,14 +8,12 @@ use super::errors::sql_error;
 use super::lineage::{Kind, Origin, trace};
 use super::physical;
 use super::tumble::Part;
-use crate::dataflow::{AggregateSpec, CloseKey, CloseKind};
-use crate::sql::error::{Result, SqlError};
+use crate::dataflow::{AggregateSpec, CloseKey, CloseKind, Upstream};
+use crate::sql::error::Result;
 use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
-use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::logical_expr::{Aggregate, LogicalPlan};
 use datafusion::sql::sqlparser::tokenizer::Location;
-use highwater_core::ids::SourceId;
 use std::sync::Arc;
 
 /// The group key that closes this aggregate's groups, and the tables whose watermarks do it.
@@ -34,15 +32,18 @@ pub fn closing(aggregate: &Aggregate) -> Option<(CloseKey, Origin)> {
     candidates.min_by_key(|(rank, close, _)| (*rank, close.group_index)).map(|(_, close, origin)| (close, origin))
 }
 
-/// Tables whose watermark some aggregate of this plan closes by.
+/// Tables whose watermark some operator of this plan closes by.
 pub fn closing_tables(plan: &LogicalPlan) -> Vec<Arc<Table>> {
     let mut tables = Vec::new();
     // The closure never fails, so neither does the walk.
     let _ = plan.apply(|node| {
-        if let LogicalPlan::Aggregate(aggregate) = node
-            && let Some((_, origin)) = closing(aggregate)
-        {
-            tables.extend(origin.tables);
+        match node {
+            LogicalPlan::Aggregate(aggregate) => {
+                tables.extend(closing(aggregate).into_iter().flat_map(|(_, origin)| origin.tables));
+            }
+            LogicalPlan::Join(join) => tables.extend(super::join::closing_tables(join)),
+            LogicalPlan::Window(window) => tables.extend(super::over::closing_tables(window)),
+            _ => {}
         }
         Ok(TreeNodeRecursion::Continue)
     });
@@ -50,14 +51,10 @@ pub fn closing_tables(plan: &LogicalPlan) -> Vec<Arc<Table>> {
 }
 
 /// Compiles a GROUP BY over the rows of `sources`.
-pub fn compile(aggregate: &Aggregate, sources: Vec<SourceId>, at: Location) -> Result<AggregateSpec> {
+pub fn compile(aggregate: &Aggregate, watermark: Vec<Upstream>, at: Location) -> Result<AggregateSpec> {
     let input = aggregate.input.schema();
     let mut group = Vec::with_capacity(aggregate.group_expr.len());
     for key in &aggregate.group_expr {
-        if let Expr::GroupingSet(_) = key {
-            return Err(SqlError::at(at, "GROUPING SETS is not supported in streaming yet")
-                .hint("write one INSERT for each grouping"));
-        }
         group.push(physical::expr(key, input, at)?);
     }
     let output = aggregate.schema.as_arrow();
@@ -66,10 +63,6 @@ pub fn compile(aggregate: &Aggregate, sources: Vec<SourceId>, at: Location) -> R
     let (mut aggregates, mut filters) = (Vec::new(), Vec::new());
     for call in &aggregate.aggr_expr {
         let lowered = physical::aggregate(call, input, at)?;
-        if !lowered.order_bys.is_empty() {
-            return Err(SqlError::at(at, format!("ORDER BY inside {call} is not supported in streaming yet")));
-        }
-        refuse_distinct(&lowered.aggregate, at)?;
         // Some functions only find out here that they do not take these types: better now than in a batch.
         lowered.aggregate.create_accumulator().map_err(|error| sql_error(error, at))?;
         partial.extend(lowered.aggregate.state_fields().map_err(|error| sql_error(error, at))?);
@@ -84,38 +77,16 @@ pub fn compile(aggregate: &Aggregate, sources: Vec<SourceId>, at: Location) -> R
         partial_schema: Arc::new(Schema::new(partial)),
         output_schema: Arc::new(Schema::new(output.fields().clone())),
         close: closing(aggregate).map(|(close, _)| close),
-        sources,
+        watermark,
     })
-}
-
-/// DISTINCT inside a function is right only where neither the answer nor its rounding depends on the order
-/// in which a set gives its values.
-fn refuse_distinct(call: &AggregateFunctionExpr, at: Location) -> Result<()> {
-    let is_float = call.field().data_type().is_floating();
-    let name = call.fun().name();
-    let is_right = match name {
-        "count" => call.expressions().len() == 1,
-        "min" | "max" | "bool_and" | "bool_or" | "bit_and" | "bit_or" => true,
-        "sum" | "bit_xor" => !is_float,
-        _ => false,
-    };
-    if !call.is_distinct() || is_right {
-        return Ok(());
-    }
-    let what = if name == "count" {
-        "count(DISTINCT …) over several columns".into()
-    } else {
-        format!("{name}(DISTINCT …)")
-    };
-    Err(SqlError::at(at, format!("{what} is not supported in streaming yet"))
-        .hint("count(DISTINCT x), and sum(DISTINCT x) over exact numbers, are"))
 }
 
 /// The grouping in words: `count(*), sum(amount) by user, window_start`.
 pub fn describe(aggregate: &Aggregate) -> String {
     let names = aggregate.schema.fields();
-    let keys: Vec<&str> = names.iter().take(aggregate.group_expr.len()).map(|field| field.name().as_str()).collect();
-    let calls: Vec<&str> = names.iter().skip(aggregate.group_expr.len()).map(|field| field.name().as_str()).collect();
+    let width = names.len() - aggregate.aggr_expr.len();
+    let keys: Vec<&str> = names.iter().take(width).map(|field| field.name().as_str()).collect();
+    let calls: Vec<&str> = names.iter().skip(width).map(|field| field.name().as_str()).collect();
     let text = match (calls.is_empty(), keys.is_empty()) {
         (true, _) => format!("distinct {}", keys.join(", ")),
         (false, true) => format!("{} over all rows", calls.join(", ")),

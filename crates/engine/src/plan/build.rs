@@ -7,22 +7,24 @@
 use super::aggregate;
 use super::catalog::Stream;
 use super::emit::emit_mode;
+use super::general::{self, General};
 use super::physical;
+use super::{join, over};
 use crate::dataflow::{
-    AggregateSpec, Dataflow, Edge, EmitMode, OpSpec, OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage,
-    StageInput,
+    CloseKey, Dataflow, Edge, EmitMode, OpSpec, OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage,
+    StageInput, Upstream,
 };
 use crate::query::SourceTable;
 use crate::sql::error::{Result, SqlError};
 use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::{Aggregate, Distinct, Expr, Filter, LogicalPlan, Projection, TableScan};
+use datafusion::logical_expr::{Aggregate, Expr, Filter, LogicalPlan, Projection, TableScan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_core::ids::{EdgeId, OperatorId, SourceId, StageId};
 use highwater_core::options::OutputMode;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Rows on their way, not yet led anywhere.
@@ -30,13 +32,13 @@ use std::sync::Arc;
 pub struct Flow {
     /// Index of the stage they are in.
     pub stage: usize,
-    pub input: PipelineInput,
+    pub inputs: Vec<PipelineInput>,
     pub ops: Vec<OpSpec>,
     pub schema: SchemaRef,
     /// Rows may be taken back (weight −1).
     pub retracts: bool,
-    /// Sources whose rows are among these, ascending.
-    pub sources: Vec<SourceId>,
+    /// Sources whose rows are among these, ascending, and how far behind their watermarks they may be.
+    pub upstream: Vec<Upstream>,
 }
 
 /// The INSERT that is being built: what its sink takes, for refusals and emit modes.
@@ -46,6 +48,15 @@ pub struct Target<'a> {
     pub keyed: bool,
     pub mode: OutputMode,
     pub at: Location,
+    /// Nothing but projections and filters comes between here and the sink.
+    pub is_last: bool,
+}
+
+impl Target<'_> {
+    /// For what an operator with state reads.
+    pub fn inner(self) -> Self {
+        Self { is_last: false, ..self }
+    }
 }
 
 /// Builds one dataflow out of many plans.
@@ -74,9 +85,19 @@ impl<'a> Builder<'a> {
 
     /// A new shards stage and the edge that feeds it.
     pub fn add_exchange(&mut self, schema: SchemaRef, key: Vec<usize>, weighted: bool) -> (usize, EdgeId) {
+        let edge = self.add_edge(schema, key, weighted);
+        (self.add_shards(), edge)
+    }
+
+    pub fn add_edge(&mut self, schema: SchemaRef, key: Vec<usize>, weighted: bool) -> EdgeId {
         let id = EdgeId(self.dataflow.edges.len() as u32);
         self.dataflow.edges.push(Edge { id, schema, key, weighted });
-        (self.add_stage(StageInput::Shards), id)
+        id
+    }
+
+    /// A new stage over shards.
+    pub fn add_shards(&mut self) -> usize {
+        self.add_stage(StageInput::Shards)
     }
 
     pub fn add_operator(&mut self, info: impl FnOnce(OperatorId) -> OperatorInfo) -> OperatorId {
@@ -93,7 +114,7 @@ impl<'a> Builder<'a> {
         {
             stage.sinks.push(sink);
         }
-        stage.pipelines.push(Pipeline { input: flow.input, ops: flow.ops, output });
+        stage.pipelines.push(Pipeline { inputs: flow.inputs, ops: flow.ops, output });
     }
 
     /// The flows that together are the output of `plan`.
@@ -112,12 +133,12 @@ impl<'a> Builder<'a> {
                 return Ok(flows);
             }
             LogicalPlan::Aggregate(aggregate) => return self.aggregate(aggregate, target),
-            LogicalPlan::Distinct(Distinct::On(_)) => refused("DISTINCT ON"),
+            LogicalPlan::Join(node) => return join::build(self, node, target),
+            LogicalPlan::Window(node) => return over::window(self, node, None, target),
+            LogicalPlan::Limit(node) => return over::limit(self, node, target),
+            // Rows have no order on their way; where it matters there is a LIMIT.
+            LogicalPlan::Sort(sort) => return self.build(&sort.input, target),
             LogicalPlan::Distinct(_) => refused("this DISTINCT"),
-            LogicalPlan::Join(_) => refused("JOIN"),
-            LogicalPlan::Sort(_) => refused("ORDER BY"),
-            LogicalPlan::Limit(_) => refused("LIMIT"),
-            LogicalPlan::Window(_) => refused("OVER"),
             LogicalPlan::Unnest(_) => refused("UNNEST"),
             LogicalPlan::Subquery(_) => refused("a subquery in an expression"),
             LogicalPlan::RecursiveQuery(_) => refused("WITH RECURSIVE"),
@@ -147,7 +168,10 @@ impl<'a> Builder<'a> {
     }
 
     fn filter(&mut self, filter: &Filter, target: Target<'_>) -> Result<Vec<Flow>> {
-        let mut flows = self.build(&filter.input, target)?;
+        let mut flows = match filter.input.as_ref() {
+            LogicalPlan::Window(node) => over::window(self, node, over::rank_limit(filter, node), target)?,
+            input => self.build(input, target)?,
+        };
         refuse_clock(&filter.predicate, "a condition", target)?;
         if !matches!(filter.predicate, Expr::Literal(ScalarValue::Boolean(Some(true)), _)) {
             let predicate = physical::expr(&filter.predicate, filter.input.schema(), target.at)?;
@@ -171,11 +195,11 @@ impl<'a> Builder<'a> {
         let schema = Arc::new(Schema::new(decoded));
         let mut flow = Flow {
             stage: index,
-            input: PipelineInput::Source,
+            inputs: vec![PipelineInput::Source],
             ops: Vec::new(),
             schema,
             retracts: false,
-            sources: vec![source.id],
+            upstream: vec![Upstream { source: source.id, delay_ms: 0 }],
         };
         let exprs: Vec<Arc<dyn PhysicalExpr>> = wanted
             .iter()
@@ -189,18 +213,20 @@ impl<'a> Builder<'a> {
     }
 
     fn aggregate(&mut self, node: &Aggregate, target: Target<'_>) -> Result<Vec<Flow>> {
-        let mut flows = self.build(&node.input, target)?;
-        if flows.iter().any(|flow| matches!(flow.input, PipelineInput::Edge(_))) {
-            return Err(SqlError::at(target.at, "an aggregate over an aggregate is not supported in streaming yet")
-                .hint("write the inner one to a topic with INSERT INTO, and read that in a second query"));
-        }
+        let mut flows = self.build(&node.input, target.inner())?;
         for expr in node.group_expr.iter().chain(&node.aggr_expr) {
             refuse_clock(expr, "an aggregate", target)?;
         }
-        let sources = merge_sources(&flows);
-        let spec = Arc::new(aggregate::compile(node, sources.clone(), target.at)?);
-        let emit = emit_mode(node, spec.close.is_some(), target)?;
-        let op = self.add_aggregate_operator(node, &spec);
+        let merged = merge_flows(&flows);
+        let emit = emit_mode(node, aggregate::closing(node).is_some(), target)?;
+        // A subquery has its row before there are any; what is written begins with the first.
+        let at_once = !target.is_last && node.group_expr.is_empty();
+        if at_once || !general::is_plain(node, merged.retracts, target.at)? {
+            return self.general_aggregate(node, flows, merged, emit, target);
+        }
+        let upstream = merged.upstream;
+        let spec = Arc::new(aggregate::compile(node, upstream.clone(), target.at)?);
+        let op = self.add_aggregate_operator(node, spec.close, &upstream);
         let (stage, edge) = self.add_exchange(spec.partial_schema.clone(), (0..spec.group.len()).collect(), false);
         for mut flow in flows.drain(..) {
             flow.ops.push(OpSpec::PartialAggregate { op, spec: spec.clone() });
@@ -209,13 +235,52 @@ impl<'a> Builder<'a> {
         let schema = spec.output_schema.clone();
         let ops = vec![OpSpec::FinalAggregate { op, spec, emit }];
         let retracts = emit == EmitMode::Updates;
-        Ok(vec![Flow { stage, input: PipelineInput::Edge(edge), ops, schema, retracts, sources }])
+        Ok(vec![Flow { stage, inputs: vec![PipelineInput::Edge(edge)], ops, schema, retracts, upstream }])
     }
 
-    fn add_aggregate_operator(&mut self, node: &Aggregate, spec: &AggregateSpec) -> OperatorId {
+    fn general_aggregate(
+        &mut self,
+        node: &Aggregate,
+        flows: Vec<Flow>,
+        merged: Merged,
+        emit: EmitMode,
+        target: Target<'_>,
+    ) -> Result<Vec<Flow>> {
+        // Over rows that go, a row of DISTINCT may go as well.
+        let emit = if emit == EmitMode::OnFirst && merged.retracts { EmitMode::Updates } else { emit };
+        let General { lists, spec } =
+            general::compile(node, emit, merged.retracts, merged.upstream.clone(), !target.is_last, target.at)?;
+        let op = self.add_aggregate_operator(node, spec.close, &merged.upstream);
+        let key = (0..spec.group_width).collect();
+        let (stage, edge) = self.add_exchange(spec.input_schema.clone(), key, merged.retracts);
+        for mut flow in flows {
+            match lists.as_slice() {
+                [exprs] => {
+                    let (exprs, schema) = (exprs.clone(), spec.input_schema.clone());
+                    flow.ops.push(OpSpec::Project { exprs, schema });
+                }
+                _ => flow.ops.push(OpSpec::Expand { lists: lists.clone(), schema: spec.input_schema.clone() }),
+            }
+            flow.schema = spec.input_schema.clone();
+            self.lead(flow, PipelineOutput::Exchange(edge));
+        }
+        let (schema, retracts) = (spec.output_schema.clone(), emit == EmitMode::Updates);
+        let ops = vec![OpSpec::GeneralAggregate { op, spec: Arc::new(spec) }];
+        let inputs = vec![PipelineInput::Edge(edge)];
+        Ok(vec![Flow { stage, inputs, ops, schema, retracts, upstream: merged.upstream }])
+    }
+
+    fn add_aggregate_operator(
+        &mut self,
+        node: &Aggregate,
+        close: Option<CloseKey>,
+        upstream: &[Upstream],
+    ) -> OperatorId {
         let description = aggregate::describe(node);
-        let bounded_by = match (spec.close, spec.group.len()) {
-            (Some(close), _) => Some(bound_text(&spec.output_schema, close.group_index, &spec.sources, self.sources)),
+        let sources: Vec<SourceId> = upstream.iter().map(|one| one.source).collect();
+        let schema: SchemaRef = Arc::new(node.schema.as_arrow().clone());
+        let bounded_by = match (close, node.group_expr.len()) {
+            (Some(close), _) => Some(bound_text(&schema, close.group_index, &sources, self.sources)),
             (None, 0) => Some("a single group".to_string()),
             (None, _) => None,
         };
@@ -231,15 +296,15 @@ impl<'a> Builder<'a> {
             id,
             name: name.into(),
             description,
-            sources: spec.sources.clone(),
+            sources,
             bounded_by,
-            closes_windows: spec.close.is_some(),
+            closes_windows: close.is_some(),
         })
     }
 }
 
 /// The clock of the batch may stamp rows, but not decide which there are: no later batch would look again.
-fn refuse_clock(expr: &Expr, place: &str, target: Target<'_>) -> Result<()> {
+pub fn refuse_clock(expr: &Expr, place: &str, target: Target<'_>) -> Result<()> {
     match expr.is_volatile() {
         true => Err(SqlError::at(target.at, format!("now() in {place} is not supported in streaming yet")).hint(
             "now() may only be a column of the SELECT; to bound by time, use TUMBLE over a table with WATERMARK",
@@ -248,15 +313,33 @@ fn refuse_clock(expr: &Expr, place: &str, target: Target<'_>) -> Result<()> {
     }
 }
 
-/// All sources of these flows, ascending.
-pub fn merge_sources(flows: &[Flow]) -> Vec<SourceId> {
-    let ids: BTreeSet<SourceId> = flows.iter().flat_map(|flow| flow.sources.iter().copied()).collect();
-    ids.into_iter().collect()
+/// What flows that come together have in common.
+#[derive(Clone, Debug)]
+pub struct Merged {
+    pub retracts: bool,
+    pub upstream: Vec<Upstream>,
+}
+
+pub fn merge_flows(flows: &[Flow]) -> Merged {
+    Merged {
+        retracts: flows.iter().any(|flow| flow.retracts),
+        upstream: merge_upstream(flows.iter().flat_map(|flow| flow.upstream.iter().copied())),
+    }
+}
+
+/// Each source once, ascending, as far behind as any of its rows.
+pub fn merge_upstream(all: impl Iterator<Item = Upstream>) -> Vec<Upstream> {
+    let mut delays: BTreeMap<SourceId, i64> = BTreeMap::new();
+    for one in all {
+        let delay = delays.entry(one.source).or_insert(one.delay_ms);
+        *delay = (*delay).max(one.delay_ms);
+    }
+    delays.into_iter().map(|(source, delay_ms)| Upstream { source, delay_ms }).collect()
 }
 
 /// Appends a projection, unless it changes nothing but names. Rows without any column stay as wide as they
 /// are: nobody above names a column of theirs, and a batch without columns would have to carry its row count.
-fn project(flow: &mut Flow, exprs: &[Arc<dyn PhysicalExpr>], schema: &SchemaRef) {
+pub fn project(flow: &mut Flow, exprs: &[Arc<dyn PhysicalExpr>], schema: &SchemaRef) {
     if exprs.is_empty() {
         return;
     }

@@ -56,6 +56,8 @@ impl Catalog {
         config.execution.time_zone = Some(crate::sql::types::UTC.into());
         config.sql_parser.map_string_types_to_utf8view = false;
         config.sql_parser.collect_spans = true;
+        // A scalar subquery is a stream like any other: it is joined.
+        config.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
         Self {
             tables: BTreeMap::new(),
             views: BTreeMap::new(),
@@ -205,8 +207,8 @@ impl ContextProvider for Catalog {
         self.functions.aggregate(name)
     }
 
-    fn get_window_meta(&self, _: &str) -> Option<Arc<WindowUDF>> {
-        None
+    fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
+        self.functions.window(name)
     }
 
     fn get_variable_type(&self, _: &[String]) -> Option<DataType> {
@@ -230,7 +232,7 @@ impl ContextProvider for Catalog {
     }
 
     fn udwf_names(&self) -> Vec<String> {
-        Vec::new()
+        self.functions.window_names()
     }
 }
 

@@ -39,7 +39,7 @@ fn describe(query: &CompiledQuery, out: &mut Text) -> std::fmt::Result {
     for stage in &query.dataflow.stages {
         writeln!(out, "stage {} {:?} {:?}", stage.id, stage.input, stage.sinks)?;
         for pipeline in &stage.pipelines {
-            writeln!(out, "pipeline {:?}", pipeline.input)?;
+            writeln!(out, "pipeline {:?}", pipeline.inputs)?;
             for op in &pipeline.ops {
                 writeln!(out, "{}", op_text(op))?;
                 describe_schemas(op, out)?;
@@ -77,8 +77,27 @@ fn describe_schemas(op: &crate::dataflow::OpSpec, out: &mut Text) -> std::fmt::R
         OpSpec::Filter(_) => Ok(()),
         OpSpec::Project { schema, .. } | OpSpec::KeyedSink { schema, .. } => describe_schema(schema, out),
         OpSpec::PartialAggregate { spec, .. } | OpSpec::FinalAggregate { spec, .. } => {
-            writeln!(out, "{:?} {:?}", spec.close, spec.sources)?;
+            writeln!(out, "{:?} {:?}", spec.close, spec.watermark)?;
             describe_schema(&spec.partial_schema, out)?;
+            describe_schema(&spec.output_schema, out)
+        }
+        OpSpec::Expand { schema, .. } => describe_schema(schema, out),
+        OpSpec::GeneralAggregate { spec, .. } => {
+            writeln!(out, "{:?} {:?} {:?} {:?}", spec.close, spec.watermark, spec.emit, spec.total)?;
+            describe_schema(&spec.input_schema, out)?;
+            describe_schema(&spec.output_schema, out)
+        }
+        OpSpec::Join { spec, .. } => {
+            writeln!(out, "{:?} {} {} {:?}", spec.output, spec.null_equal, spec.on_close, spec.watermark)?;
+            for side in &spec.sides {
+                writeln!(out, "{:?} {} {:?}", side.key, side.width, side.expiry)?;
+                describe_schema(&side.schema, out)?;
+            }
+            describe_schema(&spec.output_schema, out)
+        }
+        OpSpec::Over { spec, .. } => {
+            writeln!(out, "{:?} {:?} {:?} {:?}", spec.limit, spec.expiry, spec.on_close, spec.watermark)?;
+            describe_schema(&spec.input_schema, out)?;
             describe_schema(&spec.output_schema, out)
         }
     }

@@ -6,7 +6,7 @@
 use super::catalog::{Stream, Table};
 use super::tumble::{Part, Tumble, Window};
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
-use datafusion::common::Column;
+use datafusion::common::{Column, JoinType};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 use std::sync::Arc;
 
@@ -26,6 +26,13 @@ pub struct Origin {
     pub tables: Vec<Arc<Table>>,
 }
 
+impl Origin {
+    /// A time of rows: their own, or the last of the window they stand for.
+    fn is_event_time(&self) -> bool {
+        matches!(self.kind, Kind::EventTime | Kind::Window(Part::Time, _))
+    }
+}
+
 /// Traces an expression over the output of `input`.
 pub fn trace(expr: &Expr, input: &LogicalPlan) -> Option<Origin> {
     match expr {
@@ -33,7 +40,7 @@ pub fn trace(expr: &Expr, input: &LogicalPlan) -> Option<Origin> {
         Expr::Column(column) => trace_output(input, position(input, column)?),
         _ => {
             let (part, time, window) = Tumble::recognize(expr)?;
-            let origin = trace(time, input).filter(|origin| origin.kind == Kind::EventTime)?;
+            let origin = trace(time, input).filter(|origin| origin.is_event_time())?;
             Some(Origin { kind: Kind::Window(part, window), ..origin })
         }
     }
@@ -44,11 +51,33 @@ fn position(plan: &LogicalPlan, column: &Column) -> Option<usize> {
 }
 
 /// Traces output column `index` of `plan`.
-fn trace_output(plan: &LogicalPlan, index: usize) -> Option<Origin> {
+pub fn trace_output(plan: &LogicalPlan, index: usize) -> Option<Origin> {
     match plan {
         LogicalPlan::Projection(projection) => trace(projection.expr.get(index)?, &projection.input),
         LogicalPlan::SubqueryAlias(alias) => trace_output(&alias.input, index),
         LogicalPlan::Filter(filter) => trace_output(&filter.input, index),
+        LogicalPlan::Aggregate(aggregate) => {
+            let key = aggregate.group_expr.get(index)?;
+            // Behind grouping sets a key may be NULL.
+            (!matches!(aggregate.group_expr.first(), Some(Expr::GroupingSet(_))))
+                .then(|| trace(key, &aggregate.input))?
+        }
+        LogicalPlan::Window(window) => {
+            let width = window.input.schema().fields().len();
+            (index < width).then(|| trace_output(&window.input, index))?
+        }
+        LogicalPlan::Sort(sort) => trace_output(&sort.input, index),
+        LogicalPlan::Limit(limit) => trace_output(&limit.input, index),
+        LogicalPlan::Join(join) => {
+            let left = join.left.schema().fields().len();
+            match join.join_type {
+                JoinType::RightSemi | JoinType::RightAnti => trace_output(&join.right, index),
+                JoinType::RightMark => trace_output(&join.right, index),
+                _ if index < left => trace_output(&join.left, index),
+                JoinType::LeftMark => None,
+                _ => trace_output(&join.right, index - left),
+            }
+        }
         LogicalPlan::Union(union) => {
             let mut merged: Option<Origin> = None;
             for input in &union.inputs {

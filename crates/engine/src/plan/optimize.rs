@@ -5,17 +5,32 @@
 
 use super::errors::sql_error;
 use crate::sql::error::SqlError;
+use datafusion::common::Result as DataFusionResult;
 use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::Transformed;
+use datafusion::functions_window::row_number::row_number_udwf;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::expr::WindowFunction;
+use datafusion::logical_expr::{Distinct, Expr, ExprFunctionExt, LogicalPlanBuilder, ident, lit};
+use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
+use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
+use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
 use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
+use datafusion::optimizer::eliminate_outer_join::EliminateOuterJoin;
+use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::optimize_unions::OptimizeUnions;
 use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
+use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
+use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::optimizer::{Analyzer, Optimizer, OptimizerContext};
 use datafusion::sql::sqlparser::tokenizer::Location;
 use std::sync::Arc;
+
+/// The column of `DISTINCT ON`'s rank.
+const RANK: &str = "__hw_rank";
 
 /// Resolves types, so that the schema of the plan is what its rows will be.
 pub fn analyze(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Result<LogicalPlan, SqlError> {
@@ -25,11 +40,19 @@ pub fn analyze(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Resul
 /// Resolves types, then simplifies, pushes filters down and drops what nobody reads.
 pub fn optimize(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Result<LogicalPlan, SqlError> {
     let analyzed = analyze(plan, config, at)?;
+    let analyzed = analyzed.transform_up_with_subqueries(distinct_on).map_err(|error| sql_error(error, at))?.data;
     let rules = Optimizer::with_rules(vec![
+        Arc::new(RewriteSetComparison::new()),
         Arc::new(OptimizeUnions::new()),
         Arc::new(SimplifyExpressions::new()),
         Arc::new(ReplaceDistinctWithAggregate::new()),
+        Arc::new(DecorrelatePredicateSubquery::new()),
+        Arc::new(ScalarSubqueryToJoin::new()),
+        Arc::new(DecorrelateLateralJoin::new()),
+        Arc::new(ExtractEquijoinPredicate::new()),
         Arc::new(EliminateDuplicatedExpr::new()),
+        Arc::new(EliminateCrossJoin::new()),
+        Arc::new(EliminateOuterJoin::new()),
         Arc::new(PushDownFilter::new()),
         Arc::new(OptimizeProjections::new()),
     ]);
@@ -37,4 +60,21 @@ pub fn optimize(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Resu
         .without_query_execution_start_time()
         .with_skip_failing_rules(false);
     rules.optimize(analyzed, &context, |_, _| {}).map_err(|error| sql_error(error, at))
+}
+
+/// `DISTINCT ON` keeps the first row of each: a rank with a limit of one, which DataFusion's own rewrite to
+/// `first_value` would compute column by column.
+fn distinct_on(plan: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
+    let LogicalPlan::Distinct(Distinct::On(node)) = plan else { return Ok(Transformed::no(plan)) };
+    let rank = Expr::from(WindowFunction::new(row_number_udwf(), Vec::new()))
+        .partition_by(node.on_expr.clone())
+        .order_by(node.sort_expr.clone().unwrap_or_default())
+        .build()?
+        .alias(RANK);
+    let names: Vec<Expr> = (node.schema.iter().zip(&node.select_expr))
+        .map(|((qualifier, field), expr)| expr.clone().unalias().alias_qualified(qualifier.cloned(), field.name()))
+        .collect();
+    let ranked = LogicalPlanBuilder::from(node.input.as_ref().clone()).window(vec![rank])?;
+    let plan = ranked.filter(ident(RANK).eq(lit(1u64)))?.project(names)?.build()?;
+    Ok(Transformed::yes(plan))
 }

@@ -9,7 +9,9 @@ use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::physical_expr::aggregate::{LoweredAggregate, LoweredAggregateBuilder};
+use datafusion::physical_expr::window::WindowExpr;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+use datafusion::physical_planner::create_window_expr;
 use datafusion::sql::sqlparser::tokenizer::Location;
 use std::sync::Arc;
 
@@ -24,5 +26,11 @@ pub fn aggregate(logical: &Expr, input: &DFSchema, at: Location) -> Result<Lower
     let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
     LoweredAggregateBuilder::new(logical, input, input.as_arrow(), &props, &context)
         .build()
+        .map_err(|error| sql_error(error, at))
+}
+
+/// A function OVER rows of `input`.
+pub fn window(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn WindowExpr>> {
+    create_window_expr(logical, input, &ExecutionProps::new(), &PhysicalPlanningContext::default())
         .map_err(|error| sql_error(error, at))
 }

@@ -4,10 +4,10 @@
 //! Does not own: writing. Invariants: all rows of one key of a sink meet in one shard; a sink without
 //! PRIMARY KEY gets no row that may be taken back.
 
-use super::build::{Builder, Flow, Target, merge_sources, rename};
+use super::build::{Builder, Flow, Merged, Target, merge_flows, rename};
 use super::catalog::Table;
 use super::lineage::{aggregate_below, group_key};
-use crate::dataflow::{OpSpec, OperatorInfo, PipelineInput, PipelineOutput};
+use crate::dataflow::{OpSpec, OperatorInfo, PipelineInput, PipelineOutput, Upstream};
 use crate::query::{ConnectorOptions, SinkTable};
 use crate::sql::ddl::Column;
 use crate::sql::error::{Result, SqlError};
@@ -16,7 +16,7 @@ use crate::sql::star::{METADATA, metadata_field};
 use crate::sql::types::type_name;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::logical_expr::LogicalPlan;
-use highwater_core::ids::{OperatorId, SinkId, SourceId};
+use highwater_core::ids::{OperatorId, SinkId};
 use highwater_core::options::OutputMode;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -153,7 +153,7 @@ pub fn connect(
         return Ok(());
     }
     if flows.len() == 1 && is_unique(plan, &sink.primary_key) {
-        let op = add_operator(builder, sink, merge_sources(&flows), true);
+        let op = add_operator(builder, sink, merge_flows(&flows).upstream, true);
         for mut flow in flows {
             flow.ops.push(keyed(op, sink, true));
             builder.lead(flow, PipelineOutput::Sink(sink.id));
@@ -174,11 +174,10 @@ fn is_unique(plan: &LogicalPlan, key: &[usize]) -> bool {
 
 /// Brings the rows of each key together, and keeps them.
 fn consolidate(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable) {
-    let sources = merge_sources(&flows);
-    let weighted = flows.iter().any(|flow| flow.retracts);
+    let Merged { retracts: weighted, upstream } = merge_flows(&flows);
     let (stage, edge) = builder.add_exchange(sink.schema.clone(), sink.primary_key.clone(), weighted);
     flows.into_iter().for_each(|flow| builder.lead(flow, PipelineOutput::Exchange(edge)));
-    let op = add_operator(builder, sink, sources.clone(), false);
+    let op = add_operator(builder, sink, upstream.clone(), false);
     builder.warnings.push(format!(
         "nothing bounds the state of operator {op} ({}): it keeps every key ever written, to find two rows under one; \
          a PRIMARY KEY of all columns of a GROUP BY needs none",
@@ -186,7 +185,8 @@ fn consolidate(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable) {
     ));
     let ops = vec![keyed(op, sink, false)];
     let schema: SchemaRef = sink.schema.clone();
-    let flow = Flow { stage, input: PipelineInput::Edge(edge), ops, schema, retracts: weighted, sources };
+    let inputs = vec![PipelineInput::Edge(edge)];
+    let flow = Flow { stage, inputs, ops, schema, retracts: weighted, upstream };
     builder.lead(flow, PipelineOutput::Sink(sink.id));
 }
 
@@ -199,7 +199,8 @@ fn description(sink: &SinkTable) -> String {
     format!("rows of {} by {}", sink.name, names.join(", "))
 }
 
-fn add_operator(builder: &mut Builder<'_>, sink: &SinkTable, sources: Vec<SourceId>, unique: bool) -> OperatorId {
+fn add_operator(builder: &mut Builder<'_>, sink: &SinkTable, upstream: Vec<Upstream>, unique: bool) -> OperatorId {
+    let sources = upstream.iter().map(|one| one.source).collect();
     builder.add_operator(|id| OperatorInfo {
         id,
         name: "keyed sink".into(),

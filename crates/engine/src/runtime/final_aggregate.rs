@@ -10,6 +10,7 @@ use super::exchange::pick;
 use super::keys::{Codec, Encoded, normalize, shard_of};
 use super::partial_aggregate::close_times;
 use super::pipeline::{OUTPUT_ROWS, batch};
+use super::stateful::Stateful;
 use crate::dataflow::{AggregateSpec, EmitMode};
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
@@ -62,7 +63,8 @@ impl FinalAggregate {
             operator,
             emit,
             shards: context.shards,
-            close_before_ms: BatchContext::least(&context.close_before, &spec.sources).filter(|_| spec.close.is_some()),
+            close_before_ms: BatchContext::least(&context.close_before, &spec.watermark)
+                .filter(|_| spec.close.is_some()),
             groups: Groups::new(&spec)?,
             partial: Accumulators::new(&spec.aggregates)?,
             keys: Codec::of(&spec.group_schema)?,
@@ -70,33 +72,6 @@ impl FinalAggregate {
             values: types(&spec.output_schema)?,
             spec,
         })
-    }
-
-    pub fn operator(&self) -> OperatorId {
-        self.operator
-    }
-
-    pub fn push(&mut self, rows: DeltaBatch) -> Result<(), EngineError> {
-        let width = self.spec.group_schema.fields().len();
-        let columns = rows.batch.columns();
-        self.groups.intern(&columns[..width], rows.num_rows())?;
-        let total = self.groups.len();
-        self.partial.merge(&columns[width..], self.groups.indexes(), total)
-    }
-
-    pub fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
-        let rows = self.groups.len();
-        if rows > 0 {
-            let keys: Vec<ArrayRef> = self.groups.emit()?.into_iter().map(normalize).collect();
-            let states = self.partial.states()?;
-            for start in (0..rows).step_by(OUTPUT_ROWS) {
-                let length = OUTPUT_ROWS.min(rows - start);
-                let slice = |columns: &[ArrayRef]| columns.iter().map(|c| c.slice(start, length)).collect::<Vec<_>>();
-                let part = self.look_up(slice(&keys), length, Some(slice(&states)), state)?;
-                self.settle(part, length, state, out)?;
-            }
-        }
-        self.close_untouched(state, out)
     }
 
     /// Groups of the state that close although no row of this batch was theirs.
@@ -246,5 +221,34 @@ impl FinalAggregate {
         let DeltaBatch { batch, .. } = pick(&DeltaBatch::inserts(new), come)?;
         out.push(DeltaBatch { batch, weights });
         Ok(())
+    }
+}
+
+impl Stateful for FinalAggregate {
+    fn operator(&self) -> Option<OperatorId> {
+        Some(self.operator)
+    }
+
+    fn push(&mut self, _: usize, rows: DeltaBatch) -> Result<(), EngineError> {
+        let width = self.spec.group_schema.fields().len();
+        let columns = rows.batch.columns();
+        self.groups.intern(&columns[..width], rows.num_rows())?;
+        let total = self.groups.len();
+        self.partial.merge(&columns[width..], self.groups.indexes(), total)
+    }
+
+    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+        let rows = self.groups.len();
+        if rows > 0 {
+            let keys: Vec<ArrayRef> = self.groups.emit()?.into_iter().map(normalize).collect();
+            let states = self.partial.states()?;
+            for start in (0..rows).step_by(OUTPUT_ROWS) {
+                let length = OUTPUT_ROWS.min(rows - start);
+                let slice = |columns: &[ArrayRef]| columns.iter().map(|c| c.slice(start, length)).collect::<Vec<_>>();
+                let part = self.look_up(slice(&keys), length, Some(slice(&states)), state)?;
+                self.settle(part, length, state, out)?;
+            }
+        }
+        self.close_untouched(state, out)
     }
 }

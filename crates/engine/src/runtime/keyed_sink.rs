@@ -7,6 +7,7 @@
 use super::exchange::pick;
 use super::keys::{Codec, normalize, shard_of};
 use super::pipeline::{OUTPUT_ROWS, batch};
+use super::stateful::Stateful;
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::state::{NEVER, TaskState};
@@ -49,58 +50,6 @@ impl KeyedSink {
             rows: Codec::of(schema)?,
             input: Vec::new(),
         })
-    }
-
-    /// The operator whose state it is, if it keeps any.
-    pub fn operator(&self) -> Option<OperatorId> {
-        self.stateful
-    }
-
-    pub fn push(&mut self, rows: DeltaBatch) {
-        self.input.push(rows);
-    }
-
-    pub fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
-        let input = std::mem::take(&mut self.input);
-        let Some(all) = DeltaBatch::concat(&self.schema, &input)? else { return Ok(()) };
-        let count = all.num_rows();
-        let columns: Vec<ArrayRef> = self.key.iter().map(|c| normalize(all.batch.column(*c).clone())).collect();
-        self.refuse_nulls(&columns)?;
-        let keys = self.keys.encode(&columns, count)?;
-        let rows = self.rows.encode(all.batch.columns(), count)?;
-        let mut order: Vec<&[u8]> = Vec::new();
-        let mut net: HashMap<&[u8], NetRows<'_>> = HashMap::new();
-        for row in 0..count {
-            let of_key = net.entry(keys.row(row)).or_insert_with(|| {
-                order.push(keys.row(row));
-                NetRows::new()
-            });
-            of_key.entry(rows.row(row)).or_insert((0, row)).0 += all.weight(row);
-        }
-        let (mut upserts, mut deletes) = (Vec::new(), Vec::new());
-        let mut old_rows: Vec<Vec<u8>> = Vec::new();
-        for key in order {
-            let Some(mut of_key) = net.remove(key) else { continue };
-            let sample = of_key.values().next().map_or(0, |(_, row)| *row);
-            of_key.retain(|_, (weight, _)| *weight != 0);
-            let change = match self.stateful {
-                None => self.unique(&of_key, &all, sample)?,
-                Some(operator) => self.kept(operator, key, &of_key, state, &all, sample)?,
-            };
-            match change {
-                Change::None => {}
-                Change::Upsert(row) => upserts.push(row as u32),
-                Change::UpsertOld(bytes) => old_rows.push(bytes),
-                Change::Delete(row) => deletes.push(row as u32),
-            }
-        }
-        self.give(&all, upserts, 1, out)?;
-        self.give(&all, deletes, -1, out)?;
-        if !old_rows.is_empty() {
-            let columns = self.rows.decode(old_rows.iter().map(Vec::as_slice))?;
-            out.push(DeltaBatch::inserts(batch(&self.schema, columns, old_rows.len())?));
-        }
-        Ok(())
     }
 
     /// Keys are unique upstream: the batch's own rows tell everything.
@@ -192,6 +141,60 @@ impl KeyedSink {
         };
         let key: Vec<String> = self.key.iter().map(part).collect();
         EngineError::DuplicateKey { sink: self.sink.clone(), key: key.join(", ") }
+    }
+}
+
+impl Stateful for KeyedSink {
+    fn operator(&self) -> Option<OperatorId> {
+        self.stateful
+    }
+
+    fn push(&mut self, _: usize, rows: DeltaBatch) -> Result<(), EngineError> {
+        self.input.push(rows);
+        Ok(())
+    }
+
+    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+        let input = std::mem::take(&mut self.input);
+        let Some(all) = DeltaBatch::concat(&self.schema, &input)? else { return Ok(()) };
+        let count = all.num_rows();
+        let columns: Vec<ArrayRef> = self.key.iter().map(|c| normalize(all.batch.column(*c).clone())).collect();
+        self.refuse_nulls(&columns)?;
+        let keys = self.keys.encode(&columns, count)?;
+        let rows = self.rows.encode(all.batch.columns(), count)?;
+        let mut order: Vec<&[u8]> = Vec::new();
+        let mut net: HashMap<&[u8], NetRows<'_>> = HashMap::new();
+        for row in 0..count {
+            let of_key = net.entry(keys.row(row)).or_insert_with(|| {
+                order.push(keys.row(row));
+                NetRows::new()
+            });
+            of_key.entry(rows.row(row)).or_insert((0, row)).0 += all.weight(row);
+        }
+        let (mut upserts, mut deletes) = (Vec::new(), Vec::new());
+        let mut old_rows: Vec<Vec<u8>> = Vec::new();
+        for key in order {
+            let Some(mut of_key) = net.remove(key) else { continue };
+            let sample = of_key.values().next().map_or(0, |(_, row)| *row);
+            of_key.retain(|_, (weight, _)| *weight != 0);
+            let change = match self.stateful {
+                None => self.unique(&of_key, &all, sample)?,
+                Some(operator) => self.kept(operator, key, &of_key, state, &all, sample)?,
+            };
+            match change {
+                Change::None => {}
+                Change::Upsert(row) => upserts.push(row as u32),
+                Change::UpsertOld(bytes) => old_rows.push(bytes),
+                Change::Delete(row) => deletes.push(row as u32),
+            }
+        }
+        self.give(&all, upserts, 1, out)?;
+        self.give(&all, deletes, -1, out)?;
+        if !old_rows.is_empty() {
+            let columns = self.rows.decode(old_rows.iter().map(Vec::as_slice))?;
+            out.push(DeltaBatch::inserts(batch(&self.schema, columns, old_rows.len())?));
+        }
+        Ok(())
     }
 }
 

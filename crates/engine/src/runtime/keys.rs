@@ -4,6 +4,7 @@
 
 use crate::error::EngineError;
 use arrow::array::{ArrayRef, AsArray};
+use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Float32Type, Float64Type, SchemaRef};
 use arrow_row::{RowConverter, Rows, SortField};
 use highwater_core::ids::ShardId;
@@ -34,6 +35,14 @@ pub enum Encoded {
 impl Codec {
     pub fn new<'a>(types: impl Iterator<Item = &'a DataType>) -> Result<Self, EngineError> {
         let fields: Vec<SortField> = types.map(|data_type| SortField::new(data_type.clone())).collect();
+        let converter = if fields.is_empty() { None } else { Some(RowConverter::new(fields)?) };
+        Ok(Self { converter })
+    }
+
+    /// Rows whose bytes are in this order.
+    pub fn sorted(columns: impl Iterator<Item = (DataType, SortOptions)>) -> Result<Self, EngineError> {
+        let fields: Vec<SortField> =
+            columns.map(|(data_type, options)| SortField::new_with_options(data_type, options)).collect();
         let converter = if fields.is_empty() { None } else { Some(RowConverter::new(fields)?) };
         Ok(Self { converter })
     }

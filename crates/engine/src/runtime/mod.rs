@@ -6,16 +6,24 @@
 //! clock; a batch that is in no window any more is counted, never silently dropped.
 
 mod aggregator;
+mod changes;
 mod exchange;
 mod final_aggregate;
+mod general;
+mod join;
+mod kept;
 mod keyed_sink;
 mod keys;
+mod over;
 mod partial_aggregate;
 mod pipeline;
+mod stateful;
 
+pub use general::linear::LinearKind;
 pub use keys::shard_of;
+pub(crate) use partial_aggregate::close_times;
 
-use crate::dataflow::{Dataflow, PipelineInput, PipelineOutput};
+use crate::dataflow::{Dataflow, PipelineInput, PipelineOutput, Upstream};
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::state::{Overlay, TaskState};
@@ -66,8 +74,9 @@ impl BatchContext {
     }
 
     /// The watermark of an operator: the least of its sources', once all have one. Milliseconds.
-    pub(crate) fn least(watermarks: &BTreeMap<SourceId, i64>, sources: &[SourceId]) -> Option<i64> {
-        sources.iter().map(|source| watermarks.get(source).copied()).min().flatten()
+    pub(crate) fn least(watermarks: &BTreeMap<SourceId, i64>, upstream: &[Upstream]) -> Option<i64> {
+        let of = |upstream: &Upstream| Some(watermarks.get(&upstream.source)?.saturating_sub(upstream.delay_ms));
+        upstream.iter().map(of).min().flatten()
     }
 }
 
@@ -103,7 +112,7 @@ pub struct TaskRuntime {
 }
 
 struct RunningPipeline {
-    input: PipelineInput,
+    inputs: Vec<PipelineInput>,
     chain: Chain,
     output: Output,
 }
@@ -134,7 +143,7 @@ impl TaskRuntime {
                 }
             };
             let chain = Chain::new(&pipeline.ops, context, &name)?;
-            pipelines.push(RunningPipeline { input: pipeline.input, chain, output });
+            pipelines.push(RunningPipeline { inputs: pipeline.inputs.clone(), chain, output });
         }
         Ok(Self { pipelines, state })
     }
@@ -146,17 +155,20 @@ impl TaskRuntime {
 
     /// Takes rows that came over an edge.
     pub fn push_edge(&mut self, edge: EdgeId, rows: DeltaBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
-        if !self.pipelines.iter().any(|pipeline| pipeline.input == PipelineInput::Edge(edge)) {
+        if !self.pipelines.iter().any(|pipeline| pipeline.inputs.contains(&PipelineInput::Edge(edge))) {
             return Err(EngineError::UnknownEdge(edge));
         }
         self.push(PipelineInput::Edge(edge), &rows, out)
     }
 
     fn push(&mut self, input: PipelineInput, rows: &DeltaBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
-        for pipeline in self.pipelines.iter_mut().filter(|pipeline| pipeline.input == input) {
-            let mut done = Vec::new();
-            pipeline.chain.push(rows.clone(), &mut done)?;
-            pipeline.output.lead(done, out)?;
+        for pipeline in &mut self.pipelines {
+            let ports = pipeline.inputs.iter().enumerate().filter(|(_, mine)| **mine == input);
+            for (port, _) in ports {
+                let mut done = Vec::new();
+                pipeline.chain.push(port, rows.clone(), &mut done)?;
+                pipeline.output.lead(done, out)?;
+            }
         }
         Ok(())
     }

@@ -6,9 +6,11 @@ use super::BatchContext;
 use super::aggregator::{Accumulators, Groups};
 use super::keys::normalize;
 use super::pipeline::{batch, evaluate};
+use super::stateful::Stateful;
 use crate::dataflow::{AggregateSpec, CloseKey};
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
+use crate::state::TaskState;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array};
 use arrow::compute::{cast, filter, min};
 use arrow::datatypes::{DataType, Int64Type, TimeUnit};
@@ -28,7 +30,7 @@ impl PartialAggregate {
     pub fn new(operator: OperatorId, spec: Arc<AggregateSpec>, context: &BatchContext) -> Result<Self, EngineError> {
         Ok(Self {
             operator,
-            late_before_ms: BatchContext::least(&context.late_before, &spec.sources),
+            late_before_ms: BatchContext::least(&context.late_before, &spec.watermark),
             groups: Groups::new(&spec)?,
             accumulators: Accumulators::new(&spec.aggregates)?,
             late_rows: 0,
@@ -36,15 +38,7 @@ impl PartialAggregate {
         })
     }
 
-    pub fn operator(&self) -> OperatorId {
-        self.operator
-    }
-
-    pub fn late_rows(&self) -> u64 {
-        self.late_rows
-    }
-
-    pub fn push(&mut self, rows: DeltaBatch) -> Result<(), EngineError> {
+    fn take(&mut self, rows: DeltaBatch) -> Result<(), EngineError> {
         if rows.weights.is_some() {
             return Err(EngineError::Internal("an aggregate over rows that retract".into()));
         }
@@ -91,8 +85,18 @@ impl PartialAggregate {
         // A row without a time is in no window.
         Ok(Some(times.iter().map(|time| Some(time.is_some_and(|time| time > late_before))).collect()))
     }
+}
 
-    pub fn finish(&mut self, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+impl Stateful for PartialAggregate {
+    fn operator(&self) -> Option<OperatorId> {
+        Some(self.operator)
+    }
+
+    fn push(&mut self, _: usize, rows: DeltaBatch) -> Result<(), EngineError> {
+        self.take(rows)
+    }
+
+    fn finish(&mut self, _: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
         let rows = self.groups.len();
         if rows == 0 {
             return Ok(());
@@ -101,6 +105,10 @@ impl PartialAggregate {
         columns.extend(self.accumulators.states()?);
         out.push(DeltaBatch::inserts(batch(&self.spec.partial_schema, columns, rows)?));
         Ok(())
+    }
+
+    fn late_rows(&self) -> u64 {
+        self.late_rows
     }
 }
 

@@ -4,8 +4,12 @@
 
 use super::BatchContext;
 use super::final_aggregate::FinalAggregate;
+use super::general::GeneralAggregate;
+use super::join::Join;
 use super::keyed_sink::KeyedSink;
+use super::over::Over;
 use super::partial_aggregate::PartialAggregate;
+use super::stateful::Stateful;
 use crate::dataflow::OpSpec;
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
@@ -27,9 +31,8 @@ pub struct Chain {
 enum Operator {
     Filter(Arc<dyn PhysicalExpr>),
     Project { exprs: Vec<Arc<dyn PhysicalExpr>>, schema: SchemaRef },
-    Partial(Box<PartialAggregate>),
-    Final(Box<FinalAggregate>),
-    KeyedSink(Box<KeyedSink>),
+    Expand { lists: Vec<Vec<Arc<dyn PhysicalExpr>>>, schema: SchemaRef },
+    Stateful(Box<dyn Stateful>),
 }
 
 impl Chain {
@@ -41,14 +44,20 @@ impl Chain {
                 OpSpec::Filter(predicate) => Operator::Filter(predicate.clone()),
                 OpSpec::Project { exprs, schema } => Operator::Project { exprs: exprs.clone(), schema: schema.clone() },
                 OpSpec::PartialAggregate { op, spec } => {
-                    Operator::Partial(Box::new(PartialAggregate::new(*op, spec.clone(), context)?))
+                    Operator::Stateful(Box::new(PartialAggregate::new(*op, spec.clone(), context)?))
                 }
                 OpSpec::FinalAggregate { op, spec, emit } => {
-                    Operator::Final(Box::new(FinalAggregate::new(*op, spec.clone(), *emit, context)?))
+                    Operator::Stateful(Box::new(FinalAggregate::new(*op, spec.clone(), *emit, context)?))
                 }
+                OpSpec::GeneralAggregate { op, spec } => {
+                    Operator::Stateful(Box::new(GeneralAggregate::new(*op, spec.clone(), context)?))
+                }
+                OpSpec::Join { op, spec } => Operator::Stateful(Box::new(Join::new(*op, spec.clone(), context)?)),
+                OpSpec::Over { op, spec } => Operator::Stateful(Box::new(Over::new(*op, spec.clone(), context)?)),
+                OpSpec::Expand { lists, schema } => Operator::Expand { lists: lists.clone(), schema: schema.clone() },
                 OpSpec::KeyedSink { op, key, unique, schema } => {
                     let stateful = (!unique).then_some(*op);
-                    Operator::KeyedSink(Box::new(KeyedSink::new(stateful, key, schema, context.shards, sink)?))
+                    Operator::Stateful(Box::new(KeyedSink::new(stateful, key, schema, context.shards, sink)?))
                 }
             });
         }
@@ -56,25 +65,27 @@ impl Chain {
     }
 
     /// Sends rows through; what comes out at the end is appended to `out`.
-    pub fn push(&mut self, rows: DeltaBatch, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
-        Self::push_from(&mut self.operators, rows, out)
+    pub fn push(&mut self, port: usize, rows: DeltaBatch, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+        Self::push_from(&mut self.operators, port, rows, out)
     }
 
-    fn push_from(operators: &mut [Operator], rows: DeltaBatch, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn push_from(
+        operators: &mut [Operator],
+        port: usize,
+        rows: DeltaBatch,
+        out: &mut Vec<DeltaBatch>,
+    ) -> Result<(), EngineError> {
         let mut rows = rows;
-        for operator in operators {
+        for (place, operator) in operators.iter_mut().enumerate() {
             if rows.num_rows() == 0 {
                 return Ok(());
             }
             rows = match operator {
                 Operator::Filter(predicate) => filter(predicate, rows)?,
                 Operator::Project { exprs, schema } => project(exprs, schema, rows)?,
-                Operator::Partial(aggregate) => return aggregate.push(rows),
-                Operator::Final(aggregate) => return aggregate.push(rows),
-                Operator::KeyedSink(sink) => {
-                    sink.push(rows);
-                    return Ok(());
-                }
+                Operator::Expand { lists, schema } => expand(lists, schema, &rows)?,
+                // Ports are the first operator's.
+                Operator::Stateful(operator) => return operator.push(if place == 0 { port } else { 0 }, rows),
             };
         }
         out.push(rows);
@@ -87,13 +98,11 @@ impl Chain {
             let (before, after) = self.operators.split_at_mut(index + 1);
             let mut given = Vec::new();
             match &mut before[index] {
-                Operator::Filter(_) | Operator::Project { .. } => continue,
-                Operator::Partial(aggregate) => aggregate.finish(&mut given)?,
-                Operator::Final(aggregate) => aggregate.finish(state, &mut given)?,
-                Operator::KeyedSink(sink) => sink.finish(state, &mut given)?,
+                Operator::Filter(_) | Operator::Project { .. } | Operator::Expand { .. } => continue,
+                Operator::Stateful(operator) => operator.finish(state, &mut given)?,
             }
             for rows in given {
-                Self::push_from(after, rows, out)?;
+                Self::push_from(after, 0, rows, out)?;
             }
         }
         Ok(())
@@ -103,10 +112,8 @@ impl Chain {
     pub fn metrics(&self, state: &TaskState) -> Vec<OperatorMetrics> {
         let of = |operator: &Operator| {
             let (id, late_rows) = match operator {
-                Operator::Filter(_) | Operator::Project { .. } => return None,
-                Operator::Partial(aggregate) => (aggregate.operator(), aggregate.late_rows()),
-                Operator::Final(aggregate) => (aggregate.operator(), 0),
-                Operator::KeyedSink(sink) => (sink.operator()?, 0),
+                Operator::Filter(_) | Operator::Project { .. } | Operator::Expand { .. } => return None,
+                Operator::Stateful(operator) => (operator.operator()?, operator.late_rows()),
             };
             let size = state.size(id);
             Some(OperatorMetrics {
@@ -140,6 +147,16 @@ fn project(exprs: &[Arc<dyn PhysicalExpr>], schema: &SchemaRef, rows: DeltaBatch
     let columns = exprs.iter().map(|expr| evaluate(expr, &rows.batch)).collect::<Result<Vec<_>, _>>()?;
     let batch = batch(schema, columns, rows.num_rows())?;
     Ok(DeltaBatch { batch, weights: rows.weights })
+}
+
+/// Each row once for every list.
+fn expand(
+    lists: &[Vec<Arc<dyn PhysicalExpr>>],
+    schema: &SchemaRef,
+    rows: &DeltaBatch,
+) -> Result<DeltaBatch, EngineError> {
+    let parts = lists.iter().map(|exprs| project(exprs, schema, rows.clone())).collect::<Result<Vec<_>, _>>()?;
+    DeltaBatch::concat(schema, &parts)?.ok_or_else(|| EngineError::Internal("an expansion to nothing".into()))
 }
 
 /// A batch of these columns; the number of rows counts where there are none.

@@ -8,13 +8,16 @@ use super::suggest::nearest;
 use crate::plan::clock::{BatchClock, ClockFunction};
 use crate::plan::tumble::Tumble;
 use datafusion::execution::SessionStateDefaults;
-use datafusion::logical_expr::{AggregateUDF, ScalarUDF, Volatility};
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF, Volatility, WindowUDF};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Aggregates whose answer depends on nothing but the set of rows, and whose state merges.
-const AGGREGATES: [&str; 36] = [
+const AGGREGATES: [&str; 44] = [
     "approx_distinct",
+    "approx_median",
+    "approx_percentile_cont",
+    "approx_percentile_cont_with_weight",
     "array_agg",
     "avg",
     "mean",
@@ -25,6 +28,11 @@ const AGGREGATES: [&str; 36] = [
     "bool_or",
     "corr",
     "count",
+    "first_value",
+    "grouping",
+    "last_value",
+    "nth_value",
+    "percentile_cont",
     "covar",
     "covar_pop",
     "covar_samp",
@@ -61,7 +69,7 @@ pub struct Functions {
     scalars: BTreeMap<String, Arc<ScalarUDF>>,
     aggregates: BTreeMap<String, Arc<AggregateUDF>>,
     refused_aggregates: BTreeSet<String>,
-    windows: BTreeSet<String>,
+    windows: BTreeMap<String, Arc<WindowUDF>>,
 }
 
 /// What a called name is.
@@ -69,6 +77,8 @@ pub struct Functions {
 pub enum Verdict {
     Scalar,
     Aggregate,
+    /// Only OVER.
+    Window,
     /// A known function this engine cannot run rightly, with the reason.
     Refused(&'static str),
     Unknown,
@@ -104,12 +114,26 @@ impl Functions {
                 }
             }
         }
-        let windows = SessionStateDefaults::default_window_functions().iter().map(|f| f.name().to_string()).collect();
+        let mut windows = BTreeMap::new();
+        for function in SessionStateDefaults::default_window_functions() {
+            for name in function.aliases().iter().chain([&function.name().to_string()]) {
+                windows.insert(name.clone(), function.clone());
+            }
+        }
         Self { scalars, aggregates, refused_aggregates, windows }
     }
 
     pub fn scalar(&self, name: &str) -> Option<Arc<ScalarUDF>> {
         self.scalars.get(name).cloned()
+    }
+
+    pub fn window(&self, name: &str) -> Option<Arc<WindowUDF>> {
+        self.windows.get(name).cloned()
+    }
+
+    /// Every window function's name.
+    pub fn window_names(&self) -> Vec<String> {
+        self.windows.keys().cloned().collect()
     }
 
     pub fn aggregate(&self, name: &str) -> Option<Arc<AggregateUDF>> {
@@ -137,8 +161,8 @@ impl Functions {
             )
         } else if self.refused_aggregates.contains(name) {
             Verdict::Refused("its answer depends on the order of rows, and rows of a topic's partitions have none")
-        } else if self.windows.contains(name) {
-            Verdict::Refused("it needs OVER")
+        } else if self.windows.contains_key(name) {
+            Verdict::Window
         } else {
             Verdict::Unknown
         }
@@ -182,7 +206,8 @@ mod tests {
         assert_eq!(functions.verdict("upper"), Verdict::Scalar);
         assert_eq!(functions.verdict("count"), Verdict::Aggregate);
         assert!(matches!(functions.verdict("random"), Verdict::Refused(_)));
-        assert!(matches!(functions.verdict("first_value"), Verdict::Refused(_)));
+        assert_eq!(functions.verdict("first_value"), Verdict::Aggregate);
+        assert_eq!(functions.verdict("row_number"), Verdict::Window);
         assert_eq!(functions.verdict("nope"), Verdict::Unknown);
         assert_eq!(functions.nearest("uper"), Some("upper"));
         assert_eq!(functions.nearest("coutn"), Some("count"));

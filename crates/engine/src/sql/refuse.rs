@@ -8,8 +8,8 @@ use super::functions::{Functions, Verdict};
 use super::types::fold;
 use crate::plan::clock::is_clock;
 use datafusion::sql::sqlparser::ast::{
-    Distinct, Expr, Function, FunctionArguments, GroupByExpr, LimitClause, ObjectName, OrderByKind, Query, Select,
-    SetExpr, SetOperator, Spanned, TableFactor, Visit, Visitor,
+    Distinct, Expr, Function, GroupByExpr, ObjectName, OrderByKind, Query, Select, SetExpr, Spanned, TableFactor,
+    Visit, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 use std::ops::ControlFlow;
@@ -43,24 +43,16 @@ impl Visitor for Check<'_> {
     type Break = SqlError;
 
     fn pre_visit_query(&mut self, query: &Query) -> Flow {
-        if let Some(order) = &query.order_by {
+        let is_distinct_on =
+            matches!(query.body.as_ref(), SetExpr::Select(select) if matches!(select.distinct, Some(Distinct::On(_))));
+        if let (Some(order), None, false) = (&query.order_by, &query.limit_clause, is_distinct_on) {
             let span = match &order.kind {
                 OrderByKind::Expressions(list) => list.first().map(Spanned::span),
                 OrderByKind::All(_) => None,
             };
             return refuse(
-                not_yet("ORDER BY", span.unwrap_or(query.span()))
-                    .hint("a stream has no end to sort at: sort where the result is read"),
-            );
-        }
-        if let Some(limit) = &query.limit_clause {
-            let span = match limit {
-                LimitClause::LimitOffset { limit: Some(limit), .. } => limit.span(),
-                LimitClause::OffsetCommaLimit { limit, .. } => limit.span(),
-                LimitClause::LimitOffset { offset, .. } => offset.as_ref().map_or(Span::empty(), Spanned::span),
-            };
-            return refuse(
-                not_yet("LIMIT", span).hint("to read a part of a topic, use 'starting_offsets' and 'ending_offsets'"),
+                not_yet("ORDER BY without LIMIT", span.unwrap_or(query.span()))
+                    .hint("a stream has no end to sort at: sort where the result is read, or add a LIMIT"),
             );
         }
         if query.fetch.is_some() {
@@ -77,25 +69,16 @@ impl Visitor for Check<'_> {
 
     fn pre_visit_select(&mut self, select: &Select) -> Flow {
         let start = select.select_token.0.span;
-        if let Some(second) = select.from.get(1) {
-            return refuse(join(second.relation.span()));
-        }
-        let Some(from) = select.from.first() else {
+        if select.from.is_empty() {
             return refuse(
                 SqlError::in_span(start, "this SELECT has no FROM: there is nothing to read")
                     .hint("read a table: SELECT … FROM <table>"),
             );
-        };
-        if let Some(first) = from.joins.first() {
-            return refuse(join(first.relation.span()));
         }
         let clauses = [
-            (matches!(select.distinct, Some(Distinct::On(_))), "DISTINCT ON"),
             (select.top.is_some(), "TOP"),
             (select.into.is_some(), "SELECT INTO"),
             (!select.lateral_views.is_empty(), "LATERAL VIEW"),
-            (select.qualify.is_some(), "QUALIFY"),
-            (!select.named_window.is_empty(), "WINDOW"),
             (!select.connect_by.is_empty(), "CONNECT BY"),
             (!select.sort_by.is_empty(), "SORT BY"),
             (!select.cluster_by.is_empty(), "CLUSTER BY"),
@@ -125,8 +108,7 @@ impl Visitor for Check<'_> {
             TableFactor::Derived { lateral: true, .. } => return refuse(not_yet("LATERAL", factor.span())),
             TableFactor::Derived { .. } => {}
             TableFactor::UNNEST { .. } => return refuse(not_yet("UNNEST", factor.span())),
-            TableFactor::NestedJoin { table_with_joins, .. } if table_with_joins.joins.is_empty() => {}
-            TableFactor::NestedJoin { .. } => return refuse(join(factor.span())),
+            TableFactor::NestedJoin { .. } => {}
             _ => return refuse(not_yet("this kind of FROM item", factor.span())),
         }
         Flow::Continue(())
@@ -141,22 +123,6 @@ impl Visitor for Check<'_> {
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> Flow {
         match expr {
-            Expr::Subquery(_)
-            | Expr::Exists { .. }
-            | Expr::InSubquery { .. }
-            | Expr::AnyOp { .. }
-            | Expr::AllOp { .. } => {
-                let is_query = !matches!(expr, Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } if !matches!(right.as_ref(), Expr::Subquery(_)));
-                match is_query {
-                    true => {
-                        refuse(not_yet("a subquery in an expression", expr.span()).hint("subqueries are fine in FROM"))
-                    }
-                    false => Flow::Continue(()),
-                }
-            }
-            Expr::GroupingSets(_) => refuse(not_yet("GROUPING SETS", expr.span())),
-            Expr::Rollup(_) => refuse(not_yet("ROLLUP", expr.span())),
-            Expr::Cube(_) => refuse(not_yet("CUBE", expr.span())),
             Expr::Function(function) => self.check_function(function),
             _ => Flow::Continue(()),
         }
@@ -177,9 +143,6 @@ impl Check<'_> {
                 _ => check_window_name(&function.name, span),
             };
         }
-        if function.over.is_some() {
-            return refuse(not_yet("OVER", span));
-        }
         if name == "unnest" {
             return refuse(not_yet("UNNEST", span));
         }
@@ -190,19 +153,11 @@ impl Check<'_> {
                 return refuse(SqlError::in_span(span, format!("unknown function '{name}'")).hint(hint));
             }
             Verdict::Refused(reason) => return refuse(not_yet(&format!("function '{name}'"), span).hint(reason)),
-            Verdict::Scalar | Verdict::Aggregate => {}
-        }
-        let ordered = match &function.args {
-            FunctionArguments::List(list) => {
-                !list.clauses.is_empty()
-                    && list.clauses.iter().any(|clause| {
-                        matches!(clause, datafusion::sql::sqlparser::ast::FunctionArgumentClause::OrderBy(_))
-                    })
+            Verdict::Window if function.over.is_none() => {
+                let hint = format!("write {name}() OVER (PARTITION BY … ORDER BY …)");
+                return refuse(SqlError::in_span(span, format!("function '{name}' needs OVER")).hint(hint));
             }
-            _ => false,
-        };
-        if ordered || !function.within_group.is_empty() {
-            return refuse(not_yet(&format!("ORDER BY inside {name}()"), span));
+            Verdict::Scalar | Verdict::Aggregate | Verdict::Window => {}
         }
         Flow::Continue(())
     }
@@ -211,11 +166,10 @@ impl Check<'_> {
 fn check_body(body: &SetExpr) -> Flow {
     match body {
         SetExpr::Select(_) | SetExpr::Query(_) => Flow::Continue(()),
-        SetExpr::SetOperation { op: SetOperator::Union, left, right, .. } => {
+        SetExpr::SetOperation { left, right, .. } => {
             check_body(left)?;
             check_body(right)
         }
-        SetExpr::SetOperation { op, .. } => refuse(not_yet(&op.to_string(), body.span())),
         SetExpr::Values(_) => refuse(
             SqlError::in_span(body.span(), "INSERT … VALUES has no stream to read")
                 .hint("write INSERT INTO <table> SELECT … FROM <table>"),
@@ -271,8 +225,4 @@ fn check_window_name(name: &ObjectName, span: Span) -> Flow {
 pub fn function_name(name: &ObjectName) -> String {
     let parts: Vec<String> = name.0.iter().map(|part| part.as_ident().map_or_else(|| part.to_string(), fold)).collect();
     parts.join(".")
-}
-
-fn join(span: Span) -> SqlError {
-    not_yet("JOIN", span).hint("a query reads one table, or several through UNION ALL")
 }

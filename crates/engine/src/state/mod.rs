@@ -6,17 +6,19 @@
 //!
 //! A value begins with the time its key may be forgotten at (`i64` little-endian milliseconds, `MAX` = never).
 
+mod map;
 mod overlay;
 mod shard;
 mod task;
 #[cfg(test)]
 mod tests;
 
+pub use map::{Direction, Layout, Visit};
 pub use overlay::Overlay;
 pub use shard::{NEVER, close_of};
 pub use task::{StateSize, TaskState};
 
-use crate::dataflow::{Dataflow, OpSpec};
+use crate::dataflow::Dataflow;
 use crate::error::EngineError;
 use highwater_core::delta::DeltaReader;
 use highwater_core::ids::{AttemptId, OperatorId, ShardId, StageId};
@@ -30,7 +32,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct QueryState {
     /// Stateful operators of each stage.
-    operators: BTreeMap<StageId, Vec<OperatorId>>,
+    operators: BTreeMap<StageId, Vec<(OperatorId, Layout)>>,
     inner: Mutex<Inner>,
 }
 
@@ -43,13 +45,9 @@ struct Inner {
 impl QueryState {
     /// Nothing is owned at first.
     pub fn new(dataflow: &Dataflow) -> Self {
-        let stateful = |op: &OpSpec| match op {
-            OpSpec::FinalAggregate { op, .. } => Some(*op),
-            OpSpec::KeyedSink { op, unique: false, .. } => Some(*op),
-            _ => None,
-        };
         let of_stage = |stage: &crate::dataflow::Stage| {
-            (stage.id, stage.pipelines.iter().flat_map(|pipeline| &pipeline.ops).filter_map(stateful).collect())
+            let ops = stage.pipelines.iter().flat_map(|pipeline| &pipeline.ops);
+            (stage.id, ops.filter_map(crate::dataflow::OpSpec::state).collect())
         };
         Self { operators: dataflow.stages.iter().map(of_stage).collect(), inner: Mutex::default() }
     }
@@ -57,7 +55,7 @@ impl QueryState {
     /// Makes these shards owned, holding what the deltas say (oldest first, of any operators; entries of other
     /// shards are left out). What they held before is gone.
     pub fn load(&self, shards: Range<u16>, deltas: &[Vec<u8>]) -> Result<(), EngineError> {
-        let operators: Vec<OperatorId> = self.operators.values().flatten().copied().collect();
+        let operators: Vec<(OperatorId, Layout)> = self.operators.values().flatten().copied().collect();
         let mut loaded: BTreeMap<ShardId, ShardState> =
             shards.map(|shard| (ShardId(shard), ShardState::new(&operators))).collect();
         for delta in deltas {

@@ -1,15 +1,16 @@
 //! The tentative changes of one task: what becomes state when its attempt is committed.
 
+use super::map::{Layout, Map};
 use highwater_core::delta::DeltaWriter;
 use highwater_core::ids::{OperatorId, ShardId};
 use highwater_core::report::StateDelta;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Operator, shard, key, and the value or its absence.
 pub(super) type Change = (OperatorId, ShardId, Box<[u8]>, Option<Box<[u8]>>);
 
-type Changes = HashMap<Box<[u8]>, Option<Box<[u8]>>>;
+type Changes = Map<Option<Box<[u8]>>>;
 
 /// Changed keys by operator and shard; no value = deleted.
 #[derive(Debug, Default)]
@@ -22,8 +23,20 @@ impl Overlay {
         self.changes.get(&(operator, shard))?.get(key)
     }
 
-    pub(super) fn put(&mut self, operator: OperatorId, shard: ShardId, key: &[u8], value: Option<Box<[u8]>>) {
-        self.changes.entry((operator, shard)).or_default().insert(key.into(), value);
+    pub(super) fn put(
+        &mut self,
+        operator: OperatorId,
+        shard: ShardId,
+        key: &[u8],
+        value: Option<Box<[u8]>>,
+        layout: Layout,
+    ) {
+        self.changes.entry((operator, shard)).or_insert_with(|| Map::new(layout)).insert(key.into(), value);
+    }
+
+    /// Changes of one operator in one shard.
+    pub(super) fn map(&self, operator: OperatorId, shard: ShardId) -> Option<&Changes> {
+        self.changes.get(&(operator, shard))
     }
 
     /// Shards of an operator that changed, with their changes.
@@ -36,7 +49,7 @@ impl Overlay {
     pub(super) fn delta(&self, operator: OperatorId, shards: &Range<u16>) -> Option<StateDelta> {
         let mut writer = DeltaWriter::new(operator);
         for (shard, changes) in self.of(operator) {
-            for (key, value) in changes {
+            for (key, value) in changes.iter() {
                 writer.push(shard, key, value.as_deref());
             }
         }
@@ -53,7 +66,7 @@ impl Overlay {
 
     pub(super) fn into_changes(self) -> impl Iterator<Item = Change> {
         self.changes.into_iter().flat_map(|((operator, shard), changes)| {
-            changes.into_iter().map(move |(key, value)| (operator, shard, key, value))
+            changes.into_entries().map(move |(key, value)| (operator, shard, key, value))
         })
     }
 }

@@ -1,8 +1,9 @@
 //! The committed state of one shard: a map per operator, with the keys that can close in order of time.
 
+use super::map::{Layout, Map};
 use highwater_core::ids::OperatorId;
 use parking_lot::RwLock;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The close time of a value that is never forgotten.
 pub const NEVER: i64 = i64::MAX;
@@ -18,17 +19,18 @@ pub(super) struct ShardState {
 }
 
 /// Keys and values of one operator in one shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct KeyMap {
-    pub entries: HashMap<Box<[u8]>, Box<[u8]>>,
+    pub entries: Map<Box<[u8]>>,
     due: BTreeMap<i64, BTreeSet<Box<[u8]>>>,
     /// Bytes of all keys and values.
     pub bytes: u64,
 }
 
 impl ShardState {
-    pub fn new(operators: &[OperatorId]) -> Self {
-        Self { maps: operators.iter().map(|operator| (*operator, RwLock::default())).collect() }
+    pub fn new(operators: &[(OperatorId, Layout)]) -> Self {
+        let map = |(operator, layout): &(OperatorId, Layout)| (*operator, RwLock::new(KeyMap::new(*layout)));
+        Self { maps: operators.iter().map(map).collect() }
     }
 
     pub fn map(&self, operator: OperatorId) -> Option<&RwLock<KeyMap>> {
@@ -50,6 +52,10 @@ impl ShardState {
 }
 
 impl KeyMap {
+    fn new(layout: Layout) -> Self {
+        Self { entries: Map::new(layout), due: BTreeMap::new(), bytes: 0 }
+    }
+
     fn put(&mut self, key: Box<[u8]>, value: Option<Box<[u8]>>) {
         let size = |key: &[u8], value: &[u8]| (key.len() + value.len()) as u64;
         let new_close = value.as_deref().map_or(NEVER, close_of);

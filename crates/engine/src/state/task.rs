@@ -1,5 +1,6 @@
 //! What one task works on: the committed maps of its shards, read only, and its own changes.
 
+use super::map::{Direction, Layout, Visit, walk};
 use super::overlay::Overlay;
 use super::shard::ShardState;
 use highwater_core::ids::{OperatorId, ShardId};
@@ -11,7 +12,7 @@ use std::sync::Arc;
 /// State of one task attempt.
 #[derive(Debug)]
 pub struct TaskState {
-    operators: Vec<OperatorId>,
+    operators: BTreeMap<OperatorId, Layout>,
     range: Range<u16>,
     shards: BTreeMap<ShardId, Arc<ShardState>>,
     overlay: Overlay,
@@ -28,10 +29,11 @@ pub struct StateSize {
 
 impl TaskState {
     pub(super) fn new(
-        operators: Vec<OperatorId>,
+        operators: Vec<(OperatorId, Layout)>,
         range: Range<u16>,
         shards: BTreeMap<ShardId, Arc<ShardState>>,
     ) -> Self {
+        let operators = operators.into_iter().collect();
         Self { operators, range, shards, overlay: Overlay::default() }
     }
 
@@ -53,7 +55,15 @@ impl TaskState {
 
     /// Sets the value of a key, tentatively; `None` deletes it.
     pub fn put(&mut self, operator: OperatorId, shard: ShardId, key: &[u8], value: Option<Box<[u8]>>) {
-        self.overlay.put(operator, shard, key, value);
+        let layout = self.operators.get(&operator).copied().unwrap_or(Layout::Hashed);
+        self.overlay.put(operator, shard, key, value, layout);
+    }
+
+    /// Visits the entries of an ordered operator whose key begins with `prefix`, in order, this task's changes
+    /// included, until the visitor breaks off.
+    pub fn walk(&self, operator: OperatorId, shard: ShardId, prefix: &[u8], direction: Direction, visit: Visit<'_>) {
+        let committed = self.shards.get(&shard).and_then(|state| state.map(operator)).map(|map| map.read());
+        walk(committed.as_ref().map(|map| &map.entries), self.overlay.map(operator, shard), prefix, direction, visit);
     }
 
     /// Whether this task owns the shard.
@@ -86,7 +96,7 @@ impl TaskState {
         for (shard, changes) in self.overlay.of(operator) {
             let Some(map) = self.shards.get(&shard).and_then(|state| state.map(operator)) else { continue };
             let map = map.read();
-            for (key, value) in changes {
+            for (key, value) in changes.iter() {
                 let old = map.entries.get(key);
                 size.rows = size.rows + u64::from(value.is_some()) - u64::from(old.is_some());
                 let bytes = |value: &[u8]| (key.len() + value.len()) as u64;
@@ -102,7 +112,7 @@ impl TaskState {
 
     /// The changes: to be kept here, and to be checkpointed.
     pub fn finish(self) -> (Overlay, Vec<StateDelta>) {
-        let deltas = self.operators.iter().filter_map(|operator| self.overlay.delta(*operator, &self.range)).collect();
+        let deltas = self.operators.keys().filter_map(|operator| self.overlay.delta(*operator, &self.range)).collect();
         (self.overlay, deltas)
     }
 }

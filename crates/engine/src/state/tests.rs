@@ -1,7 +1,7 @@
 //! Overlays, promotion, restoring: what a task sees and what becomes state.
 
 use super::*;
-use crate::dataflow::{Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
+use crate::dataflow::{OpSpec, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
 use arrow::datatypes::Schema;
 use highwater_core::ids::{AttemptNumber, EdgeId, Epoch, SinkId};
 
@@ -10,8 +10,11 @@ const STAGE: StageId = StageId(0);
 
 fn state() -> QueryState {
     let keyed = OpSpec::KeyedSink { op: OP, key: vec![], unique: false, schema: Arc::new(Schema::empty()) };
-    let pipeline =
-        Pipeline { input: PipelineInput::Edge(EdgeId(0)), ops: vec![keyed], output: PipelineOutput::Sink(SinkId(0)) };
+    let pipeline = Pipeline {
+        inputs: vec![PipelineInput::Edge(EdgeId(0))],
+        ops: vec![keyed],
+        output: PipelineOutput::Sink(SinkId(0)),
+    };
     let stage = Stage { id: STAGE, input: StageInput::Shards, pipelines: vec![pipeline], sinks: vec![SinkId(0)] };
     QueryState::new(&Dataflow { stages: vec![stage], ..Dataflow::default() })
 }

@@ -47,7 +47,22 @@ fn answer(query: &Query, cluster: &Cluster) -> Vec<Text> {
         // Before its first row a global aggregate has written nothing.
         rows.clear();
     }
-    if query.kind == Kind::ClosedWindows {
+    if query.waits() {
+        let closed = cluster.closed_before_ms();
+        let (over_later, no_time) = match query.kind {
+            Kind::IntervalJoin => (4_001, true),
+            _ => (0, false),
+        };
+        rows.retain(|row| {
+            let is_over = match row[0].as_str() {
+                "NULL" => no_time,
+                time => closed.is_some_and(|closed| time_ms(time) + over_later <= closed),
+            };
+            // A row whose key is NULL matches nothing at once.
+            row[1] != "NULL" || row[3] == "NULL" || is_over
+        });
+    }
+    if matches!(query.kind, Kind::ClosedWindows | Kind::WindowTop) {
         let closed = cluster.closed_before_ms();
         rows.retain(|row| closed.is_some_and(|closed| time_ms(&row[0]) <= closed));
     }

@@ -72,7 +72,7 @@ pub struct Cluster<'a> {
     pub sink: Sink,
     /// Ids of committed rows that were not late.
     pub accepted: Vec<usize>,
-    windowed: bool,
+    query: Query,
     fault: Fault,
     /// Ids in each partition, in order.
     logs: BTreeMap<SourcePartition, Vec<usize>>,
@@ -111,7 +111,7 @@ impl<'a> Cluster<'a> {
             }
         }
         Ok(Self {
-            windowed: query.windowed(),
+            query: query.clone(),
             sink: Sink::new(query.key_width()),
             positions: logs.keys().map(|partition| (partition.clone(), 0)).collect(),
             compiled,
@@ -333,8 +333,13 @@ impl<'a> Cluster<'a> {
                 if let Some(time) = row.ts_ms(*id) {
                     seen.entry(partition.source).or_default().push((partition.clone(), time - DELAY_MS));
                 }
-                let in_time = row.window_end_ms(*id).is_some_and(|end| late_before.is_none_or(|late| end > late));
-                if !self.windowed || in_time {
+                let over_at = self.query.over_at_ms(row, *id);
+                let in_time = match (over_at, late_before) {
+                    (Some(i64::MIN), _) => false,
+                    (Some(over_at), Some(late)) => over_at > late,
+                    _ => true,
+                };
+                if in_time {
                     self.accepted.push(*id);
                 }
             }

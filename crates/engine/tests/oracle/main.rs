@@ -9,6 +9,7 @@
 
 mod batch;
 mod cluster;
+mod compose;
 mod data;
 mod fold;
 mod queries;
@@ -61,6 +62,23 @@ proptest! {
     fn every_commit_holds_the_batch_answer(case in case()) {
         run(&case, Fault::None).map_err(TestCaseError::fail)?;
     }
+}
+
+#[test]
+fn every_operator_by_itself_holds_the_batch_answer() {
+    let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let mut wrong = Vec::new();
+    for relation in compose::each() {
+        for _ in 0..15 {
+            let case =
+                Case { query: Query::composed(relation.clone()), ..case().new_tree(&mut runner).unwrap().current() };
+            if let Err(error) = run(&case, Fault::None) {
+                wrong.push(format!("{relation}\n  {error}"));
+                break;
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} relations:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 /// Some of a thousand cases, always the same ones, must show the fault.

@@ -1,6 +1,7 @@
 //! Random queries, each as a streaming script and as the plain SQL that is its meaning.
 
-use crate::data::COLUMNS;
+use crate::compose;
+use crate::data::{COLUMNS, Row};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
@@ -14,6 +15,8 @@ pub struct Query {
     group: Vec<Column>,
     aggregates: Vec<Column>,
     having: Option<&'static str>,
+    /// Of [`Kind::Composed`].
+    relation: String,
 }
 
 /// What it does, and how its results go out.
@@ -35,6 +38,16 @@ pub enum Kind {
     ClosedWindows,
     /// GROUP BY windows, every change at once.
     OpenWindows,
+    /// A join of windows of `t` with those of `u`, appended; unmatched rows once their window is closed.
+    WindowJoin,
+    /// The same into a sink that takes corrections.
+    WindowJoinUpdates,
+    /// A join on a range of time, appended.
+    IntervalJoin,
+    /// The first rows of each window, appended when it closes.
+    WindowTop,
+    /// Any relation; its sink holds each distinct row with how often it is there.
+    Composed,
 }
 
 /// An expression and the type of its column.
@@ -74,27 +87,63 @@ pub fn query() -> impl Strategy<Value = Query> {
         Kind::ClosedWindows,
         Kind::OpenWindows,
     ];
+    let timed = vec![Kind::WindowJoin, Kind::WindowJoinUpdates, Kind::IntervalJoin, Kind::WindowTop];
+    let kind = prop_oneof![2 => select(kinds.to_vec()), 2 => select(timed), 3 => Just(Kind::Composed)];
     (
-        select(kinds.to_vec()),
+        kind,
         any::<bool>(),
         prop::option::weighted(0.3, select(FILTERS.to_vec())),
         subsequence(GROUPS.to_vec(), 1..=2),
         subsequence(AGGREGATES.to_vec(), 1..=4),
         prop::option::weighted(0.3, select(HAVINGS.to_vec())),
+        compose::relation(),
     )
-        .prop_map(|(kind, union, filter, group, aggregates, having)| Query {
+        .prop_map(|(kind, union, filter, group, aggregates, having, relation)| Query {
             kind,
             union,
             filter,
             group,
             aggregates,
             having,
+            relation,
         })
 }
 
 impl Query {
+    /// Over this relation.
+    pub fn composed(relation: String) -> Self {
+        Self {
+            kind: Kind::Composed,
+            union: false,
+            filter: None,
+            group: Vec::new(),
+            aggregates: Vec::new(),
+            having: None,
+            relation,
+        }
+    }
+
     pub fn windowed(&self) -> bool {
         matches!(self.kind, Kind::ClosedWindows | Kind::OpenWindows)
+    }
+
+    /// When a row of this table is late: once the watermark has reached this. `None` = never.
+    pub fn over_at_ms(&self, row: &Row, id: usize) -> Option<i64> {
+        match self.kind {
+            Kind::ClosedWindows | Kind::OpenWindows | Kind::WindowTop => {
+                // A row without a time is in no window.
+                Some(row.window_end_ms(id).unwrap_or(i64::MIN))
+            }
+            Kind::WindowJoin | Kind::WindowJoinUpdates => Some(row.window_end_ms(id).unwrap_or(i64::MIN)),
+            // t.ts - u.ts is within −4 s and 2 s.
+            Kind::IntervalJoin => Some(row.ts_ms(id)? + if row.table == 0 { 4_000 } else { 2_000 } + 1),
+            _ => None,
+        }
+    }
+
+    /// Rows appended only once the first column, a time, is over, unless the second is there.
+    pub fn waits(&self) -> bool {
+        matches!(self.kind, Kind::WindowJoin | Kind::IntervalJoin)
     }
 
     /// The script that runs as a stream.
@@ -121,11 +170,35 @@ impl Query {
             "SET shards = 8;\n{}{}{}CREATE TABLE o ({}) {};\nINSERT INTO o {};",
             table("t"),
             table("u"),
-            if self.union { view } else { "" },
+            if self.union && self.kind != Kind::Composed { view } else { "" },
             columns.join(", "),
             with("o"),
-            self.select(&from)
+            self.select_windows(&from, &|table| format!(
+                "TABLE(TUMBLE(TABLE {table}, DESCRIPTOR(ts), INTERVAL '10' SECOND))"
+            ))
         )
+    }
+
+    /// The query; `windows` gives a table with its windows.
+    fn select_windows(&self, from: &str, windows: &dyn Fn(&str) -> String) -> String {
+        let (t, u) = (windows("t"), windows("u"));
+        match self.kind {
+            Kind::WindowJoin => format!(
+                "SELECT l.window_end, r.id, l.id, l.k FROM {t} l LEFT JOIN {u} r ON l.window_end = r.window_end AND l.k = r.k"
+            ),
+            Kind::WindowJoinUpdates => format!(
+                "SELECT l.window_end, coalesce(r.id, -1), l.id, l.k FROM {t} l LEFT JOIN {u} r ON l.window_end = r.window_end AND l.k = r.k"
+            ),
+            Kind::IntervalJoin => {
+                "SELECT l.ts, r.id, l.id, CAST(l.b AS VARCHAR) FROM t l LEFT JOIN u r ON l.b = r.b AND l.ts BETWEEN \
+                                   r.ts - INTERVAL '4' SECOND AND r.ts + INTERVAL '2' SECOND"
+                    .into()
+            }
+            Kind::WindowTop => format!(
+                "SELECT window_end, id, CAST(n AS BIGINT) FROM (SELECT window_end, id, row_number() OVER (PARTITION BY window_end, k ORDER BY x DESC, id) AS n FROM {t} a) a WHERE n <= 2"
+            ),
+            _ => self.select(from),
+        }
     }
 
     /// The same over tables `t` and `u` that hold all rows, windows spelt out.
@@ -138,16 +211,23 @@ impl Query {
             ),
             false => input.to_string(),
         };
-        self.select(&from)
+        self.select_windows(&from, &|table| {
+            format!(
+                "(SELECT *, date_bin(INTERVAL '10 seconds', ts) + INTERVAL '10 seconds' AS window_end FROM {table} WHERE ts IS NOT NULL)"
+            )
+        })
     }
 
     /// Columns of the PRIMARY KEY, the first ones.
     pub fn key_width(&self) -> usize {
         match self.kind {
             Kind::Rows | Kind::Distinct | Kind::ClosedWindows => 0,
+            Kind::WindowJoin | Kind::IntervalJoin | Kind::WindowTop => 0,
+            Kind::WindowJoinUpdates => 3,
             Kind::KeyedRows | Kind::Global => 1,
             Kind::RenamedGroups | Kind::Groups => self.group.len(),
             Kind::OpenWindows => self.group.len() + 1,
+            Kind::Composed => 3,
         }
     }
 
@@ -157,6 +237,15 @@ impl Query {
         match self.kind {
             Kind::Rows | Kind::KeyedRows => {
                 vec![("id", "BIGINT"), ("upper(k)", "STRING"), ("x + 1", "BIGINT"), ("f", "DOUBLE")]
+            }
+            Kind::WindowJoin | Kind::IntervalJoin | Kind::WindowJoinUpdates => {
+                vec![("at", "TIMESTAMP(3)"), ("other", "BIGINT"), ("id", "BIGINT"), ("k", "STRING")]
+            }
+            Kind::WindowTop => {
+                vec![("window_end", "TIMESTAMP(3)"), ("id", "BIGINT"), ("n", "BIGINT")]
+            }
+            Kind::Composed => {
+                vec![("k", "STRING"), ("b", "STRING"), ("x", "STRING"), ("n", "BIGINT")]
             }
             Kind::Distinct => groups.collect(),
             Kind::Groups | Kind::RenamedGroups => groups.chain(self.aggregates.iter().copied()).collect(),
@@ -195,6 +284,15 @@ impl Query {
                 format!("SELECT {} FROM ({inner})", renamed.join(", "))
             }
             Kind::Global => format!("SELECT {listed} FROM {from}{filter}{having}"),
+            Kind::Composed => {
+                let text = |column: &str| format!("coalesce(CAST({column} AS VARCHAR), '-')");
+                let texts = ["k", "b", "x"].map(text).join(", ");
+                let relation = &self.relation;
+                format!("SELECT {texts}, count(*) AS n FROM ({relation}) q GROUP BY {texts}")
+            }
+            Kind::WindowJoin | Kind::WindowJoinUpdates | Kind::IntervalJoin | Kind::WindowTop => {
+                unreachable!("see select_windows")
+            }
             Kind::ClosedWindows | Kind::OpenWindows => {
                 format!("SELECT {listed} FROM {from}{filter} GROUP BY window_start, window_end, {groups}{having}")
             }

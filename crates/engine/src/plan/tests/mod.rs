@@ -82,6 +82,10 @@ fn op_name(op: &OpSpec) -> String {
         OpSpec::Project { .. } => "project".into(),
         OpSpec::PartialAggregate { op, .. } => format!("partial{op}"),
         OpSpec::FinalAggregate { op, emit, .. } => format!("final{op}:{emit:?}"),
+        OpSpec::GeneralAggregate { op, spec } => format!("aggregate{op}:{:?}", spec.emit),
+        OpSpec::Join { op, spec } => format!("{}{op}", crate::explain::join_name(spec).replace(' ', "-")),
+        OpSpec::Over { op, spec } => format!("{}{op}", crate::explain::over_name(spec)),
+        OpSpec::Expand { lists, .. } => format!("expand{}", lists.len()),
         OpSpec::KeyedSink { op, key, unique, .. } => format!("keyed{op}{key:?}{}", if *unique { "unique" } else { "" }),
     }
 }
@@ -95,15 +99,17 @@ fn check(query: &CompiledQuery) {
         assert_eq!(stage.id.0 as usize, index);
         assert!(!stage.pipelines.is_empty(), "stage {index} does nothing");
         for pipeline in &stage.pipelines {
-            assert_eq!(pipeline.input == PipelineInput::Source, matches!(stage.input, StageInput::Source(_)));
+            for input in &pipeline.inputs {
+                assert_eq!(*input == PipelineInput::Source, matches!(stage.input, StageInput::Source(_)));
+            }
             match pipeline.output {
                 PipelineOutput::Exchange(edge) => assert!(flow.consumer(edge).is_some_and(|next| next.id > stage.id)),
                 PipelineOutput::Sink(sink) => assert!(stage.sinks.contains(&sink)),
             }
             for op in &pipeline.ops {
-                if let OpSpec::FinalAggregate { op, .. } | OpSpec::KeyedSink { op, .. } = op {
+                if let Some((op, _)) = op.state() {
                     assert_eq!(stage.input, StageInput::Shards);
-                    assert!(flow.operators.iter().any(|info| info.id == *op));
+                    assert!(flow.operators.iter().any(|info| info.id == op));
                 }
             }
         }
@@ -125,7 +131,7 @@ fn check_types(query: &CompiledQuery) {
     };
     for stage in &query.dataflow.stages {
         for pipeline in &stage.pipelines {
-            let mut input: SchemaRef = match (pipeline.input, stage.input) {
+            let mut input: SchemaRef = match (pipeline.inputs[0], stage.input) {
                 (PipelineInput::Edge(edge), _) => query.dataflow.edges[edge.0 as usize].schema.clone(),
                 (PipelineInput::Source, StageInput::Source(id)) => {
                     let source = &query.sources[id.0 as usize];
@@ -153,6 +159,29 @@ fn check_types(query: &CompiledQuery) {
                         let values = spec.aggregates.iter().map(|call| call.field().data_type().clone());
                         let given: Vec<DataType> = types(&spec.group_schema).into_iter().chain(values).collect();
                         assert_eq!(given, types(&spec.output_schema));
+                        input = spec.output_schema.clone();
+                    }
+                    OpSpec::Expand { lists, schema } => {
+                        for exprs in lists {
+                            let given: Vec<DataType> =
+                                exprs.iter().map(|expr| expr.data_type(&input).unwrap()).collect();
+                            assert_eq!(given, types(schema));
+                        }
+                        input = schema.clone();
+                    }
+                    OpSpec::GeneralAggregate { spec, .. } => {
+                        assert_eq!(types(&input), types(&spec.input_schema));
+                        input = spec.output_schema.clone();
+                    }
+                    OpSpec::Join { spec, .. } => {
+                        for (side, edge) in spec.sides.iter().zip(&pipeline.inputs) {
+                            let PipelineInput::Edge(edge) = edge else { panic!("a join reads exchanges") };
+                            assert_eq!(types(&query.dataflow.edges[edge.0 as usize].schema), types(&side.schema));
+                        }
+                        input = spec.output_schema.clone();
+                    }
+                    OpSpec::Over { spec, .. } => {
+                        assert_eq!(types(&input), types(&spec.input_schema));
                         input = spec.output_schema.clone();
                     }
                     OpSpec::KeyedSink { schema, .. } => assert_eq!(types(&input), types(schema)),

@@ -16,32 +16,15 @@ fn refused(statements: &str, what: &str) {
 #[test]
 fn clauses() {
     for (select, what) in [
-        ("SELECT p.card, q.id FROM plain p JOIN pay q ON p.id = q.id", "JOIN"),
-        ("SELECT p.card, q.id FROM plain p, pay q", "JOIN"),
-        ("SELECT p.card, q.id FROM plain p LEFT JOIN pay q ON p.id = q.id", "JOIN"),
-        ("SELECT card, id FROM plain ORDER BY id", "ORDER BY"),
-        ("SELECT card, id FROM plain LIMIT 5", "LIMIT"),
-        ("SELECT card, id FROM plain OFFSET 5", "LIMIT"),
+        ("SELECT card, id FROM plain ORDER BY id", "ORDER BY without LIMIT"),
         ("SELECT card, id FROM plain FETCH FIRST 5 ROWS ONLY", "FETCH FIRST"),
-        ("SELECT card, row_number() OVER (PARTITION BY card ORDER BY id) FROM plain", "OVER"),
-        ("SELECT card, sum(id) OVER (PARTITION BY card) FROM plain", "OVER"),
-        ("SELECT DISTINCT ON (card) card, id FROM plain", "DISTINCT ON"),
-        ("SELECT card, id FROM plain WHERE id IN (SELECT id FROM pay)", "a subquery in an expression"),
-        ("SELECT card, id FROM plain WHERE EXISTS (SELECT 1 FROM pay)", "a subquery in an expression"),
-        ("SELECT card, (SELECT max(id) FROM pay) FROM plain", "a subquery in an expression"),
-        ("SELECT card, id FROM plain INTERSECT SELECT card, id FROM pay", "INTERSECT"),
-        ("SELECT card, id FROM plain EXCEPT SELECT card, id FROM pay", "EXCEPT"),
         ("SELECT unnest(tags), id FROM pay", "UNNEST"),
-        ("SELECT card, count(*) FROM plain GROUP BY GROUPING SETS ((card), ())", "GROUPING SETS"),
-        ("SELECT card, count(*) FROM plain GROUP BY ROLLUP (card)", "ROLLUP"),
-        ("SELECT card, count(*) FROM plain GROUP BY CUBE (card)", "CUBE"),
-        ("SELECT card, id FROM plain QUALIFY row_number() OVER (ORDER BY id) = 1", "QUALIFY"),
     ] {
         refused(&format!("INSERT INTO rows_out {select};"), what);
     }
     refused(
         "CREATE VIEW v AS SELECT card FROM plain ORDER BY card; INSERT INTO rows_out SELECT card, 1 FROM v;",
-        "ORDER BY",
+        "ORDER BY without LIMIT",
     );
 }
 
@@ -61,34 +44,31 @@ fn windows_other_than_tumble() {
 
 #[test]
 fn functions() {
-    for (call, what) in [
-        ("random()", "function 'random'"),
-        ("uuid()", "function 'uuid'"),
-        ("first_value(id)", "function 'first_value'"),
-        ("array_to_string(array_agg(card ORDER BY id), ',')", "ORDER BY inside array_agg()"),
-    ] {
+    for (call, what) in [("random()", "function 'random'"), ("uuid()", "function 'uuid'")] {
         refused(&format!("INSERT INTO keyed SELECT card, {call} FROM plain GROUP BY card;"), what);
     }
 }
 
 #[test]
-fn aggregates() {
-    refused(
-        "INSERT INTO keyed SELECT 'n', count(*) FROM (SELECT card, count(*) FROM plain GROUP BY card);",
-        "an aggregate over an aggregate",
-    );
-    refused(
-        "INSERT INTO keyed SELECT 'n', count(*) FROM (SELECT DISTINCT card FROM plain);",
-        "an aggregate over an aggregate",
-    );
-    refused("INSERT INTO keyed SELECT card, avg(DISTINCT id) FROM plain GROUP BY card;", "avg(DISTINCT …)");
-    refused("INSERT INTO keyed SELECT category, sum(DISTINCT score) FROM pay GROUP BY category;", "sum(DISTINCT …)");
-    refused(
-        "INSERT INTO keyed SELECT card, count(DISTINCT id, amount) FROM plain GROUP BY card;",
-        "count(DISTINCT …) over several columns",
-    );
-    good("INSERT INTO keyed SELECT card, count(DISTINCT id) + sum(DISTINCT id) FROM plain GROUP BY card;");
-    good("INSERT INTO keyed SELECT card, count(DISTINCT id) FROM plain GROUP BY card;");
+fn what_appends_nothing_final() {
+    for (select, why) in [
+        ("SELECT p.card, q.id FROM plain p LEFT JOIN pay q ON p.id = q.id", "of this join it is never known"),
+        ("SELECT card, id FROM plain p WHERE NOT EXISTS (SELECT 1 FROM pay q WHERE q.id = p.id)", "of this join it is"),
+        ("SELECT card, id FROM plain ORDER BY id LIMIT 5", "a later record may change these ranks"),
+        ("SELECT DISTINCT ON (card) card, id FROM plain", "a later record may change these ranks"),
+        ("SELECT card, sum(id) OVER (PARTITION BY card) FROM plain", "a later record may change these ranks"),
+        ("SELECT card, count(*) FROM plain GROUP BY ROLLUP (card)", "this GROUP BY has none"),
+    ] {
+        let error = bad(&format!("INSERT INTO rows_out {select};"));
+        assert!(error.contains(why) && error.contains("PRIMARY KEY"), "{select}\n{error}");
+    }
+    let sketch = "SELECT card, approx_distinct(n) FROM (SELECT card, id, count(*) AS n FROM plain GROUP BY card, id) GROUP BY card";
+    let error = bad(&format!("INSERT INTO keyed {sketch};"));
+    assert!(error.contains("approx_distinct() over rows that later records correct"), "{error}");
+    let error = bad("INSERT INTO keyed SELECT card, id FROM plain WHERE id NOT IN (SELECT id FROM pay);");
+    assert!(error.contains("NOT IN over values that may be NULL") && error.contains("NOT EXISTS"), "{error}");
+    good("INSERT INTO keyed SELECT card, count(DISTINCT id, amount) + sum(DISTINCT id) FROM plain GROUP BY card;");
+    good("INSERT INTO rows_out SELECT p.card, q.id FROM plain p, pay q WHERE p.id = q.id;");
 }
 
 #[test]

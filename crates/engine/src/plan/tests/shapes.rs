@@ -270,7 +270,7 @@ fn explain_says_what_runs_where() {
     let json = query.explain_json();
     assert_eq!(json["operators"][0]["closesWindows"], true);
     assert_eq!(json["sinks"][0]["primaryKey"][1], "a");
-    assert_eq!(json["stages"][1]["pipelines"][0]["exchange"], 0);
+    assert_eq!(json["stages"][1]["pipelines"][0]["exchanges"][0], 0);
 }
 
 #[test]

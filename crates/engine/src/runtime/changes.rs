@@ -1,0 +1,91 @@
+//! What a batch changes, net: rows by key, each with the sum of its weights.
+//!
+//! Owns: consolidation of deltas (DBSP, Budiu et al., VLDB 2023, section 5). Invariants: changes are sorted by key,
+//! then by row; none has weight zero; equal input in any order gives equal changes.
+
+use super::keys::{Codec, Encoded, normalize};
+use crate::delta::DeltaBatch;
+use crate::error::EngineError;
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::SchemaRef;
+
+/// Encodes the rows of one input and their keys.
+#[derive(Debug)]
+pub struct ChangeCodec {
+    schema: SchemaRef,
+    key: Vec<usize>,
+    pub keys: Codec,
+    pub rows: Codec,
+}
+
+/// Rows that change, by key.
+pub struct Changes {
+    pub batch: RecordBatch,
+    keys: Encoded,
+    rows: Encoded,
+    /// Row of `batch` and net weight, sorted by key and row.
+    net: Vec<(u32, i64)>,
+}
+
+impl ChangeCodec {
+    /// `key`: columns of `schema`.
+    pub fn new(schema: &SchemaRef, key: &[usize]) -> Result<Self, EngineError> {
+        Ok(Self {
+            schema: schema.clone(),
+            key: key.to_vec(),
+            keys: Codec::new(key.iter().map(|column| schema.field(*column).data_type()))?,
+            rows: Codec::of(schema)?,
+        })
+    }
+
+    /// Net changes of this input; `None` if there are none.
+    pub fn consolidate(&self, input: &[DeltaBatch]) -> Result<Option<Changes>, EngineError> {
+        let Some(all) = DeltaBatch::concat(&self.schema, input)? else { return Ok(None) };
+        let count = all.num_rows();
+        let key: Vec<ArrayRef> = self.key.iter().map(|c| normalize(all.batch.column(*c).clone())).collect();
+        let keys = self.keys.encode(&key, count)?;
+        let rows = self.rows.encode(all.batch.columns(), count)?;
+        let mut order: Vec<u32> = (0..count as u32).collect();
+        let at = |row: u32| (keys.row(row as usize), rows.row(row as usize));
+        order.sort_unstable_by(|a, b| at(*a).cmp(&at(*b)).then(a.cmp(b)));
+        let mut net: Vec<(u32, i64)> = Vec::with_capacity(count);
+        for row in order {
+            let weight = all.weight(row as usize);
+            match net.last_mut() {
+                Some((last, sum)) if at(*last) == at(row) => *sum += weight,
+                _ => net.push((row, weight)),
+            }
+        }
+        net.retain(|(_, weight)| *weight != 0);
+        Ok((!net.is_empty()).then_some(Changes { batch: all.batch, keys, rows, net }))
+    }
+}
+
+impl Changes {
+    pub fn len(&self) -> usize {
+        self.net.len()
+    }
+
+    pub fn key(&self, change: usize) -> &[u8] {
+        self.keys.row(self.net[change].0 as usize)
+    }
+
+    pub fn row(&self, change: usize) -> &[u8] {
+        self.rows.row(self.net[change].0 as usize)
+    }
+
+    pub fn weight(&self, change: usize) -> i64 {
+        self.net[change].1
+    }
+
+    /// The change's row in `batch`.
+    pub fn index(&self, change: usize) -> u32 {
+        self.net[change].0
+    }
+
+    /// End of the run of changes that share the key of `start`.
+    pub fn key_end(&self, start: usize) -> usize {
+        let key = self.key(start);
+        (start + 1..self.len()).find(|at| self.key(*at) != key).unwrap_or(self.len())
+    }
+}

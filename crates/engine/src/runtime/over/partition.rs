@@ -1,0 +1,143 @@
+//! One partition's rows in order, and how many of them a limit wants.
+
+use crate::dataflow::{Rank, RankLimit};
+use crate::error::EngineError;
+use crate::runtime::kept::Kept;
+use crate::state::{Direction, TaskState};
+use highwater_core::ids::{OperatorId, ShardId};
+use std::ops::ControlFlow;
+
+/// A distinct row of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// In state.
+    pub key: Vec<u8>,
+    pub order: Vec<u8>,
+    pub row: Vec<u8>,
+    pub weight: i64,
+    pub close_ms: i64,
+}
+
+/// What all rows of a partition begin with in state.
+pub fn prefix_of(key: &[u8]) -> Vec<u8> {
+    let mut bytes = (key.len() as u32).to_be_bytes().to_vec();
+    bytes.extend_from_slice(key);
+    bytes
+}
+
+/// The partition's prefix in a key of state.
+pub fn prefix_in(bytes: &[u8]) -> Result<&[u8], EngineError> {
+    let cut_off = || EngineError::Internal("a partition's key is cut off".into());
+    let length = bytes.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes) as usize).ok_or_else(cut_off)?;
+    bytes.get(..4 + length).ok_or_else(cut_off)
+}
+
+/// Counts ranks along a partition.
+struct Counter {
+    limit: Option<RankLimit>,
+    rows: u64,
+    orders: u64,
+    last: Option<Vec<u8>>,
+}
+
+impl Counter {
+    fn new(limit: Option<RankLimit>) -> Self {
+        Self { limit, rows: 0, orders: 0, last: None }
+    }
+
+    /// Whether the next row, with this order, is within the limit; it counts then.
+    fn take(&mut self, order: &[u8], weight: i64) -> bool {
+        let Some(limit) = self.limit else { return true };
+        let is_new = self.last.as_deref() != Some(order);
+        let within = match limit.rank {
+            Rank::RowNumber => self.rows < limit.most,
+            Rank::Rank => !is_new || self.rows < limit.most,
+            Rank::DenseRank => !is_new || self.orders < limit.most,
+        };
+        if within {
+            self.rows += weight.max(0) as u64;
+            self.orders += u64::from(is_new);
+            if is_new {
+                self.last = Some(order.to_vec());
+            }
+        }
+        within
+    }
+}
+
+/// The first rows of a partition, as many as the limit looks at.
+pub fn scan(
+    operator: OperatorId,
+    state: &TaskState,
+    shard: ShardId,
+    prefix: &[u8],
+    limit: Option<RankLimit>,
+) -> Result<Vec<Entry>, EngineError> {
+    let mut entries = Vec::new();
+    let mut counter = Counter::new(limit);
+    let mut failed = None;
+    state.walk(operator, shard, prefix, Direction::Forward, &mut |key, value| match entry(key, value, prefix.len()) {
+        Ok(entry) if counter.take(&entry.order, entry.weight) => {
+            entries.push(entry);
+            ControlFlow::Continue(())
+        }
+        Ok(_) => ControlFlow::Break(()),
+        Err(error) => {
+            failed = Some(error);
+            ControlFlow::Break(())
+        }
+    });
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(entries),
+    }
+}
+
+fn entry(key: &[u8], value: &[u8], prefix: usize) -> Result<Entry, EngineError> {
+    let kept = Kept::decode(value)?;
+    let split = usize::try_from(kept.count).ok().map(|length| prefix + length).filter(|at| *at <= key.len());
+    let split = split.ok_or_else(|| EngineError::Internal("a kept row is cut off".into()))?;
+    Ok(Entry {
+        key: key.to_vec(),
+        order: key[prefix..split].to_vec(),
+        row: key[split..].to_vec(),
+        weight: kept.weight,
+        close_ms: kept.close_ms,
+    })
+}
+
+/// Those of all rows that the limit looks at.
+pub fn first(all: Vec<Entry>, limit: Option<RankLimit>) -> Vec<Entry> {
+    let mut counter = Counter::new(limit);
+    all.into_iter().take_while(|entry| counter.take(&entry.order, entry.weight)).collect()
+}
+
+/// Without copies of the last row beyond the limit, nor the rows an OFFSET leaves out.
+pub fn limited(entries: Vec<Entry>, limit: Option<RankLimit>) -> Vec<Entry> {
+    let Some(RankLimit { rank: Rank::RowNumber, most, skip }) = limit else { return entries };
+    let mut seen = 0u64;
+    let mut kept = Vec::with_capacity(entries.len());
+    for mut entry in entries {
+        let (start, end) = (seen, seen + entry.weight.max(0) as u64);
+        seen = end;
+        let within = end.min(most).saturating_sub(start.max(skip));
+        if within > 0 {
+            entry.weight = within as i64;
+            kept.push(entry);
+        }
+    }
+    kept
+}
+
+/// Forgets the rows behind these.
+pub fn prune(operator: OperatorId, state: &mut TaskState, shard: ShardId, prefix: &[u8], wanted: &[Entry]) {
+    let mut behind: Vec<Vec<u8>> = Vec::new();
+    state.walk(operator, shard, prefix, Direction::Backward, &mut |key, _| {
+        if wanted.last().is_some_and(|last| key <= last.key.as_slice()) {
+            return ControlFlow::Break(());
+        }
+        behind.push(key.to_vec());
+        ControlFlow::Continue(())
+    });
+    behind.iter().for_each(|key| state.put(operator, shard, key, None));
+}

@@ -1,0 +1,23 @@
+//! What all operators with state have in common.
+
+use crate::delta::DeltaBatch;
+use crate::error::EngineError;
+use crate::state::TaskState;
+use highwater_core::ids::OperatorId;
+
+/// An operator that takes a batch's rows first and gives its own once the input is complete.
+pub trait Stateful: Send {
+    /// Whose state it is; `None`: it keeps none from batch to batch.
+    fn operator(&self) -> Option<OperatorId>;
+
+    /// Takes rows of one of its inputs.
+    fn push(&mut self, port: usize, rows: DeltaBatch) -> Result<(), EngineError>;
+
+    /// The input is complete.
+    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError>;
+
+    /// Rows dropped because their time was over.
+    fn late_rows(&self) -> u64 {
+        0
+    }
+}
