@@ -55,7 +55,7 @@ type Column = (&'static str, &'static str);
 
 const GROUPS: [Column; 4] =
     [("coalesce(k, 'none')", "STRING"), ("coalesce(b, -1)", "BIGINT"), ("id % 3", "BIGINT"), ("f IS NULL", "BOOLEAN")];
-const AGGREGATES: [Column; 14] = [
+const AGGREGATES: [Column; 19] = [
     ("count(*)", "BIGINT"),
     ("count(x)", "BIGINT"),
     ("count(DISTINCT b)", "BIGINT"),
@@ -70,6 +70,12 @@ const AGGREGATES: [Column; 14] = [
     ("count(*) FILTER (WHERE x > 0)", "BIGINT"),
     ("sum(x) FILTER (WHERE b = 1)", "BIGINT"),
     ("bool_or(x > 10)", "BOOLEAN"),
+    // Of these at least one makes the whole GROUP BY a general one.
+    ("sum(DISTINCT x)", "BIGINT"),
+    ("string_agg(k, ',' ORDER BY k DESC)", "STRING"),
+    ("median(x)", "BIGINT"),
+    ("first_value(k ORDER BY x, id)", "STRING"),
+    ("stddev_pop(b) FILTER (WHERE b > 0) > 0.4", "BOOLEAN"),
 ];
 const FILTERS: [&str; 4] = ["x > 0", "k IS NOT NULL AND k <> 'K1'", "b = 1 OR f < 0", "x IS NULL"];
 const HAVINGS: [&str; 3] = ["count(*) > 1", "sum(x) > 0", "max(x) IS NOT NULL"];
