@@ -115,6 +115,13 @@ pub enum OpSpec {
         op: OperatorId,
         spec: Arc<OverSpec>,
     },
+    /// Rows of a key as long as they come without a gap.
+    Session {
+        op: OperatorId,
+        spec: Arc<SessionSpec>,
+    },
+    /// Each row once for every element of its lists.
+    Unnest(Arc<UnnestSpec>),
     /// Each row once for every list of expressions.
     Expand {
         lists: Vec<Vec<Arc<dyn PhysicalExpr>>>,
@@ -329,6 +336,47 @@ pub struct OverSpec {
     pub watermark: Vec<Upstream>,
 }
 
+/// Sessions of partitions.
+#[derive(Clone, Debug)]
+pub struct SessionSpec {
+    pub input_schema: SchemaRef,
+    pub partition: Vec<usize>,
+    /// The column of times, a timestamp.
+    pub time: usize,
+    pub gap_ms: i64,
+    /// Columns of the input that are passed on: the first so many.
+    pub width: usize,
+    /// Those, then the session's times as one column.
+    pub output_schema: SchemaRef,
+    /// The watermark closes sessions.
+    pub closes: bool,
+    /// Rows are given once, when their session closes.
+    pub on_close: bool,
+    pub watermark: Vec<Upstream>,
+}
+
+/// Lists told apart, several side by side; structs told apart.
+#[derive(Clone, Debug)]
+pub struct UnnestSpec {
+    /// Columns of the output, in order: a column of the input and what becomes of it.
+    pub columns: Vec<(usize, Unnested)>,
+    /// A row whose lists are NULL stays, with NULL; and so does one whose lists are empty.
+    pub keeps_null: bool,
+    pub keeps_empty: bool,
+    pub schema: SchemaRef,
+}
+
+/// What becomes of a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unnested {
+    /// Repeated for every element.
+    Same,
+    /// Its elements.
+    Element,
+    /// This field of the struct.
+    Field(usize),
+}
+
 /// The first rows of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RankLimit {
@@ -352,9 +400,10 @@ impl OpSpec {
         match self {
             Self::FinalAggregate { op, .. } => Some((*op, Layout::Hashed)),
             Self::KeyedSink { op, unique: false, .. } => Some((*op, Layout::Hashed)),
-            Self::GeneralAggregate { op, .. } | Self::Join { op, .. } | Self::Over { op, .. } => {
-                Some((*op, Layout::Ordered))
-            }
+            Self::GeneralAggregate { op, .. }
+            | Self::Join { op, .. }
+            | Self::Session { op, .. }
+            | Self::Over { op, .. } => Some((*op, Layout::Ordered)),
             _ => None,
         }
     }

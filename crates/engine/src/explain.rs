@@ -5,7 +5,7 @@
 
 use crate::dataflow::{
     AggregateSpec, CallSpec, EmitMode, GeneralSpec, JoinOutput, JoinSpec, Keeps, OpSpec, OperatorInfo, OverSpec,
-    Pipeline, PipelineInput, PipelineOutput, Rank, RankLimit, Stage, StageInput,
+    Pipeline, PipelineInput, PipelineOutput, Rank, RankLimit, SessionSpec, Stage, StageInput,
 };
 use crate::query::{CompiledQuery, ConnectorOptions, SinkTable, SourceTable};
 use crate::sql::types::type_name;
@@ -128,6 +128,10 @@ pub fn op_text(op: &OpSpec) -> String {
             let lists: Vec<String> = lists.iter().map(|list| format!("({})", named(list, schema))).collect();
             format!("expand to {}", lists.join(", "))
         }
+        OpSpec::Session { op, spec } => format!("session {op}: {}", session_text(spec)),
+        OpSpec::Unnest(spec) => {
+            format!("unnest to {}", names(&spec.schema, &(0..spec.columns.len()).collect::<Vec<_>>()))
+        }
         OpSpec::GeneralAggregate { op, spec } => format!("aggregate {op}: {}", general_text(spec)),
         OpSpec::Join { op, spec } => format!("{} {op}: {}", join_name(spec), join_text(spec)),
         OpSpec::Over { op, spec } => format!("{} {op}: {}", over_name(spec), over_text(spec)),
@@ -199,6 +203,17 @@ pub fn join_text(spec: &JoinSpec) -> String {
     let on = if on.is_empty() { "all pairs".to_string() } else { format!("on {}", on.join(" AND ")) };
     let when = if spec.on_close { ", unmatched rows when their time is over" } else { "" };
     format!("{on}{when}")
+}
+
+/// Keys, gap, and when rows go on.
+pub fn session_text(spec: &SessionSpec) -> String {
+    let keys = match spec.partition.is_empty() {
+        true => String::new(),
+        false => format!("of each {}, ", names(&spec.input_schema, &spec.partition)),
+    };
+    let time = spec.input_schema.field(spec.time).name();
+    let when = if spec.on_close { "when the session closes" } else { "every change" };
+    format!("{keys}by {time} with a gap of {} ms, gives rows {when}", spec.gap_ms)
 }
 
 /// What SQL users call this use of OVER.

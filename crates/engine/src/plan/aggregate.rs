@@ -7,7 +7,6 @@ use super::catalog::Table;
 use super::errors::sql_error;
 use super::lineage::{Kind, Origin, trace};
 use super::physical;
-use super::tumble::Part;
 use crate::dataflow::{AggregateSpec, CloseKey, CloseKind, Upstream};
 use crate::sql::error::Result;
 use datafusion::arrow::datatypes::{Field, Schema};
@@ -20,12 +19,13 @@ use std::sync::Arc;
 pub fn closing(aggregate: &Aggregate) -> Option<(CloseKey, Origin)> {
     let candidates = aggregate.group_expr.iter().enumerate().filter_map(|(group_index, expr)| {
         let origin = trace(expr, &aggregate.input)?;
-        let (rank, kind) = match origin.kind {
-            Kind::Window(Part::End, _) => (0, CloseKind::WindowEnd),
-            Kind::Window(Part::Start, window) => (1, CloseKind::WindowStart { size_ms: window.size_ms }),
-            // The last millisecond of the window: it is over one later, as an event time is.
-            Kind::Window(Part::Time, _) => (2, CloseKind::EventTime),
-            Kind::EventTime => (3, CloseKind::EventTime),
+        let kind = origin.kind.close()?;
+        let rank = match kind {
+            CloseKind::WindowEnd => 0,
+            // Of windows that cumulate, the start knows only when the longest is over.
+            CloseKind::EventTime if matches!(origin.kind, Kind::Window(..)) => 1,
+            CloseKind::WindowStart { .. } => 2,
+            CloseKind::EventTime => 3,
         };
         Some((rank, CloseKey { group_index, kind }, origin))
     });
@@ -42,7 +42,10 @@ pub fn closing_tables(plan: &LogicalPlan) -> Vec<Arc<Table>> {
                 tables.extend(closing(aggregate).into_iter().flat_map(|(_, origin)| origin.tables));
             }
             LogicalPlan::Join(join) => tables.extend(super::join::closing_tables(join)),
-            LogicalPlan::Window(window) => tables.extend(super::over::closing_tables(window)),
+            LogicalPlan::Window(window) => {
+                tables.extend(super::over::closing_tables(window));
+                tables.extend(super::sessions::closing_tables(window));
+            }
             _ => {}
         }
         Ok(TreeNodeRecursion::Continue)

@@ -9,7 +9,7 @@ use super::catalog::Stream;
 use super::emit::emit_mode;
 use super::general::{self, General};
 use super::physical;
-use super::{join, over};
+use super::{join, over, unnest};
 use crate::dataflow::{
     CloseKey, Dataflow, Edge, EmitMode, OpSpec, OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage,
     StageInput, Upstream,
@@ -139,7 +139,7 @@ impl<'a> Builder<'a> {
             // Rows have no order on their way; where it matters there is a LIMIT.
             LogicalPlan::Sort(sort) => return self.build(&sort.input, target),
             LogicalPlan::Distinct(_) => refused("this DISTINCT"),
-            LogicalPlan::Unnest(_) => refused("UNNEST"),
+            LogicalPlan::Unnest(node) => return unnest::build(self, node, target),
             LogicalPlan::Subquery(_) => refused("a subquery in an expression"),
             LogicalPlan::RecursiveQuery(_) => refused("WITH RECURSIVE"),
             LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => {

@@ -4,6 +4,7 @@
 //! a group (`aggregate`). Invariant: a flow that may retract never reaches a sink without PRIMARY KEY.
 
 use super::build::Target;
+use super::lineage::part_of;
 use super::tumble::Tumble;
 use crate::dataflow::EmitMode;
 use crate::sql::error::{Result, SqlError};
@@ -26,7 +27,7 @@ pub fn emit_mode(node: &Aggregate, closes: bool, target: Target<'_>) -> Result<E
                 target.sink
             ),
         )
-        .hint("add PRIMARY KEY (…) NOT ENFORCED to it, or use output_mode 'append' over a TUMBLE window")),
+        .hint("add PRIMARY KEY (…) NOT ENFORCED to it, or use output_mode 'append' over a window")),
         (OutputMode::Append, false) => Err(refuse_append(node, target)),
     }
 }
@@ -41,7 +42,7 @@ fn refuse_append(node: &Aggregate, target: Target<'_>) -> SqlError {
     let out = if is_windowed {
         "declare WATERMARK FOR the window's time column on the table it comes from"
     } else {
-        "group by window_start of a TUMBLE over a table with WATERMARK"
+        "group by window_start and window_end of a window over a table with WATERMARK"
     };
     let first = match target.keyed {
         true => "use output_mode 'update'",
@@ -53,7 +54,7 @@ fn refuse_append(node: &Aggregate, target: Target<'_>) -> SqlError {
 
 /// Whether an expression is a window's time, traced by name alone (its column may lack a watermark).
 fn mentions_window(expr: &Expr, input: &LogicalPlan) -> bool {
-    if Tumble::recognize(expr).is_some() {
+    if Tumble::recognize(expr).is_some() || part_of(expr).is_some() {
         return true;
     }
     match (expr, input) {

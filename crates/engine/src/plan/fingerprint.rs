@@ -82,6 +82,15 @@ fn describe_schemas(op: &crate::dataflow::OpSpec, out: &mut Text) -> std::fmt::R
             describe_schema(&spec.output_schema, out)
         }
         OpSpec::Expand { schema, .. } => describe_schema(schema, out),
+        OpSpec::Unnest(spec) => {
+            writeln!(out, "{:?} {} {}", spec.columns, spec.keeps_null, spec.keeps_empty)?;
+            describe_schema(&spec.schema, out)
+        }
+        OpSpec::Session { spec, .. } => {
+            writeln!(out, "{} {:?}", spec.closes, spec.watermark)?;
+            describe_schema(&spec.input_schema, out)?;
+            describe_schema(&spec.output_schema, out)
+        }
         OpSpec::GeneralAggregate { spec, .. } => {
             writeln!(out, "{:?} {:?} {:?} {:?}", spec.close, spec.watermark, spec.emit, spec.total)?;
             describe_schema(&spec.input_schema, out)?;

@@ -226,14 +226,9 @@ pub fn closing_tables(join: &Join) -> Vec<Arc<super::catalog::Table>> {
 fn expiries(sides: &Sides<'_>, join: &Join) -> [Option<Expiry>; 2] {
     for [left, right] in &sides.on {
         let (Some(l), Some(r)) = (trace(left, sides.inputs[0]), trace(right, sides.inputs[1])) else { continue };
-        let close = |kind| match kind {
-            Kind::EventTime | Kind::Window(Part::Time, _) => CloseKind::EventTime,
-            Kind::Window(Part::End, _) => CloseKind::WindowEnd,
-            Kind::Window(Part::Start, window) => CloseKind::WindowStart { size_ms: window.size_ms },
-        };
         let columns = [column_of(left, sides.inputs[0]), column_of(right, sides.inputs[1])];
         if let [Some(left), Some(right)] = columns {
-            let expiry = |column, kind| Some(Expiry { column, kind: close(kind), later_ms: 0 });
+            let expiry = |column, kind: Kind| Some(Expiry { column, kind: kind.close()?, later_ms: 0 });
             return [expiry(left, l.kind), expiry(right, r.kind)];
         }
     }

@@ -4,9 +4,12 @@
 //! Invariant: a trace is only given where the value is the same in every row, whatever the data.
 
 use super::catalog::{Stream, Table};
+use super::hop::Overlapping;
+use super::session::Session;
 use super::tumble::{Part, Tumble, Window};
+use crate::dataflow::CloseKind;
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
-use datafusion::common::{Column, JoinType};
+use datafusion::common::{Column, JoinType, ScalarValue};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 use std::sync::Arc;
 
@@ -17,6 +20,21 @@ pub enum Kind {
     EventTime,
     /// A time of its window.
     Window(Part, Window),
+    /// All three times of a window, or a list of such.
+    Windows(Window),
+}
+
+impl Kind {
+    /// How a group of equal values closes.
+    pub fn close(self) -> Option<CloseKind> {
+        match self {
+            // A window's time is its last millisecond: it is over one later, as an event time is.
+            Kind::EventTime | Kind::Window(Part::Time, _) => Some(CloseKind::EventTime),
+            Kind::Window(Part::End, _) => Some(CloseKind::WindowEnd),
+            Kind::Window(Part::Start, window) => window.longest_ms().map(|size_ms| CloseKind::WindowStart { size_ms }),
+            Kind::Windows(_) => None,
+        }
+    }
 }
 
 /// An expression that event time bounds, and the tables whose watermarks bound it.
@@ -39,10 +57,30 @@ pub fn trace(expr: &Expr, input: &LogicalPlan) -> Option<Origin> {
         Expr::Alias(alias) => trace(&alias.expr, input),
         Expr::Column(column) => trace_output(input, position(input, column)?),
         _ => {
-            let (part, time, window) = Tumble::recognize(expr)?;
+            if let Some((windows, part)) = part_of(expr) {
+                let origin = trace(windows, input)?;
+                let Kind::Windows(window) = origin.kind else { return None };
+                return Some(Origin { kind: Kind::Window(part, window), ..origin });
+            }
+            let (time, kind) = match (Tumble::recognize(expr), Overlapping::recognize(expr)) {
+                (Some((part, time, window)), _) => (time, Kind::Window(part, window)),
+                (_, Some((time, window))) => (time, Kind::Windows(window)),
+                _ => return None,
+            };
             let origin = trace(time, input).filter(|origin| origin.is_event_time())?;
-            Some(Origin { kind: Kind::Window(part, window), ..origin })
+            Some(Origin { kind, ..origin })
         }
+    }
+}
+
+/// `get_field(windows, 'window_end')`.
+pub fn part_of(expr: &Expr) -> Option<(&Expr, Part)> {
+    let Expr::ScalarFunction(call) = expr else { return None };
+    match call.args.as_slice() {
+        [of, Expr::Literal(ScalarValue::Utf8(Some(name)), _)] if call.func.name() == "get_field" => {
+            Some((of, Part::of_column(name)?))
+        }
+        _ => None,
     }
 }
 
@@ -64,7 +102,17 @@ pub fn trace_output(plan: &LogicalPlan, index: usize) -> Option<Origin> {
         }
         LogicalPlan::Window(window) => {
             let width = window.input.schema().fields().len();
-            (index < width).then(|| trace_output(&window.input, index))?
+            let Some(function) = index.checked_sub(width) else { return trace_output(&window.input, index) };
+            let (_, time, session) = Session::recognize(window.window_expr.get(function)?)?;
+            let origin = trace(time, &window.input).filter(|origin| origin.is_event_time())?;
+            Some(Origin { kind: Kind::Windows(session), ..origin })
+        }
+        LogicalPlan::Unnest(unnest) => {
+            let column = *unnest.dependency_indices.get(index)?;
+            let is_list = unnest.list_type_columns.iter().any(|(list, _)| *list == column);
+            let origin = trace_output(&unnest.input, column)?;
+            // Of lists only those of windows hold the same in every element.
+            (is_list == matches!(origin.kind, Kind::Windows(_))).then_some(origin)
         }
         LogicalPlan::Sort(sort) => trace_output(&sort.input, index),
         LogicalPlan::Limit(limit) => trace_output(&limit.input, index),

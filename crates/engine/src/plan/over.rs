@@ -5,12 +5,10 @@
 
 use super::build::{Builder, Flow, Target, merge_flows, project, refuse_clock};
 use super::errors::sql_error;
-use super::lineage::{Kind, trace_output};
+use super::lineage::trace_output;
 use super::physical;
-use super::tumble::Part;
-use crate::dataflow::{
-    CloseKind, Expiry, OpSpec, OperatorInfo, OverSpec, PipelineInput, PipelineOutput, Rank, RankLimit,
-};
+use super::session::Session;
+use crate::dataflow::{Expiry, OpSpec, OperatorInfo, OverSpec, PipelineInput, PipelineOutput, Rank, RankLimit};
 use crate::explain::{over_name, over_text};
 use crate::sql::error::{Result, SqlError};
 use datafusion::arrow::compute::SortOptions;
@@ -85,6 +83,11 @@ pub fn window(
     limit: Option<RankLimit>,
     target: Target<'_>,
 ) -> Result<Vec<Flow>> {
+    if let [one] = node.window_expr.as_slice()
+        && let Some((call, time, session)) = Session::recognize(one)
+    {
+        return super::sessions::build(builder, node, call, time, session, target);
+    }
     let mut flows = builder.build(&node.input, target.inner())?;
     let mut functions = Vec::with_capacity(node.window_expr.len());
     for expr in &node.window_expr {
@@ -244,11 +247,7 @@ pub fn expiry(input: &LogicalPlan, column: usize) -> Option<Expiry> {
     if column >= input.schema().fields().len() {
         return None;
     }
-    let kind = match trace_output(input, column)?.kind {
-        Kind::EventTime | Kind::Window(Part::Time, _) => CloseKind::EventTime,
-        Kind::Window(Part::End, _) => CloseKind::WindowEnd,
-        Kind::Window(Part::Start, window) => CloseKind::WindowStart { size_ms: window.size_ms },
-    };
+    let kind = trace_output(input, column)?.kind.close()?;
     Some(Expiry { column, kind, later_ms: 0 })
 }
 
@@ -260,21 +259,22 @@ pub fn closing_tables(node: &Window) -> Vec<Arc<super::catalog::Table>> {
 }
 
 /// The input's columns, and computed ones behind them.
-struct Computed {
-    exprs: Vec<Arc<dyn PhysicalExpr>>,
-    fields: Vec<Field>,
+pub struct Computed {
+    pub exprs: Vec<Arc<dyn PhysicalExpr>>,
+    pub fields: Vec<Field>,
     input: Schema,
 }
 
 impl Computed {
-    fn new(input: &Schema) -> Self {
+    pub fn new(input: &Schema) -> Self {
         let fields: Vec<Field> = input.fields().iter().map(|field| field.as_ref().clone()).collect();
         let column =
             |(index, field): (usize, &Field)| Arc::new(Column::new(field.name(), index)) as Arc<dyn PhysicalExpr>;
         Self { exprs: fields.iter().enumerate().map(column).collect(), fields, input: input.clone() }
     }
 
-    fn place(&mut self, expr: Arc<dyn PhysicalExpr>, name: &str, target: Target<'_>) -> Result<usize> {
+    /// The column this expression is in, added if it is in none.
+    pub fn place(&mut self, expr: Arc<dyn PhysicalExpr>, name: &str, target: Target<'_>) -> Result<usize> {
         if let Some(column) = expr.downcast_ref::<Column>() {
             return Ok(column.index());
         }

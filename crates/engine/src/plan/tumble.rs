@@ -1,7 +1,7 @@
 //! Tumbling windows: the functions that say in which window a time lies.
 //!
-//! Owns: the arithmetic of `TUMBLE`. Does not own: the `TUMBLE(…)` table function (`windows`), closing
-//! windows (`dataflow`). Invariants: windows are aligned to the Unix epoch plus the offset, half-open,
+//! Owns: the arithmetic of `TUMBLE`, and what a window is. Does not own: the `TUMBLE(…)` table function (`windows`),
+//! windows that overlap (`hop`), closing windows (`dataflow`). Invariants: windows are aligned to the Unix epoch plus the offset, half-open,
 //! and right for times before the epoch; a null time is in no window.
 
 use datafusion::arrow::array::{ArrayRef, AsArray, PrimitiveArray};
@@ -24,6 +24,25 @@ pub enum Part {
     Time,
 }
 
+impl Part {
+    /// All of them, in the order of the columns they become.
+    pub const ALL: [Self; 3] = [Self::Start, Self::End, Self::Time];
+
+    /// The column a window table function adds for it.
+    pub fn column(self) -> &'static str {
+        match self {
+            Self::Start => "window_start",
+            Self::End => "window_end",
+            Self::Time => "window_time",
+        }
+    }
+
+    /// The part that is this column.
+    pub fn of_column(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|part| part.column() == name)
+    }
+}
+
 /// `hw_tumble_start(ts, size_ms, offset_ms)` and its kin; they keep the type of `ts`.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Tumble {
@@ -32,10 +51,36 @@ pub struct Tumble {
 }
 
 /// One window specification, as found in an expression.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Window {
+    pub shape: Shape,
+    /// Of sessions: the gap that ends them.
     pub size_ms: i64,
     pub offset_ms: i64,
+}
+
+/// How windows lie to one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Shape {
+    /// One after the other.
+    Tumble,
+    /// One begins every so often.
+    Hop { slide_ms: i64 },
+    /// They begin together and end one step after the other, up to the size.
+    Cumulate { step_ms: i64 },
+    /// As long as rows come without a gap.
+    Session,
+}
+
+impl Window {
+    pub fn tumble(size_ms: i64, offset_ms: i64) -> Self {
+        Self { shape: Shape::Tumble, size_ms, offset_ms }
+    }
+
+    /// How much later than it begins a window is over at the latest; `None`: the start says nothing.
+    pub fn longest_ms(self) -> Option<i64> {
+        (self.shape != Shape::Session).then_some(self.size_ms)
+    }
 }
 
 impl Tumble {
@@ -64,7 +109,7 @@ impl Tumble {
         else {
             return None;
         };
-        Some((part, time, Window { size_ms: *size_ms, offset_ms: *offset_ms }))
+        Some((part, time, Window::tumble(*size_ms, *offset_ms)))
     }
 }
 
@@ -92,7 +137,7 @@ impl ScalarUDFImpl for Tumble {
         let (Some(size_ms), Some(offset_ms)) = (constant(&args.args[1]), constant(&args.args[2])) else {
             return exec_err!("size and offset of a window are constants");
         };
-        let window = Window { size_ms, offset_ms };
+        let window = Window::tumble(size_ms, offset_ms);
         let is_scalar = matches!(args.args[0], ColumnarValue::Scalar(_));
         let times = args.args[0].to_array(if is_scalar { 1 } else { args.number_rows })?;
         let result = match times.data_type() {
@@ -109,7 +154,8 @@ impl ScalarUDFImpl for Tumble {
     }
 }
 
-fn constant(value: &ColumnarValue) -> Option<i64> {
+/// A constant argument.
+pub fn constant(value: &ColumnarValue) -> Option<i64> {
     match value {
         ColumnarValue::Scalar(ScalarValue::Int64(number)) => *number,
         ColumnarValue::Array(array) => {
@@ -121,7 +167,7 @@ fn constant(value: &ColumnarValue) -> Option<i64> {
 }
 
 /// How many of a unit make a second.
-fn per_second(unit: TimeUnit) -> i64 {
+pub fn per_second(unit: TimeUnit) -> i64 {
     match unit {
         TimeUnit::Second => 1,
         TimeUnit::Millisecond => 1_000,
@@ -154,7 +200,7 @@ mod tests {
 
     fn starts(times: Vec<Option<i64>>, part: Part, size_ms: i64, offset_ms: i64) -> Vec<Option<i64>> {
         let array: ArrayRef = Arc::new(TimestampMillisecondArray::from(times).with_timezone("UTC"));
-        let mapped = map::<TimestampMillisecondType>(&array, part, Window { size_ms, offset_ms });
+        let mapped = map::<TimestampMillisecondType>(&array, part, Window::tumble(size_ms, offset_ms));
         assert_eq!(mapped.data_type(), array.data_type());
         mapped.as_primitive::<TimestampMillisecondType>().iter().collect()
     }
@@ -183,7 +229,7 @@ mod tests {
     #[test]
     fn other_units() {
         let array: ArrayRef = Arc::new(PrimitiveArray::<TimestampNanosecondType>::from(vec![10_000_000_001]));
-        let mapped = map::<TimestampNanosecondType>(&array, Part::Time, Window { size_ms: 10_000, offset_ms: 0 });
+        let mapped = map::<TimestampNanosecondType>(&array, Part::Time, Window::tumble(10_000, 0));
         assert_eq!(mapped.as_primitive::<TimestampNanosecondType>().value(0), 19_999_000_000);
     }
 }

@@ -1,104 +1,33 @@
-//! `TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '10' SECOND [, offset]))` as a relation.
+//! Window table functions as relations.
 //!
-//! Owns: the syntax and checks of window table functions, and the columns they add.
-//! Does not own: the arithmetic (`tumble`), closing (`lineage`, the runtime).
+//! Owns: their checks, and the columns they add. Does not own: their syntax (`sql::window_call`), the arithmetic
+//! (`tumble`, `hop`, `session`), closing (`lineage`, the runtime).
 //! Invariant: rows without a time are in no window, so they leave here.
 
 use super::errors::{external, sql_error};
+use super::hop::Overlapping;
+use super::session::Session;
 use super::tumble::{Part, Tumble};
-use crate::sql::dialect::table_argument;
 use crate::sql::error::SqlError;
-use crate::sql::refuse::function_name;
 use crate::sql::types::{fold, type_name};
+use crate::sql::window_call::{WindowCall, WindowFunction, WindowInput};
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::{Column, Result, ScalarValue, TableReference};
+use datafusion::common::{Column, DFSchema, Result, ScalarValue, TableReference, UnnestOptions};
+use datafusion::functions::core::get_field;
+use datafusion::logical_expr::expr::WindowFunction as OverFunction;
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ScalarUDF, lit};
-use datafusion::sql::sqlparser::ast::{
-    self, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Spanned, TableAlias,
-    TableFactor,
+use datafusion::logical_expr::{
+    Expr, ExprFunctionExt, LogicalPlan, LogicalPlanBuilder, ScalarUDF, ScalarUDFImpl, WindowFunctionDefinition,
+    WindowUDF, ident, lit,
 };
-use datafusion::sql::sqlparser::tokenizer::Span;
+use datafusion::sql::sqlparser::ast::{self, ObjectName, Spanned, TableFactor};
 use std::sync::Arc;
 
 const DAY_MS: i64 = 86_400_000;
-const USAGE: &str = "write TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '10' SECOND))";
-
-/// A parsed call of `TUMBLE`.
-#[derive(Clone, Debug)]
-pub struct WindowCall {
-    pub table: Ident,
-    pub time: Ident,
-    pub size: ast::Expr,
-    pub offset: Option<ast::Expr>,
-    pub alias: Option<TableAlias>,
-    pub span: Span,
-}
-
-impl WindowCall {
-    /// `None` if the FROM item is no function at all.
-    pub fn parse(factor: &TableFactor) -> std::result::Result<Option<Self>, SqlError> {
-        let (name, args, alias) = match factor {
-            TableFactor::TableFunction {
-                expr: ast::Expr::Function(Function { name, args: FunctionArguments::List(list), .. }),
-                alias,
-            } => (name, &list.args, alias),
-            TableFactor::TableFunction { expr, .. } => {
-                return Err(SqlError::on(expr, "TABLE(…) needs a window function").hint(USAGE));
-            }
-            TableFactor::Table { name, args: Some(args), alias, .. } => (name, &args.args, alias),
-            _ => return Ok(None),
-        };
-        let span = name.span();
-        if function_name(name) != "tumble" {
-            return Err(SqlError::in_span(span, format!("unknown table function '{name}'")).hint(USAGE));
-        }
-        let arguments = by_position(args, span)?;
-        let wrong = |what: &str| SqlError::in_span(span, what.to_string()).hint(USAGE);
-        let table = match arguments[0] {
-            Some(ast::Expr::Identifier(name)) => name.clone(),
-            Some(expr) => table_argument(expr).ok_or_else(|| wrong("TUMBLE's first argument is a table"))?.clone(),
-            None => return Err(wrong("TUMBLE needs a table")),
-        };
-        let time = arguments[1]
-            .and_then(descriptor)
-            .ok_or_else(|| wrong("TUMBLE's second argument is DESCRIPTOR(<time column>)"))?;
-        let size = arguments[2].ok_or_else(|| wrong("TUMBLE needs the size of its windows"))?.clone();
-        Ok(Some(Self { table, time, size, offset: arguments[3].cloned(), alias: alias.clone(), span }))
-    }
-}
-
-/// Arguments in order table, time, size, offset; named ones (`SIZE => …`) find their place.
-fn by_position(args: &[FunctionArg], span: Span) -> std::result::Result<[Option<&ast::Expr>; 4], SqlError> {
-    let mut slots = [None; 4];
-    for (index, arg) in args.iter().enumerate() {
-        let (position, value) = match arg {
-            FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => (Some(index), expr),
-            FunctionArg::Named { name, arg: FunctionArgExpr::Expr(expr), .. } => {
-                let names = ["data", "timecol", "size", "offset"];
-                (names.iter().position(|known| *known == fold(name)), expr)
-            }
-            _ => return Err(SqlError::on(arg, "this is no argument of TUMBLE").hint(USAGE)),
-        };
-        let slot = position.and_then(|position| slots.get_mut(position));
-        *slot.ok_or_else(|| {
-            SqlError::in_span(span, "TUMBLE takes a table, a time column, a size and an offset").hint(USAGE)
-        })? = Some(value);
-    }
-    Ok(slots)
-}
-
-fn descriptor(expr: &ast::Expr) -> Option<Ident> {
-    let ast::Expr::Function(Function { name, args: FunctionArguments::List(list), .. }) = expr else { return None };
-    match list.args.as_slice() {
-        [FunctionArg::Unnamed(FunctionArgExpr::Expr(ast::Expr::Identifier(column)))]
-            if function_name(name) == "descriptor" =>
-        {
-            Some(column.clone())
-        }
-        _ => None,
-    }
-}
+/// Windows one row may be in.
+const MOST_WINDOWS: i64 = 10_000;
+/// The column that holds the windows of a row before they are told apart.
+const WINDOWS: &str = "__hw_windows";
 
 /// Plans window table functions inside DataFusion's planner.
 #[derive(Debug)]
@@ -113,8 +42,22 @@ impl RelationPlanner for WindowPlanner {
         let Some(call) = WindowCall::parse(&relation).map_err(external)? else {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };
-        let input = context.plan(TableFactor::Table {
-            name: ObjectName::from(vec![call.table.clone()]),
+        let input = context.plan(input_factor(&call))?;
+        let intervals = Intervals::of(&call, context)?;
+        let mut partition = Vec::with_capacity(call.partition.len());
+        for key in &call.partition {
+            let planned = context.sql_to_expr(key.clone(), input.schema());
+            partition.push(planned.map_err(|error| external(sql_error(error, key.span().start)))?);
+        }
+        let plan = add_window(input, &call, intervals, partition)?;
+        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, call.alias))))
+    }
+}
+
+fn input_factor(call: &WindowCall) -> TableFactor {
+    match &call.input {
+        WindowInput::Table(name) => TableFactor::Table {
+            name: ObjectName::from(vec![name.clone()]),
             alias: None,
             args: None,
             with_hints: Vec::new(),
@@ -124,57 +67,129 @@ impl RelationPlanner for WindowPlanner {
             json_path: None,
             sample: None,
             index_hints: Vec::new(),
-        })?;
-        let size_ms = interval_ms(&call.size, "size", context)?;
-        if size_ms <= 0 {
-            return Err(external(SqlError::on(&call.size, "a window's size is above zero").hint(USAGE)));
+        },
+        WindowInput::Query(query) => {
+            TableFactor::Derived { lateral: false, subquery: query.clone(), alias: None, sample: None }
         }
-        let offset_ms = match &call.offset {
-            Some(offset) => interval_ms(offset, "offset", context)?,
-            None => 0,
-        };
-        let plan = add_window(input, &call, size_ms, offset_ms)?;
-        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, call.alias))))
     }
 }
 
-fn add_window(input: LogicalPlan, call: &WindowCall, size_ms: i64, offset_ms: i64) -> Result<LogicalPlan> {
+/// The constants of a call, milliseconds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Intervals {
+    /// Slide or step.
+    step: i64,
+    /// Size or gap.
+    size: i64,
+    offset: i64,
+}
+
+impl Intervals {
+    fn of(call: &WindowCall, context: &mut dyn RelationPlannerContext) -> Result<Self> {
+        let mut found = Self::default();
+        for (what, expr) in call.function.intervals().iter().zip(&call.intervals) {
+            let Some(expr) = expr else { continue };
+            let value = interval_ms(expr, what, context)?;
+            if value <= 0 && *what != "offset" {
+                let message = format!("a window's {what} is above zero");
+                return Err(external(SqlError::on(expr, message).hint(call.function.usage())));
+            }
+            match *what {
+                "slide" | "step" => found.step = value,
+                "offset" => found.offset = value,
+                _ => found.size = value,
+            }
+        }
+        let refuse = |message: String| Err(external(SqlError::in_span(call.span, message).hint(call.function.usage())));
+        if call.function == WindowFunction::Cumulate && found.size % found.step != 0 {
+            return refuse("CUMULATE needs a size that is a multiple of its step".into());
+        }
+        let is_overlapping = matches!(call.function, WindowFunction::Hop | WindowFunction::Cumulate);
+        if is_overlapping && found.size / found.step > MOST_WINDOWS {
+            let windows = found.size / found.step;
+            return refuse(format!("each row would be in {windows} windows; at most {MOST_WINDOWS} are allowed"));
+        }
+        Ok(found)
+    }
+}
+
+fn add_window(
+    input: LogicalPlan,
+    call: &WindowCall,
+    intervals: Intervals,
+    partition: Vec<Expr>,
+) -> Result<LogicalPlan> {
+    let time = time_column(&input, call)?;
+    let table: Option<TableReference> = call.table().map(Into::into);
+    let mut columns: Vec<Expr> = input.schema().iter().map(Expr::from).collect();
+    let Intervals { step, size, offset } = intervals;
+    let filtered = LogicalPlanBuilder::from(input).filter(time.clone().is_not_null())?;
+    let (rows, parts): (LogicalPlanBuilder, Vec<Expr>) = match call.function {
+        WindowFunction::Tumble => {
+            let part = |part| function(Tumble::new(part)).call(vec![time.clone(), lit(size), lit(offset)]);
+            (filtered, Part::ALL.into_iter().map(part).collect())
+        }
+        WindowFunction::Hop | WindowFunction::Cumulate => {
+            let overlapping = Overlapping::new(call.function == WindowFunction::Cumulate);
+            let windows = function(overlapping).call(vec![time, lit(step), lit(size), lit(offset)]);
+            let all = columns.iter().cloned().chain([windows.alias(WINDOWS)]).collect::<Vec<_>>();
+            let options = UnnestOptions::new().with_preserve_nulls(false);
+            let unnested = filtered.project(all)?.unnest_column_with_options(WINDOWS, options)?;
+            (unnested, Part::ALL.into_iter().map(field).collect())
+        }
+        WindowFunction::Session => {
+            let session = WindowUDF::from(Session::default());
+            let session = OverFunction::new(
+                WindowFunctionDefinition::WindowUDF(Arc::new(session)),
+                vec![time.clone(), lit(size)],
+            );
+            let over = Expr::from(session).partition_by(partition).order_by(vec![time.sort(true, false)]).build()?;
+            (filtered.window(vec![over.alias(WINDOWS)])?, Part::ALL.into_iter().map(field).collect())
+        }
+    };
+    for (expr, part) in parts.into_iter().zip(Part::ALL) {
+        columns.push(expr.alias_qualified(table.clone(), part.column()));
+    }
+    rows.project(columns)?.build()
+}
+
+fn function(function: impl ScalarUDFImpl + 'static) -> ScalarUDF {
+    ScalarUDF::from(function)
+}
+
+/// A part of the windows' column.
+fn field(part: Part) -> Expr {
+    get_field().call(vec![ident(WINDOWS), lit(part.column())])
+}
+
+/// The column of DESCRIPTOR, which is a timestamp.
+fn time_column(input: &LogicalPlan, call: &WindowCall) -> Result<Expr> {
     let name = fold(&call.time);
-    let schema = input.schema().clone();
+    let schema = input.schema();
     let Some((qualifier, field)) = schema.iter().find(|(_, field)| *field.name() == name) else {
         let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        return Err(external(
-            SqlError::in_span(call.time.span, format!("table '{}' has no column '{name}'", fold(&call.table))).suggest(
-                &name,
-                names,
-                "its columns",
-            ),
-        ));
+        let place = call.table().map_or_else(|| "the query".into(), |table| format!("table '{table}'"));
+        return Err(external(SqlError::in_span(call.time.span, format!("{place} has no column '{name}'")).suggest(
+            &name,
+            names,
+            "its columns",
+        )));
     };
     if !matches!(field.data_type(), DataType::Timestamp(_, _)) {
-        let message = format!("TUMBLE needs a TIMESTAMP column, and '{name}' is {}", type_name(field.data_type()));
+        let found = type_name(field.data_type());
+        let message = format!("{} needs a TIMESTAMP column, and '{name}' is {found}", call.function.name());
         return Err(external(
             SqlError::in_span(call.time.span, message)
                 .hint("cast it in a view first, for example to_timestamp_millis(…)"),
         ));
     }
-    let time = Expr::Column(Column::new(qualifier.cloned(), &name));
-    let table: TableReference = fold(&call.table).into();
-    let window = |part, column: &str| {
-        let function = Arc::new(ScalarUDF::from(Tumble::new(part)));
-        function.call(vec![time.clone(), lit(size_ms), lit(offset_ms)]).alias_qualified(Some(table.clone()), column)
-    };
-    let mut columns: Vec<Expr> = schema.iter().map(Expr::from).collect();
-    columns.push(window(Part::Start, "window_start"));
-    columns.push(window(Part::End, "window_end"));
-    columns.push(window(Part::Time, "window_time"));
-    LogicalPlanBuilder::from(input).filter(time.clone().is_not_null())?.project(columns)?.build()
+    Ok(Expr::Column(Column::new(qualifier.cloned(), &name)))
 }
 
 /// A constant interval in milliseconds; months have no fixed length.
 fn interval_ms(expr: &ast::Expr, what: &str, context: &mut dyn RelationPlannerContext) -> Result<i64> {
     let planned = context
-        .sql_to_expr(expr.clone(), &datafusion::common::DFSchema::empty())
+        .sql_to_expr(expr.clone(), &DFSchema::empty())
         .map_err(|error| external(sql_error(error, expr.span().start)))?;
     let (value, sign) = match planned {
         Expr::Negative(inner) => (*inner, -1),

@@ -17,7 +17,9 @@ mod keys;
 mod over;
 mod partial_aggregate;
 mod pipeline;
+mod session;
 mod stateful;
+mod unnest;
 
 pub use general::linear::LinearKind;
 pub use keys::shard_of;

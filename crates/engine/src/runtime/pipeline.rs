@@ -9,8 +9,10 @@ use super::join::Join;
 use super::keyed_sink::KeyedSink;
 use super::over::Over;
 use super::partial_aggregate::PartialAggregate;
+use super::session::Sessions;
 use super::stateful::Stateful;
-use crate::dataflow::OpSpec;
+use super::unnest::unnest;
+use crate::dataflow::{OpSpec, UnnestSpec};
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::state::TaskState;
@@ -32,7 +34,17 @@ enum Operator {
     Filter(Arc<dyn PhysicalExpr>),
     Project { exprs: Vec<Arc<dyn PhysicalExpr>>, schema: SchemaRef },
     Expand { lists: Vec<Vec<Arc<dyn PhysicalExpr>>>, schema: SchemaRef },
+    Unnest(Arc<UnnestSpec>),
     Stateful(Box<dyn Stateful>),
+}
+
+impl Operator {
+    fn stateful(&self) -> Option<&dyn Stateful> {
+        match self {
+            Operator::Stateful(operator) => Some(operator.as_ref()),
+            _ => None,
+        }
+    }
 }
 
 impl Chain {
@@ -54,6 +66,10 @@ impl Chain {
                 }
                 OpSpec::Join { op, spec } => Operator::Stateful(Box::new(Join::new(*op, spec.clone(), context)?)),
                 OpSpec::Over { op, spec } => Operator::Stateful(Box::new(Over::new(*op, spec.clone(), context)?)),
+                OpSpec::Session { op, spec } => {
+                    Operator::Stateful(Box::new(Sessions::new(*op, spec.clone(), context)?))
+                }
+                OpSpec::Unnest(spec) => Operator::Unnest(spec.clone()),
                 OpSpec::Expand { lists, schema } => Operator::Expand { lists: lists.clone(), schema: schema.clone() },
                 OpSpec::KeyedSink { op, key, unique, schema } => {
                     let stateful = (!unique).then_some(*op);
@@ -84,6 +100,7 @@ impl Chain {
                 Operator::Filter(predicate) => filter(predicate, rows)?,
                 Operator::Project { exprs, schema } => project(exprs, schema, rows)?,
                 Operator::Expand { lists, schema } => expand(lists, schema, &rows)?,
+                Operator::Unnest(spec) => unnest(spec, &rows)?,
                 // Ports are the first operator's.
                 Operator::Stateful(operator) => return operator.push(if place == 0 { port } else { 0 }, rows),
             };
@@ -97,10 +114,8 @@ impl Chain {
         for index in 0..self.operators.len() {
             let (before, after) = self.operators.split_at_mut(index + 1);
             let mut given = Vec::new();
-            match &mut before[index] {
-                Operator::Filter(_) | Operator::Project { .. } | Operator::Expand { .. } => continue,
-                Operator::Stateful(operator) => operator.finish(state, &mut given)?,
-            }
+            let Operator::Stateful(operator) = &mut before[index] else { continue };
+            operator.finish(state, &mut given)?;
             for rows in given {
                 Self::push_from(after, 0, rows, out)?;
             }
@@ -111,10 +126,8 @@ impl Chain {
     /// Counters of the stateful operators, once finished.
     pub fn metrics(&self, state: &TaskState) -> Vec<OperatorMetrics> {
         let of = |operator: &Operator| {
-            let (id, late_rows) = match operator {
-                Operator::Filter(_) | Operator::Project { .. } | Operator::Expand { .. } => return None,
-                Operator::Stateful(operator) => (operator.operator()?, operator.late_rows()),
-            };
+            let operator = operator.stateful()?;
+            let (id, late_rows) = (operator.operator()?, operator.late_rows());
             let size = state.size(id);
             Some(OperatorMetrics {
                 operator: id,

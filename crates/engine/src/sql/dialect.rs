@@ -4,11 +4,12 @@
 //! All other extensions (`CREATE TABLE … WATERMARK FOR`, `ROW<…>`) are parsed in `script` and `ddl`
 //! with the parser's own primitives.
 
+use super::window_call::WindowInput;
 use datafusion::sql::sqlparser::ast::{Expr, Ident};
 use datafusion::sql::sqlparser::dialect::Dialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::Token;
+use datafusion::sql::sqlparser::tokenizer::{Span, Token};
 
 /// The dialect of every script.
 #[derive(Debug, Default)]
@@ -17,15 +18,49 @@ pub struct HighwaterDialect;
 /// Marks `TABLE t` among a function's arguments; see [`table_argument`].
 const TABLE_MARK: &str = "TABLE";
 
-/// The table of a `TABLE t` argument.
-pub fn table_argument(expr: &Expr) -> Option<&Ident> {
-    match expr {
-        Expr::Prefixed { prefix, value } if prefix.value == TABLE_MARK => match value.as_ref() {
-            Expr::Identifier(name) => Some(name),
-            _ => None,
+/// What a `TABLE t [PARTITION BY …]` argument goes over, and by which keys.
+pub fn table_argument(expr: &Expr) -> Option<(WindowInput, Vec<Expr>)> {
+    let Expr::Prefixed { prefix, value } = expr else { return None };
+    let Expr::Tuple(parts) = value.as_ref() else { return None };
+    let (first, keys) = parts.split_first().filter(|_| prefix.value == TABLE_MARK)?;
+    let input = match first {
+        Expr::Identifier(name) => WindowInput::Table(name.clone()),
+        Expr::Subquery(query) => WindowInput::Query(query.clone()),
+        _ => return None,
+    };
+    Some((input, keys.to_vec()))
+}
+
+/// The argument [`table_argument`] reads.
+pub fn make_table_argument(input: WindowInput, keys: Vec<Expr>, span: Span) -> Expr {
+    let first = match input {
+        WindowInput::Table(name) => Expr::Identifier(name),
+        WindowInput::Query(query) => Expr::Subquery(query),
+    };
+    let parts = std::iter::once(first).chain(keys).collect();
+    Expr::Prefixed { prefix: Ident::with_span(span, TABLE_MARK), value: Box::new(Expr::Tuple(parts)) }
+}
+
+/// `t` or `(SELECT …)`, and `PARTITION BY a` or `PARTITION BY (a, b)`.
+fn parse_table_argument(parser: &mut Parser) -> Result<Expr, ParserError> {
+    let span = parser.next_token().span;
+    let input = match parser.consume_token(&Token::LParen) {
+        true => {
+            let query = parser.parse_query()?;
+            parser.expect_token(&Token::RParen)?;
+            WindowInput::Query(query)
+        }
+        false => WindowInput::Table(parser.parse_identifier()?),
+    };
+    let keys = match parser.parse_keywords(&[Keyword::PARTITION, Keyword::BY]) {
+        false => Vec::new(),
+        true => match parser.parse_expr()? {
+            Expr::Tuple(keys) => keys,
+            Expr::Nested(key) => vec![*key],
+            key => vec![key],
         },
-        _ => None,
-    }
+    };
+    Ok(make_table_argument(input, keys, span))
 }
 
 impl Dialect for HighwaterDialect {
@@ -40,14 +75,13 @@ impl Dialect for HighwaterDialect {
     fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
         let [first, second, third] = parser.peek_tokens_with_location::<3>();
         let is_table = matches!(&first.token, Token::Word(w) if w.keyword == Keyword::TABLE && w.quote_style.is_none());
-        let is_name = matches!(second.token, Token::Word(_));
-        let ends = matches!(third.token, Token::Comma | Token::RParen);
-        if !(is_table && is_name && ends) {
-            return None;
-        }
-        parser.next_token();
-        let prefix = Ident::with_span(first.span, TABLE_MARK);
-        Some(parser.parse_identifier().map(|name| Expr::Prefixed { prefix, value: Box::new(Expr::Identifier(name)) }))
+        let ends = match third.token {
+            Token::Comma | Token::RParen => true,
+            Token::Word(word) => word.keyword == Keyword::PARTITION,
+            _ => false,
+        };
+        let is_name = matches!(second.token, Token::Word(_)) && ends;
+        (is_table && (is_name || second.token == Token::LParen)).then(|| parse_table_argument(parser))
     }
 
     fn supports_filter_during_aggregation(&self) -> bool {

@@ -6,6 +6,7 @@
 
 use super::suggest::nearest;
 use crate::plan::clock::{BatchClock, ClockFunction};
+use crate::plan::hop::Overlapping;
 use crate::plan::tumble::Tumble;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF, Volatility, WindowUDF};
@@ -101,6 +102,9 @@ impl Functions {
             register(&mut scalars, Arc::new(ScalarUDF::from(function)));
         }
         for function in Tumble::all() {
+            register(&mut scalars, Arc::new(ScalarUDF::from(function)));
+        }
+        for function in Overlapping::all() {
             register(&mut scalars, Arc::new(ScalarUDF::from(function)));
         }
         let mut aggregates = BTreeMap::new();

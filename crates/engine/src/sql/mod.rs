@@ -15,6 +15,7 @@ pub mod star;
 pub mod suggest;
 pub mod types;
 pub mod values;
+pub mod window_call;
 
 pub use error::SqlError;
 pub use options::QueryOptions;

@@ -6,6 +6,7 @@
 use super::error::SqlError;
 use super::functions::{Functions, Verdict};
 use super::types::fold;
+use super::window_call::WINDOW_FUNCTIONS;
 use crate::plan::clock::is_clock;
 use datafusion::sql::sqlparser::ast::{
     Distinct, Expr, Function, GroupByExpr, ObjectName, OrderByKind, Query, Select, SetExpr, Spanned, TableFactor,
@@ -136,7 +137,7 @@ impl Check<'_> {
         if self.in_table_function > 0 && name == "descriptor" {
             return Flow::Continue(());
         }
-        if matches!(name.as_str(), "tumble" | "hop" | "cumulate" | "session") {
+        if WINDOW_FUNCTIONS.contains(&name.as_str()) {
             return match self.in_table_function {
                 0 => refuse(SqlError::in_span(span, format!("{} belongs into FROM", name.to_uppercase()))
                     .hint("write FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '10' SECOND)) and GROUP BY window_start, window_end")),
@@ -144,7 +145,7 @@ impl Check<'_> {
             };
         }
         if name == "unnest" {
-            return refuse(not_yet("UNNEST", span));
+            return Flow::Continue(());
         }
         match self.functions.verdict(&name) {
             Verdict::Unknown => {
@@ -207,15 +208,14 @@ fn refuse_clock(select: &Select) -> Flow {
     Flow::Continue(())
 }
 
-/// A window table function that is known, and the only one that runs.
+/// A window table function that is known.
 fn check_window_name(name: &ObjectName, span: Span) -> Flow {
     let name = function_name(name);
     match name.as_str() {
-        "tumble" => Flow::Continue(()),
-        "hop" | "cumulate" | "session" => refuse(not_yet(&name.to_uppercase(), span).hint("TUMBLE is")),
+        known if WINDOW_FUNCTIONS.contains(&known) => Flow::Continue(()),
         _ => refuse(SqlError::in_span(span, format!("unknown table function '{name}'")).suggest(
             &name,
-            ["tumble"],
+            WINDOW_FUNCTIONS,
             "table functions",
         )),
     }

@@ -6,8 +6,8 @@
 use super::types::{UTC, fold};
 use datafusion::arrow::datatypes::{DataType, Field, Fields, TimeUnit};
 use datafusion::sql::sqlparser::ast::{
-    ExceptSelectItem, Expr, Ident, Query, Select, SelectItem, TableFactor, Visit, VisitMut, Visitor, VisitorMut,
-    WildcardAdditionalOptions,
+    ExceptSelectItem, Expr, Ident, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, TableFactor, Visit,
+    VisitMut, Visitor, VisitorMut, WildcardAdditionalOptions,
 };
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -73,22 +73,45 @@ impl VisitorMut for Stars<'_> {
     type Break = ();
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-        let table = select.from.first().and_then(|from| base_table(&from.relation));
-        let Some(table) = table.filter(|table| !self.shadowed.contains(table)) else {
-            return ControlFlow::Continue(());
-        };
-        let names = (self.hidden)(&table);
+        let relations = select
+            .from
+            .iter()
+            .flat_map(|from| std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)));
+        let tables: Vec<(String, Vec<&'static str>)> = relations
+            .filter_map(|relation| Some((relation, base_table(relation)?)))
+            .filter(|(_, table)| !self.shadowed.contains(table))
+            .map(|(relation, table)| (alias(relation).unwrap_or_else(|| table.clone()), (self.hidden)(&table)))
+            .collect();
         for item in &mut select.projection {
-            if let SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) = item {
-                exclude(options, &names);
+            match item {
+                SelectItem::Wildcard(options) => {
+                    let names: BTreeSet<&'static str> = tables.iter().flat_map(|(_, names)| names).copied().collect();
+                    exclude(options, names.into_iter());
+                }
+                SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(of), options) => {
+                    let of = of.0.last().and_then(|part| part.as_ident()).map(fold);
+                    let table = tables.iter().find(|(name, _)| of.as_deref() == Some(name));
+                    exclude(options, table.iter().flat_map(|(_, names)| names).copied());
+                }
+                _ => {}
             }
         }
         ControlFlow::Continue(())
     }
 }
 
-fn exclude(options: &mut WildcardAdditionalOptions, names: &[&'static str]) {
-    let mut idents = names.iter().map(|name| Ident::with_quote('"', *name));
+/// The name a FROM item goes by, where it is given one.
+fn alias(factor: &TableFactor) -> Option<String> {
+    match factor {
+        TableFactor::Table { alias, .. } | TableFactor::TableFunction { alias, .. } => {
+            alias.as_ref().map(|alias| fold(&alias.name))
+        }
+        _ => None,
+    }
+}
+
+fn exclude(options: &mut WildcardAdditionalOptions, names: impl Iterator<Item = &'static str>) {
+    let mut idents = names.map(|name| Ident::with_quote('"', name));
     match &mut options.opt_except {
         Some(except) => except.additional_elements.extend(idents),
         None => {
@@ -110,8 +133,7 @@ fn base_table(factor: &TableFactor) -> Option<String> {
             base_table(&table_with_joins.relation)
         }
         TableFactor::TableFunction { .. } | TableFactor::Table { .. } => {
-            let call = crate::plan::windows::WindowCall::parse(factor).ok()??;
-            Some(fold(&call.table))
+            super::window_call::WindowCall::parse(factor).ok()??.table()
         }
         _ => None,
     }

@@ -1,11 +1,12 @@
 //! The answer by DataFusion over the rows of a committed prefix.
 
 use crate::cluster::Cluster;
-use crate::data::{record_batch, schema};
+use crate::data::record_batch;
 use crate::fold::{Text, texts};
 use crate::queries::{Kind, Query};
-use arrow::array::RecordBatch;
+use arrow::array::{Int64Array, RecordBatch};
 use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
 use std::sync::Arc;
@@ -33,8 +34,8 @@ fn answer(query: &Query, cluster: &Cluster) -> Vec<Text> {
     for (table, name) in ["t", "u"].into_iter().enumerate() {
         let accepted: Vec<usize> =
             cluster.accepted.iter().copied().filter(|id| cluster.rows[*id].table as usize == table).collect();
-        let batch = record_batch(cluster.rows, &accepted);
-        let memory = MemTable::try_new(schema(), vec![vec![batch]]).unwrap();
+        let batch = with_watermarks(record_batch(cluster.rows, &accepted), &accepted, cluster);
+        let memory = MemTable::try_new(batch.schema(), vec![vec![batch]]).unwrap();
         context.register_table(name, Arc::new(memory)).unwrap();
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -68,6 +69,16 @@ fn answer(query: &Query, cluster: &Cluster) -> Vec<Text> {
     }
     rows.sort();
     rows
+}
+
+/// With a column `w`: the watermark each row met.
+fn with_watermarks(batch: RecordBatch, ids: &[usize], cluster: &Cluster) -> RecordBatch {
+    let met: Int64Array = ids.iter().map(|id| cluster.met.get(id).copied()).collect();
+    let mut fields = batch.schema().fields().to_vec();
+    fields.push(Arc::new(Field::new("w", DataType::Int64, true)));
+    let mut columns = batch.columns().to_vec();
+    columns.push(Arc::new(met));
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }
 
 /// The columns cast as the INSERT casts them.

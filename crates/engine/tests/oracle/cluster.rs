@@ -6,6 +6,7 @@
 use crate::data::{DELAY_MS, PARTITIONS, Row, record_batch};
 use crate::fold::Sink;
 use crate::queries::Query;
+use crate::windows::in_sessions;
 use arrow::array::Int64Array;
 use arrow::compute::kernels::cmp::gt;
 use arrow::datatypes::SchemaRef;
@@ -72,6 +73,8 @@ pub struct Cluster<'a> {
     pub sink: Sink,
     /// Ids of committed rows that were not late.
     pub accepted: Vec<usize>,
+    /// The watermark each of those met, by id, milliseconds.
+    pub met: BTreeMap<usize, i64>,
     query: Query,
     fault: Fault,
     /// Ids in each partition, in order.
@@ -117,6 +120,7 @@ impl<'a> Cluster<'a> {
             compiled,
             rows,
             accepted: Vec::new(),
+            met: BTreeMap::new(),
             fault,
             logs,
             watermarks: BTreeMap::new(),
@@ -326,6 +330,7 @@ impl<'a> Cluster<'a> {
     fn note(&mut self, plan: &BatchPlan) {
         let late_before = self.least(&plan.late_before);
         let mut seen: BTreeMap<SourceId, Vec<(SourcePartition, i64)>> = BTreeMap::new();
+        let mut come = Vec::new();
         for (partition, range) in &plan.ranges {
             self.positions.insert(partition.clone(), range.end);
             for id in &self.logs[partition][range.start as usize..range.end as usize] {
@@ -340,10 +345,15 @@ impl<'a> Cluster<'a> {
                     _ => true,
                 };
                 if in_time {
-                    self.accepted.push(*id);
+                    come.push(*id);
                 }
             }
         }
+        if self.query.has_sessions() {
+            come = in_sessions(self.rows, &self.accepted, &come, late_before);
+        }
+        self.met.extend(late_before.iter().flat_map(|late| come.iter().map(|id| (*id, *late))));
+        self.accepted.extend(come);
         for source in &self.compiled.sources {
             let partitions: BTreeSet<_> = self.logs.keys().filter(|p| p.source == source.id).cloned().collect();
             let seen = seen.remove(&source.id).unwrap_or_default();

@@ -18,7 +18,7 @@ pub struct Row {
     /// 0 = `t`, 1 = `u`.
     pub table: u32,
     pub partition: i32,
-    k: Option<u8>,
+    pub k: Option<u8>,
     b: Option<i8>,
     x: Option<i16>,
     /// In quarters: sums of such floats are exact in any order.

@@ -13,6 +13,7 @@ mod compose;
 mod data;
 mod fold;
 mod queries;
+mod windows;
 
 use cluster::{Cluster, Fault, Step};
 use data::Row;

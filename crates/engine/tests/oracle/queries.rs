@@ -2,6 +2,7 @@
 
 use crate::compose;
 use crate::data::{COLUMNS, Row};
+use crate::windows::Shape;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
@@ -11,6 +12,8 @@ pub struct Query {
     pub kind: Kind,
     /// Reads `t UNION ALL u`, else `t`.
     pub union: bool,
+    /// Of [`Kind::ClosedWindows`] and [`Kind::OpenWindows`].
+    windows: Shape,
     filter: Option<&'static str>,
     group: Vec<Column>,
     aggregates: Vec<Column>,
@@ -98,16 +101,17 @@ pub fn query() -> impl Strategy<Value = Query> {
     let kind = prop_oneof![2 => select(kinds.to_vec()), 2 => select(timed), 3 => Just(Kind::Composed)];
     (
         kind,
-        any::<bool>(),
+        (any::<bool>(), select(Shape::ALL.to_vec())),
         prop::option::weighted(0.3, select(FILTERS.to_vec())),
         subsequence(GROUPS.to_vec(), 1..=2),
         subsequence(AGGREGATES.to_vec(), 1..=4),
         prop::option::weighted(0.3, select(HAVINGS.to_vec())),
         compose::relation(),
     )
-        .prop_map(|(kind, union, filter, group, aggregates, having, relation)| Query {
+        .prop_map(|(kind, (union, windows), filter, group, aggregates, having, relation)| Query {
             kind,
             union,
+            windows,
             filter,
             group,
             aggregates,
@@ -122,6 +126,7 @@ impl Query {
         Self {
             kind: Kind::Composed,
             union: false,
+            windows: Shape::Tumble,
             filter: None,
             group: Vec::new(),
             aggregates: Vec::new(),
@@ -134,9 +139,18 @@ impl Query {
         matches!(self.kind, Kind::ClosedWindows | Kind::OpenWindows)
     }
 
+    /// Whether a row is late is decided by the session it would be in.
+    pub fn has_sessions(&self) -> bool {
+        self.windowed() && self.windows == Shape::Session
+    }
+
     /// When a row of this table is late: once the watermark has reached this. `None` = never.
     pub fn over_at_ms(&self, row: &Row, id: usize) -> Option<i64> {
         match self.kind {
+            // In some of its windows a row may be late, and not in others.
+            Kind::ClosedWindows | Kind::OpenWindows if self.windows != Shape::Tumble => {
+                row.ts_ms(id).is_none().then_some(i64::MIN)
+            }
             Kind::ClosedWindows | Kind::OpenWindows | Kind::WindowTop => {
                 // A row without a time is in no window.
                 Some(row.window_end_ms(id).unwrap_or(i64::MIN))
@@ -170,7 +184,7 @@ impl Query {
         let view = "CREATE VIEW v AS SELECT id, k, b, x, f, ts FROM t UNION ALL SELECT id, k, b, x, f, ts FROM u;\n";
         let input = if self.union { "v" } else { "t" };
         let from = match self.windowed() {
-            true => format!("TABLE(TUMBLE(TABLE {input}, DESCRIPTOR(ts), INTERVAL '10' SECOND))"),
+            true => self.windows.relation(input),
             false => input.to_string(),
         };
         format!(
@@ -212,10 +226,7 @@ impl Query {
     pub fn meaning(&self) -> String {
         let input = if self.union { "(SELECT * FROM t UNION ALL SELECT * FROM u)" } else { "(SELECT * FROM t)" };
         let from = match self.windowed() {
-            true => format!(
-                "(SELECT *, date_bin(INTERVAL '10 seconds', ts) AS window_start, \
-                 date_bin(INTERVAL '10 seconds', ts) + INTERVAL '10 seconds' AS window_end FROM {input})"
-            ),
+            true => self.windows.meaning(input),
             false => input.to_string(),
         };
         self.select_windows(&from, &|table| {
@@ -233,7 +244,7 @@ impl Query {
             Kind::WindowJoinUpdates => 3,
             Kind::KeyedRows | Kind::Global => 1,
             Kind::RenamedGroups | Kind::Groups => self.group.len(),
-            Kind::OpenWindows => self.group.len() + 1,
+            Kind::OpenWindows => self.group.len() + 2,
             Kind::Composed => 3,
         }
     }
@@ -257,11 +268,13 @@ impl Query {
             Kind::Distinct => groups.collect(),
             Kind::Groups | Kind::RenamedGroups => groups.chain(self.aggregates.iter().copied()).collect(),
             Kind::Global => [("1", "BIGINT")].into_iter().chain(self.aggregates.iter().copied()).collect(),
-            Kind::ClosedWindows | Kind::OpenWindows => [("window_end", "TIMESTAMP(3)")]
-                .into_iter()
-                .chain(groups)
-                .chain(self.aggregates.iter().copied())
-                .collect(),
+            Kind::ClosedWindows | Kind::OpenWindows => {
+                [("window_end", "TIMESTAMP(3)"), ("window_start", "TIMESTAMP(3)")]
+                    .into_iter()
+                    .chain(groups)
+                    .chain(self.aggregates.iter().copied())
+                    .collect()
+            }
         }
     }
 
