@@ -214,10 +214,12 @@ impl<'a> Builder<'a> {
 
     fn aggregate(&mut self, node: &Aggregate, target: Target<'_>) -> Result<Vec<Flow>> {
         let mut flows = self.build(&node.input, target.inner())?;
-        for expr in node.group_expr.iter().chain(&node.aggr_expr) {
+        let merged = merge_flows(&flows);
+        // A row that never goes has the one time it came at.
+        let timed = if merged.retracts { node.group_expr.as_slice() } else { &[] };
+        for expr in timed.iter().chain(&node.aggr_expr) {
             refuse_clock(expr, "an aggregate", target)?;
         }
-        let merged = merge_flows(&flows);
         let emit = emit_mode(node, aggregate::closing(node).is_some(), target)?;
         // A subquery has its row before there are any; what is written begins with the first.
         let at_once = !target.is_last && node.group_expr.is_empty();
@@ -307,7 +309,7 @@ impl<'a> Builder<'a> {
 pub fn refuse_clock(expr: &Expr, place: &str, target: Target<'_>) -> Result<()> {
     match expr.is_volatile() {
         true => Err(SqlError::at(target.at, format!("now() in {place} is not supported in streaming yet")).hint(
-            "now() may only be a column of the SELECT; to bound by time, use TUMBLE over a table with WATERMARK",
+            "now() may be a column of the SELECT or a key of GROUP BY; to bound by time, use a window over a table with WATERMARK",
         )),
         false => Ok(()),
     }

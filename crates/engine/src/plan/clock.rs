@@ -4,9 +4,11 @@
 //! Does not own: the batch's timestamp (it is in the plan). Invariant: every call in one batch, in any
 //! attempt, returns the same time. The functions are volatile to the optimiser, so it never folds them.
 
-use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
 use datafusion::common::{Result, ScalarValue};
-use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
+use datafusion::logical_expr::{
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
+};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -67,13 +69,17 @@ impl ClockFunction {
             signature: Signature::nullary(Volatility::Volatile),
             aliases: aliases.iter().map(|alias| alias.to_string()).collect(),
         };
-        vec![make(Part::Timestamp, &["current_timestamp"]), make(Part::Date, &["today"]), make(Part::Time, &[])]
+        vec![
+            make(Part::Timestamp, &["current_timestamp", "proctime"]),
+            make(Part::Date, &["today"]),
+            make(Part::Time, &[]),
+        ]
     }
 }
 
 /// Whether a function of this name reads the batch's clock.
 pub fn is_clock(name: &str) -> bool {
-    matches!(name, "now" | "current_timestamp" | "current_date" | "today" | "current_time")
+    matches!(name, "now" | "proctime" | "current_timestamp" | "current_date" | "today" | "current_time")
 }
 
 impl ScalarUDFImpl for ClockFunction {
@@ -99,6 +105,11 @@ impl ScalarUDFImpl for ClockFunction {
             Part::Date => DataType::Date32,
             Part::Time => DataType::Time32(TimeUnit::Millisecond),
         })
+    }
+
+    // Never NULL: a condition that asks goes away.
+    fn return_field_from_args(&self, _: ReturnFieldArgs) -> Result<FieldRef> {
+        Ok(Arc::new(Field::new(self.name(), self.return_type(&[])?, false)))
     }
 
     fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue> {

@@ -42,7 +42,7 @@ fn refuse_append(node: &Aggregate, target: Target<'_>) -> SqlError {
     let out = if is_windowed {
         "declare WATERMARK FOR the window's time column on the table it comes from"
     } else {
-        "group by window_start and window_end of a window over a table with WATERMARK"
+        "group by window_start and window_end of a window (TUMBLE, HOP, …) over a table with WATERMARK"
     };
     let first = match target.keyed {
         true => "use output_mode 'update'",

@@ -58,8 +58,14 @@ impl<'a> Sides<'a> {
 pub fn build(builder: &mut Builder<'_>, join: &Join, target: Target<'_>) -> Result<Vec<Flow>> {
     let sides = Sides::of(join);
     if join.null_aware {
-        return Err(SqlError::at(target.at, "NOT IN over values that may be NULL is not supported in streaming yet")
-            .hint("write NOT EXISTS (SELECT 1 FROM … WHERE …), or filter NULLs out of both sides (IS NOT NULL)"));
+        if let Some(plan) = super::not_in::rewrite(join).map_err(|error| sql_error(error, target.at))? {
+            return builder.build(&plan, target);
+        }
+        return Err(SqlError::at(
+            target.at,
+            "a correlated NOT IN over values that may be NULL is not supported in streaming yet",
+        )
+        .hint("write NOT EXISTS (SELECT 1 FROM … WHERE …), or filter NULLs out of both sides (IS NOT NULL)"));
     }
     // A side that is one row of nothing: what was its only column is not asked for.
     if let (JoinType::Inner, None) = (join.join_type, &join.filter)

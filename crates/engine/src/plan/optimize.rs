@@ -40,7 +40,9 @@ pub fn analyze(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Resul
 /// Resolves types, then simplifies, pushes filters down and drops what nobody reads.
 pub fn optimize(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Result<LogicalPlan, SqlError> {
     let analyzed = analyze(plan, config, at)?;
-    let analyzed = analyzed.transform_up_with_subqueries(distinct_on).map_err(|error| sql_error(error, at))?.data;
+    let rewritten = analyzed.transform_up_with_subqueries(distinct_on);
+    let rewritten = rewritten.and_then(|plan| plan.data.transform_up_with_subqueries(super::lateral::inline));
+    let analyzed = rewritten.map_err(|error| sql_error(error, at))?.data;
     let rules = Optimizer::with_rules(vec![
         Arc::new(RewriteSetComparison::new()),
         Arc::new(OptimizeUnions::new()),

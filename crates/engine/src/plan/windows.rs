@@ -17,8 +17,8 @@ use datafusion::functions::core::get_field;
 use datafusion::logical_expr::expr::WindowFunction as OverFunction;
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
 use datafusion::logical_expr::{
-    Expr, ExprFunctionExt, LogicalPlan, LogicalPlanBuilder, ScalarUDF, ScalarUDFImpl, WindowFunctionDefinition,
-    WindowUDF, ident, lit,
+    Expr, ExprFunctionExt, ExprSchemable, LogicalPlan, LogicalPlanBuilder, ScalarUDF, ScalarUDFImpl,
+    WindowFunctionDefinition, WindowUDF, ident, lit,
 };
 use datafusion::sql::sqlparser::ast::{self, ObjectName, Spanned, TableFactor};
 use std::sync::Arc;
@@ -123,7 +123,9 @@ fn add_window(
     let table: Option<TableReference> = call.table().map(Into::into);
     let mut columns: Vec<Expr> = input.schema().iter().map(Expr::from).collect();
     let Intervals { step, size, offset } = intervals;
-    let filtered = LogicalPlanBuilder::from(input).filter(time.clone().is_not_null())?;
+    let nullable = time.nullable(input.schema())?;
+    let rows = LogicalPlanBuilder::from(input);
+    let filtered = if nullable { rows.filter(time.clone().is_not_null())? } else { rows };
     let (rows, parts): (LogicalPlanBuilder, Vec<Expr>) = match call.function {
         WindowFunction::Tumble => {
             let part = |part| function(Tumble::new(part)).call(vec![time.clone(), lit(size), lit(offset)]);

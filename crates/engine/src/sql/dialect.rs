@@ -84,6 +84,16 @@ impl Dialect for HighwaterDialect {
         (is_table && (is_name || second.token == Token::LParen)).then(|| parse_table_argument(parser))
     }
 
+    /// `FOR SYSTEM_TIME AS OF`.
+    fn supports_table_versioning(&self) -> bool {
+        true
+    }
+
+    /// To refuse it by name.
+    fn supports_match_recognize(&self) -> bool {
+        true
+    }
+
     fn supports_filter_during_aggregation(&self) -> bool {
         true
     }

@@ -5,6 +5,7 @@
 
 use super::error::SqlError;
 use super::functions::{Functions, Verdict};
+use super::group_windows::is_window_time;
 use super::types::fold;
 use super::window_call::WINDOW_FUNCTIONS;
 use crate::plan::clock::is_clock;
@@ -99,16 +100,30 @@ impl Visitor for Check<'_> {
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> Flow {
         match factor {
-            TableFactor::TableFunction { .. } => self.in_table_function += 1,
+            TableFactor::TableFunction { expr, .. } => {
+                self.in_table_function += 1;
+                if let Expr::Function(function) = expr {
+                    return check_window_name(&function.name, function.name.span());
+                }
+            }
+            TableFactor::Table { args: Some(_), name, with_ordinality, .. } if function_name(name) == "unnest" => {
+                self.in_table_function += 1;
+                if *with_ordinality {
+                    return refuse(not_yet("UNNEST with positions", factor.span()));
+                }
+            }
             TableFactor::Table { args: Some(_), name, .. } => {
                 self.in_table_function += 1;
                 return check_window_name(name, factor.span());
+            }
+            TableFactor::Table { version: Some(_), .. } => {
+                return refuse(not_yet("FOR SYSTEM_TIME AS OF", factor.span()));
             }
             TableFactor::Table { sample: Some(_), .. } => return refuse(not_yet("TABLESAMPLE", factor.span())),
             TableFactor::Table { .. } => {}
             TableFactor::Derived { lateral: true, .. } => return refuse(not_yet("LATERAL", factor.span())),
             TableFactor::Derived { .. } => {}
-            TableFactor::UNNEST { .. } => return refuse(not_yet("UNNEST", factor.span())),
+            TableFactor::MatchRecognize { .. } => return refuse(not_yet("MATCH_RECOGNIZE", factor.span())),
             TableFactor::NestedJoin { .. } => {}
             _ => return refuse(not_yet("this kind of FROM item", factor.span())),
         }
@@ -146,6 +161,13 @@ impl Check<'_> {
         }
         if name == "unnest" {
             return Flow::Continue(());
+        }
+        if is_window_time(&name) {
+            let message = format!("{} goes with a GROUP BY of its window", name.to_uppercase());
+            return refuse(
+                SqlError::in_span(span, message)
+                    .hint("with window table functions, select window_start, window_end or window_time"),
+            );
         }
         match self.functions.verdict(&name) {
             Verdict::Unknown => {
@@ -193,16 +215,11 @@ fn refuse_clock(select: &Select) -> Flow {
             }
         }
     }
-    let groups = match &select.group_by {
-        GroupByExpr::Expressions(exprs, _) => exprs.as_slice(),
-        GroupByExpr::All(_) => &[],
-    };
-    let conditions = select.selection.iter().chain(&select.having).map(|expr| (expr, "a condition"));
-    for (expr, place) in conditions.chain(groups.iter().map(|expr| (expr, "GROUP BY"))) {
+    for expr in select.selection.iter().chain(&select.having) {
         if let ControlFlow::Break(span) = expr.visit(&mut Clock) {
-            let hint =
-                "it may only be a column of the SELECT; to bound by time, use TUMBLE over a table with WATERMARK";
-            return refuse(not_yet(&format!("now() in {place}"), span).hint(hint));
+            let hint = "it may be a column of the SELECT or a key of GROUP BY; to bound by time, use a window over a \
+                        table with WATERMARK";
+            return refuse(not_yet("now() in a condition", span).hint(hint));
         }
     }
     Flow::Continue(())

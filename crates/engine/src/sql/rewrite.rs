@@ -1,12 +1,16 @@
 //! Small changes to a query's syntax, so that DataFusion's planner takes what SQL allows.
 //!
-//! Owns: `a[1].b`, and names for columns an INSERT selects twice. Does not own: what anything means.
+//! Owns: `a[1].b`, `UNNEST` in FROM, and names for columns an INSERT selects twice. Does not own: what anything means.
 //! Invariant: a rewritten query has the same columns in the same order, and the same rows.
 
+use super::refuse::function_name;
+use super::syntax::{call, query_of, select_of};
 use super::types::fold;
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, Expr, Ident, Query, Select, SelectItem, SetExpr, Value, VisitMut, VisitorMut,
+    AccessExpr, Expr, FunctionArg, FunctionArgExpr, Ident, Query, Select, SelectItem, SetExpr, TableFactor, Value,
+    VisitMut, VisitorMut,
 };
+use datafusion::sql::sqlparser::tokenizer::Span;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
@@ -32,6 +36,29 @@ pub fn name_fields(query: &mut Query) {
         }
     }
     let _ = VisitMut::visit(query, &mut Fields);
+}
+
+/// `FROM t CROSS JOIN UNNEST(t.list) AS u (x)` becomes `FROM t CROSS JOIN LATERAL (SELECT UNNEST(t.list)) AS u (x)`.
+pub fn make_unnest_lateral(query: &mut Query) {
+    struct Lists;
+    impl VisitorMut for Lists {
+        type Break = ();
+        fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+            if let TableFactor::Table { alias, name, args: Some(args), .. } = factor
+                && function_name(name) == "unnest"
+            {
+                let lists = args.args.iter().filter_map(|list| match list {
+                    FunctionArg::Unnamed(FunctionArgExpr::Expr(list)) => Some(list.clone()),
+                    _ => None,
+                });
+                let columns = lists.map(|list| SelectItem::UnnamedExpr(call("unnest", vec![list], Span::empty())));
+                let subquery = Box::new(query_of(select_of(columns.collect())));
+                *factor = TableFactor::Derived { lateral: true, subquery, alias: alias.take(), sample: None };
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let _ = VisitMut::visit(query, &mut Lists);
 }
 
 /// Gives columns that an INSERT selects more than once names of their own: only their positions count.

@@ -26,7 +26,9 @@ pub fn each() -> impl Iterator<Item = String> {
 }
 
 /// Of one relation.
-const ONE: [&str; 24] = [
+const ONE: [&str; 26] = [
+    "SELECT k, b, unnest(make_array(x, b, NULL)) AS x FROM ({r}) a",
+    "SELECT k, unnest(make_array(b)) AS b, unnest(CASE WHEN x > 0 THEN make_array(x, b) END) AS x FROM ({r}) a",
     "SELECT k, b, x FROM ({r}) a WHERE x > 0 OR k IS NULL",
     "SELECT upper(k) AS k, x AS b, b + 1 AS x FROM ({r}) a",
     "SELECT k, count(*) AS b, sum(x) AS x FROM ({r}) a GROUP BY k",
@@ -37,7 +39,7 @@ const ONE: [&str; 24] = [
     "SELECT string_agg(k, '+' ORDER BY k) AS k, b, sum(x) AS x FROM ({r}) a GROUP BY b",
     "SELECT k, first_value(b ORDER BY x DESC, b) AS b, last_value(x ORDER BY b, x) AS x FROM ({r}) a GROUP BY k",
     "SELECT k, CAST(avg(x) * 4 AS BIGINT) AS b, CAST(array_length(array_agg(x ORDER BY x)) AS BIGINT) AS x FROM ({r}) a GROUP BY k",
-    "SELECT k, b, CAST(stddev_pop(x) * 1000 AS BIGINT) AS x FROM ({r}) a GROUP BY k, b",
+    "SELECT k, b, CAST(round(stddev_pop(x) * 1000 + 0.123) AS BIGINT) AS x FROM ({r}) a GROUP BY k, b",
     "SELECT k, b, sum(x) AS x FROM ({r}) a GROUP BY ROLLUP (k, b)",
     "SELECT k, b, count(*) AS x FROM ({r}) a GROUP BY GROUPING SETS ((k), (b), ())",
     "SELECT k, b, max(x) AS x FROM ({r}) a GROUP BY CUBE (k, b)",
@@ -54,7 +56,9 @@ const ONE: [&str; 24] = [
 ];
 
 /// Of two relations.
-const TWO: [&str; 20] = [
+const TWO: [&str; 22] = [
+    "SELECT k, b, x FROM ({l}) l WHERE x NOT IN (SELECT x FROM ({r}) r WHERE k = 'K1')",
+    "SELECT k, b, x FROM ({l}) l WHERE b NOT IN (SELECT x FROM ({r}) r)",
     "SELECT l.k, r.b, l.x FROM ({l}) l JOIN ({r}) r ON l.k = r.k",
     "SELECT l.k, r.b, l.x - r.x AS x FROM ({l}) l JOIN ({r}) r ON l.k = r.k AND l.x < r.x",
     "SELECT l.k, l.b, r.x FROM ({l}) l LEFT JOIN ({r}) r ON l.b = r.b",

@@ -194,14 +194,12 @@ impl Query {
             if self.union && self.kind != Kind::Composed { view } else { "" },
             columns.join(", "),
             with("o"),
-            self.select_windows(&from, &|table| format!(
-                "TABLE(TUMBLE(TABLE {table}, DESCRIPTOR(ts), INTERVAL '10' SECOND))"
-            ))
+            self.select_windows(&from, &|table| Shape::Tumble.relation(table), "")
         )
     }
 
-    /// The query; `windows` gives a table with its windows.
-    fn select_windows(&self, from: &str, windows: &dyn Fn(&str) -> String) -> String {
+    /// The query; `windows` gives a table with its windows, `still_there` says which rows of an interval join met.
+    fn select_windows(&self, from: &str, windows: &dyn Fn(&str) -> String, still_there: &str) -> String {
         let (t, u) = (windows("t"), windows("u"));
         match self.kind {
             Kind::WindowJoin => format!(
@@ -210,11 +208,10 @@ impl Query {
             Kind::WindowJoinUpdates => format!(
                 "SELECT l.window_end, coalesce(r.id, -1), l.id, l.k FROM {t} l LEFT JOIN {u} r ON l.window_end = r.window_end AND l.k = r.k"
             ),
-            Kind::IntervalJoin => {
+            Kind::IntervalJoin => format!(
                 "SELECT l.ts, r.id, l.id, CAST(l.b AS VARCHAR) FROM t l LEFT JOIN u r ON l.b = r.b AND l.ts BETWEEN \
-                                   r.ts - INTERVAL '4' SECOND AND r.ts + INTERVAL '2' SECOND"
-                    .into()
-            }
+                 r.ts - INTERVAL '4' SECOND AND r.ts + INTERVAL '2' SECOND{still_there}"
+            ),
             Kind::WindowTop => format!(
                 "SELECT window_end, id, CAST(n AS BIGINT) FROM (SELECT window_end, id, row_number() OVER (PARTITION BY window_end, k ORDER BY x DESC, id) AS n FROM {t} a) a WHERE n <= 2"
             ),
@@ -229,11 +226,15 @@ impl Query {
             true => self.windows.meaning(input),
             false => input.to_string(),
         };
-        self.select_windows(&from, &|table| {
+        let windows = |table: &str| {
             format!(
                 "(SELECT *, date_bin(INTERVAL '10 seconds', ts) + INTERVAL '10 seconds' AS window_end FROM {table} WHERE ts IS NOT NULL)"
             )
-        })
+        };
+        // A row the watermark had freed before the other came matches it no more.
+        let still_there = " AND (r.w IS NULL OR CAST(l.ts AS BIGINT) + 4001 > r.w) \
+                           AND (l.w IS NULL OR CAST(r.ts AS BIGINT) + 2001 > l.w)";
+        self.select_windows(&from, &windows, still_there)
     }
 
     /// Columns of the PRIMARY KEY, the first ones.

@@ -6,6 +6,7 @@ mod refusals;
 mod runs;
 mod shapes;
 mod tables;
+mod windows;
 
 use crate::compile;
 use crate::dataflow::{OpSpec, PipelineOutput};
@@ -85,6 +86,8 @@ fn op_name(op: &OpSpec) -> String {
         OpSpec::GeneralAggregate { op, spec } => format!("aggregate{op}:{:?}", spec.emit),
         OpSpec::Join { op, spec } => format!("{}{op}", crate::explain::join_name(spec).replace(' ', "-")),
         OpSpec::Over { op, spec } => format!("{}{op}", crate::explain::over_name(spec)),
+        OpSpec::Session { op, .. } => format!("session{op}"),
+        OpSpec::Unnest(_) => "unnest".into(),
         OpSpec::Expand { lists, .. } => format!("expand{}", lists.len()),
         OpSpec::KeyedSink { op, key, unique, .. } => format!("keyed{op}{key:?}{}", if *unique { "unique" } else { "" }),
     }
@@ -124,7 +127,7 @@ fn check(query: &CompiledQuery) {
 /// What each operator computes has the types its schema says, through all pipelines.
 #[track_caller]
 fn check_types(query: &CompiledQuery) {
-    use crate::dataflow::{PipelineInput, StageInput};
+    use crate::dataflow::{PipelineInput, StageInput, Unnested};
     use arrow::datatypes::{DataType, SchemaRef};
     let types = |schema: &SchemaRef| -> Vec<DataType> {
         schema.fields().iter().map(|field| field.data_type().clone()).collect()
@@ -168,6 +171,17 @@ fn check_types(query: &CompiledQuery) {
                             assert_eq!(given, types(schema));
                         }
                         input = schema.clone();
+                    }
+                    OpSpec::Session { spec, .. } => {
+                        assert_eq!(types(&input), types(&spec.input_schema));
+                        input = spec.output_schema.clone();
+                    }
+                    OpSpec::Unnest(spec) => {
+                        let whole = spec.columns.iter().zip(spec.schema.fields());
+                        for ((column, _), field) in whole.filter(|((_, what), _)| *what == Unnested::Same) {
+                            assert_eq!(input.field(*column).data_type(), field.data_type());
+                        }
+                        input = spec.schema.clone();
                     }
                     OpSpec::GeneralAggregate { spec, .. } => {
                         assert_eq!(types(&input), types(&spec.input_schema));
