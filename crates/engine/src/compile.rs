@@ -14,7 +14,7 @@ use crate::sql::functions::Functions;
 use crate::sql::group_windows::rewrite_group_windows;
 use crate::sql::options::{QueryOptions, query_options, table_options};
 use crate::sql::refuse::refuse_unsupported;
-use crate::sql::rewrite::{make_unnest_lateral, name_fields, tell_columns_apart};
+use crate::sql::rewrite::{make_unnest_lateral, name_fields, tell_columns_apart, use_standard_names};
 use crate::sql::script::{InsertDef, Name, Statement, ViewDef, parse_script};
 use crate::sql::star::{METADATA, collect_metadata, hide_metadata};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
@@ -133,6 +133,7 @@ fn catalog(script: &Script, defaults: &[OptionEntry], clock: &BatchClock) -> Res
 fn plan_query(query: &Query, catalog: &Catalog, at: Location) -> Result<LogicalPlan> {
     let mut query = query.clone();
     hide_metadata(&mut query, &|name| catalog.hidden(name));
+    use_standard_names(&mut query);
     rewrite_group_windows(&mut query)?;
     refuse_unsupported(&query, catalog.functions())?;
     make_unnest_lateral(&mut query);

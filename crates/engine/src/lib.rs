@@ -10,6 +10,7 @@ pub mod dataflow;
 pub mod delta;
 pub mod error;
 pub mod explain;
+mod functions;
 pub mod plan;
 pub mod query;
 pub mod runtime;

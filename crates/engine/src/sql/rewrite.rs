@@ -7,8 +7,8 @@ use super::refuse::function_name;
 use super::syntax::{call, query_of, select_of};
 use super::types::fold;
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, Expr, FunctionArg, FunctionArgExpr, Ident, Query, Select, SelectItem, SetExpr, TableFactor, Value,
-    VisitMut, VisitorMut,
+    AccessExpr, DuplicateTreatment, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Query,
+    Select, SelectItem, SetExpr, Spanned, TableFactor, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 use std::collections::BTreeSet;
@@ -59,6 +59,46 @@ pub fn make_unnest_lateral(query: &mut Query) {
         }
     }
     let _ = VisitMut::visit(query, &mut Lists);
+}
+
+/// Names and forms that other engines have for the same: `COUNT_IF(x)`, `COLLECT_SET(x)`, `EXPLODE(x)`,
+/// `TIMESTAMPDIFF(SECOND, a, b)`.
+pub fn use_standard_names(query: &mut Query) {
+    struct Names;
+    impl VisitorMut for Names {
+        type Break = ();
+        fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+            let Expr::Function(function) = expr else { return ControlFlow::Continue(()) };
+            let span = function.name.span();
+            let FunctionArguments::List(list) = &mut function.args else { return ControlFlow::Continue(()) };
+            let rename = |name: &str| ObjectName::from(vec![Ident::with_span(span, name)]);
+            match (function_name(&function.name).as_str(), list.args.as_mut_slice()) {
+                ("explode", [_]) => function.name = rename("unnest"),
+                ("collect_set", [_]) => {
+                    function.name = rename("array_agg");
+                    list.duplicate_treatment = Some(DuplicateTreatment::Distinct);
+                }
+                ("count_if", [FunctionArg::Unnamed(argument @ FunctionArgExpr::Expr(_))])
+                    if function.filter.is_none() =>
+                {
+                    if let FunctionArgExpr::Expr(condition) = std::mem::replace(argument, FunctionArgExpr::Wildcard) {
+                        function.name = rename("count");
+                        function.filter = Some(Box::new(condition));
+                    }
+                }
+                (
+                    "timestampdiff" | "timestampadd",
+                    [FunctionArg::Unnamed(FunctionArgExpr::Expr(unit @ Expr::Identifier(_))), ..],
+                ) => {
+                    let name = Value::SingleQuotedString(unit.to_string());
+                    *unit = Expr::Value(name.with_span(unit.span()));
+                }
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let _ = VisitMut::visit(query, &mut Names);
 }
 
 /// Gives columns that an INSERT selects more than once names of their own: only their positions count.

@@ -1,0 +1,288 @@
+//! Times: `DATE_FORMAT`, `HOUR` and its kin, `TIMESTAMPDIFF`, `TIMESTAMPADD`, `UNIX_TIMESTAMP`.
+//!
+//! Patterns are Java's, as Spark and Flink have them; all times are UTC.
+
+use super::{Columns, Last, at, texts};
+use chrono::format::{Item, StrftimeItems};
+use chrono::{DateTime, Datelike, Days, Months, NaiveDateTime, TimeDelta};
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+};
+use datafusion::arrow::compute::{DatePart, cast, date_part};
+use datafusion::arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
+use datafusion::common::{Result, exec_err};
+use std::sync::Arc;
+
+const MICROS: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
+
+pub fn all() -> Vec<Columns> {
+    let utc = DataType::Timestamp(TimeUnit::Millisecond, Some(crate::sql::types::UTC.into()));
+    vec![
+        Columns::new("date_format(timestamp, pattern)", (2, 2), DataType::Utf8, date_format),
+        Columns::new("year(timestamp)", (1, 1), DataType::Int64, |c, _| part(c, DatePart::Year)),
+        Columns::new("quarter(timestamp)", (1, 1), DataType::Int64, |c, _| part(c, DatePart::Quarter)),
+        Columns::new("month(timestamp)", (1, 1), DataType::Int64, |c, _| part(c, DatePart::Month)),
+        Columns::new("week(timestamp)", (1, 1), DataType::Int64, |c, _| part(c, DatePart::Week)).alias("weekofyear"),
+        Columns::new("dayofyear(timestamp)", (1, 1), DataType::Int64, |c, _| part(c, DatePart::DayOfYear)),
+        Columns::new("dayofmonth(timestamp)", (1, 1), DataType::Int64, |c, _| part(c, DatePart::Day)).alias("day"),
+        // Sunday is 1, as in Spark and Flink.
+        Columns::new("dayofweek(timestamp)", (1, 1), DataType::Int64, |c, _| {
+            let from_zero = part(c, DatePart::DayOfWeekSunday0)?;
+            Ok(Arc::new(from_zero.as_primitive::<Int64Type>().unary::<_, Int64Type>(|day| day + 1)))
+        }),
+        Columns::new("hour(timestamp)", (1, 1), DataType::Int64, |c, _| part(c, DatePart::Hour)),
+        Columns::new("minute(timestamp)", (1, 1), DataType::Int64, |c, _| part(c, DatePart::Minute)),
+        Columns::new("second(timestamp)", (1, 1), DataType::Int64, |c, _| part(c, DatePart::Second)),
+        Columns::new("unix_timestamp(timestamp)", (1, 1), DataType::Int64, unix_timestamp),
+        Columns::new("to_timestamp_ltz(number, precision)", (2, 2), utc, to_timestamp_ltz),
+        Columns::new("timestampdiff(unit, from, to)", (3, 3), DataType::Int64, timestampdiff),
+        Columns::new("timestampadd(unit, count, timestamp)", (3, 3), MICROS, timestampadd),
+    ]
+}
+
+fn part(columns: &[ArrayRef], part: DatePart) -> Result<ArrayRef> {
+    Ok(cast(&date_part(&times(&columns[0])?, part)?, &DataType::Int64)?)
+}
+
+/// A column as times; a text that is none is NULL.
+fn times(column: &ArrayRef) -> Result<ArrayRef> {
+    Ok(cast(column, &MICROS)?)
+}
+
+fn time(times: &ArrayRef, row: usize) -> Option<NaiveDateTime> {
+    let times = times.as_primitive::<TimestampMicrosecondType>();
+    times.is_valid(row).then(|| DateTime::from_timestamp_micros(times.value(row)).map(|time| time.naive_utc()))?
+}
+
+fn date_format(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
+    let (column, patterns) = (times(&columns[0])?, texts(&columns[1])?);
+    let mut last: Last<Vec<Item<'static>>> = Last(None);
+    let mut found: Vec<Option<String>> = Vec::with_capacity(rows);
+    for row in 0..rows {
+        found.push(match (time(&column, row), at(&patterns, row)) {
+            (Some(time), Some(pattern)) => Some(time.format_with_items(last.get(pattern, items)?.iter()).to_string()),
+            _ => None,
+        });
+    }
+    Ok(Arc::new(StringArray::from(found)))
+}
+
+/// A Java pattern (`java.time.format.DateTimeFormatter`) as chrono's.
+fn items(pattern: &str) -> Result<Vec<Item<'static>>> {
+    let mut format = String::new();
+    let mut rest = pattern.chars().peekable();
+    while let Some(letter) = rest.next() {
+        if letter == '\'' {
+            let text: String = rest.by_ref().take_while(|letter| *letter != '\'').collect();
+            format.push_str(&if text.is_empty() { "'".into() } else { text.replace('%', "%%") });
+            continue;
+        }
+        let mut count = 1;
+        while rest.next_if_eq(&letter).is_some() {
+            count += 1;
+        }
+        let specifier = match (letter, count) {
+            ('y' | 'u', 2) => "%y",
+            ('y' | 'u', _) => "%Y",
+            ('M' | 'L', 1) => "%-m",
+            ('M' | 'L', 2) => "%m",
+            ('M' | 'L', 3) => "%b",
+            ('M' | 'L', _) => "%B",
+            ('d', 1) => "%-d",
+            ('d', _) => "%d",
+            ('D', 1) => "%-j",
+            ('D', _) => "%j",
+            ('E', 1..=3) => "%a",
+            ('E', _) => "%A",
+            ('H', 1) => "%-H",
+            ('H', _) => "%H",
+            ('h', 1) => "%-I",
+            ('h', _) => "%I",
+            ('m', 1) => "%-M",
+            ('m', _) => "%M",
+            ('s', 1) => "%-S",
+            ('s', _) => "%S",
+            ('S', 3) => "%3f",
+            ('S', 6) => "%6f",
+            ('S', 9) => "%9f",
+            ('a', _) => "%p",
+            (letter, _) if letter.is_ascii_alphabetic() => {
+                let letters: String = std::iter::repeat_n(letter, count).collect();
+                return exec_err!(
+                    "date_format: '{letters}' in '{pattern}' is not known; known are y M d D E H h m s SSS a, and 'text'"
+                );
+            }
+            ('%', _) => "%%",
+            (letter, _) => {
+                format.extend(std::iter::repeat_n(letter, count));
+                continue;
+            }
+        };
+        format.push_str(specifier);
+    }
+    match StrftimeItems::new(&format).parse_to_owned() {
+        Ok(items) => Ok(items),
+        Err(error) => exec_err!("date_format: '{pattern}': {error}"),
+    }
+}
+
+fn unix_timestamp(columns: &[ArrayRef], _: usize) -> Result<ArrayRef> {
+    let micros = times(&columns[0])?;
+    let seconds = |micros: i64| micros.div_euclid(1_000_000);
+    Ok(Arc::new(micros.as_primitive::<TimestampMicrosecondType>().unary::<_, Int64Type>(seconds)))
+}
+
+/// Seconds (precision 0) or milliseconds (3) since the Unix epoch.
+fn to_timestamp_ltz(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
+    let (numbers, precision) = (cast(&columns[0], &DataType::Int64)?, cast(&columns[1], &DataType::Int64)?);
+    let (numbers, precision) = (numbers.as_primitive::<Int64Type>(), precision.as_primitive::<Int64Type>());
+    let mut found: Vec<Option<i64>> = Vec::with_capacity(rows);
+    for row in 0..rows {
+        found.push(match (numbers.is_valid(row), precision.is_valid(row).then(|| precision.value(row))) {
+            (true, Some(0)) => numbers.value(row).checked_mul(1_000),
+            (true, Some(3)) => Some(numbers.value(row)),
+            (_, Some(other)) if other != 0 && other != 3 => {
+                return exec_err!("to_timestamp_ltz: the precision is 0 (seconds) or 3 (milliseconds), not {other}");
+            }
+            _ => None,
+        });
+    }
+    Ok(Arc::new(TimestampMillisecondArray::from(found).with_timezone(crate::sql::types::UTC)))
+}
+
+/// A unit of time.
+#[derive(Clone, Copy)]
+enum Unit {
+    Micros(i64),
+    Months(i64),
+}
+
+fn unit(name: &str) -> Result<Unit> {
+    let name = name.to_ascii_lowercase();
+    Ok(match name.strip_suffix('s').unwrap_or(&name) {
+        "microsecond" => Unit::Micros(1),
+        "millisecond" => Unit::Micros(1_000),
+        "second" => Unit::Micros(1_000_000),
+        "minute" => Unit::Micros(60_000_000),
+        "hour" => Unit::Micros(3_600_000_000),
+        "day" => Unit::Micros(86_400_000_000),
+        "week" => Unit::Micros(604_800_000_000),
+        "month" => Unit::Months(1),
+        "quarter" => Unit::Months(3),
+        "year" => Unit::Months(12),
+        _ => return exec_err!("'{name}' is no unit of time: SECOND, MINUTE, HOUR, DAY, WEEK, MONTH, QUARTER, YEAR"),
+    })
+}
+
+/// Whole units from one time to another.
+fn timestampdiff(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
+    let (units, from, to) = (texts(&columns[0])?, times(&columns[1])?, times(&columns[2])?);
+    let mut last = Last(None);
+    let mut found: Vec<Option<i64>> = Vec::with_capacity(rows);
+    for row in 0..rows {
+        let (Some(name), Some(from), Some(to)) = (at(&units, row), time(&from, row), time(&to, row)) else {
+            found.push(None);
+            continue;
+        };
+        found.push(match last.get(name, unit)? {
+            Unit::Micros(size) => (to - from).num_microseconds().map(|micros| micros / size),
+            Unit::Months(size) => Some(months_between(from, to) / size),
+        });
+    }
+    Ok(Arc::new(Int64Array::from(found)))
+}
+
+/// Whole months, towards zero.
+fn months_between(from: NaiveDateTime, to: NaiveDateTime) -> i64 {
+    if to < from {
+        return -months_between(to, from);
+    }
+    let months = i64::from(to.year() - from.year()) * 12 + i64::from(to.month()) - i64::from(from.month());
+    let begun = (to.day(), to.time()) < (from.day(), from.time());
+    months - i64::from(begun)
+}
+
+fn timestampadd(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
+    let (units, column) = (texts(&columns[0])?, times(&columns[2])?);
+    let counts = cast(&columns[1], &DataType::Int64)?;
+    let counts = counts.as_primitive::<Int64Type>();
+    let mut last = Last(None);
+    let mut found: Vec<Option<i64>> = Vec::with_capacity(rows);
+    for row in 0..rows {
+        let (Some(name), true, Some(time)) = (at(&units, row), counts.is_valid(row), time(&column, row)) else {
+            found.push(None);
+            continue;
+        };
+        let moved = add(time, counts.value(row), *last.get(name, unit)?);
+        found.push(moved.map(|time| time.and_utc().timestamp_micros()));
+    }
+    Ok(Arc::new(TimestampMicrosecondArray::from(found)))
+}
+
+fn add(time: NaiveDateTime, count: i64, unit: Unit) -> Option<NaiveDateTime> {
+    const DAY: i64 = 86_400_000_000;
+    match unit {
+        Unit::Micros(size) if size % DAY == 0 => {
+            let days = Days::new(count.unsigned_abs().checked_mul((size / DAY) as u64)?);
+            if count < 0 { time.checked_sub_days(days) } else { time.checked_add_days(days) }
+        }
+        Unit::Micros(size) => time.checked_add_signed(TimeDelta::microseconds(count.checked_mul(size)?)),
+        Unit::Months(size) => {
+            let months = Months::new(u32::try_from(count.unsigned_abs().checked_mul(size as u64)?).ok()?);
+            if count < 0 { time.checked_sub_months(months) } else { time.checked_add_months(months) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(value: &str) -> ArrayRef {
+        Arc::new(StringArray::from(vec![value]))
+    }
+
+    fn number(value: i64) -> ArrayRef {
+        Arc::new(Int64Array::from(vec![value]))
+    }
+
+    fn of(function: &str, columns: &[ArrayRef]) -> String {
+        let function = all().into_iter().find(|known| known.name == function).unwrap();
+        let found = (function.run)(columns, 1).unwrap();
+        assert_eq!(*found.data_type(), function.returns);
+        at(&texts(&found).unwrap(), 0).unwrap_or("NULL").into()
+    }
+
+    #[test]
+    fn javas_patterns() {
+        let format = |pattern: &str| of("date_format", &[text("2026-03-07T15:04:05.678"), text(pattern)]);
+        assert_eq!(format("yyyy-MM-dd HH:mm:ss.SSS"), "2026-03-07 15:04:05.678");
+        assert_eq!(format("yy/M/d h:m:s a"), "26/3/7 3:4:5 PM");
+        assert_eq!(format("EEEE, d. MMMM 'of year' yyyy '' 100%"), "Saturday, 7. March of year 2026 ' 100%");
+        assert!(items("yyyy-QQ").unwrap_err().to_string().contains("'QQ'"));
+    }
+
+    #[test]
+    fn parts() {
+        let time = [text("2026-03-08T15:04:05.678")];
+        let parts =
+            ["year", "quarter", "month", "week", "dayofyear", "dayofmonth", "dayofweek", "hour", "minute", "second"];
+        let found: Vec<String> = parts.iter().map(|part| of(part, &time)).collect();
+        assert_eq!(found, ["2026", "1", "3", "10", "67", "8", "1", "15", "4", "5"]);
+        assert_eq!(of("unix_timestamp", &[text("1969-12-31T23:59:59.500")]), "-1");
+        assert_eq!(of("to_timestamp_ltz", &[number(1_500), number(3)]), "1970-01-01T00:00:01.500Z");
+        assert_eq!(of("to_timestamp_ltz", &[number(1), number(0)]), "1970-01-01T00:00:01Z");
+    }
+
+    #[test]
+    fn differences_and_sums() {
+        let diff = |unit: &str, from: &str, to: &str| of("timestampdiff", &[text(unit), text(from), text(to)]);
+        assert_eq!(diff("HOUR", "2026-01-01T00:00:00", "2026-01-02T00:59:00"), "24");
+        assert_eq!(diff("month", "2026-01-31T00:00:00", "2026-02-28T00:00:00"), "0");
+        assert_eq!(diff("MONTHS", "2026-03-01T00:00:00", "2025-01-01T00:00:00"), "-14");
+        let add = |unit: &str, count, time: &str| of("timestampadd", &[text(unit), number(count), text(time)]);
+        assert_eq!(add("MONTH", 1, "2026-01-31T00:00:00"), "2026-02-28T00:00:00");
+        assert_eq!(add("WEEK", -1, "2026-01-08T00:00:00"), "2026-01-01T00:00:00");
+        assert_eq!(add("SECOND", 90, "2026-01-01T00:00:00"), "2026-01-01T00:01:30");
+    }
+}

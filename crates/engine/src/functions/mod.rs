@@ -1,0 +1,121 @@
+//! Functions that people know from Spark SQL and Flink SQL and DataFusion does not have.
+//!
+//! Owns: their registration and their common shape. Does not own: which of them a script may call (`sql::functions`).
+//! Invariants: no function here depends on a clock, a random source, a locale or a time zone but UTC; NULL in gives
+//! NULL out; a text that cannot be read gives NULL, a pattern that cannot be read is an error.
+
+mod dates;
+mod json;
+mod text;
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, StringArray};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::{Result, plan_err};
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+/// All of them.
+pub fn all() -> Vec<Arc<ScalarUDF>> {
+    let functions = dates::all().into_iter().chain(text::all()).chain(json::all());
+    functions.map(|function| Arc::new(ScalarUDF::from(function))).collect()
+}
+
+/// A function over whole columns.
+#[derive(Debug)]
+pub struct Columns {
+    name: &'static str,
+    aliases: Vec<String>,
+    /// How it is called, for errors.
+    usage: &'static str,
+    /// Least and greatest number of arguments.
+    arguments: (usize, usize),
+    returns: DataType,
+    run: fn(&[ArrayRef], rows: usize) -> Result<ArrayRef>,
+    signature: Signature,
+}
+
+impl Columns {
+    fn new(
+        usage: &'static str,
+        arguments: (usize, usize),
+        returns: DataType,
+        run: fn(&[ArrayRef], usize) -> Result<ArrayRef>,
+    ) -> Self {
+        let name = usage.split_once('(').map_or(usage, |(name, _)| name);
+        let signature = Signature::variadic_any(Volatility::Immutable);
+        Self { name, aliases: Vec::new(), usage, arguments, returns, run, signature }
+    }
+
+    fn alias(mut self, alias: &str) -> Self {
+        self.aliases.push(alias.into());
+        self
+    }
+}
+
+impl PartialEq for Columns {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Columns {}
+
+impl Hash for Columns {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
+
+impl ScalarUDFImpl for Columns {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn aliases(&self) -> &[String] {
+        &self.aliases
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, args: &[DataType]) -> Result<DataType> {
+        let (least, most) = self.arguments;
+        if args.len() < least || args.len() > most {
+            return plan_err!("write {}", self.usage);
+        }
+        Ok(self.returns.clone())
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let columns = args.args.iter().map(|arg| arg.to_array(args.number_rows)).collect::<Result<Vec<_>>>()?;
+        Ok(ColumnarValue::Array((self.run)(&columns, args.number_rows)?))
+    }
+}
+
+/// A column as text.
+fn texts(column: &ArrayRef) -> Result<StringArray> {
+    Ok(cast(column, &DataType::Utf8)?.as_string::<i32>().clone())
+}
+
+/// One value made anew only when its text changes: patterns are the same in nearly every row.
+struct Last<T>(Option<(String, T)>);
+
+impl<T> Last<T> {
+    fn get(&mut self, text: &str, make: impl FnOnce(&str) -> Result<T>) -> Result<&T> {
+        if self.0.as_ref().is_none_or(|(known, _)| known != text) {
+            self.0 = Some((text.to_string(), make(text)?));
+        }
+        match &self.0 {
+            Some((_, value)) => Ok(value),
+            None => plan_err!("no pattern"),
+        }
+    }
+}
+
+/// The value of a row, unless it is NULL.
+fn at(array: &StringArray, row: usize) -> Option<&str> {
+    array.is_valid(row).then(|| array.value(row))
+}
