@@ -51,10 +51,10 @@ pub fn compile(sql: &str) -> Result<CompiledQuery> {
             builder.warnings.extend(sinks::idle_parts(table));
         }
     }
-    let (mut dataflow, warnings) = (builder.dataflow, builder.warnings);
+    let Builder { mut dataflow, lookups, warnings, .. } = builder;
     let mut sinks = planned.into_iter().map(|(_, sink)| sink).collect();
     dead_letters::connect(&mut dataflow, &mut sources, &mut sinks);
-    Ok(CompiledQuery { options, sources, sinks, dataflow, warnings, clock })
+    Ok(CompiledQuery { options, sources, sinks, dataflow, lookups, warnings, clock })
 }
 
 /// The statements by kind, each kind in the script's order.
@@ -135,6 +135,7 @@ fn plan_query(query: &Query, catalog: &Catalog, at: Location) -> Result<LogicalP
     hide_metadata(&mut query, &|name| catalog.hidden(name));
     use_standard_names(&mut query);
     rewrite_group_windows(&mut query)?;
+    catalog.check_versions(&query)?;
     refuse_unsupported(&query, catalog.functions())?;
     make_unnest_lateral(&mut query);
     name_fields(&mut query);

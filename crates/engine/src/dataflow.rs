@@ -5,7 +5,9 @@
 //! stateful operator has an entry in `operators` and runs in a shards stage.
 
 use crate::error::EngineError;
+use crate::lookup::Lookup;
 pub use crate::runtime::LinearKind;
+use crate::runtime::LookupTable;
 use crate::state::Layout;
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::compute::SortOptions;
@@ -16,7 +18,7 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::window::WindowExpr;
 use highwater_core::ids::{EdgeId, OperatorId, SinkId, SourceId, StageId};
 use highwater_core::query::{StageInput as CoreInput, StageTopology};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 /// All INSERTs of a script. Indexes of `stages` and `edges` are their ids.
 #[derive(Clone, Debug, Default)]
@@ -120,6 +122,8 @@ pub enum OpSpec {
         op: OperatorId,
         spec: Arc<SessionSpec>,
     },
+    /// Each row with what a file holds for it.
+    Lookup(Arc<LookupSpec>),
     /// Each row once for every element of its lists.
     Unnest(Arc<UnnestSpec>),
     /// Each row once for every list of expressions.
@@ -353,6 +357,26 @@ pub struct SessionSpec {
     /// Rows are given once, when their session closes.
     pub on_close: bool,
     pub watermark: Vec<Upstream>,
+}
+
+/// A join with the rows of a file.
+#[derive(Debug)]
+pub struct LookupSpec {
+    pub lookup: Arc<Lookup>,
+    /// Over the stream's rows.
+    pub stream_key: Vec<Arc<dyn PhysicalExpr>>,
+    /// Over the file's rows, of the same types.
+    pub lookup_key: Vec<Arc<dyn PhysicalExpr>>,
+    pub null_equal: bool,
+    /// What pairs must pass besides equal keys; over `pair_schema`.
+    pub filter: Option<Arc<dyn PhysicalExpr>>,
+    /// The stream's columns come first.
+    pub stream_first: bool,
+    pub pair_schema: SchemaRef,
+    pub output: JoinOutput,
+    pub output_schema: SchemaRef,
+    /// What has been read, by key.
+    pub table: RwLock<Option<Arc<LookupTable>>>,
 }
 
 /// Lists told apart, several side by side; structs told apart.

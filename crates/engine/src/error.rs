@@ -24,6 +24,11 @@ pub enum EngineError {
          replace them (COALESCE)"
     )]
     NullKey { sink: String, column: String },
+    #[error(
+        "table '{table}': the file '{path}' cannot be read: {cause}; every executor must see it, with the columns the \
+         table declares"
+    )]
+    File { table: String, path: String, cause: String },
     #[error("state is damaged: {0}")]
     Delta(#[from] DeltaError),
     #[error("state of attempt {found} cannot be committed as attempt {wanted}")]
@@ -41,7 +46,11 @@ pub enum EngineError {
 impl EngineError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Expression(_) | Self::Arrow(_) | Self::DuplicateKey { .. } | Self::NullKey { .. } => ErrorKind::Fix,
+            Self::Expression(_)
+            | Self::Arrow(_)
+            | Self::DuplicateKey { .. }
+            | Self::NullKey { .. }
+            | Self::File { .. } => ErrorKind::Fix,
             Self::Delta(_) => ErrorKind::Fatal,
             Self::WrongAttempt { .. } | Self::MissingShard(_) => ErrorKind::Retry,
             Self::UnknownTask(_) | Self::UnknownEdge(_) | Self::Internal(_) => ErrorKind::Fatal,

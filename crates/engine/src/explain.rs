@@ -4,8 +4,8 @@
 //! property is shown, since any of them may be a secret.
 
 use crate::dataflow::{
-    AggregateSpec, CallSpec, EmitMode, GeneralSpec, JoinOutput, JoinSpec, Keeps, OpSpec, OperatorInfo, OverSpec,
-    Pipeline, PipelineInput, PipelineOutput, Rank, RankLimit, SessionSpec, Stage, StageInput,
+    AggregateSpec, CallSpec, EmitMode, GeneralSpec, JoinOutput, JoinSpec, Keeps, LookupSpec, OpSpec, OperatorInfo,
+    OverSpec, Pipeline, PipelineInput, PipelineOutput, Rank, RankLimit, SessionSpec, Stage, StageInput,
 };
 use crate::query::{CompiledQuery, ConnectorOptions, SinkTable, SourceTable};
 use crate::sql::types::type_name;
@@ -86,6 +86,7 @@ fn columns_read(source: &SourceTable) -> Vec<&str> {
 fn connector_text(connector: &ConnectorOptions) -> String {
     match connector {
         ConnectorOptions::Console => "console".into(),
+        ConnectorOptions::File(file) => format!("file {}", file.path),
         ConnectorOptions::Kafka(kafka) => match &kafka.topic {
             Some(topic) => format!("kafka topic {topic}"),
             None => "kafka topic by _topic".into(),
@@ -129,6 +130,7 @@ pub fn op_text(op: &OpSpec) -> String {
             format!("expand to {}", lists.join(", "))
         }
         OpSpec::Session { op, spec } => format!("session {op}: {}", session_text(spec)),
+        OpSpec::Lookup(spec) => format!("look up {}", lookup_text(spec)),
         OpSpec::Unnest(spec) => {
             format!("unnest to {}", names(&spec.schema, &(0..spec.columns.len()).collect::<Vec<_>>()))
         }
@@ -203,6 +205,16 @@ pub fn join_text(spec: &JoinSpec) -> String {
     let on = if on.is_empty() { "all pairs".to_string() } else { format!("on {}", on.join(" AND ")) };
     let when = if spec.on_close { ", unmatched rows when their time is over" } else { "" };
     format!("{on}{when}")
+}
+
+/// Keys, condition and what is read.
+fn lookup_text(spec: &LookupSpec) -> String {
+    let exprs = |exprs: &[Arc<dyn PhysicalExpr>]| exprs.iter().map(|e| e.to_string()).collect::<Vec<_>>().join(", ");
+    let filter = spec.filter.as_ref().map_or(String::new(), |filter| format!(" if {filter}"));
+    let nulls = if spec.null_equal { " with NULLs" } else { "" };
+    let (mine, theirs) = (exprs(&spec.stream_key), exprs(&spec.lookup_key));
+    let plan = spec.lookup.plan().display_indent().to_string().replace("\n", ";");
+    format!("({mine}) as ({theirs}){nulls}{filter}, {:?}, in {plan}", spec.output)
 }
 
 /// Keys, gap, and when rows go on.
@@ -307,7 +319,7 @@ fn columns_json(schema: &Schema) -> Vec<Value> {
 fn topic(connector: &ConnectorOptions) -> Option<&str> {
     match connector {
         ConnectorOptions::Kafka(kafka) => kafka.topic.as_deref(),
-        ConnectorOptions::Console => None,
+        ConnectorOptions::Console | ConnectorOptions::File(_) => None,
     }
 }
 
@@ -315,6 +327,7 @@ fn connector_name(connector: &ConnectorOptions) -> &'static str {
     match connector {
         ConnectorOptions::Kafka(_) => "kafka",
         ConnectorOptions::Console => "console",
+        ConnectorOptions::File(_) => "filesystem",
     }
 }
 

@@ -11,6 +11,7 @@ pub mod delta;
 pub mod error;
 pub mod explain;
 mod functions;
+mod lookup;
 pub mod plan;
 pub mod query;
 pub mod runtime;

@@ -4,6 +4,8 @@
 //! and writing Kafka (crate `connectors`). Invariant: references to secrets in option values stay unresolved.
 
 use crate::dataflow::Dataflow;
+use crate::error::EngineError;
+use crate::lookup::Lookup;
 use crate::plan::clock::BatchClock;
 use crate::sql::options::QueryOptions;
 use arrow::datatypes::SchemaRef;
@@ -22,6 +24,8 @@ pub struct CompiledQuery {
     /// By [`SinkId`].
     pub sinks: Vec<SinkTable>,
     pub dataflow: Dataflow,
+    /// Files to be read before a batch's tasks: see [`CompiledQuery::load_files`].
+    pub lookups: Vec<Arc<Lookup>>,
     /// What people should know before it runs, each a sentence.
     pub warnings: Vec<String>,
     /// What `now()` reads: set it to a batch's timestamp before its tasks run. Clones share it, so batches with
@@ -37,12 +41,23 @@ impl CompiledQuery {
             table: source.name.clone(),
             topic: match &source.connector {
                 ConnectorOptions::Kafka(kafka) => kafka.topic.clone().unwrap_or_default(),
-                ConnectorOptions::Console => String::new(),
+                ConnectorOptions::Console | ConnectorOptions::File(_) => String::new(),
             },
             options: source.options.clone(),
             has_watermark: source.watermark.is_some(),
         };
         self.sources.iter().map(spec).collect()
+    }
+
+    /// Reads the files that rows look up, where a batch of this timestamp needs them anew. Milliseconds.
+    ///
+    /// # Errors
+    /// A file cannot be read, or its content is not what its table declares.
+    pub async fn load_files(&self, now_ms: i64) -> Result<(), EngineError> {
+        for lookup in &self.lookups {
+            lookup.load(now_ms).await?;
+        }
+        Ok(())
     }
 
     /// A hash of all that decides what the query does, as 32 hex digits: equal for two processes if and only
@@ -88,6 +103,28 @@ pub struct SinkTable {
 pub enum ConnectorOptions {
     Kafka(KafkaOptions),
     Console,
+    /// Rows look things up in it.
+    File(FileOptions),
+}
+
+/// Options of a file: a path, or a folder of files, that every executor can read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileOptions {
+    pub path: String,
+    pub format: FileFormat,
+    /// How old its content in memory may get; `None` = it is read once.
+    pub refresh_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileFormat {
+    Csv {
+        /// The first line names the columns.
+        header: bool,
+        delimiter: u8,
+    },
+    /// An object in each line.
+    Json,
 }
 
 /// Options of a Kafka table. Values keep `${env:X}` and `${file:X}` unresolved.

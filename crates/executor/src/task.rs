@@ -67,6 +67,7 @@ pub async fn run(context: TaskContext, task: TaskPlan) -> Result<Done, TaskError
 
 async fn run_to_end(mut context: TaskContext, task: TaskPlan) -> Result<Done, TaskError> {
     let id = task.id;
+    context.compiled.load_files(context.plan.timestamp_ms).await?;
     let mut computed = match &task.work {
         TaskWork::Source { source, ranges } => {
             let (source, ranges) = (*source, ranges.clone());

@@ -63,6 +63,9 @@ impl SinkWriter {
                 Ok(Self::Kafka(Box::new(KafkaWriter::open(config, options)?)))
             }
             ConnectorOptions::Console => Ok(Self::Console(Box::new(ConsoleWriter::new(config)))),
+            ConnectorOptions::File(_) => {
+                Err(ConnectorError::Config(format!("table '{}' is a file and cannot be written", config.table.name)))
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use crate::dataflow::{
     CloseKey, Dataflow, Edge, EmitMode, OpSpec, OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage,
     StageInput, Upstream,
 };
+use crate::lookup::Lookup;
 use crate::query::SourceTable;
 use crate::sql::error::{Result, SqlError};
 use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
@@ -64,13 +65,14 @@ impl Target<'_> {
 pub struct Builder<'a> {
     pub sources: &'a [SourceTable],
     pub dataflow: Dataflow,
+    pub lookups: Vec<Arc<Lookup>>,
     pub warnings: Vec<String>,
 }
 
 impl<'a> Builder<'a> {
     /// Starts with one stage for each source.
     pub fn new(sources: &'a [SourceTable]) -> Self {
-        let mut builder = Self { sources, dataflow: Dataflow::default(), warnings: Vec::new() };
+        let mut builder = Self { sources, dataflow: Dataflow::default(), lookups: Vec::new(), warnings: Vec::new() };
         for source in sources {
             builder.add_stage(StageInput::Source(source.id));
         }
@@ -184,7 +186,11 @@ impl<'a> Builder<'a> {
         let table = scan.source.downcast_ref::<Stream>().map(|stream| &stream.table);
         let found = table.and_then(|table| self.sources.iter().position(|source| source.name == table.def.name.text));
         let Some(index) = found else {
-            return Err(SqlError::at(target.at, format!("table '{}' cannot be read", scan.table_name)));
+            return Err(SqlError::at(
+                target.at,
+                format!("table '{}' is a file, and no stream to read", scan.table_name),
+            )
+            .hint("join a Kafka table with it: each record looks up its rows"));
         };
         let source = &self.sources[index];
         let wanted: Vec<usize> = match &scan.projection {

@@ -5,13 +5,15 @@
 
 use super::errors::{external, sql_error};
 use super::windows::WindowPlanner;
+use crate::query::ConnectorOptions;
 use crate::sql::ddl::TableDef;
 use crate::sql::error::SqlError;
 use crate::sql::functions::Functions;
 use crate::sql::options::TableOptions;
+use crate::sql::refuse::not_yet;
 use crate::sql::star::metadata_field;
 use crate::sql::suggest::did_you_mean;
-use crate::sql::types::to_arrow;
+use crate::sql::types::{fold, to_arrow};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::{DFSchema, Result, TableReference};
@@ -19,10 +21,11 @@ use datafusion::execution::SessionStateDefaults;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
 use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
-use datafusion::sql::sqlparser::ast::{self, Query, Statement};
+use datafusion::sql::sqlparser::ast::{self, Query, Spanned, Statement, TableFactor, Visit, Visitor};
 use datafusion::sql::sqlparser::tokenizer::Location;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// A table of the script with its typed options.
@@ -107,6 +110,31 @@ impl Catalog {
     /// Columns that `*` over this name leaves out.
     pub fn hidden(&self, name: &str) -> Vec<&'static str> {
         self.tables.get(name).map(|table| table.hidden.clone()).unwrap_or_default()
+    }
+
+    /// Refuses `FOR SYSTEM_TIME AS OF` on what has no versions to choose from.
+    pub fn check_versions(&self, query: &Query) -> Result<(), SqlError> {
+        struct Versions<'a>(&'a Catalog);
+        impl Visitor for Versions<'_> {
+            type Break = SqlError;
+            fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<SqlError> {
+                let TableFactor::Table { name, version: Some(_), .. } = factor else {
+                    return ControlFlow::Continue(());
+                };
+                let table = name.0.last().and_then(|part| part.as_ident()).and_then(|name| self.0.table(&fold(name)));
+                match table.map(|table| &table.options.connector) {
+                    Some(ConnectorOptions::File(_)) => ControlFlow::Continue(()),
+                    _ => ControlFlow::Break(
+                        not_yet("FOR SYSTEM_TIME AS OF on a stream", name.span())
+                            .hint("it is for tables with 'connector' = 'filesystem'; join streams on a range of time"),
+                    ),
+                }
+            }
+        }
+        match query.visit(&mut Versions(self)) {
+            ControlFlow::Break(error) => Err(error),
+            ControlFlow::Continue(()) => Ok(()),
+        }
     }
 
     /// Plans a query of the script; `at` is its statement's place.

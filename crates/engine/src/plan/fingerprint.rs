@@ -82,6 +82,10 @@ fn describe_schemas(op: &crate::dataflow::OpSpec, out: &mut Text) -> std::fmt::R
             describe_schema(&spec.output_schema, out)
         }
         OpSpec::Expand { schema, .. } => describe_schema(schema, out),
+        OpSpec::Lookup(spec) => {
+            writeln!(out, "{:?}", spec.lookup.files())?;
+            describe_schema(&spec.output_schema, out)
+        }
         OpSpec::Unnest(spec) => {
             writeln!(out, "{:?} {} {}", spec.columns, spec.keeps_null, spec.keeps_empty)?;
             describe_schema(&spec.schema, out)

@@ -24,10 +24,10 @@ use highwater_core::options::OutputMode;
 use std::sync::Arc;
 
 /// A join with the sides in the order that the output has them.
-struct Sides<'a> {
-    inputs: [&'a LogicalPlan; 2],
-    on: Vec<[&'a Expr; 2]>,
-    output: JoinOutput,
+pub struct Sides<'a> {
+    pub inputs: [&'a LogicalPlan; 2],
+    pub on: Vec<[&'a Expr; 2]>,
+    pub output: JoinOutput,
 }
 
 impl<'a> Sides<'a> {
@@ -72,6 +72,9 @@ pub fn build(builder: &mut Builder<'_>, join: &Join, target: Target<'_>) -> Resu
         && let Some(side) = (0..2).find(|side| is_unit(sides.inputs[*side]))
     {
         return builder.build(sides.inputs[1 - side], target);
+    }
+    if let Some(flows) = super::lookup::build(builder, join, &sides, target)? {
+        return Ok(flows);
     }
     for expr in join.on.iter().flat_map(|(left, right)| [left, right]).chain(&join.filter) {
         refuse_clock(expr, "the condition of a join", target)?;

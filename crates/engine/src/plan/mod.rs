@@ -19,6 +19,7 @@ pub mod insert;
 pub mod join;
 pub mod lateral;
 pub mod lineage;
+pub mod lookup;
 pub mod not_in;
 pub mod optimize;
 pub mod over;

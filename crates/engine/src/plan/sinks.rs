@@ -40,6 +40,13 @@ pub fn sink_table(id: SinkId, table: &Table, options: &QueryOptions) -> Result<S
         false => options.output_mode.unwrap_or(OutputMode::Update),
     };
     let connector = table.options.connector.clone();
+    if let ConnectorOptions::File(_) = connector {
+        return Err(SqlError::at(
+            def.name.at,
+            format!("table '{}' is a file, which rows look up: it cannot be written", def.name.text),
+        )
+        .hint("write to 'connector' = 'kafka' or 'console'"));
+    }
     Ok(SinkTable { id, name: def.name.text.clone(), schema, primary_key, mode, connector })
 }
 

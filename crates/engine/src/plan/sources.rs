@@ -45,6 +45,7 @@ fn visit(plan: &LogicalPlan, wanted: &mut Vec<Wanted>) {
     let _ = plan.apply(|node| {
         if let LogicalPlan::TableScan(scan) = node
             && let Some(stream) = scan.source.downcast_ref::<Stream>()
+            && !matches!(stream.table.options.connector, ConnectorOptions::File(_))
         {
             let want = want(&stream.table, wanted);
             match &scan.projection {

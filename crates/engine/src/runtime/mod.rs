@@ -14,6 +14,7 @@ mod join;
 mod kept;
 mod keyed_sink;
 mod keys;
+mod lookup;
 mod over;
 mod partial_aggregate;
 mod pipeline;
@@ -23,6 +24,7 @@ mod unnest;
 
 pub use general::linear::LinearKind;
 pub use keys::shard_of;
+pub use lookup::LookupTable;
 pub(crate) use partial_aggregate::close_times;
 
 use crate::dataflow::{Dataflow, PipelineInput, PipelineOutput, Upstream};

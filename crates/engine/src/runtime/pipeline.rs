@@ -7,6 +7,7 @@ use super::final_aggregate::FinalAggregate;
 use super::general::GeneralAggregate;
 use super::join::Join;
 use super::keyed_sink::KeyedSink;
+use super::lookup::LookupJoin;
 use super::over::Over;
 use super::partial_aggregate::PartialAggregate;
 use super::session::Sessions;
@@ -35,6 +36,7 @@ enum Operator {
     Project { exprs: Vec<Arc<dyn PhysicalExpr>>, schema: SchemaRef },
     Expand { lists: Vec<Vec<Arc<dyn PhysicalExpr>>>, schema: SchemaRef },
     Unnest(Arc<UnnestSpec>),
+    Lookup(LookupJoin),
     Stateful(Box<dyn Stateful>),
 }
 
@@ -69,6 +71,7 @@ impl Chain {
                 OpSpec::Session { op, spec } => {
                     Operator::Stateful(Box::new(Sessions::new(*op, spec.clone(), context)?))
                 }
+                OpSpec::Lookup(spec) => Operator::Lookup(LookupJoin::new(spec.clone())?),
                 OpSpec::Unnest(spec) => Operator::Unnest(spec.clone()),
                 OpSpec::Expand { lists, schema } => Operator::Expand { lists: lists.clone(), schema: schema.clone() },
                 OpSpec::KeyedSink { op, key, unique, schema } => {
@@ -101,6 +104,7 @@ impl Chain {
                 Operator::Project { exprs, schema } => project(exprs, schema, rows)?,
                 Operator::Expand { lists, schema } => expand(lists, schema, &rows)?,
                 Operator::Unnest(spec) => unnest(spec, &rows)?,
+                Operator::Lookup(lookup) => lookup.join(rows)?,
                 // Ports are the first operator's.
                 Operator::Stateful(operator) => return operator.push(if place == 0 { port } else { 0 }, rows),
             };

@@ -7,7 +7,7 @@
 use super::ddl::{OptionEntry, TableDef};
 use super::error::{Result, SqlError};
 use super::values::{bad_value, count, duration_ms, parse_duration_ms, parse_time_ms, text, topic_offsets, word};
-use crate::query::{ConnectorOptions, Format, KafkaOptions};
+use crate::query::{ConnectorOptions, FileFormat, FileOptions, Format, KafkaOptions};
 use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_core::options::{
     EndingOffsets, IsolationLevel, OnBadRecord, OnDataLoss, OutputMode, SourceOptions, StartingOffsets, Trigger,
@@ -43,6 +43,7 @@ pub struct TableOptions {
 
 const QUERY_KEYS: [&str; 3] = ["trigger", "output_mode", "shards"];
 const CONNECTOR_KEYS: [&str; 4] = ["connector", "topic", "bootstrap.servers", "format"];
+const FILE_KEYS: [&str; 4] = ["path", "refresh", "csv.header", "csv.delimiter"];
 const SOURCE_KEYS: [&str; 11] = [
     "starting_offsets",
     "ending_offsets",
@@ -173,9 +174,16 @@ pub fn table_options(table: &TableDef, defaults: &[OptionEntry]) -> Result<Table
     let mut source = SourceOptions { idle_timeout_ms: Some(DEFAULT_IDLE_TIMEOUT_MS), ..SourceOptions::default() };
     apply_source(&mut source, defaults)?;
     apply_source(&mut source, &own)?;
-    let is_kafka = word(connector, &[("kafka", true), ("console", false)])?;
+    let connector = word(connector, &[("kafka", 0), ("console", 1), ("filesystem", 2)])?;
+    if connector == 2 {
+        return Ok(TableOptions { connector: ConnectorOptions::File(file(table, &own)?), source });
+    }
+    if let Some(stray) = own.iter().find(|entry| FILE_KEYS.contains(&entry.key.as_str())) {
+        return Err(SqlError::at(stray.key_at, format!("'{}' is an option of files", stray.key))
+            .hint("drop it, or use 'connector' = 'filesystem'"));
+    }
     let format = find("format").map(format).transpose()?;
-    if !is_kafka {
+    if connector == 1 {
         if let Some(stray) = own.iter().find(|entry| !matches!(entry.key.as_str(), "connector" | "format")) {
             return Err(SqlError::at(stray.key_at, format!("the console connector has no option '{}'", stray.key))
                 .hint("drop it, or use 'connector' = 'kafka'"));
@@ -200,6 +208,43 @@ pub fn table_options(table: &TableDef, defaults: &[OptionEntry]) -> Result<Table
     Ok(TableOptions { connector: ConnectorOptions::Kafka(kafka), source })
 }
 
+/// Options of a table that rows look up.
+fn file(table: &TableDef, own: &[OptionEntry]) -> Result<FileOptions> {
+    let find = |key: &str| own.iter().find(|entry| entry.key == key);
+    let lacks = |key: &str, example: &str| {
+        SqlError::at(table.name.at, format!("table '{}' lacks the option '{key}'", table.name.text))
+            .hint(format!("add '{key}' = {example}"))
+    };
+    let known = |entry: &&OptionEntry| {
+        !FILE_KEYS.contains(&entry.key.as_str()) && !matches!(entry.key.as_str(), "connector" | "format")
+    };
+    if let Some(stray) = own.iter().find(known) {
+        return Err(SqlError::at(stray.key_at, format!("a file has no option '{}'", stray.key)).suggest(
+            &stray.key,
+            FILE_KEYS,
+            "its options",
+        ));
+    }
+    let format = find("format").ok_or_else(|| lacks("format", "'csv' or 'json'"))?;
+    let is_csv = word(format, &[("csv", true), ("json", false)])?;
+    if let Some(stray) = own.iter().find(|entry| !is_csv && entry.key.starts_with("csv.")) {
+        return Err(SqlError::at(stray.key_at, format!("'{}' goes with 'format' = 'csv'", stray.key)));
+    }
+    let delimiter = match find("csv.delimiter") {
+        Some(entry) => match text(entry)?.as_bytes() {
+            [byte] => *byte,
+            _ => return Err(bad_value(entry, "write one character, such as ';'")),
+        },
+        None => b',',
+    };
+    let header = find("csv.header").map(|entry| word(entry, &[("true", true), ("false", false)])).transpose()?;
+    Ok(FileOptions {
+        path: text(find("path").ok_or_else(|| lacks("path", "'/data/side.csv'"))?)?,
+        format: if is_csv { FileFormat::Csv { header: header.unwrap_or(false), delimiter } } else { FileFormat::Json },
+        refresh_ms: find("refresh").map(duration_ms).transpose()?,
+    })
+}
+
 /// The script's `SET 'kafka.…'` for a source that does not say otherwise itself.
 pub fn default_properties(defaults: &[OptionEntry]) -> Result<BTreeMap<String, String>> {
     properties(defaults)
@@ -219,7 +264,7 @@ fn properties(entries: &[OptionEntry]) -> Result<BTreeMap<String, String>> {
 }
 
 fn check_known(entry: &OptionEntry, key: &str) -> Result<()> {
-    let known = || CONNECTOR_KEYS.into_iter().chain(SOURCE_KEYS);
+    let known = || CONNECTOR_KEYS.into_iter().chain(SOURCE_KEYS).chain(FILE_KEYS);
     if known().any(|name| name == key) || key.strip_prefix("kafka.").is_some_and(|rest| !rest.is_empty()) {
         return Ok(());
     }

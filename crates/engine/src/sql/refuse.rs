@@ -116,9 +116,6 @@ impl Visitor for Check<'_> {
                 self.in_table_function += 1;
                 return check_window_name(name, factor.span());
             }
-            TableFactor::Table { version: Some(_), .. } => {
-                return refuse(not_yet("FOR SYSTEM_TIME AS OF", factor.span()));
-            }
             TableFactor::Table { sample: Some(_), .. } => return refuse(not_yet("TABLESAMPLE", factor.span())),
             TableFactor::Table { .. } => {}
             TableFactor::Derived { lateral: true, .. } => return refuse(not_yet("LATERAL", factor.span())),

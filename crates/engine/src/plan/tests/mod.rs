@@ -2,6 +2,7 @@
 
 mod errors;
 mod keys;
+mod lookups;
 mod refusals;
 mod runs;
 mod shapes;
@@ -87,6 +88,7 @@ fn op_name(op: &OpSpec) -> String {
         OpSpec::Join { op, spec } => format!("{}{op}", crate::explain::join_name(spec).replace(' ', "-")),
         OpSpec::Over { op, spec } => format!("{}{op}", crate::explain::over_name(spec)),
         OpSpec::Session { op, .. } => format!("session{op}"),
+        OpSpec::Lookup(_) => "lookup".into(),
         OpSpec::Unnest(_) => "unnest".into(),
         OpSpec::Expand { lists, .. } => format!("expand{}", lists.len()),
         OpSpec::KeyedSink { op, key, unique, .. } => format!("keyed{op}{key:?}{}", if *unique { "unique" } else { "" }),
@@ -176,6 +178,7 @@ fn check_types(query: &CompiledQuery) {
                         assert_eq!(types(&input), types(&spec.input_schema));
                         input = spec.output_schema.clone();
                     }
+                    OpSpec::Lookup(spec) => input = spec.output_schema.clone(),
                     OpSpec::Unnest(spec) => {
                         let whole = spec.columns.iter().zip(spec.schema.fields());
                         for ((column, _), field) in whole.filter(|((_, what), _)| *what == Unnested::Same) {

@@ -1,0 +1,105 @@
+//! A join with a file: every row looks up what the file holds.
+//!
+//! Owns: which side of a join is a file, and the checks. Does not own: reading files (`crate::lookup`), looking up
+//! (`runtime::lookup`). Invariant: the side that is looked up is never the side whose rows must all be shown.
+
+use super::build::{Builder, Flow, Target, refuse_clock};
+use super::catalog::Stream;
+use super::errors::sql_error;
+use super::join::Sides;
+use super::physical;
+use crate::dataflow::{JoinOutput, LookupSpec, OpSpec};
+use crate::lookup::Lookup;
+use crate::query::ConnectorOptions;
+use crate::sql::error::{Result, SqlError};
+use datafusion::arrow::datatypes::Schema;
+use datafusion::common::NullEquality;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::{Join, LogicalPlan};
+use std::sync::Arc;
+
+/// All tables this plan reads are files, and there are some.
+pub fn is_static(plan: &LogicalPlan) -> bool {
+    let (mut files, mut streams) = (0, 0);
+    // The closure never fails, so neither does the walk.
+    let _ = plan.apply(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            match scan.source.downcast_ref::<Stream>().map(|stream| &stream.table.options.connector) {
+                Some(ConnectorOptions::File(_)) => files += 1,
+                _ => streams += 1,
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    files > 0 && streams == 0
+}
+
+/// The flows of the stream, each row with what it finds; `None` if no side is a file.
+pub fn build(
+    builder: &mut Builder<'_>,
+    join: &Join,
+    sides: &Sides<'_>,
+    target: Target<'_>,
+) -> Result<Option<Vec<Flow>>> {
+    let [left, right] = sides.inputs.map(is_static);
+    let stream = match (left, right) {
+        (false, false) => return Ok(None),
+        (true, true) => {
+            return Err(
+                SqlError::at(target.at, "this join has no stream to read").hint("join a Kafka table with a file")
+            );
+        }
+        (file, _) => usize::from(file),
+    };
+    let is_kept_side = stream == 0 || matches!(sides.output, JoinOutput::Pairs { .. });
+    if sides.output.shows_unmatched(1 - stream) || !is_kept_side {
+        return Err(SqlError::at(
+            target.at,
+            "a join that shows rows of a file without match is not supported in streaming yet",
+        )
+        .hint("no record ever comes to show them: put the stream on the side that is kept, stream LEFT JOIN file"));
+    }
+    for expr in join.on.iter().flat_map(|(left, right)| [left, right]).chain(&join.filter) {
+        refuse_clock(expr, "the condition of a join", target)?;
+    }
+    let mut flows = builder.build(sides.inputs[stream], target)?;
+    let lookup = Arc::new(Lookup::new(sides.inputs[1 - stream].clone()));
+    if lookup.refresh_ms().is_some() && flows.iter().any(|flow| flow.retracts) {
+        return Err(SqlError::at(
+            target.at,
+            "looking up a file that is refreshed, for rows that later records correct, is not supported in streaming yet",
+        )
+        .hint("a correction would take back other rows than were written: drop 'refresh', or join before aggregating"));
+    }
+    let pair = sides.inputs[0].schema().join(sides.inputs[1].schema()).map_err(|error| sql_error(error, target.at))?;
+    let filter = match &join.filter {
+        Some(filter) => Some(physical::expr(filter, &pair, target.at)?),
+        None => None,
+    };
+    let mut keys = [Vec::new(), Vec::new()];
+    for pair in &sides.on {
+        for (place, side) in [stream, 1 - stream].into_iter().enumerate() {
+            keys[place].push(physical::expr(pair[side], sides.inputs[side].schema(), target.at)?);
+        }
+    }
+    let [stream_key, lookup_key] = keys;
+    let schema = Arc::new(Schema::new(join.schema.as_arrow().fields().clone()));
+    let spec = Arc::new(LookupSpec {
+        lookup: lookup.clone(),
+        stream_key,
+        lookup_key,
+        null_equal: join.null_equality == NullEquality::NullEqualsNull,
+        filter,
+        stream_first: stream == 0,
+        pair_schema: Arc::new(pair.as_arrow().clone()),
+        output: sides.output,
+        output_schema: schema.clone(),
+        table: Default::default(),
+    });
+    builder.lookups.push(lookup);
+    for flow in &mut flows {
+        flow.ops.push(OpSpec::Lookup(spec.clone()));
+        flow.schema = schema.clone();
+    }
+    Ok(Some(flows))
+}
