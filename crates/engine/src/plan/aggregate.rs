@@ -8,10 +8,12 @@ use super::errors::sql_error;
 use super::lineage::{Kind, Origin, trace};
 use super::physical;
 use crate::dataflow::{AggregateSpec, CloseKey, CloseKind, Upstream};
+use crate::runtime::{Sum, SumKind};
 use crate::sql::error::Result;
-use datafusion::arrow::datatypes::{Field, Schema};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::{Aggregate, LogicalPlan};
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::common::DFSchema;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::{Aggregate, AggregateUDF, Expr, ExprSchemable, LogicalPlan};
 use datafusion::sql::sqlparser::tokenizer::Location;
 use std::sync::Arc;
 
@@ -65,9 +67,14 @@ pub fn compile(aggregate: &Aggregate, watermark: Vec<Upstream>, at: Location) ->
     let mut partial = groups.clone();
     let (mut aggregates, mut filters) = (Vec::new(), Vec::new());
     for call in &aggregate.aggr_expr {
+        let call = &exactly(call, input).map_err(|error| sql_error(error, at))?;
         let lowered = physical::aggregate(call, input, at)?;
         // Some functions only find out here that they do not take these types: better now than in a batch.
-        lowered.aggregate.create_accumulator().map_err(|error| sql_error(error, at))?;
+        let checked = match lowered.aggregate.groups_accumulator_supported() {
+            true => lowered.aggregate.create_groups_accumulator().map(drop),
+            false => lowered.aggregate.create_accumulator().map(drop),
+        };
+        checked.map_err(|error| sql_error(error, at))?;
         partial.extend(lowered.aggregate.state_fields().map_err(|error| sql_error(error, at))?);
         aggregates.push(lowered.aggregate);
         filters.push(lowered.filter);
@@ -82,6 +89,28 @@ pub fn compile(aggregate: &Aggregate, watermark: Vec<Upstream>, at: Location) ->
         close: closing(aggregate).map(|(close, _)| close),
         watermark,
     })
+}
+
+/// SUM and AVG of floats by accumulators that the order of rows does not move, SUM of whole numbers by one that does
+/// not wrap.
+fn exactly(call: &Expr, input: &DFSchema) -> datafusion::common::Result<Expr> {
+    let replaced = |expr: Expr| {
+        let Expr::AggregateFunction(mut call) = expr else { return Ok(Transformed::no(expr)) };
+        let [argument] = call.params.args.as_slice() else { return Ok(Transformed::no(Expr::AggregateFunction(call))) };
+        let argument = argument.get_type(input)?;
+        let output = call.func.return_type(std::slice::from_ref(&argument))?;
+        let kind = match (call.func.name(), &output) {
+            _ if call.params.distinct => None,
+            ("sum", DataType::Float64) => Some(SumKind::FloatSum),
+            ("avg", DataType::Float64) => Some(SumKind::FloatAverage),
+            ("sum", DataType::Int64 | DataType::UInt64) => Some(SumKind::WholeSum),
+            _ => None,
+        };
+        let Some(kind) = kind else { return Ok(Transformed::no(Expr::AggregateFunction(call))) };
+        call.func = Arc::new(AggregateUDF::from(Sum::new(kind, output)));
+        Ok(Transformed::yes(Expr::AggregateFunction(call)))
+    };
+    call.clone().transform(replaced).map(|call| call.data)
 }
 
 /// The grouping in words: `count(*), sum(amount) by user, window_start`.

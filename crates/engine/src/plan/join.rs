@@ -301,7 +301,8 @@ fn time_side(expr: &Expr, sides: &Sides<'_>) -> Option<TimeSide> {
         Expr::Column(_) => (0..2).find_map(|side| {
             let column = column_of(expr, sides.inputs[side])?;
             let origin = trace(expr, sides.inputs[side])?;
-            let is_time = matches!(origin.kind, Kind::EventTime | Kind::Window(Part::Time, _));
+            // A window's row comes when the watermark has reached its end, so that is its time.
+            let is_time = matches!(origin.kind, Kind::EventTime | Kind::Window(Part::Time | Part::End, _));
             is_time.then_some(TimeSide { side, column, offset_ms: 0 })
         }),
         Expr::Cast(cast) => time_side(&cast.expr, sides),

@@ -20,12 +20,14 @@ mod partial_aggregate;
 mod pipeline;
 mod session;
 mod stateful;
+mod sums;
 mod unnest;
 
 pub use general::linear::LinearKind;
 pub use keys::shard_of;
 pub use lookup::LookupTable;
 pub(crate) use partial_aggregate::close_times;
+pub(crate) use sums::{Sum, SumKind};
 
 use crate::dataflow::{Dataflow, PipelineInput, PipelineOutput, Upstream};
 use crate::delta::DeltaBatch;

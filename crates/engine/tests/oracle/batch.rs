@@ -63,7 +63,7 @@ fn answer(query: &Query, cluster: &Cluster) -> Vec<Text> {
             row[1] != "NULL" || row[3] == "NULL" || is_over
         });
     }
-    if matches!(query.kind, Kind::ClosedWindows | Kind::WindowTop) {
+    if matches!(query.kind, Kind::ClosedWindows | Kind::WindowTop | Kind::BestOfWindow) {
         let closed = cluster.closed_before_ms();
         rows.retain(|row| closed.is_some_and(|closed| time_ms(&row[0]) <= closed));
     }

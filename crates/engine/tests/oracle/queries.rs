@@ -49,6 +49,8 @@ pub enum Kind {
     IntervalJoin,
     /// The first rows of each window, appended when it closes.
     WindowTop,
+    /// The rows that are the greatest of their window, appended when it closes: a join on the end of a window.
+    BestOfWindow,
     /// Any relation; its sink holds each distinct row with how often it is there.
     Composed,
 }
@@ -97,7 +99,8 @@ pub fn query() -> impl Strategy<Value = Query> {
         Kind::ClosedWindows,
         Kind::OpenWindows,
     ];
-    let timed = vec![Kind::WindowJoin, Kind::WindowJoinUpdates, Kind::IntervalJoin, Kind::WindowTop];
+    let timed =
+        vec![Kind::WindowJoin, Kind::WindowJoinUpdates, Kind::IntervalJoin, Kind::WindowTop, Kind::BestOfWindow];
     let kind = prop_oneof![2 => select(kinds.to_vec()), 2 => select(timed), 3 => Just(Kind::Composed)];
     (
         kind,
@@ -212,6 +215,26 @@ impl Query {
                 "SELECT l.ts, r.id, l.id, CAST(l.b AS VARCHAR) FROM t l LEFT JOIN u r ON l.b = r.b AND l.ts BETWEEN \
                  r.ts - INTERVAL '4' SECOND AND r.ts + INTERVAL '2' SECOND{still_there}"
             ),
+            Kind::BestOfWindow => {
+                let in_time = match still_there.is_empty() {
+                    true => t,
+                    false => format!(
+                        "(SELECT * FROM {} WHERE w IS NULL OR window_end > to_timestamp_millis(w))",
+                        Shape::Tumble.meaning("(SELECT * FROM t WHERE ts IS NOT NULL)")
+                    ),
+                };
+                let met = match still_there.is_empty() {
+                    true => "",
+                    false => {
+                        " AND (b.w IS NULL OR (CAST(h.window_end AS BIGINT) + 1 > b.w AND CAST(b.ts AS BIGINT) + 10001 > b.w))"
+                    }
+                };
+                format!(
+                    "SELECT h.window_end, b.id, h.m FROM t b JOIN (SELECT window_end, max(x) AS m FROM {in_time} a GROUP BY \
+                     window_start, window_end) h ON b.x = h.m AND b.ts BETWEEN h.window_end - INTERVAL '10' SECOND AND \
+                     h.window_end{met}"
+                )
+            }
             Kind::WindowTop => format!(
                 "SELECT window_end, id, CAST(n AS BIGINT) FROM (SELECT window_end, id, row_number() OVER (PARTITION BY window_end, k ORDER BY x DESC, id) AS n FROM {t} a) a WHERE n <= 2"
             ),
@@ -241,7 +264,7 @@ impl Query {
     pub fn key_width(&self) -> usize {
         match self.kind {
             Kind::Rows | Kind::Distinct | Kind::ClosedWindows => 0,
-            Kind::WindowJoin | Kind::IntervalJoin | Kind::WindowTop => 0,
+            Kind::WindowJoin | Kind::IntervalJoin | Kind::WindowTop | Kind::BestOfWindow => 0,
             Kind::WindowJoinUpdates => 3,
             Kind::KeyedRows | Kind::Global => 1,
             Kind::RenamedGroups | Kind::Groups => self.group.len(),
@@ -260,6 +283,7 @@ impl Query {
             Kind::WindowJoin | Kind::IntervalJoin | Kind::WindowJoinUpdates => {
                 vec![("at", "TIMESTAMP(3)"), ("other", "BIGINT"), ("id", "BIGINT"), ("k", "STRING")]
             }
+            Kind::BestOfWindow => vec![("window_end", "TIMESTAMP(3)"), ("id", "BIGINT"), ("m", "BIGINT")],
             Kind::WindowTop => {
                 vec![("window_end", "TIMESTAMP(3)"), ("id", "BIGINT"), ("n", "BIGINT")]
             }
@@ -311,7 +335,7 @@ impl Query {
                 let relation = &self.relation;
                 format!("SELECT {texts}, count(*) AS n FROM ({relation}) q GROUP BY {texts}")
             }
-            Kind::WindowJoin | Kind::WindowJoinUpdates | Kind::IntervalJoin | Kind::WindowTop => {
+            Kind::WindowJoin | Kind::WindowJoinUpdates | Kind::IntervalJoin | Kind::WindowTop | Kind::BestOfWindow => {
                 unreachable!("see select_windows")
             }
             Kind::ClosedWindows | Kind::OpenWindows => {

@@ -23,6 +23,7 @@ use crate::error::EngineError;
 use crate::state::{NEVER, TaskState};
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, UInt32Array};
 use arrow::compute::take;
+pub use exact::ExactSum;
 use exact::take as take_bytes;
 use highwater_core::ids::{OperatorId, ShardId};
 use linear::Linear;
