@@ -30,6 +30,8 @@ pub enum OutputMode {
     Append,
     /// Every change at its commit, keyed by the sink's primary key.
     Update,
+    /// The whole result at every batch.
+    Complete,
 }
 
 /// Where a source begins.

@@ -21,6 +21,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::sqlparser::ast::Query;
 use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_core::ids::SinkId;
+use highwater_core::options::OutputMode;
 use std::collections::BTreeSet;
 
 /// Compiles a script. The error names the place, the cause and the remedy.
@@ -39,12 +40,15 @@ pub fn compile(sql: &str) -> Result<CompiledQuery> {
     }
     let plans: Vec<&LogicalPlan> = planned.iter().map(|(plan, _)| plan).collect();
     let mut sources = sources::collect(&plans, &catalog, &defaults)?;
-    let mut builder = Builder::new(&sources);
+    let mut builder = Builder::new(&sources, options.allowed_lateness_ms);
     for ((plan, sink), statement) in planned.iter().zip(&script.inserts) {
         let keyed = !sink.primary_key.is_empty();
         // What was asked for, so that 'update' into a sink without key is refused where it would rewrite rows.
         let mode = options.output_mode.unwrap_or(sink.mode);
-        let target = Target { sink: &sink.name, keyed, mode, at: statement.at, is_last: true };
+        // The whole result is gathered from every change of it.
+        let is_complete = sink.mode == OutputMode::Complete;
+        let (keyed, mode) = if is_complete { (true, OutputMode::Update) } else { (keyed, mode) };
+        let target = Target { sink: &sink.name, keyed, mode, at: statement.at, is_last: !is_complete };
         let flows = builder.build(plan, target)?;
         sinks::connect(&mut builder, plan, flows, sink, target)?;
         if let Some(table) = catalog.table(&sink.name) {

@@ -131,6 +131,11 @@ pub enum OpSpec {
         lists: Vec<Vec<Arc<dyn PhysicalExpr>>>,
         schema: SchemaRef,
     },
+    /// Gives the whole result at every batch.
+    Complete {
+        op: OperatorId,
+        schema: SchemaRef,
+    },
     /// At most one row per key and batch. Without proof that keys are `unique`, rows per key are state.
     KeyedSink {
         op: OperatorId,
@@ -425,6 +430,7 @@ impl OpSpec {
             Self::FinalAggregate { op, .. } => Some((*op, Layout::Hashed)),
             Self::KeyedSink { op, unique: false, .. } => Some((*op, Layout::Hashed)),
             Self::GeneralAggregate { op, .. }
+            | Self::Complete { op, .. }
             | Self::Join { op, .. }
             | Self::Session { op, .. }
             | Self::Over { op, .. } => Some((*op, Layout::Ordered)),

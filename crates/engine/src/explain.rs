@@ -12,6 +12,7 @@ use crate::sql::types::type_name;
 use arrow::compute::SortOptions;
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
+use highwater_core::options::OutputMode;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -96,6 +97,7 @@ fn connector_text(connector: &ConnectorOptions) -> String {
 
 fn sink_text(sink: &SinkTable) -> String {
     match sink.primary_key.is_empty() {
+        true if sink.mode == OutputMode::Complete => "the whole result at every batch".into(),
         true => "appended".into(),
         false => format!("keyed by {}", names(&sink.schema, &sink.primary_key)),
     }
@@ -137,6 +139,7 @@ pub fn op_text(op: &OpSpec) -> String {
         OpSpec::GeneralAggregate { op, spec } => format!("aggregate {op}: {}", general_text(spec)),
         OpSpec::Join { op, spec } => format!("{} {op}: {}", join_name(spec), join_text(spec)),
         OpSpec::Over { op, spec } => format!("{} {op}: {}", over_name(spec), over_text(spec)),
+        OpSpec::Complete { op, .. } => format!("complete result {op}: all rows at every batch"),
         OpSpec::KeyedSink { op, key, unique, schema } => {
             let how = if *unique { "keys are unique" } else { "keeps the rows of each key" };
             format!("keyed sink {op}: by {}, {how}", names(schema, key))

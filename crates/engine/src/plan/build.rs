@@ -65,14 +65,18 @@ impl Target<'_> {
 pub struct Builder<'a> {
     pub sources: &'a [SourceTable],
     pub dataflow: Dataflow,
+    /// How long windows stay open behind the watermark.
+    lateness_ms: i64,
     pub lookups: Vec<Arc<Lookup>>,
     pub warnings: Vec<String>,
 }
 
 impl<'a> Builder<'a> {
     /// Starts with one stage for each source.
-    pub fn new(sources: &'a [SourceTable]) -> Self {
-        let mut builder = Self { sources, dataflow: Dataflow::default(), lookups: Vec::new(), warnings: Vec::new() };
+    pub fn new(sources: &'a [SourceTable], lateness_ms: u64) -> Self {
+        let lateness_ms = i64::try_from(lateness_ms).unwrap_or(i64::MAX);
+        let mut builder =
+            Self { sources, dataflow: Dataflow::default(), lateness_ms, lookups: Vec::new(), warnings: Vec::new() };
         for source in sources {
             builder.add_stage(StageInput::Source(source.id));
         }
@@ -205,7 +209,7 @@ impl<'a> Builder<'a> {
             ops: Vec::new(),
             schema,
             retracts: false,
-            upstream: vec![Upstream { source: source.id, delay_ms: 0 }],
+            upstream: vec![Upstream { source: source.id, delay_ms: self.lateness_ms }],
         };
         let exprs: Vec<Arc<dyn PhysicalExpr>> = wanted
             .iter()

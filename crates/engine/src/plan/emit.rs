@@ -19,7 +19,7 @@ pub fn emit_mode(node: &Aggregate, closes: bool, target: Target<'_>) -> Result<E
     }
     match (target.mode, closes) {
         (OutputMode::Update, _) if target.keyed => Ok(EmitMode::Updates),
-        (OutputMode::Append, true) => Ok(EmitMode::OnClose),
+        (OutputMode::Append | OutputMode::Complete, true) => Ok(EmitMode::OnClose),
         (OutputMode::Update, _) => Err(SqlError::at(
             target.at,
             format!(
@@ -28,7 +28,7 @@ pub fn emit_mode(node: &Aggregate, closes: bool, target: Target<'_>) -> Result<E
             ),
         )
         .hint("add PRIMARY KEY (…) NOT ENFORCED to it, or use output_mode 'append' over a window")),
-        (OutputMode::Append, false) => Err(refuse_append(node, target)),
+        (OutputMode::Append | OutputMode::Complete, false) => Err(refuse_append(node, target)),
     }
 }
 

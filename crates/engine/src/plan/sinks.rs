@@ -36,9 +36,19 @@ pub fn sink_table(id: SinkId, table: &Table, options: &QueryOptions) -> Result<S
     }
     let primary_key = primary_key(table, &schema)?;
     let mode = match primary_key.is_empty() {
+        true if options.output_mode == Some(OutputMode::Complete) => OutputMode::Complete,
         true => OutputMode::Append,
         false => options.output_mode.unwrap_or(OutputMode::Update),
     };
+    if let (OutputMode::Complete, Some(key)) =
+        (mode, table.def.primary_key.as_ref().filter(|_| !primary_key.is_empty()))
+    {
+        return Err(SqlError::at(
+            key.at,
+            format!("output_mode 'complete' writes all rows again, and '{}' has a PRIMARY KEY", def.name.text),
+        )
+        .hint("use 'update': folded by key, the sink then holds the complete result; or drop the PRIMARY KEY"));
+    }
     let connector = table.options.connector.clone();
     if let ConnectorOptions::File(_) = connector {
         return Err(SqlError::at(
@@ -148,6 +158,10 @@ pub fn connect(
     target: Target<'_>,
 ) -> Result<()> {
     flows.iter_mut().for_each(|flow| rename(flow, &sink.schema));
+    if sink.mode == OutputMode::Complete {
+        complete(builder, flows, sink);
+        return Ok(());
+    }
     if sink.primary_key.is_empty() {
         if flows.iter().any(|flow| flow.retracts) {
             return Err(SqlError::at(
@@ -194,6 +208,26 @@ fn consolidate(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable) {
     let schema: SchemaRef = sink.schema.clone();
     let inputs = vec![PipelineInput::Edge(edge)];
     let flow = Flow { stage, inputs, ops, schema, retracts: weighted, upstream };
+    builder.lead(flow, PipelineOutput::Sink(sink.id));
+}
+
+/// Brings equal rows together, and keeps all.
+fn complete(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable) {
+    let Merged { retracts, upstream } = merge_flows(&flows);
+    let all = (0..sink.schema.fields().len()).collect();
+    let (stage, edge) = builder.add_exchange(sink.schema.clone(), all, retracts);
+    flows.into_iter().for_each(|flow| builder.lead(flow, PipelineOutput::Exchange(edge)));
+    let op = builder.add_operator(|id| OperatorInfo {
+        id,
+        name: "complete result".into(),
+        description: format!("all rows of {}", sink.name),
+        sources: upstream.iter().map(|one| one.source).collect(),
+        bounded_by: Some("the size of the result".into()),
+        closes_windows: false,
+    });
+    let ops = vec![OpSpec::Complete { op, schema: sink.schema.clone() }];
+    let inputs = vec![PipelineInput::Edge(edge)];
+    let flow = Flow { stage, inputs, ops, schema: sink.schema.clone(), retracts: false, upstream };
     builder.lead(flow, PipelineOutput::Sink(sink.id));
 }
 

@@ -7,6 +7,7 @@
 
 mod aggregator;
 mod changes;
+mod complete;
 mod exchange;
 mod final_aggregate;
 mod general;

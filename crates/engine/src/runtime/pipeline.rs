@@ -3,6 +3,7 @@
 //! Owns: stateless operators, and the order of finishing. Does not own: the stateful ones.
 
 use super::BatchContext;
+use super::complete::CompleteResult;
 use super::final_aggregate::FinalAggregate;
 use super::general::GeneralAggregate;
 use super::join::Join;
@@ -74,6 +75,9 @@ impl Chain {
                 OpSpec::Lookup(spec) => Operator::Lookup(LookupJoin::new(spec.clone())?),
                 OpSpec::Unnest(spec) => Operator::Unnest(spec.clone()),
                 OpSpec::Expand { lists, schema } => Operator::Expand { lists: lists.clone(), schema: schema.clone() },
+                OpSpec::Complete { op, schema } => {
+                    Operator::Stateful(Box::new(CompleteResult::new(*op, schema, context)?))
+                }
                 OpSpec::KeyedSink { op, key, unique, schema } => {
                     let stateful = (!unique).then_some(*op);
                     Operator::Stateful(Box::new(KeyedSink::new(stateful, key, schema, context.shards, sink)?))

@@ -26,11 +26,13 @@ pub struct QueryOptions {
     /// `None`: update for sinks with a PRIMARY KEY, append for the others.
     pub output_mode: Option<OutputMode>,
     pub shards: u16,
+    /// How long windows stay open after the watermark has passed their end, milliseconds.
+    pub allowed_lateness_ms: u64,
 }
 
 impl Default for QueryOptions {
     fn default() -> Self {
-        Self { trigger: Trigger::Asap, output_mode: None, shards: DEFAULT_SHARDS }
+        Self { trigger: Trigger::Asap, output_mode: None, shards: DEFAULT_SHARDS, allowed_lateness_ms: 0 }
     }
 }
 
@@ -41,7 +43,7 @@ pub struct TableOptions {
     pub source: SourceOptions,
 }
 
-const QUERY_KEYS: [&str; 3] = ["trigger", "output_mode", "shards"];
+const QUERY_KEYS: [&str; 4] = ["trigger", "output_mode", "shards", "allowed_lateness"];
 const CONNECTOR_KEYS: [&str; 4] = ["connector", "topic", "bootstrap.servers", "format"];
 const FILE_KEYS: [&str; 4] = ["path", "refresh", "csv.header", "csv.delimiter"];
 const SOURCE_KEYS: [&str; 11] = [
@@ -101,6 +103,7 @@ pub fn query_options(settings: &[OptionEntry]) -> Result<(QueryOptions, Vec<Opti
             "trigger" => options.trigger = trigger(entry)?,
             "output_mode" => options.output_mode = Some(output_mode(entry)?),
             "shards" => options.shards = shards(entry)?,
+            "allowed_lateness" => options.allowed_lateness_ms = duration_ms(entry)?,
             _ if SOURCE_KEYS.contains(&key.as_str()) || key.starts_with("kafka.") => {
                 defaults.push(OptionEntry { key, ..entry.clone() });
             }
@@ -142,11 +145,7 @@ fn trigger(entry: &OptionEntry) -> Result<Trigger> {
 }
 
 fn output_mode(entry: &OptionEntry) -> Result<OutputMode> {
-    if entry.value.eq_ignore_ascii_case("complete") {
-        return Err(SqlError::at(entry.value_at, "output_mode 'complete' is not supported in streaming yet")
-            .hint("use 'update' with a PRIMARY KEY on the sink: it then holds the complete result, folded by key"));
-    }
-    word(entry, &[("append", OutputMode::Append), ("update", OutputMode::Update)])
+    word(entry, &[("append", OutputMode::Append), ("update", OutputMode::Update), ("complete", OutputMode::Complete)])
 }
 
 fn shards(entry: &OptionEntry) -> Result<u16> {

@@ -24,7 +24,9 @@ pub fn duration_ms(entry: &OptionEntry) -> Result<u64> {
 
 /// `None` if the text is no duration, or less than a millisecond.
 pub fn parse_duration_ms(text: &str) -> Option<u64> {
-    let duration = humantime::parse_duration(text.trim()).ok()?;
+    // humantime knows "ms" and "millis".
+    let text = text.trim().replace("milliseconds", "ms").replace("millisecond", "ms");
+    let duration = humantime::parse_duration(&text).ok()?;
     u64::try_from(duration.as_millis()).ok().filter(|ms| *ms > 0)
 }
 

@@ -71,6 +71,11 @@ impl TaskState {
         self.range.contains(&shard.0)
     }
 
+    /// The shards this task owns, ascending.
+    pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        self.range.clone().map(ShardId)
+    }
+
     /// Committed keys that close at or before this time and that the task has not changed, in a fixed order.
     pub fn due(&self, operator: OperatorId, close_before_ms: i64) -> Vec<(ShardId, Box<[u8]>)> {
         let mut due = Vec::new();

@@ -5,7 +5,7 @@
 
 use crate::data::{DELAY_MS, PARTITIONS, Row, record_batch};
 use crate::fold::Sink;
-use crate::queries::Query;
+use crate::queries::{Kind, Query};
 use crate::windows::in_sessions;
 use arrow::array::Int64Array;
 use arrow::compute::kernels::cmp::gt;
@@ -115,7 +115,7 @@ impl<'a> Cluster<'a> {
         }
         Ok(Self {
             query: query.clone(),
-            sink: Sink::new(query.key_width()),
+            sink: Sink::new(query.key_width(), query.kind == Kind::Complete),
             positions: logs.keys().map(|partition| (partition.clone(), 0)).collect(),
             compiled,
             rows,
@@ -142,7 +142,7 @@ impl<'a> Cluster<'a> {
 
     /// Windows that end at or before this are closed.
     pub fn closed_before_ms(&self) -> Option<i64> {
-        self.least(&self.closed)
+        self.least(&self.closed).map(|closed| closed - self.query.lateness_ms)
     }
 
     /// No accepted row passes the query's filter: asked of the sink, which then never had a row.
@@ -328,7 +328,7 @@ impl<'a> Cluster<'a> {
 
     /// Moves positions and watermarks on, and notes which rows counted.
     fn note(&mut self, plan: &BatchPlan) {
-        let late_before = self.least(&plan.late_before);
+        let late_before = self.least(&plan.late_before).map(|late| late - self.query.lateness_ms);
         let mut seen: BTreeMap<SourceId, Vec<(SourcePartition, i64)>> = BTreeMap::new();
         let mut come = Vec::new();
         for (partition, range) in &plan.ranges {

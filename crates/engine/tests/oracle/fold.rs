@@ -12,18 +12,23 @@ pub type Text = Vec<String>;
 pub struct Sink {
     /// Columns of the key, the first ones; 0 = appended rows.
     key_width: usize,
+    /// Each batch writes all rows.
+    whole: bool,
     appended: Vec<Text>,
     table: BTreeMap<Text, Text>,
 }
 
 impl Sink {
-    pub fn new(key_width: usize) -> Self {
-        Self { key_width, ..Self::default() }
+    pub fn new(key_width: usize, whole: bool) -> Self {
+        Self { key_width, whole, ..Self::default() }
     }
 
     /// Takes the rows of one committed batch, of all its writers.
     pub fn commit(&mut self, rows: &[DeltaBatch]) -> Result<(), String> {
         let mut touched = BTreeSet::new();
+        if self.whole {
+            self.appended.clear();
+        }
         for rows in rows {
             for (index, text) in texts(&rows.batch).into_iter().enumerate() {
                 let weight = rows.weight(index);

@@ -14,6 +14,8 @@ pub struct Query {
     pub union: bool,
     /// Of [`Kind::ClosedWindows`] and [`Kind::OpenWindows`].
     windows: Shape,
+    /// `SET allowed_lateness`.
+    pub lateness_ms: i64,
     filter: Option<&'static str>,
     group: Vec<Column>,
     aggregates: Vec<Column>,
@@ -51,6 +53,8 @@ pub enum Kind {
     WindowTop,
     /// The rows that are the greatest of their window, appended when it closes: a join on the end of a window.
     BestOfWindow,
+    /// Any relation, written whole at every batch.
+    Complete,
     /// Any relation; its sink holds each distinct row with how often it is there.
     Composed,
 }
@@ -101,20 +105,21 @@ pub fn query() -> impl Strategy<Value = Query> {
     ];
     let timed =
         vec![Kind::WindowJoin, Kind::WindowJoinUpdates, Kind::IntervalJoin, Kind::WindowTop, Kind::BestOfWindow];
-    let kind = prop_oneof![2 => select(kinds.to_vec()), 2 => select(timed), 3 => Just(Kind::Composed)];
+    let kind = prop_oneof![2 => select(kinds.to_vec()), 2 => select(timed), 3 => Just(Kind::Composed), 1 => Just(Kind::Complete)];
     (
         kind,
-        (any::<bool>(), select(Shape::ALL.to_vec())),
+        (any::<bool>(), select(Shape::ALL.to_vec()), prop_oneof![3 => Just(0i64), 1 => Just(2_500)]),
         prop::option::weighted(0.3, select(FILTERS.to_vec())),
         subsequence(GROUPS.to_vec(), 1..=2),
         subsequence(AGGREGATES.to_vec(), 1..=4),
         prop::option::weighted(0.3, select(HAVINGS.to_vec())),
         compose::relation(),
     )
-        .prop_map(|(kind, (union, windows), filter, group, aggregates, having, relation)| Query {
+        .prop_map(|(kind, (union, windows, lateness_ms), filter, group, aggregates, having, relation)| Query {
             kind,
             union,
             windows,
+            lateness_ms,
             filter,
             group,
             aggregates,
@@ -130,6 +135,7 @@ impl Query {
             kind: Kind::Composed,
             union: false,
             windows: Shape::Tumble,
+            lateness_ms: 0,
             filter: None,
             group: Vec::new(),
             aggregates: Vec::new(),
@@ -191,10 +197,15 @@ impl Query {
             false => input.to_string(),
         };
         format!(
-            "SET shards = 8;\n{}{}{}CREATE TABLE o ({}) {};\nINSERT INTO o {};",
+            "SET shards = 8;{}{}\n{}{}{}CREATE TABLE o ({}) {};\nINSERT INTO o {};",
+            if self.kind == Kind::Complete { " SET output_mode = 'complete';" } else { "" },
+            match self.lateness_ms {
+                0 => String::new(),
+                lateness => format!(" SET allowed_lateness = '{lateness} milliseconds';"),
+            },
             table("t"),
             table("u"),
-            if self.union && self.kind != Kind::Composed { view } else { "" },
+            if self.union && !matches!(self.kind, Kind::Composed | Kind::Complete) { view } else { "" },
             columns.join(", "),
             with("o"),
             self.select_windows(&from, &|table| Shape::Tumble.relation(table), "")
@@ -263,7 +274,7 @@ impl Query {
     /// Columns of the PRIMARY KEY, the first ones.
     pub fn key_width(&self) -> usize {
         match self.kind {
-            Kind::Rows | Kind::Distinct | Kind::ClosedWindows => 0,
+            Kind::Rows | Kind::Distinct | Kind::ClosedWindows | Kind::Complete => 0,
             Kind::WindowJoin | Kind::IntervalJoin | Kind::WindowTop | Kind::BestOfWindow => 0,
             Kind::WindowJoinUpdates => 3,
             Kind::KeyedRows | Kind::Global => 1,
@@ -287,7 +298,7 @@ impl Query {
             Kind::WindowTop => {
                 vec![("window_end", "TIMESTAMP(3)"), ("id", "BIGINT"), ("n", "BIGINT")]
             }
-            Kind::Composed => {
+            Kind::Composed | Kind::Complete => {
                 vec![("k", "STRING"), ("b", "STRING"), ("x", "STRING"), ("n", "BIGINT")]
             }
             Kind::Distinct => groups.collect(),
@@ -329,6 +340,10 @@ impl Query {
                 format!("SELECT {} FROM ({inner})", renamed.join(", "))
             }
             Kind::Global => format!("SELECT {listed} FROM {from}{filter}{having}"),
+            Kind::Complete => {
+                let text = |column: &str| format!("CAST({column} AS VARCHAR)");
+                format!("SELECT {}, 1 AS n FROM ({}) q", ["k", "b", "x"].map(text).join(", "), self.relation)
+            }
             Kind::Composed => {
                 let text = |column: &str| format!("coalesce(CAST({column} AS VARCHAR), '-')");
                 let texts = ["k", "b", "x"].map(text).join(", ");

@@ -89,6 +89,7 @@ fn op_name(op: &OpSpec) -> String {
         OpSpec::Over { op, spec } => format!("{}{op}", crate::explain::over_name(spec)),
         OpSpec::Session { op, .. } => format!("session{op}"),
         OpSpec::Lookup(_) => "lookup".into(),
+        OpSpec::Complete { op, .. } => format!("complete{op}"),
         OpSpec::Unnest(_) => "unnest".into(),
         OpSpec::Expand { lists, .. } => format!("expand{}", lists.len()),
         OpSpec::KeyedSink { op, key, unique, .. } => format!("keyed{op}{key:?}{}", if *unique { "unique" } else { "" }),
@@ -201,7 +202,9 @@ fn check_types(query: &CompiledQuery) {
                         assert_eq!(types(&input), types(&spec.input_schema));
                         input = spec.output_schema.clone();
                     }
-                    OpSpec::KeyedSink { schema, .. } => assert_eq!(types(&input), types(schema)),
+                    OpSpec::Complete { schema, .. } | OpSpec::KeyedSink { schema, .. } => {
+                        assert_eq!(types(&input), types(schema))
+                    }
                 }
             }
             match pipeline.output {

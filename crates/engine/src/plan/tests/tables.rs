@@ -52,7 +52,10 @@ fn misspelt_settings_and_options_are_refused_with_the_near_name() {
     assert!(error.contains("did you mean 'skip'?"), "{error}");
     let error = over("a STRING", ", 'kafka.transactional.id' = 'x'", "SELECT a FROM s").unwrap_err().to_string();
     assert!(error.contains("cannot be set"), "{error}");
-    assert!(bad("SET output_mode = 'complete';").contains("is not supported in streaming yet"));
+    let complete = "SET output_mode = 'complete'; INSERT INTO";
+    assert!(bad(&format!("{complete} keyed SELECT card, count(*) FROM plain GROUP BY card;")).contains("use 'update'"));
+    let query = good(&format!("{complete} rows_out SELECT card, count(*) FROM plain GROUP BY card;"));
+    assert!(shape(&query).join("\n").contains("complete1 -> sink"), "{:?}", shape(&query));
 }
 
 #[test]
