@@ -6,6 +6,7 @@
 use crate::cluster::Cluster;
 use crate::progress::{ProgressLog, progress_of};
 use crate::runner::{Run, RunnerEvent};
+use crate::state_limit::over_limit;
 use highwater_checkpoint::CheckpointStore;
 use highwater_connectors::sink::resolve_writers;
 use highwater_core::error::ErrorKind;
@@ -106,12 +107,17 @@ impl Effects {
     /// that would be refused, and the successor may have published it already. One small read of the head store.
     fn still_ours(&self) -> bool {
         let Err(error) = self.store.check_epoch(self.cluster.epoch()) else { return true };
-        let trouble = Event::Trouble { executor: None, kind: ErrorKind::Fatal, message: error.to_string() };
+        self.tell(ErrorKind::Fatal, error.to_string());
+        false
+    }
+
+    /// Tells the query of trouble, from within an action.
+    fn tell(&self, kind: ErrorKind, message: String) {
+        let trouble = Event::Trouble { executor: None, kind, message: message.clone() };
         // The queue's reader is the one that carries out this action: it is not waited for.
         if self.events.try_send(RunnerEvent::Machine(trouble)).is_err() {
-            tracing::error!(%error, "nothing is published any more");
+            tracing::error!("nobody was there to hear: {message}");
         }
-        false
     }
 
     fn query_id(&self) -> String {
@@ -224,6 +230,9 @@ impl Effects {
         }
         metrics::counter!("highwater_batches_total", "query" => self.spec.name.clone()).increment(1);
         self.progress.push(progress_of(&self.spec, self.run_id, &self.compiled, &batch, latest));
+        if let Some(message) = over_limit(&self.compiled, &batch.operators) {
+            self.tell(ErrorKind::Fix, message);
+        }
         crash::point("driver_after_commit");
         self.compact();
     }

@@ -13,6 +13,7 @@ mod progress;
 mod queries;
 mod query_service;
 mod runner;
+mod state_limit;
 mod status;
 mod submit;
 

@@ -119,3 +119,21 @@ fn available_now_leaves_open_windows_in_state() {
     cluster.ok(&["start", "q", "--wait"]);
     assert_eq!(appended(&tables), [(start_of(0), 20), (start_of(1), 17)]);
 }
+
+#[test]
+fn a_query_that_keeps_too_much_stops_and_names_the_operator() {
+    let tables = Tables::new("state-limit", 1);
+    let cluster = Highwater::start(1);
+    let sink = tables.sink("id BIGINT, n BIGINT, PRIMARY KEY (id) NOT ENFORCED");
+    let select = "INSERT INTO o SELECT id, count(*) FROM t GROUP BY id;";
+    cluster.submit("q", &format!("SET state_memory_limit = '20 KB'; {} {sink} {select}", tables.source("")));
+    tables.produce(0, 0..10);
+    cluster.wait("ten rows", || (tables.rows().len() == 10).then_some(()));
+    tables.produce(0, 10..5_000);
+    let status = cluster.wait_state("q", &["failed"]);
+    let message = status["message"].as_str().unwrap();
+    assert!(
+        message.contains("over its state_memory_limit of 20000: operator 0 (aggregate count(*) by id)"),
+        "{message}"
+    );
+}

@@ -6,7 +6,9 @@
 
 use super::ddl::{OptionEntry, TableDef};
 use super::error::{Result, SqlError};
-use super::values::{bad_value, count, duration_ms, parse_duration_ms, parse_time_ms, text, topic_offsets, word};
+use super::values::{
+    bad_value, count, duration_ms, parse_duration_ms, parse_time_ms, size_bytes, text, topic_offsets, word,
+};
 use crate::query::{ConnectorOptions, FileFormat, FileOptions, Format, KafkaOptions};
 use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_core::options::{
@@ -28,11 +30,19 @@ pub struct QueryOptions {
     pub shards: u16,
     /// How long windows stay open after the watermark has passed their end, milliseconds.
     pub allowed_lateness_ms: u64,
+    /// Bytes of keys and values in state, on all executors together, at which the query stops.
+    pub state_memory_limit: Option<u64>,
 }
 
 impl Default for QueryOptions {
     fn default() -> Self {
-        Self { trigger: Trigger::Asap, output_mode: None, shards: DEFAULT_SHARDS, allowed_lateness_ms: 0 }
+        Self {
+            trigger: Trigger::Asap,
+            output_mode: None,
+            shards: DEFAULT_SHARDS,
+            allowed_lateness_ms: 0,
+            state_memory_limit: None,
+        }
     }
 }
 
@@ -43,7 +53,7 @@ pub struct TableOptions {
     pub source: SourceOptions,
 }
 
-const QUERY_KEYS: [&str; 4] = ["trigger", "output_mode", "shards", "allowed_lateness"];
+const QUERY_KEYS: [&str; 5] = ["trigger", "output_mode", "shards", "allowed_lateness", "state_memory_limit"];
 const CONNECTOR_KEYS: [&str; 4] = ["connector", "topic", "bootstrap.servers", "format"];
 const FILE_KEYS: [&str; 4] = ["path", "refresh", "csv.header", "csv.delimiter"];
 const SOURCE_KEYS: [&str; 11] = [
@@ -103,6 +113,7 @@ pub fn query_options(settings: &[OptionEntry]) -> Result<(QueryOptions, Vec<Opti
             "trigger" => options.trigger = trigger(entry)?,
             "output_mode" => options.output_mode = Some(output_mode(entry)?),
             "shards" => options.shards = shards(entry)?,
+            "state_memory_limit" => options.state_memory_limit = Some(size_bytes(entry)?),
             "allowed_lateness" => options.allowed_lateness_ms = duration_ms(entry)?,
             _ if SOURCE_KEYS.contains(&key.as_str()) || key.starts_with("kafka.") => {
                 defaults.push(OptionEntry { key, ..entry.clone() });

@@ -5,6 +5,7 @@
 
 use super::ddl::OptionEntry;
 use super::error::{Result, SqlError};
+use bytesize::ByteSize;
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 use std::collections::BTreeMap;
 
@@ -28,6 +29,12 @@ pub fn parse_duration_ms(text: &str) -> Option<u64> {
     let text = text.trim().replace("milliseconds", "ms").replace("millisecond", "ms");
     let duration = humantime::parse_duration(&text).ok()?;
     u64::try_from(duration.as_millis()).ok().filter(|ms| *ms > 0)
+}
+
+/// A number of bytes above zero: `'512 MB'`, `'2 GiB'`.
+pub fn size_bytes(entry: &OptionEntry) -> Result<u64> {
+    let size = entry.value.trim().parse::<ByteSize>().ok().map(|size| size.as_u64());
+    size.filter(|bytes| *bytes > 0).ok_or_else(|| bad_value(entry, "write a size, for example '512 MB' or '2 GiB'"))
 }
 
 /// A whole number above zero; `_` may group its digits.

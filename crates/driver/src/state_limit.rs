@@ -1,0 +1,31 @@
+//! `SET state_memory_limit`: a query that keeps too much stops by itself, before the machine stops it.
+//!
+//! Owns: the comparison, and the words that name the operator. Does not own: measuring (the engine), stopping (core).
+
+use highwater_core::ids::OperatorId;
+use highwater_core::report::OperatorMetrics;
+use highwater_engine::CompiledQuery;
+use std::collections::BTreeMap;
+
+/// Why the query must stop: its operators keep more bytes than it may.
+pub(crate) fn over_limit(compiled: &CompiledQuery, operators: &[OperatorMetrics]) -> Option<String> {
+    let limit = compiled.options.state_memory_limit?;
+    let mut sizes: BTreeMap<OperatorId, (u64, u64)> = BTreeMap::new();
+    for metrics in operators {
+        let (bytes, rows) = sizes.entry(metrics.operator).or_default();
+        *bytes += metrics.state_bytes;
+        *rows += metrics.state_rows;
+    }
+    let total: u64 = sizes.values().map(|(bytes, _)| bytes).sum();
+    if total <= limit {
+        return None;
+    }
+    let (largest, (bytes, rows)) = sizes.into_iter().max_by_key(|(_, (bytes, _))| *bytes)?;
+    let info = compiled.dataflow.operators.iter().find(|info| info.id == largest)?;
+    Some(format!(
+        "the query keeps {total} bytes of state, over its state_memory_limit of {limit}: operator {largest} ({} {}) \
+         keeps {bytes} bytes in {rows} rows; bound its state (a window over a table with WATERMARK, fewer columns), or \
+         submit the query with a higher limit",
+        info.name, info.description
+    ))
+}
