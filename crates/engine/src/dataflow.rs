@@ -186,6 +186,9 @@ pub struct AggregateSpec {
     pub watermark: Vec<Upstream>,
 }
 
+/// Stands for the clock of batches where a source's watermark is asked for.
+pub const CLOCK: SourceId = SourceId(u32::MAX);
+
 /// A source whose watermark an operator goes by. What joins hold back is behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Upstream {

@@ -306,8 +306,13 @@ pub fn output_text(query: &CompiledQuery, output: PipelineOutput) -> String {
             None => format!("sink {id}"),
         },
         PipelineOutput::Exchange(id) => match query.dataflow.edges.iter().find(|edge| edge.id == id) {
-            Some(edge) if edge.key.is_empty() => format!("exchange {id}, all to one shard"),
-            Some(edge) => format!("exchange {id} by hash of {}", names(&edge.schema, &edge.key)),
+            Some(edge) => {
+                let rows = if edge.weighted { "rows may be taken back" } else { "append-only" };
+                match edge.key.is_empty() {
+                    true => format!("exchange {id}, all to one shard, {rows}"),
+                    false => format!("exchange {id} by hash of {}, {rows}", names(&edge.schema, &edge.key)),
+                }
+            }
             None => format!("exchange {id}"),
         },
     }

@@ -15,8 +15,9 @@ impl QueryMachine {
         let close_before: BTreeMap<SourceId, i64> =
             self.watermarks.iter().filter_map(|(id, w)| Some((*id, w.current_ms?))).collect();
         let (tasks, placement) = self.split(&ranges);
-        let plan =
-            BatchPlan { batch, timestamp_ms: now_ms, ranges, late_before: self.closed.clone(), close_before, tasks };
+        // Never back, whatever the machine's clock does.
+        let timestamp_ms = self.committed.as_ref().map_or(now_ms, |last| now_ms.max(last.plan.timestamp_ms));
+        let plan = BatchPlan { batch, timestamp_ms, ranges, late_before: self.closed.clone(), close_before, tasks };
         self.waiting_since.clear();
         self.dispatch(Arc::new(plan), placement, None, now_ms, out);
     }

@@ -5,9 +5,9 @@
 
 use super::catalog::Table;
 use super::errors::sql_error;
-use super::lineage::{Kind, Origin, trace};
+use super::lineage::{Kind, Origin, trace, trace_clock};
 use super::physical;
-use crate::dataflow::{AggregateSpec, CloseKey, CloseKind, Upstream};
+use crate::dataflow::{AggregateSpec, CLOCK, CloseKey, CloseKind, Upstream};
 use crate::runtime::{Sum, SumKind};
 use crate::sql::error::Result;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
@@ -32,6 +32,22 @@ pub fn closing(aggregate: &Aggregate) -> Option<(CloseKey, Origin)> {
         Some((rank, CloseKey { group_index, kind }, origin))
     });
     candidates.min_by_key(|(rank, close, _)| (*rank, close.group_index)).map(|(_, close, origin)| (close, origin))
+}
+
+/// What frees the groups of this aggregate: event time, or the time of batches, which no row is older than.
+pub fn freeing(aggregate: &Aggregate, upstream: Vec<Upstream>) -> (Option<CloseKey>, Vec<Upstream>) {
+    if let Some((close, _)) = closing(aggregate) {
+        return (Some(close), upstream);
+    }
+    let keys = aggregate.group_expr.iter().enumerate();
+    let clock = keys.filter_map(|(group_index, expr)| {
+        let kind = trace_clock(expr, &aggregate.input)?.close()?;
+        Some(CloseKey { group_index, kind })
+    });
+    match clock.last() {
+        Some(close) => (Some(close), vec![Upstream { source: CLOCK, delay_ms: 0 }]),
+        None => (None, upstream),
+    }
 }
 
 /// Tables whose watermark some operator of this plan closes by.
@@ -79,6 +95,7 @@ pub fn compile(aggregate: &Aggregate, watermark: Vec<Upstream>, at: Location) ->
         aggregates.push(lowered.aggregate);
         filters.push(lowered.filter);
     }
+    let (close, watermark) = freeing(aggregate, watermark);
     Ok(AggregateSpec {
         group,
         aggregates,
@@ -86,7 +103,7 @@ pub fn compile(aggregate: &Aggregate, watermark: Vec<Upstream>, at: Location) ->
         group_schema: Arc::new(Schema::new(groups)),
         partial_schema: Arc::new(Schema::new(partial)),
         output_schema: Arc::new(Schema::new(output.fields().clone())),
-        close: closing(aggregate).map(|(close, _)| close),
+        close,
         watermark,
     })
 }

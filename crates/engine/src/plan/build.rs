@@ -291,7 +291,11 @@ impl<'a> Builder<'a> {
         let description = aggregate::describe(node);
         let sources: Vec<SourceId> = upstream.iter().map(|one| one.source).collect();
         let schema: SchemaRef = Arc::new(node.schema.as_arrow().clone());
+        let by_event_time = aggregate::closing(node).is_some();
         let bounded_by = match (close, node.group_expr.len()) {
+            (Some(close), _) if !by_event_time => {
+                Some(format!("{}, by the time of batches", schema.field(close.group_index).name()))
+            }
             (Some(close), _) => Some(bound_text(&schema, close.group_index, &sources, self.sources)),
             (None, 0) => Some("a single group".to_string()),
             (None, _) => None,
@@ -299,7 +303,7 @@ impl<'a> Builder<'a> {
         if bounded_by.is_none() {
             self.warnings.push(format!(
                 "nothing bounds the state of operator {} ({description}): it keeps every group ever seen; \
-                 group by a TUMBLE window over a table with WATERMARK to bound it",
+                 group by a window (TUMBLE, HOP, …) over a table with WATERMARK to bound it",
                 self.dataflow.operators.len(),
             ));
         }
@@ -310,7 +314,7 @@ impl<'a> Builder<'a> {
             description,
             sources,
             bounded_by,
-            closes_windows: close.is_some(),
+            closes_windows: by_event_time,
         })
     }
 }

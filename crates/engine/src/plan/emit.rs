@@ -3,8 +3,9 @@
 //! Owns: emit modes and the refusals of aggregates whose rows a sink cannot take. Does not own: what closes
 //! a group (`aggregate`). Invariant: a flow that may retract never reaches a sink without PRIMARY KEY.
 
+use super::aggregate::closing;
 use super::build::Target;
-use super::lineage::part_of;
+use super::lineage::{Kind, part_of};
 use super::tumble::Tumble;
 use crate::dataflow::EmitMode;
 use crate::sql::error::{Result, SqlError};
@@ -13,8 +14,9 @@ use highwater_core::options::OutputMode;
 
 /// When the aggregate puts out rows, or why it cannot.
 pub fn emit_mode(node: &Aggregate, closes: bool, target: Target<'_>) -> Result<EmitMode> {
-    // A DISTINCT row never changes: it is final when it first appears.
-    if node.aggr_expr.is_empty() {
+    // A DISTINCT row never changes: it is final when it first appears. But a window's rows come when it closes.
+    let is_window = || closing(node).is_some_and(|(_, origin)| matches!(origin.kind, Kind::Window(..)));
+    if node.aggr_expr.is_empty() && !(target.mode == OutputMode::Append && is_window()) {
         return Ok(EmitMode::OnFirst);
     }
     match (target.mode, closes) {

@@ -3,7 +3,7 @@
 //! Owns: which functions have running values, which keep their arguments; the layout of what goes over the
 //! exchange. Does not own: GROUP BY in plain form (`aggregate`), computing (`runtime::general`).
 
-use super::aggregate::closing;
+use super::aggregate::freeing;
 use super::errors::sql_error;
 use super::physical;
 use crate::dataflow::{CallSpec, EmitMode, GeneralSpec, Keeps, LinearKind, Total, Upstream};
@@ -120,12 +120,13 @@ pub fn compile(
     let mut fields: Vec<Field> = output.fields().iter().take(group_width).map(|field| field.as_ref().clone()).collect();
     fields.extend(columns.fields);
     let lists = group_lists.into_iter().map(|group| group.into_iter().chain(columns.exprs.iter().cloned()).collect());
+    let (close, watermark) = freeing(node, watermark);
     let spec = GeneralSpec {
         input_schema: Arc::new(Schema::new(fields)),
         group_width,
         calls,
         output_schema: output.clone(),
-        close: closing(node).map(|(close, _)| close),
+        close,
         emit,
         total: total.map(|key| Total { key, at_once }),
         watermark,

@@ -51,6 +51,43 @@ impl Origin {
     }
 }
 
+/// The window of the batch's time that an expression is a time of.
+pub fn trace_clock(expr: &Expr, input: &LogicalPlan) -> Option<Kind> {
+    match expr {
+        Expr::Alias(alias) => trace_clock(&alias.expr, input),
+        Expr::Column(column) => {
+            let index = position(input, column)?;
+            match input {
+                LogicalPlan::Projection(projection) => trace_clock(projection.expr.get(index)?, &projection.input),
+                LogicalPlan::SubqueryAlias(alias) => {
+                    trace_clock(&Expr::from(alias.input.schema().qualified_field(index)), &alias.input)
+                }
+                LogicalPlan::Filter(filter) => trace_clock(expr, &filter.input),
+                _ => None,
+            }
+        }
+        _ => {
+            let (part, time, window) = Tumble::recognize(expr)?;
+            is_now(time, input).then_some(Kind::Window(part, window))
+        }
+    }
+}
+
+/// `now()`, as it is or as a column below.
+fn is_now(expr: &Expr, input: &LogicalPlan) -> bool {
+    match (expr, input) {
+        (Expr::ScalarFunction(call), _) => call.func.name() == "now",
+        (Expr::Alias(alias), _) => is_now(&alias.expr, input),
+        (Expr::Column(column), LogicalPlan::Projection(projection)) => position(input, column)
+            .and_then(|index| projection.expr.get(index))
+            .is_some_and(|inner| is_now(inner, &projection.input)),
+        (Expr::Column(column), LogicalPlan::SubqueryAlias(alias)) => position(input, column)
+            .is_some_and(|index| is_now(&Expr::from(alias.input.schema().qualified_field(index)), &alias.input)),
+        (Expr::Column(_), LogicalPlan::Filter(filter)) => is_now(expr, &filter.input),
+        _ => false,
+    }
+}
+
 /// Traces an expression over the output of `input`.
 pub fn trace(expr: &Expr, input: &LogicalPlan) -> Option<Origin> {
     match expr {

@@ -168,7 +168,7 @@ pub fn connect(
                 target.at,
                 format!("'{}' takes appended, final rows, and this query corrects rows it has written", sink.name),
             )
-            .hint("add PRIMARY KEY (…) NOT ENFORCED to it, or group by a TUMBLE window over a table with WATERMARK"));
+            .hint("add PRIMARY KEY (…) NOT ENFORCED to it, or group by a window (TUMBLE, HOP, …) over a table with WATERMARK"));
         }
         flows.into_iter().for_each(|flow| builder.lead(flow, PipelineOutput::Sink(sink.id)));
         return Ok(());

@@ -30,7 +30,7 @@ pub use lookup::LookupTable;
 pub(crate) use partial_aggregate::close_times;
 pub(crate) use sums::{Sum, SumKind};
 
-use crate::dataflow::{Dataflow, PipelineInput, PipelineOutput, Upstream};
+use crate::dataflow::{CLOCK, Dataflow, PipelineInput, PipelineOutput, Upstream};
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::state::{Overlay, TaskState};
@@ -74,7 +74,13 @@ impl BatchContext {
             batch: plan.batch,
             timestamp_ms: plan.timestamp_ms,
             late_before: plan.late_before.clone(),
-            close_before: plan.close_before.clone(),
+            // No row of this batch is older than the batch: what ends before it is over.
+            close_before: plan
+                .close_before
+                .iter()
+                .map(|(id, time)| (*id, *time))
+                .chain([(CLOCK, plan.timestamp_ms)])
+                .collect(),
             shards,
             receivers: receivers.collect(),
         }

@@ -259,7 +259,7 @@ fn explain_says_what_runs_where() {
         "source pay: kafka topic pay, reads card, amount, ts, watermark ",
         "stage 0: partitions of pay\n",
         "  partial aggregate 0: count(1) by ",
-        "  -> exchange 0 by hash of window_start, card\n",
+        "  -> exchange 0 by hash of window_start, card, append-only\n",
         "stage 1: 64 shards\n  from exchange 0\n  final aggregate 0: by window_start, card, gives a group every change\n",
         "  keyed sink 1: by w, a, keys are unique\n  -> sink keyed_windows\n",
         "operator 0: aggregate, count(*) by window_start, card, bounded by window_start, by the watermark of pay\n",

@@ -74,6 +74,9 @@ fn windows_of_processing_time() {
          INTERVAL '10' SECOND)) GROUP BY bidder, window_start, window_end;"
     ));
     assert!(shape(&query).join("\n").contains("final0:Updates"));
+    // The clock of batches frees windows that are over.
+    assert!(!query.warnings.iter().any(|warning| warning.contains("operator 0")), "{:?}", query.warnings);
+    assert_eq!(query.dataflow.operators[0].bounded_by.as_deref(), Some("window_end, by the time of batches"));
 }
 
 #[test]
@@ -113,4 +116,15 @@ fn lists_are_unnested_beside_their_rows() {
         let query = good(&format!("INSERT INTO {} {select};", if keyed { "keyed" } else { "rows_out" }));
         assert!(shape(&query)[0].contains("unnest"), "{select}: {:?}", shape(&query));
     }
+}
+
+#[test]
+fn a_window_without_functions_comes_when_it_closes() {
+    let windows = "TABLE(TUMBLE(TABLE pay, DESCRIPTOR(ts), INTERVAL '10' SECOND))";
+    let grouped =
+        format!("INSERT INTO windows SELECT window_start, card, 1 FROM {windows} GROUP BY window_start, card;");
+    assert!(shape(&good(&grouped)).join("\n").contains("final0:OnClose"));
+    // Without a window a row is final when it is first seen.
+    let distinct = good("INSERT INTO rows_out SELECT DISTINCT card, id FROM pay;");
+    assert!(shape(&distinct).join("\n").contains("final0:OnFirst"));
 }
