@@ -1,14 +1,20 @@
-//! Named crash points: places between planning and commit where a recovery test kills the process.
+//! Named crash points: places between planning and commit where a recovery test kills the process, or slows it down.
 //!
 //! Owns: the points' effect. Without the `crash-points` feature [`point`] is an empty inline function.
 //! `HIGHWATER_CRASH_POINT=name[:nth]` names the point, and its which passing kills (1 = the first);
 //! `HIGHWATER_CRASH_LOG=FILE` gets the name written before the process dies, so that a test can tell that its
 //! point was hit. The file is also the memory: a process started with a point already in it is spared, so that
 //! a restarted process does not die again.
+//! `HIGHWATER_DELAYS=name:ms,name:ms` makes each passing of a point take up to so many milliseconds, always the same ones
+//! for the same passing, so that tasks overtake each other as they would on busy machines.
 
-/// Kills this process with SIGKILL when the environment names this point.
+#[cfg(feature = "crash-points")]
+mod delays;
+
+/// Kills this process with SIGKILL, or waits, when the environment names this point.
 #[cfg(feature = "crash-points")]
 pub fn point(name: &str) {
+    delays::wait(name);
     armed::point(name);
 }
 

@@ -4,7 +4,7 @@
 #![allow(clippy::print_stdout)]
 
 use clap::Parser;
-use highwater_testkit::{Highwater, KafkaCluster, Payments};
+use highwater_testkit::{Highwater, KafkaCluster, Ledger, Payments};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::time::{Duration, Instant};
@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 const PARTITIONS: u64 = 10;
 /// Records of one round.
 const ROUND: u64 = 20_000;
+/// Transfers of one round, until there are as many as wanted.
+const TRANSFERS: u64 = 250_000;
 
 /// Kills processes at random and checks that the output stays exact.
 #[derive(Parser, Clone, Debug)]
@@ -22,6 +24,9 @@ struct Args {
     /// Repeats the choices of an earlier run.
     #[arg(long)]
     seed: Option<u64>,
+    /// Transfers between accounts whose total must be zero at every commit.
+    #[arg(long, default_value_t = 10_000_000)]
+    transfers: u64,
 }
 
 /// One thing that goes wrong.
@@ -43,11 +48,17 @@ fn main() {
     let payments = Payments::new(&kafka, "chaos", PARTITIONS as i32);
     let mut cluster = Highwater::start(3);
     cluster.submit("chaos", &payments.sql("SET max_offsets_per_trigger = 2000;"));
+    let mut ledger = Ledger::new(&kafka, "ledger");
+    cluster.submit("ledger", &ledger.sql("SET max_offsets_per_trigger = 20000;"));
+    let mut transfers = 0;
     let mut alive: Vec<usize> = vec![0, 1, 2];
     let began = Instant::now();
     let mut records = 0;
     while args.minutes.is_none_or(|minutes| began.elapsed() < Duration::from_secs(minutes * 60)) {
         let mut harms = Vec::new();
+        let more = TRANSFERS.min(args.transfers - transfers);
+        ledger.produce(more);
+        transfers += more;
         for _ in 0..4 {
             payments.produce(records..records + ROUND / 4, PARTITIONS);
             records += ROUND / 4;
@@ -58,7 +69,12 @@ fn main() {
         }
         cluster.wait_caught_up("chaos");
         payments.assert_exact(records);
-        println!("{:>6.0} s: {records} records exact after {harms:?}", began.elapsed().as_secs_f64());
+        if more > 0 {
+            cluster.wait_caught_up("ledger");
+            ledger.assert_exact();
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        println!("{seconds:>6.0} s: {records} records and {transfers} transfers exact after {harms:?}");
     }
 }
 

@@ -40,11 +40,11 @@ pub fn freeing(aggregate: &Aggregate, upstream: Vec<Upstream>) -> (Option<CloseK
         return (Some(close), upstream);
     }
     let keys = aggregate.group_expr.iter().enumerate();
-    let clock = keys.filter_map(|(group_index, expr)| {
+    let mut clock = keys.filter_map(|(group_index, expr)| {
         let kind = trace_clock(expr, &aggregate.input)?.close()?;
         Some(CloseKey { group_index, kind })
     });
-    match clock.last() {
+    match clock.next_back() {
         Some(close) => (Some(close), vec![Upstream { source: CLOCK, delay_ms: 0 }]),
         None => (None, upstream),
     }

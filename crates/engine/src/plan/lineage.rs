@@ -158,6 +158,9 @@ pub fn trace_output(plan: &LogicalPlan, index: usize) -> Option<Origin> {
             match join.join_type {
                 JoinType::RightSemi | JoinType::RightAnti => trace_output(&join.right, index),
                 JoinType::RightMark => trace_output(&join.right, index),
+                // Where the other side matches nothing it is NULL, which no watermark ever passes.
+                JoinType::Right | JoinType::Full if index < left => None,
+                JoinType::Left | JoinType::Full if index >= left => None,
                 _ if index < left => trace_output(&join.left, index),
                 JoinType::LeftMark => None,
                 _ => trace_output(&join.right, index - left),

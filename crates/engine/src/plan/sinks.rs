@@ -15,7 +15,7 @@ use crate::sql::options::QueryOptions;
 use crate::sql::star::{METADATA, metadata_field};
 use crate::sql::types::type_name;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use highwater_core::ids::{OperatorId, SinkId};
 use highwater_core::options::OutputMode;
 use std::collections::BTreeSet;
@@ -189,6 +189,10 @@ pub fn connect(
 /// key, and all changes of a key come from the shard that holds its group. No exchange is needed.
 fn is_unique(plan: &LogicalPlan, key: &[usize]) -> bool {
     let Some(aggregate) = aggregate_below(plan) else { return false };
+    // Rows of different grouping sets may share their columns.
+    if matches!(aggregate.group_expr.first(), Some(Expr::GroupingSet(_))) {
+        return false;
+    }
     let shown: BTreeSet<usize> = key.iter().filter_map(|column| group_key(plan, *column)).collect();
     shown.len() == aggregate.group_expr.len()
 }

@@ -3,8 +3,9 @@
 //! Owns: the choice between the two, and walking a prefix of one map with the changes of another on top.
 //! Invariant: an operator uses one kind, everywhere and for ever.
 
+use hashbrown::HashMap;
+use std::collections::BTreeMap;
 use std::collections::btree_map;
-use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, ControlFlow};
 
 /// How an operator looks up its keys.

@@ -1,9 +1,10 @@
 //! The committed state of one shard: a map per operator, with the keys that can close in order of time.
 
 use super::map::{Layout, Map};
+use hashbrown::HashSet;
 use highwater_core::ids::OperatorId;
 use parking_lot::RwLock;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// The close time of a value that is never forgotten.
 pub const NEVER: i64 = i64::MAX;
@@ -22,7 +23,9 @@ pub(super) struct ShardState {
 #[derive(Debug)]
 pub(super) struct KeyMap {
     pub entries: Map<Box<[u8]>>,
-    due: BTreeMap<i64, BTreeSet<Box<[u8]>>>,
+    /// Keys by the time they close. A window's keys are many and come in any order, so they are sorted only when it
+    /// is due.
+    due: BTreeMap<i64, HashSet<Box<[u8]>>>,
     /// Bytes of all keys and values.
     pub bytes: u64,
 }
@@ -91,6 +94,10 @@ impl KeyMap {
 
     /// Keys that close at or before `close_before_ms`, in order of time and key.
     pub fn due(&self, close_before_ms: i64) -> impl Iterator<Item = &[u8]> {
-        self.due.range(..=close_before_ms).flat_map(|(_, keys)| keys.iter().map(AsRef::as_ref))
+        self.due.range(..=close_before_ms).flat_map(|(_, keys)| {
+            let mut keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
+            keys.sort_unstable();
+            keys
+        })
     }
 }

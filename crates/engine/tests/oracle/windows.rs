@@ -68,7 +68,9 @@ impl Shape {
 
 /// Of the rows that come, those no closed session refuses: computed anew from all rows ever accepted.
 pub fn in_sessions(rows: &[Row], accepted: &[usize], come: &[usize], late_before_ms: Option<i64>) -> Vec<usize> {
-    let mut keys: BTreeMap<Option<u8>, (Vec<i64>, Vec<(i64, usize)>)> = BTreeMap::new();
+    /// Times that were accepted, and times with their ids that come.
+    type Times = (Vec<i64>, Vec<(i64, usize)>);
+    let mut keys: BTreeMap<Option<u8>, Times> = BTreeMap::new();
     for id in accepted {
         if let Some(time) = rows[*id].ts_ms(*id) {
             keys.entry(rows[*id].k).or_default().0.push(time);

@@ -98,3 +98,11 @@ fn not_null_is_kept_in_the_rows_schema() {
     let OpSpec::Project { schema, .. } = &query.dataflow.stages[0].pipelines[0].ops[1] else { panic!("no projection") };
     assert!(!schema.field(0).is_nullable() && schema.field(1).is_nullable());
 }
+
+#[test]
+fn grouping_sets_may_share_a_key() {
+    let query = good(
+        "INSERT INTO keyed SELECT card, count(*) FROM plain WHERE card IS NOT NULL GROUP BY GROUPING SETS ((card), (card, id));",
+    );
+    assert!(query.explain_text().contains("keeps the rows of each key"), "{}", query.explain_text());
+}

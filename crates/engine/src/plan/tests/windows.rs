@@ -128,3 +128,19 @@ fn a_window_without_functions_comes_when_it_closes() {
     let distinct = good("INSERT INTO rows_out SELECT DISTINCT card, id FROM pay;");
     assert!(shape(&distinct).join("\n").contains("final0:OnFirst"));
 }
+
+#[test]
+fn the_window_of_a_side_that_may_be_missing_closes_nothing() {
+    let windows = |table: &str| format!("TABLE(TUMBLE(TABLE {table}, DESCRIPTOR(ts), INTERVAL '10' SECOND))");
+    let grouped = |side: &str| {
+        format!(
+            "SELECT {side}.window_end, 'a', count(*) FROM {} l LEFT JOIN {} r ON l.window_end = r.window_end AND \
+             l.id = r.id GROUP BY {side}.window_end",
+            windows("pay"),
+            windows("pay")
+        )
+    };
+    good(&format!("INSERT INTO windows {};", grouped("l")));
+    let error = bad(&format!("INSERT INTO windows {};", grouped("r")));
+    assert!(error.contains("this GROUP BY has none"), "{error}");
+}
