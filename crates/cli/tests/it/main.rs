@@ -11,6 +11,8 @@ mod exactly_once;
 mod grpc;
 mod lag;
 mod ledger;
+mod nexmark;
+mod nexmark_check;
 mod sources;
 mod table;
 mod windows;
