@@ -8,7 +8,7 @@ CARGO ?= cargo
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help demo test test-unit check bench chaos kafka kafka-stop release setup setup-build setup-java
+.PHONY: help demo test test-unit check bench nexmark chaos kafka kafka-stop release setup setup-build setup-java setup-duckdb
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,8 +30,12 @@ check: setup-build ## Format, lints, tidiness, licences
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \
 	else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
 
-bench: setup ## Throughput and latency on a real Kafka (release build)
+bench: setup ## Throughput, latency and Nexmark on a real Kafka (release build)
 	scripts/bench.sh
+
+nexmark: setup-build ## Nexmark on the Kafka of `make kafka` (release build): make nexmark NEXMARK_ARGS='--query q5'
+	$(CARGO) build --locked --release --bin highwater
+	"$${CARGO_TARGET_DIR:-target}"/release/highwater bench nexmark $(NEXMARK_ARGS)
 
 chaos: setup ## Random kills and restarts against a real Kafka, until stopped
 	scripts/chaos.sh
@@ -42,7 +46,7 @@ kafka: setup-java ## A real Kafka on localhost:9092, in the foreground
 release: setup-build ## The binary, optimised: target/release/highwater
 	$(CARGO) build --locked --release --bin highwater
 
-setup: setup-build setup-java ## Install what is missing for the tests
+setup: setup-build setup-java setup-duckdb ## Install what is missing for the tests
 
 setup-build: ## Install what is missing to build: a C and C++ compiler and make, for librdkafka and zstd
 	scripts/setup.sh build
@@ -50,3 +54,7 @@ setup-build: ## Install what is missing to build: a C and C++ compiler and make,
 setup-java: ## Install what is missing to run Kafka: Java, Maven and Kafka's jars
 	scripts/setup.sh java
 	scripts/kafka.sh jars >/dev/null
+
+setup-duckdb: ## Install what is missing to check Nexmark's answers: DuckDB, in a Python environment of its own
+	scripts/setup.sh duckdb
+	scripts/duckdb.sh >/dev/null

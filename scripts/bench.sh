@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures the release build on a real Kafka: throughput, latency, recovery. Arguments go to the benchmark.
+# Measures the release build on a real Kafka: throughput, latency, recovery, Nexmark. Arguments go to the benchmark.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo build --locked --release -p highwater --bin highwater --example bench

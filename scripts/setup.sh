@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the build or the tests need and this machine lacks. Does nothing where nothing is missing.
-#   scripts/setup.sh build|java
+#   scripts/setup.sh build|java|duckdb
 set -euo pipefail
 
 need=()
@@ -25,8 +25,13 @@ case "${1:-}" in
     # The tests have it read docker-compose.yml; nothing is run by it.
     command_or docker-compose docker-compose
     ;;
+  duckdb)
+    # Python of Debian comes without the part that makes environments.
+    command_or python3 python3
+    python3 -c 'import ensurepip, venv' 2>/dev/null || need+=(python3-venv)
+    ;;
   *)
-    echo "usage: $0 build|java" >&2
+    echo "usage: $0 build|java|duckdb" >&2
     exit 2
     ;;
 esac

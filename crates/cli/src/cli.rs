@@ -78,6 +78,9 @@ pub enum Command {
     Checkpoint(CheckpointCommand),
     /// Show a whole cluster at work on generated card payments
     Demo(DemoArgs),
+    /// Measure Highwater with known benchmarks
+    #[command(subcommand)]
+    Bench(BenchCommand),
 }
 
 impl Command {
@@ -252,6 +255,46 @@ pub struct DemoArgs {
     pub plain: bool,
 }
 
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Run Nexmark queries on generated auctions in a Kafka that runs, on a cluster of this command's own
+    Nexmark(NexmarkArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct NexmarkArgs {
+    /// Queries, separated by commas: q0 to q23, or all
+    #[arg(long, value_name = "Q,…", value_delimiter = ',', default_value = "all")]
+    pub query: Vec<String>,
+    /// Events generated: persons, auctions and bids together
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub events: u64,
+    /// Events in a second of event time; they are written as fast as can be
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub events_per_second: u64,
+    /// Partitions of each topic of events
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub partitions: u32,
+    /// Executors started for the run [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub executors: Option<u32>,
+    /// Slots of each executor [default: cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub slots: Option<u32>,
+    /// The Kafka to write to and to read from
+    #[arg(long, value_name = "HOST:PORT", default_value = "localhost:9092")]
+    pub bootstrap_servers: String,
+    /// Most records of a table in one micro-batch [default: no limit]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub batch_records: Option<u64>,
+    /// Leave the topics behind, and name them
+    #[arg(long)]
+    pub keep: bool,
+    /// Show the script of a query (or of all), and run nothing
+    #[arg(long, value_name = "Q")]
+    pub print_sql: Option<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,6 +331,9 @@ mod tests {
             "highwater checkpoint export n --to out",
             "highwater checkpoint verify n --json",
             "highwater demo --seconds 30",
+            "highwater bench nexmark",
+            "highwater bench nexmark --query q5,q7 --events 1000 --executors 3 --bootstrap-servers h:1 --keep --json",
+            "highwater bench nexmark --print-sql q5",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
         }

@@ -6,8 +6,10 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod bench;
 pub mod cli;
 mod client;
+mod cluster;
 mod commands;
 pub mod config;
 mod demo;

@@ -137,6 +137,16 @@ impl KafkaCluster {
         producer.flush(DEADLINE).expect("the records are delivered");
     }
 
+    /// As [`Self::produce`], to a topic per record.
+    #[track_caller]
+    pub fn produce_to<'a>(&self, messages: impl IntoIterator<Item = (&'a str, Message)>) {
+        let producer = self.producer(&[]);
+        for (topic, message) in messages {
+            send_all(&producer, topic, [message]);
+        }
+        producer.flush(DEADLINE).expect("the records are delivered");
+    }
+
     /// A producer that fails the test at the first record that is not delivered.
     pub fn producer(&self, properties: &[(&str, &str)]) -> BaseProducer<AllDelivered> {
         let mut config = self.client_config();
@@ -154,6 +164,15 @@ impl KafkaCluster {
     /// All records of a topic, ordered by partition and offset, up to its present end.
     #[track_caller]
     pub fn read_all(&self, topic: &str, isolation: Isolation) -> Vec<Record> {
+        let mut records = Vec::new();
+        self.read_each(topic, isolation, |record| records.push(record));
+        records.sort_by_key(|record| (record.partition, record.offset));
+        records
+    }
+
+    /// Hands over all records of a topic up to its present end; those of one partition in order.
+    #[track_caller]
+    pub fn read_each(&self, topic: &str, isolation: Isolation, take: impl FnMut(Record)) {
         let mut config = self.consumer_config();
         let level = if isolation == Isolation::Uncommitted { "read_uncommitted" } else { "read_committed" };
         config.set("isolation.level", level).set("fetch.wait.max.ms", "10");
@@ -169,9 +188,7 @@ impl KafkaCluster {
             self.wait_settled(&consumer, topic, found.partitions().len());
         }
         consumer.assign(&list).expect("the partitions can be assigned");
-        let mut records = read_to_ends(&consumer, topic, found.partitions().len());
-        records.sort_by_key(|record| (record.partition, record.offset));
-        records
+        read_to_ends(&consumer, topic, found.partitions().len(), take);
     }
 
     /// Waits until no transaction is open in the topic: the broker acknowledges a commit before its markers are
@@ -187,14 +204,17 @@ impl KafkaCluster {
     }
 }
 
-fn read_to_ends(consumer: &BaseConsumer, topic: &str, partitions: usize) -> Vec<Record> {
-    let started = Instant::now();
-    let (mut records, mut ended) = (Vec::new(), BTreeSet::new());
+fn read_to_ends(consumer: &BaseConsumer, topic: &str, partitions: usize, mut take: impl FnMut(Record)) {
+    let (mut read, mut last) = (0_u64, Instant::now());
+    let mut ended = BTreeSet::new();
     while ended.len() < partitions {
-        assert!(started.elapsed() < DEADLINE, "topic {topic} could not be read to its end; read {}", records.len());
+        assert!(last.elapsed() < DEADLINE, "topic {topic} could not be read to its end; read {read}");
         match consumer.poll(Duration::from_millis(100)) {
             None => {}
-            Some(Ok(message)) => records.push(to_record(&message)),
+            Some(Ok(message)) => {
+                take(to_record(&message));
+                (read, last) = (read + 1, Instant::now());
+            }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 ended.insert(partition);
             }
@@ -202,7 +222,6 @@ fn read_to_ends(consumer: &BaseConsumer, topic: &str, partitions: usize) -> Vec<
             Some(Err(_)) => {}
         }
     }
-    records
 }
 
 fn to_record(message: &rdkafka::message::BorrowedMessage<'_>) -> Record {

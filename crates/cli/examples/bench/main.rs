@@ -1,9 +1,13 @@
 //! Throughput, latency, recovery time and memory of Highwater on a real Kafka, next to a bare drain of the same
-//! topic in the same run. `make bench` runs it; `--records`, `--seconds` and `--only` make it smaller.
+//! topic in the same run; and Nexmark, its answers compared with DuckDB's. `make bench` runs it; `--records`,
+//! `--seconds`, `--nexmark-events` and `--only` make it smaller.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod latency;
+mod nexmark;
+#[path = "../../tests/it/nexmark_check.rs"]
+mod nexmark_check;
 mod recovery;
 mod throughput;
 mod usage;
@@ -20,8 +24,11 @@ pub struct Args {
     /// Seconds of each latency measurement.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
+    /// Events of Nexmark.
+    #[arg(long, default_value_t = 10_000_000)]
+    nexmark_events: u64,
     /// Only these parts.
-    #[arg(long, value_delimiter = ',', default_value = "throughput,latency,recovery")]
+    #[arg(long, value_delimiter = ',', default_value = "throughput,latency,recovery,nexmark")]
     only: Vec<String>,
 }
 
@@ -38,6 +45,9 @@ fn main() {
     }
     if wanted("recovery") {
         recovery::measure(&kafka, args.seconds);
+    }
+    if wanted("nexmark") {
+        nexmark::measure(&kafka, args.nexmark_events);
     }
 }
 

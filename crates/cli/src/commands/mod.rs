@@ -11,11 +11,11 @@ pub mod run;
 pub mod serve;
 pub mod submit;
 
-use crate::cli::{Command, Global, LogFormat};
+use crate::cli::{BenchCommand, Command, Global, LogFormat};
 use crate::client::Driver;
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::{demo, output};
+use crate::{bench, demo, output};
 use serde_json::Value;
 
 /// What every command knows: global options and configuration.
@@ -63,5 +63,6 @@ pub async fn execute(command: Command, context: &Context) -> Result<(), Failure>
         Command::Drop(args) => control::drop(args, context).await,
         Command::Checkpoint(command) => checkpoint::checkpoint(command, context),
         Command::Demo(args) => demo::demo(args, context).await,
+        Command::Bench(BenchCommand::Nexmark(args)) => bench::nexmark::nexmark(args, context).await,
     }
 }

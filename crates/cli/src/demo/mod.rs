@@ -4,7 +4,6 @@
 //! Invariants: it ends cleanly on ^C, and its memory does not grow with its length.
 
 mod broker;
-mod cluster;
 mod generator;
 mod results;
 mod sql;
@@ -13,11 +12,11 @@ mod watch;
 
 use crate::cli::DemoArgs;
 use crate::client::{Client, Driver, LOOK, request};
+use crate::cluster::Cluster;
 use crate::commands::{Context, serve};
 use crate::failure::Failure;
 use crate::output;
 use broker::Broker;
-use cluster::Cluster;
 use generator::Generator;
 use highwater_proto::v1::SubmitQueryRequest;
 use results::Results;
@@ -42,7 +41,7 @@ pub async fn demo(args: DemoArgs, context: &Context) -> Result<(), Failure> {
     }
     let folder = tempfile::Builder::new().prefix("highwater-demo-").tempdir()?;
     let broker = Broker::start()?;
-    let mut cluster = Cluster::start(folder.path(), EXECUTORS)?;
+    let mut cluster = Cluster::start(folder.path(), EXECUTORS, Some(2))?;
     let generator = Generator::start(&broker.bootstrap_servers, args.rate)?;
     let driver = Driver::new(&cluster.driver_url)?;
     let played = tokio::select! {

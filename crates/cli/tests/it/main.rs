@@ -12,6 +12,8 @@ mod grpc;
 mod keyed_sink;
 mod lag;
 mod ledger;
+mod nexmark;
+mod nexmark_check;
 mod rescale;
 mod sources;
 mod table;

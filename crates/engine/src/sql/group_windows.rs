@@ -127,7 +127,9 @@ fn alias_of(from: &TableWithJoins, qualifier: Option<Ident>) -> Option<TableAlia
 
 /// The table itself, or a query over it that filters.
 fn input_of(outer: &Select, from: &TableWithJoins, filter: Option<Expr>) -> WindowInput {
-    if let (TableFactor::Table { name, args: None, .. }, None, true) = (&from.relation, &filter, from.joins.is_empty())
+    // Under an alias it stays a query: the keys of its sessions are named by the alias.
+    if let (TableFactor::Table { name, alias: None, args: None, .. }, None, true) =
+        (&from.relation, &filter, from.joins.is_empty())
         && let [part] = name.0.as_slice()
         && let Some(name) = part.as_ident()
     {

@@ -48,8 +48,11 @@ fn sessions_are_kept_by_their_keys_and_close() {
                  DESCRIPTOR(`dateTime`), INTERVAL '10' SECOND)) GROUP BY bidder, window_start, window_end";
     let older = "SELECT bidder, SESSION_START(`dateTime`, INTERVAL '10' SECOND), SESSION_END(`dateTime`, INTERVAL '10' \
                  SECOND) FROM bid GROUP BY bidder, SESSION(`dateTime`, INTERVAL '10' SECOND)";
-    let (table, older) = (appended(table), appended(older));
+    let renamed = "SELECT B.bidder, SESSION_START(B.`dateTime`, INTERVAL '10' SECOND), SESSION_END(B.`dateTime`, \
+                   INTERVAL '10' SECOND) FROM bid B GROUP BY B.bidder, SESSION(B.`dateTime`, INTERVAL '10' SECOND)";
+    let (table, older, renamed) = (appended(table), appended(older), appended(renamed));
     assert_eq!(shape(&table), shape(&older));
+    assert_eq!(shape(&table), shape(&renamed));
     let shape = shape(&table).join("\n");
     assert!(shape.contains("session0"), "{shape}");
     assert!(table.warnings.is_empty(), "{:?}", table.warnings);

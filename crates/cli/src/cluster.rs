@@ -1,7 +1,7 @@
-//! The demo's cluster: one driver and some executors, each a process of its own, as in production.
+//! A cluster of this command's own: one driver and some executors, each a process, as in production.
 //!
-//! Owns: starting, killing and ending the processes. Invariant: none of them outlives the demo, however it ends
-//! (each watches a pipe that this process holds).
+//! Owns: starting, killing and ending the processes. Does not own: what they are for (`demo`, `bench`).
+//! Invariant: none of them outlives the command, however it ends (each watches a pipe that this process holds).
 
 use crate::failure::Failure;
 use nix::sys::signal::{Signal, kill};
@@ -26,6 +26,8 @@ struct Process {
 /// The processes; dropping this kills what is left of them.
 pub struct Cluster {
     pub driver_url: String,
+    /// Of each executor; `None`: as many as there are cores.
+    slots: Option<u32>,
     folder: PathBuf,
     driver: Process,
     executors: Vec<Process>,
@@ -33,14 +35,15 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a driver and `executors` executors with their files under `folder`.
-    pub fn start(folder: &Path, executors: usize) -> Result<Self, Failure> {
+    /// Starts a driver and `executors` executors of `slots` slots with their files under `folder`.
+    pub fn start(folder: &Path, executors: usize, slots: Option<u32>) -> Result<Self, Failure> {
         let address = format!("127.0.0.1:{}", free_port()?);
         let data = folder.join("driver").display().to_string();
         let args = ["driver", "--listen", &address, "--http", "127.0.0.1:0", "--data-dir", &data];
         let driver = spawn("driver", &args, folder)?;
         let driver_url = format!("http://{address}");
-        let mut cluster = Self { driver_url, folder: folder.to_path_buf(), driver, executors: Vec::new(), started: 0 };
+        let folder = folder.to_path_buf();
+        let mut cluster = Self { driver_url, slots, folder, driver, executors: Vec::new(), started: 0 };
         for _ in 0..executors {
             cluster.add_executor()?;
         }
@@ -51,7 +54,10 @@ impl Cluster {
     pub fn add_executor(&mut self) -> Result<String, Failure> {
         self.started += 1;
         let label = format!("executor {}", self.started);
-        let process = spawn(&label, &["executor", "--driver", &self.driver_url, "--slots", "2"], &self.folder)?;
+        let slots = self.slots.map(|slots| slots.to_string());
+        let mut args = vec!["executor", "--driver", &self.driver_url];
+        args.extend(slots.iter().flat_map(|slots| ["--slots", slots]));
+        let process = spawn(&label, &args, &self.folder)?;
         let named = format!("{label} (process {})", process.child.id());
         self.executors.push(process);
         Ok(named)
@@ -77,7 +83,10 @@ impl Cluster {
                 let log = std::fs::read_to_string(&process.log).unwrap_or_default();
                 let lines: Vec<_> = log.lines().collect();
                 let tail = lines[lines.len().saturating_sub(8)..].join("\n");
-                return Err(Failure::failed(format!("the demo's {} ended with {status}:\n{tail}", process.label)));
+                return Err(Failure::failed(format!(
+                    "the {} of this command ended with {status}:\n{tail}",
+                    process.label
+                )));
             }
         }
         Ok(())
@@ -119,7 +128,7 @@ impl Drop for Cluster {
 }
 
 fn spawn(label: &str, args: &[&str], folder: &Path) -> Result<Process, Failure> {
-    let failed = |error: std::io::Error| Failure::failed(format!("cannot start the demo's {label}: {error}"));
+    let failed = |error: std::io::Error| Failure::failed(format!("cannot start a {label} for this command: {error}"));
     let binary = std::env::current_exe().map_err(failed)?;
     let log = folder.join(format!("{}.log", label.replace(' ', "-")));
     let child = Command::new(binary)
@@ -131,7 +140,7 @@ fn spawn(label: &str, args: &[&str], folder: &Path) -> Result<Process, Failure> 
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(File::create(&log).map_err(failed)?)
-        // ^C is for the demo, which then ends its processes in order.
+        // ^C is for this command, which then ends its processes in order.
         .process_group(0)
         .spawn()
         .map_err(failed)?;

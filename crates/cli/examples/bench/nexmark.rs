@@ -1,0 +1,91 @@
+//! Nexmark: every query on one executor, and on three of which one is killed, its answer compared with DuckDB's.
+
+use crate::nexmark_check::Check;
+use crate::usage;
+use highwater::bench::nexmark::events::Settings;
+use highwater::bench::nexmark::queries::{Places, QUERIES, Query};
+use highwater_testkit::{Highwater, KafkaCluster};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+const EVENTS: &str = "nexmark-bench";
+const PARTITIONS: u32 = 8;
+/// How often it is looked whether the first micro-batch is committed.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+pub fn measure(kafka: &KafkaCluster, events: u64) {
+    let check = Check::new();
+    let began = Instant::now();
+    check.write_events(kafka, EVENTS, Settings { events, events_per_second: 10_000, partitions: PARTITIONS });
+    println!("Nexmark: {events} events written in {:.1} s", began.elapsed().as_secs_f64());
+    let mut wrong = 0;
+    for query in QUERIES {
+        for executors in [1, 3] {
+            let verdict = run(kafka, &check, query, executors);
+            wrong += usize::from(!verdict);
+        }
+    }
+    assert_eq!(wrong, 0, "{wrong} results are not DuckDB's");
+}
+
+/// Runs one query and says in a line how it went; whether its result is right.
+fn run(kafka: &KafkaCluster, check: &Check, query: Query, executors: usize) -> bool {
+    let name = query.name;
+    let places = Places {
+        bootstrap_servers: kafka.bootstrap_servers().into(),
+        events: EVENTS.into(),
+        results: format!("{EVENTS}-{executors}"),
+        side_input: check.side_input(),
+        batch_records: None,
+    };
+    let topic = format!("{}-{name}", places.results);
+    kafka.create_topic(&topic, PARTITIONS as i32);
+    let mut cluster = crate::start(executors);
+    let began = Instant::now();
+    cluster.submit(name, &query.script_at(&places));
+    let killed = executors > 1 && kill_after_first_commit(&mut cluster, name);
+    // Ends with the query.
+    let batches = cluster.ok(&["progress", name, "--last", "1000000", "--follow", "--json"]);
+    let took = began.elapsed().as_secs_f64();
+    let status = cluster.status(name);
+    assert_eq!(status["state"], "finished", "{status}");
+    let batches: Vec<Value> = batches.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let total = |of: &dyn Fn(&Value) -> Option<u64>| batches.iter().filter_map(of).sum::<u64>();
+    let input = total(&|batch| batch["numInputRows"].as_u64());
+    let output = total(&|batch| batch["sink"]["numOutputRows"].as_u64());
+    let peak = usage::of(&cluster).into_iter().skip(1).map(|(_, _, peak)| peak).max().unwrap_or(0);
+    drop(cluster);
+
+    check.save_result(kafka, &topic, "result", name);
+    kafka.delete_topic(&topic);
+    let verdict = check.compare(&["result"]).pop().unwrap();
+    check.forget("result");
+    println!(
+        "{name} on {executors} executors{}: {input} events in {took:.1} s, {:.0} events/s, {output} rows written in {} \
+         batches, largest executor {peak} MiB; {}",
+        if killed { ", one killed" } else { "" },
+        input as f64 / took,
+        batches.len(),
+        match &verdict["wrong"] {
+            Value::Null => format!("{} rows equal DuckDB's", verdict["rows"]),
+            wrong => format!("NOT what DuckDB says: {wrong}"),
+        }
+    );
+    verdict["wrong"].is_null()
+}
+
+/// Kills the second executor, unless the query is through before.
+fn kill_after_first_commit(cluster: &mut Highwater, name: &str) -> bool {
+    loop {
+        let status = cluster.status(name);
+        assert_ne!(status["state"], "failed", "{status}");
+        if status["state"] == "finished" {
+            return false;
+        }
+        if status["batchId"].is_u64() {
+            cluster.kill_executor(1);
+            return true;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
