@@ -9,14 +9,19 @@ use crate::plan::clock::BatchClock;
 use crate::plan::{dead_letters, insert, optimize, sinks, sources};
 use crate::query::{CompiledQuery, SinkTable};
 use crate::sql::ddl::{OptionEntry, TableDef};
+use crate::sql::derived::From;
 use crate::sql::error::{Result, SqlError};
 use crate::sql::functions::Functions;
 use crate::sql::group_windows::rewrite_group_windows;
+use crate::sql::names::use_standard_names;
 use crate::sql::options::{QueryOptions, query_options, table_options};
+use crate::sql::random::{collect_position, derive_random};
 use crate::sql::refuse::refuse_unsupported;
-use crate::sql::rewrite::{make_unnest_lateral, name_fields, tell_columns_apart, use_standard_names};
+use crate::sql::rewrite::{name_fields, order_by_places, tell_columns_apart, use_grouping_sets, use_limits};
 use crate::sql::script::{InsertDef, Name, Statement, ViewDef, parse_script};
 use crate::sql::star::{METADATA, collect_metadata, hide_metadata};
+use crate::sql::tuples::compare_rows;
+use crate::sql::unnest::{join_lateral_views, make_lateral};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::sqlparser::ast::Query;
 use datafusion::sql::sqlparser::tokenizer::Location;
@@ -29,34 +34,27 @@ pub fn compile(sql: &str) -> Result<CompiledQuery> {
     let script = Script::parse(sql)?;
     let (options, defaults) = query_options(&script.settings)?;
     let clock = BatchClock::default();
-    let catalog = catalog(&script, &defaults, &clock)?;
+    let catalog = catalog(&script, &defaults, &clock, xxhash_rust::xxh3::xxh3_64(sql.as_bytes()))?;
     if script.inserts.is_empty() {
         return Err(SqlError::at(Location::empty(), "the script has no INSERT INTO: nothing would run")
             .hint("add INSERT INTO <table> SELECT … FROM <table>"));
     }
-    let mut planned = Vec::with_capacity(script.inserts.len());
-    for (index, statement) in script.inserts.iter().enumerate() {
-        planned.push(plan_insert(SinkId(index as u32), statement, &catalog, &options)?);
-    }
-    let plans: Vec<&LogicalPlan> = planned.iter().map(|(plan, _)| plan).collect();
+    let (mut sinks, planned) = plan_inserts(&script, &catalog, &options)?;
+    let plans: Vec<&LogicalPlan> = planned.iter().map(|insert| &insert.plan).collect();
     let mut sources = sources::collect(&plans, &catalog, &defaults)?;
     let mut builder = Builder::new(&sources, options.allowed_lateness_ms);
-    for ((plan, sink), statement) in planned.iter().zip(&script.inserts) {
-        let keyed = !sink.primary_key.is_empty();
-        // What was asked for, so that 'update' into a sink without key is refused where it would rewrite rows.
-        let mode = options.output_mode.unwrap_or(sink.mode);
-        // The whole result is gathered from every change of it.
-        let is_complete = sink.mode == OutputMode::Complete;
-        let (keyed, mode) = if is_complete { (true, OutputMode::Update) } else { (keyed, mode) };
-        let target = Target { sink: &sink.name, keyed, mode, at: statement.at, is_last: !is_complete };
-        let flows = builder.build(plan, target)?;
-        sinks::connect(&mut builder, plan, flows, sink, target)?;
+    for sink in &sinks {
+        let mut parts = Vec::new();
+        for insert in planned.iter().filter(|insert| insert.sink == sink.id) {
+            let target = target(sink, &options, insert.at);
+            parts.push(sinks::Part { flows: builder.build(&insert.plan, target)?, plan: &insert.plan, target });
+        }
+        sinks::connect(&mut builder, parts, sink)?;
         if let Some(table) = catalog.table(&sink.name) {
             builder.warnings.extend(sinks::idle_parts(table));
         }
     }
     let Builder { mut dataflow, lookups, warnings, .. } = builder;
-    let mut sinks = planned.into_iter().map(|(_, sink)| sink).collect();
     dead_letters::connect(&mut dataflow, &mut sources, &mut sinks);
     Ok(CompiledQuery { options, sources, sinks, dataflow, lookups, warnings, clock })
 }
@@ -75,6 +73,8 @@ impl Script {
         for statement in parse_script(sql)? {
             match statement {
                 Statement::Set(entry) => script.settings.push(entry),
+                Statement::Table(table) if table.if_new && script.knows(&table.name) => {}
+                Statement::View(view) if view.if_new && script.knows(&view.name) => {}
                 Statement::Table(table) => script.tables.push(table),
                 Statement::View(view) => script.views.push(view),
                 Statement::Insert(insert) => script.inserts.push(insert),
@@ -84,12 +84,17 @@ impl Script {
         Ok(script)
     }
 
+    fn names(&self) -> impl Iterator<Item = &Name> {
+        self.tables.iter().map(|table| &table.name).chain(self.views.iter().map(|view| &view.name))
+    }
+
+    fn knows(&self, name: &Name) -> bool {
+        self.names().any(|known| known.text == name.text)
+    }
+
     fn check(&self) -> Result<()> {
-        let names: Vec<&Name> = self.tables.iter().map(|t| &t.name).chain(self.views.iter().map(|v| &v.name)).collect();
+        let names: Vec<&Name> = self.names().collect();
         refuse_twice(&names, |name| format!("'{name}' is created twice"), "tables and views share one set of names")?;
-        let written: Vec<&Name> = self.inserts.iter().map(|insert| &insert.table).collect();
-        let message = |name: &str| format!("a second INSERT INTO '{name}' is not supported in streaming yet");
-        refuse_twice(&written, message, "join the two with UNION ALL: INSERT INTO t SELECT … UNION ALL SELECT …")?;
         Ok(())
     }
 
@@ -98,6 +103,15 @@ impl Script {
         let mut used = BTreeSet::new();
         for query in self.views.iter().map(|view| &view.query).chain(self.inserts.iter().map(|insert| &insert.query)) {
             collect_metadata(query, &mut used);
+            collect_position(query, &mut used);
+        }
+        for table in &self.tables {
+            used.extend(table.metadata());
+            for derived in &table.derived {
+                if let From::Expr(expr) = &derived.from {
+                    collect_metadata(expr, &mut used);
+                }
+            }
         }
         for watermark in self.tables.iter().filter_map(|table| table.watermark.as_ref()) {
             collect_metadata(&watermark.expr, &mut used);
@@ -119,13 +133,13 @@ fn refuse_twice(names: &[&Name], message: impl Fn(&str) -> String, hint: &str) -
     Ok(())
 }
 
-fn catalog(script: &Script, defaults: &[OptionEntry], clock: &BatchClock) -> Result<Catalog> {
+fn catalog(script: &Script, defaults: &[OptionEntry], clock: &BatchClock, seed: u64) -> Result<Catalog> {
     let written = script.inserts.iter().map(|insert| insert.table.text.clone()).collect();
-    let mut catalog = Catalog::new(Functions::new(clock), written);
+    let mut catalog = Catalog::new(Functions::new(clock), written, seed);
     let metadata = script.metadata();
     for table in &script.tables {
         let options = table_options(table, defaults)?;
-        catalog.add_table(table.clone(), options, &metadata);
+        catalog.add_table(table.clone(), options, &metadata)?;
     }
     for view in &script.views {
         let plan = plan_query(&view.query, &catalog, view.name.at)?;
@@ -137,12 +151,21 @@ fn catalog(script: &Script, defaults: &[OptionEntry], clock: &BatchClock) -> Res
 fn plan_query(query: &Query, catalog: &Catalog, at: Location) -> Result<LogicalPlan> {
     let mut query = query.clone();
     hide_metadata(&mut query, &|name| catalog.hidden(name));
+    join_lateral_views(&mut query);
     use_standard_names(&mut query);
+    use_limits(&mut query);
+    order_by_places(&mut query);
+    use_grouping_sets(&mut query);
+    compare_rows(&mut query);
+    derive_random(&mut query, catalog.seed(), &|name| catalog.is_stream(name))?;
     rewrite_group_windows(&mut query)?;
     catalog.check_versions(&query)?;
     refuse_unsupported(&query, catalog.functions())?;
-    make_unnest_lateral(&mut query);
     name_fields(&mut query);
+    make_lateral(&mut query, &|query| {
+        let plan = catalog.plan_query(query, at).ok()?;
+        Some(plan.schema().fields().iter().map(|field| field.data_type().clone()).collect())
+    });
     catalog.plan_query(query, at)
 }
 
@@ -162,18 +185,47 @@ fn name_columns(plan: LogicalPlan, view: &ViewDef) -> Result<LogicalPlan> {
     LogicalPlanBuilder::from(plan).project(exprs).and_then(LogicalPlanBuilder::build).map_err(located)
 }
 
-fn plan_insert(
-    id: SinkId,
-    statement: &InsertDef,
+/// An INSERT, planned.
+struct PlannedInsert {
+    plan: LogicalPlan,
+    sink: SinkId,
+    at: Location,
+}
+
+/// All INSERTs, and the tables they write, each once: several INSERTs into one table are one UNION ALL.
+fn plan_inserts(
+    script: &Script,
     catalog: &Catalog,
     options: &QueryOptions,
-) -> Result<(LogicalPlan, SinkTable)> {
-    let table = insert::sink_of(statement, catalog)?;
-    let sink = sinks::sink_table(id, table, options)?;
-    let mut query = statement.query.clone();
-    tell_columns_apart(&mut query);
-    let plan = plan_query(&query, catalog, statement.at)?;
-    let plan = optimize::analyze(plan, catalog.config(), statement.at)?;
-    let plan = insert::assign(plan, statement, table, &sink.schema)?;
-    Ok((optimize::optimize(plan, catalog.config(), statement.at)?, sink))
+) -> Result<(Vec<SinkTable>, Vec<PlannedInsert>)> {
+    let mut sinks: Vec<SinkTable> = Vec::new();
+    let mut planned = Vec::with_capacity(script.inserts.len());
+    for statement in &script.inserts {
+        let table = insert::sink_of(statement, catalog)?;
+        let known = sinks.iter().position(|sink| sink.name == table.def.name.text);
+        let place = known.unwrap_or(sinks.len());
+        if known.is_none() {
+            sinks.push(sinks::sink_table(SinkId(place as u32), table, options)?);
+        }
+        let sink = &sinks[place];
+        let mut query = statement.query.clone();
+        tell_columns_apart(&mut query);
+        let plan = plan_query(&query, catalog, statement.at)?;
+        let plan = optimize::analyze(plan, catalog.config(), statement.at)?;
+        let plan = insert::assign(plan, statement, table, &sink.schema)?;
+        let plan = optimize::optimize(plan, catalog.config(), statement.at)?;
+        planned.push(PlannedInsert { plan, sink: sink.id, at: statement.at });
+    }
+    Ok((sinks, planned))
+}
+
+/// What an INSERT's rows go to.
+fn target<'a>(sink: &'a SinkTable, options: &QueryOptions, at: Location) -> Target<'a> {
+    let keyed = !sink.primary_key.is_empty();
+    // What was asked for, so that 'update' into a sink without key is refused where it would rewrite rows.
+    let mode = options.output_mode.unwrap_or(sink.mode);
+    // The whole result is gathered from every change of it.
+    let is_complete = sink.mode == OutputMode::Complete;
+    let (keyed, mode) = if is_complete { (true, OutputMode::Update) } else { (keyed, mode) };
+    Target { sink: &sink.name, keyed, mode, at, is_last: !is_complete }
 }

@@ -6,6 +6,8 @@
 
 mod dates;
 mod json;
+mod lists;
+mod random;
 mod text;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, StringArray};
@@ -18,7 +20,8 @@ use std::sync::Arc;
 
 /// All of them.
 pub fn all() -> Vec<Arc<ScalarUDF>> {
-    let functions = dates::all().into_iter().chain(text::all()).chain(json::all());
+    let functions =
+        dates::all().into_iter().chain(text::all()).chain(json::all()).chain(lists::all()).chain(random::all());
     functions.map(|function| Arc::new(ScalarUDF::from(function))).collect()
 }
 

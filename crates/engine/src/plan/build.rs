@@ -146,10 +146,13 @@ impl<'a> Builder<'a> {
             LogicalPlan::Sort(sort) => return self.build(&sort.input, target),
             LogicalPlan::Distinct(_) => refused("this DISTINCT"),
             LogicalPlan::Unnest(node) => return unnest::build(self, node, target),
-            LogicalPlan::Subquery(_) => refused("a subquery in an expression"),
+            LogicalPlan::Subquery(_) => refused("a LATERAL subquery of this kind").hint(
+                "WHERE with equal columns and aggregates work; for the first rows of each: ROW_NUMBER() OVER (PARTITION BY … ORDER BY …) <= n, joined",
+            ),
             LogicalPlan::RecursiveQuery(_) => refused("WITH RECURSIVE"),
             LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => {
-                SqlError::at(target.at, "this query has no stream to read").hint("read a table: SELECT … FROM <table>")
+                SqlError::at(target.at, "this query has no stream to read, or a part of it has none")
+                    .hint("read a table: SELECT … FROM <table>; VALUES may be a side of a join with one")
             }
             other => refused(&other.display().to_string()),
         })

@@ -19,7 +19,9 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::{DFSchema, Result, TableReference};
 use datafusion::execution::SessionStateDefaults;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
-use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
+use datafusion::logical_expr::{
+    AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, WindowUDF,
+};
 use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{self, Query, Spanned, Statement, TableFactor, Visit, Visitor};
 use datafusion::sql::sqlparser::tokenizer::Location;
@@ -33,7 +35,7 @@ use std::sync::Arc;
 pub struct Table {
     pub def: TableDef,
     pub options: TableOptions,
-    /// Declared columns, then the metadata columns the script uses.
+    /// Stored columns, then the metadata columns the script uses.
     pub schema: SchemaRef,
     /// Metadata columns that are not declared: hidden from `*`.
     pub hidden: Vec<&'static str>,
@@ -44,9 +46,13 @@ pub struct Table {
 pub struct Catalog {
     tables: BTreeMap<String, Arc<Table>>,
     views: BTreeMap<String, Arc<View>>,
+    /// What is read of tables with derived columns.
+    derived: BTreeMap<String, Arc<View>>,
     /// Tables some INSERT writes: they cannot be read.
     written: BTreeSet<String>,
     functions: Functions,
+    /// Of values that look random.
+    seed: u64,
     config: ConfigOptions,
     expr_planners: Vec<Arc<dyn ExprPlanner>>,
     relation_planners: Vec<Arc<dyn RelationPlanner>>,
@@ -54,7 +60,7 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    pub fn new(functions: Functions, written: BTreeSet<String>) -> Self {
+    pub fn new(functions: Functions, written: BTreeSet<String>, seed: u64) -> Self {
         let mut config = ConfigOptions::new();
         config.execution.time_zone = Some(crate::sql::types::UTC.into());
         config.sql_parser.map_string_types_to_utf8view = false;
@@ -64,8 +70,10 @@ impl Catalog {
         Self {
             tables: BTreeMap::new(),
             views: BTreeMap::new(),
+            derived: BTreeMap::new(),
             written,
             functions,
+            seed,
             config,
             expr_planners: SessionStateDefaults::default_expr_planners(),
             relation_planners: vec![Arc::new(WindowPlanner)],
@@ -75,6 +83,15 @@ impl Catalog {
 
     pub fn functions(&self) -> &Functions {
         &self.functions
+    }
+
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// A table whose rows are records of a topic.
+    pub fn is_stream(&self, name: &str) -> bool {
+        self.table(name).is_some_and(|table| matches!(table.options.connector, ConnectorOptions::Kafka(_)))
     }
 
     pub fn config(&self) -> &ConfigOptions {
@@ -90,7 +107,12 @@ impl Catalog {
         self.tables.keys().chain(self.views.keys()).map(String::as_str).collect()
     }
 
-    pub fn add_table(&mut self, def: TableDef, options: TableOptions, metadata: &BTreeSet<&'static str>) {
+    pub fn add_table(
+        &mut self,
+        def: TableDef,
+        options: TableOptions,
+        metadata: &BTreeSet<&'static str>,
+    ) -> Result<(), SqlError> {
         let declared = |name: &str| def.columns.iter().any(|column| column.name.text == name);
         let hidden: Vec<&'static str> = metadata.iter().copied().filter(|name| !declared(name)).collect();
         let mut fields: Vec<Field> = def
@@ -100,7 +122,22 @@ impl Catalog {
             .collect();
         fields.extend(hidden.iter().filter_map(|name| metadata_field(name)));
         let schema = Arc::new(Schema::new(fields));
-        self.tables.insert(def.name.text.clone(), Arc::new(Table { def, options, schema, hidden }));
+        let table = Arc::new(Table { def, options, schema, hidden });
+        let name = table.def.name.text.clone();
+        if let Some(plan) = super::derived::read(self, &table)? {
+            self.derived.insert(name.clone(), Arc::new(View { plan }));
+        }
+        self.tables.insert(name, table);
+        Ok(())
+    }
+
+    /// What queries read of a table, from its records on.
+    pub fn rows_of(&self, table: &Arc<Table>) -> Result<LogicalPlan> {
+        let name = table.def.name.text.as_str();
+        match self.derived.get(name) {
+            Some(view) => Ok(view.plan.clone()),
+            None => LogicalPlanBuilder::scan(name, Arc::new(Stream { table: table.clone() }), None)?.build(),
+        }
     }
 
     pub fn add_view(&mut self, name: String, plan: LogicalPlan) {
@@ -207,6 +244,9 @@ impl ContextProvider for Catalog {
                 )
                 .hint("read what feeds it, through a view; or read its topic in a second query"),
             ));
+        }
+        if let Some(view) = self.derived.get(name.table()) {
+            return Ok(Arc::new(ViewSource(view.clone())));
         }
         Ok(Arc::new(Stream { table: table.clone() }))
     }

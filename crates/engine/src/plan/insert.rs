@@ -61,7 +61,11 @@ fn targets(insert: &InsertDef, sink: &Table, schema: &Schema) -> Result<Vec<usiz
     }
     let mut targets = Vec::new();
     for name in &insert.columns {
-        let Some(index) = schema.fields().iter().position(|field| *field.name() == name.text) else {
+        if let Some(why) = sink.def.read_only(&name.text) {
+            return Err(SqlError::at(name.at, why).hint("leave it out of the list"));
+        }
+        let wanted = sink.def.written_name(&name.text);
+        let Some(index) = schema.fields().iter().position(|field| field.name() == wanted) else {
             let names = schema.fields().iter().map(|field| field.name().as_str());
             return Err(SqlError::at(name.at, format!("table '{}' has no column '{}'", sink.def.name.text, name.text))
                 .suggest(&name.text, names, "its columns"));

@@ -4,6 +4,7 @@
 //! Invariant: a trace is only given where the value is the same in every row, whatever the data.
 
 use super::catalog::{Stream, Table};
+use super::derived::EventTime;
 use super::hop::Overlapping;
 use super::session::Session;
 use super::tumble::{Part, Tumble, Window};
@@ -94,6 +95,9 @@ pub fn trace(expr: &Expr, input: &LogicalPlan) -> Option<Origin> {
         Expr::Alias(alias) => trace(&alias.expr, input),
         Expr::Column(column) => trace_output(input, position(input, column)?),
         _ => {
+            if let Some(table) = EventTime::recognize(expr) {
+                return Some(Origin { kind: Kind::EventTime, tables: vec![table.clone()] });
+            }
             if let Some((windows, part)) = part_of(expr) {
                 let origin = trace(windows, input)?;
                 let Kind::Windows(window) = origin.kind else { return None };

@@ -1,6 +1,6 @@
-//! A join with a file: every row looks up what the file holds.
+//! A join with a file or with VALUES: every row looks up what is there.
 //!
-//! Owns: which side of a join is a file, and the checks. Does not own: reading files (`crate::lookup`), looking up
+//! Owns: which side of a join reads no stream, and the checks. Does not own: reading files (`crate::lookup`), looking up
 //! (`runtime::lookup`). Invariant: the side that is looked up is never the side whose rows must all be shown.
 
 use super::build::{Builder, Flow, Target, refuse_clock};
@@ -18,20 +18,20 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Join, LogicalPlan};
 use std::sync::Arc;
 
-/// All tables this plan reads are files, and there are some.
+/// This plan reads no stream: files, VALUES and constants alone.
 pub fn is_static(plan: &LogicalPlan) -> bool {
-    let (mut files, mut streams) = (0, 0);
+    let mut streams = 0;
     // The closure never fails, so neither does the walk.
     let _ = plan.apply(|node| {
         if let LogicalPlan::TableScan(scan) = node {
             match scan.source.downcast_ref::<Stream>().map(|stream| &stream.table.options.connector) {
-                Some(ConnectorOptions::File(_)) => files += 1,
+                Some(ConnectorOptions::File(_)) => {}
                 _ => streams += 1,
             }
         }
         Ok(TreeNodeRecursion::Continue)
     });
-    files > 0 && streams == 0
+    streams == 0
 }
 
 /// The flows of the stream, each row with what it finds; `None` if no side is a file.
@@ -45,9 +45,7 @@ pub fn build(
     let stream = match (left, right) {
         (false, false) => return Ok(None),
         (true, true) => {
-            return Err(
-                SqlError::at(target.at, "this join has no stream to read").hint("join a Kafka table with a file")
-            );
+            return Err(SqlError::at(target.at, "this join has no stream to read").hint("join a Kafka table with it"));
         }
         (file, _) => usize::from(file),
     };
@@ -55,9 +53,9 @@ pub fn build(
     if sides.output.shows_unmatched(1 - stream) || !is_kept_side {
         return Err(SqlError::at(
             target.at,
-            "a join that shows rows of a file without match is not supported in streaming yet",
+            "a join that shows rows of a file or of VALUES without match is not supported in streaming yet",
         )
-        .hint("no record ever comes to show them: put the stream on the side that is kept, stream LEFT JOIN file"));
+        .hint("no record ever comes to show them: put the stream on the side that is kept: stream LEFT JOIN file"));
     }
     for expr in join.on.iter().flat_map(|(left, right)| [left, right]).chain(&join.filter) {
         refuse_clock(expr, "the condition of a join", target)?;

@@ -40,11 +40,19 @@ pub fn analyze(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Resul
 /// Resolves types, then simplifies, pushes filters down and drops what nobody reads.
 pub fn optimize(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Result<LogicalPlan, SqlError> {
     let analyzed = analyze(plan, config, at)?;
+    super::subqueries::check_single(&analyzed, at)?;
+    let context = OptimizerContext::new_with_config_options(Arc::new(config.clone()))
+        .without_query_execution_start_time()
+        .with_skip_failing_rules(false);
+    let located = |error| sql_error(error, at);
+    // Before the rest, which would take what this gives for marks.
+    let comparisons = Optimizer::with_rules(vec![Arc::new(RewriteSetComparison::new())]);
+    let analyzed = comparisons.optimize(analyzed, &context, |_, _| {}).map_err(located)?;
     let rewritten = analyzed.transform_up_with_subqueries(distinct_on);
     let rewritten = rewritten.and_then(|plan| plan.data.transform_up_with_subqueries(super::lateral::inline));
-    let analyzed = rewritten.map_err(|error| sql_error(error, at))?.data;
+    let rewritten = rewritten.and_then(|plan| plan.data.transform_up_with_subqueries(super::subqueries::rewrite));
+    let analyzed = rewritten.map_err(located)?.data;
     let rules = Optimizer::with_rules(vec![
-        Arc::new(RewriteSetComparison::new()),
         Arc::new(OptimizeUnions::new()),
         Arc::new(SimplifyExpressions::new()),
         Arc::new(ReplaceDistinctWithAggregate::new()),
@@ -58,10 +66,7 @@ pub fn optimize(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Resu
         Arc::new(PushDownFilter::new()),
         Arc::new(OptimizeProjections::new()),
     ]);
-    let context = OptimizerContext::new_with_config_options(Arc::new(config.clone()))
-        .without_query_execution_start_time()
-        .with_skip_failing_rules(false);
-    rules.optimize(analyzed, &context, |_, _| {}).map_err(|error| sql_error(error, at))
+    rules.optimize(analyzed, &context, |_, _| {}).map_err(located)
 }
 
 /// `DISTINCT ON` keeps the first row of each: a rank with a limit of one, which DataFusion's own rewrite to

@@ -17,8 +17,8 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::{Sort as SortExpr, WindowFunction};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, FetchType, Filter, Limit, LogicalPlan, Operator, Projection, SkipType, Window,
-    WindowFunctionDefinition,
+    BinaryExpr, Expr, FetchType, Filter, Limit, LogicalPlan, LogicalPlanBuilder, Operator, Projection, SkipType,
+    Window, WindowFunctionDefinition,
 };
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
@@ -88,7 +88,6 @@ pub fn window(
     {
         return super::sessions::build(builder, node, call, time, session, target);
     }
-    let mut flows = builder.build(&node.input, target.inner())?;
     let mut functions = Vec::with_capacity(node.window_expr.len());
     for expr in &node.window_expr {
         refuse_clock(expr, "OVER", target)?;
@@ -101,12 +100,10 @@ pub fn window(
         })
     });
     if !shared {
-        return Err(SqlError::at(
-            target.at,
-            "functions OVER different partitions or orders in one SELECT are not supported in streaming yet",
-        )
-        .hint("compute them one after the other in views or subqueries"));
+        let plan = one_by_one(node).map_err(|error| sql_error(error, target.at))?;
+        return builder.build(&plan, target);
     }
+    let mut flows = builder.build(&node.input, target.inner())?;
     let Some(params) = first else { return Ok(flows) };
     let schema = Arc::new(Schema::new(node.schema.as_arrow().fields().clone()));
     let mut compiled: Vec<Arc<dyn WindowExpr>> = Vec::with_capacity(functions.len());
@@ -116,6 +113,25 @@ pub fn window(
     let parts = Parts { input: &node.input, partition: &params.partition_by, order: &params.order_by };
     let flow = partitions(builder, &mut flows, parts, compiled, schema, limit, target)?;
     Ok(vec![flow])
+}
+
+/// Functions OVER different partitions or orders, one kind after the other.
+fn one_by_one(node: &Window) -> datafusion::common::Result<LogicalPlan> {
+    let mut groups: Vec<Vec<Expr>> = Vec::new();
+    let kind = |expr: &Expr| {
+        window_function(expr).map(|call| (call.params.partition_by.clone(), call.params.order_by.clone()))
+    };
+    for expr in &node.window_expr {
+        match groups.iter_mut().find(|group| kind(&group[0]) == kind(expr)) {
+            Some(group) => group.push(expr.clone()),
+            None => groups.push(vec![expr.clone()]),
+        }
+    }
+    let mut plan = LogicalPlanBuilder::from(node.input.as_ref().clone());
+    for group in groups {
+        plan = plan.window(group)?;
+    }
+    plan.project(node.schema.iter().map(Expr::from))?.build()
 }
 
 /// `ORDER BY … LIMIT`: the first rows of all.

@@ -24,14 +24,12 @@ use std::sync::Arc;
 /// Checks a table as a sink.
 pub fn sink_table(id: SinkId, table: &Table, options: &QueryOptions) -> Result<SinkTable> {
     let def = &table.def;
-    let fields: Vec<Field> = def
-        .columns
-        .iter()
-        .map(|column| Field::new(&column.name.text, column.data_type.clone(), column.nullable))
-        .collect();
+    let columns = def.written();
+    let fields: Vec<Field> =
+        columns.iter().map(|column| Field::new(&column.name.text, column.data_type.clone(), column.nullable)).collect();
     let schema = Arc::new(Schema::new(fields));
     check_topic(table)?;
-    for column in &def.columns {
+    for column in &columns {
         check_metadata(table, column)?;
     }
     let primary_key = primary_key(table, &schema)?;
@@ -61,7 +59,7 @@ pub fn sink_table(id: SinkId, table: &Table, options: &QueryOptions) -> Result<S
 }
 
 fn is_declared(table: &Table, name: &str) -> bool {
-    table.def.columns.iter().any(|column| column.name.text == name)
+    table.def.written().iter().any(|column| column.name.text == name)
 }
 
 fn check_topic(table: &Table) -> Result<()> {
@@ -83,7 +81,7 @@ fn check_metadata(table: &Table, column: &Column) -> Result<()> {
     }
     if matches!(name, "_partition" | "_offset") {
         return Err(wrong(format!("'{name}' cannot be written: Kafka decides it"))
-            .hint("drop the column, or give it another name"));
+            .hint("declare it METADATA VIRTUAL, or give the column another name"));
     }
     if matches!(name, "_key" | "_topic") && table.def.primary_key.is_some() {
         let why = if name == "_key" { "the PRIMARY KEY is the record's key" } else { "a key lives in one topic" };
@@ -149,31 +147,33 @@ pub fn idle_parts(table: &Table) -> Vec<String> {
     idle
 }
 
-/// Leads the flows of an INSERT to its sink.
-pub fn connect(
-    builder: &mut Builder<'_>,
-    plan: &LogicalPlan,
-    mut flows: Vec<Flow>,
-    sink: &SinkTable,
-    target: Target<'_>,
-) -> Result<()> {
+/// The rows of one INSERT.
+pub struct Part<'a> {
+    pub plan: &'a LogicalPlan,
+    pub flows: Vec<Flow>,
+    pub target: Target<'a>,
+}
+
+/// Leads the flows of all INSERTs into a sink to it.
+pub fn connect(builder: &mut Builder<'_>, parts: Vec<Part<'_>>, sink: &SinkTable) -> Result<()> {
+    if sink.mode != OutputMode::Complete && sink.primary_key.is_empty() {
+        for part in &parts {
+            check_final(part, sink)?;
+        }
+    }
+    let is_unique =
+        matches!(parts.as_slice(), [part] if part.flows.len() == 1 && is_unique(part.plan, &sink.primary_key));
+    let mut flows: Vec<Flow> = parts.into_iter().flat_map(|part| part.flows).collect();
     flows.iter_mut().for_each(|flow| rename(flow, &sink.schema));
     if sink.mode == OutputMode::Complete {
         complete(builder, flows, sink);
         return Ok(());
     }
     if sink.primary_key.is_empty() {
-        if flows.iter().any(|flow| flow.retracts) {
-            return Err(SqlError::at(
-                target.at,
-                format!("'{}' takes appended, final rows, and this query corrects rows it has written", sink.name),
-            )
-            .hint("add PRIMARY KEY (…) NOT ENFORCED to it, or group by a window (TUMBLE, HOP, …) over a table with WATERMARK"));
-        }
         flows.into_iter().for_each(|flow| builder.lead(flow, PipelineOutput::Sink(sink.id)));
         return Ok(());
     }
-    if flows.len() == 1 && is_unique(plan, &sink.primary_key) {
+    if is_unique {
         let op = add_operator(builder, sink, merge_flows(&flows).upstream, true);
         for mut flow in flows {
             flow.ops.push(keyed(op, sink, true));
@@ -183,6 +183,16 @@ pub fn connect(
     }
     consolidate(builder, flows, sink);
     Ok(())
+}
+
+fn check_final(part: &Part<'_>, sink: &SinkTable) -> Result<()> {
+    if !part.flows.iter().any(|flow| flow.retracts) {
+        return Ok(());
+    }
+    let message = format!("'{}' takes appended, final rows, and this query corrects rows it has written", sink.name);
+    Err(SqlError::at(part.target.at, message).hint(
+        "add PRIMARY KEY (…) NOT ENFORCED to it, or group by a window (TUMBLE, HOP, …) over a table with WATERMARK",
+    ))
 }
 
 /// Each row is a group of one aggregate, and the key shows all of its group columns: then no two rows share a

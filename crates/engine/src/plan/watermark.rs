@@ -3,7 +3,8 @@
 //! Owns: what a watermark expression may be. Does not own: folding its values (core), closing windows.
 //! Invariant: the expression is a function of one row alone and gives a timestamp.
 
-use super::catalog::{Catalog, Stream, Table};
+use super::catalog::{Catalog, Table};
+use super::derived::over_scan;
 use super::errors::sql_error;
 use super::physical;
 use crate::sql::ddl::Watermark;
@@ -30,7 +31,8 @@ pub struct CompiledWatermark {
 pub fn compile(catalog: &Catalog, table: &Arc<Table>) -> Result<Option<CompiledWatermark>> {
     let Some(watermark) = &table.def.watermark else { return Ok(None) };
     let name = &watermark.column.text;
-    let field = table.schema.field_with_name(name).map_err(|_| {
+    let rows = catalog.rows_of(table).map_err(|error| sql_error(error, watermark.column.at))?;
+    let field = rows.schema().field_with_unqualified_name(name).map_err(|_| {
         SqlError::at(watermark.column.at, format!("table '{}' has no column '{name}'", table.def.name.text))
     })?;
     if !matches!(field.data_type(), DataType::Timestamp(_, _)) {
@@ -40,7 +42,7 @@ pub fn compile(catalog: &Catalog, table: &Arc<Table>) -> Result<Option<CompiledW
         )
         .hint("declare it TIMESTAMP(3): ISO text and epoch milliseconds are both read"));
     }
-    let plan = plan_over_table(catalog, table, watermark)?;
+    let plan = plan_over_table(catalog, &rows, watermark)?;
     let LogicalPlan::Projection(projection) = &plan else {
         return Err(SqlError::at(watermark.at, "this watermark expression is not supported in streaming yet"));
     };
@@ -52,13 +54,13 @@ pub fn compile(catalog: &Catalog, table: &Arc<Table>) -> Result<Option<CompiledW
     Ok(Some(CompiledWatermark { expr: physical::expr(expr, schema, watermark.at)?, columns }))
 }
 
-fn plan_over_table(catalog: &Catalog, table: &Arc<Table>, watermark: &Watermark) -> Result<LogicalPlan> {
+fn plan_over_table(catalog: &Catalog, rows: &LogicalPlan, watermark: &Watermark) -> Result<LogicalPlan> {
     let at = watermark.at;
     refuse_unsupported(&watermark.expr, catalog.functions())?;
     let located = |error| sql_error(error, at);
-    let source = Arc::new(Stream { table: table.clone() });
-    let scan = LogicalPlanBuilder::scan(table.def.name.text.as_str(), source, None).map_err(located)?;
-    let expr = catalog.plan_expr(watermark.expr.clone(), scan.schema(), at)?;
+    let expr = catalog.plan_expr(watermark.expr.clone(), rows.schema(), at)?;
+    let (expr, scan) = over_scan(expr, rows).map_err(located)?;
+    let scan = LogicalPlanBuilder::from(scan.clone());
     if expr.is_volatile() || expr.exists(|e| Ok(matches!(e, Expr::AggregateFunction(_)))).map_err(located)? {
         return Err(SqlError::at(at, "a watermark is a function of its row alone")
             .hint("write WATERMARK FOR ts AS ts - INTERVAL '5' SECOND"));

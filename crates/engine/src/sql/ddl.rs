@@ -3,6 +3,7 @@
 //! Owns: the grammar of a table. Does not own: what its options mean (`options`), whether it is read or
 //! written (`plan`).
 
+use super::derived::{Derived, parse_computed, parse_metadata};
 use super::error::{Result, SqlError};
 use super::script::{Name, parse_name, parse_names, parse_table_name};
 use super::types::parse_type;
@@ -16,7 +17,12 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 #[derive(Clone, Debug)]
 pub struct TableDef {
     pub name: Name,
+    /// `IF NOT EXISTS`.
+    pub if_new: bool,
+    /// What records hold.
     pub columns: Vec<Column>,
+    /// What is computed from that, and from metadata.
+    pub derived: Vec<Derived>,
     pub watermark: Option<Watermark>,
     pub primary_key: Option<PrimaryKey>,
     pub options: Vec<OptionEntry>,
@@ -55,9 +61,17 @@ pub struct OptionEntry {
 
 /// Parses what follows `CREATE TABLE`.
 pub fn parse_table(parser: &mut Parser) -> Result<TableDef> {
-    let _ = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
+    let if_new = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
     let name = parse_table_name(parser)?;
-    let mut table = TableDef { name, columns: Vec::new(), watermark: None, primary_key: None, options: Vec::new() };
+    let mut table = TableDef {
+        name,
+        if_new,
+        columns: Vec::new(),
+        derived: Vec::new(),
+        watermark: None,
+        primary_key: None,
+        options: Vec::new(),
+    };
     parser.expect_token(&Token::LParen)?;
     loop {
         parse_element(parser, &mut table)?;
@@ -123,7 +137,15 @@ fn parse_column(parser: &mut Parser, table: &mut TableDef) -> Result<()> {
         return Err(SqlError::at(at, format!("column '{}' needs a type", name.text))
             .hint(format!("write `{} STRING`, for example", name.text)));
     }
+    if let Some(computed) = parse_computed(parser, &name, table.columns.len())? {
+        table.derived.push(computed);
+        return Ok(());
+    }
     let data_type = parse_type(parser)?;
+    if let Some(metadata) = parse_metadata(parser, &name, &data_type, table.columns.len())? {
+        table.derived.push(metadata);
+        return Ok(());
+    }
     let mut nullable = true;
     loop {
         let at = parser.peek_token_ref().span.start;
@@ -185,18 +207,31 @@ pub fn parse_option_value(parser: &mut Parser) -> Result<(String, Location)> {
 }
 
 fn check(table: &TableDef) -> Result<()> {
-    for (index, column) in table.columns.iter().enumerate() {
-        if table.columns[..index].iter().any(|other| other.name.text == column.name.text) {
-            return Err(SqlError::at(column.name.at, format!("column '{}' is declared twice", column.name.text)));
+    let mut names: Vec<&Name> = Vec::new();
+    for name in table.columns.iter().map(|column| &column.name).chain(table.derived.iter().map(|derived| &derived.name))
+    {
+        if let Some(other) = names.iter().find(|other| other.text == name.text) {
+            let later =
+                if (other.at.line, other.at.column) > (name.at.line, name.at.column) { other.at } else { name.at };
+            return Err(SqlError::at(later, format!("column '{}' is declared twice", name.text)));
         }
+        names.push(name);
     }
-    if table.columns.is_empty() {
+    if table.columns.is_empty() && table.derived.is_empty() {
         return Err(SqlError::at(table.name.at, format!("table '{}' has no columns", table.name.text)));
+    }
+    for name in table.primary_key.iter().flat_map(|key| &key.columns) {
+        if table.derived.iter().any(|derived| derived.name.text == name.text) {
+            let message = format!("'{}' is not stored in records, so it cannot be part of the PRIMARY KEY", name.text);
+            return Err(
+                SqlError::at(name.at, message).hint("a PRIMARY KEY is of columns that are declared with a type")
+            );
+        }
     }
     let key = table.primary_key.iter().flat_map(|key| &key.columns);
     for name in key.chain(table.watermark.iter().map(|w| &w.column)) {
-        if !table.columns.iter().any(|column| column.name.text == name.text) && !name.text.starts_with('_') {
-            let names = table.columns.iter().map(|column| column.name.text.as_str());
+        if !names.iter().any(|known| known.text == name.text) && !name.text.starts_with('_') {
+            let names = names.iter().map(|known| known.text.as_str());
             return Err(SqlError::at(name.at, format!("table '{}' has no column '{}'", table.name.text, name.text))
                 .suggest(&name.text, names, "its columns"));
         }

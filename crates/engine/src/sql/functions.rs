@@ -62,7 +62,10 @@ const AGGREGATES: [&str; 44] = [
 ];
 
 /// Other engines' names for some of these.
-const SAME_AGGREGATES: [(&str, &str); 4] = [
+const SAME_AGGREGATES: [(&str, &str); 7] = [
+    ("approx_percentile", "approx_percentile_cont"),
+    ("percentile_approx", "approx_percentile_cont"),
+    ("percentile", "percentile_cont"),
     ("approx_count_distinct", "approx_distinct"),
     ("collect_list", "array_agg"),
     ("listagg", "string_agg"),
@@ -186,7 +189,7 @@ impl Functions {
             Verdict::Scalar
         } else if VOLATILE.contains(&name) {
             Verdict::Refused(
-                "it would give another value when a batch is replayed; derive one from the data, for example sha256(concat(_topic, _partition, _offset))",
+                "it would give another value when a batch is replayed; random() and uuid() are derived from the record's position",
             )
         } else if self.refused_aggregates.contains(name) {
             Verdict::Refused("its answer depends on the order of rows, and rows of a topic's partitions have none")

@@ -4,18 +4,23 @@
 //! Invariant: whatever is wrong is said with line, column, cause and remedy.
 
 pub mod ddl;
+pub mod derived;
 pub mod dialect;
 pub mod error;
 pub mod functions;
 pub mod group_windows;
+pub mod names;
 pub mod options;
+pub mod random;
 pub mod refuse;
 pub mod rewrite;
 pub mod script;
 pub mod star;
 pub mod suggest;
 pub mod syntax;
+pub mod tuples;
 pub mod types;
+pub mod unnest;
 pub mod values;
 pub mod window_call;
 

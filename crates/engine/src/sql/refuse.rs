@@ -6,7 +6,9 @@
 use super::error::SqlError;
 use super::functions::{Functions, Verdict};
 use super::group_windows::is_window_time;
+use super::names::lacks_order;
 use super::types::fold;
+use super::unnest::is_generator;
 use super::window_call::WINDOW_FUNCTIONS;
 use crate::plan::clock::is_clock;
 use datafusion::sql::sqlparser::ast::{
@@ -20,7 +22,7 @@ type Flow = ControlFlow<SqlError>;
 
 /// Refuses what cannot run, at its place.
 pub fn refuse_unsupported(node: &impl Visit, functions: &Functions) -> Result<(), SqlError> {
-    let mut check = Check { functions, in_table_function: 0 };
+    let mut check = Check { functions, in_table_function: 0, depth: 0 };
     match node.visit(&mut check) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
@@ -35,6 +37,8 @@ pub fn not_yet(what: &str, span: Span) -> SqlError {
 struct Check<'a> {
     functions: &'a Functions,
     in_table_function: usize,
+    /// Queries around this place.
+    depth: usize,
 }
 
 fn refuse(error: SqlError) -> Flow {
@@ -45,6 +49,7 @@ impl Visitor for Check<'_> {
     type Break = SqlError;
 
     fn pre_visit_query(&mut self, query: &Query) -> Flow {
+        self.depth += 1;
         let is_distinct_on =
             matches!(query.body.as_ref(), SetExpr::Select(select) if matches!(select.distinct, Some(Distinct::On(_))));
         if let (Some(order), None, false) = (&query.order_by, &query.limit_clause, is_distinct_on) {
@@ -57,8 +62,10 @@ impl Visitor for Check<'_> {
                     .hint("a stream has no end to sort at: sort where the result is read, or add a LIMIT"),
             );
         }
-        if query.fetch.is_some() {
-            return refuse(not_yet("FETCH FIRST", query.span()));
+        if let Some(fetch) = &query.fetch {
+            let what = if fetch.percent { "FETCH FIRST … PERCENT" } else { "FETCH FIRST … WITH TIES" };
+            let hint = "keep rows of equal rank with RANK() OVER (ORDER BY …) <= n; a share of a stream has no end";
+            return refuse(not_yet(what, query.span()).hint(hint));
         }
         if let Some(with) = query.with.as_ref().filter(|with| with.recursive) {
             return refuse(not_yet("WITH RECURSIVE", with.span()));
@@ -66,12 +73,17 @@ impl Visitor for Check<'_> {
         if !query.locks.is_empty() || query.for_clause.is_some() || !query.pipe_operators.is_empty() {
             return refuse(not_yet("this clause after the query", query.span()));
         }
-        check_body(&query.body)
+        check_body(&query.body, self.depth > 1)
+    }
+
+    fn post_visit_query(&mut self, _: &Query) -> Flow {
+        self.depth -= 1;
+        Flow::Continue(())
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> Flow {
         let start = select.select_token.0.span;
-        if select.from.is_empty() {
+        if select.from.is_empty() && self.depth <= 1 {
             return refuse(
                 SqlError::in_span(start, "this SELECT has no FROM: there is nothing to read")
                     .hint("read a table: SELECT … FROM <table>"),
@@ -87,7 +99,13 @@ impl Visitor for Check<'_> {
             (!select.distribute_by.is_empty(), "DISTRIBUTE BY"),
         ];
         if let Some((_, name)) = clauses.into_iter().find(|(present, _)| *present) {
-            return refuse(not_yet(name, start));
+            let refused = not_yet(name, start);
+            return refuse(match name {
+                "LATERAL VIEW" => {
+                    refused.hint("it takes explode and posexplode; write CROSS JOIN UNNEST(list) AS v (x)")
+                }
+                _ => refused,
+            });
         }
         refuse_clock(select)?;
         match &select.group_by {
@@ -106,19 +124,13 @@ impl Visitor for Check<'_> {
                     return check_window_name(&function.name, function.name.span());
                 }
             }
-            TableFactor::Table { args: Some(_), name, with_ordinality, .. } if function_name(name) == "unnest" => {
-                self.in_table_function += 1;
-                if *with_ordinality {
-                    return refuse(not_yet("UNNEST with positions", factor.span()));
-                }
-            }
+            TableFactor::Table { args: Some(_), name, .. } if is_generator(name) => self.in_table_function += 1,
             TableFactor::Table { args: Some(_), name, .. } => {
                 self.in_table_function += 1;
                 return check_window_name(name, factor.span());
             }
             TableFactor::Table { sample: Some(_), .. } => return refuse(not_yet("TABLESAMPLE", factor.span())),
             TableFactor::Table { .. } => {}
-            TableFactor::Derived { lateral: true, .. } => return refuse(not_yet("LATERAL", factor.span())),
             TableFactor::Derived { .. } => {}
             TableFactor::MatchRecognize { .. } => return refuse(not_yet("MATCH_RECOGNIZE", factor.span())),
             TableFactor::NestedJoin { .. } => {}
@@ -159,6 +171,15 @@ impl Check<'_> {
         if name == "unnest" {
             return Flow::Continue(());
         }
+        if matches!(name.as_str(), "posexplode" | "explode_outer" | "posexplode_outer" | "inline") {
+            let hint = "write FROM t CROSS JOIN UNNEST(list) WITH ORDINALITY AS u (x, i), or LEFT JOIN … ON TRUE to \
+                        keep rows without elements";
+            return refuse(not_yet(&format!("{} in SELECT", name.to_uppercase()), span).hint(hint));
+        }
+        if lacks_order(function) {
+            let hint = format!("rows of a topic's partitions have none: write {name}(x ORDER BY ts), or any_value(x)");
+            return refuse(not_yet(&format!("{name}() without ORDER BY"), span).hint(hint));
+        }
         if is_window_time(&name) {
             let message = format!("{} goes with a GROUP BY of its window", name.to_uppercase());
             return refuse(
@@ -183,16 +204,24 @@ impl Check<'_> {
     }
 }
 
-fn check_body(body: &SetExpr) -> Flow {
+/// `inside` another query, constants may be a side of a join.
+fn check_body(body: &SetExpr, inside: bool) -> Flow {
     match body {
         SetExpr::Select(_) | SetExpr::Query(_) => Flow::Continue(()),
-        SetExpr::SetOperation { left, right, .. } => {
-            check_body(left)?;
-            check_body(right)
+        SetExpr::SetOperation { left, right, op, .. } => {
+            let is_constant = |side: &SetExpr| matches!(side, SetExpr::Values(_));
+            if let (true, Some(side)) = (!inside, [left, right].into_iter().find(|side| is_constant(side))) {
+                return refuse(not_yet(&format!("{op} with VALUES"), side.span()).hint(
+                    "no record ever comes to show them: write them to the sink by other means; VALUES may be a side of a join",
+                ));
+            }
+            check_body(left, inside)?;
+            check_body(right, inside)
         }
+        SetExpr::Values(_) if inside => Flow::Continue(()),
         SetExpr::Values(_) => refuse(
             SqlError::in_span(body.span(), "INSERT … VALUES has no stream to read")
-                .hint("write INSERT INTO <table> SELECT … FROM <table>"),
+                .hint("write INSERT INTO <table> SELECT … FROM <table>; VALUES may be a side of a join"),
         ),
         _ => refuse(not_yet("this kind of query", body.span())),
     }

@@ -1,16 +1,13 @@
 //! Small changes to a query's syntax, so that DataFusion's planner takes what SQL allows.
 //!
-//! Owns: `a[1].b`, `UNNEST` in FROM, and names for columns an INSERT selects twice. Does not own: what anything means.
+//! Owns: `a[1].b`, `FETCH FIRST`, `WITH ROLLUP`, and names for columns an INSERT selects twice. Does not own: what anything means.
 //! Invariant: a rewritten query has the same columns in the same order, and the same rows.
 
-use super::refuse::function_name;
-use super::syntax::{call, query_of, select_of};
 use super::types::fold;
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, DuplicateTreatment, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Query,
-    Select, SelectItem, SetExpr, Spanned, TableFactor, Value, VisitMut, VisitorMut,
+    AccessExpr, Expr, Fetch, GroupByExpr, GroupByWithModifier, Ident, LimitClause, OrderByExpr, OrderByKind, Query,
+    Select, SelectItem, SetExpr, Value, VisitMut, VisitorMut,
 };
-use datafusion::sql::sqlparser::tokenizer::Span;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
@@ -38,67 +35,78 @@ pub fn name_fields(query: &mut Query) {
     let _ = VisitMut::visit(query, &mut Fields);
 }
 
-/// `FROM t CROSS JOIN UNNEST(t.list) AS u (x)` becomes `FROM t CROSS JOIN LATERAL (SELECT UNNEST(t.list)) AS u (x)`.
-pub fn make_unnest_lateral(query: &mut Query) {
-    struct Lists;
-    impl VisitorMut for Lists {
+/// `FETCH FIRST n ROWS ONLY` is `LIMIT n`.
+pub fn use_limits(query: &mut Query) {
+    struct Fetches;
+    impl VisitorMut for Fetches {
         type Break = ();
-        fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
-            if let TableFactor::Table { alias, name, args: Some(args), .. } = factor
-                && function_name(name) == "unnest"
-            {
-                let lists = args.args.iter().filter_map(|list| match list {
-                    FunctionArg::Unnamed(FunctionArgExpr::Expr(list)) => Some(list.clone()),
-                    _ => None,
-                });
-                let columns = lists.map(|list| SelectItem::UnnamedExpr(call("unnest", vec![list], Span::empty())));
-                let subquery = Box::new(query_of(select_of(columns.collect())));
-                *factor = TableFactor::Derived { lateral: true, subquery, alias: alias.take(), sample: None };
+        fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+            let is_limit = |fetch: &Fetch| !fetch.with_ties && !fetch.percent;
+            let offset = match &query.limit_clause {
+                None => Some(None),
+                Some(LimitClause::LimitOffset { limit: None, offset, limit_by }) if limit_by.is_empty() => {
+                    Some(offset.clone())
+                }
+                _ => None,
+            };
+            if let (Some(offset), Some(fetch)) = (offset, query.fetch.take_if(|fetch| is_limit(fetch))) {
+                let one = Expr::Value(Value::Number("1".into(), false).with_empty_span());
+                let limit = Some(fetch.quantity.unwrap_or(one));
+                query.limit_clause = Some(LimitClause::LimitOffset { limit, offset, limit_by: Vec::new() });
             }
             ControlFlow::Continue(())
         }
     }
-    let _ = VisitMut::visit(query, &mut Lists);
+    let _ = VisitMut::visit(query, &mut Fetches);
 }
 
-/// Names and forms that other engines have for the same: `COUNT_IF(x)`, `COLLECT_SET(x)`, `EXPLODE(x)`,
-/// `TIMESTAMPDIFF(SECOND, a, b)`.
-pub fn use_standard_names(query: &mut Query) {
-    struct Names;
-    impl VisitorMut for Names {
+/// `ORDER BY ALL` is `ORDER BY 1, 2, …`.
+pub fn order_by_places(query: &mut Query) {
+    struct Orders;
+    impl VisitorMut for Orders {
         type Break = ();
-        fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-            let Expr::Function(function) = expr else { return ControlFlow::Continue(()) };
-            let span = function.name.span();
-            let FunctionArguments::List(list) = &mut function.args else { return ControlFlow::Continue(()) };
-            let rename = |name: &str| ObjectName::from(vec![Ident::with_span(span, name)]);
-            match (function_name(&function.name).as_str(), list.args.as_mut_slice()) {
-                ("explode", [_]) => function.name = rename("unnest"),
-                ("collect_set", [_]) => {
-                    function.name = rename("array_agg");
-                    list.duplicate_treatment = Some(DuplicateTreatment::Distinct);
-                }
-                ("count_if", [FunctionArg::Unnamed(argument @ FunctionArgExpr::Expr(_))])
-                    if function.filter.is_none() =>
-                {
-                    if let FunctionArgExpr::Expr(condition) = std::mem::replace(argument, FunctionArgExpr::Wildcard) {
-                        function.name = rename("count");
-                        function.filter = Some(Box::new(condition));
-                    }
-                }
-                (
-                    "timestampdiff" | "timestampadd",
-                    [FunctionArg::Unnamed(FunctionArgExpr::Expr(unit @ Expr::Identifier(_))), ..],
-                ) => {
-                    let name = Value::SingleQuotedString(unit.to_string());
-                    *unit = Expr::Value(name.with_span(unit.span()));
-                }
-                _ => {}
+        fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+            let (Some(order), SetExpr::Select(select)) = (&mut query.order_by, query.body.as_ref()) else {
+                return ControlFlow::Continue(());
+            };
+            let OrderByKind::All(options) = &order.kind else { return ControlFlow::Continue(()) };
+            let is_star =
+                |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
+            if select.projection.iter().any(is_star) {
+                return ControlFlow::Continue(());
             }
+            let by = |place: usize| OrderByExpr {
+                expr: Expr::Value(Value::Number(place.to_string(), false).with_empty_span()),
+                options: options.clone(),
+                with_fill: None,
+            };
+            order.kind = OrderByKind::Expressions((1..=select.projection.len()).map(by).collect());
             ControlFlow::Continue(())
         }
     }
-    let _ = VisitMut::visit(query, &mut Names);
+    let _ = VisitMut::visit(query, &mut Orders);
+}
+
+/// `GROUP BY a, b WITH ROLLUP` is `GROUP BY ROLLUP (a, b)`.
+pub fn use_grouping_sets(query: &mut Query) {
+    struct Modifiers;
+    impl VisitorMut for Modifiers {
+        type Break = ();
+        fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+            let GroupByExpr::Expressions(keys, modifiers) = &mut select.group_by else {
+                return ControlFlow::Continue(());
+            };
+            let sets = || keys.iter().map(|key| vec![key.clone()]).collect();
+            let set = match modifiers.as_slice() {
+                [GroupByWithModifier::Rollup] => Expr::Rollup(sets()),
+                [GroupByWithModifier::Cube] => Expr::Cube(sets()),
+                _ => return ControlFlow::Continue(()),
+            };
+            (*keys, *modifiers) = (vec![set], Vec::new());
+            ControlFlow::Continue(())
+        }
+    }
+    let _ = VisitMut::visit(query, &mut Modifiers);
 }
 
 /// Gives columns that an INSERT selects more than once names of their own: only their positions count.

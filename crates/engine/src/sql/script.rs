@@ -32,6 +32,8 @@ pub enum Statement {
 #[derive(Clone, Debug)]
 pub struct ViewDef {
     pub name: Name,
+    /// `IF NOT EXISTS`.
+    pub if_new: bool,
     pub columns: Vec<Name>,
     pub query: Query,
 }
@@ -50,10 +52,15 @@ pub fn parse_script(text: &str) -> Result<Vec<Statement>> {
     let dialect = HighwaterDialect;
     let mut parser = Parser::new(&dialect).try_with_sql(text)?;
     let mut statements = Vec::new();
+    let mut set = StatementSet::None;
     loop {
         while parser.consume_token(&Token::SemiColon) {}
         if parser.peek_token_ref().token == Token::EOF {
+            set.check_ended()?;
             return Ok(statements);
+        }
+        if set.takes(&mut parser)? {
+            continue;
         }
         statements.push(parse_statement(&mut parser)?);
         if parser.peek_token_ref().token != Token::EOF && !parser.consume_token(&Token::SemiColon) {
@@ -61,6 +68,58 @@ pub fn parse_script(text: &str) -> Result<Vec<Statement>> {
             return Ok(parser.expected("';' after the statement", found)?);
         }
     }
+}
+
+/// `EXECUTE STATEMENT SET BEGIN … END;` and `BEGIN STATEMENT SET; … END;`: all INSERTs of a script are one set anyway.
+enum StatementSet {
+    None,
+    Open(Location),
+}
+
+impl StatementSet {
+    /// Takes the words that begin or end a set, and refuses what may not be in it.
+    fn takes(&mut self, parser: &mut Parser) -> Result<bool> {
+        let at = parser.peek_token_ref().span.start;
+        match self {
+            Self::None => {
+                let begins = take_words(parser, &["execute", "statement", "set", "begin"])
+                    || take_words(parser, &["execute", "statement", "set", "as", "begin"])
+                    || take_words(parser, &["begin", "statement", "set"]);
+                if begins {
+                    *self = Self::Open(at);
+                }
+                Ok(begins)
+            }
+            Self::Open(_) if take_words(parser, &["end"]) => {
+                *self = Self::None;
+                Ok(true)
+            }
+            Self::Open(_) if parser.peek_keyword(Keyword::INSERT) => Ok(false),
+            Self::Open(_) => {
+                let found = parser.peek_token();
+                Ok(parser.expected("INSERT INTO or END in the statement set", found)?)
+            }
+        }
+    }
+
+    fn check_ended(&self) -> Result<()> {
+        match self {
+            Self::None => Ok(()),
+            Self::Open(at) => {
+                Err(SqlError::at(*at, "this statement set has no END").hint("write END; after its INSERTs"))
+            }
+        }
+    }
+}
+
+/// Takes these words, if they are all there.
+fn take_words(parser: &mut Parser, words: &[&str]) -> bool {
+    let is_word = |(place, word): (usize, &&str)| matches!(&parser.peek_nth_token_ref(place).token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word));
+    let all = words.iter().enumerate().all(is_word);
+    if all {
+        words.iter().for_each(|_| drop(parser.next_token()));
+    }
+    all
 }
 
 fn parse_statement(parser: &mut Parser) -> Result<Statement> {
@@ -100,13 +159,13 @@ fn parse_set(parser: &mut Parser) -> Result<OptionEntry> {
 
 fn parse_create(parser: &mut Parser) -> Result<Statement> {
     parser.expect_keyword(Keyword::CREATE)?;
+    // All tables and views live in their script, and no longer.
+    let _ = parser.parse_keywords(&[Keyword::OR, Keyword::REPLACE]);
+    let _ = parser.parse_one_of_keywords(&[Keyword::TEMPORARY, Keyword::TEMP]);
     if parser.parse_keyword(Keyword::TABLE) {
         return ddl::parse_table(parser).map(Statement::Table);
     }
-    if parser.parse_one_of_keywords(&[Keyword::TEMPORARY, Keyword::TEMP]).is_some()
-        || parser.peek_keyword(Keyword::VIEW)
-    {
-        parser.expect_keyword(Keyword::VIEW)?;
+    if parser.parse_keyword(Keyword::VIEW) {
         return parse_view(parser).map(Statement::View);
     }
     let found = parser.peek_token();
@@ -114,11 +173,12 @@ fn parse_create(parser: &mut Parser) -> Result<Statement> {
 }
 
 fn parse_view(parser: &mut Parser) -> Result<ViewDef> {
+    let if_new = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
     let name = parse_table_name(parser)?;
     let columns = if parser.peek_token_ref().token == Token::LParen { parse_names(parser)? } else { Vec::new() };
     parser.expect_keyword(Keyword::AS)?;
     let query = *parser.parse_query()?;
-    Ok(ViewDef { name, columns, query })
+    Ok(ViewDef { name, if_new, columns, query })
 }
 
 fn parse_insert(parser: &mut Parser) -> Result<InsertDef> {

@@ -139,7 +139,8 @@ fn base_table(factor: &TableFactor) -> Option<String> {
     }
 }
 
-fn collect_ctes(query: &Query, names: &mut BTreeSet<String>) {
+/// Adds the names a query gives to subqueries with WITH.
+pub fn collect_ctes(query: &Query, names: &mut BTreeSet<String>) {
     struct Ctes<'a>(&'a mut BTreeSet<String>);
     impl Visitor for Ctes<'_> {
         type Break = ();

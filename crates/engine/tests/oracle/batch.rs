@@ -39,7 +39,8 @@ fn answer(query: &Query, cluster: &Cluster) -> Vec<Text> {
         context.register_table(name, Arc::new(memory)).unwrap();
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let batches = runtime.block_on(async { context.sql(&query.meaning()).await?.collect().await }).unwrap();
+    let asked = runtime.block_on(async { context.sql(&query.meaning()).await?.collect().await });
+    let batches = asked.unwrap_or_else(|error| panic!("{error}\n{}", query.meaning()));
     let mut rows = Vec::new();
     for batch in batches {
         rows.extend(texts(&assigned(&batch, cluster)));

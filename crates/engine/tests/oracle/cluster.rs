@@ -7,7 +7,7 @@ use crate::data::{DELAY_MS, PARTITIONS, Row, record_batch};
 use crate::fold::Sink;
 use crate::queries::{Kind, Query};
 use crate::windows::in_sessions;
-use arrow::array::Int64Array;
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::compute::kernels::cmp::gt;
 use arrow::datatypes::SchemaRef;
 use highwater_core::ids::{AttemptId, AttemptNumber, BatchId, EdgeId, Epoch, ShardId, SourceId, TaskId};
@@ -23,6 +23,7 @@ use highwater_engine::runtime::{BatchContext, Emit, TaskRuntime};
 use highwater_engine::state::QueryState;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 const SHARDS: u16 = 8;
 
@@ -101,6 +102,8 @@ impl<'a> Cluster<'a> {
     pub fn new(query: &Query, rows: &'a [Row], fault: Fault) -> Result<Self, String> {
         let script = query.script();
         let compiled = highwater_engine::compile(&script).map_err(|error| format!("{error}\n{script}"))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(compiled.load_files(0)).map_err(|error| error.to_string())?;
         let mut logs: BTreeMap<SourcePartition, Vec<usize>> = BTreeMap::new();
         for source in &compiled.sources {
             for partition in 0..PARTITIONS {
@@ -278,9 +281,13 @@ impl<'a> Cluster<'a> {
                 TaskWork::Source { source, ranges } => {
                     for (partition, range) in ranges {
                         let ids = &self.logs[partition][range.start as usize..range.end as usize];
-                        for ids in ids.chunks(chunk) {
+                        for (place, ids) in ids.chunks(chunk).enumerate() {
                             let table = &self.compiled.sources[source.0 as usize];
-                            let all = record_batch(self.rows, ids).with_schema(table.schema.clone()).unwrap();
+                            let mut columns = record_batch(self.rows, ids).columns().to_vec();
+                            let first = range.start + (place * chunk) as i64;
+                            let metadata = &table.schema.fields()[columns.len()..];
+                            columns.extend(metadata.iter().map(|field| position(field.name(), partition, first, ids)));
+                            let all = RecordBatch::try_new(table.schema.clone(), columns).unwrap();
                             let rows = all.project(&table.columns_used).unwrap();
                             runtime.push_source(rows, &mut emitted).map_err(failed)?;
                         }
@@ -370,6 +377,16 @@ impl<'a> Cluster<'a> {
 
 fn place(source: SourceId, topic: &str, partition: i32) -> SourcePartition {
     SourcePartition { source, tp: TopicPartition::new(topic, partition) }
+}
+
+/// A metadata column of records that follow each other.
+fn position(name: &str, partition: &SourcePartition, first: i64, ids: &[usize]) -> ArrayRef {
+    match name {
+        "_topic" => Arc::new(StringArray::from(vec![partition.tp.topic.to_string(); ids.len()])),
+        "_partition" => Arc::new(Int32Array::from(vec![partition.tp.partition; ids.len()])),
+        "_offset" => Arc::new(Int64Array::from_iter_values(first..first + ids.len() as i64)),
+        other => panic!("no metadata column {other} here"),
+    }
 }
 
 /// Shards of the executor at this place, of so many.

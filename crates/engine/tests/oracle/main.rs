@@ -12,6 +12,7 @@ mod cluster;
 mod compose;
 mod data;
 mod fold;
+mod gaps;
 mod queries;
 mod windows;
 
@@ -80,6 +81,24 @@ fn every_operator_by_itself_holds_the_batch_answer() {
         }
     }
     assert!(wrong.is_empty(), "{} relations:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn every_form_holds_the_batch_answer() {
+    let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let mut wrong = Vec::new();
+    for (relation, meaning) in gaps::FORMS {
+        let query = Query::composed(relation.to_string()).meaning_in(*meaning);
+        for _ in 0..15 {
+            let case = Case { query: query.clone(), ..case().new_tree(&mut runner).unwrap().current() };
+            let done = std::panic::catch_unwind(|| run(&case, Fault::None)).unwrap_or(Err("panic".into()));
+            if let Err(error) = done {
+                wrong.push(format!("{relation}\n  {error}"));
+                break;
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} forms:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 /// Some of a thousand cases, always the same ones, must show the fault.

@@ -22,6 +22,8 @@ pub struct Query {
     having: Option<&'static str>,
     /// Of [`Kind::Composed`].
     relation: String,
+    /// The same in DataFusion's words, if those are others.
+    in_other_words: Option<&'static str>,
 }
 
 /// What it does, and how its results go out.
@@ -125,6 +127,7 @@ pub fn query() -> impl Strategy<Value = Query> {
             aggregates,
             having,
             relation,
+            in_other_words: None,
         })
 }
 
@@ -141,7 +144,13 @@ impl Query {
             aggregates: Vec::new(),
             having: None,
             relation,
+            in_other_words: None,
         }
+    }
+
+    /// What the relation means, if DataFusion would not understand it so.
+    pub fn meaning_in(self, in_other_words: Option<&'static str>) -> Self {
+        Self { in_other_words, ..self }
     }
 
     pub fn windowed(&self) -> bool {
@@ -182,7 +191,13 @@ impl Query {
             format!("WITH ('connector'='kafka','topic'='{topic}','bootstrap.servers'='localhost:1','format'='json')")
         };
         let table = |name: &str| {
-            format!("CREATE TABLE {name} ({COLUMNS}, WATERMARK FOR ts AS ts - INTERVAL '3' SECOND) {};\n", with(name))
+            // The event time of u is a computed column.
+            let columns = if name == "t" { COLUMNS.into() } else { COLUMNS.replace(" ts ", " stored_ts ") };
+            let time = if name == "t" { "" } else { ", ts AS stored_ts + INTERVAL '0' SECOND" };
+            format!(
+                "CREATE TABLE {name} ({columns}{time}, y AS x * 2 + b, WATERMARK FOR ts AS ts - INTERVAL '3' SECOND) {};\n",
+                with(name)
+            )
         };
         let mut columns: Vec<String> =
             self.columns().iter().enumerate().map(|(i, (_, data_type))| format!("c{i} {data_type}")).collect();
@@ -255,6 +270,9 @@ impl Query {
 
     /// The same over tables `t` and `u` that hold all rows, windows spelt out.
     pub fn meaning(&self) -> String {
+        if let Some(meaning) = self.in_other_words {
+            return Self { relation: meaning.into(), in_other_words: None, ..self.clone() }.meaning();
+        }
         let input = if self.union { "(SELECT * FROM t UNION ALL SELECT * FROM u)" } else { "(SELECT * FROM t)" };
         let from = match self.windowed() {
             true => self.windows.meaning(input),

@@ -17,12 +17,13 @@ fn refused(statements: &str, what: &str) {
 fn clauses() {
     for (select, what) in [
         ("SELECT card, id FROM plain ORDER BY id", "ORDER BY without LIMIT"),
-        ("SELECT card, id FROM plain FETCH FIRST 5 ROWS ONLY", "FETCH FIRST"),
+        ("SELECT card, id FROM plain FETCH FIRST 5 ROWS WITH TIES", "FETCH FIRST … WITH TIES"),
+        ("SELECT card, id FROM plain FETCH FIRST 5 PERCENT ROWS ONLY", "FETCH FIRST … PERCENT"),
+        ("SELECT card, id FROM plain OFFSET 5", "OFFSET without LIMIT"),
         (
             "SELECT * FROM plain MATCH_RECOGNIZE (ORDER BY ts MEASURES a.id AS x PATTERN (a) DEFINE a AS a.id > 1)",
             "MATCH_RECOGNIZE",
         ),
-        ("SELECT t, id FROM pay CROSS JOIN UNNEST(tags) WITH ORDINALITY AS u (t, i)", "UNNEST with positions"),
     ] {
         refused(&format!("INSERT INTO rows_out {select};"), what);
     }
@@ -34,7 +35,7 @@ fn clauses() {
 
 #[test]
 fn functions() {
-    for (call, what) in [("random()", "function 'random'"), ("uuid()", "function 'uuid'")] {
+    for (call, what) in [("random()", "random() here"), ("uuid()", "uuid() here"), ("uuidv7()", "function 'uuidv7'")] {
         refused(&format!("INSERT INTO keyed SELECT card, {call} FROM plain GROUP BY card;"), what);
     }
 }
@@ -55,21 +56,12 @@ fn what_appends_nothing_final() {
     let sketch = "SELECT card, approx_distinct(n) FROM (SELECT card, id, count(*) AS n FROM plain GROUP BY card, id) GROUP BY card";
     let error = bad(&format!("INSERT INTO keyed {sketch};"));
     assert!(error.contains("approx_distinct() over rows that later records correct"), "{error}");
-    let error = bad(
+    good(
         "INSERT INTO keyed SELECT card, id FROM plain p WHERE id NOT IN (SELECT id FROM pay q WHERE q.card = p.card);",
     );
-    assert!(error.contains("a correlated NOT IN over values") && error.contains("NOT EXISTS"), "{error}");
     good("INSERT INTO keyed SELECT card, id FROM plain WHERE id NOT IN (SELECT id FROM pay);");
     good("INSERT INTO keyed SELECT card, count(DISTINCT id, amount) + sum(DISTINCT id) FROM plain GROUP BY card;");
     good("INSERT INTO rows_out SELECT p.card, q.id FROM plain p, pay q WHERE p.id = q.id;");
-}
-
-#[test]
-fn a_second_insert_into_one_table() {
-    refused(
-        "INSERT INTO rows_out SELECT card, id FROM plain; INSERT INTO rows_out SELECT card, id FROM pay;",
-        "a second INSERT INTO 'rows_out'",
-    );
 }
 
 #[test]

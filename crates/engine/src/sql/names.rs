@@ -1,0 +1,97 @@
+//! Names and forms that other engines have for the same: `COUNT_IF(x)`, `COLLECT_SET(x)`, `MAX_BY(x, y)`,
+//! `TIMESTAMPDIFF(SECOND, a, b)`.
+//!
+//! Owns: their rewriting to what the planner knows. Does not own: functions that are registered under several names
+//! (`functions`). Invariant: the rewritten call has the value the other engine documents; where that leaves a choice
+//! (ties), the one that does not depend on the order of rows.
+
+use super::refuse::function_name;
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
+    FunctionArgumentList, FunctionArguments, Ident, ObjectName, OrderByExpr, OrderByOptions, Query, Spanned, Value,
+    VisitMut, VisitorMut,
+};
+use std::ops::ControlFlow;
+
+/// Rewrites every call.
+pub fn use_standard_names(query: &mut Query) {
+    struct Names;
+    impl VisitorMut for Names {
+        type Break = ();
+        fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+            if let Expr::Function(function) = expr {
+                rename(function);
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let _ = VisitMut::visit(query, &mut Names);
+}
+
+fn rename(function: &mut Function) {
+    let span = function.name.span();
+    let name = function_name(&function.name);
+    let named = |name: &str| ObjectName::from(vec![Ident::with_span(span, name)]);
+    let FunctionArguments::List(list) = &mut function.args else { return };
+    match (name.as_str(), list.args.as_mut_slice()) {
+        ("explode", [_]) => function.name = named("unnest"),
+        ("any_value", [_]) => function.name = named("min"),
+        ("grouping_id", [_, ..]) => function.name = named("grouping"),
+        ("listagg" | "string_agg", [_]) => {
+            let comma = Expr::Value(Value::SingleQuotedString(",".into()).with_empty_span());
+            list.args.push(FunctionArg::Unnamed(FunctionArgExpr::Expr(comma)));
+        }
+        ("collect_set", [_]) => {
+            function.name = named("array_agg");
+            list.duplicate_treatment = Some(DuplicateTreatment::Distinct);
+        }
+        ("count_if", [FunctionArg::Unnamed(argument @ FunctionArgExpr::Expr(_))]) if function.filter.is_none() => {
+            if let FunctionArgExpr::Expr(condition) = std::mem::replace(argument, FunctionArgExpr::Wildcard) {
+                function.name = named("count");
+                function.filter = Some(Box::new(condition));
+            }
+        }
+        ("max_by" | "min_by", [_, _]) if function.over.is_none() && list.clauses.is_empty() => {
+            by(list, &mut function.filter, name == "max_by");
+            function.name = named("first_value");
+        }
+        (
+            "timestampdiff" | "timestampadd",
+            [FunctionArg::Unnamed(FunctionArgExpr::Expr(unit @ Expr::Identifier(_))), ..],
+        ) => {
+            let name = Value::SingleQuotedString(unit.to_string());
+            *unit = Expr::Value(name.with_span(unit.span()));
+        }
+        _ => {}
+    }
+}
+
+/// `MAX_BY(x, y)` is `FIRST_VALUE(x ORDER BY y DESC, x) FILTER (WHERE y IS NOT NULL)`.
+fn by(list: &mut FunctionArgumentList, filter: &mut Option<Box<Expr>>, greatest: bool) {
+    let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(order))) = list.args.pop() else { return };
+    let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(value))) = list.args.first() else { return };
+    let sort = |expr: &Expr, asc| OrderByExpr {
+        expr: expr.clone(),
+        options: OrderByOptions { asc: Some(asc), nulls_first: None },
+        with_fill: None,
+    };
+    list.clauses = vec![FunctionArgumentClause::OrderBy(vec![sort(&order, !greatest), sort(value, true)])];
+    let known = Expr::IsNotNull(Box::new(order));
+    *filter = Some(Box::new(match filter.take() {
+        None => known,
+        Some(filter) => {
+            Expr::BinaryOp { left: Box::new(Expr::Nested(filter)), op: BinaryOperator::And, right: Box::new(known) }
+        }
+    }));
+}
+
+/// FIRST_VALUE and LAST_VALUE as aggregates that do not say of which order.
+pub fn lacks_order(function: &Function) -> bool {
+    let FunctionArguments::List(list) = &function.args else { return false };
+    let is_ordered = list.clauses.iter().any(|clause| matches!(clause, FunctionArgumentClause::OrderBy(_)));
+    let name = function_name(&function.name);
+    matches!(name.as_str(), "first_value" | "last_value" | "first" | "last")
+        && function.over.is_none()
+        && function.within_group.is_empty()
+        && !is_ordered
+}
