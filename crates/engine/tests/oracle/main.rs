@@ -15,6 +15,7 @@ mod batch;
 mod compose;
 mod data;
 mod fixed;
+mod grammar;
 mod harness;
 mod queries;
 mod slt;

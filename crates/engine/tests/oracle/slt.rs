@@ -68,8 +68,10 @@ fn run(first: usize, share: usize) {
     for file in files.iter().skip(first).step_by(share) {
         let mut runner = Runner::new(|| async { Ok(Session(Scenario::default())) });
         runner.with_column_validator(strict_column_validator);
-        if let Err(error) = runner.run_file(file) {
-            wrong.push(error.display(false).to_string());
+        for record in sqllogictest::parse_file(file).unwrap() {
+            if let Err(error) = runner.run(record) {
+                wrong.push(error.display(false).to_string());
+            }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));

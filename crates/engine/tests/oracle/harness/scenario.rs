@@ -206,7 +206,9 @@ impl Scenario {
                 return Ok(lines("warning", self.outcome(self.script(None))?.warnings.iter().map(String::as_str)));
             }
             "show late rows" => {
-                return Ok(lines("late", [self.outcome(self.script(None))?.late_rows.to_string().as_str()]));
+                let late_rows = self.outcome(self.script(None))?.late_rows;
+                let schema = Schema::new(vec![Field::new("late", DataType::Int64, false)]);
+                return Ok((Arc::new(schema), vec![vec![late_rows.to_string()]]));
             }
             _ => {}
         }
@@ -419,7 +421,9 @@ fn sorted(batch: RecordBatch) -> Result<RecordBatch, String> {
     if batch.num_columns() == 0 {
         return Ok(batch);
     }
-    let fields = batch.schema().fields().iter().map(|field| arrow_row::SortField::new(field.data_type().clone())).collect();
+    let nulls_last = arrow::compute::SortOptions { descending: false, nulls_first: false };
+    let field = |field: &Arc<Field>| arrow_row::SortField::new_with_options(field.data_type().clone(), nulls_last);
+    let fields = batch.schema().fields().iter().map(field).collect();
     let converter = arrow_row::RowConverter::new(fields).map_err(|error| error.to_string())?;
     let rows = converter.convert_columns(batch.columns()).map_err(|error| error.to_string())?;
     let mut order: Vec<u32> = (0..batch.num_rows() as u32).collect();
