@@ -14,6 +14,7 @@
 mod batch;
 mod compose;
 mod data;
+mod docs;
 mod fixed;
 mod grammar;
 mod harness;
