@@ -8,7 +8,7 @@ use crate::plan::catalog::Catalog;
 use crate::plan::clock::BatchClock;
 use crate::plan::{dead_letters, insert, optimize, sinks, sources};
 use crate::query::{CompiledQuery, SinkTable};
-use crate::sql::ddl::{OptionEntry, TableDef};
+use crate::sql::ddl::{Column, OptionEntry, TableDef};
 use crate::sql::derived::From;
 use crate::sql::error::{Result, SqlError};
 use crate::sql::functions::Functions;
@@ -22,12 +22,14 @@ use crate::sql::script::{InsertDef, Name, Statement, ViewDef, parse_script};
 use crate::sql::star::{METADATA, collect_metadata, hide_metadata};
 use crate::sql::tuples::compare_rows;
 use crate::sql::unnest::{join_lateral_views, make_lateral};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::sqlparser::ast::Query;
 use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_core::ids::SinkId;
 use highwater_core::options::OutputMode;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Compiles a script. The error names the place, the cause and the remedy.
 pub fn compile(sql: &str) -> Result<CompiledQuery> {
@@ -57,6 +59,28 @@ pub fn compile(sql: &str) -> Result<CompiledQuery> {
     let Builder { mut dataflow, lookups, warnings, .. } = builder;
     dead_letters::connect(&mut dataflow, &mut sources, &mut sinks);
     Ok(CompiledQuery { options, sources, sinks, dataflow, lookups, warnings, clock })
+}
+
+/// The declared columns of a script's tables, and those its views give, by name. Its INSERTs are not looked at.
+///
+/// # Errors
+/// A statement that cannot be read, an option nobody knows, a view that cannot be planned.
+pub fn describe(sql: &str) -> Result<BTreeMap<String, SchemaRef>> {
+    let script = Script::parse(sql)?;
+    let (_, defaults) = query_options(&script.settings)?;
+    let catalog = catalog(&script, &defaults, &BatchClock::default(), 0)?;
+    let mut schemas = BTreeMap::new();
+    for table in &script.tables {
+        let declared = |column: &Column| Field::new(&column.name.text, column.data_type.clone(), column.nullable);
+        let fields: Vec<Field> = table.columns.iter().map(declared).collect();
+        schemas.insert(table.name.text.clone(), Arc::new(Schema::new(fields)));
+    }
+    for view in &script.views {
+        let plan = optimize::analyze(plan_query(&view.query, &catalog, view.name.at)?, catalog.config(), view.name.at)?;
+        let schema = name_columns(plan, view)?.schema().as_arrow().clone();
+        schemas.insert(view.name.text.clone(), Arc::new(schema));
+    }
+    Ok(schemas)
 }
 
 /// The statements by kind, each kind in the script's order.

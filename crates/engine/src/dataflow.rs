@@ -183,6 +183,8 @@ pub struct AggregateSpec {
     pub output_schema: SchemaRef,
     /// The group column by which windows close.
     pub close: Option<CloseKey>,
+    /// Groups without such a time stay, as they never close; else their rows are in no window.
+    pub keeps_untimed: bool,
     pub watermark: Vec<Upstream>,
 }
 

@@ -6,10 +6,10 @@ use super::{Columns, Last, at, texts};
 use chrono::format::{Item, StrftimeItems};
 use chrono::{DateTime, Datelike, Days, Months, NaiveDateTime, TimeDelta};
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, Int64Array, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+    Array, ArrayRef, AsArray, Date32Array, Int64Array, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
 };
 use datafusion::arrow::compute::{DatePart, cast, date_part};
-use datafusion::arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
+use datafusion::arrow::datatypes::{DataType, Date32Type, Int64Type, TimeUnit, TimestampMicrosecondType};
 use datafusion::common::{Result, exec_err};
 use std::sync::Arc;
 
@@ -36,12 +36,26 @@ pub fn all() -> Vec<Columns> {
         Columns::new("unix_timestamp(timestamp)", (1, 1), DataType::Int64, unix_timestamp),
         Columns::new("to_timestamp_ltz(number, precision)", (2, 2), utc, to_timestamp_ltz),
         Columns::new("timestampdiff(unit, from, to)", (3, 3), DataType::Int64, timestampdiff),
+        // Those of datafusion-spark take INT alone, and a literal is a BIGINT.
+        Columns::new("date_add(date, days)", (2, 2), DataType::Date32, |c, _| add_days(c, 1)).alias("dateadd"),
+        Columns::new("date_sub(date, days)", (2, 2), DataType::Date32, |c, _| add_days(c, -1)),
         Columns::new("timestampadd(unit, count, timestamp)", (3, 3), MICROS, timestampadd),
     ]
 }
 
 fn part(columns: &[ArrayRef], part: DatePart) -> Result<ArrayRef> {
     Ok(cast(&date_part(&times(&columns[0])?, part)?, &DataType::Int64)?)
+}
+
+/// So many days later; NULL where there is no such date.
+fn add_days(columns: &[ArrayRef], sign: i64) -> Result<ArrayRef> {
+    let dates = cast(&columns[0], &DataType::Date32)?;
+    let days = cast(&columns[1], &DataType::Int64)?;
+    let (dates, days) = (dates.as_primitive::<Date32Type>(), days.as_primitive::<Int64Type>());
+    let sum = |(date, days): (Option<i32>, Option<i64>)| {
+        i32::try_from(i64::from(date?).checked_add(days?.checked_mul(sign)?)?).ok()
+    };
+    Ok(Arc::new(dates.iter().zip(days).map(sum).collect::<Date32Array>()))
 }
 
 /// A column as times; a text that is none is NULL.

@@ -7,7 +7,7 @@ use super::catalog::Table;
 use super::errors::sql_error;
 use super::lineage::{Kind, Origin, trace, trace_clock};
 use super::physical;
-use crate::dataflow::{AggregateSpec, CLOCK, CloseKey, CloseKind, Upstream};
+use crate::dataflow::{AggregateSpec, CLOCK, CloseKey, CloseKind, EmitMode, Upstream};
 use crate::runtime::{Sum, SumKind};
 use crate::sql::error::Result;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
@@ -72,7 +72,12 @@ pub fn closing_tables(plan: &LogicalPlan) -> Vec<Arc<Table>> {
 }
 
 /// Compiles a GROUP BY over the rows of `sources`.
-pub fn compile(aggregate: &Aggregate, watermark: Vec<Upstream>, at: Location) -> Result<AggregateSpec> {
+pub fn compile(
+    aggregate: &Aggregate,
+    emit: EmitMode,
+    watermark: Vec<Upstream>,
+    at: Location,
+) -> Result<AggregateSpec> {
     let input = aggregate.input.schema();
     let mut group = Vec::with_capacity(aggregate.group_expr.len());
     for key in &aggregate.group_expr {
@@ -104,6 +109,7 @@ pub fn compile(aggregate: &Aggregate, watermark: Vec<Upstream>, at: Location) ->
         partial_schema: Arc::new(Schema::new(partial)),
         output_schema: Arc::new(Schema::new(output.fields().clone())),
         close,
+        keeps_untimed: emit != EmitMode::OnClose,
         watermark,
     })
 }

@@ -240,7 +240,7 @@ impl<'a> Builder<'a> {
             return self.general_aggregate(node, flows, merged, emit, target);
         }
         let upstream = merged.upstream;
-        let spec = Arc::new(aggregate::compile(node, upstream.clone(), target.at)?);
+        let spec = Arc::new(aggregate::compile(node, emit, upstream.clone(), target.at)?);
         let op = self.add_aggregate_operator(node, spec.close, &upstream);
         let (stage, edge) = self.add_exchange(spec.partial_schema.clone(), (0..spec.group.len()).collect(), false);
         for mut flow in flows.drain(..) {

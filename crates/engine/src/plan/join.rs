@@ -67,11 +67,8 @@ pub fn build(builder: &mut Builder<'_>, join: &Join, target: Target<'_>) -> Resu
         )
         .hint("write NOT EXISTS (SELECT 1 FROM … WHERE …), or filter NULLs out of both sides (IS NOT NULL)"));
     }
-    // A side that is one row of nothing: what was its only column is not asked for.
-    if let (JoinType::Inner, None) = (join.join_type, &join.filter)
-        && let Some(side) = (0..2).find(|side| is_unit(sides.inputs[*side]))
-    {
-        return builder.build(sides.inputs[1 - side], target);
+    if let Some(side) = beside_unit(&sides, join) {
+        return builder.build(sides.inputs[side], target);
     }
     if let Some(flows) = super::lookup::build(builder, join, &sides, target)? {
         return Ok(flows);
@@ -111,6 +108,19 @@ pub fn build(builder: &mut Builder<'_>, join: &Join, target: Target<'_>) -> Resu
         retracts: gives_back,
         upstream,
     }])
+}
+
+/// Where a side is one row of nothing, since what was its only column is not asked for: the other one, which a join
+/// gives as it is.
+fn beside_unit(sides: &Sides<'_>, join: &Join) -> Option<usize> {
+    let kept: &[usize] = match join.join_type {
+        JoinType::Inner => &[0, 1],
+        JoinType::Left => &[0],
+        JoinType::Right => &[1],
+        _ => &[],
+    };
+    let is_bare = join.on.is_empty() && join.filter.is_none();
+    kept.iter().copied().find(|side| is_bare && is_unit(sides.inputs[1 - side]))
 }
 
 /// One row without columns.

@@ -25,6 +25,7 @@ pub mod not_in;
 pub mod optimize;
 pub mod over;
 pub mod physical;
+pub mod push_down;
 pub mod session;
 pub mod sessions;
 pub mod sinks;

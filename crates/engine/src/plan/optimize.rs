@@ -4,6 +4,7 @@
 //! or a second aggregate, or removes a branch; volatile expressions (the batch clock) are never folded.
 
 use super::errors::sql_error;
+use super::push_down::PushDown;
 use crate::sql::error::SqlError;
 use datafusion::common::Result as DataFusionResult;
 use datafusion::common::config::ConfigOptions;
@@ -20,7 +21,6 @@ use datafusion::optimizer::eliminate_outer_join::EliminateOuterJoin;
 use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::optimize_unions::OptimizeUnions;
-use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
 use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
 use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
@@ -63,7 +63,7 @@ pub fn optimize(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Resu
         Arc::new(EliminateDuplicatedExpr::new()),
         Arc::new(EliminateCrossJoin::new()),
         Arc::new(EliminateOuterJoin::new()),
-        Arc::new(PushDownFilter::new()),
+        Arc::new(PushDown::default()),
         Arc::new(OptimizeProjections::new()),
     ]);
     rules.optimize(analyzed, &context, |_, _| {}).map_err(located)

@@ -120,6 +120,7 @@ fn add_window(
     partition: Vec<Expr>,
 ) -> Result<LogicalPlan> {
     let time = time_column(&input, call)?;
+    refuse_taken(&input, call)?;
     let table: Option<TableReference> = call.table().map(Into::into);
     let mut columns: Vec<Expr> = input.schema().iter().map(Expr::from).collect();
     let Intervals { step, size, offset } = intervals;
@@ -153,6 +154,18 @@ fn add_window(
         columns.push(expr.alias_qualified(table.clone(), part.column()));
     }
     rows.project(columns)?.build()
+}
+
+/// Windows over windows: the names of the inner ones are taken.
+fn refuse_taken(input: &LogicalPlan, call: &WindowCall) -> Result<()> {
+    let taken = |part: &Part| input.schema().fields().iter().any(|field| field.name() == part.column());
+    let Some(part) = Part::ALL.into_iter().find(taken) else { return Ok(()) };
+    let name = part.column();
+    let message = format!("the rows have a column '{name}' already, and {} adds one", call.function.name());
+    Err(external(
+        SqlError::in_span(call.span, message)
+            .hint(format!("rename it in the view or subquery that is windowed: {name} AS inner_{name}")),
+    ))
 }
 
 fn function(function: impl ScalarUDFImpl + 'static) -> ScalarUDF {

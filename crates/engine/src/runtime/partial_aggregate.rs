@@ -79,11 +79,11 @@ impl PartialAggregate {
         let Some(close) = self.spec.close else { return Ok(None) };
         let times = close_times(close, keys)?;
         let late_before = self.late_before_ms.unwrap_or(i64::MIN);
-        if times.null_count() == 0 && min(&times).is_none_or(|earliest| earliest > late_before) {
+        let untimed = self.spec.keeps_untimed;
+        if (untimed || times.null_count() == 0) && min(&times).is_none_or(|earliest| earliest > late_before) {
             return Ok(None);
         }
-        // A row without a time is in no window.
-        Ok(Some(times.iter().map(|time| Some(time.is_some_and(|time| time > late_before))).collect()))
+        Ok(Some(times.iter().map(|time| Some(time.map_or(untimed, |time| time > late_before))).collect()))
     }
 }
 

@@ -273,9 +273,10 @@ impl Stateful for GeneralAggregate {
         if let Some(close) = self.spec.close {
             let late_before = self.late_before_ms.unwrap_or(i64::MIN);
             let times = close_times(close, rows.batch.columns())?;
-            // A row without a time is in no window.
+            // A group without a time never closes: it is there at once, or never.
+            let untimed = self.spec.emit != EmitMode::OnClose;
             let keep: BooleanArray =
-                times.iter().map(|time| Some(time.is_some_and(|time| time > late_before))).collect();
+                times.iter().map(|time| Some(time.map_or(untimed, |time| time > late_before))).collect();
             self.late_rows += (rows.num_rows() - keep.true_count()) as u64;
             rows = rows.filter(&keep)?;
         }

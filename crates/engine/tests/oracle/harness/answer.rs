@@ -1,0 +1,58 @@
+//! DataFusion's batch answers over tables in memory.
+
+use super::fold::{Text, texts};
+use arrow::array::RecordBatch;
+use arrow::compute::cast;
+use arrow::datatypes::SchemaRef;
+use datafusion::datasource::MemTable;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use std::sync::Arc;
+
+/// What a query gives over these tables.
+pub fn answer(tables: Vec<(String, RecordBatch)>, sql: &str) -> Result<Vec<RecordBatch>, String> {
+    let mut config = SessionConfig::new().with_target_partitions(1);
+    config.options_mut().sql_parser.map_string_types_to_utf8view = false;
+    let context = SessionContext::new_with_config(config);
+    for (name, batch) in tables {
+        let memory = MemTable::try_new(batch.schema(), vec![vec![batch]]).unwrap();
+        context.register_table(format!("\"{name}\""), Arc::new(memory)).unwrap();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let batches = runtime.block_on(async { context.sql(sql).await?.collect().await });
+    batches.map_err(|error| format!("{error}\n{sql}"))
+}
+
+/// Rows as text, in order, the columns cast as an INSERT into such a sink casts them.
+pub fn assigned(batches: &[RecordBatch], schema: &SchemaRef) -> Vec<Text> {
+    batches.iter().flat_map(|batch| texts(&cast_to(batch, schema))).collect()
+}
+
+/// The columns by position, cast.
+pub fn cast_to(batch: &RecordBatch, schema: &SchemaRef) -> RecordBatch {
+    let columns =
+        batch.columns().iter().zip(schema.fields()).map(|(column, field)| cast(column, field.data_type()).unwrap());
+    RecordBatch::try_new(schema.clone(), columns.collect()).unwrap()
+}
+
+/// What is in one list and not in the other, each row as often as it is there too often.
+pub fn difference(expected: &[Text], found: &[Text]) -> Option<String> {
+    let (mut expected, mut found) = (expected.to_vec(), found.to_vec());
+    expected.sort();
+    found.sort();
+    if expected == found {
+        return None;
+    }
+    let without = |all: &[Text], other: &[Text]| {
+        let mut other = other.to_vec();
+        let is_new = |row: &&Text| match other.iter().position(|one| one == *row) {
+            Some(at) => {
+                other.swap_remove(at);
+                false
+            }
+            None => true,
+        };
+        all.iter().filter(is_new).cloned().collect::<Vec<_>>()
+    };
+    let (missing, wrong) = (without(&expected, &found), without(&found, &expected));
+    Some(format!("missing {missing:?}, wrong {wrong:?}, {} rows instead of {}", found.len(), expected.len()))
+}

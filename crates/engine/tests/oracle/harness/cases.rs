@@ -1,0 +1,50 @@
+//! Random cases, each with a seed of its own that makes it again.
+//!
+//! Owns: how many cases (`PROPTEST_CASES`), where their seeds begin (`HIGHWATER_SEED`), shrinking, the words of a failure.
+//! Does not own: what a case is. Invariant: the seed printed with a failure, set as `HIGHWATER_SEED`, gives the same
+//! case first.
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
+use std::hash::{BuildHasher, RandomState};
+
+/// Runs a test on its share of random cases: one of `parts`, which `PROPTEST_CASES` or `default` are divided by.
+pub fn for_all<S: Strategy>(
+    name: &str,
+    (default, parts): (u32, u32),
+    strategy: &S,
+    test: impl Fn(S::Value) -> Result<(), String>,
+) {
+    let cases = number("PROPTEST_CASES").map_or(default, |cases| cases as u32).div_ceil(parts);
+    let first = number("HIGHWATER_SEED").unwrap_or_else(|| RandomState::new().hash_one(name) >> 16);
+    for seed in first..first + u64::from(cases) {
+        let mut runner = runner(seed);
+        let outcome = runner.run(strategy, |case| test(case).map_err(TestCaseError::fail));
+        let Err(error) = outcome else { continue };
+        let again = format!(
+            "again: HIGHWATER_SEED={seed} PROPTEST_CASES=1 cargo test -p highwater-engine --test oracle -- {name} --exact"
+        );
+        match error {
+            TestError::Fail(reason, case) => panic!("{reason}\n{again}\nsmallest case found: {case:#?}"),
+            TestError::Abort(reason) => panic!("{reason}\n{again}"),
+        }
+    }
+}
+
+/// The same cases at every run, whatever the environment says.
+pub fn fixed<S: Strategy>(count: u32, strategy: &S) -> impl Iterator<Item = S::Value> {
+    let values = (0..u64::from(count)).map(|seed| strategy.new_tree(&mut runner(seed)).unwrap().current());
+    values
+}
+
+fn runner(seed: u64) -> TestRunner {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = Config { cases: 1, max_shrink_iters: 3_000, failure_persistence: None, ..Config::default() };
+    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}

@@ -1,0 +1,18 @@
+//! A cluster in one thread, for any script and any records: what the random oracle, the `.slt` files and the examples
+//! of the documentation run on.
+//!
+//! Owns: records as partitions of topics ([`records`]), driver and executors with every way to disturb them
+//! ([`cluster`]), what a reader of a sink has ([`fold`]), DataFusion's batch answers ([`answer`]), scripts written down
+//! statement by statement ([`scenario`]), random cases that can be repeated ([`cases`]).
+//! Does not own: what is asked and what the answer should be.
+
+pub mod answer;
+pub mod cases;
+pub mod cluster;
+pub mod fold;
+pub mod records;
+pub mod scenario;
+pub mod statements;
+
+pub use cluster::{Cluster, Commit, Fault, Step, Take};
+pub use records::Records;
