@@ -66,18 +66,34 @@ impl KafkaCluster {
     /// As [`Self::create_topic`], with more topic properties.
     #[track_caller]
     pub fn create_topic_with(&self, topic: &str, partitions: i32, properties: &[(&str, &str)]) {
-        let replication = TopicReplication::Fixed(i32::try_from(self.size()).expect("small"));
-        let mut new = NewTopic::new(topic, partitions, replication).set("retention.ms", "-1");
-        for (key, value) in properties {
-            new = new.set(key, value);
-        }
-        let options = AdminOptions::new().operation_timeout(Some(DEADLINE));
-        let results = block_on(self.admin().create_topics([&new], &options)).expect("the topic can be made");
-        for result in results {
-            result.unwrap_or_else(|(topic, code)| panic!("topic {topic} cannot be made: {code}"));
-        }
+        self.make_topics(&[topic], partitions, properties);
         for partition in 0..partitions {
             self.leader(topic, partition);
+        }
+    }
+
+    /// Makes many topics at once, and waits until they are listed.
+    #[track_caller]
+    pub fn create_topics(&self, topics: &[&str], partitions: i32) {
+        self.make_topics(topics, partitions, &[]);
+        crate::wait_until("the topics to be listed", DEADLINE, || {
+            let listed = self.topics();
+            topics.iter().all(|topic| listed.contains(*topic))
+        });
+    }
+
+    #[track_caller]
+    fn make_topics(&self, topics: &[&str], partitions: i32, properties: &[(&str, &str)]) {
+        let new = |topic| {
+            let replication = TopicReplication::Fixed(i32::try_from(self.size()).expect("small"));
+            let new = NewTopic::new(topic, partitions, replication).set("retention.ms", "-1");
+            properties.iter().fold(new, |new, (key, value)| new.set(key, value))
+        };
+        let new: Vec<NewTopic<'_>> = topics.iter().copied().map(new).collect();
+        let options = AdminOptions::new().operation_timeout(Some(DEADLINE));
+        let results = block_on(self.admin().create_topics(&new, &options)).expect("the topics can be made");
+        for result in results {
+            result.unwrap_or_else(|(topic, code)| panic!("topic {topic} cannot be made: {code}"));
         }
     }
 
