@@ -76,7 +76,7 @@ fn exists(admin: &AdminClient<DefaultClientContext>, name: &str, context: &str) 
 pub fn find_output_progress(sink: &SinkTable, name: &str) -> Result<Option<String>, ConnectorError> {
     let ConnectorOptions::Kafka(options) = &sink.connector else { return Ok(None) };
     let reader = ProgressReader::open(options, IsolationLevel::ReadCommitted)?;
-    let found = reader.read(&reader.topics()?.into_iter().map(|topic| (topic, None)).collect())?;
+    let found = reader.read_everything()?;
     let same = |progress: &crate::sink::Progress| {
         progress.name == name && progress.table == sink.name && progress.topic == options.topic
     };

@@ -14,6 +14,7 @@ mod lag;
 mod ledger;
 mod nexmark;
 mod nexmark_check;
+mod progress_topics;
 mod rescale;
 mod sources;
 mod table;

@@ -24,6 +24,8 @@ pub const PROGRESS_PREFIX: &str = "__highwater_progress-";
 pub const PROGRESS_PARTITION: i32 = 0;
 /// Longest wait for one answer of the brokers.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// After so long without a record it is looked whether the topics are still there.
+const SILENCE: Duration = Duration::from_secs(1);
 /// Longest wait for the brokers to hand out records that are there.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -95,8 +97,26 @@ impl ProgressReader {
         Ok(Some(ends.1))
     }
 
+    /// The newest progress of every writer in all topics there are. Those of other queries may be deleted meanwhile.
+    pub fn read_everything(&self) -> Result<BTreeMap<ProgressKey, Progress>, ConnectorError> {
+        loop {
+            let topics: BTreeMap<String, Option<i64>> = self.topics()?.into_iter().map(|topic| (topic, None)).collect();
+            match self.read(&topics) {
+                // Every turn takes a deletion that came in between.
+                Err(_) if self.missing(&topics)?.is_some() => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// The first of these topics that does not exist.
+    fn missing(&self, topics: &BTreeMap<String, Option<i64>>) -> Result<Option<String>, ConnectorError> {
+        let there = self.topics()?;
+        Ok(topics.keys().find(|topic| !there.contains(topic)).cloned())
+    }
+
     /// The newest progress of every writer in some topics, each read from the given offset (else its beginning) to
-    /// the end this reader sees.
+    /// the end this reader sees. A topic that is deleted meanwhile is an error: nobody knows what it held.
     pub fn read(
         &self,
         topics: &BTreeMap<String, Option<i64>>,
@@ -109,10 +129,21 @@ impl ProgressReader {
         self.consumer.assign(&list).map_err(|error| Self::failed(&error))?;
         let deadline = Instant::now() + READ_TIMEOUT;
         let mut found = BTreeMap::new();
-        let mut ended = 0;
+        let (mut ended, mut heard) = (0, Instant::now());
         while ended < topics.len() {
+            // A client waits long before it believes that a topic is gone, and this one holds up others.
+            if heard.elapsed() > SILENCE {
+                if let Some(topic) = self.missing(topics)? {
+                    return Err(ConnectorError::Unavailable {
+                        context: "reading the progress of sinks".into(),
+                        message: format!("topic '{topic}' is gone"),
+                    });
+                }
+                heard = Instant::now();
+            }
             match self.consumer.poll(Duration::from_millis(50)) {
                 Some(Ok(message)) => {
+                    heard = Instant::now();
                     if let Some((key, progress)) = parse(message.key(), message.payload()) {
                         found.insert(key, progress);
                     }

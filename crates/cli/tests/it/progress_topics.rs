@@ -1,0 +1,30 @@
+//! Progress topics of other queries may be deleted at any time; that holds up nobody.
+
+use highwater_connectors::sink::{ProgressReader, progress_topic};
+use highwater_core::ids::{QueryId, SinkId};
+use highwater_core::options::IsolationLevel;
+use highwater_engine::query::{Format, KafkaOptions};
+use highwater_testkit::KafkaCluster;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+#[test]
+fn a_topic_that_is_gone_is_noticed_and_passed_over_where_all_are_read() {
+    let kafka = KafkaCluster::shared();
+    let there = progress_topic(QueryId(Uuid::from_u128(1)), SinkId(0));
+    kafka.create_topic(&there, 1);
+    let options = KafkaOptions {
+        topic: None,
+        bootstrap_servers: kafka.bootstrap_servers().into(),
+        format: Format::Json,
+        properties: BTreeMap::new(),
+    };
+    let reader = ProgressReader::open(&options, IsolationLevel::ReadCommitted).unwrap();
+    let gone = progress_topic(QueryId(Uuid::from_u128(2)), SinkId(0));
+    let began = Instant::now();
+    let error = reader.read(&BTreeMap::from([(there, None), (gone.clone(), None)])).unwrap_err().to_string();
+    assert!(error.contains(&format!("topic '{gone}' is gone")), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    reader.read_everything().unwrap();
+}
