@@ -50,6 +50,10 @@ pub struct StateOperatorProgress {
     pub num_rows_updated: u64,
     pub num_rows_removed: u64,
     pub num_rows_dropped_by_watermark: u64,
+    /// Rows of state forgotten because they were not written for `state_ttl`.
+    pub num_rows_expired: u64,
+    /// Deletions of rows that were forgotten before.
+    pub num_rows_ignored: u64,
     pub memory_used_bytes: u64,
 }
 

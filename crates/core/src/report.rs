@@ -93,4 +93,10 @@ pub struct OperatorMetrics {
     pub rows_removed: u64,
     /// Rows dropped because their window was closed.
     pub late_rows: u64,
+    /// Rows of state forgotten because they were not written for `state_ttl`.
+    #[serde(default)]
+    pub expired_rows: u64,
+    /// Deletions of rows that were forgotten before.
+    #[serde(default)]
+    pub ignored_rows: u64,
 }

@@ -134,6 +134,8 @@ fn state_operators(compiled: &CompiledQuery, batch: &CommittedBatch) -> Vec<Stat
                 progress.num_rows_updated += metrics.rows_updated;
                 progress.num_rows_removed += metrics.rows_removed;
                 progress.num_rows_dropped_by_watermark += metrics.late_rows;
+                progress.num_rows_expired += metrics.expired_rows;
+                progress.num_rows_ignored += metrics.ignored_rows;
                 progress.memory_used_bytes += metrics.state_bytes;
             }
             progress

@@ -44,7 +44,7 @@ pub fn compile(sql: &str) -> Result<CompiledQuery> {
     let (mut sinks, planned) = plan_inserts(&script, &catalog, &options)?;
     let plans: Vec<&LogicalPlan> = planned.iter().map(|insert| &insert.plan).collect();
     let mut sources = sources::collect(&plans, &catalog, &defaults)?;
-    let mut builder = Builder::new(&sources, options.allowed_lateness_ms);
+    let mut builder = Builder::new(&sources, &options);
     for sink in &sinks {
         let mut parts = Vec::new();
         for insert in planned.iter().filter(|insert| insert.sink == sink.id) {

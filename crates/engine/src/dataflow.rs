@@ -8,7 +8,7 @@ use crate::error::EngineError;
 use crate::lookup::Lookup;
 pub use crate::runtime::LinearKind;
 use crate::runtime::LookupTable;
-use crate::state::Layout;
+use crate::state::{Layout, closes_at};
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
@@ -42,6 +42,8 @@ pub struct OperatorInfo {
     pub bounded_by: Option<String>,
     /// It closes windows as the watermark passes them.
     pub closes_windows: bool,
+    /// What is not written for so long is forgotten: of operators that nothing else bounds, with `state_ttl`.
+    pub ttl_ms: Option<i64>,
 }
 
 /// Tasks of one kind: over partitions of a source, or over shards.
@@ -325,7 +327,7 @@ impl Expiry {
     pub fn times(&self, rows: &RecordBatch) -> Result<Int64Array, EngineError> {
         let close = CloseKey { group_index: self.column, kind: self.kind };
         let times = crate::runtime::close_times(close, rows.columns())?;
-        Ok(times.unary(|time| time.saturating_add(self.later_ms)))
+        Ok(times.unary(|time| closes_at(time.saturating_add(self.later_ms))))
     }
 }
 
@@ -464,11 +466,11 @@ pub enum CloseKind {
 impl CloseKind {
     /// The group is closed once the watermark reaches this, milliseconds.
     pub fn closes_at_ms(self, value_ms: i64) -> i64 {
-        match self {
+        closes_at(match self {
             CloseKind::WindowEnd => value_ms,
             CloseKind::WindowStart { size_ms } => value_ms.saturating_add(size_ms),
             CloseKind::EventTime => value_ms.saturating_add(1),
-        }
+        })
     }
 }
 

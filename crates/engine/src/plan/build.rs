@@ -17,6 +17,8 @@ use crate::dataflow::{
 use crate::lookup::Lookup;
 use crate::query::SourceTable;
 use crate::sql::error::{Result, SqlError};
+use crate::sql::options::QueryOptions;
+use crate::sql::values::duration_text;
 use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Aggregate, Expr, Filter, LogicalPlan, Projection, TableScan};
@@ -67,16 +69,24 @@ pub struct Builder<'a> {
     pub dataflow: Dataflow,
     /// How long windows stay open behind the watermark.
     lateness_ms: i64,
+    /// How long state is kept that nothing bounds and that is not written.
+    ttl_ms: Option<i64>,
     pub lookups: Vec<Arc<Lookup>>,
     pub warnings: Vec<String>,
 }
 
 impl<'a> Builder<'a> {
     /// Starts with one stage for each source.
-    pub fn new(sources: &'a [SourceTable], lateness_ms: u64) -> Self {
-        let lateness_ms = i64::try_from(lateness_ms).unwrap_or(i64::MAX);
-        let mut builder =
-            Self { sources, dataflow: Dataflow::default(), lateness_ms, lookups: Vec::new(), warnings: Vec::new() };
+    pub fn new(sources: &'a [SourceTable], options: &QueryOptions) -> Self {
+        let whole = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        let mut builder = Self {
+            sources,
+            dataflow: Dataflow::default(),
+            lateness_ms: whole(options.allowed_lateness_ms),
+            ttl_ms: options.state_ttl_ms.map(whole),
+            lookups: Vec::new(),
+            warnings: Vec::new(),
+        };
         for source in sources {
             builder.add_stage(StageInput::Source(source.id));
         }
@@ -106,9 +116,27 @@ impl<'a> Builder<'a> {
         self.add_stage(StageInput::Shards)
     }
 
-    pub fn add_operator(&mut self, info: impl FnOnce(OperatorId) -> OperatorInfo) -> OperatorId {
+    /// Adds an operator. What nothing bounds is bounded by `state_ttl`, or else worth a warning: `keeps` says what is
+    /// kept, and how to bound it.
+    pub fn add_operator(&mut self, info: impl FnOnce(OperatorId) -> OperatorInfo, keeps: &str) -> OperatorId {
         let id = OperatorId(self.dataflow.operators.len() as u32);
-        self.dataflow.operators.push(info(id));
+        let mut info = info(id);
+        match (&info.bounded_by, self.ttl_ms) {
+            (Some(_), _) => {}
+            (None, Some(ttl_ms)) => {
+                info.ttl_ms = Some(ttl_ms);
+                info.bounded_by = Some(format!("state_ttl {}", duration_text(ttl_ms.unsigned_abs())));
+            }
+            (None, None) => self.warnings.push(format!(
+                "nothing bounds the state of operator {id} ({}): {keeps}; SET state_ttl forgets what is not written for \
+                 that long",
+                match info.name.as_str() {
+                    "aggregate" | "distinct" | "keyed sink" => info.description.clone(),
+                    name => format!("{name} {}", info.description),
+                },
+            )),
+        }
+        self.dataflow.operators.push(info);
         id
     }
 
@@ -303,22 +331,19 @@ impl<'a> Builder<'a> {
             (None, 0) => Some("a single group".to_string()),
             (None, _) => None,
         };
-        if bounded_by.is_none() {
-            self.warnings.push(format!(
-                "nothing bounds the state of operator {} ({description}): it keeps every group ever seen; \
-                 group by a window (TUMBLE, HOP, …) over a table with WATERMARK to bound it",
-                self.dataflow.operators.len(),
-            ));
-        }
         let name = if node.aggr_expr.is_empty() { "distinct" } else { "aggregate" };
-        self.add_operator(|id| OperatorInfo {
+        let info = |id| OperatorInfo {
             id,
             name: name.into(),
             description,
             sources,
             bounded_by,
             closes_windows: by_event_time,
-        })
+            ttl_ms: None,
+        };
+        let keeps = "it keeps every group ever seen; group by a window (TUMBLE, HOP, …) over a table with WATERMARK to \
+                     bound it";
+        self.add_operator(info, keeps)
     }
 }
 

@@ -212,22 +212,19 @@ fn add_operator(builder: &mut Builder<'_>, spec: &JoinSpec, upstream: &[Upstream
     let bounded = spec.sides.iter().all(|side| side.expiry.is_some());
     let description = join_text(spec);
     let name = join_name(spec);
-    if !bounded {
-        builder.warnings.push(format!(
-            "nothing bounds the state of operator {} ({name} {description}): it keeps every row of both sides; join \
-             on equal windows, or on a range of time between columns with WATERMARK, to bound it",
-            builder.dataflow.operators.len(),
-        ));
-    }
     let sources = upstream.iter().map(|one| one.source).collect();
-    builder.add_operator(|id| OperatorInfo {
+    let info = |id| OperatorInfo {
         id,
         name: name.into(),
         description,
         sources,
         bounded_by: bounded.then(|| "the time of its rows".into()),
         closes_windows: spec.sides.iter().any(|side| side.expiry.is_some()),
-    })
+        ttl_ms: None,
+    };
+    let keeps = "it keeps every row of both sides; join on equal windows, or on a range of time between columns with \
+                 WATERMARK, to bound it";
+    builder.add_operator(info, keeps)
 }
 
 /// Tables whose watermarks free rows of this join.

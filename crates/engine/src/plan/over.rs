@@ -236,26 +236,22 @@ fn add_operator(builder: &mut Builder<'_>, spec: &OverSpec) -> highwater_core::i
         (None, Some(limit), true) if !spec.input_retracts => Some(format!("its limit of {} rows", limit.most)),
         _ => None,
     };
-    if bounded_by.is_none() {
-        let what = match spec.limit.is_some() && !spec.input_retracts {
-            true => "it keeps the first rows of every partition ever seen",
-            false => "it keeps every row",
-        };
-        builder.warnings.push(format!(
-            "nothing bounds the state of operator {} ({name} {description}): {what}; partition by a window over a \
-             table with WATERMARK to bound it",
-            builder.dataflow.operators.len(),
-        ));
-    }
+    let what = match spec.limit.is_some() && !spec.input_retracts {
+        true => "it keeps the first rows of every partition ever seen",
+        false => "it keeps every row",
+    };
+    let keeps = format!("{what}; partition by a window over a table with WATERMARK to bound it");
     let sources = spec.watermark.iter().map(|one| one.source).collect();
-    builder.add_operator(|id| OperatorInfo {
+    let info = |id| OperatorInfo {
         id,
         name: name.into(),
         description,
         sources,
         bounded_by,
         closes_windows: spec.expiry.is_some(),
-    })
+        ttl_ms: None,
+    };
+    builder.add_operator(info, &keeps)
 }
 
 /// When the partitions of this column are over.

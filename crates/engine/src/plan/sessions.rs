@@ -68,21 +68,16 @@ pub fn build(
         watermark: merged.upstream.clone(),
     };
     let description = session_text(&spec);
-    if !closes {
-        builder.warnings.push(format!(
-            "nothing bounds the state of operator {} (session {description}): it keeps every row; declare WATERMARK \
-             FOR the sessions' time column",
-            builder.dataflow.operators.len(),
-        ));
-    }
-    let op = builder.add_operator(|id| OperatorInfo {
+    let info = |id| OperatorInfo {
         id,
         name: "session".into(),
         description,
         sources: merged.upstream.iter().map(|one| one.source).collect(),
         bounded_by: closes.then(|| "the end of its sessions, by the watermark".into()),
         closes_windows: closes,
-    });
+        ttl_ms: None,
+    };
+    let op = builder.add_operator(info, "it keeps every row; declare WATERMARK FOR the sessions' time column");
     let ops = vec![OpSpec::Session { op, spec: Arc::new(spec) }];
     let inputs = vec![PipelineInput::Edge(edge)];
     Ok(vec![Flow { stage, inputs, ops, schema: output_schema, retracts: !on_close, upstream: merged.upstream }])

@@ -213,11 +213,6 @@ fn consolidate(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable) {
     let (stage, edge) = builder.add_exchange(sink.schema.clone(), sink.primary_key.clone(), weighted);
     flows.into_iter().for_each(|flow| builder.lead(flow, PipelineOutput::Exchange(edge)));
     let op = add_operator(builder, sink, upstream.clone(), false);
-    builder.warnings.push(format!(
-        "nothing bounds the state of operator {op} ({}): it keeps every key ever written, to find two rows under one; \
-         a PRIMARY KEY of all columns of a GROUP BY needs none",
-        description(sink),
-    ));
     let ops = vec![keyed(op, sink, false)];
     let schema: SchemaRef = sink.schema.clone();
     let inputs = vec![PipelineInput::Edge(edge)];
@@ -231,14 +226,16 @@ fn complete(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable) {
     let all = (0..sink.schema.fields().len()).collect();
     let (stage, edge) = builder.add_exchange(sink.schema.clone(), all, retracts);
     flows.into_iter().for_each(|flow| builder.lead(flow, PipelineOutput::Exchange(edge)));
-    let op = builder.add_operator(|id| OperatorInfo {
+    let info = |id| OperatorInfo {
         id,
         name: "complete result".into(),
         description: format!("all rows of {}", sink.name),
         sources: upstream.iter().map(|one| one.source).collect(),
         bounded_by: Some("the size of the result".into()),
         closes_windows: false,
-    });
+        ttl_ms: None,
+    };
+    let op = builder.add_operator(info, "it keeps the whole result");
     let ops = vec![OpSpec::Complete { op, schema: sink.schema.clone() }];
     let inputs = vec![PipelineInput::Edge(edge)];
     let flow = Flow { stage, inputs, ops, schema: sink.schema.clone(), retracts: false, upstream };
@@ -256,12 +253,16 @@ fn description(sink: &SinkTable) -> String {
 
 fn add_operator(builder: &mut Builder<'_>, sink: &SinkTable, upstream: Vec<Upstream>, unique: bool) -> OperatorId {
     let sources = upstream.iter().map(|one| one.source).collect();
-    builder.add_operator(|id| OperatorInfo {
+    let info = |id| OperatorInfo {
         id,
         name: "keyed sink".into(),
         description: description(sink),
         sources,
         bounded_by: unique.then(|| "its batch: a key has one row at most".to_string()),
         closes_windows: false,
-    })
+        ttl_ms: None,
+    };
+    let keeps = "it keeps every key ever written, to find two rows under one; a PRIMARY KEY of all columns of a GROUP BY \
+                 needs none";
+    builder.add_operator(info, keeps)
 }

@@ -1,7 +1,7 @@
 //! The half of a GROUP BY that keeps state: merges partial rows into it, gives what changed or closed.
 //!
 //! Owns: the state of groups in this task's shards. A group's value: its close time, then its accumulators'
-//! states as one encoded row.
+//! states as one encoded row. With a TTL, a group expires that had no row for that long.
 //! Invariants: each group is looked up and written once per batch; a group that closes leaves the state.
 
 use super::BatchContext;
@@ -11,6 +11,7 @@ use super::keys::{Codec, Encoded, normalize, shard_of};
 use super::partial_aggregate::close_times;
 use super::pipeline::{OUTPUT_ROWS, batch};
 use super::stateful::Stateful;
+use super::ttl::Ttl;
 use crate::dataflow::{AggregateSpec, EmitMode};
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
@@ -27,6 +28,7 @@ pub struct FinalAggregate {
     emit: EmitMode,
     shards: u16,
     close_before_ms: Option<i64>,
+    ttl: Ttl,
     groups: Groups,
     partial: Accumulators,
     keys: Codec,
@@ -63,6 +65,7 @@ impl FinalAggregate {
             operator,
             emit,
             shards: context.shards,
+            ttl: Ttl::of(operator, context),
             close_before_ms: BatchContext::least(&context.close_before, &spec.watermark)
                 .filter(|_| spec.close.is_some()),
             groups: Groups::new(&spec)?,
@@ -124,7 +127,7 @@ impl FinalAggregate {
         };
         let closes = match self.spec.close {
             Some(close) => close_times(close, &keys)?.iter().map(|time| time.unwrap_or(NEVER)).collect(),
-            None => vec![NEVER; rows],
+            None => vec![self.ttl.deadline(); rows],
         };
         let count = old.len();
         let part = Part { keys, encoded, shards, closes, old: count, old_states, new_states };
@@ -238,6 +241,7 @@ impl Stateful for FinalAggregate {
     }
 
     fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+        self.ttl.forget_due(state);
         let rows = self.groups.len();
         if rows > 0 {
             let keys: Vec<ArrayRef> = self.groups.emit()?.into_iter().map(normalize).collect();
@@ -250,5 +254,9 @@ impl Stateful for FinalAggregate {
             }
         }
         self.close_untouched(state, out)
+    }
+
+    fn ttl(&self) -> Option<&Ttl> {
+        Some(&self.ttl)
     }
 }

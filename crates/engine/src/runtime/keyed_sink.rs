@@ -1,16 +1,19 @@
 //! The changelog of a sink with a PRIMARY KEY: at most one change per key and batch.
 //!
 //! Owns: consolidation, and the live rows per key where the plan does not prove keys unique. A key's value then: its
-//! close time (never), and per distinct live row a count (`u32`), a length (`u32`) and the encoded row.
-//! Invariants: a delete is given only if no row of the key remains; two live rows under one key are an error.
+//! close time (when it expires, if at all), and per distinct live row a count (`u32`), a length (`u32`) and the encoded row.
+//! Invariants: a delete is given only if no row of the key remains; two live rows under one key are an error. With a TTL
+//! what made the older of two rows may have been forgotten before it could take it back: then the newer one stays.
 
+use super::BatchContext;
 use super::exchange::pick;
 use super::keys::{Codec, normalize, shard_of};
 use super::pipeline::{OUTPUT_ROWS, batch};
 use super::stateful::Stateful;
+use super::ttl::Ttl;
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
-use crate::state::{NEVER, TaskState};
+use crate::state::TaskState;
 use arrow::array::{Array, ArrayRef, Int64Array};
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::array_value_to_string;
@@ -23,6 +26,7 @@ pub struct KeyedSink {
     key: Vec<usize>,
     schema: SchemaRef,
     shards: u16,
+    ttl: Ttl,
     sink: String,
     keys: Codec,
     rows: Codec,
@@ -34,17 +38,19 @@ type NetRows<'a> = BTreeMap<&'a [u8], (i64, usize)>;
 
 impl KeyedSink {
     pub fn new(
+        operator: OperatorId,
         stateful: Option<OperatorId>,
         key: &[usize],
         schema: &SchemaRef,
-        shards: u16,
+        context: &BatchContext,
         sink: &str,
     ) -> Result<Self, EngineError> {
         Ok(Self {
             stateful,
             key: key.to_vec(),
             schema: schema.clone(),
-            shards,
+            shards: context.shards,
+            ttl: Ttl::of(operator, context),
             sink: sink.to_string(),
             keys: Codec::new(key.iter().map(|column| schema.field(*column).data_type()))?,
             rows: Codec::of(schema)?,
@@ -88,14 +94,24 @@ impl KeyedSink {
         for (row, (weight, _)) in net {
             *after.entry(row).or_default() += weight;
         }
-        if after.values().any(|count| *count < 0) {
-            return Err(EngineError::Internal(format!("sink {}: a row is deleted that was never inserted", self.sink)));
+        for count in after.values().filter(|count| **count < 0) {
+            self.ttl.missing(&format!("sink {}", self.sink), *count)?;
         }
         after.retain(|_, count| *count > 0);
+        if self.ttl.is_on() && after.values().sum::<i64>() > 1 {
+            let new: BTreeMap<&[u8], i64> =
+                net.iter().filter(|(_, (weight, _))| *weight > 0).map(|(row, (weight, _))| (*row, *weight)).collect();
+            if !new.is_empty() {
+                let stale = after.values().sum::<i64>() - new.values().sum::<i64>();
+                self.ttl.count_expired(stale.unsigned_abs());
+                after = new;
+            }
+        }
         if after.values().sum::<i64>() > 1 {
             return Err(self.duplicate(all, sample));
         }
-        state.put(operator, shard, key, (!after.is_empty()).then(|| encode(&after).into()));
+        let deadline = self.ttl.deadline();
+        state.put(operator, shard, key, (!after.is_empty()).then(|| encode(&after, deadline).into()));
         let now = after.keys().next().copied();
         let was = before.first().map(|(row, _)| *row);
         Ok(match now {
@@ -155,6 +171,7 @@ impl Stateful for KeyedSink {
     }
 
     fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+        self.ttl.forget_due(state);
         let input = std::mem::take(&mut self.input);
         let Some(all) = DeltaBatch::concat(&self.schema, &input)? else { return Ok(()) };
         let count = all.num_rows();
@@ -196,6 +213,10 @@ impl Stateful for KeyedSink {
         }
         Ok(())
     }
+
+    fn ttl(&self) -> Option<&Ttl> {
+        Some(&self.ttl)
+    }
 }
 
 /// What becomes of one key; numbers are rows of the input.
@@ -207,8 +228,8 @@ enum Change {
     Delete(usize),
 }
 
-fn encode(rows: &BTreeMap<&[u8], i64>) -> Vec<u8> {
-    let mut bytes = NEVER.to_le_bytes().to_vec();
+fn encode(rows: &BTreeMap<&[u8], i64>, close_ms: i64) -> Vec<u8> {
+    let mut bytes = close_ms.to_le_bytes().to_vec();
     for (row, count) in rows {
         bytes.extend_from_slice(&(*count as u32).to_le_bytes());
         bytes.extend_from_slice(&(row.len() as u32).to_le_bytes());

@@ -22,6 +22,7 @@ mod pipeline;
 mod session;
 mod stateful;
 mod sums;
+mod ttl;
 mod unnest;
 
 pub use general::linear::LinearKind;
@@ -56,6 +57,8 @@ pub struct BatchContext {
     pub shards: u16,
     /// First shard of every task that receives from an edge, ascending.
     pub receivers: BTreeMap<EdgeId, Vec<ShardId>>,
+    /// How long operators keep what is not written, milliseconds; those without forget nothing by time.
+    pub ttl: BTreeMap<OperatorId, i64>,
 }
 
 impl BatchContext {
@@ -83,6 +86,7 @@ impl BatchContext {
                 .collect(),
             shards,
             receivers: receivers.collect(),
+            ttl: dataflow.operators.iter().filter_map(|info| Some((info.id, info.ttl_ms?))).collect(),
         }
     }
 
@@ -221,4 +225,6 @@ fn add(sum: &mut OperatorMetrics, more: OperatorMetrics) {
     sum.rows_updated += more.rows_updated;
     sum.rows_removed += more.rows_removed;
     sum.late_rows += more.late_rows;
+    sum.expired_rows += more.expired_rows;
+    sum.ignored_rows += more.ignored_rows;
 }

@@ -13,6 +13,7 @@ use super::over::Over;
 use super::partial_aggregate::PartialAggregate;
 use super::session::Sessions;
 use super::stateful::Stateful;
+use super::ttl::Ttl;
 use super::unnest::unnest;
 use crate::dataflow::{OpSpec, UnnestSpec};
 use crate::delta::DeltaBatch;
@@ -80,7 +81,7 @@ impl Chain {
                 }
                 OpSpec::KeyedSink { op, key, unique, schema } => {
                     let stateful = (!unique).then_some(*op);
-                    Operator::Stateful(Box::new(KeyedSink::new(stateful, key, schema, context.shards, sink)?))
+                    Operator::Stateful(Box::new(KeyedSink::new(*op, stateful, key, schema, context, sink)?))
                 }
             });
         }
@@ -144,6 +145,8 @@ impl Chain {
                 rows_updated: size.updated,
                 rows_removed: size.removed,
                 late_rows,
+                expired_rows: operator.ttl().map_or(0, Ttl::expired),
+                ignored_rows: operator.ttl().map_or(0, Ttl::ignored),
             })
         };
         self.operators.iter().filter_map(of).collect()

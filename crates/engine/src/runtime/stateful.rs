@@ -1,5 +1,6 @@
 //! What all operators with state have in common.
 
+use super::ttl::Ttl;
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::state::TaskState;
@@ -19,5 +20,10 @@ pub trait Stateful: Send {
     /// Rows dropped because their time was over.
     fn late_rows(&self) -> u64 {
         0
+    }
+
+    /// What it forgets by time; `None`: nothing.
+    fn ttl(&self) -> Option<&Ttl> {
+        None
     }
 }

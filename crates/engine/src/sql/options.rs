@@ -32,6 +32,8 @@ pub struct QueryOptions {
     pub allowed_lateness_ms: u64,
     /// Bytes of keys and values in state, on all executors together, at which the query stops.
     pub state_memory_limit: Option<u64>,
+    /// How long state is kept that no watermark bounds and that is not written, milliseconds.
+    pub state_ttl_ms: Option<u64>,
 }
 
 impl Default for QueryOptions {
@@ -42,6 +44,7 @@ impl Default for QueryOptions {
             shards: DEFAULT_SHARDS,
             allowed_lateness_ms: 0,
             state_memory_limit: None,
+            state_ttl_ms: None,
         }
     }
 }
@@ -53,7 +56,8 @@ pub struct TableOptions {
     pub source: SourceOptions,
 }
 
-const QUERY_KEYS: [&str; 5] = ["trigger", "output_mode", "shards", "allowed_lateness", "state_memory_limit"];
+const QUERY_KEYS: [&str; 6] =
+    ["trigger", "output_mode", "shards", "allowed_lateness", "state_memory_limit", "state_ttl"];
 const CONNECTOR_KEYS: [&str; 4] = ["connector", "topic", "bootstrap.servers", "format"];
 const FILE_KEYS: [&str; 4] = ["path", "refresh", "csv.header", "csv.delimiter"];
 const SOURCE_KEYS: [&str; 11] = [
@@ -97,6 +101,8 @@ fn canonical(key: &str) -> String {
     match snake.as_str() {
         "bootstrap_servers" | "kafka.bootstrap.servers" => "bootstrap.servers".into(),
         "subscribe" => "topic".into(),
+        // Flink's.
+        "table.exec.state.ttl" => "state_ttl".into(),
         _ => snake,
     }
 }
@@ -114,6 +120,7 @@ pub fn query_options(settings: &[OptionEntry]) -> Result<(QueryOptions, Vec<Opti
             "output_mode" => options.output_mode = Some(output_mode(entry)?),
             "shards" => options.shards = shards(entry)?,
             "state_memory_limit" => options.state_memory_limit = Some(size_bytes(entry)?),
+            "state_ttl" => options.state_ttl_ms = state_ttl(entry)?,
             "allowed_lateness" => options.allowed_lateness_ms = duration_ms(entry)?,
             _ if SOURCE_KEYS.contains(&key.as_str()) || key.starts_with("kafka.") => {
                 defaults.push(OptionEntry { key, ..entry.clone() });
@@ -157,6 +164,18 @@ fn trigger(entry: &OptionEntry) -> Result<Trigger> {
 
 fn output_mode(entry: &OptionEntry) -> Result<OutputMode> {
     word(entry, &[("append", OutputMode::Append), ("update", OutputMode::Update), ("complete", OutputMode::Complete)])
+}
+
+/// Zero is never, as in Flink.
+fn state_ttl(entry: &OptionEntry) -> Result<Option<u64>> {
+    let value = entry.value.trim();
+    let (number, unit) = value.split_at(value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len()));
+    let is_zero = !number.is_empty() && number.chars().all(|c| c == '0');
+    let is_unit = unit.trim().is_empty() || parse_duration_ms(&format!("1 {}", unit.trim())).is_some();
+    if value.eq_ignore_ascii_case("never") || is_zero && is_unit {
+        return Ok(None);
+    }
+    duration_ms(entry).map(Some)
 }
 
 fn shards(entry: &OptionEntry) -> Result<u16> {

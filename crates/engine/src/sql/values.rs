@@ -31,6 +31,24 @@ pub fn parse_duration_ms(text: &str) -> Option<u64> {
     u64::try_from(duration.as_millis()).ok().filter(|ms| *ms > 0)
 }
 
+/// A duration as people write it: `1 hour`, `1 minute 30 seconds`.
+pub fn duration_text(ms: u64) -> String {
+    const UNITS: [(u64, &str); 5] =
+        [(86_400_000, "day"), (3_600_000, "hour"), (60_000, "minute"), (1_000, "second"), (1, "millisecond")];
+    let mut rest = ms;
+    let mut parts = Vec::new();
+    for (length, unit) in UNITS {
+        let count = rest / length;
+        rest %= length;
+        match count {
+            0 => {}
+            1 => parts.push(format!("1 {unit}")),
+            _ => parts.push(format!("{count} {unit}s")),
+        }
+    }
+    if parts.is_empty() { "0 seconds".into() } else { parts.join(" ") }
+}
+
 /// A number of bytes above zero: `'512 MB'`, `'2 GiB'`.
 pub fn size_bytes(entry: &OptionEntry) -> Result<u64> {
     let size = entry.value.trim().parse::<ByteSize>().ok().map(|size| size.as_u64());
@@ -142,6 +160,18 @@ mod tests {
             ("0s", None),
         ] {
             assert_eq!(parse_duration_ms(text), ms, "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_in_words() {
+        for (ms, text) in [
+            (3_600_000, "1 hour"),
+            (90_000, "1 minute 30 seconds"),
+            (172_800_001, "2 days 1 millisecond"),
+            (0, "0 seconds"),
+        ] {
+            assert_eq!(duration_text(ms), text);
         }
     }
 

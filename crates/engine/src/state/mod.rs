@@ -4,7 +4,9 @@
 //! Invariants: committed maps change only by `load` and `promote`; a task sees the committed maps and its own
 //! changes, never another task's; overlays of one attempt alone become state.
 //!
-//! A value begins with the time its key may be forgotten at (`i64` little-endian milliseconds, `MAX` = never).
+//! A value begins with the time its key may be forgotten at (`i64` little-endian milliseconds, `MAX` = never). There are
+//! two time lines in it: event time, which watermarks pass, and, below `MIN / 2`, `MIN` + the time of batches, at which
+//! what was not written for `state_ttl` is forgotten.
 
 mod map;
 mod overlay;
@@ -15,7 +17,7 @@ mod tests;
 
 pub use map::{Direction, Layout, Visit};
 pub use overlay::Overlay;
-pub use shard::{NEVER, close_of};
+pub use shard::{NEVER, close_of, closes_at, expires_at};
 pub use task::{StateSize, TaskState};
 
 use crate::dataflow::Dataflow;

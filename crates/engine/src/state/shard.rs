@@ -5,9 +5,24 @@ use hashbrown::HashSet;
 use highwater_core::ids::OperatorId;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 /// The close time of a value that is never forgotten.
 pub const NEVER: i64 = i64::MAX;
+
+/// Close times from here on are of event time; those before it are of the time of batches, see [`expires_at`].
+const FIRST_EVENT_MS: i64 = i64::MIN / 2;
+
+/// The close time of what is forgotten at this time of batches, whatever the watermark says: a time line of its own, so
+/// that one operator may keep both kinds.
+pub fn expires_at(batch_ms: i64) -> i64 {
+    i64::MIN + batch_ms.clamp(0, i64::MAX / 2 - 1)
+}
+
+/// The close time of what is over at this event time.
+pub fn closes_at(event_ms: i64) -> i64 {
+    event_ms.max(FIRST_EVENT_MS)
+}
 
 /// When a value's key may be forgotten, milliseconds. A value too short to say is never forgotten.
 pub fn close_of(value: &[u8]) -> i64 {
@@ -92,9 +107,18 @@ impl KeyMap {
         }
     }
 
-    /// Keys that close at or before `close_before_ms`, in order of time and key.
+    /// Keys that close at or before this event time, in order of time and key.
     pub fn due(&self, close_before_ms: i64) -> impl Iterator<Item = &[u8]> {
-        self.due.range(..=close_before_ms).flat_map(|(_, keys)| {
+        self.keys_in(FIRST_EVENT_MS..=closes_at(close_before_ms))
+    }
+
+    /// Keys that expire at or before this time of batches, in order of time and key.
+    pub fn expired(&self, now_ms: i64) -> impl Iterator<Item = &[u8]> {
+        self.keys_in(i64::MIN..=expires_at(now_ms))
+    }
+
+    fn keys_in(&self, times: RangeInclusive<i64>) -> impl Iterator<Item = &[u8]> {
+        self.due.range(times).flat_map(|(_, keys)| {
             let mut keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
             keys.sort_unstable();
             keys

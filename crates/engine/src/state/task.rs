@@ -88,6 +88,17 @@ impl TaskState {
         due
     }
 
+    /// Committed keys that expire at or before this time of batches, in a fixed order. Asked before the task changes any.
+    pub fn expired(&self, operator: OperatorId, now_ms: i64) -> Vec<(ShardId, Box<[u8]>)> {
+        let mut expired = Vec::new();
+        for (shard, state) in &self.shards {
+            if let Some(map) = state.map(operator) {
+                expired.extend(map.read().expired(now_ms).map(|key| (*shard, key.into())));
+            }
+        }
+        expired
+    }
+
     /// Size of an operator's state once the changes are committed.
     pub fn size(&self, operator: OperatorId) -> StateSize {
         let mut size = StateSize::default();

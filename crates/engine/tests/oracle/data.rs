@@ -19,12 +19,12 @@ pub struct Row {
     pub table: u32,
     pub partition: i32,
     pub k: Option<u8>,
-    b: Option<i8>,
-    x: Option<i16>,
+    pub b: Option<i8>,
+    pub x: Option<i16>,
     /// In quarters: sums of such floats are exact in any order.
-    f: Option<i8>,
+    pub f: Option<i8>,
     /// Milliseconds before or after the time that its place in the case suggests.
-    jitter_ms: Option<i64>,
+    pub jitter_ms: Option<i64>,
 }
 
 /// A random row: few distinct keys, many nulls, times that come out of order.

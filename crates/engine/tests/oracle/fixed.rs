@@ -21,7 +21,13 @@ struct Case {
 fn case() -> impl Strategy<Value = Case> {
     let rows = prop::collection::vec(data::row(), 0..60);
     let steps = prop::collection::vec(step(2 * PARTITIONS as usize), 1..7);
-    (queries::query(), rows, steps).prop_map(|(query, rows, steps)| Case { query, rows, steps })
+    // A TTL that nothing outlives must change nothing.
+    let ttl = prop::bool::weighted(0.3).prop_map(|ttl| ttl.then_some("1 hour"));
+    (queries::query(), rows, steps, ttl).prop_map(|(query, rows, steps, ttl)| Case {
+        query: query.with_ttl(ttl),
+        rows,
+        steps,
+    })
 }
 
 /// A batch over so many partitions.

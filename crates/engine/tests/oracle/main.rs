@@ -21,5 +21,6 @@ mod grammar;
 mod harness;
 mod queries;
 mod slt;
+mod ttl;
 mod watch;
 mod windows;

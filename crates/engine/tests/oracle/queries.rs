@@ -24,6 +24,8 @@ pub struct Query {
     relation: String,
     /// The same in DataFusion's words, if those are others.
     in_other_words: Option<&'static str>,
+    /// `SET state_ttl`.
+    pub ttl: Option<&'static str>,
 }
 
 /// What it does, and how its results go out.
@@ -128,6 +130,7 @@ pub fn query() -> impl Strategy<Value = Query> {
             having,
             relation,
             in_other_words: None,
+            ttl: None,
         })
 }
 
@@ -145,12 +148,17 @@ impl Query {
             having: None,
             relation,
             in_other_words: None,
+            ttl: None,
         }
     }
 
     /// What the relation means, if DataFusion would not understand it so.
     pub fn meaning_in(self, in_other_words: Option<&'static str>) -> Self {
         Self { in_other_words, ..self }
+    }
+
+    pub fn with_ttl(self, ttl: Option<&'static str>) -> Self {
+        Self { ttl, ..self }
     }
 
     pub fn windowed(&self) -> bool {
@@ -212,12 +220,13 @@ impl Query {
             false => input.to_string(),
         };
         format!(
-            "SET shards = 8;{}{}\n{}{}{}CREATE TABLE o ({}) {};\nINSERT INTO o {};",
+            "SET shards = 8;{}{}{}\n{}{}{}CREATE TABLE o ({}) {};\nINSERT INTO o {};",
             if self.kind == Kind::Complete { " SET output_mode = 'complete';" } else { "" },
             match self.lateness_ms {
                 0 => String::new(),
                 lateness => format!(" SET allowed_lateness = '{lateness} milliseconds';"),
             },
+            self.ttl.map_or(String::new(), |ttl| format!(" SET state_ttl = '{ttl}';")),
             table("t"),
             table("u"),
             if self.union && !matches!(self.kind, Kind::Composed | Kind::Complete) { view } else { "" },

@@ -8,6 +8,7 @@ mod refusals;
 mod runs;
 mod shapes;
 mod tables;
+mod ttl;
 mod windows;
 
 use crate::compile;

@@ -4,7 +4,8 @@
 //! time, rows, the running values of linear functions, and the row last given. A value of a function that keeps
 //! its arguments, `1 | length (u32) | group | function (u16) | arguments`: see `kept`.
 //! Invariants: a group lives while it has rows (the one without group columns: for ever, once it has had any); what
-//! is given is the difference to what was given before.
+//! is given is the difference to what was given before. With a TTL, a group expires with its values when it had no
+//! change for that long; a deletion of what was forgotten takes away what it can, as in Flink.
 
 mod exact;
 pub mod linear;
@@ -17,16 +18,18 @@ use super::keys::{Codec, shard_of};
 use super::partial_aggregate::close_times;
 use super::pipeline::{OUTPUT_ROWS, batch};
 use super::stateful::Stateful;
+use super::ttl::Ttl;
 use crate::dataflow::{EmitMode, GeneralSpec};
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
-use crate::state::{NEVER, TaskState};
+use crate::state::{Direction, NEVER, TaskState};
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, UInt32Array};
 use arrow::compute::take;
 pub use exact::ExactSum;
 use exact::take as take_bytes;
 use highwater_core::ids::{OperatorId, ShardId};
 use linear::Linear;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use values::{Calls, Values};
 
@@ -36,6 +39,7 @@ pub struct GeneralAggregate {
     shards: u16,
     late_before_ms: Option<i64>,
     close_before_ms: Option<i64>,
+    ttl: Ttl,
     changes: ChangeCodec,
     output: Codec,
     calls: Calls,
@@ -72,6 +76,7 @@ impl GeneralAggregate {
         Ok(Self {
             operator,
             shards: context.shards,
+            ttl: Ttl::of(operator, context),
             late_before_ms: BatchContext::least(&context.late_before, &spec.watermark).filter(|_| closes),
             close_before_ms: BatchContext::least(&context.close_before, &spec.watermark).filter(|_| closes),
             total: match &spec.total {
@@ -123,15 +128,20 @@ impl GeneralAggregate {
                     weight,
                     closes[row],
                     &mut group.linear,
+                    &self.ttl,
                     state,
                 )?;
             }
             if group.rows < 0 {
-                return Err(super::kept::never_inserted("aggregate"));
+                self.ttl.missing("aggregate", group.rows)?;
+                group.rows = 0;
             }
             chunk.keys.push(key.to_vec());
             chunk.shards.push(shard);
-            chunk.closes.push(closes[changes.index(at) as usize]);
+            chunk.closes.push(match self.spec.close {
+                Some(_) => closes[changes.index(at) as usize],
+                None => self.deadline(key),
+            });
             chunk.groups.push(group);
             at = end;
             if chunk.groups.len() == OUTPUT_ROWS {
@@ -139,6 +149,32 @@ impl GeneralAggregate {
             }
         }
         self.settle(chunk, state, out)
+    }
+
+    /// When a group that no watermark closes is forgotten. The one of all rows never is.
+    fn deadline(&self, key: &[u8]) -> i64 {
+        if self.total.as_deref() == Some(key) { NEVER } else { self.ttl.deadline() }
+    }
+
+    /// Groups that had no change for the TTL, with their values.
+    fn expire(&self, state: &mut TaskState) {
+        for (shard, key) in self.ttl.due(state) {
+            self.ttl.forget(state, shard, &key);
+            if let Some(group) = as_group_key(&key) {
+                let values = self.values_of(group, shard, state);
+                values.iter().for_each(|key| self.ttl.forget(state, shard, key));
+            }
+        }
+    }
+
+    /// Keys of all values kept of a group.
+    fn values_of(&self, group: &[u8], shard: ShardId, state: &TaskState) -> Vec<Vec<u8>> {
+        let mut keys = Vec::new();
+        state.walk(self.operator, shard, &tagged(1, group), Direction::Forward, &mut |key, _| {
+            keys.push(key.to_vec());
+            ControlFlow::Continue(())
+        });
+        keys
     }
 
     /// The group of all rows, where it must be there and is not.
@@ -192,6 +228,12 @@ impl GeneralAggregate {
             let kept = lives && !due;
             let value = kept.then(|| self.write(group, chunk.closes[row]));
             state.put(self.operator, chunk.shards[row], &group_key(&chunk.keys[row]), value);
+            if self.ttl.is_on() && !lives {
+                // Deletions of forgotten rows may have used up the group before its values.
+                for key in self.values_of(&chunk.keys[row], chunk.shards[row], state) {
+                    state.put(self.operator, chunk.shards[row], &key, None);
+                }
+            }
         }
         if !gone.is_empty() {
             let picked = UInt32Array::from(gone);
@@ -287,6 +329,7 @@ impl Stateful for GeneralAggregate {
     }
 
     fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+        self.expire(state);
         let input = std::mem::take(&mut self.input);
         if let Some(changes) = self.changes.consolidate(&input)? {
             self.update(&changes, state, out)?;
@@ -297,6 +340,10 @@ impl Stateful for GeneralAggregate {
 
     fn late_rows(&self) -> u64 {
         self.late_rows
+    }
+
+    fn ttl(&self) -> Option<&Ttl> {
+        Some(&self.ttl)
     }
 }
 

@@ -8,8 +8,9 @@ use super::linear::{Linear, Terms};
 use super::tagged;
 use crate::dataflow::{CallSpec, GeneralSpec, Keeps};
 use crate::error::EngineError;
-use crate::runtime::kept::{Kept, never_inserted};
+use crate::runtime::kept::Kept;
 use crate::runtime::keys::{Codec, Encoded, normalize};
+use crate::runtime::ttl::Ttl;
 use crate::state::{Direction, TaskState};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array};
 use arrow::compute::{SortOptions, take};
@@ -227,6 +228,7 @@ impl Values {
         weight: i64,
         close_ms: i64,
         linear: &mut [Linear],
+        ttl: &Ttl,
         state: &mut TaskState,
     ) -> Result<(), EngineError> {
         for (at, (values, call)) in self.calls.iter().zip(&calls.calls).enumerate() {
@@ -245,12 +247,13 @@ impl Values {
                     true => Kept::decode(&value)?.weight,
                     false => 0,
                 };
-                let after = before + weight;
+                let mut after = before + weight;
+                if after < 0 {
+                    ttl.missing("aggregate", after)?;
+                    after = 0;
+                }
                 let keep = Kept { close_ms, weight: after, count: 0 };
                 state.put(operator, shard, &full, (after != 0).then(|| keep.encode()));
-                if after < 0 {
-                    return Err(never_inserted("aggregate"));
-                }
                 times = i64::from(after > 0) - i64::from(before > 0);
             }
             if let (Some(kind), Some(terms)) = (&call.spec.linear, &values.terms) {

@@ -3,7 +3,8 @@
 //! Owns: the rows of both sides in this task's shards, and per row of a side whose unmatched rows count, how many
 //! rows match it. A row's key in state: side, length of the join key (`u32`), join key, row.
 //! Invariants: what a batch gives is (L+ΔL)⋈(R+ΔR) − L⋈R (DBSP, Budiu et al., VLDB 2023), in an order fixed by keys; a
-//! row that can match nothing any more leaves the state.
+//! row that can match nothing any more leaves the state. With a TTL, so does each row that no time bounds and that was
+//! not written for that long: by its own change, or by a change of how many rows match it where that is kept.
 
 mod pairs;
 mod rows;
@@ -18,6 +19,7 @@ use crate::dataflow::{JoinOutput, JoinSpec};
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::runtime::stateful::Stateful;
+use crate::runtime::ttl::Ttl;
 use crate::state::{NEVER, TaskState};
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, new_null_array};
 use arrow::compute::{is_not_null, kernels::boolean::and, not};
@@ -35,6 +37,7 @@ pub struct Join {
     shards: u16,
     late_before_ms: Option<i64>,
     close_before_ms: Option<i64>,
+    ttl: Ttl,
     codecs: [ChangeCodec; 2],
     input: [Vec<DeltaBatch>; 2],
     /// Rows whose key or time is NULL: they match nothing.
@@ -49,6 +52,7 @@ impl Join {
         Ok(Self {
             operator,
             shards: context.shards,
+            ttl: Ttl::of(operator, context),
             late_before_ms: BatchContext::least(&context.late_before, &spec.watermark).filter(|_| bounded),
             close_before_ms: BatchContext::least(&context.close_before, &spec.watermark).filter(|_| bounded),
             codecs: [codec(0)?, codec(1)?],
@@ -124,7 +128,7 @@ impl Join {
             if !state.owns(shard) {
                 return Err(EngineError::MissingShard(shard));
             }
-            let rows = collect(self.operator, state, shard, key, &changes, &runs, &mut chunk.stores)?;
+            let rows = collect(self.operator, state, shard, key, &changes, &runs, &self.ttl, &mut chunk.stores)?;
             chunk.pairs += rows.pairs();
             chunk.keys.push((key.to_vec(), shard, rows));
             for side in 0..2 {
@@ -174,12 +178,16 @@ impl Join {
         for (key, shard, rows) in &chunk.keys {
             for place in rows.sides[side].clone() {
                 let row = &store.rows[place];
-                let close_ms = closes.as_ref().filter(|c| c.is_valid(place)).map_or(NEVER, |c| c.value(place));
-                let due = self.close_before_ms.is_some_and(|before| close_ms <= before);
                 let (old, new) = (row.old.map_or(0, |old| old.weight), row.weight());
-                if new < 0 {
-                    return Err(super::kept::never_inserted("join"));
-                }
+                let (close_ms, due) = match (&closes, row.old) {
+                    (Some(closes), _) => {
+                        let close_ms = if closes.is_valid(place) { closes.value(place) } else { NEVER };
+                        (close_ms, self.close_before_ms.is_some_and(|before| close_ms <= before))
+                    }
+                    // Looked at, not written.
+                    (None, Some(old)) if (old.weight, old.count) == (new, row.count) => (old.close_ms, false),
+                    (None, _) => (self.ttl.deadline(), false),
+                };
                 let was = (old, row.old.is_some_and(|old| old.count > 0));
                 self.show(side, place, was, (new, row.count > 0), due, &mut lonely);
                 let kept = Kept { close_ms, weight: new, count: row.count };
@@ -316,6 +324,7 @@ impl Stateful for Join {
     }
 
     fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+        self.ttl.forget_due(state);
         let [left, right] = std::mem::take(&mut self.input);
         let changes = [self.codecs[0].consolidate(&left)?, self.codecs[1].consolidate(&right)?];
         self.join(changes, state, out)?;
@@ -336,6 +345,10 @@ impl Stateful for Join {
 
     fn late_rows(&self) -> u64 {
         self.late_rows
+    }
+
+    fn ttl(&self) -> Option<&Ttl> {
+        Some(&self.ttl)
     }
 }
 

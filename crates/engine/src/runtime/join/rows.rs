@@ -1,12 +1,13 @@
 //! The rows of some join keys: as they were, and what changes.
 //!
 //! Owns: reading them from state. Invariant: where the other side changes, all rows of the key are there; else
-//! only those that change.
+//! only those that change. No row is taken away more often than it is there.
 
 use super::state_prefix;
 use crate::error::EngineError;
 use crate::runtime::changes::Changes;
 use crate::runtime::kept::Kept;
+use crate::runtime::ttl::Ttl;
 use crate::state::{Direction, TaskState};
 use highwater_core::ids::{OperatorId, ShardId};
 use std::ops::{ControlFlow, Range};
@@ -78,6 +79,7 @@ impl KeyRows {
 }
 
 /// Brings the rows of a key into the stores; `runs` are its changes.
+#[allow(clippy::too_many_arguments)]
 pub fn collect(
     operator: OperatorId,
     state: &TaskState,
@@ -85,6 +87,7 @@ pub fn collect(
     key: &[u8],
     changes: &[Option<Changes>; 2],
     runs: &[Range<usize>; 2],
+    ttl: &Ttl,
     stores: &mut [Store; 2],
 ) -> Result<KeyRows, EngineError> {
     let mut rows = KeyRows { sides: [0..0, 0..0], changed: [0, 0] };
@@ -97,7 +100,14 @@ pub fn collect(
                 let mut value = Vec::new();
                 let there = state.read(operator, shard, &[&prefix, all.row(change)].concat(), &mut value);
                 let old = if there { Some(Kept::decode(&value)?) } else { None };
-                store.push(all.row(change), old, all.weight(change));
+                let missing = old.map_or(0, |old| old.weight) + all.weight(change);
+                if missing < 0 {
+                    ttl.missing("join", missing)?;
+                }
+                let delta = all.weight(change) - missing.min(0);
+                if delta != 0 || old.is_some() {
+                    store.push(all.row(change), old, delta);
+                }
             }
         }
         rows.changed[side] = store.len() - start;

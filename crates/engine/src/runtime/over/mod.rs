@@ -4,17 +4,20 @@
 //! (`u32`), partition, order columns, row; its count is the length of the order columns.
 //! Invariants: what a batch gives is the partition's rows as they are less those as they were; ties of the order are
 //! broken by the rows themselves, so that every process sees the same order; of inputs that take nothing back,
-//! rows behind the limit are forgotten.
+//! rows behind the limit are forgotten. With a TTL a partition expires as a whole when no row of it changed for that
+//! long, since the ranks of those that stayed would otherwise shift without being given; its deadline has a key of its
+//! own: length with the highest bit set, partition.
 
 mod partition;
 
 use super::BatchContext;
 use super::changes::{ChangeCodec, Changes};
 use super::exchange::pick;
-use super::kept::{Kept, never_inserted};
+use super::kept::Kept;
 use super::keys::{Codec, shard_of};
 use super::pipeline::{OUTPUT_ROWS, batch};
 use super::stateful::Stateful;
+use super::ttl::Ttl;
 use crate::dataflow::OverSpec;
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
@@ -22,7 +25,7 @@ use crate::state::{NEVER, TaskState};
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch};
 use arrow::compute::concat;
 use highwater_core::ids::{OperatorId, ShardId};
-use partition::{Entry, limited, prefix_of, prune, scan};
+use partition::{Entry, deadline_key, is_empty, limited, prefix_of, prune, scan};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -32,6 +35,7 @@ pub struct Over {
     shards: u16,
     late_before_ms: Option<i64>,
     close_before_ms: Option<i64>,
+    ttl: Ttl,
     changes: ChangeCodec,
     order: Codec,
     output: Codec,
@@ -67,6 +71,7 @@ impl Over {
         Ok(Self {
             operator,
             shards: context.shards,
+            ttl: Ttl::of(operator, context),
             late_before_ms: BatchContext::least(&context.late_before, &spec.watermark).filter(|_| bounded),
             close_before_ms: BatchContext::least(&context.close_before, &spec.watermark).filter(|_| bounded),
             changes: ChangeCodec::new(&spec.input_schema, &spec.partition)?,
@@ -109,9 +114,10 @@ impl Over {
                 let full = [prefix.as_slice(), order, changes.row(change)].concat();
                 let mut value = Vec::new();
                 let there = state.read(self.operator, shard, &full, &mut value);
-                let weight = changes.weight(change) + if there { Kept::decode(&value)?.weight } else { 0 };
+                let mut weight = changes.weight(change) + if there { Kept::decode(&value)?.weight } else { 0 };
                 if weight < 0 {
-                    return Err(never_inserted("over"));
+                    self.ttl.missing("over", weight)?;
+                    weight = 0;
                 }
                 let close_ms = closes.as_ref().filter(|c| c.is_valid(row)).map_or(NEVER, |c| c.value(row));
                 let kept = Kept { close_ms, weight, count: order.len() as i64 };
@@ -120,6 +126,11 @@ impl Over {
             let after = scan(self.operator, state, shard, &prefix, self.spec.limit)?;
             if !self.spec.input_retracts && self.spec.limit.is_some() {
                 prune(self.operator, state, shard, &prefix, &after);
+            }
+            if self.ttl.is_on() {
+                let deadline = Kept { close_ms: self.ttl.deadline(), weight: 0, count: 0 };
+                let lives = !is_empty(self.operator, state, shard, &prefix);
+                state.put(self.operator, shard, &deadline_key(&prefix), lives.then(|| deadline.encode()));
             }
             touched.insert(prefix, shard);
             if !self.spec.on_close && before != after {
@@ -185,6 +196,18 @@ impl Over {
         Ok(())
     }
 
+    /// Partitions in which nothing changed for the TTL.
+    fn expire(&self, state: &mut TaskState) -> Result<(), EngineError> {
+        for (shard, key) in self.ttl.due(state) {
+            let prefix = partition::of_deadline(&key)?;
+            for entry in scan(self.operator, state, shard, &prefix, None)? {
+                self.ttl.forget(state, shard, &entry.key);
+            }
+            state.put(self.operator, shard, &key, None);
+        }
+        Ok(())
+    }
+
     /// Partitions whose time is over: given now, if final rows are wanted, and forgotten.
     fn close(
         &self,
@@ -243,6 +266,7 @@ impl Stateful for Over {
     }
 
     fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+        self.expire(state)?;
         let input = std::mem::take(&mut self.input);
         let mut touched = BTreeMap::new();
         if let Some(changes) = self.changes.consolidate(&input)? {
@@ -253,5 +277,9 @@ impl Stateful for Over {
 
     fn late_rows(&self) -> u64 {
         self.late_rows
+    }
+
+    fn ttl(&self) -> Option<&Ttl> {
+        Some(&self.ttl)
     }
 }

@@ -32,6 +32,38 @@ pub fn prefix_in(bytes: &[u8]) -> Result<&[u8], EngineError> {
     bytes.get(..4 + length).ok_or_else(cut_off)
 }
 
+/// The highest bit of a length: no partition is that long.
+const DEADLINE: u8 = 1 << 7;
+
+/// Where the partition of this prefix keeps when it expires.
+pub fn deadline_key(prefix: &[u8]) -> Vec<u8> {
+    let mut key = prefix.to_vec();
+    if let Some(first) = key.first_mut() {
+        *first |= DEADLINE;
+    }
+    key
+}
+
+/// The prefix of the partition whose deadline this key keeps.
+pub fn of_deadline(key: &[u8]) -> Result<Vec<u8>, EngineError> {
+    let mut prefix = key.to_vec();
+    match prefix.first_mut() {
+        Some(first) if *first & DEADLINE != 0 => *first &= !DEADLINE,
+        _ => return Err(EngineError::Internal("a partition's deadline has another key".into())),
+    }
+    Ok(prefix)
+}
+
+/// The partition has no row.
+pub fn is_empty(operator: OperatorId, state: &TaskState, shard: ShardId, prefix: &[u8]) -> bool {
+    let mut empty = true;
+    state.walk(operator, shard, prefix, Direction::Forward, &mut |_, _| {
+        empty = false;
+        ControlFlow::Break(())
+    });
+    empty
+}
+
 /// Counts ranks along a partition.
 struct Counter {
     limit: Option<RankLimit>,

@@ -4,21 +4,23 @@
 //! start`, whose value holds its close time and its last time; a row, `1 | length (u32) | partition | time | row`.
 //! Invariants: sessions of one partition do not touch; a row is late if it touches a session that is closed, or makes
 //! one of its own that would be. A closed session is remembered, without rows, until every row that could touch it
-//! is late by itself: so the answer never depends on what has been forgotten.
+//! is late by itself: so the answer never depends on what has been forgotten. Where no watermark closes sessions, a TTL
+//! forgets each that had no change for that long, with its rows; its close time is its deadline then.
 
 mod merge;
 
 use super::BatchContext;
 use super::changes::{ChangeCodec, Changes};
-use super::kept::{Kept, never_inserted};
+use super::kept::Kept;
 use super::keys::shard_of;
 use super::pipeline::{OUTPUT_ROWS, batch};
 use super::stateful::Stateful;
+use super::ttl::Ttl;
 use crate::dataflow::SessionSpec;
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::plan::session::{gap_in, windows};
-use crate::state::{Direction, NEVER, TaskState};
+use crate::state::{Direction, NEVER, TaskState, closes_at};
 use arrow::array::{AsArray, Int64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit};
@@ -37,6 +39,7 @@ pub struct Sessions {
     shards: u16,
     late_before_ms: Option<i64>,
     close_before_ms: Option<i64>,
+    ttl: Ttl,
     changes: ChangeCodec,
     unit: TimeUnit,
     /// In units of the time column.
@@ -78,6 +81,13 @@ impl Place {
         Self { shard, prefix }
     }
 
+    /// The partition's prefix in a key of state.
+    fn in_key(key: &[u8]) -> Result<&[u8], EngineError> {
+        let length = key.get(1..).and_then(|rest| rest.first_chunk::<4>()).map(|l| u32::from_be_bytes(*l) as usize);
+        let prefix = length.and_then(|length| key.get(1..5 + length));
+        prefix.ok_or_else(|| EngineError::Internal("a session's key is cut off".into()))
+    }
+
     fn kind(&self, kind: u8) -> Vec<u8> {
         [&[kind], self.prefix.as_slice()].concat()
     }
@@ -110,6 +120,7 @@ impl Sessions {
         Ok(Self {
             operator,
             shards: context.shards,
+            ttl: Ttl::of(operator, context),
             late_before_ms: BatchContext::least(&context.late_before, &spec.watermark).filter(|_| closes),
             close_before_ms: BatchContext::least(&context.close_before, &spec.watermark).filter(|_| closes),
             changes: ChangeCodec::new(&spec.input_schema, &spec.partition)?,
@@ -124,12 +135,12 @@ impl Sessions {
     /// First instant after a session, milliseconds.
     fn end_ms(&self, last: i64) -> i64 {
         let end = last.saturating_add(self.gap);
-        match self.unit {
+        closes_at(match self.unit {
             TimeUnit::Second => end.saturating_mul(1_000),
             TimeUnit::Millisecond => end,
             TimeUnit::Microsecond => end / 1_000,
             TimeUnit::Nanosecond => end / 1_000_000,
-        }
+        })
     }
 
     fn is_late(&self, last: i64) -> bool {
@@ -207,7 +218,9 @@ impl Sessions {
                 let (row, weight) = (changes.row(change), changes.weight(change));
                 let closed = sessions.iter().any(|session| session.closed && session.touches(time, self.gap));
                 let unknown = || !state.read(self.operator, shard, &place.row(time, row), &mut Vec::new());
-                if closed || weight < 0 && unknown() {
+                if !closed && self.ttl.is_on() && weight < 0 && unknown() {
+                    self.ttl.missing("session", weight)?;
+                } else if closed || weight < 0 && unknown() {
                     self.late_rows += weight.unsigned_abs();
                 } else {
                     accepted.insert((time, row.to_vec()), weight);
@@ -251,9 +264,10 @@ impl Sessions {
             let key = place.row(*time, row);
             let mut value = Vec::new();
             let there = state.read(self.operator, place.shard, &key, &mut value);
-            let weight = weight + if there { Kept::decode(&value)?.weight } else { 0 };
+            let mut weight = weight + if there { Kept::decode(&value)?.weight } else { 0 };
             if weight < 0 {
-                return Err(never_inserted("session"));
+                self.ttl.missing("session", weight)?;
+                weight = 0;
             }
             let kept = Kept { close_ms: NEVER, weight, count: 0 };
             state.put(self.operator, place.shard, &key, (weight > 0).then(|| kept.encode()));
@@ -270,7 +284,8 @@ impl Sessions {
             state.put(self.operator, place.shard, &place.session(old.start), None);
         }
         for (start, last) in &new {
-            let kept = Kept { close_ms: self.end_ms(*last), weight: *last, count: 0 };
+            let close_ms = if self.ttl.is_on() { self.ttl.deadline() } else { self.end_ms(*last) };
+            let kept = Kept { close_ms, weight: *last, count: 0 };
             state.put(self.operator, place.shard, &place.session(*start), Some(kept.encode()));
         }
         if self.spec.on_close {
@@ -290,6 +305,22 @@ impl Sessions {
             for ((time, row), weight) in rows {
                 output.add(row, within(sessions, *time).unwrap_or_default(), sign * weight);
             }
+        }
+        Ok(())
+    }
+
+    /// Sessions without a change for the TTL.
+    fn expire(&self, state: &mut TaskState) -> Result<(), EngineError> {
+        for (shard, key) in self.ttl.due(state) {
+            let place = Place { shard, prefix: Place::in_key(&key)?.to_vec() };
+            let start = number(&key[1 + place.prefix.len()..])?;
+            let session = self.sessions(&place, state)?.into_iter().find(|session| session.start == start);
+            if let Some(session) = session {
+                for (time, row) in self.rows(&place, (session.start, session.last), state)?.into_keys() {
+                    self.ttl.forget(state, shard, &place.row(time, &row));
+                }
+            }
+            self.ttl.forget(state, shard, &key);
         }
         Ok(())
     }
@@ -319,10 +350,7 @@ impl Sessions {
         let Some(close_before) = self.close_before_ms else { return Ok(()) };
         for (shard, key) in state.due(self.operator, close_before) {
             // Only sessions have a close time.
-            let length = key.get(1..).and_then(|rest| rest.first_chunk::<4>()).map(|l| u32::from_be_bytes(*l) as usize);
-            let prefix = length.and_then(|length| key.get(1..5 + length));
-            let cut_off = || EngineError::Internal("a session's key is cut off".into());
-            touched.insert((shard, prefix.ok_or_else(cut_off)?.to_vec()));
+            touched.insert((shard, Place::in_key(&key)?.to_vec()));
         }
         let mut output = Output::default();
         for (shard, prefix) in touched {
@@ -365,6 +393,7 @@ impl Stateful for Sessions {
     }
 
     fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+        self.expire(state)?;
         let input = std::mem::take(&mut self.input);
         let mut touched = BTreeSet::new();
         if let Some(changes) = self.changes.consolidate(&input)? {
@@ -375,5 +404,9 @@ impl Stateful for Sessions {
 
     fn late_rows(&self) -> u64 {
         self.late_rows
+    }
+
+    fn ttl(&self) -> Option<&Ttl> {
+        Some(&self.ttl)
     }
 }

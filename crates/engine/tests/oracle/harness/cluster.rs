@@ -13,7 +13,7 @@ use highwater_core::ids::{AttemptId, AttemptNumber, BatchId, EdgeId, Epoch, Shar
 use highwater_core::offsets::{OffsetRange, Ranges, SourcePartition, TopicPartition};
 use highwater_core::plan::{BatchPlan, TaskPlan, TaskWork};
 use highwater_core::record::SourceWatermark;
-use highwater_core::report::StateDelta;
+use highwater_core::report::{OperatorMetrics, StateDelta};
 use highwater_core::watermark;
 use highwater_engine::CompiledQuery;
 use highwater_engine::dataflow::StageInput;
@@ -105,6 +105,8 @@ pub struct Cluster {
     now_ms: i64,
     /// Rows dropped as late in committed batches.
     pub late_rows: u64,
+    /// Of the last batch, all operators together.
+    pub counts: OperatorMetrics,
 }
 
 /// What an attempt did.
@@ -113,7 +115,7 @@ struct Done {
     /// Rows per task and sink, in order.
     written: BTreeMap<TaskId, Vec<(SinkId, DeltaBatch)>>,
     deltas: Vec<StateDelta>,
-    late_rows: u64,
+    counts: OperatorMetrics,
 }
 
 impl Cluster {
@@ -141,6 +143,7 @@ impl Cluster {
             attempts: 0,
             now_ms: START_MS - 1,
             late_rows: 0,
+            counts: OperatorMetrics::default(),
         })
     }
 
@@ -222,7 +225,8 @@ impl Cluster {
         }
         let lost = usize::from(self.fault == Fault::LostDelta && self.batch % 2 == 1);
         self.checkpoint.push(done.deltas.into_iter().skip(lost).map(|delta| delta.bytes).collect());
-        self.late_rows += done.late_rows;
+        self.late_rows += done.counts.late_rows;
+        self.counts = done.counts;
         let written: Vec<(SinkId, DeltaBatch)> = done.written.into_values().flatten().collect();
         for (id, sink) in &mut self.sinks {
             sink.commit(written.iter().filter(|(to, _)| to == id).map(|(_, rows)| rows))?;
@@ -324,7 +328,8 @@ impl Cluster {
         }
         // Rows for each task: by sender, in the order they were sent.
         let mut inboxes: BTreeMap<TaskId, Vec<(EdgeId, DeltaBatch)>> = BTreeMap::new();
-        let mut done = Done { attempt, written: BTreeMap::new(), deltas: Vec::new(), late_rows: 0 };
+        let counts = OperatorMetrics::default();
+        let mut done = Done { attempt, written: BTreeMap::new(), deltas: Vec::new(), counts };
         for task in &plan.tasks {
             let inbox = inboxes.remove(&task.id).unwrap_or_default();
             let emitted =
@@ -379,7 +384,12 @@ impl Cluster {
         let outcome = runtime.finish(&mut emitted)?;
         state.stage(done.attempt, outcome.overlay);
         done.deltas.extend(outcome.state);
-        done.late_rows += outcome.operators.iter().map(|operator| operator.late_rows).sum::<u64>();
+        for operator in outcome.operators {
+            done.counts.state_rows += operator.state_rows;
+            done.counts.late_rows += operator.late_rows;
+            done.counts.expired_rows += operator.expired_rows;
+            done.counts.ignored_rows += operator.ignored_rows;
+        }
         Ok(emitted)
     }
 

@@ -22,6 +22,8 @@ pub struct Sink {
     key: Vec<usize>,
     /// Each batch writes all rows.
     whole: bool,
+    /// A row may be written again as it is: what wrote it has been forgotten.
+    pub forgets: bool,
     appended: Vec<Row>,
     table: BTreeMap<Text, Row>,
 }
@@ -39,6 +41,7 @@ impl Sink {
             schema: table.schema.clone(),
             key: table.primary_key.clone(),
             whole: table.mode == OutputMode::Complete,
+            forgets: false,
             appended: Vec::new(),
             table: BTreeMap::new(),
         }
@@ -74,7 +77,7 @@ impl Sink {
     fn upsert(&mut self, key: Text, weight: i64, row: Row) -> Result<(), String> {
         match weight {
             1 => match self.table.insert(key, row.clone()) {
-                Some(before) if before.text == row.text => {
+                Some(before) if !self.forgets && before.text == row.text => {
                     Err(format!("an unchanged row was written again: {:?}", row.text))
                 }
                 _ => Ok(()),
