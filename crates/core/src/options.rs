@@ -110,6 +110,9 @@ pub struct SourceOptions {
     pub max_records_per_second: Option<u64>,
     pub on_data_loss: OnDataLoss,
     pub on_bad_record: OnBadRecord,
+    /// Rows that operators drop as late are written to this topic, in the transaction of their batch.
+    #[serde(default)]
+    pub late_topic: Option<String>,
     /// A partition read to its end for this long no longer holds the watermark.
     pub idle_timeout_ms: Option<u64>,
     pub isolation_level: IsolationLevel,

@@ -6,7 +6,7 @@
 use crate::plan::build::{Builder, Target};
 use crate::plan::catalog::Catalog;
 use crate::plan::clock::BatchClock;
-use crate::plan::{dead_letters, insert, optimize, sinks, sources};
+use crate::plan::{dead_letters, insert, late_rows, optimize, sinks, sources};
 use crate::query::{CompiledQuery, SinkTable};
 use crate::sql::ddl::{Column, OptionEntry, TableDef};
 use crate::sql::derived::From;
@@ -56,8 +56,9 @@ pub fn compile(sql: &str) -> Result<CompiledQuery> {
             builder.warnings.extend(sinks::idle_parts(table));
         }
     }
-    let Builder { mut dataflow, lookups, warnings, .. } = builder;
+    let Builder { mut dataflow, lookups, mut warnings, .. } = builder;
     dead_letters::connect(&mut dataflow, &mut sources, &mut sinks);
+    late_rows::connect(&mut dataflow, &sources, &mut sinks, &mut warnings);
     Ok(CompiledQuery { options, sources, sinks, dataflow, lookups, warnings, clock })
 }
 

@@ -67,6 +67,8 @@ pub enum StageInput {
 #[derive(Clone, Debug)]
 pub struct Pipeline {
     pub inputs: Vec<PipelineInput>,
+    /// Where rows of each input go that an operator drops as late, if not nowhere; empty: none of any.
+    pub late: Vec<Option<SinkId>>,
     pub ops: Vec<OpSpec>,
     pub output: PipelineOutput,
 }

@@ -12,6 +12,7 @@ use highwater_core::offsets::SourcePartition;
 use highwater_core::plan::{TaskPlan, WriterPlan};
 use highwater_core::report::{PartitionReport, TaskReport};
 use highwater_crash as crash;
+use highwater_engine::CompiledQuery;
 use highwater_engine::delta::DeltaBatch;
 use highwater_engine::runtime::{Emit, TaskRuntime};
 use highwater_engine::state::Overlay;
@@ -40,6 +41,8 @@ pub struct Compute {
     pub cancel: CancellationToken,
     /// Where records go that do not decode, if not nowhere.
     pub dead_letters: Option<SinkId>,
+    /// Names operators in rows that were late.
+    pub compiled: Arc<CompiledQuery>,
 }
 
 /// What a task leaves behind.
@@ -99,12 +102,13 @@ impl Compute {
             in_use.insert(plan.sink, slot.begin(&self.writers, *plan, self.batch, self.attempt, held)?);
         }
         let cancel = &self.cancel;
-        let mut work = Work { runtime: self.runtime, sender: self.sender, in_use, emitted: Vec::new(), cancel };
+        let labels = Labels { batch: self.batch, compiled: self.compiled };
+        let mut work = Work { runtime: self.runtime, sender: self.sender, in_use, emitted: Vec::new(), labels, cancel };
         let partitions = feed(&mut work)?;
         work.check()?;
-        let Work { runtime, sender, in_use, mut emitted, .. } = work;
+        let Work { runtime, sender, in_use, mut emitted, labels, .. } = work;
         let outcome = runtime.finish(&mut emitted)?;
-        let mut rest = Leading { sender, in_use };
+        let mut rest = Leading { sender, in_use, labels };
         rest.lead(&mut emitted)?;
         if cancel.is_cancelled() {
             return Err(TaskError::Cancelled);
@@ -129,6 +133,7 @@ struct Work<'a> {
     sender: Sender,
     in_use: BTreeMap<SinkId, InUse<'a>>,
     emitted: Vec<Emit>,
+    labels: Labels,
     cancel: &'a CancellationToken,
 }
 
@@ -138,7 +143,7 @@ impl Work<'_> {
     }
 
     fn lead(&mut self) -> Result<(), TaskError> {
-        lead(&mut self.sender, &mut self.in_use, &mut self.emitted)
+        lead(&mut self.sender, &mut self.in_use, &self.labels, &mut self.emitted)
     }
 }
 
@@ -146,11 +151,18 @@ impl Work<'_> {
 struct Leading<'a> {
     sender: Sender,
     in_use: BTreeMap<SinkId, InUse<'a>>,
+    labels: Labels,
+}
+
+/// What rows that were late are told apart by.
+struct Labels {
+    batch: BatchId,
+    compiled: Arc<CompiledQuery>,
 }
 
 impl Leading<'_> {
     fn lead(&mut self, emitted: &mut Vec<Emit>) -> Result<(), TaskError> {
-        lead(&mut self.sender, &mut self.in_use, emitted)
+        lead(&mut self.sender, &mut self.in_use, &self.labels, emitted)
     }
 }
 
@@ -158,15 +170,24 @@ impl Leading<'_> {
 fn lead(
     sender: &mut Sender,
     in_use: &mut BTreeMap<SinkId, InUse<'_>>,
+    labels: &Labels,
     emitted: &mut Vec<Emit>,
 ) -> Result<(), TaskError> {
     for emit in emitted.drain(..) {
-        match emit {
-            Emit::Exchange { edge, shard, rows } => sender.send(edge, shard, rows)?,
-            Emit::Sink { sink, rows } => match in_use.get_mut(&sink) {
-                Some(writer) => writer.write(&rows)?,
-                None => return Err(TaskError::NotInQuery(format!("a writer of sink {sink}"))),
-            },
+        let (sink, rows) = match emit {
+            Emit::Exchange { edge, shard, rows } => {
+                sender.send(edge, shard, rows)?;
+                continue;
+            }
+            Emit::Sink { sink, rows } => (sink, rows),
+            Emit::Late { sink, late } => {
+                let info = labels.compiled.dataflow.operators.iter().find(|info| info.id == late.operator);
+                (sink, highwater_connectors::sink::late_rows(&late, info, labels.batch)?)
+            }
+        };
+        match in_use.get_mut(&sink) {
+            Some(writer) => writer.write(&rows)?,
+            None => return Err(TaskError::NotInQuery(format!("a writer of sink {sink}"))),
         }
     }
     Ok(())

@@ -177,5 +177,6 @@ fn compute(context: &TaskContext, task: TaskPlan, shards: std::ops::Range<u16>) 
         published: (*context.published).clone(),
         cancel: context.cancel.clone(),
         dead_letters,
+        compiled: compiled.clone(),
     })
 }

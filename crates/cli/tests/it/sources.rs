@@ -18,6 +18,23 @@ fn input_rows(progress: &[Value]) -> Vec<u64> {
 }
 
 #[test]
+fn two_sources_write_one_sink_in_one_batch() {
+    let (tables, others) = (Tables::new("union-t", 2), Tables::new("union-u", 2));
+    tables.produce(0, 0..1_000);
+    others.produce(1, 1_000..2_000);
+    let cluster = Highwater::start(1);
+    let second = others.source("").replace("TABLE t ", "TABLE u ");
+    let sql = format!(
+        "SET trigger = 'once'; {} {second} {} INSERT INTO o SELECT id FROM t UNION ALL SELECT id FROM u;",
+        tables.source(""),
+        tables.sink("id BIGINT")
+    );
+    cluster.submit("q", &sql);
+    cluster.wait_state("q", &["finished"]);
+    assert_eq!(tables.ids(), (0..2_000).collect::<Vec<i64>>());
+}
+
+#[test]
 fn available_now_reads_to_the_ends_of_its_start_within_the_limits() {
     let tables = Tables::new("available-now", 2);
     tables.produce(0, 0..500);

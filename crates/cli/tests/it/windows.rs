@@ -121,6 +121,48 @@ fn available_now_leaves_open_windows_in_state() {
 }
 
 #[test]
+fn late_rows_go_to_their_topic_exactly_once_through_kills() {
+    let tables = Tables::new("late-rows", 2);
+    let late_topic = "late-rows-late";
+    let mut cluster = Highwater::start(2);
+    let sql = format!(
+        "SET max_offsets_per_trigger = 150; {} {}
+         INSERT INTO o SELECT window_start, window_end, max(id)
+           FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '10' SECOND)) GROUP BY window_start, window_end;",
+        tables.source(&format!(", 'late_topic'='{late_topic}'")),
+        tables.sink(APPENDED)
+    );
+    cluster.submit("q", &sql);
+    assert!(tables.kafka.topics().contains(late_topic), "a missing topic is made");
+    tables.kafka.produce(&tables.input, [at(1, 1).partition(0), at(100, 2).partition(0), at(100, 3).partition(1)]);
+    cluster.wait("the first window", || (tables.rows().len() == 1).then_some(()));
+    let late = |from: i64, to: i64| (from..to).map(|id| at(5, id).partition((id % 2) as i32));
+    tables.kafka.produce(&tables.input, late(1_000, 2_000));
+    cluster.kill_executor(1);
+    tables.kafka.produce(&tables.input, late(2_000, 3_000));
+    cluster.wait_caught_up("q");
+    tables.kafka.produce(&tables.input, late(3_000, 4_000));
+    cluster.kill_driver();
+    cluster.start_driver(&[]);
+    cluster.wait_caught_up("q");
+    let records = tables.kafka.read_all(late_topic, Isolation::Committed);
+    let mut ids: Vec<i64> = records.iter().map(|record| record.json()["id"].as_i64().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (1_000..4_000).collect::<Vec<i64>>());
+    let header = |name: &str| {
+        let found =
+            records[0].headers.iter().find(|(key, _)| key == name).unwrap_or_else(|| panic!("no header {name}"));
+        String::from_utf8(found.1.clone().unwrap()).unwrap()
+    };
+    assert_eq!(header("highwater.operator"), "0");
+    assert_eq!(header("highwater.watermark"), "2026-01-01T00:01:35.000Z");
+    let reason = "its time was over at 2026-01-01T00:00:10.000Z, and the watermark had passed that";
+    assert_eq!(header("highwater.reason"), reason);
+    assert_eq!(records[0].json()["window_end"], "2026-01-01T00:00:10");
+    assert_eq!(tables.rows().len(), 1, "what was late changed nothing");
+}
+
+#[test]
 fn a_query_that_keeps_too_much_stops_and_names_the_operator() {
     let tables = Tables::new("state-limit", 1);
     let cluster = Highwater::start(1);

@@ -7,10 +7,12 @@
 
 mod console;
 mod kafka;
+mod late_rows;
 mod progress;
 mod records;
 mod resolve;
 
+pub use late_rows::late_rows;
 pub use progress::{Progress, ProgressKey, ProgressReader, progress_topic};
 pub use resolve::resolve_writers;
 

@@ -2,7 +2,7 @@
 
 use super::machine::{Execution, Phase, Prepared, QueryMachine, StageInput, StageTopology};
 use super::{Action, BatchTimings};
-use crate::ids::{BatchId, ExecutorId, SourceId, TaskId, WriterId};
+use crate::ids::{BatchId, ExecutorId, SinkId, SourceId, TaskId, WriterId};
 use crate::offsets::{Ranges, SourcePartition};
 use crate::plan::{BatchPlan, TaskPlan, TaskWork, WriterPlan};
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,7 +77,8 @@ impl QueryMachine {
 
     /// Splits a batch into tasks: per source stage one for each executor with something to read, per shard
     /// stage one for each executor. A writer's number is its executor's place in the assignment, so that
-    /// writers stay where they are from batch to batch.
+    /// writers stay where they are from batch to batch; if several stages write one sink, each has a writer of its
+    /// own there, since a task begins and flushes its writers by itself.
     fn split(&self, ranges: &Ranges) -> (Vec<TaskPlan>, BTreeMap<TaskId, ExecutorId>) {
         let mut tasks = Vec::new();
         let mut placement = BTreeMap::new();
@@ -85,13 +86,18 @@ impl QueryMachine {
             for (place, executor) in self.assignment.order.iter().enumerate() {
                 let Some(work) = self.work_of(stage, executor, ranges) else { continue };
                 let id = TaskId(tasks.len() as u32);
-                let writer = WriterId(place as u32);
-                let writers = stage.sinks.iter().map(|sink| WriterPlan { sink: *sink, writer }).collect();
+                let writers = stage.sinks.iter().map(|sink| self.writer(stage, *sink, place)).collect();
                 tasks.push(TaskPlan { id, stage: stage.id, work, writers });
                 placement.insert(id, *executor);
             }
         }
         (tasks, placement)
+    }
+
+    fn writer(&self, stage: &StageTopology, sink: SinkId, place: usize) -> WriterPlan {
+        let writing = self.config.stages.iter().filter(|stage| stage.sinks.contains(&sink));
+        let among = writing.clone().take_while(|other| other.id != stage.id).count();
+        WriterPlan { sink, writer: WriterId((place * writing.count() + among) as u32) }
     }
 
     fn work_of(&self, stage: &StageTopology, executor: &ExecutorId, ranges: &Ranges) -> Option<TaskWork> {

@@ -148,7 +148,7 @@ impl<'a> Builder<'a> {
         {
             stage.sinks.push(sink);
         }
-        stage.pipelines.push(Pipeline { inputs: flow.inputs, ops: flow.ops, output });
+        stage.pipelines.push(Pipeline { inputs: flow.inputs, late: Vec::new(), ops: flow.ops, output });
     }
 
     /// The flows that together are the output of `plan`.

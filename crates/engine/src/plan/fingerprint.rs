@@ -39,7 +39,7 @@ fn describe(query: &CompiledQuery, out: &mut Text) -> std::fmt::Result {
     for stage in &query.dataflow.stages {
         writeln!(out, "stage {} {:?} {:?}", stage.id, stage.input, stage.sinks)?;
         for pipeline in &stage.pipelines {
-            writeln!(out, "pipeline {:?}", pipeline.inputs)?;
+            writeln!(out, "pipeline {:?} {:?}", pipeline.inputs, pipeline.late)?;
             for op in &pipeline.ops {
                 writeln!(out, "{}", op_text(op))?;
                 describe_schemas(op, out)?;

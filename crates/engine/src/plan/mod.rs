@@ -18,6 +18,7 @@ pub mod general;
 pub mod hop;
 pub mod insert;
 pub mod join;
+pub mod late_rows;
 pub mod lateral;
 pub mod lineage;
 pub mod lookup;

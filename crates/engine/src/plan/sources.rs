@@ -114,6 +114,12 @@ fn check_readable(table: &Table, defaults: &[OptionEntry]) -> Result<ConnectorOp
         return Err(SqlError::at(def.name.at, format!("table '{name}' lacks the option 'topic'"))
             .hint("add 'topic' = '<topic>'"));
     }
+    if let Some(late) = table.options.source.late_topic.as_ref().filter(|late| kafka.topic.as_ref() == Some(*late)) {
+        let own = def.options.iter().find(|entry| entry.value == *late && entry.key.to_lowercase().contains("late"));
+        let at = own.map_or(def.name.at, |entry| entry.value_at);
+        return Err(SqlError::at(at, format!("'late_topic' of table '{name}' is the topic it reads"))
+            .hint("late rows would be read again, and be late again: name another topic"));
+    }
     for column in &def.columns {
         let Some(metadata) = metadata_field(&column.name.text) else { continue };
         if *metadata.data_type() != column.data_type {

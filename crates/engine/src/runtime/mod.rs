@@ -15,6 +15,7 @@ mod join;
 mod kept;
 mod keyed_sink;
 mod keys;
+mod late;
 mod lookup;
 mod over;
 mod partial_aggregate;
@@ -27,6 +28,7 @@ mod unnest;
 
 pub use general::linear::LinearKind;
 pub use keys::shard_of;
+pub use late::LateRows;
 pub use lookup::LookupTable;
 pub(crate) use partial_aggregate::close_times;
 pub(crate) use sums::{Sum, SumKind};
@@ -110,6 +112,11 @@ pub enum Emit {
         sink: SinkId,
         rows: DeltaBatch,
     },
+    /// Rows an operator dropped, for the sink that keeps such.
+    Late {
+        sink: SinkId,
+        late: LateRows,
+    },
 }
 
 /// What a task leaves behind besides its rows.
@@ -130,6 +137,7 @@ pub struct TaskRuntime {
 
 struct RunningPipeline {
     inputs: Vec<PipelineInput>,
+    late: Vec<Option<SinkId>>,
     chain: Chain,
     output: Output,
 }
@@ -159,8 +167,12 @@ impl TaskRuntime {
                     (Output::Exchange(Router::new(spec, context)?), String::new())
                 }
             };
-            let chain = Chain::new(&pipeline.ops, context, &name)?;
-            pipelines.push(RunningPipeline { inputs: pipeline.inputs.clone(), chain, output });
+            let mut chain = Chain::new(&pipeline.ops, context, &name)?;
+            let late = pipeline.late.clone();
+            if !late.is_empty() {
+                chain.want_late(&late.iter().map(Option::is_some).collect::<Vec<_>>());
+            }
+            pipelines.push(RunningPipeline { inputs: pipeline.inputs.clone(), late, chain, output });
         }
         Ok(Self { pipelines, state })
     }
@@ -186,6 +198,7 @@ impl TaskRuntime {
                 pipeline.chain.push(port, rows.clone(), &mut done)?;
                 pipeline.output.lead(done, out)?;
             }
+            pipeline.lead_late(out);
         }
         Ok(())
     }
@@ -197,12 +210,28 @@ impl TaskRuntime {
             let mut done = Vec::new();
             pipeline.chain.finish(&mut self.state, &mut done)?;
             pipeline.output.lead(done, out)?;
+            pipeline.lead_late(out);
             for metrics in pipeline.chain.metrics(&self.state) {
                 add(operators.entry(metrics.operator).or_default(), metrics);
             }
         }
         let (overlay, state) = self.state.finish();
         Ok(TaskOutcome { overlay, state, operators: operators.into_values().collect() })
+    }
+}
+
+impl RunningPipeline {
+    /// Leads what was dropped as late to where it is wanted.
+    fn lead_late(&mut self, out: &mut Vec<Emit>) {
+        if self.late.is_empty() {
+            return;
+        }
+        // Behind the first operator, the inputs are one.
+        let any = self.late.iter().flatten().next().copied();
+        for (place, input, late) in self.chain.take_late() {
+            let sink = if place == 0 { self.late.get(input).copied().flatten() } else { any };
+            out.extend(sink.map(|sink| Emit::Late { sink, late }));
+        }
     }
 }
 

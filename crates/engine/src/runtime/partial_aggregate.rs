@@ -5,6 +5,7 @@
 use super::BatchContext;
 use super::aggregator::{Accumulators, Groups};
 use super::keys::normalize;
+use super::late::Late;
 use super::pipeline::{batch, evaluate};
 use super::stateful::Stateful;
 use crate::dataflow::{AggregateSpec, CloseKey};
@@ -23,7 +24,7 @@ pub struct PartialAggregate {
     late_before_ms: Option<i64>,
     groups: Groups,
     accumulators: Accumulators,
-    late_rows: u64,
+    late: Late,
 }
 
 impl PartialAggregate {
@@ -33,7 +34,7 @@ impl PartialAggregate {
             late_before_ms: BatchContext::least(&context.late_before, &spec.watermark),
             groups: Groups::new(&spec)?,
             accumulators: Accumulators::new(&spec.aggregates)?,
-            late_rows: 0,
+            late: Late::default(),
             spec,
         })
     }
@@ -44,9 +45,8 @@ impl PartialAggregate {
         }
         let mut rows = rows;
         let mut keys = self.keys(&rows)?;
-        if let Some(keep) = self.in_time(&keys)? {
-            self.late_rows += (rows.num_rows() - keep.true_count()) as u64;
-            rows = rows.filter(&keep)?;
+        if let Some((keep, over_at)) = self.in_time(&keys)? {
+            rows = self.late.drop_from(0, rows, &keep, (self.operator, self.late_before_ms), &over_at)?;
             keys = keys.iter().map(|key| filter(key, &keep)).collect::<Result<_, _>>()?;
             if rows.num_rows() == 0 {
                 return Ok(());
@@ -74,8 +74,8 @@ impl PartialAggregate {
         self.spec.group.iter().map(|expr| Ok(normalize(evaluate(expr, &rows.batch)?))).collect()
     }
 
-    /// Which rows have an open window; `None`: all of them.
-    fn in_time(&self, keys: &[ArrayRef]) -> Result<Option<BooleanArray>, EngineError> {
+    /// Which rows have an open window, and when each one's is over; `None`: all of them have.
+    fn in_time(&self, keys: &[ArrayRef]) -> Result<Option<(BooleanArray, Int64Array)>, EngineError> {
         let Some(close) = self.spec.close else { return Ok(None) };
         let times = close_times(close, keys)?;
         let late_before = self.late_before_ms.unwrap_or(i64::MIN);
@@ -83,7 +83,8 @@ impl PartialAggregate {
         if (untimed || times.null_count() == 0) && min(&times).is_none_or(|earliest| earliest > late_before) {
             return Ok(None);
         }
-        Ok(Some(times.iter().map(|time| Some(time.map_or(untimed, |time| time > late_before))).collect()))
+        let keep = times.iter().map(|time| Some(time.map_or(untimed, |time| time > late_before))).collect();
+        Ok(Some((keep, times)))
     }
 }
 
@@ -107,8 +108,12 @@ impl Stateful for PartialAggregate {
         Ok(())
     }
 
+    fn late(&mut self) -> Option<&mut Late> {
+        Some(&mut self.late)
+    }
+
     fn late_rows(&self) -> u64 {
-        self.late_rows
+        self.late.count()
     }
 }
 

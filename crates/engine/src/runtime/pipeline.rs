@@ -8,6 +8,7 @@ use super::final_aggregate::FinalAggregate;
 use super::general::GeneralAggregate;
 use super::join::Join;
 use super::keyed_sink::KeyedSink;
+use super::late::LateRows;
 use super::lookup::LookupJoin;
 use super::over::Over;
 use super::partial_aggregate::PartialAggregate;
@@ -130,6 +131,31 @@ impl Chain {
             }
         }
         Ok(())
+    }
+
+    /// Says of which inputs late rows are wanted.
+    pub fn want_late(&mut self, inputs: &[bool]) {
+        let any = [inputs.contains(&true)];
+        for (place, operator) in self.operators.iter_mut().enumerate() {
+            if let Operator::Stateful(operator) = operator
+                && let Some(late) = operator.late()
+            {
+                late.want(if place == 0 { inputs } else { &any });
+            }
+        }
+    }
+
+    /// Late rows since the last call, each with its operator's place in the chain and the input it came by.
+    pub fn take_late(&mut self) -> Vec<(usize, usize, LateRows)> {
+        let mut taken = Vec::new();
+        for (place, operator) in self.operators.iter_mut().enumerate() {
+            if let Operator::Stateful(operator) = operator
+                && let Some(late) = operator.late()
+            {
+                taken.extend(late.take().into_iter().map(|(input, rows)| (place, input, rows)));
+            }
+        }
+        taken
     }
 
     /// Counters of the stateful operators, once finished.

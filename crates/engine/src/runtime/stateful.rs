@@ -1,5 +1,6 @@
 //! What all operators with state have in common.
 
+use super::late::Late;
 use super::ttl::Ttl;
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
@@ -17,7 +18,12 @@ pub trait Stateful: Send {
     /// The input is complete.
     fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError>;
 
-    /// Rows dropped because their time was over.
+    /// Rows it dropped because their time was over; `None`: it never does.
+    fn late(&mut self) -> Option<&mut Late> {
+        None
+    }
+
+    /// How many those were.
     fn late_rows(&self) -> u64 {
         0
     }

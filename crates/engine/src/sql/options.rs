@@ -60,7 +60,7 @@ const QUERY_KEYS: [&str; 6] =
     ["trigger", "output_mode", "shards", "allowed_lateness", "state_memory_limit", "state_ttl"];
 const CONNECTOR_KEYS: [&str; 4] = ["connector", "topic", "bootstrap.servers", "format"];
 const FILE_KEYS: [&str; 4] = ["path", "refresh", "csv.header", "csv.delimiter"];
-const SOURCE_KEYS: [&str; 11] = [
+const SOURCE_KEYS: [&str; 12] = [
     "starting_offsets",
     "ending_offsets",
     "max_offsets_per_trigger",
@@ -70,6 +70,7 @@ const SOURCE_KEYS: [&str; 11] = [
     "on_data_loss",
     "on_bad_record",
     "dead_letter_topic",
+    "late_topic",
     "idle_timeout",
     "isolation_level",
 ];
@@ -326,6 +327,7 @@ fn apply_source(options: &mut SourceOptions, entries: &[OptionEntry]) -> Result<
                     [("fail", OnDataLoss::Fail), ("earliest", OnDataLoss::Earliest), ("latest", OnDataLoss::Latest)];
                 options.on_data_loss = word(entry, &words)?;
             }
+            "late_topic" => options.late_topic = Some(text(entry)?),
             "on_bad_record" => options.on_bad_record = on_bad_record(entry, entries)?,
             "idle_timeout" => {
                 let never = entry.value.eq_ignore_ascii_case("never");

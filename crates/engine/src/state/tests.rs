@@ -11,6 +11,7 @@ const STAGE: StageId = StageId(0);
 fn state() -> QueryState {
     let keyed = OpSpec::KeyedSink { op: OP, key: vec![], unique: false, schema: Arc::new(Schema::empty()) };
     let pipeline = Pipeline {
+        late: Vec::new(),
         inputs: vec![PipelineInput::Edge(EdgeId(0))],
         ops: vec![keyed],
         output: PipelineOutput::Sink(SinkId(0)),

@@ -220,7 +220,7 @@ impl Query {
             false => input.to_string(),
         };
         format!(
-            "SET shards = 8;{}{}{}\n{}{}{}CREATE TABLE o ({}) {};\nINSERT INTO o {};",
+            "SET shards = 8; SET late_topic = 'late';{}{}{}\n{}{}{}CREATE TABLE o ({}) {};\nINSERT INTO o {};",
             if self.kind == Kind::Complete { " SET output_mode = 'complete';" } else { "" },
             match self.lateness_ms {
                 0 => String::new(),

@@ -6,6 +6,21 @@ use crate::offsets::OffsetRange;
 use crate::query::RunState;
 
 #[test]
+fn stages_that_write_one_sink_have_writers_of_their_own() {
+    // given: the source stage writes the sink of the shards' stage as well
+    let mut config = config();
+    config.stages[0].sinks = vec![SinkId(0)];
+    let mut query = Query::new(config);
+    query.tell(executors(&[(1, 1), (2, 2)]));
+    // when
+    query.tell(available(1, &[(0, 3)]));
+    // then
+    let plan = query.run().plan;
+    let writers: Vec<u32> = plan.tasks.iter().flat_map(|task| &task.writers).map(|plan| plan.writer.0).collect();
+    assert_eq!(writers, [0, 1, 3], "two for each executor; the second reads nothing");
+}
+
+#[test]
 fn without_executors_it_waits_and_says_so() {
     // given
     let mut query = Query::new(config());

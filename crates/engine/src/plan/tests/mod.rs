@@ -3,6 +3,7 @@
 mod errors;
 mod forms;
 mod keys;
+mod late_rows;
 mod lookups;
 mod refusals;
 mod runs;

@@ -15,6 +15,7 @@ use super::BatchContext;
 use super::changes::{ChangeCodec, Changes};
 use super::exchange::pick;
 use super::keys::{Codec, shard_of};
+use super::late::Late;
 use super::partial_aggregate::close_times;
 use super::pipeline::{OUTPUT_ROWS, batch};
 use super::stateful::Stateful;
@@ -46,7 +47,7 @@ pub struct GeneralAggregate {
     /// Encoded key of the group of all rows.
     total: Option<Vec<u8>>,
     input: Vec<DeltaBatch>,
-    late_rows: u64,
+    late: Late,
 }
 
 /// A group as it is kept.
@@ -90,7 +91,7 @@ impl GeneralAggregate {
             output: Codec::new(values)?,
             calls: Calls::new(&spec)?,
             input: Vec::new(),
-            late_rows: 0,
+            late: Late::default(),
             spec,
         })
     }
@@ -319,8 +320,7 @@ impl Stateful for GeneralAggregate {
             let untimed = self.spec.emit != EmitMode::OnClose;
             let keep: BooleanArray =
                 times.iter().map(|time| Some(time.map_or(untimed, |time| time > late_before))).collect();
-            self.late_rows += (rows.num_rows() - keep.true_count()) as u64;
-            rows = rows.filter(&keep)?;
+            rows = self.late.drop_from(0, rows, &keep, (self.operator, self.late_before_ms), &times)?;
         }
         if rows.num_rows() > 0 {
             self.input.push(rows);
@@ -338,8 +338,12 @@ impl Stateful for GeneralAggregate {
         self.close_untouched(state, out)
     }
 
+    fn late(&mut self) -> Option<&mut Late> {
+        Some(&mut self.late)
+    }
+
     fn late_rows(&self) -> u64 {
-        self.late_rows
+        self.late.count()
     }
 
     fn ttl(&self) -> Option<&Ttl> {

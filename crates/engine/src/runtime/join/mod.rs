@@ -14,6 +14,7 @@ use super::changes::{ChangeCodec, Changes};
 use super::exchange::pick;
 use super::kept::Kept;
 use super::keys::shard_of;
+use super::late::Late;
 use super::pipeline::{OUTPUT_ROWS, batch};
 use crate::dataflow::{JoinOutput, JoinSpec};
 use crate::delta::DeltaBatch;
@@ -42,7 +43,7 @@ pub struct Join {
     input: [Vec<DeltaBatch>; 2],
     /// Rows whose key or time is NULL: they match nothing.
     unmatchable: [Vec<DeltaBatch>; 2],
-    late_rows: u64,
+    late: Late,
 }
 
 impl Join {
@@ -58,7 +59,7 @@ impl Join {
             codecs: [codec(0)?, codec(1)?],
             input: Default::default(),
             unmatchable: Default::default(),
-            late_rows: 0,
+            late: Late::default(),
             spec,
         })
     }
@@ -71,8 +72,7 @@ impl Join {
         let closes = expiry.times(&rows.batch)?;
         let keep: BooleanArray =
             closes.iter().map(|close| Some(close.is_none_or(|close| close > late_before))).collect();
-        self.late_rows += (rows.num_rows() - keep.true_count()) as u64;
-        rows.filter(&keep)
+        self.late.drop_from(side, rows, &keep, (self.operator, self.late_before_ms), &closes)
     }
 
     /// Sets aside rows that can match nothing because their key or their time is NULL.
@@ -343,8 +343,12 @@ impl Stateful for Join {
         Ok(())
     }
 
+    fn late(&mut self) -> Option<&mut Late> {
+        Some(&mut self.late)
+    }
+
     fn late_rows(&self) -> u64 {
-        self.late_rows
+        self.late.count()
     }
 
     fn ttl(&self) -> Option<&Ttl> {

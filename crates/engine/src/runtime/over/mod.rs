@@ -15,6 +15,7 @@ use super::changes::{ChangeCodec, Changes};
 use super::exchange::pick;
 use super::kept::Kept;
 use super::keys::{Codec, shard_of};
+use super::late::Late;
 use super::pipeline::{OUTPUT_ROWS, batch};
 use super::stateful::Stateful;
 use super::ttl::Ttl;
@@ -40,7 +41,7 @@ pub struct Over {
     order: Codec,
     output: Codec,
     input: Vec<DeltaBatch>,
-    late_rows: u64,
+    late: Late,
 }
 
 /// Rows of many partitions, decoded together.
@@ -78,7 +79,7 @@ impl Over {
             order: Codec::sorted(spec.order.iter().map(|(column, options)| (data_type(*column), *options)))?,
             output: Codec::of(&spec.output_schema)?,
             input: Vec::new(),
-            late_rows: 0,
+            late: Late::default(),
             spec,
         })
     }
@@ -256,8 +257,7 @@ impl Stateful for Over {
             let times = expiry.times(&rows.batch)?;
             let keep: BooleanArray =
                 times.iter().map(|time| Some(time.is_none_or(|time| time > late_before))).collect();
-            self.late_rows += (rows.num_rows() - keep.true_count()) as u64;
-            rows = rows.filter(&keep)?;
+            rows = self.late.drop_from(0, rows, &keep, (self.operator, self.late_before_ms), &times)?;
         }
         if rows.num_rows() > 0 {
             self.input.push(rows);
@@ -275,8 +275,12 @@ impl Stateful for Over {
         self.close(touched, state, out)
     }
 
+    fn late(&mut self) -> Option<&mut Late> {
+        Some(&mut self.late)
+    }
+
     fn late_rows(&self) -> u64 {
-        self.late_rows
+        self.late.count()
     }
 
     fn ttl(&self) -> Option<&Ttl> {

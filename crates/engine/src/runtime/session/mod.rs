@@ -13,6 +13,7 @@ use super::BatchContext;
 use super::changes::{ChangeCodec, Changes};
 use super::kept::Kept;
 use super::keys::shard_of;
+use super::late::{Late, LateRows};
 use super::pipeline::{OUTPUT_ROWS, batch};
 use super::stateful::Stateful;
 use super::ttl::Ttl;
@@ -45,7 +46,7 @@ pub struct Sessions {
     /// In units of the time column.
     gap: i64,
     input: Vec<DeltaBatch>,
-    late_rows: u64,
+    late: Late,
 }
 
 /// Rows of sessions, with their weights.
@@ -127,7 +128,7 @@ impl Sessions {
             unit: *unit,
             gap: gap_in(*unit, spec.gap_ms),
             input: Vec::new(),
-            late_rows: 0,
+            late: Late::default(),
             spec,
         })
     }
@@ -212,7 +213,7 @@ impl Sessions {
             }
             let place = Place::of(shard, changes.key(at));
             let sessions = self.sessions(&place, state)?;
-            let mut accepted = Rows::new();
+            let (mut accepted, mut late) = (Rows::new(), Vec::new());
             for change in at..end {
                 let time = times.value(changes.index(change) as usize);
                 let (row, weight) = (changes.row(change), changes.weight(change));
@@ -221,18 +222,19 @@ impl Sessions {
                 if !closed && self.ttl.is_on() && weight < 0 && unknown() {
                     self.ttl.missing("session", weight)?;
                 } else if closed || weight < 0 && unknown() {
-                    self.late_rows += weight.unsigned_abs();
+                    late.push((time, row.to_vec(), weight));
                 } else {
                     accepted.insert((time, row.to_vec()), weight);
                 }
             }
             for group in groups(&sessions, accepted, self.gap) {
                 if group.old.is_empty() && self.is_late(group.last) {
-                    self.late_rows += group.changes.values().map(|weight| weight.unsigned_abs()).sum::<u64>();
+                    late.extend(group.changes.into_iter().map(|((time, row), weight)| (time, row, weight)));
                 } else {
                     self.apply(&place, group, state, &mut output)?;
                 }
             }
+            self.drop_late(late)?;
             touched.insert((shard, place.prefix));
             at = end;
             if output.rows.len() > OUTPUT_ROWS {
@@ -241,6 +243,20 @@ impl Sessions {
         }
         out.extend(self.give(output)?);
         Ok(())
+    }
+
+    /// Counts rows that are in no open session, and keeps them where someone wants them.
+    fn drop_late(&mut self, rows: Vec<(i64, Vec<u8>, i64)>) -> Result<(), EngineError> {
+        let count = rows.iter().map(|(_, _, weight)| weight.unsigned_abs()).sum();
+        let over_at: Int64Array = rows.iter().map(|(time, _, _)| Some(self.end_ms(*time))).collect();
+        let Self { late, changes, spec, operator, late_before_ms, .. } = self;
+        late.note(count, || {
+            let columns = changes.rows.decode(rows.iter().map(|(_, row, _)| row.as_slice()))?;
+            let batch = batch(&spec.input_schema, columns, rows.len())?;
+            let weights: Int64Array = rows.iter().map(|(_, _, weight)| Some(*weight)).collect();
+            let rows = DeltaBatch { batch, weights: Some(weights) };
+            Ok(LateRows { operator: *operator, watermark_ms: *late_before_ms, rows, over_at })
+        })
     }
 
     /// Merges, grows or splits sessions that a batch touches.
@@ -402,8 +418,12 @@ impl Stateful for Sessions {
         self.close(touched, state, out)
     }
 
+    fn late(&mut self) -> Option<&mut Late> {
+        Some(&mut self.late)
+    }
+
     fn late_rows(&self) -> u64 {
-        self.late_rows
+        self.late.count()
     }
 
     fn ttl(&self) -> Option<&Ttl> {

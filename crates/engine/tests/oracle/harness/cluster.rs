@@ -116,6 +116,8 @@ struct Done {
     written: BTreeMap<TaskId, Vec<(SinkId, DeltaBatch)>>,
     deltas: Vec<StateDelta>,
     counts: OperatorMetrics,
+    /// Rows given as late, where they are wanted.
+    given_late: u64,
 }
 
 impl Cluster {
@@ -225,6 +227,10 @@ impl Cluster {
         }
         let lost = usize::from(self.fault == Fault::LostDelta && self.batch % 2 == 1);
         self.checkpoint.push(done.deltas.into_iter().skip(lost).map(|delta| delta.bytes).collect());
+        let wanted = self.compiled.sources.iter().all(|source| source.options.late_topic.is_some());
+        if wanted && done.given_late != done.counts.late_rows {
+            return Err(format!("{} rows are given as late, {} are counted", done.given_late, done.counts.late_rows));
+        }
         self.late_rows += done.counts.late_rows;
         self.counts = done.counts;
         let written: Vec<(SinkId, DeltaBatch)> = done.written.into_values().flatten().collect();
@@ -329,13 +335,19 @@ impl Cluster {
         // Rows for each task: by sender, in the order they were sent.
         let mut inboxes: BTreeMap<TaskId, Vec<(EdgeId, DeltaBatch)>> = BTreeMap::new();
         let counts = OperatorMetrics::default();
-        let mut done = Done { attempt, written: BTreeMap::new(), deltas: Vec::new(), counts };
+        let mut done = Done { attempt, written: BTreeMap::new(), deltas: Vec::new(), counts, given_late: 0 };
         for task in &plan.tasks {
             let inbox = inboxes.remove(&task.id).unwrap_or_default();
             let emitted =
                 self.run_task(task, &context, inbox, (chunk, executors), &mut done).map_err(|error| error.to_string())?;
             for emit in emitted {
                 match emit {
+                    Emit::Late { sink, late } => {
+                        assert!(self.compiled.dataflow.stages[task.stage.0 as usize].sinks.contains(&sink));
+                        assert_eq!(late.rows.num_rows(), late.over_at.len());
+                        let weights = (0..late.rows.num_rows()).map(|row| late.rows.weight(row).unsigned_abs());
+                        done.given_late += weights.sum::<u64>();
+                    }
                     Emit::Sink { sink, rows } => done.written.entry(task.id).or_default().push((sink, rows)),
                     Emit::Exchange { edge, shard, rows } => {
                         let Some(rows) = self.carry(rows, inboxes.len()) else { continue };

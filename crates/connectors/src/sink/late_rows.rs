@@ -1,0 +1,116 @@
+//! Rows an operator dropped because their time was over, as rows of the hidden sink that keeps them.
+//!
+//! Owns: the records' content. Does not own: which rows are late (the engine), their columns
+//! (`highwater_engine::plan::late_rows`). Invariant: the same rows give the same records in every process.
+
+use crate::error::ConnectorError;
+use crate::json::encode::ObjectEncoder;
+use arrow::array::{
+    Array, ArrayRef, BinaryArray, BinaryBuilder, Int64Array, ListBuilder, RecordBatch, StringBuilder, StructBuilder,
+    TimestampMillisecondArray,
+};
+use arrow::datatypes::{DataType, Field};
+use highwater_core::ids::BatchId;
+use highwater_engine::dataflow::OperatorInfo;
+use highwater_engine::delta::DeltaBatch;
+use highwater_engine::plan::dead_letters::schema;
+use highwater_engine::runtime::LateRows;
+use std::sync::Arc;
+
+/// One record per row: its columns as a JSON object; headers tell the operator, its watermark and why the row was late.
+pub fn late_rows(
+    late: &LateRows,
+    operator: Option<&OperatorInfo>,
+    batch: BatchId,
+) -> Result<DeltaBatch, ConnectorError> {
+    let rows = &late.rows;
+    let count = rows.num_rows();
+    let objects = ObjectEncoder::new((0..rows.batch.num_columns()).collect()).encode(&rows.batch)?;
+    let values: BinaryArray = (0..count).map(|row| Some(objects.get(row))).collect();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(values),
+        Arc::new(BinaryArray::new_null(count)),
+        Arc::new(TimestampMillisecondArray::new_null(count)),
+        headers(late, operator, batch),
+    ];
+    let batch = RecordBatch::try_new(schema(), columns)
+        .map_err(|error| ConnectorError::Fatal(format!("internal: late rows: {error}")))?;
+    Ok(DeltaBatch::inserts(batch))
+}
+
+fn headers(late: &LateRows, operator: Option<&OperatorInfo>, batch: BatchId) -> ArrayRef {
+    let fields = vec![Field::new("key", DataType::Utf8, true), Field::new("value", DataType::Binary, true)];
+    let item = StructBuilder::new(fields, vec![Box::new(StringBuilder::new()), Box::new(BinaryBuilder::new())]);
+    let mut lists = ListBuilder::new(item);
+    let description = operator.map(|info| format!("{} {}", info.name, info.description)).unwrap_or_default();
+    for row in 0..late.rows.num_rows() {
+        let all = [
+            ("highwater.batch", Some(batch.to_string())),
+            ("highwater.operator", Some(late.operator.to_string())),
+            ("highwater.description", Some(description.clone())),
+            ("highwater.watermark", late.watermark_ms.map(iso)),
+            ("highwater.reason", Some(reason(&late.over_at, row))),
+            ("highwater.weight", Some(late.rows.weight(row).to_string())),
+        ];
+        for (key, value) in all {
+            let item = lists.values();
+            // The builders are those made above.
+            if let Some(keys) = item.field_builder::<StringBuilder>(0) {
+                keys.append_value(key);
+            }
+            if let Some(values) = item.field_builder::<BinaryBuilder>(1) {
+                values.append_option(value);
+            }
+            item.append(true);
+        }
+        lists.append(true);
+    }
+    Arc::new(lists.finish())
+}
+
+fn reason(over_at: &Int64Array, row: usize) -> String {
+    match over_at.is_valid(row) {
+        true => format!("its time was over at {}, and the watermark had passed that", iso(over_at.value(row))),
+        false => "it has no time, so it is in no window".into(),
+    }
+}
+
+/// ISO-8601 in UTC, with milliseconds; the number itself where there is no such year.
+fn iso(ms: i64) -> String {
+    match chrono::DateTime::from_timestamp_millis(ms) {
+        Some(time) => time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+        None => ms.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{AsArray, StringArray};
+    use arrow::datatypes::Schema;
+    use highwater_core::ids::OperatorId;
+
+    #[test]
+    fn a_record_says_what_was_late_and_why() {
+        let schema = Arc::new(Schema::new(vec![Field::new("user", DataType::Utf8, true)]));
+        let users: ArrayRef = Arc::new(StringArray::from(vec![Some("ann"), None]));
+        let rows = DeltaBatch::inserts(RecordBatch::try_new(schema, vec![users]).unwrap());
+        let over_at = Int64Array::from(vec![Some(1_767_225_600_000), None]);
+        let late = LateRows { operator: OperatorId(3), watermark_ms: Some(1_767_225_605_000), rows, over_at };
+        let rows = late_rows(&late, None, BatchId(7)).unwrap();
+        let values = rows.batch.column(0).as_binary::<i32>();
+        assert_eq!((values.value(0), values.value(1)), (&br#"{"user":"ann"}"#[..], &br#"{"user":null}"#[..]));
+        let headers = |row: usize| -> Vec<(String, String)> {
+            let list = rows.batch.column(3).as_list::<i32>().value(row);
+            let (keys, values) = (list.as_struct().column(0).clone(), list.as_struct().column(1).clone());
+            let text = |at: usize| String::from_utf8(values.as_binary::<i32>().value(at).to_vec()).unwrap();
+            (0..list.len()).map(|at| (keys.as_string::<i32>().value(at).to_string(), text(at))).collect()
+        };
+        let pair = |key: &str, value: &str| (key.to_string(), value.to_string());
+        assert!(headers(0).contains(&pair("highwater.operator", "3")));
+        assert!(headers(0).contains(&pair("highwater.watermark", "2026-01-01T00:00:05.000Z")));
+        let reason = "its time was over at 2026-01-01T00:00:00.000Z, and the watermark had passed that";
+        assert!(headers(0).contains(&pair("highwater.reason", reason)));
+        assert!(headers(1).contains(&pair("highwater.reason", "it has no time, so it is in no window")));
+    }
+}
