@@ -6,6 +6,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod align;
 pub mod assign;
 pub mod delta;
 pub mod error;

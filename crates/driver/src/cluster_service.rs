@@ -5,6 +5,7 @@
 use crate::cluster::Cluster;
 use crate::queries::Queries;
 use crate::runner::RunnerEvent;
+use highwater_core::align::Mark;
 use highwater_core::error::ErrorKind;
 use highwater_core::ids::{BatchId, ExecutorId, ShardId, SourceId, TaskId};
 use highwater_core::offsets::{SourcePartition, TopicPartition};
@@ -171,7 +172,17 @@ async fn route(queries: &Queries, executor: ExecutorId, request: StreamTasksRequ
                 .iter()
                 .map(|p| (source_partition(p.source_id, &p.topic, p.partition), p.position, p.at_end))
                 .collect();
-            (message.query_id, Event::Available { executor, partitions })
+            let marks = message
+                .partitions
+                .iter()
+                .filter(|p| !p.marks.is_empty())
+                .map(|p| {
+                    let mark =
+                        |mark: &v1::WatermarkMark| Mark { position: mark.position, watermark_ms: mark.watermark_ms };
+                    (source_partition(p.source_id, &p.topic, p.partition), p.marks.iter().map(mark).collect())
+                })
+                .collect();
+            (message.query_id, Event::Available { executor, partitions, marks })
         }
         Message::TaskDone(message) => {
             let (attempt, _) = convert::attempt(message.attempt)?;

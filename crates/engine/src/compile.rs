@@ -57,6 +57,7 @@ pub fn compile(sql: &str) -> Result<CompiledQuery> {
         }
     }
     let Builder { mut dataflow, lookups, mut warnings, .. } = builder;
+    warnings.extend(sources::never_idle(&sources, &options));
     dead_letters::connect(&mut dataflow, &mut sources, &mut sinks);
     late_rows::connect(&mut dataflow, &sources, &mut sinks, &mut warnings);
     Ok(CompiledQuery { options, sources, sinks, dataflow, lookups, warnings, clock })

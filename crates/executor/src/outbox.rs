@@ -41,6 +41,11 @@ impl Outbox {
                 position: found.position,
                 at_end: found.at_end,
                 buffered_bytes: found.buffered_bytes as u64,
+                marks: found
+                    .marks
+                    .into_iter()
+                    .map(|mark| v1::WatermarkMark { position: mark.position, watermark_ms: mark.watermark_ms })
+                    .collect(),
             })
             .collect();
         let (query_id, run_id) = (self.query.to_string(), self.run.to_string());

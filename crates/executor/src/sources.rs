@@ -24,7 +24,14 @@ pub struct Sources {
 
 impl Sources {
     /// Starts the readers; nothing is read before [`Sources::assign`].
-    pub fn open(tables: &[SourceTable], query: &str, slots: usize, outbox: &Outbox) -> Result<Self, ConnectorError> {
+    /// `aligned`: no partition may run far ahead of the slowest.
+    pub fn open(
+        tables: &[SourceTable],
+        query: &str,
+        slots: usize,
+        aligned: bool,
+        outbox: &Outbox,
+    ) -> Result<Self, ConnectorError> {
         let mut readers = BTreeMap::new();
         let mut watchers = JoinSet::new();
         for table in tables {
@@ -34,6 +41,7 @@ impl Sources {
                 table: table.clone(),
                 readers: slots.clamp(1, 2),
                 prefetch_bytes: DEFAULT_PREFETCH_BYTES,
+                aligned: aligned && table.watermark.is_some(),
             };
             let reader = SourceReader::start(config, sender)?;
             readers.insert(table.id, reader.clone());

@@ -126,7 +126,8 @@ impl Worker {
             return Err((ErrorKind::Fatal, message.into()));
         }
         let compiled = Arc::new(compiled);
-        let sources = Sources::open(&compiled.sources, &open.name, shared.slot_count, &outbox)
+        let aligned = compiled.options.max_drift_ms.is_some();
+        let sources = Sources::open(&compiled.sources, &open.name, shared.slot_count, aligned, &outbox)
             .map_err(|error| (error.kind(), error.to_string()))?;
         let state = Arc::new(QueryState::new(&compiled.dataflow));
         let writers = Arc::new(Writers::new(query, &open.name, Epoch(epoch), &compiled.sinks));

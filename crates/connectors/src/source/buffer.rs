@@ -6,6 +6,7 @@
 
 use super::chunk::DecodedChunk;
 use crate::error::ConnectorError;
+use highwater_core::align::Mark;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -33,6 +34,8 @@ pub struct PartitionBuffer {
     pub failure: Option<ConnectorError>,
     /// Something about it changed since its availability was last told.
     pub changed: bool,
+    /// Watermarks of chunks up to here were told.
+    marked_to: i64,
 }
 
 /// What a reader at some position finds.
@@ -64,6 +67,7 @@ impl PartitionBuffer {
             chunks: VecDeque::new(),
             failure: None,
             changed: true,
+            marked_to: i64::MIN,
         }
     }
 
@@ -85,6 +89,29 @@ impl PartitionBuffer {
     /// A read waits for records this buffer does not have yet.
     pub fn starved(&self) -> bool {
         self.wanted > self.position
+    }
+
+    /// Nothing waits in it, and there may be more.
+    pub fn hungry(&self) -> bool {
+        self.memory_bytes() == 0 && self.limit.is_none_or(|limit| self.position < limit)
+    }
+
+    /// Whoever listens may have forgotten what it was told.
+    pub fn tell_again(&mut self) {
+        self.changed = true;
+        self.marked_to = i64::MIN;
+    }
+
+    /// Watermark values of the chunks that were not told yet.
+    pub fn take_marks(&mut self) -> Vec<Mark> {
+        let first = self.chunks.partition_point(|chunk| chunk.last_offset() < self.marked_to);
+        let mark = |chunk: &Arc<DecodedChunk>| Mark {
+            position: chunk.last_offset() + 1,
+            watermark_ms: chunk.max_watermark_ms(),
+        };
+        let marks: Vec<Mark> = self.chunks.range(first..).map(mark).collect();
+        self.marked_to = marks.last().map_or(self.marked_to, |mark| mark.position);
+        marks
     }
 
     /// True if what it holds can serve a reader that starts at `position`.
@@ -143,6 +170,23 @@ impl PartitionBuffer {
 mod tests {
     use super::super::chunk::tests::chunk_of;
     use super::*;
+
+    #[test]
+    fn marks_are_told_once_and_again_when_asked() {
+        let mut buffer = PartitionBuffer::new(1, 0, None);
+        assert!(buffer.hungry());
+        buffer.push(Arc::new(chunk_of(&[0, 1])));
+        buffer.push(Arc::new(chunk_of(&[2, 5])));
+        let positions = |marks: Vec<Mark>| marks.iter().map(|mark| mark.position).collect::<Vec<_>>();
+        assert!(!buffer.hungry());
+        assert_eq!(positions(buffer.take_marks()), [2, 6]);
+        assert_eq!(positions(buffer.take_marks()), []);
+        buffer.push(Arc::new(chunk_of(&[6])));
+        assert_eq!(positions(buffer.take_marks()), [7]);
+        buffer.release(2);
+        buffer.tell_again();
+        assert_eq!(positions(buffer.take_marks()), [6, 7]);
+    }
 
     #[test]
     fn whatever_moves_the_position_is_told() {

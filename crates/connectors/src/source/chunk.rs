@@ -193,6 +193,11 @@ impl DecodedChunk {
         self.offsets.last().copied().unwrap_or(-1)
     }
 
+    /// Highest value of the watermark expression, milliseconds.
+    pub fn max_watermark_ms(&self) -> Option<i64> {
+        self.watermarks.as_ref().and_then(arrow::compute::max)
+    }
+
     /// Memory held.
     pub fn memory_bytes(&self) -> usize {
         let bad: usize = self.bad.iter().map(|bad| bad.payload.as_ref().map_or(0, Bytes::len) + 128).sum();

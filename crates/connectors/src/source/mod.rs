@@ -22,6 +22,7 @@ pub use reader::{RangeRead, SourceReader};
 
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
+use highwater_core::align::Mark;
 use highwater_core::offsets::TopicPartition;
 use highwater_engine::query::SourceTable;
 
@@ -39,10 +40,13 @@ pub struct SourceReaderConfig {
     /// Undecoded and decoded records one thread holds before it stops polling. A read that needs
     /// more goes beyond it.
     pub prefetch_bytes: usize,
+    /// Partitions are read side by side by their watermarks: those are told, and a partition with much that waits does not
+    /// keep the others from being read on.
+    pub aligned: bool,
 }
 
 /// How far the consumer of a partition is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartitionAvailability {
     /// Next offset to be read, past transaction markers and compaction gaps.
     pub position: i64,
@@ -51,6 +55,8 @@ pub struct PartitionAvailability {
     pub at_end: bool,
     /// Memory held for the partition.
     pub buffered_bytes: usize,
+    /// Watermark values of what is decoded, those told before left out; empty unless `aligned`.
+    pub marks: Vec<Mark>,
 }
 
 /// Consecutive decoded records of one partition.

@@ -31,6 +31,7 @@ struct Inner {
     topic: Arc<str>,
     workers: Vec<Arc<WorkerShared>>,
     available: Arc<Notify>,
+    aligned: bool,
 }
 
 impl Drop for Inner {
@@ -65,14 +66,14 @@ impl SourceReader {
         let group = format!("highwater-{}", config.query);
         let client = client::consumer(options, &group, config.table.options.isolation_level)?;
         let available = Arc::new(Notify::new());
-        let mut inner = Inner { topic: topic.clone(), workers: Vec::new(), available: available.clone() };
+        let mut inner =
+            Inner { topic: topic.clone(), workers: Vec::new(), available: available.clone(), aligned: config.aligned };
         for number in 0..config.readers.max(1) {
             let consumer: BaseConsumer = client.create().map_err(|error| client::creation_error(&context, &error))?;
             let queue = Arc::new(ConsumerQueue::new(consumer)?);
             let shared = Arc::new(WorkerShared::new(queue.clone(), available.clone()));
             let decoder = ChunkDecoder::new(&config.table)?;
-            let worker =
-                Worker::new(topic.clone(), queue, shared.clone(), decoder, config.prefetch_bytes, events.clone());
+            let worker = Worker::new(topic.clone(), queue, shared.clone(), decoder, &config, events.clone());
             std::thread::Builder::new()
                 .name(format!("source-{}-{number}", config.table.name))
                 .spawn(move || worker.run())
@@ -124,6 +125,7 @@ impl SourceReader {
                         position: buffer.position(),
                         at_end: buffer.at_end(),
                         buffered_bytes: buffer.memory_bytes(),
+                        marks: if self.inner.aligned { buffer.take_marks() } else { Vec::new() },
                     };
                     changed.push((TopicPartition::new(self.inner.topic.clone(), *partition), availability));
                 }
@@ -170,7 +172,7 @@ fn keep(state: &mut WorkerState, wanted: &BTreeMap<i32, (i64, Option<i64>)>) {
         match (wanted.get(&partition), state.partitions.get_mut(&partition)) {
             (Some((start, limit)), Some(buffer)) if buffer.serves(*start) => {
                 buffer.limit = *limit;
-                buffer.changed = true;
+                buffer.tell_again();
                 state.dirty.insert(partition);
             }
             (Some((start, limit)), _) => state.restart(partition, *start, *limit),

@@ -6,12 +6,13 @@
 //! Decoding is late on purpose: records are decoded when someone reads them or when a chunk is
 //! full, so that a trickle of records does not become a trickle of one-row batches.
 
-use super::SourceEvent;
+use super::buffer::PartitionBuffer;
 use super::chunk::ChunkDecoder;
 use super::queue::{ConsumerQueue, Polled, Record};
 use super::raw::RawRecords;
 use super::shared::{WorkerShared, WorkerState};
 use super::trouble::Trouble;
+use super::{SourceEvent, SourceReaderConfig};
 use crate::error::ConnectorError;
 use highwater_core::offsets::TopicPartition;
 use rdkafka::consumer::Consumer;
@@ -53,6 +54,8 @@ pub struct Worker {
     shared: Arc<WorkerShared>,
     decoder: ChunkDecoder,
     prefetch_bytes: usize,
+    /// Partitions of which nothing waits are read on although memory is full.
+    aligned: bool,
     held: BTreeMap<i32, Held>,
     /// Partitions something happened to in this round.
     touched: BTreeSet<i32>,
@@ -65,12 +68,13 @@ impl Worker {
         queue: Arc<ConsumerQueue>,
         shared: Arc<WorkerShared>,
         decoder: ChunkDecoder,
-        prefetch_bytes: usize,
+        config: &SourceReaderConfig,
         events: UnboundedSender<SourceEvent>,
     ) -> Self {
         let trouble = Trouble::new(topic.clone(), events);
         let (held, touched) = (BTreeMap::new(), BTreeSet::new());
-        Self { topic, queue, shared, decoder, prefetch_bytes, held, touched, trouble }
+        let (prefetch_bytes, aligned) = (config.prefetch_bytes, config.aligned);
+        Self { topic, queue, shared, decoder, prefetch_bytes, aligned, held, touched, trouble }
     }
 
     /// Runs until the reader is dropped.
@@ -351,13 +355,15 @@ impl Worker {
         self.shared.tell();
     }
 
-    /// Memory is full and nobody waits for more. If someone does, only their partitions go on.
+    /// Memory is full and nobody waits for more. If someone does, only their partitions go on; and so do those that are
+    /// read side by side and have nothing that waits, since others may wait for them.
     fn is_full(&mut self) -> bool {
-        let limit = self.prefetch_bytes;
+        let (limit, aligned) = (self.prefetch_bytes, self.aligned);
         let (full, starved): (bool, BTreeSet<i32>) = self.shared.with(|state| {
             let full = state.memory_bytes() >= limit;
+            let goes_on = |buffer: &PartitionBuffer| buffer.starved() || aligned && buffer.hungry();
             let starved =
-                state.partitions.iter().filter(|(_, buffer)| buffer.starved()).map(|(partition, _)| *partition);
+                state.partitions.iter().filter(|(_, buffer)| goes_on(buffer)).map(|(partition, _)| *partition);
             (full, if full { starved.collect() } else { BTreeSet::new() })
         });
         if full && starved.is_empty() {
@@ -382,6 +388,6 @@ impl Worker {
 }
 
 /// The buffer of a partition, unless it started anew since.
-fn current(state: &mut WorkerState, partition: i32, generation: u64) -> Option<&mut super::buffer::PartitionBuffer> {
+fn current(state: &mut WorkerState, partition: i32, generation: u64) -> Option<&mut PartitionBuffer> {
     state.partitions.get_mut(&partition).filter(|buffer| buffer.generation == generation)
 }

@@ -45,6 +45,7 @@ impl QueryMachine {
         }
         self.stale_assignment = true;
         self.available.clear();
+        self.marks.clear();
         self.dispatch(plan, placement, Some(prepared), now_ms, out);
     }
 

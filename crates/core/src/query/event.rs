@@ -1,5 +1,6 @@
 //! What the world tells the query machine.
 
+use crate::align::Mark;
 use crate::error::ErrorKind;
 use crate::ids::{AttemptId, BatchId, ExecutorId, TaskId};
 use crate::offsets::SourcePartition;
@@ -41,6 +42,8 @@ pub enum Event {
     Available {
         executor: ExecutorId,
         partitions: Vec<(SourcePartition, i64, bool)>,
+        /// Watermark values of records that wait, those told before left out. Only wanted with `max_drift_ms`.
+        marks: BTreeMap<SourcePartition, Vec<Mark>>,
     },
     /// Partitions known to the brokers with the position to begin at when they are new to the query.
     Partitions(Vec<(SourcePartition, i64)>),

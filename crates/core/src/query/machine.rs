@@ -1,6 +1,7 @@
 //! The machine's state and its one entry, [`QueryMachine::step`].
 
 use super::{Action, End, Event, ExecutorInfo, RunState};
+use crate::align::Mark;
 use crate::assign::Assignment;
 use crate::ids::{AttemptId, AttemptNumber, BatchId, Epoch, ExecutorId, QueryId, SinkId, SourceId, StageId, TaskId};
 use crate::offsets::{Positions, SourcePartition};
@@ -25,6 +26,8 @@ pub struct QueryConfig {
     pub stages: Vec<StageTopology>,
     /// Some operator closes windows: an advance of a watermark is worth a batch of its own.
     pub windowed: bool,
+    /// How far a partition's watermark may be ahead of that of the slowest, milliseconds; `None`: any.
+    pub max_drift_ms: Option<i64>,
     pub start_positions: Positions,
     /// Exclusive ends, for partitions that have one. Not empty = the query ends when all are reached.
     pub end_positions: Positions,
@@ -61,6 +64,8 @@ pub struct QueryMachine {
     /// The assignment no longer fits executors or partitions.
     pub(super) stale_assignment: bool,
     pub(super) available: BTreeMap<SourcePartition, Reach>,
+    /// Watermark values of what waits, with `max_drift_ms`.
+    pub(super) marks: BTreeMap<SourcePartition, Vec<Mark>>,
     /// When a source first had something to read since its last batch, milliseconds.
     pub(super) waiting_since: BTreeMap<SourceId, i64>,
     pub(super) limiters: BTreeMap<SourceId, RateLimiter>,
@@ -168,6 +173,7 @@ impl QueryMachine {
             assignment: Assignment::default(),
             stale_assignment: true,
             available: BTreeMap::new(),
+            marks: BTreeMap::new(),
             waiting_since: BTreeMap::new(),
             limiters,
             idle,
@@ -201,7 +207,9 @@ impl QueryMachine {
         match event {
             Event::Tick => {}
             Event::Executors(executors) => self.on_executors(executors, now_ms, &mut out),
-            Event::Available { executor, partitions } => self.on_available(executor, partitions, now_ms),
+            Event::Available { executor, partitions, marks } => {
+                self.on_available(executor, partitions, marks, now_ms);
+            }
             Event::Partitions(partitions) => self.on_partitions(partitions),
             Event::TaskDone { attempt, executor, report } => {
                 self.on_task_done(attempt, executor, *report, now_ms, &mut out);

@@ -2,6 +2,7 @@
 
 use super::machine::{Phase, QueryMachine, Reach};
 use super::{Action, ExecutorInfo};
+use crate::align::Mark;
 use crate::assign::{AssignProblem, solve};
 use crate::ids::ExecutorId;
 use crate::offsets::SourcePartition;
@@ -28,6 +29,7 @@ impl QueryMachine {
             if gone.contains(id) {
                 for partition in partitions {
                     self.available.remove(partition);
+                    self.marks.remove(partition);
                     if let Some(idle) = self.idle.get_mut(&partition.source) {
                         idle.forget(partition);
                     }
@@ -62,10 +64,12 @@ impl QueryMachine {
         &mut self,
         executor: ExecutorId,
         partitions: Vec<(SourcePartition, i64, bool)>,
+        mut marks: BTreeMap<SourcePartition, Vec<Mark>>,
         now_ms: i64,
     ) {
         let Some(assigned) = self.assignment.partitions.get(&executor) else { return };
         let assigned: BTreeSet<&SourcePartition> = assigned.iter().collect();
+        let mut marked = Vec::new();
         for (partition, position, at_end) in partitions {
             let Some(committed) = self.positions.get(&partition).copied() else { continue };
             if !assigned.contains(&partition) || position < committed {
@@ -77,7 +81,30 @@ impl QueryMachine {
             if let Some(idle) = self.idle.get_mut(&partition.source) {
                 idle.observe(&partition, committed, position, at_end, now_ms);
             }
+            if self.config.max_drift_ms.is_some() {
+                marked.push((partition.clone(), committed, marks.remove(&partition).unwrap_or_default()));
+            }
             self.available.insert(partition, Reach { position, at_end });
+        }
+        for (partition, committed, news) in marked {
+            self.note_marks(&partition, committed, news);
+        }
+    }
+
+    /// Keeps the marks of what waits, ascending, each with the highest value so far.
+    fn note_marks(&mut self, partition: &SourcePartition, committed: i64, news: Vec<Mark>) {
+        let known = self.marks.entry(partition.clone()).or_default();
+        known.retain(|mark| mark.position > committed);
+        for mark in news {
+            let at = known.partition_point(|one| one.position < mark.position);
+            if mark.position > committed && known.get(at).is_none_or(|one| one.position != mark.position) {
+                known.insert(at, mark);
+            }
+        }
+        let mut high = None;
+        for mark in known {
+            high = high.max(mark.watermark_ms);
+            mark.watermark_ms = high;
         }
     }
 
@@ -112,6 +139,7 @@ impl QueryMachine {
         }
         for partition in moved {
             self.available.remove(&partition);
+            self.marks.remove(&partition);
             if let Some(idle) = self.idle.get_mut(&partition.source) {
                 idle.forget(&partition);
             }

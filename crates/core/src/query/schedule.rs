@@ -2,6 +2,7 @@
 
 use super::machine::{Phase, QueryMachine};
 use super::{Action, End};
+use crate::align::{Waiting, align};
 use crate::ids::SourceId;
 use crate::offsets::{Positions, Ranges, SourcePartition};
 use crate::options::Trigger;
@@ -55,7 +56,7 @@ impl QueryMachine {
         if matches!(self.phase, Phase::Ready { .. }) {
             wakes.extend((self.not_before_ms > now_ms).then_some(self.not_before_ms));
             wakes.extend(self.limiters.iter().filter(|(id, _)| self.pending(**id)).map(|(_, l)| l.next_at_ms(now_ms)));
-            if self.config.windowed {
+            if self.config.windowed || self.config.max_drift_ms.is_some() {
                 wakes.extend(self.idle.values().filter_map(|idle| idle.next_deadline_ms(now_ms)));
             }
             wakes.extend(self.config.sources.iter().filter_map(|source| {
@@ -131,14 +132,43 @@ impl QueryMachine {
         let limits = self.limits(now_ms);
         let ready: BTreeSet<SourceId> =
             self.config.sources.iter().map(|source| source.id).filter(|id| self.enough(*id, now_ms)).collect();
+        let aligned = self.aligned(now_ms);
         let reachable = self
             .available
             .iter()
             .filter(|(partition, _)| ready.contains(&partition.source))
-            .map(|(partition, reach)| (partition.clone(), self.capped(partition, reach.position)))
+            .map(|(partition, reach)| {
+                let position = self.capped(partition, reach.position);
+                (partition.clone(), aligned.get(partition).map_or(position, |end| position.min(*end)))
+            })
             .collect();
         let ranges = plan_ranges(&self.positions, &reachable, &limits);
         (!ranges.is_empty() || self.windows_due()).then_some(ranges)
+    }
+
+    /// How far partitions with a watermark may be read, if none may run far ahead of the slowest.
+    fn aligned(&self, now_ms: i64) -> BTreeMap<SourcePartition, i64> {
+        let Some(drift_ms) = self.config.max_drift_ms else { return BTreeMap::new() };
+        let mut waiting = BTreeMap::new();
+        for source in self.config.sources.iter().filter(|source| source.has_watermark) {
+            let idle = self.idle_partitions(source.id, &self.positions, now_ms);
+            let watermark = self.watermarks.get(&source.id);
+            for (partition, position) in self.positions.iter().filter(|(partition, _)| partition.source == source.id) {
+                let watermark_ms = watermark.and_then(|watermark| watermark.partitions.get(partition).copied());
+                let reach = self.available.get(partition);
+                let at_end = reach.is_some_and(|reach| reach.at_end && reach.position <= *position);
+                let one = Waiting {
+                    watermark_ms,
+                    position: *position,
+                    reach: reach.map_or(*position, |reach| self.capped(partition, reach.position)),
+                    marks: self.marks.get(partition).map_or(&[][..], Vec::as_slice),
+                    // One that is empty has no time that others could run away from.
+                    holds: !idle.contains(partition) && (watermark_ms.is_some() || !at_end),
+                };
+                waiting.insert(partition.clone(), one);
+            }
+        }
+        align(&waiting, drift_ms)
     }
 
     /// A position, not beyond the partition's fixed end.

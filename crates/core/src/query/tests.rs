@@ -3,6 +3,7 @@
 //! Owns: the machine under test and short names for what it is told. The cases are in the modules below: a batch's
 //! life, what can go wrong in it, and when batches are planned.
 
+mod align;
 mod failure;
 mod life;
 mod recovery;
@@ -46,7 +47,7 @@ fn executors(list: &[(u128, u64)]) -> Event {
 
 fn available(executor: u128, partitions: &[(i32, i64)]) -> Event {
     let partitions = partitions.iter().map(|(number, position)| (p(*number), *position, true)).collect();
-    Event::Available { executor: e(executor), partitions }
+    Event::Available { executor: e(executor), partitions, marks: BTreeMap::new() }
 }
 
 /// A query that counts: a source stage over two partitions, and a shard stage of four shards that writes one sink.
@@ -68,6 +69,7 @@ fn config() -> QueryConfig {
             StageTopology { id: StageId(1), input: StageInput::Shards, sinks: vec![SinkId(0)] },
         ],
         windowed: false,
+        max_drift_ms: None,
         start_positions: [(p(0), 0), (p(1), 0)].into(),
         end_positions: BTreeMap::new(),
     }
@@ -109,7 +111,7 @@ impl Query {
         query.tell(executors(&[(1, 1), (2, 2)]));
         // Both in one go would be one batch as well; the second report finds the first batch running.
         query.now_ms = 1_000;
-        query.tell(Event::Available { executor: e(1), partitions: vec![(p(0), 3, true)] });
+        query.tell(available(1, &[(0, 3)]));
         query
     }
 

@@ -72,6 +72,7 @@ pub fn draw_config(rng: &mut ChaCha8Rng) -> QueryConfig {
             StageTopology { id: StageId(1), input: StageInput::Shards, sinks: vec![SinkId(KEYED)] },
         ],
         windowed: false,
+        max_drift_ms: None,
         start_positions: (0..partitions).map(|number| (partition(number), 0)).collect(),
         end_positions: Default::default(),
     }

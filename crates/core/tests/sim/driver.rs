@@ -144,7 +144,7 @@ impl World {
     pub fn driver_hears(&mut self, link: usize, msg: Up) {
         let executor = executor_id(self.links[link].executor);
         let event = match msg {
-            Up::Available(partitions) => Event::Available { executor, partitions },
+            Up::Available(partitions) => Event::Available { executor, partitions, marks: Default::default() },
             Up::TaskDone(attempt, report) => Event::TaskDone { attempt, executor, report },
             Up::TaskFailed(attempt, task, message) => {
                 Event::TaskFailed { attempt, task, kind: ErrorKind::Retry, message }

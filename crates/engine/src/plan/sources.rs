@@ -10,7 +10,7 @@ use super::watermark;
 use crate::query::{ConnectorOptions, KafkaOptions, SourceTable};
 use crate::sql::ddl::OptionEntry;
 use crate::sql::error::{Result, SqlError};
-use crate::sql::options::default_properties;
+use crate::sql::options::{QueryOptions, default_properties};
 use crate::sql::star::metadata_field;
 use crate::sql::types::type_name;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -38,6 +38,22 @@ pub fn collect(plans: &[&LogicalPlan], catalog: &Catalog, defaults: &[OptionEntr
         sources.push(source_table(SourceId(index as u32), want, catalog, defaults)?);
     }
     Ok(sources)
+}
+
+/// Sources that would hold the others back for as long as nothing comes.
+pub fn never_idle(sources: &[SourceTable], options: &QueryOptions) -> Vec<String> {
+    let waits = |source: &&SourceTable| source.watermark.is_some() && source.options.idle_timeout_ms.is_none();
+    let text = |source: &SourceTable| {
+        format!(
+            "with max_watermark_drift, a partition of '{}' without new records holds back the others for as long, since its \
+             idle_timeout is 'never'",
+            source.name
+        )
+    };
+    match options.max_drift_ms {
+        Some(_) => sources.iter().filter(waits).map(text).collect(),
+        None => Vec::new(),
+    }
 }
 
 fn visit(plan: &LogicalPlan, wanted: &mut Vec<Wanted>) {

@@ -32,6 +32,8 @@ pub struct QueryOptions {
     pub allowed_lateness_ms: u64,
     /// Bytes of keys and values in state, on all executors together, at which the query stops.
     pub state_memory_limit: Option<u64>,
+    /// How far a partition's watermark may be ahead of that of the slowest, milliseconds.
+    pub max_drift_ms: Option<u64>,
     /// How long state is kept that no watermark bounds and that is not written, milliseconds.
     pub state_ttl_ms: Option<u64>,
 }
@@ -45,6 +47,7 @@ impl Default for QueryOptions {
             allowed_lateness_ms: 0,
             state_memory_limit: None,
             state_ttl_ms: None,
+            max_drift_ms: None,
         }
     }
 }
@@ -56,8 +59,8 @@ pub struct TableOptions {
     pub source: SourceOptions,
 }
 
-const QUERY_KEYS: [&str; 6] =
-    ["trigger", "output_mode", "shards", "allowed_lateness", "state_memory_limit", "state_ttl"];
+const QUERY_KEYS: [&str; 7] =
+    ["trigger", "output_mode", "shards", "allowed_lateness", "state_memory_limit", "state_ttl", "max_watermark_drift"];
 const CONNECTOR_KEYS: [&str; 4] = ["connector", "topic", "bootstrap.servers", "format"];
 const FILE_KEYS: [&str; 4] = ["path", "refresh", "csv.header", "csv.delimiter"];
 const SOURCE_KEYS: [&str; 12] = [
@@ -121,6 +124,7 @@ pub fn query_options(settings: &[OptionEntry]) -> Result<(QueryOptions, Vec<Opti
             "output_mode" => options.output_mode = Some(output_mode(entry)?),
             "shards" => options.shards = shards(entry)?,
             "state_memory_limit" => options.state_memory_limit = Some(size_bytes(entry)?),
+            "max_watermark_drift" => options.max_drift_ms = Some(duration_ms(entry)?),
             "state_ttl" => options.state_ttl_ms = state_ttl(entry)?,
             "allowed_lateness" => options.allowed_lateness_ms = duration_ms(entry)?,
             _ if SOURCE_KEYS.contains(&key.as_str()) || key.starts_with("kafka.") => {

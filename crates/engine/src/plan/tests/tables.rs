@@ -155,3 +155,22 @@ fn what_does_nothing_for_a_sink_is_told() {
     );
     assert_eq!(query.warnings, ["option 'startingOffsets' of 's' does nothing: the table is only written"]);
 }
+
+#[test]
+fn a_drift_is_a_duration_and_a_source_that_is_never_idle_is_told() {
+    let select = "INSERT INTO rows_out SELECT card, id FROM pay;";
+    let query = good(&format!("SET max_watermark_drift = '1 minute'; {select}"));
+    assert_eq!((query.options.max_drift_ms, query.warnings.len()), (Some(60_000), 0));
+    assert_eq!(good(select).options.max_drift_ms, None);
+    // Without a window the watermark is compiled all the same, if its column is read.
+    let never = format!(
+        "SET max_watermark_drift = '1 minute'; SET idle_timeout = 'never';
+         INSERT INTO windows SELECT window_start, card, count(*) FROM {TUMBLE} GROUP BY window_start, window_end, card;"
+    );
+    let warnings = good(&never).warnings;
+    assert!(warnings[0].contains("holds back the others"), "{warnings:?}");
+    let wrong = bad("SET max_watermark_drift = 'a bit';");
+    assert!(wrong.contains("'a bit' is not a value of 'max_watermark_drift'"), "{wrong}");
+    let place = bad("CREATE TABLE x (a STRING) WITH ('connector' = 'kafka', 'max_watermark_drift' = '1 minute');");
+    assert!(place.contains("'max_watermark_drift' holds for the whole query"), "{place}");
+}
