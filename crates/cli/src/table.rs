@@ -5,6 +5,7 @@
 use crate::json::{partitions, state_name};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use highwater_proto::v1::{ExecutorStatus, GetLagResponse, QueryStatus};
+use serde_json::Value;
 use std::time::Duration;
 
 /// An empty table with these headings.
@@ -119,6 +120,41 @@ pub fn short(id: &str) -> &str {
     id.get(id.len().saturating_sub(8)..).unwrap_or(id)
 }
 
+/// A number of bytes, as people read it.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+    if bytes < 1_000 {
+        return format!("{bytes} B");
+    }
+    let mut size = bytes as f64 / 1_000.0;
+    let mut unit = 0;
+    while size >= 999.95 && unit + 1 < UNITS.len() {
+        size /= 1_000.0;
+        unit += 1;
+    }
+    format!("{size:.1} {}", UNITS[unit])
+}
+
+/// What the operators of a query keep, from the progress of its last batch; `None` if no operator keeps anything.
+pub fn operators(progress: &Value) -> Option<String> {
+    let operators = progress.get("stateOperators")?.as_array().filter(|operators| !operators.is_empty())?;
+    let mut table = table(&["operator", "keeps", "rows", "size", "closed to", "late", "expired"]);
+    for operator in operators {
+        let text = |key: &str| operator.get(key).and_then(Value::as_str);
+        let whole = |key: &str| operator.get(key).and_then(Value::as_u64).unwrap_or(0);
+        table.add_row(vec![
+            number(whole("operatorId")),
+            Cell::new(format!("{}: {}", text("operatorName").unwrap_or("?"), text("description").unwrap_or("?"))),
+            number(whole("numRowsTotal")),
+            number(size(whole("memoryUsedBytes"))),
+            Cell::new(text("closeBefore").map_or("-", |time| time.get(..19).unwrap_or(time))),
+            number(whole("numRowsDroppedByWatermark")),
+            number(whole("numRowsExpired")),
+        ]);
+    }
+    Some(table.to_string())
+}
+
 /// A duration in the two largest units that matter.
 pub fn milliseconds(ms: i64) -> String {
     let ms = u64::try_from(ms).unwrap_or(0);
@@ -147,6 +183,24 @@ mod tests {
         };
         let text = lag(&wire);
         assert!(text.contains('?') && text.contains("total lag of q: ?"), "{text}");
+    }
+
+    #[test]
+    fn sizes_have_the_unit_that_fits() {
+        let sizes = [999, 1_000, 999_949, 999_950, 25_300_000].map(size);
+        assert_eq!(sizes, ["999 B", "1.0 kB", "999.9 kB", "1.0 MB", "25.3 MB"]);
+    }
+
+    #[test]
+    fn operators_are_shown_with_what_they_keep() {
+        let progress = serde_json::json!({"stateOperators": [{"operatorId": 0, "operatorName": "aggregate",
+            "description": "count(*) by user", "numRowsTotal": 12, "memoryUsedBytes": 3400,
+            "closeBefore": "2026-01-01T00:00:10.000Z", "numRowsDroppedByWatermark": 5, "numRowsExpired": 0}]});
+        let text = operators(&progress).unwrap();
+        for part in ["aggregate: count(*) by user", "3.4 kB", "2026-01-01T00:00:10", "12"] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        assert_eq!(operators(&serde_json::json!({"stateOperators": []})), None);
     }
 
     #[test]

@@ -45,7 +45,14 @@ pub struct EventTime {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StateOperatorProgress {
+    pub operator_id: u32,
     pub operator_name: String,
+    /// What it keeps.
+    pub description: String,
+    /// Windows that ended by then were closed before this batch: their rows were late.
+    pub late_before: Option<String>,
+    /// Windows that ended by then are closed now.
+    pub close_before: Option<String>,
     pub num_rows_total: u64,
     pub num_rows_updated: u64,
     pub num_rows_removed: u64,
@@ -61,6 +68,8 @@ pub struct StateOperatorProgress {
 #[serde(rename_all = "camelCase")]
 pub struct SourceProgress {
     pub description: String,
+    /// After this batch.
+    pub watermark: Option<String>,
     /// `{"topic":{"0":100}}`
     pub start_offset: Option<Value>,
     pub end_offset: Option<Value>,

@@ -29,10 +29,42 @@ pub struct PartitionReport {
     pub checksum: u64,
     /// Highest watermark value of a record of the range, milliseconds.
     pub max_watermark_ms: Option<i64>,
+    /// Event times of the range's records, where the query reads them.
+    #[serde(default)]
+    pub event_time: Option<EventTimes>,
     /// Newest record timestamp (Kafka's) of the range, milliseconds.
     pub max_timestamp_ms: Option<i64>,
     /// Records that did not decode and were skipped or dead-lettered.
     pub bad_records: u64,
+}
+
+/// Event times of some records, milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventTimes {
+    pub min_ms: i64,
+    pub max_ms: i64,
+    pub avg_ms: i64,
+    /// Records that have one.
+    pub records: u64,
+}
+
+impl EventTimes {
+    /// Of these records and others together.
+    pub fn and(self, other: Self) -> Self {
+        let (mine, theirs) = (i128::from(self.records), i128::from(other.records));
+        let sum = i128::from(self.avg_ms) * mine + i128::from(other.avg_ms) * theirs;
+        Self {
+            min_ms: self.min_ms.min(other.min_ms),
+            max_ms: self.max_ms.max(other.max_ms),
+            avg_ms: i64::try_from(sum / (mine + theirs).max(1)).unwrap_or(i64::MAX),
+            records: self.records + other.records,
+        }
+    }
+
+    /// The same of parts of which some may have none.
+    pub fn all(parts: impl Iterator<Item = Option<Self>>) -> Option<Self> {
+        parts.flatten().reduce(Self::and)
+    }
 }
 
 /// What one writer holds, flushed and uncommitted.
@@ -99,4 +131,17 @@ pub struct OperatorMetrics {
     /// Deletions of rows that were forgotten before.
     #[serde(default)]
     pub ignored_rows: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_times_add_up() {
+        let one = |ms: i64, records| Some(EventTimes { min_ms: ms, max_ms: ms, avg_ms: ms, records });
+        let all = EventTimes::all([one(10, 1), None, one(40, 2)].into_iter());
+        assert_eq!(all, Some(EventTimes { min_ms: 10, max_ms: 40, avg_ms: 30, records: 3 }));
+        assert_eq!(EventTimes::all([None].into_iter()), None);
+    }
 }

@@ -9,7 +9,9 @@ use highwater_core::progress::{
     EventTime, SinkProgress, SourceProgress, StateOperatorProgress, StreamingQueryProgress,
 };
 use highwater_core::query::CommittedBatch;
+use highwater_core::report::EventTimes;
 use highwater_engine::CompiledQuery;
+use highwater_engine::runtime::BatchContext;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -65,6 +67,7 @@ pub(crate) fn progress_of(
     let duration_ms = (timings.committed_at_ms - timings.planned_at_ms).max(0);
     let rows: u64 = record.partitions.values().map(|partition| partition.records).sum();
     let per_second = |rows: u64| (duration_ms > 0).then(|| rows as f64 * 1000.0 / duration_ms as f64);
+    let times = EventTimes::all(record.partitions.values().map(|partition| partition.event_time));
     let mut phases = BTreeMap::new();
     if timings.planned_at_ms > 0 {
         phases.insert("addBatch".to_string(), (timings.executed_at_ms - timings.planned_at_ms).max(0));
@@ -85,7 +88,9 @@ pub(crate) fn progress_of(
         duration_ms: phases,
         event_time: EventTime {
             watermark: record.watermarks.values().filter_map(|w| w.current_ms).min().map(iso),
-            ..EventTime::default()
+            max: times.map(|times| iso(times.max_ms)),
+            min: times.map(|times| iso(times.min_ms)),
+            avg: times.map(|times| iso(times.avg_ms)),
         },
         state_operators: state_operators(compiled, batch),
         sources: compiled
@@ -116,6 +121,7 @@ fn source_progress(id: SourceId, name: &str, batch: &CommittedBatch, latest: &Po
         batch.record.partitions.iter().filter(|(p, _)| p.source == id).map(|(_, report)| report.records).sum::<u64>();
     SourceProgress {
         description: format!("Kafka[{name}]"),
+        watermark: batch.record.watermarks.get(&id).and_then(|watermark| watermark.current_ms).map(iso),
         start_offset: of_source(&start),
         end_offset: of_source(&batch.record.positions),
         latest_offset: of_source(latest),
@@ -125,10 +131,20 @@ fn source_progress(id: SourceId, name: &str, batch: &CommittedBatch, latest: &Po
 }
 
 fn state_operators(compiled: &CompiledQuery, batch: &CommittedBatch) -> Vec<StateOperatorProgress> {
+    let plan = &batch.record.plan;
+    let watermarks = BatchContext::of(plan, &compiled.dataflow, compiled.options.shards).watermarks(&compiled.dataflow);
     let stateful = compiled.dataflow.operators.iter();
     stateful
         .map(|info| {
-            let mut progress = StateOperatorProgress { operator_name: info.name.clone(), ..Default::default() };
+            let [late_before, close_before] = watermarks.get(&info.id).copied().unwrap_or_default();
+            let mut progress = StateOperatorProgress {
+                operator_id: info.id.0,
+                operator_name: info.name.clone(),
+                description: info.description.clone(),
+                late_before: late_before.map(iso),
+                close_before: close_before.map(iso),
+                ..Default::default()
+            };
             for metrics in batch.operators.iter().filter(|metrics| metrics.operator == info.id) {
                 progress.num_rows_total += metrics.state_rows;
                 progress.num_rows_updated += metrics.rows_updated;

@@ -43,7 +43,7 @@ pub fn compile(sql: &str) -> Result<CompiledQuery> {
     }
     let (mut sinks, planned) = plan_inserts(&script, &catalog, &options)?;
     let plans: Vec<&LogicalPlan> = planned.iter().map(|insert| &insert.plan).collect();
-    let mut sources = sources::collect(&plans, &catalog, &defaults)?;
+    let mut sources = sources::collect(&plans, &catalog, &defaults, options.max_drift_ms.is_some())?;
     let mut builder = Builder::new(&sources, &options);
     for sink in &sinks {
         let mut parts = Vec::new();

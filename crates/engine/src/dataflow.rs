@@ -448,6 +448,21 @@ impl OpSpec {
     }
 }
 
+impl OpSpec {
+    /// The operator that goes by a watermark, and the sources it is the least of.
+    pub fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {
+        let (op, watermark, goes) = match self {
+            Self::FinalAggregate { op, spec, .. } => (op, &spec.watermark, spec.close.is_some()),
+            Self::GeneralAggregate { op, spec } => (op, &spec.watermark, spec.close.is_some()),
+            Self::Join { op, spec } => (op, &spec.watermark, spec.sides.iter().any(|side| side.expiry.is_some())),
+            Self::Over { op, spec } => (op, &spec.watermark, spec.expiry.is_some()),
+            Self::Session { op, spec } => (op, &spec.watermark, spec.closes),
+            _ => return None,
+        };
+        goes.then_some((*op, watermark.as_slice()))
+    }
+}
+
 /// How a group's window end is known from one of its columns, a timestamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseKey {

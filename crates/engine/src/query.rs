@@ -79,6 +79,8 @@ pub struct SourceTable {
     pub options: SourceOptions,
     /// Over `schema`; evaluates to `Timestamp(Millisecond)`.
     pub watermark: Option<Arc<dyn PhysicalExpr>>,
+    /// The column of WATERMARK FOR, if the query needs it.
+    pub event_time: Option<usize>,
     /// Columns of `schema` the query needs, ascending: the layout of decoded batches.
     pub columns_used: Vec<usize>,
     /// The hidden sink of records that do not decode.

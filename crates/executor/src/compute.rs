@@ -10,7 +10,7 @@ use highwater_connectors::source::Chunk;
 use highwater_core::ids::{AttemptId, BatchId, EdgeId, SinkId};
 use highwater_core::offsets::SourcePartition;
 use highwater_core::plan::{TaskPlan, WriterPlan};
-use highwater_core::report::{PartitionReport, TaskReport};
+use highwater_core::report::{EventTimes, PartitionReport, TaskReport};
 use highwater_crash as crash;
 use highwater_engine::CompiledQuery;
 use highwater_engine::delta::DeltaBatch;
@@ -198,6 +198,7 @@ fn add(report: &mut PartitionReport, chunk: &Chunk) {
     report.size_bytes += chunk.size_bytes;
     report.checksum = report.checksum.wrapping_add(chunk.checksum);
     report.max_watermark_ms = report.max_watermark_ms.max(chunk.max_watermark_ms);
+    report.event_time = EventTimes::all([report.event_time, chunk.event_time].into_iter());
     report.max_timestamp_ms = report.max_timestamp_ms.max(chunk.max_timestamp_ms);
     report.bad_records += chunk.bad.len() as u64;
 }

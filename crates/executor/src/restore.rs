@@ -1,6 +1,6 @@
 //! State over the wire: shards fetched from the driver, large deltas brought to it.
 //!
-//! Owns: the two calls. Does not own: what is in the deltas (core, engine).
+//! Owns: the two calls, and loading on several threads. Does not own: what is in the deltas (core, engine).
 
 use crate::error::TaskError;
 use highwater_core::ids::{AttemptId, BatchId, QueryId, ShardId, TaskId};
@@ -40,10 +40,27 @@ pub async fn restore(
             deltas.push(part.delta.into());
         }
     }
-    let runs = runs(shards);
-    let loaded = tokio::task::spawn_blocking(move || runs.into_iter().try_for_each(|run| state.load(run, &deltas)));
-    loaded.await.map_err(|error| TaskError::State(error.to_string()))??;
+    load(shards, Arc::new(deltas), state).await
+}
+
+/// Loads shards on several threads: each takes some of them out of all deltas.
+async fn load(shards: &BTreeSet<ShardId>, deltas: Arc<Vec<Vec<u8>>>, state: Arc<QueryState>) -> Result<(), TaskError> {
+    let mut loading = tokio::task::JoinSet::new();
+    for part in parts(shards, std::thread::available_parallelism().map_or(1, usize::from)) {
+        let (state, deltas) = (state.clone(), deltas.clone());
+        loading.spawn_blocking(move || runs(&part).into_iter().try_for_each(|run| state.load(run, &deltas)));
+    }
+    while let Some(loaded) = loading.join_next().await {
+        loaded.map_err(|error| TaskError::State(error.to_string()))??;
+    }
     Ok(())
+}
+
+/// Shards in even parts of neighbours, so many at most.
+fn parts(shards: &BTreeSet<ShardId>, count: usize) -> Vec<BTreeSet<ShardId>> {
+    let all: Vec<ShardId> = shards.iter().copied().collect();
+    let size = all.len().div_ceil(count.max(1)).max(1);
+    all.chunks(size).map(|part| part.iter().copied().collect()).collect()
 }
 
 fn failed(status: tonic::Status) -> TaskError {
@@ -98,6 +115,37 @@ pub async fn upload(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shards_are_shared_out_evenly_and_each_once() {
+        let shards: BTreeSet<ShardId> = (0..7).map(ShardId).collect();
+        let shared = parts(&shards, 3);
+        assert_eq!(shared.iter().map(BTreeSet::len).collect::<Vec<_>>(), [3, 3, 1]);
+        assert_eq!(shared.into_iter().flatten().collect::<BTreeSet<_>>(), shards);
+        assert_eq!(parts(&shards, 100).len(), 7);
+        assert!(parts(&BTreeSet::new(), 4).is_empty());
+    }
+
+    #[tokio::test]
+    async fn every_shard_is_loaded_with_what_is_its_own() {
+        let sql = "CREATE TABLE s (k STRING) WITH ('connector'='kafka','topic'='s','bootstrap.servers'='h:1','format'='json');
+                   CREATE TABLE o (k STRING, n BIGINT, PRIMARY KEY (k) NOT ENFORCED) WITH ('connector'='console');
+                   INSERT INTO o SELECT k, count(*) FROM s GROUP BY k;";
+        let dataflow = highwater_engine::compile(sql).unwrap().dataflow;
+        let state = Arc::new(QueryState::new(&dataflow));
+        let operator = highwater_core::ids::OperatorId(0);
+        let mut delta = highwater_core::delta::DeltaWriter::new(operator);
+        (0..10u16).for_each(|shard| delta.push(ShardId(shard), &shard.to_be_bytes(), Some(&[0; 8])));
+        let shards: BTreeSet<ShardId> = (2..9).map(ShardId).collect();
+        load(&shards, Arc::new(vec![delta.finish()]), state.clone()).await.unwrap();
+        assert_eq!(state.owned(), shards);
+        let stage = highwater_core::ids::StageId(1);
+        let task = state.task(stage, 2..9).unwrap();
+        for shard in 2..9u16 {
+            assert!(task.read(operator, ShardId(shard), &shard.to_be_bytes(), &mut Vec::new()), "shard {shard}");
+        }
+        assert_eq!(task.size(operator).rows, 7);
+    }
 
     #[test]
     fn shards_become_ranges() {

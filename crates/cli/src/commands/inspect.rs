@@ -4,8 +4,9 @@ use crate::cli::NameArgs;
 use crate::client::{LOOK, request};
 use crate::commands::Context;
 use crate::failure::Failure;
-use crate::{json, table};
-use highwater_proto::v1::{GetLagRequest, GetQueryStatusRequest, ListQueriesRequest};
+use crate::{follow, json, table};
+use highwater_proto::v1::{GetLagRequest, GetQueryStatusRequest, ListQueriesRequest, StreamProgressRequest};
+use serde_json::Value;
 
 pub async fn ls(context: &Context) -> Result<(), Failure> {
     let call = |mut client: crate::client::Client| async move {
@@ -21,7 +22,29 @@ pub async fn status(args: NameArgs, context: &Context) -> Result<(), Failure> {
         client.get_query_status(request(GetQueryStatusRequest { name: name.to_string() }, LOOK)).await
     };
     let status = context.driver()?.call(call).await?.status.unwrap_or_default();
-    context.show(|| json::status(&status), || table::status(&status))
+    if context.global.json {
+        return context.show(|| json::status(&status), String::new);
+    }
+    let progress = last_progress(context, name).await?;
+    let time = |batch: &Value| Some(batch.get("eventTime")?.get("watermark")?.as_str()?.to_string());
+    let mut lines = vec![table::status(&status)];
+    lines.extend(progress.as_ref().and_then(time).map(|watermark| format!("\nwatermark {watermark}")));
+    lines.extend(progress.as_ref().and_then(table::operators).map(|operators| format!("\n{operators}")));
+    context.show(|| json::status(&status), || lines.join("\n"))
+}
+
+/// Progress of the last batch that this driver has seen committed.
+async fn last_progress(context: &Context, name: &str) -> Result<Option<Value>, Failure> {
+    let call = |mut client: crate::client::Client| async move {
+        let asked = StreamProgressRequest { name: name.to_string(), last: 1, follow: false };
+        client.stream_progress(request(asked, LOOK)).await
+    };
+    let mut stream = context.driver()?.call(call).await?;
+    let mut last = None;
+    while let Some(message) = stream.message().await? {
+        last = follow::parse(&message.progress_json)?.map(|batch| batch.document).or(last);
+    }
+    Ok(last)
 }
 
 pub async fn lag(args: NameArgs, context: &Context) -> Result<(), Failure> {

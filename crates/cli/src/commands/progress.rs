@@ -8,11 +8,13 @@ use crate::commands::Context;
 use crate::failure::Failure;
 use crate::follow::{self, Batch, News};
 use crate::output;
+use crate::table;
 use highwater_proto::v1::StreamProgressRequest;
 use serde_json::Value;
 use std::fmt;
 
-const HEADING: &str = "   BATCH  TIME                 RECORDS  RECORDS/S    TOOK MS  WATERMARK            STATE ROWS";
+const HEADING: &str =
+    "   BATCH  TIME                 RECORDS  RECORDS/S    TOOK MS  WATERMARK            STATE ROWS  STATE SIZE    LATE";
 
 pub async fn progress(args: ProgressArgs, context: &Context) -> Result<(), Failure> {
     let driver = context.driver()?;
@@ -82,21 +84,23 @@ pub fn row(document: &Value) -> String {
     let time = text(document, "timestamp").unwrap_or("?");
     let watermark = document.get("eventTime").and_then(|event| event.get("watermark")).and_then(Value::as_str);
     format!(
-        "{:>8}  {:<19} {:>8}  {:>9}  {:>9}  {:<19}  {:>10}",
+        "{:>8}  {:<19} {:>8}  {:>9}  {:>9}  {:<19}  {:>10}  {:>10}  {:>6}",
         whole(document, "batchId").map_or_else(|| "?".to_string(), |id| id.to_string()),
         seconds(time),
         whole(document, "numInputRows").unwrap_or(0),
         rate(document, "processedRowsPerSecond").map_or_else(|| "?".to_string(), |rate| format!("{rate:.0}")),
         whole(document, "batchDuration").unwrap_or(0),
         watermark.map_or("-", seconds),
-        state_rows(document),
+        of_operators(document, "numRowsTotal"),
+        table::size(of_operators(document, "memoryUsedBytes")),
+        of_operators(document, "numRowsDroppedByWatermark"),
     )
 }
 
-/// Rows of state, all operators together.
-fn state_rows(document: &Value) -> u64 {
+/// A number of all operators together.
+fn of_operators(document: &Value, key: &str) -> u64 {
     let operators = document.get("stateOperators").and_then(Value::as_array);
-    operators.into_iter().flatten().filter_map(|operator| whole(operator, "numRowsTotal")).sum()
+    operators.into_iter().flatten().filter_map(|operator| whole(operator, key)).sum()
 }
 
 /// An ISO time without fractions and zone.
@@ -153,7 +157,10 @@ mod tests {
         json!({
             "batchId": 7, "timestamp": "2026-01-01T00:00:00.123Z", "batchDuration": 42, "numInputRows": 1000,
             "processedRowsPerSecond": 23809.5, "eventTime": {"watermark": "2025-12-31T23:59:55.000Z"},
-            "stateOperators": [{"numRowsTotal": 3}, {"numRowsTotal": 4}]
+            "stateOperators": [
+                {"numRowsTotal": 3, "memoryUsedBytes": 1500, "numRowsDroppedByWatermark": 2},
+                {"numRowsTotal": 4, "memoryUsedBytes": 600},
+            ]
         })
     }
 
@@ -162,7 +169,7 @@ mod tests {
         let row = row(&document());
         assert_eq!(
             row,
-            "       7  2026-01-01T00:00:00     1000      23810         42  2025-12-31T23:59:55           7"
+            "       7  2026-01-01T00:00:00     1000      23810         42  2025-12-31T23:59:55           7      2.1 kB       2"
         );
         assert_eq!(row.len(), HEADING.len());
     }

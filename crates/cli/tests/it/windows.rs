@@ -179,3 +179,23 @@ fn a_query_that_keeps_too_much_stops_and_names_the_operator() {
         "{message}"
     );
 }
+
+#[test]
+fn a_partition_far_ahead_waits_for_the_slowest() {
+    let tables = Tables::new("aligned", 2);
+    let cluster = Highwater::start(1);
+    tables.kafka.produce(&tables.input, [at(0, 100_000).partition(1)]);
+    tables.kafka.produce(&tables.input, (0..30_000).map(|i| at(i / 10, i).partition(0)));
+    let settings = "SET max_watermark_drift = '10 seconds'; SET idle_timeout = '10 minutes';";
+    cluster.submit("q", &tables.copy(settings, ""));
+    // Batches come and go in which the fast partition could be read.
+    for id in 100_001..100_006 {
+        tables.kafka.produce(&tables.input, [at(0, id).partition(1)]);
+        cluster.wait("the slow partition", || tables.ids().contains(&id).then_some(()));
+    }
+    let read = tables.ids().iter().filter(|id| **id < 100_000).count();
+    assert!((1..=2 * 8_192).contains(&read), "{read} records of the fast partition are read");
+    tables.kafka.produce(&tables.input, [at(4_000, 100_006).partition(1)]);
+    cluster.wait_caught_up("q");
+    assert_eq!(tables.ids().len(), 30_007);
+}

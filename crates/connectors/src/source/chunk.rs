@@ -12,12 +12,14 @@ use crate::json::decode::JsonDecoder;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatchOptions};
 use arrow::compute::{cast, filter};
 use arrow::datatypes::{DataType, Fields, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMillisecondType};
+use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use highwater_core::offsets::TopicPartition;
 use highwater_core::options::OnBadRecord;
+use highwater_core::report::EventTimes;
 use highwater_engine::query::SourceTable;
 use std::sync::Arc;
 
@@ -29,6 +31,8 @@ pub struct ChunkDecoder {
     /// Columns decoded: those of the output, then those only the watermark needs.
     decoded: SchemaRef,
     output: SchemaRef,
+    /// Of `decoded`: the column of event time.
+    event_time: Option<usize>,
     /// Over `decoded`.
     watermark: Option<Arc<dyn PhysicalExpr>>,
     pub keep: Keep,
@@ -52,6 +56,8 @@ pub struct DecodedChunk {
     hashes: Vec<u64>,
     /// One per row of `batch`.
     watermarks: Option<Int64Array>,
+    /// The same of event times.
+    event_times: Option<Int64Array>,
     bad: Vec<BadRecord>,
     /// Reading a bad record fails.
     fail_on_bad: bool,
@@ -96,6 +102,7 @@ impl ChunkDecoder {
                 headers: has(Meta::Headers),
             },
             json: JsonDecoder::new(&Fields::from(values))?,
+            event_time: table.event_time.and_then(|column| wanted.iter().position(|wanted| *wanted == column)),
             origins,
             decoded,
             output,
@@ -131,6 +138,10 @@ impl ChunkDecoder {
         let decoded = RecordBatch::try_new_with_options(self.decoded.clone(), columns, &options)
             .map_err(|error| self.internal(&error))?;
         let watermarks = self.watermarks(&decoded)?;
+        let event_times = match self.event_time {
+            Some(column) => Some(millis(decoded.column(column)).map_err(|error| self.internal(&error))?),
+            None => None,
+        };
         let columns = decoded.columns()[..self.output.fields().len()].to_vec();
         let batch = RecordBatch::try_new_with_options(self.output.clone(), columns, &options)
             .map_err(|error| self.internal(&error))?;
@@ -142,6 +153,7 @@ impl ChunkDecoder {
             sizes: raw.sizes.clone(),
             hashes: raw.hashes.clone(),
             watermarks,
+            event_times,
             bad,
             fail_on_bad: self.fail_on_bad,
         })
@@ -163,14 +175,29 @@ impl ChunkDecoder {
         };
         let value = expr.evaluate(decoded).map_err(|error| failed(&error))?;
         let array = value.into_array(decoded.num_rows()).map_err(|error| failed(&error))?;
-        let millis = DataType::Timestamp(TimeUnit::Millisecond, None);
-        let array = cast(&array, &millis).map_err(|error| failed(&error))?;
-        Ok(Some(array.as_primitive::<TimestampMillisecondType>().reinterpret_cast::<Int64Type>()))
+        millis(&array).map(Some).map_err(|error| failed(&error))
     }
 
     fn internal(&self, error: &dyn std::fmt::Display) -> ConnectorError {
         ConnectorError::Fatal(format!("{}: decoding failed: {error}", self.context))
     }
+}
+
+/// Timestamps as milliseconds; of millisecond columns the same memory.
+fn millis(times: &ArrayRef) -> Result<Int64Array, ArrowError> {
+    let times = cast(times, &DataType::Timestamp(TimeUnit::Millisecond, None))?;
+    Ok(times.as_primitive::<TimestampMillisecondType>().reinterpret_cast::<Int64Type>())
+}
+
+fn event_times(times: &Int64Array) -> Option<EventTimes> {
+    let records = times.len() - times.null_count();
+    let sum: i128 = times.iter().flatten().map(i128::from).sum();
+    Some(EventTimes {
+        min_ms: arrow::compute::min(times)?,
+        max_ms: arrow::compute::max(times)?,
+        avg_ms: i64::try_from(sum / records.max(1) as i128).unwrap_or(i64::MAX),
+        records: records as u64,
+    })
 }
 
 fn bad_record(tp: &TopicPartition, raw: &RawRecords, index: usize, reason: String) -> BadRecord {
@@ -201,7 +228,8 @@ impl DecodedChunk {
     /// Memory held.
     pub fn memory_bytes(&self) -> usize {
         let bad: usize = self.bad.iter().map(|bad| bad.payload.as_ref().map_or(0, Bytes::len) + 128).sum();
-        let watermarks = self.watermarks.as_ref().map_or(0, Array::get_buffer_memory_size);
+        let times = [&self.watermarks, &self.event_times].into_iter().flatten();
+        let watermarks: usize = times.map(Array::get_buffer_memory_size).sum();
         self.batch.get_array_memory_size() + self.offsets.len() * 36 + watermarks + bad
     }
 
@@ -230,6 +258,7 @@ impl DecodedChunk {
             size_bytes: self.sizes[from..to].iter().map(|size| u64::from(*size)).sum(),
             checksum: self.hashes[from..to].iter().fold(0, |sum, hash| sum.wrapping_add(*hash)),
             max_watermark_ms: watermarks.as_ref().and_then(arrow::compute::max),
+            event_time: self.event_times.as_ref().and_then(|all| event_times(&all.slice(first_row, rows))),
             max_timestamp_ms: self.timestamps[from..to].iter().copied().flatten().max(),
             bad: bad.to_vec(),
         })

@@ -30,6 +30,7 @@ pub fn table(on_bad_record: OnBadRecord, columns_used: Vec<usize>) -> SourceTabl
         }),
         options: SourceOptions { on_bad_record, ..SourceOptions::default() },
         watermark: Some(Arc::new(Column::new("ts", 1))),
+        event_time: Some(1),
         columns_used,
         dead_letters: None,
     }
@@ -184,4 +185,15 @@ proptest! {
         let good: Vec<i64> = offsets.iter().copied().filter(|offset| !bad.contains(offset)).collect();
         prop_assert_eq!(ids, good);
     }
+}
+
+#[test]
+fn event_times_are_those_of_the_slice() {
+    let chunk = decode(OnBadRecord::Skip, &[1, 2, 3, 6], &[2]);
+    let of = |from, to| {
+        chunk.slice(from, to).unwrap().event_time.map(|times| (times.min_ms, times.max_ms, times.avg_ms, times.records))
+    };
+    assert_eq!(of(0, 10), Some((994, 999, 996, 3)));
+    assert_eq!(of(3, 10), Some((994, 997, 995, 2)));
+    assert_eq!(of(2, 3), None, "a bad record has none");
 }

@@ -24,6 +24,7 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use highwater_core::align::Mark;
 use highwater_core::offsets::TopicPartition;
+use highwater_core::report::EventTimes;
 use highwater_engine::query::SourceTable;
 
 /// Memory a reader thread may hold by default, in bytes.
@@ -72,6 +73,8 @@ pub struct Chunk {
     pub checksum: u64,
     /// Highest value of the watermark expression, milliseconds.
     pub max_watermark_ms: Option<i64>,
+    /// Event times of those records, where the query reads them.
+    pub event_time: Option<EventTimes>,
     /// Newest Kafka timestamp, milliseconds.
     pub max_timestamp_ms: Option<i64>,
     /// Records that did not decode, by offset. Empty under `on_bad_record = 'fail'`: reading them fails.

@@ -72,12 +72,7 @@ pub fn closing_tables(plan: &LogicalPlan) -> Vec<Arc<Table>> {
 }
 
 /// Compiles a GROUP BY over the rows of `sources`.
-pub fn compile(
-    aggregate: &Aggregate,
-    emit: EmitMode,
-    watermark: Vec<Upstream>,
-    at: Location,
-) -> Result<AggregateSpec> {
+pub fn compile(aggregate: &Aggregate, emit: EmitMode, watermark: Vec<Upstream>, at: Location) -> Result<AggregateSpec> {
     let input = aggregate.input.schema();
     let mut group = Vec::with_capacity(aggregate.group_expr.len());
     for key in &aggregate.group_expr {

@@ -27,14 +27,20 @@ struct Wanted {
     closes: bool,
 }
 
-/// The sources of these plans.
-pub fn collect(plans: &[&LogicalPlan], catalog: &Catalog, defaults: &[OptionEntry]) -> Result<Vec<SourceTable>> {
+/// The sources of these plans. `aligned`: their watermarks are needed, whatever operators do.
+pub fn collect(
+    plans: &[&LogicalPlan],
+    catalog: &Catalog,
+    defaults: &[OptionEntry],
+    aligned: bool,
+) -> Result<Vec<SourceTable>> {
     let mut wanted: Vec<Wanted> = Vec::new();
     for plan in plans {
         visit(plan, &mut wanted);
     }
     let mut sources = Vec::with_capacity(wanted.len());
     for (index, want) in wanted.into_iter().enumerate() {
+        let want = Wanted { closes: want.closes || aligned, ..want };
         sources.push(source_table(SourceId(index as u32), want, catalog, defaults)?);
     }
     Ok(sources)
@@ -97,12 +103,15 @@ fn source_table(id: SourceId, want: Wanted, catalog: &Catalog, defaults: &[Optio
     if columns.is_empty() {
         columns.insert(0);
     }
+    let event_time = table.def.watermark.as_ref().filter(|_| watermark.is_some());
+    let event_time = event_time.and_then(|declared| table.schema.index_of(&declared.column.text).ok());
     Ok(SourceTable {
         id,
         name: table.def.name.text.clone(),
         schema: table.schema.clone(),
         connector,
         options: table.options.source.clone(),
+        event_time: event_time.filter(|column| columns.contains(column)),
         watermark: watermark.map(|watermark| watermark.expr),
         columns_used: columns.into_iter().collect(),
         dead_letters: None,

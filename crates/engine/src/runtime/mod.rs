@@ -33,7 +33,7 @@ pub use lookup::LookupTable;
 pub(crate) use partial_aggregate::close_times;
 pub(crate) use sums::{Sum, SumKind};
 
-use crate::dataflow::{CLOCK, Dataflow, PipelineInput, PipelineOutput, Upstream};
+use crate::dataflow::{CLOCK, Dataflow, OpSpec, PipelineInput, PipelineOutput, Upstream};
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::state::{Overlay, TaskState};
@@ -90,6 +90,13 @@ impl BatchContext {
             receivers: receivers.collect(),
             ttl: dataflow.operators.iter().filter_map(|info| Some((info.id, info.ttl_ms?))).collect(),
         }
+    }
+
+    /// What each operator that goes by a watermark takes for late, and for closed, milliseconds.
+    pub fn watermarks(&self, dataflow: &Dataflow) -> BTreeMap<OperatorId, [Option<i64>; 2]> {
+        let ops = dataflow.stages.iter().flat_map(|stage| &stage.pipelines).flat_map(|pipeline| &pipeline.ops);
+        let of = |(id, upstream)| (id, [&self.late_before, &self.close_before].map(|all| Self::least(all, upstream)));
+        ops.filter_map(OpSpec::watermark).map(of).collect()
     }
 
     /// The watermark of an operator: the least of its sources', once all have one. Milliseconds.

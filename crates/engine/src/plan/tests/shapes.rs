@@ -256,13 +256,12 @@ fn explain_says_what_runs_where() {
     let query = good(&sql);
     let text = query.explain_text();
     for line in [
-        "source pay: kafka topic pay, reads card, amount, ts, watermark ",
-        "stage 0: partitions of pay\n",
-        "  partial aggregate 0: count(1) by ",
-        "  -> exchange 0 by hash of window_start, card, append-only\n",
-        "stage 1: 64 shards\n  from exchange 0\n  final aggregate 0: by window_start, card, gives a group every change\n",
-        "  keyed sink 1: by w, a, keys are unique\n  -> sink keyed_windows\n",
-        "operator 0: aggregate, count(*) by window_start, card, bounded by window_start, by the watermark of pay\n",
+        "┌─ stage 0: a task for each executor that reads partitions of pay\n│  source pay: kafka topic pay, reads card, amount, ts, watermark ",
+        "│    ▼ partial aggregate 0: count(1) by ",
+        "│  ─+▶ exchange 0 by hash of window_start, card, append-only\n└─\n",
+        "┌─ stage 1: 64 shards, spread over all executors\n│  ─+▶ exchange 0, from stage 0\n",
+        "│    ▼ final aggregate 0: by window_start, card, gives a group every change\n│        keeps groups, bounded by window_start, by the watermark of pay\n",
+        "│    ▼ keyed sink 1: by w, a, keys are unique\n│  ─±▶ sink keyed_windows\n└─\n",
         "sink keyed_windows: kafka topic keyed_windows, keyed by w, a\n",
     ] {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
@@ -271,6 +270,31 @@ fn explain_says_what_runs_where() {
     assert_eq!(json["operators"][0]["closesWindows"], true);
     assert_eq!(json["sinks"][0]["primaryKey"][1], "a");
     assert_eq!(json["stages"][1]["pipelines"][0]["exchanges"][0], 0);
+    assert_eq!((&json["stages"][0]["shards"], &json["stages"][1]["shards"]), (&serde_json::Value::Null, &64.into()));
+    assert_eq!(json["operators"][0]["keeps"], "groups");
+    assert_eq!(json["operators"][0]["stage"], 1);
+    let exchange = &json["exchanges"][0];
+    assert_eq!((&exchange["from"][0], &exchange["to"], &exchange["retracting"]), (&0.into(), &1.into(), &false.into()));
+}
+
+#[test]
+fn explain_draws_joins_corrections_and_what_nothing_bounds() {
+    let query = good(
+        "INSERT INTO keyed SELECT a.card, b.n FROM plain a
+           LEFT JOIN (SELECT card, count(*) AS n FROM plain GROUP BY card) b ON a.card = b.card;",
+    );
+    let text = query.explain_text();
+    for line in [
+        "│  ─+▶ left: exchange ",
+        "│  ─±▶ right: exchange ",
+        "│        keeps the rows of both sides, with how many match, UNBOUNDED: nothing ever frees them\n",
+        "│        keeps the live row of each key, UNBOUNDED",
+    ] {
+        assert!(text.contains(line), "{line:?} is not in\n{text}");
+    }
+    let retracting =
+        query.explain_json()["exchanges"].as_array().unwrap().iter().filter(|e| e["retracting"] == true).count();
+    assert!(retracting >= 2, "{text}");
 }
 
 #[test]

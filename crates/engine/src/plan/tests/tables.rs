@@ -162,7 +162,8 @@ fn a_drift_is_a_duration_and_a_source_that_is_never_idle_is_told() {
     let query = good(&format!("SET max_watermark_drift = '1 minute'; {select}"));
     assert_eq!((query.options.max_drift_ms, query.warnings.len()), (Some(60_000), 0));
     assert_eq!(good(select).options.max_drift_ms, None);
-    // Without a window the watermark is compiled all the same, if its column is read.
+    assert!(query.sources[0].watermark.is_some(), "the watermark is needed though nothing else reads its column");
+    assert!(good(select).sources[0].watermark.is_none());
     let never = format!(
         "SET max_watermark_drift = '1 minute'; SET idle_timeout = 'never';
          INSERT INTO windows SELECT window_start, card, count(*) FROM {TUMBLE} GROUP BY window_start, window_end, card;"

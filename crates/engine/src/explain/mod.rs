@@ -1,11 +1,13 @@
 //! A compiled query for people: as text, and as JSON.
 //!
-//! Owns: the words for operators, stages and tables. Does not own: what they do. Invariant: no connector
-//! property is shown, since any of them may be a secret.
+//! Owns: the words for operators, stages and tables, and the JSON. Does not own: what they do, the drawing (`draw`).
+//! Invariant: no connector property is shown, since any of them may be a secret.
+
+mod draw;
 
 use crate::dataflow::{
-    AggregateSpec, CallSpec, EmitMode, GeneralSpec, JoinOutput, JoinSpec, Keeps, LookupSpec, OpSpec, OperatorInfo,
-    OverSpec, Pipeline, PipelineInput, PipelineOutput, Rank, RankLimit, SessionSpec, Stage, StageInput,
+    AggregateSpec, CallSpec, Edge, EmitMode, GeneralSpec, JoinOutput, JoinSpec, Keeps, LookupSpec, OpSpec,
+    OperatorInfo, OverSpec, Pipeline, PipelineInput, PipelineOutput, Rank, RankLimit, SessionSpec, Stage, StageInput,
 };
 use crate::query::{CompiledQuery, ConnectorOptions, SinkTable, SourceTable};
 use crate::sql::types::type_name;
@@ -14,15 +16,14 @@ use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use highwater_core::options::OutputMode;
 use serde_json::{Value, json};
-use std::fmt::Write;
 use std::sync::Arc;
 
 impl CompiledQuery {
-    /// The plan, one line for each step.
+    /// The plan, drawn from its sources to its sinks.
     pub fn explain_text(&self) -> String {
         let mut out = String::new();
         // Writing into a string never fails.
-        let _ = write_text(self, &mut out);
+        let _ = draw::draw(self, &mut out);
         out
     }
 
@@ -33,51 +34,13 @@ impl CompiledQuery {
             "trigger": self.options.trigger,
             "sources": self.sources.iter().map(source_json).collect::<Vec<_>>(),
             "stages": self.dataflow.stages.iter().map(|stage| stage_json(self, stage)).collect::<Vec<_>>(),
-            "operators": self.dataflow.operators.iter().map(operator_json).collect::<Vec<_>>(),
+            "exchanges": self.dataflow.edges.iter().map(|edge| edge_json(self, edge)).collect::<Vec<_>>(),
+            "operators": self.dataflow.operators.iter().map(|info| operator_json(self, info)).collect::<Vec<_>>(),
             "sinks": self.sinks.iter().map(sink_json).collect::<Vec<_>>(),
             "warnings": self.warnings,
             "fingerprint": self.fingerprint(),
         })
     }
-}
-
-fn write_text(query: &CompiledQuery, out: &mut String) -> std::fmt::Result {
-    for source in &query.sources {
-        write!(
-            out,
-            "source {}: {}, reads {}",
-            source.name,
-            connector_text(&source.connector),
-            columns_read(source).join(", ")
-        )?;
-        if let Some(watermark) = &source.watermark {
-            write!(out, ", watermark {watermark}")?;
-        }
-        writeln!(out)?;
-    }
-    for stage in &query.dataflow.stages {
-        writeln!(out, "stage {}: {}", stage.id, stage_text(query, stage))?;
-        for pipeline in &stage.pipelines {
-            for input in &pipeline.inputs {
-                if let PipelineInput::Edge(edge) = input {
-                    writeln!(out, "  from exchange {edge}")?;
-                }
-            }
-            for op in &pipeline.ops {
-                writeln!(out, "  {}", op_text(op))?;
-            }
-            writeln!(out, "  -> {}", output_text(query, pipeline.output))?;
-        }
-    }
-    for operator in &query.dataflow.operators {
-        let bound =
-            operator.bounded_by.as_deref().map_or("unbounded".to_string(), |bound| format!("bounded by {bound}"));
-        writeln!(out, "operator {}: {}, {}, {bound}", operator.id, operator.name, operator.description)?;
-    }
-    for sink in &query.sinks {
-        writeln!(out, "sink {}: {}, {}", sink.name, connector_text(&sink.connector), sink_text(sink))?;
-    }
-    Ok(())
 }
 
 fn columns_read(source: &SourceTable) -> Vec<&str> {
@@ -100,16 +63,6 @@ fn sink_text(sink: &SinkTable) -> String {
         true if sink.mode == OutputMode::Complete => "the whole result at every batch".into(),
         true => "appended".into(),
         false => format!("keyed by {}", names(&sink.schema, &sink.primary_key)),
-    }
-}
-
-fn stage_text(query: &CompiledQuery, stage: &Stage) -> String {
-    match stage.input {
-        StageInput::Source(id) => match query.sources.iter().find(|source| source.id == id) {
-            Some(source) => format!("partitions of {}", source.name),
-            None => format!("partitions of source {id}"),
-        },
-        StageInput::Shards => format!("{} shards", query.options.shards),
     }
 }
 
@@ -361,8 +314,29 @@ fn sink_json(sink: &SinkTable) -> Value {
     })
 }
 
-fn operator_json(operator: &OperatorInfo) -> Value {
+/// Rows from some stages to another.
+fn edge_json(query: &CompiledQuery, edge: &Edge) -> Value {
     json!({
+        "id": edge.id,
+        "from": query.dataflow.producers(edge.id).map(|stage| stage.id).collect::<Vec<_>>(),
+        "to": query.dataflow.consumer(edge.id).map(|stage| stage.id),
+        "key": edge.key.iter().map(|column| edge.schema.field(*column).name().as_str()).collect::<Vec<_>>(),
+        "columns": columns_json(&edge.schema),
+        "retracting": edge.weighted,
+    })
+}
+
+fn operator_json(query: &CompiledQuery, operator: &OperatorInfo) -> Value {
+    let ops = query
+        .dataflow
+        .stages
+        .iter()
+        .flat_map(|stage| stage.pipelines.iter().flat_map(|pipeline| &pipeline.ops).map(move |op| (stage.id, op)));
+    let keeper = ops.into_iter().find(|(_, op)| op.state().is_some_and(|(id, _)| id == operator.id));
+    json!({
+        "stage": keeper.map(|(stage, _)| stage),
+        "keeps": keeper.map(|(_, op)| draw::kept_text(operator, op)),
+        "stateTtlMs": operator.ttl_ms,
         "id": operator.id,
         "name": operator.name,
         "description": operator.description,
@@ -381,11 +355,13 @@ fn stage_json(query: &CompiledQuery, stage: &Stage) -> Value {
             "exchanges": edges.collect::<Vec<_>>(),
             "operators": pipeline.ops.iter().map(op_text).collect::<Vec<_>>(),
             "output": output_text(query, pipeline.output),
+            "lateRows": pipeline.late.iter().flatten().map(|sink| output_text(query, PipelineOutput::Sink(*sink))).collect::<Vec<_>>(),
         })
     };
     json!({
         "id": stage.id,
-        "input": stage_text(query, stage),
+        "input": draw::place_text(query, stage),
+        "shards": (stage.input == StageInput::Shards).then_some(query.options.shards),
         "pipelines": stage.pipelines.iter().map(pipeline).collect::<Vec<_>>(),
     })
 }

@@ -1,0 +1,136 @@
+//! The dataflow as a drawing: a box for each stage, rows flowing down through its operators and over exchanges.
+//!
+//! Owns: lines and their order. Does not own: the words for operators (`explain`). Legend: `+` rows only come, `±` rows
+//! may be taken back; below an operator that keeps state stands what, and what bounds it.
+
+use super::{columns_read, connector_text, op_text, output_text, sink_text};
+use crate::dataflow::{JoinSpec, OpSpec, OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
+use crate::query::{CompiledQuery, SourceTable};
+use highwater_core::ids::{EdgeId, OperatorId};
+use std::fmt::{Result, Write};
+
+/// Draws all stages, in the order in which rows go through them.
+pub fn draw(query: &CompiledQuery, out: &mut String) -> Result {
+    for (index, stage) in query.dataflow.stages.iter().enumerate() {
+        if index > 0 {
+            writeln!(out)?;
+        }
+        writeln!(out, "┌─ stage {}: {}", stage.id, place_text(query, stage))?;
+        for (index, pipeline) in stage.pipelines.iter().enumerate() {
+            if index > 0 {
+                writeln!(out, "│")?;
+            }
+            draw_pipeline(query, stage, pipeline, out)?;
+        }
+        writeln!(out, "└─")?;
+    }
+    writeln!(out)?;
+    for sink in &query.sinks {
+        writeln!(out, "sink {}: {}, {}", sink.name, connector_text(&sink.connector), sink_text(sink))?;
+    }
+    writeln!(out, "─+▶ rows only come, ─±▶ rows may be taken back")
+}
+
+/// Who runs the stage, and how often side by side.
+pub fn place_text(query: &CompiledQuery, stage: &Stage) -> String {
+    match stage.input {
+        StageInput::Source(_) => match source_of(query, stage) {
+            Some(source) => format!("a task for each executor that reads partitions of {}", source.name),
+            None => "a task for each executor that reads".into(),
+        },
+        StageInput::Shards => format!("{} shards, spread over all executors", query.options.shards),
+    }
+}
+
+fn source_of<'a>(query: &'a CompiledQuery, stage: &Stage) -> Option<&'a SourceTable> {
+    let StageInput::Source(id) = stage.input else { return None };
+    query.sources.iter().find(|source| source.id == id)
+}
+
+fn draw_pipeline(query: &CompiledQuery, stage: &Stage, pipeline: &Pipeline, out: &mut String) -> Result {
+    for (port, input) in pipeline.inputs.iter().enumerate() {
+        let side = match (pipeline.inputs.len(), port) {
+            (1, _) => "",
+            (_, 0) => "left: ",
+            _ => "right: ",
+        };
+        match input {
+            PipelineInput::Source => writeln!(out, "│  {}", source_text(query, stage))?,
+            PipelineInput::Edge(edge) => {
+                let sign = sign(query, *edge);
+                writeln!(out, "│  ─{sign}▶ {side}exchange {edge}, from {}", senders(query, *edge))?;
+            }
+        }
+    }
+    for op in &pipeline.ops {
+        writeln!(out, "│    ▼ {}", op_text(op))?;
+        if let Some(info) = op.state().and_then(|(id, _)| info(query, id)) {
+            writeln!(out, "│        keeps {}", state_text(info, op))?;
+        }
+    }
+    for sink in pipeline.late.iter().flatten() {
+        writeln!(out, "│    late rows ─+▶ {}", output_text(query, PipelineOutput::Sink(*sink)))?;
+    }
+    let sign = match pipeline.output {
+        PipelineOutput::Exchange(edge) => sign(query, edge),
+        PipelineOutput::Sink(id) => match query.sinks.iter().find(|sink| sink.id == id) {
+            Some(sink) if !sink.primary_key.is_empty() => '±',
+            _ => '+',
+        },
+    };
+    writeln!(out, "│  ─{sign}▶ {}", output_text(query, pipeline.output))
+}
+
+fn source_text(query: &CompiledQuery, stage: &Stage) -> String {
+    let Some(source) = source_of(query, stage) else { return "source".into() };
+    let watermark = source.watermark.as_ref().map_or(String::new(), |watermark| format!(", watermark {watermark}"));
+    let reads = columns_read(source).join(", ");
+    format!("source {}: {}, reads {reads}{watermark}", source.name, connector_text(&source.connector))
+}
+
+fn sign(query: &CompiledQuery, edge: EdgeId) -> char {
+    let weighted = query.dataflow.edges.iter().find(|one| one.id == edge).is_some_and(|edge| edge.weighted);
+    if weighted { '±' } else { '+' }
+}
+
+/// The stages that send over an exchange.
+fn senders(query: &CompiledQuery, edge: EdgeId) -> String {
+    let stages: Vec<String> = query.dataflow.producers(edge).map(|stage| format!("stage {}", stage.id)).collect();
+    stages.join(" and ")
+}
+
+fn info(query: &CompiledQuery, id: OperatorId) -> Option<&OperatorInfo> {
+    query.dataflow.operators.iter().find(|info| info.id == id)
+}
+
+/// What an operator keeps, and what bounds it.
+fn state_text(info: &OperatorInfo, op: &OpSpec) -> String {
+    let kept = kept_text(info, op);
+    match &info.bounded_by {
+        Some(bound) => format!("{kept}, bounded by {bound}"),
+        None => format!("{kept}, UNBOUNDED: nothing ever frees them"),
+    }
+}
+
+/// What an operator keeps.
+pub fn kept_text(info: &OperatorInfo, op: &OpSpec) -> &'static str {
+    match op {
+        OpSpec::FinalAggregate { .. } | OpSpec::GeneralAggregate { .. } => match info.name.as_str() {
+            "distinct" => "distinct rows",
+            _ => "groups",
+        },
+        OpSpec::Join { spec, .. } => join_state(spec),
+        OpSpec::Over { spec, .. } if spec.limit.is_some() && !spec.input_retracts => "the first rows of partitions",
+        OpSpec::Over { .. } => "the rows of partitions",
+        OpSpec::Session { .. } => "sessions and their rows",
+        OpSpec::Complete { .. } => "all rows of the result",
+        _ => "the live row of each key",
+    }
+}
+
+fn join_state(spec: &JoinSpec) -> &'static str {
+    match spec.counts().contains(&true) {
+        true => "the rows of both sides, with how many match",
+        false => "the rows of both sides",
+    }
+}
