@@ -9,7 +9,7 @@ use crate::plan::clock::BatchClock;
 use crate::plan::{dead_letters, insert, late_rows, optimize, sinks, sources};
 use crate::query::{CompiledQuery, SinkTable};
 use crate::sql::ddl::{Column, OptionEntry, TableDef};
-use crate::sql::derived::From;
+use crate::sql::derived::DerivedFrom;
 use crate::sql::error::{Result, SqlError};
 use crate::sql::functions::Functions;
 use crate::sql::group_windows::rewrite_group_windows;
@@ -134,7 +134,7 @@ impl Script {
         for table in &self.tables {
             used.extend(table.metadata());
             for derived in &table.derived {
-                if let From::Expr(expr) = &derived.from {
+                if let DerivedFrom::Expr(expr) = &derived.from {
                     collect_metadata(expr, &mut used);
                 }
             }

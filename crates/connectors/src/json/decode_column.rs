@@ -5,6 +5,7 @@
 //! equally long and a bad record is filtered out afterwards instead of rolled back.
 
 use super::decode::{Fault, FieldDecoder, ObjectDecoder};
+use super::decode_map::MapDecoder;
 use super::decode_scalar as scalar;
 use super::scan::Scanner;
 use arrow::array::*;
@@ -35,6 +36,7 @@ pub enum Column {
     Time(Int64Builder, TimeUnit),
     Struct(Box<ObjectDecoder>, Fields, Validity),
     List(Box<FieldDecoder>, FieldRef, Vec<i32>, Validity),
+    Map(Box<MapDecoder>),
 }
 
 /// Validity bits: false is null.
@@ -116,6 +118,7 @@ impl Column {
             DataType::List(item) => {
                 Self::List(Box::new(FieldDecoder::new(item)?), item.clone(), vec![0], Validity::default())
             }
+            DataType::Map(entries, _) => Self::Map(Box::new(MapDecoder::new(entries)?)),
             _ => return None,
         })
     }
@@ -157,6 +160,7 @@ impl Column {
                 validity.push(true);
                 result
             }
+            Self::Map(map) => map.append(value, scratch),
         }
     }
 
@@ -173,6 +177,7 @@ impl Column {
                 offsets.push(i32::try_from(item.rows()).unwrap_or(i32::MAX));
                 validity.push(!nullable);
             }
+            Self::Map(map) => map.append_absent(nullable),
         );
     }
 
@@ -182,6 +187,7 @@ impl Column {
             Self::Utf8(b) => b.len(),
             Self::Binary(b) => b.len(),
             Self::Struct(_, _, validity) | Self::List(_, _, _, validity) => validity.0.len(),
+            Self::Map(map) => map.len(),
         )
     }
 
@@ -213,6 +219,7 @@ impl Column {
                 let offsets = OffsetBuffer::new(std::mem::replace(offsets, vec![0]).into());
                 Arc::new(ListArray::try_new(field.clone(), offsets, item.finish()?, validity.finish())?)
             }
+            Self::Map(map) => map.finish()?,
         })
     }
 }

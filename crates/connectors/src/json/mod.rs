@@ -4,6 +4,7 @@
 
 pub mod decode;
 mod decode_column;
+mod decode_map;
 mod decode_scalar;
 pub mod encode;
 mod scan;

@@ -6,9 +6,12 @@
 
 use super::catalog::{Catalog, Stream, Table};
 use super::errors::sql_error;
-use crate::sql::derived::{Derived, From};
+use crate::sql::derived::{Derived, DerivedFrom};
 use crate::sql::error::{Result, SqlError};
 use crate::sql::refuse::refuse_unsupported;
+use crate::sql::star::metadata_field;
+use crate::sql::types::type_name;
+use datafusion::arrow::compute::can_cast_types;
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, Result as DataFusionResult};
@@ -17,6 +20,7 @@ use datafusion::logical_expr::{
     ScalarUDFImpl, Signature, Volatility, cast,
 };
 use datafusion::sql::sqlparser::ast::Spanned;
+use datafusion::sql::sqlparser::tokenizer::Location;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -33,7 +37,8 @@ pub fn read(catalog: &Catalog, table: &Arc<Table>) -> Result<Option<LogicalPlan>
     let stored = scan.schema().clone();
     let mut metadata: Vec<Expr> = stored.iter().map(Expr::from).collect();
     for derived in &def.derived {
-        if let From::Metadata { key, data_type, .. } = &derived.from {
+        if let DerivedFrom::Metadata { key, data_type, .. } = &derived.from {
+            check_type(key, data_type, derived.name.at)?;
             let column = Expr::Column(Column::new(Some(def.name.text.as_str()), *key));
             metadata.push(named(cast(column, data_type.clone()), table, &derived.name.text));
         }
@@ -44,8 +49,8 @@ pub fn read(catalog: &Catalog, table: &Arc<Table>) -> Result<Option<LogicalPlan>
     for place in 0..=def.columns.len() {
         for derived in def.derived.iter().filter(|derived| derived.after == place) {
             let expr = match &derived.from {
-                From::Metadata { .. } => column(&derived.name.text),
-                From::Expr(_) => computed(catalog, derived, rows.schema())?,
+                DerivedFrom::Metadata { .. } => column(&derived.name.text),
+                DerivedFrom::Expr(_) => computed(catalog, derived, rows.schema())?,
             };
             exprs.push(named(marked(expr, table, derived), table, &derived.name.text));
         }
@@ -55,12 +60,24 @@ pub fn read(catalog: &Catalog, table: &Arc<Table>) -> Result<Option<LogicalPlan>
     rows.project(exprs).and_then(LogicalPlanBuilder::build).map(Some).map_err(located)
 }
 
+fn check_type(key: &str, wanted: &DataType, at: Location) -> Result<()> {
+    let Some(metadata) = metadata_field(key) else { return Ok(()) };
+    match can_cast_types(metadata.data_type(), wanted) {
+        true => Ok(()),
+        false => {
+            let (is, wanted) = (type_name(metadata.data_type()), type_name(wanted));
+            Err(SqlError::at(at, format!("this metadata is {is}, and cannot be read as {wanted}"))
+                .hint(format!("declare it {is}")))
+        }
+    }
+}
+
 fn named(expr: Expr, table: &Table, name: &str) -> Expr {
     expr.alias_qualified(Some(table.def.name.text.as_str()), name)
 }
 
 fn computed(catalog: &Catalog, derived: &Derived, schema: &datafusion::common::DFSchema) -> Result<Expr> {
-    let From::Expr(expr) = &derived.from else {
+    let DerivedFrom::Expr(expr) = &derived.from else {
         return Err(SqlError::at(derived.name.at, "this column is not computed"));
     };
     refuse_unsupported(expr, catalog.functions())?;

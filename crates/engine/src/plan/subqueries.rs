@@ -64,27 +64,28 @@ enum Form {
     Count,
 }
 
+/// `NOT (x IN …)` is `x NOT IN …`.
+fn without_not(expr: Expr) -> Expr {
+    match expr {
+        Expr::Not(inner) => match *inner {
+            Expr::InSubquery(call) => Expr::InSubquery(InSubquery { negated: !call.negated, ..call }),
+            Expr::Exists(call) => Expr::Exists(Exists { negated: !call.negated, ..call }),
+            inner => not(inner),
+        },
+        other => other,
+    }
+}
+
 /// A condition of which only *true* counts.
 fn condition(expr: Expr, input: &LogicalPlan) -> Result<Expr> {
-    match expr {
+    match without_not(expr) {
         Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) => {
             let (left, right) = (inner_condition(*left, input)?, inner_condition(*right, input)?);
             Ok(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right))))
         }
         // DataFusion's null-aware join, which `not_in` rewrites.
-        Expr::InSubquery(ref call) if !call.negated || !is_correlated(&call.subquery) => Ok(expr),
-        Expr::Exists(_) => Ok(expr),
-        Expr::Not(inner) => match *inner {
-            Expr::InSubquery(mut call) => {
-                call.negated = !call.negated;
-                condition(Expr::InSubquery(call), input)
-            }
-            Expr::Exists(mut call) => {
-                call.negated = !call.negated;
-                Ok(Expr::Exists(call))
-            }
-            inner => value(not(inner), input, Form::Exists),
-        },
+        Expr::InSubquery(call) if !call.negated || !is_correlated(&call.subquery) => Ok(Expr::InSubquery(call)),
+        Expr::Exists(call) => Ok(Expr::Exists(call)),
         // Not in: nothing there is equal, or may be.
         Expr::InSubquery(call) => exists(&call.subquery, Some(equal(&call, input)?.is_not_false()), true),
         other => value(other, input, Form::Exists),
@@ -93,7 +94,7 @@ fn condition(expr: Expr, input: &LogicalPlan) -> Result<Expr> {
 
 /// Part of a condition, below AND and OR: `IN` is a mark there, and a NULL counts as little as *false*.
 fn inner_condition(expr: Expr, input: &LogicalPlan) -> Result<Expr> {
-    match expr {
+    match without_not(expr) {
         Expr::InSubquery(call) if call.negated && !is_correlated(&call.subquery) => {
             // Nothing there is equal, and nothing may be, unless nothing is there.
             let (rows, nulls) = (number(&call.subquery, None)?, number(&call.subquery, Some(output(&call).is_null()))?);

@@ -20,12 +20,12 @@ pub struct Derived {
     pub name: Name,
     /// So many stored columns come before it.
     pub after: usize,
-    pub from: From,
+    pub from: DerivedFrom,
 }
 
 /// What it is derived from.
 #[derive(Clone, Debug)]
-pub enum From {
+pub enum DerivedFrom {
     /// Columns of the same row.
     Expr(Expr),
     /// A metadata column, cast.
@@ -51,7 +51,7 @@ pub fn parse_computed(parser: &mut Parser, name: &Name, after: usize) -> Result<
     if parser.parse_keyword(Keyword::COMMENT) {
         parser.parse_literal_string()?;
     }
-    Ok(Some(Derived { name: name.clone(), after, from: From::Expr(expr) }))
+    Ok(Some(Derived { name: name.clone(), after, from: DerivedFrom::Expr(expr) }))
 }
 
 /// `METADATA [FROM 'key'] [VIRTUAL]` behind a column's type.
@@ -71,7 +71,7 @@ pub fn parse_metadata(parser: &mut Parser, name: &Name, data_type: &DataType, af
     if parser.parse_keyword(Keyword::COMMENT) {
         parser.parse_literal_string()?;
     }
-    let from = From::Metadata { key, data_type: data_type.clone(), is_virtual };
+    let from = DerivedFrom::Metadata { key, data_type: data_type.clone(), is_virtual };
     Ok(Some(Derived { name: name.clone(), after, from }))
 }
 
@@ -102,7 +102,7 @@ impl TableDef {
         let mut columns = Vec::with_capacity(self.columns.len());
         for place in 0..=self.columns.len() {
             for derived in self.derived.iter().filter(|derived| derived.after == place) {
-                if let From::Metadata { key, data_type, is_virtual: false } = &derived.from {
+                if let DerivedFrom::Metadata { key, data_type, is_virtual: false } = &derived.from {
                     let name = Name { text: key.to_string(), at: derived.name.at };
                     columns.push(Column { name, data_type: data_type.clone(), nullable: true });
                 }
@@ -116,7 +116,7 @@ impl TableDef {
     pub fn written_name<'a>(&self, name: &'a str) -> &'a str {
         let derived = self.derived.iter().find(|derived| derived.name.text == name);
         match derived.map(|derived| &derived.from) {
-            Some(From::Metadata { key, is_virtual: false, .. }) => key,
+            Some(DerivedFrom::Metadata { key, is_virtual: false, .. }) => key,
             _ => name,
         }
     }
@@ -125,19 +125,19 @@ impl TableDef {
     pub fn read_only(&self, name: &str) -> Option<String> {
         let derived = self.derived.iter().find(|derived| derived.name.text == name)?;
         match &derived.from {
-            From::Expr(expr) => Some(format!("column '{name}' is computed, as {expr}, and not stored")),
-            From::Metadata { key, data_type, is_virtual: true } => {
+            DerivedFrom::Expr(expr) => Some(format!("column '{name}' is computed, as {expr}, and not stored")),
+            DerivedFrom::Metadata { key, data_type, is_virtual: true } => {
                 Some(format!("column '{name}' is VIRTUAL metadata ({key}, {}), and only read", type_name(data_type)))
             }
-            From::Metadata { .. } => None,
+            DerivedFrom::Metadata { .. } => None,
         }
     }
 
     /// Metadata columns that derived ones show.
     pub fn metadata(&self) -> impl Iterator<Item = &'static str> {
         self.derived.iter().filter_map(|derived| match &derived.from {
-            From::Metadata { key, .. } => METADATA.into_iter().find(|name| name == key),
-            From::Expr(_) => None,
+            DerivedFrom::Metadata { key, .. } => METADATA.into_iter().find(|name| name == key),
+            DerivedFrom::Expr(_) => None,
         })
     }
 }

@@ -122,6 +122,10 @@ impl Dialect for HighwaterDialect {
         true
     }
 
+    fn support_map_literal_syntax(&self) -> bool {
+        true
+    }
+
     fn supports_array_typedef_with_brackets(&self) -> bool {
         true
     }

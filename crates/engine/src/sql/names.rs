@@ -6,10 +6,11 @@
 //! (ties), the one that does not depend on the order of rows.
 
 use super::refuse::function_name;
+use super::syntax::call;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
-    FunctionArgumentList, FunctionArguments, Ident, ObjectName, OrderByExpr, OrderByOptions, Query, Spanned, Value,
-    VisitMut, VisitorMut,
+    BinaryOperator, CeilFloorKind, DateTimeField, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, ObjectName, OrderByExpr, OrderByOptions,
+    Query, Spanned, Value, VisitMut, VisitorMut,
 };
 use std::ops::ControlFlow;
 
@@ -19,8 +20,18 @@ pub fn use_standard_names(query: &mut Query) {
     impl VisitorMut for Names {
         type Break = ();
         fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-            if let Expr::Function(function) = expr {
-                rename(function);
+            match expr {
+                Expr::Function(function) => rename(function),
+                // `FLOOR(ts TO HOUR)`
+                Expr::Floor { expr: time, field: CeilFloorKind::DateTimeField(unit) }
+                    if *unit != DateTimeField::NoDateTime =>
+                {
+                    let name =
+                        Expr::Value(Value::SingleQuotedString(unit.to_string().to_lowercase()).with_empty_span());
+                    let span = time.span();
+                    *expr = call("date_trunc", vec![name, time.as_ref().clone()], span);
+                }
+                _ => {}
             }
             ControlFlow::Continue(())
         }

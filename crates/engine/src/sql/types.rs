@@ -1,6 +1,6 @@
 //! SQL types and the Arrow types they stand for.
 //!
-//! Owns: parsing `ROW<…>`, `STRUCT<…>`, `ARRAY<…>` and `T[]`, and the mapping of every type name.
+//! Owns: parsing `ROW<…>`, `STRUCT<…>`, `ARRAY<…>`, `MAP<…>` and `T[]`, and the mapping of every type name.
 //! Does not own: how values of a type look in JSON (connectors).
 //! Invariant: a type without its own Arrow type is refused by name, never narrowed silently.
 
@@ -17,7 +17,7 @@ use std::sync::Arc;
 pub const UTC: &str = "UTC";
 
 const TYPES: &str = "BOOLEAN, TINYINT, SMALLINT, INT, BIGINT, FLOAT, DOUBLE, DECIMAL(p, s), STRING, VARCHAR, BYTES, \
-     DATE, TIME, TIMESTAMP(p), TIMESTAMP_LTZ(p), ARRAY<T>, ROW<name T, …>";
+     DATE, TIME, TIMESTAMP(p), TIMESTAMP_LTZ(p), ARRAY<T>, MAP<STRING, T>, ROW<name T, …>";
 
 /// `CREATE TABLE`'s name folding: unquoted names are lower case.
 pub fn fold(ident: &Ident) -> String {
@@ -59,12 +59,11 @@ impl TypeReader<'_, '_> {
                 return Err(SqlError::at(start, format!("{} needs its fields", word.to_uppercase()))
                     .hint("write ROW<name TYPE, …>"));
             }
-            "map" | "multiset" => {
-                return Err(SqlError::at(
-                    start,
-                    format!("type {} is not supported in streaming yet", word.to_uppercase()),
-                )
-                .hint("read it as STRING, or name its fields with ROW<name TYPE, …>"));
+            "map" if opens => self.read_map(start)?,
+            "map" => return Err(SqlError::at(start, "MAP needs its types").hint("write MAP<STRING, TYPE>")),
+            "multiset" => {
+                return Err(SqlError::at(start, "type MULTISET is not supported in streaming yet")
+                    .hint("read it as STRING, or as MAP<STRING, BIGINT>"));
             }
             _ => to_arrow(&self.parser.parse_data_type()?, start)?,
         };
@@ -80,6 +79,20 @@ impl TypeReader<'_, '_> {
         let element = self.read()?;
         self.close()?;
         Ok(list_of(element))
+    }
+
+    fn read_map(&mut self, start: Location) -> Result<DataType> {
+        self.open()?;
+        let key = self.read()?;
+        if key != DataType::Utf8 {
+            return Err(SqlError::at(start, format!("keys of a MAP are STRING, not {}", type_name(&key)))
+                .hint("a map is read from a JSON object, whose names are texts"));
+        }
+        self.parser.expect_token(&Token::Comma)?;
+        let value = self.read()?;
+        self.close()?;
+        let fields = Fields::from(vec![Field::new("key", key, false), Field::new("value", value, true)]);
+        Ok(DataType::Map(Arc::new(Field::new("entries", DataType::Struct(fields), false)), false))
     }
 
     fn read_struct(&mut self) -> Result<DataType> {
@@ -237,6 +250,13 @@ pub fn type_name(data_type: &DataType) -> String {
                 fields.iter().map(|f| format!("{} {}", f.name(), type_name(f.data_type()))).collect();
             format!("ROW<{}>", inner.join(", "))
         }
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(fields) => {
+                let parts: Vec<String> = fields.iter().map(|field| type_name(field.data_type())).collect();
+                format!("MAP<{}>", parts.join(", "))
+            }
+            other => format!("MAP<{}>", type_name(other)),
+        },
         DataType::Interval(_) | DataType::Duration(_) => "INTERVAL".into(),
         DataType::Null => "NULL".into(),
         other => other.to_string(),
@@ -287,6 +307,7 @@ mod tests {
             ("ROW<a INT, b ARRAY<STRING>>", "ROW<a INT, b ARRAY<STRING>>"),
             ("STRUCT<a: INT, \"B\" STRING>[]", "ARRAY<ROW<a INT, B STRING>>"),
             ("ARRAY<ROW<a ARRAY<ARRAY<INT>>, c INT>>", "ARRAY<ROW<a ARRAY<ARRAY<INT>>, c INT>>"),
+            ("MAP<STRING, ARRAY<INT>>", "MAP<STRING, ARRAY<INT>>"),
             ("ROW<copy INT, level TIMESTAMP(3)>", "ROW<copy INT, level TIMESTAMP(3)>"),
         ] {
             assert_eq!(parse(text).unwrap(), name, "{text}");
@@ -308,6 +329,7 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap_err().to_string(), message, "{text}");
         }
-        assert!(parse("MAP<STRING, INT>").unwrap_err().message.contains("MAP is not supported"));
+        assert!(parse("MAP<INT, INT>").unwrap_err().message.contains("keys of a MAP are STRING"));
+        assert!(parse("MULTISET<INT>").unwrap_err().message.contains("MULTISET is not supported"));
     }
 }

@@ -148,6 +148,10 @@ pub const FORMS: &[Form] = &[
         "SELECT k, b, x FROM t WHERE b > 0 OR (SELECT count(*) FROM u) = 0 OR (x IS NOT NULL AND (SELECT count(*) FROM u WHERE x IS NULL) = 0 AND NOT EXISTS (SELECT 1 FROM u WHERE u.x = t.x))",
     ),
     means(
+        "SELECT k, b, x FROM t WHERE b > 0 OR NOT (x IN (SELECT x FROM u WHERE k = 'K1'))",
+        "SELECT k, b, x FROM t WHERE b > 0 OR (SELECT count(*) FROM u WHERE k = 'K1') = 0 OR (x IS NOT NULL AND (SELECT count(*) FROM u WHERE x IS NULL AND k = 'K1') = 0 AND NOT EXISTS (SELECT 1 FROM u WHERE u.x = t.x AND k = 'K1'))",
+    ),
+    means(
         "SELECT k, b, x FROM t WHERE (x IN (SELECT x FROM u)) IS NULL",
         "SELECT k, b, x FROM t WHERE NOT EXISTS (SELECT 1 FROM u WHERE u.x = t.x) AND (x IS NULL AND (SELECT count(*) FROM u) > 0 OR (SELECT count(*) FROM u WHERE x IS NULL) > 0)",
     ),

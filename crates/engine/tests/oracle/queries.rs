@@ -219,8 +219,18 @@ impl Query {
             true => self.windows.relation(input),
             false => input.to_string(),
         };
+        let insert = |from: &str| {
+            format!("INSERT INTO o {};", self.select_windows(from, &|table| Shape::Tumble.relation(table), ""))
+        };
+        // Several INSERTs into one table are a UNION ALL.
+        let inserts = match self.kind {
+            Kind::Rows | Kind::KeyedRows if self.union => {
+                format!("BEGIN STATEMENT SET; {} {} END;", insert("t"), insert("u"))
+            }
+            _ => insert(&from),
+        };
         format!(
-            "SET shards = 8; SET late_topic = 'late';{}{}{}\n{}{}{}CREATE TABLE o ({}) {};\nINSERT INTO o {};",
+            "SET shards = 8; SET late_topic = 'late';{}{}{}\n{}{}{}CREATE TABLE o ({}) {};\n{inserts}",
             if self.kind == Kind::Complete { " SET output_mode = 'complete';" } else { "" },
             match self.lateness_ms {
                 0 => String::new(),
@@ -232,7 +242,6 @@ impl Query {
             if self.union && !matches!(self.kind, Kind::Composed | Kind::Complete) { view } else { "" },
             columns.join(", "),
             with("o"),
-            self.select_windows(&from, &|table| Shape::Tumble.relation(table), "")
         )
     }
 

@@ -38,7 +38,7 @@ fn a_computed_event_time_closes_windows() {
     assert!(query.sources[0].watermark.is_some());
     let by_clock = "TABLE(TUMBLE(TABLE orders, DESCRIPTOR(proc), INTERVAL '10' SECOND))";
     good(&orders(&format!(
-        "INSERT INTO windows SELECT window_end, 'a', sum(cost) FROM {by_clock} GROUP BY window_start, window_end;"
+        "INSERT INTO keyed_windows SELECT window_end, 'a', sum(cost) FROM {by_clock} GROUP BY window_start, window_end;"
     )));
     good(&orders(
         "INSERT INTO rows_out SELECT 'a', l.cost FROM orders l JOIN orders r ON l.price = r.price AND l.ts BETWEEN r.ts - INTERVAL '1' HOUR AND r.ts;",
@@ -69,6 +69,7 @@ fn what_is_wrong_with_a_derived_column() {
         ("a INT, b AS a + missing", "column 'missing' not found"),
         ("a INT, a AS 1 + 1", "column 'a' is declared twice"),
         ("a INT, b AS sum(a)", "is not a function of its row alone"),
+        ("a INT METADATA FROM 'headers' VIRTUAL", "cannot be read as INT"),
         ("a INT METADATA FROM 'ofset' VIRTUAL", "did you mean 'offset'?"),
         ("a INT, b AS a + 1, PRIMARY KEY (b) NOT ENFORCED", "not stored in records"),
         ("a INT, b AS a + 1, WATERMARK FOR b AS b", "WATERMARK FOR needs a TIMESTAMP column"),
@@ -216,7 +217,6 @@ fn everyday_expressions() {
         "EXTRACT(HOUR FROM ts)",
         "card LIKE 'a%'",
         "card || '-' || id",
-        "id BETWEEN SYMMETRIC 3 AND 1",
         "POSITION('a' IN card)",
         "SUBSTRING(card FROM 2 FOR 3)",
         "TRIM(BOTH ' ' FROM card)",
@@ -237,12 +237,7 @@ fn everyday_expressions() {
         "ARRAY[1,2][1]",
         "CASE id WHEN 1 THEN 'a' END",
     ] {
-        let sql = format!(
-            "{TABLES} INSERT INTO rows_out SELECT card, CASE WHEN {expr} IS NULL THEN 0 ELSE 1 END FROM plain;"
-        );
-        if let Err(error) = crate::compile(&sql) {
-            eprintln!("{expr}: {error}");
-        }
+        good(&format!("INSERT INTO rows_out SELECT card, CASE WHEN ({expr}) IS NULL THEN 0 ELSE 1 END FROM plain;"));
     }
 }
 
