@@ -7,8 +7,6 @@ use std::sync::Arc;
 
 /// Partitions of each table.
 pub const PARTITIONS: i32 = 3;
-/// `WATERMARK FOR ts AS ts - INTERVAL '3' SECOND`.
-pub const DELAY_MS: i64 = 3_000;
 /// Every window is a tumbling one of this size.
 pub const WINDOW_MS: i64 = 10_000;
 
