@@ -135,7 +135,7 @@ impl Script {
             used.extend(table.metadata());
             for derived in &table.derived {
                 if let DerivedFrom::Expr(expr) = &derived.from {
-                    collect_metadata(expr, &mut used);
+                    collect_metadata(expr.as_ref(), &mut used);
                 }
             }
         }

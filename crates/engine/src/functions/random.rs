@@ -75,7 +75,8 @@ mod tests {
         assert!(values.values().iter().all(|value| (0.0..1.0).contains(value)));
         assert_eq!(values.value(2), values.value(3));
         assert!(values.value(0) != values.value(1) && values.value(0) != values.value(2));
-        assert!(&of("1:2") == &of("1:2") && &of("1:2") != &of("1:3"));
+        assert_eq!(&of("1:2"), &of("1:2"));
+        assert_ne!(&of("1:2"), &of("1:3"));
     }
 
     #[test]

@@ -80,8 +80,8 @@ fn computed(catalog: &Catalog, derived: &Derived, schema: &datafusion::common::D
     let DerivedFrom::Expr(expr) = &derived.from else {
         return Err(SqlError::at(derived.name.at, "this column is not computed"));
     };
-    refuse_unsupported(expr, catalog.functions())?;
-    let planned = catalog.plan_expr(expr.clone(), schema, expr.span().start)?;
+    refuse_unsupported(expr.as_ref(), catalog.functions())?;
+    let planned = catalog.plan_expr(expr.as_ref().clone(), schema, expr.span().start)?;
     let is_of_row = planned
         .exists(|e| Ok(matches!(e, Expr::AggregateFunction(_) | Expr::WindowFunction(_) | Expr::ScalarSubquery(_))))
         .map_err(|error| sql_error(error, derived.name.at))?;

@@ -27,7 +27,7 @@ pub struct Derived {
 #[derive(Clone, Debug)]
 pub enum DerivedFrom {
     /// Columns of the same row.
-    Expr(Expr),
+    Expr(Box<Expr>),
     /// A metadata column, cast.
     Metadata { key: &'static str, data_type: DataType, is_virtual: bool },
 }
@@ -51,7 +51,7 @@ pub fn parse_computed(parser: &mut Parser, name: &Name, after: usize) -> Result<
     if parser.parse_keyword(Keyword::COMMENT) {
         parser.parse_literal_string()?;
     }
-    Ok(Some(Derived { name: name.clone(), after, from: DerivedFrom::Expr(expr) }))
+    Ok(Some(Derived { name: name.clone(), after, from: DerivedFrom::Expr(Box::new(expr)) }))
 }
 
 /// `METADATA [FROM 'key'] [VIRTUAL]` behind a column's type.

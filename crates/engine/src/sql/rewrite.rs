@@ -77,7 +77,7 @@ pub fn order_by_places(query: &mut Query) {
             }
             let by = |place: usize| OrderByExpr {
                 expr: Expr::Value(Value::Number(place.to_string(), false).with_empty_span()),
-                options: options.clone(),
+                options: *options,
                 with_fill: None,
             };
             order.kind = OrderByKind::Expressions((1..=select.projection.len()).map(by).collect());
