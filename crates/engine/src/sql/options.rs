@@ -30,7 +30,7 @@ pub struct QueryOptions {
     pub shards: u16,
     /// How long windows stay open after the watermark has passed their end, milliseconds.
     pub allowed_lateness_ms: u64,
-    /// Bytes of keys and values in state, on all executors together, at which the query stops.
+    /// Memory of state, on all executors together, at which the query stops, bytes.
     pub state_memory_limit: Option<u64>,
     /// How far a partition's watermark may be ahead of that of the slowest, milliseconds.
     pub max_drift_ms: Option<u64>,

@@ -29,6 +29,17 @@ pub fn close_of(value: &[u8]) -> i64 {
     value.first_chunk::<8>().map_or(NEVER, |bytes| i64::from_le_bytes(*bytes))
 }
 
+/// Memory of an entry besides its bytes: its place in the map, and its two allocations. Counted on a 64-bit machine.
+const ENTRY_BYTES: u64 = 80;
+/// Memory of a key's place among those that close, besides its bytes.
+const DUE_BYTES: u64 = 40;
+
+/// Memory that an entry takes, bytes.
+pub(super) fn entry_bytes(key: &[u8], value: &[u8]) -> u64 {
+    let due = if close_of(value) == NEVER { 0 } else { key.len() as u64 + DUE_BYTES };
+    (key.len() + value.len()) as u64 + ENTRY_BYTES + due
+}
+
 #[derive(Debug)]
 pub(super) struct ShardState {
     maps: BTreeMap<OperatorId, RwLock<KeyMap>>,
@@ -41,7 +52,7 @@ pub(super) struct KeyMap {
     /// Keys by the time they close. A window's keys are many and come in any order, so they are sorted only when it
     /// is due.
     due: BTreeMap<i64, HashSet<Box<[u8]>>>,
-    /// Bytes of all keys and values.
+    /// Memory of all entries.
     pub bytes: u64,
 }
 
@@ -75,10 +86,9 @@ impl KeyMap {
     }
 
     fn put(&mut self, key: Box<[u8]>, value: Option<Box<[u8]>>) {
-        let size = |key: &[u8], value: &[u8]| (key.len() + value.len()) as u64;
         let new_close = value.as_deref().map_or(NEVER, close_of);
         if let Some(old) = self.entries.get(&key) {
-            self.bytes -= size(&key, old);
+            self.bytes -= entry_bytes(&key, old);
             let close = close_of(old);
             if close != NEVER && close != new_close {
                 self.forget_due(close, &key);
@@ -86,7 +96,7 @@ impl KeyMap {
         }
         match value {
             Some(value) => {
-                self.bytes += size(&key, &value);
+                self.bytes += entry_bytes(&key, &value);
                 if new_close != NEVER {
                     self.due.entry(new_close).or_default().insert(key.clone());
                 }

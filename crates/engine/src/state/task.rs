@@ -2,7 +2,7 @@
 
 use super::map::{Direction, Layout, Visit, walk};
 use super::overlay::Overlay;
-use super::shard::ShardState;
+use super::shard::{ShardState, entry_bytes};
 use highwater_core::ids::{OperatorId, ShardId};
 use highwater_core::report::StateDelta;
 use std::collections::BTreeMap;
@@ -115,7 +115,7 @@ impl TaskState {
             for (key, value) in changes.iter() {
                 let old = map.entries.get(key);
                 size.rows = size.rows + u64::from(value.is_some()) - u64::from(old.is_some());
-                let bytes = |value: &[u8]| (key.len() + value.len()) as u64;
+                let bytes = |value: &[u8]| entry_bytes(key, value);
                 size.bytes = size.bytes + value.as_deref().map_or(0, bytes) - old.map_or(0, |old| bytes(old));
                 match value {
                     Some(_) => size.updated += 1,

@@ -93,3 +93,25 @@ fn a_shard_that_is_not_owned_is_missing() {
     state.forget([ShardId(0)].into_iter());
     assert_eq!(state.owned(), [ShardId(1)].into());
 }
+
+#[test]
+fn memory_counts_what_an_entry_costs_and_goes_when_it_goes() {
+    let state = state();
+    state.load(0..1, &[]).unwrap();
+    let put = |number: u64, value: Option<Box<[u8]>>| {
+        let mut task = state.task(STAGE, 0..1).unwrap();
+        task.put(OP, ShardId(0), b"key", value);
+        let size = task.size(OP).bytes;
+        let (overlay, _) = task.finish();
+        state.stage(attempt(number), overlay);
+        state.promote(attempt(number)).unwrap();
+        let committed = state.task(STAGE, 0..1).unwrap().size(OP).bytes;
+        assert_eq!(committed, size, "what a task foresees is what is kept");
+        size
+    };
+    let kept = put(1, Some(value(NEVER, "v")));
+    assert!(kept > 12, "more than its bytes: {kept}");
+    assert!(put(2, Some(value(5, "v"))) > kept, "what closes is remembered by its time too");
+    assert_eq!(put(3, Some(value(NEVER, "v"))), kept);
+    assert_eq!(put(4, None), 0);
+}
