@@ -6,7 +6,8 @@ use super::{Columns, Last, at, texts};
 use chrono::format::{Item, StrftimeItems};
 use chrono::{DateTime, Datelike, Days, Months, NaiveDateTime, TimeDelta};
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, Date32Array, Int64Array, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+    Array, ArrayRef, AsArray, Date32Array, Int64Array, StringArray, TimestampMicrosecondArray,
+    TimestampMillisecondArray,
 };
 use datafusion::arrow::compute::{DatePart, cast, date_part};
 use datafusion::arrow::datatypes::{DataType, Date32Type, Int64Type, TimeUnit, TimestampMicrosecondType};

@@ -22,7 +22,9 @@ mod pipeline;
 mod session;
 mod stateful;
 mod sums;
+mod temporal;
 mod unnest;
+mod upsert;
 
 pub use general::linear::LinearKind;
 pub use keys::shard_of;

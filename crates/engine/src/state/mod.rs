@@ -13,7 +13,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-pub use map::{Direction, Layout, Visit};
+pub use map::{Direction, Layout, Stretch, Visit, successor};
 pub use overlay::Overlay;
 pub use shard::{NEVER, close_of};
 pub use task::{StateSize, TaskState};

@@ -65,7 +65,8 @@ impl Example<'_> {
             let word = text.split_whitespace().find(|word| !word.starts_with("--")).unwrap_or_default().to_lowercase();
             matches!(word.as_str(), "select" | "with")
         };
-        let (selects, statements): (Vec<String>, Vec<String>) = split(&self.block.text).into_iter().partition(is_select);
+        let (selects, statements): (Vec<String>, Vec<String>) =
+            split(&self.block.text).into_iter().partition(is_select);
         statements.iter().try_for_each(|text| scenario.execute(text))?;
         let select = selects.into_iter().next();
         if let Some(select) = &select {
@@ -110,7 +111,8 @@ fn the_examples_of_the_reference_are_true() {
         let mut fail = |error: String| wrong.push(format!("docs/sql.md:{}: {error}\n{}", block.line, block.text));
         match block.kind.as_str() {
             "sql" => {
-                let is_common = |other: &&Block| other.kind == "sql" && (other.section == 0 || other.section == block.section);
+                let is_common =
+                    |other: &&Block| other.kind == "sql" && (other.section == 0 || other.section == block.section);
                 let before = blocks[..index].iter().filter(is_common).flat_map(tables_of).collect();
                 let next = Example { before, block, records: Vec::new() };
                 let refused = blocks.get(index + 1).is_some_and(|next| next.kind == "refused");
@@ -142,7 +144,8 @@ fn the_examples_of_the_reference_are_true() {
 fn tables_of(block: &Block) -> Vec<&str> {
     let statements = split(&block.text);
     let has_insert = statements.iter().any(|text| matches!(Statement::of(text), Statement::Insert(_)));
-    let defines = |text: &String| created_table(text).is_some() || text.trim().to_lowercase().starts_with("create view");
+    let defines =
+        |text: &String| created_table(text).is_some() || text.trim().to_lowercase().starts_with("create view");
     match !has_insert && !statements.is_empty() && statements.iter().all(defines) {
         true => vec![block.text.as_str()],
         false => Vec::new(),

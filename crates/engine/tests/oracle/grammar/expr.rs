@@ -2,8 +2,8 @@
 //!
 //! Invariant: none fails on any row, none is sensitive to the order in which floats are added.
 
-use super::tape::Tape;
 use super::tables::Type;
+use super::tape::Tape;
 
 /// A column in scope: how it is written, and its type.
 pub type Column = (String, Type);
@@ -70,7 +70,9 @@ pub fn literal(wanted: Type, tape: &mut Tape) -> &'static str {
             "CAST('2026-01-01 00:00:03' AS TIMESTAMP(3))",
         ],
         Type::List => ["make_array(1, 2)", "make_array(CAST(NULL AS BIGINT))", "make_array(3)"],
-        Type::Struct => ["named_struct('a', 1, 'b', 'a')", "named_struct('a', 2, 'b', 'b')", "named_struct('a', 1, 'b', 'b')"],
+        Type::Struct => {
+            ["named_struct('a', 1, 'b', 'a')", "named_struct('a', 2, 'b', 'b')", "named_struct('a', 1, 'b', 'b')"]
+        }
     };
     of[tape.pick(3)]
 }
@@ -93,7 +95,8 @@ pub fn predicate(columns: &[Column], depth: usize, tape: &mut Tape) -> String {
 /// An aggregate, and the type of its value. `order` are all columns, which leaves no choice among equal rows.
 pub fn aggregate(columns: &[Column], tape: &mut Tape) -> (String, Type) {
     let (name, data_type) = tape.one(columns).clone();
-    let filter = if tape.rarely(4) { format!(" FILTER (WHERE {})", predicate(columns, 0, tape)) } else { String::new() };
+    let filter =
+        if tape.rarely(4) { format!(" FILTER (WHERE {})", predicate(columns, 0, tape)) } else { String::new() };
     let distinct = if data_type.is_plain() && tape.rarely(4) { "DISTINCT " } else { "" };
     let order = order_by(columns, tape);
     match tape.pick(7) {

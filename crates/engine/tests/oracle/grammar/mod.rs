@@ -115,9 +115,7 @@ fn stream_window(kind: &str, table: &str, key: &str) -> String {
 
 fn batch_window(kind: &str, table: &str, key: &str) -> String {
     let unnested = |size: &str, offsets: &str| {
-        format!(
-            "(SELECT *, unnest([{offsets}]) AS i, date_bin(INTERVAL '{size} seconds', ts) AS bin FROM {table})"
-        )
+        format!("(SELECT *, unnest([{offsets}]) AS i, date_bin(INTERVAL '{size} seconds', ts) AS bin FROM {table})")
     };
     match kind {
         "tumble" => format!(
@@ -202,7 +200,8 @@ fn check(
         return Ok(Outcome::Unknown);
     }
     for step in steps.iter().chain(&[Step::taking(Take::All), Step::taking(Take::Nothing)]) {
-        let in_context = |error: String| format!("batch {}: {error}\n{}{}", cluster_batch(step), asked.script, shown(logs));
+        let in_context =
+            |error: String| format!("batch {}: {error}\n{}{}", cluster_batch(step), asked.script, shown(logs));
         cluster.commit(step).map_err(in_context)?;
         let prefix = |table: &Table| (table.name.clone(), prefix(table, logs, &cluster));
         let prefixes: Vec<(String, RecordBatch)> = tables.iter().map(prefix).collect();

@@ -75,7 +75,8 @@ fn leaf(tables: &[Table], tape: &mut Tape) -> Relation {
 /// A GROUP BY of windows.
 fn windowed(table: &Table, tape: &mut Tape) -> Relation {
     let kind = *tape.one(&["tumble", "hop", "cumulate", "session"]);
-    let key = table.columns.iter().find(|(_, data_type)| data_type.is_plain()).cloned().filter(|(name, _)| name != "ts");
+    let key =
+        table.columns.iter().find(|(_, data_type)| data_type.is_plain()).cloned().filter(|(name, _)| name != "ts");
     let mut groups = vec![("window_start".to_string(), Type::Timestamp), ("window_end".into(), Type::Timestamp)];
     let partition = key.as_ref().map_or("-", |(name, _)| name.as_str()).to_string();
     groups.extend(key.filter(|_| kind == "session" || tape.pick(2) == 1));
@@ -206,7 +207,10 @@ fn key(left: &[Column], right: &[Column], tape: &mut Tape) -> Option<(String, St
         .iter()
         .filter(|(_, data_type)| data_type.is_plain())
         .flat_map(|(name, data_type)| {
-            expr::of_type(right, *data_type).into_iter().map(|other| (name.clone(), other.to_string())).collect::<Vec<_>>()
+            expr::of_type(right, *data_type)
+                .into_iter()
+                .map(|other| (name.clone(), other.to_string()))
+                .collect::<Vec<_>>()
         })
         .collect();
     if pairs.is_empty() { None } else { Some(tape.one(&pairs).clone()) }
@@ -248,7 +252,9 @@ fn asked(one: &Relation, other: &Relation, tape: &mut Tape) -> Relation {
     let asked = match tape.pick(3) {
         0 => format!("{l} {not}IN (SELECT {r} FROM ({}) r)", other.sql),
         1 => format!("{not}EXISTS (SELECT 1 FROM ({}) r WHERE {r} = {l})", other.sql),
-        _ => format!("({} OR {not}EXISTS (SELECT 1 FROM ({}) r WHERE {r} = {l}))", predicate(&left, 0, tape), other.sql),
+        _ => {
+            format!("({} OR {not}EXISTS (SELECT 1 FROM ({}) r WHERE {r} = {l}))", predicate(&left, 0, tape), other.sql)
+        }
     };
     select(left, &format!("FROM ({}) l WHERE {asked}", one.sql))
 }

@@ -111,7 +111,8 @@ impl Type {
             ),
             Self::List => [json!([1]), json!([1, 2]), json!([]), json!([null]), json!([3, 1, 1])][which].clone(),
             Self::Struct => {
-                let (a, b) = [(json!(1), json!("a")), (json!(2), json!("b")), (Value::Null, json!("a"))][which % 3].clone();
+                let (a, b) =
+                    [(json!(1), json!("a")), (json!(2), json!("b")), (Value::Null, json!("a"))][which % 3].clone();
                 json!({"a": a, "b": b})
             }
         }

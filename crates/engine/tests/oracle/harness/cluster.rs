@@ -327,8 +327,9 @@ impl Cluster {
         let mut done = Done { attempt, written: BTreeMap::new(), deltas: Vec::new(), late_rows: 0 };
         for task in &plan.tasks {
             let inbox = inboxes.remove(&task.id).unwrap_or_default();
-            let emitted =
-                self.run_task(task, &context, inbox, (chunk, executors), &mut done).map_err(|error| error.to_string())?;
+            let emitted = self
+                .run_task(task, &context, inbox, (chunk, executors), &mut done)
+                .map_err(|error| error.to_string())?;
             for emit in emitted {
                 match emit {
                     Emit::Sink { sink, rows } => done.written.entry(task.id).or_default().push((sink, rows)),
@@ -460,9 +461,9 @@ fn shards_of(shards: u16, place: u16, executors: u16) -> Range<u16> {
 fn same(first: &Done, again: &Done) -> Result<(), String> {
     let texts = |done: &Done| -> BTreeMap<TaskId, Vec<(SinkId, Vec<String>)>> {
         let sorted = |rows: &Vec<(SinkId, DeltaBatch)>| {
-            let texts = rows.iter().flat_map(|(sink, rows)| {
-                super::fold::texts(&rows.batch).into_iter().map(move |text| (*sink, text))
-            });
+            let texts = rows
+                .iter()
+                .flat_map(|(sink, rows)| super::fold::texts(&rows.batch).into_iter().map(move |text| (*sink, text)));
             let mut all: Vec<_> = texts.collect();
             all.sort();
             all

@@ -123,7 +123,8 @@ impl Scenario {
         match created_table(text) {
             Some(table) if text.contains("filesystem") => {
                 let path = self.path(&table);
-                let start = text.find("'path'").and_then(|at| text[at + 6..].find('\'').map(|quote| at + 6 + quote + 1));
+                let start =
+                    text.find("'path'").and_then(|at| text[at + 6..].find('\'').map(|quote| at + 6 + quote + 1));
                 let end = start.and_then(|start| text[start..].find('\'').map(|length| start + length));
                 match (start, end) {
                     (Some(start), Some(end)) => format!("{}{}{}", &text[..start], path.display(), &text[end..]),
@@ -159,7 +160,8 @@ impl Scenario {
                 let data_type = declared.unwrap_or_else(|_| column.data_type().clone());
                 Ok((Field::new(name, data_type.clone(), true), cast(column, &data_type).map_err(|e| e.to_string())?))
             });
-            let (fields, columns): (Vec<Field>, Vec<_>) = fields.collect::<Result<Vec<_>, String>>()?.into_iter().unzip();
+            let (fields, columns): (Vec<Field>, Vec<_>) =
+                fields.collect::<Result<Vec<_>, String>>()?.into_iter().unzip();
             let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(|e| e.to_string())?;
             match is_file {
                 true => self.events.push(Event::File { table: table.into(), lines: file_lines(&rows, is_csv) }),
@@ -353,7 +355,8 @@ impl Scenario {
     }
 
     fn empty_files(&self) -> BTreeMap<String, String> {
-        let of_file = |text: &String| Some((created_table(text).filter(|_| text.contains("filesystem"))?, String::new()));
+        let of_file =
+            |text: &String| Some((created_table(text).filter(|_| text.contains("filesystem"))?, String::new()));
         self.statements.iter().filter_map(of_file).collect()
     }
 

@@ -23,8 +23,7 @@ pub enum Statement {
 
 static VALUES: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"(?is)^\s*insert\s+into\s+([\w`]+)\s*(?:\(([^()]*)\))?\s*(values\b.*)$").unwrap());
-static COMMIT: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"(?is)^\s*commit\s*(?:at\s+'([^']*)')?\s*$").unwrap());
+static COMMIT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(?is)^\s*commit\s*(?:at\s+'([^']*)')?\s*$").unwrap());
 static TABLE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(?is)^\s*create\s+table\s+([\w`]+)").unwrap());
 static WITH: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(?is)\)\s*with\s*\(\s*'").unwrap());
 
