@@ -8,6 +8,7 @@ use super::errors::{external, sql_error};
 use super::windows::WindowPlanner;
 use crate::query::ConnectorOptions;
 use crate::sql::ddl::TableDef;
+use crate::sql::derived::From;
 use crate::sql::error::SqlError;
 use crate::sql::functions::Functions;
 use crate::sql::options::TableOptions;
@@ -38,6 +39,19 @@ pub struct Table {
     pub schema: SchemaRef,
     /// Metadata columns that are not declared: hidden from `*`.
     pub hidden: Vec<&'static str>,
+}
+
+impl Table {
+    /// The stored column of `WATERMARK FOR`, be it metadata under another name; `None`: it has none, or it is computed.
+    pub fn time_column(&self) -> Option<usize> {
+        let name = self.def.watermark.as_ref()?.column.text.as_str();
+        let stored = match self.def.derived.iter().find(|derived| derived.name.text == name).map(|one| &one.from) {
+            None => name,
+            Some(From::Metadata { key, .. }) => key,
+            Some(From::Expr(_)) => return None,
+        };
+        self.schema.index_of(stored).ok()
+    }
 }
 
 /// Names of one script.

@@ -15,7 +15,7 @@ use crate::sql::options::QueryOptions;
 use crate::sql::star::{METADATA, metadata_field};
 use crate::sql::types::type_name;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::LogicalPlan;
 use highwater_core::ids::{OperatorId, SinkId};
 use highwater_core::options::OutputMode;
 use std::collections::BTreeSet;

@@ -103,7 +103,7 @@ fn upsert_key(table: &Table, used: &mut BTreeSet<usize>, closes: bool) -> Result
     }
     let columns = primary_key(table, &table.schema)?;
     used.extend(&columns);
-    let time = table.def.watermark.as_ref().and_then(|watermark| table.schema.index_of(&watermark.column.text).ok());
+    let time = table.time_column();
     // What closes by it also asks when a key was deleted.
     used.extend(time.filter(|_| closes));
     Ok(Some(UpsertKey { columns, time: time.filter(|time| used.contains(time)) }))

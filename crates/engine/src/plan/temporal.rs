@@ -108,7 +108,7 @@ fn place_of(time: &Expr, target: Target<'_>) -> Location {
 
 fn no_versions(place: Location) -> SqlError {
     SqlError::at(place, "FOR SYSTEM_TIME AS OF needs a right side that has versions").hint(
-        "that is a table with PRIMARY KEY (…) NOT ENFORCED and WATERMARK FOR its time; or a view that keeps the last \
+        "that is a table with PRIMARY KEY (…) NOT ENFORCED and WATERMARK FOR a stored column; or a view that keeps the last \
          row of each key: SELECT … FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY k ORDER BY ts DESC) AS n FROM t) \
          WHERE n = 1, over a table with WATERMARK FOR ts",
     )

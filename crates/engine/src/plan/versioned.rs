@@ -93,7 +93,7 @@ pub fn recognize(plan: &LogicalPlan) -> Result<Option<Versioned<'_>>> {
         },
         LogicalPlan::TableScan(scan) => scan.source.downcast_ref::<Stream>().and_then(|stream| {
             let table = &stream.table;
-            let has_versions = table.def.primary_key.is_some() && table.def.watermark.is_some();
+            let has_versions = table.def.primary_key.is_some() && table.time_column().is_some();
             let columns = scan.projected_schema.iter().map(Expr::from).collect();
             has_versions.then(|| Versioned { base: Base::Keyed { scan, table }, columns, conditions: Vec::new() })
         }),

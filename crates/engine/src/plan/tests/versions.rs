@@ -154,6 +154,23 @@ fn temporal_joins_that_cannot_be() {
 }
 
 #[test]
+fn versions_may_be_of_kafkas_time_but_not_of_a_computed_one() {
+    let table = |time: &str| {
+        format!(
+            "{RATES} CREATE TABLE r (k STRING, x BIGINT, {time}, PRIMARY KEY (k) NOT ENFORCED, WATERMARK FOR at AS at)
+               WITH ('connector' = 'kafka', 'topic' = 'r', 'bootstrap.servers' = 'h:1', 'format' = 'json');
+             INSERT INTO final_out SELECT o.id, r.x FROM orders o JOIN r FOR SYSTEM_TIME AS OF o.ts ON o.currency = r.k;"
+        )
+    };
+    let query = good(&table("at TIMESTAMP(3) METADATA FROM 'timestamp'"));
+    let source = query.sources.iter().find(|source| source.name == "r").unwrap();
+    let time = source.upsert.as_ref().unwrap().time.unwrap();
+    assert_eq!(source.schema.field(time).name(), "_timestamp");
+    let error = bad(&table("at AS to_timestamp_millis(x)"));
+    assert!(error.contains("needs a right side that has versions") && error.contains("a stored column"), "{error}");
+}
+
+#[test]
 fn ranks_by_a_column_that_is_not_selected_are_limited_all_the_same() {
     let rank = "ROW_NUMBER() OVER (PARTITION BY currency ORDER BY ts DESC) AS n";
     let query = good(&format!(

@@ -103,12 +103,10 @@ fn keep_matches(
         return Ok(());
     }
     let passes = is_match(&pairs)?;
-    let mut pair = 0;
-    for place in places.iter_mut().flatten().filter(|place| place.is_some()) {
+    for (pair, place) in places.iter_mut().flatten().filter(|place| place.is_some()).enumerate() {
         if !(passes.is_valid(pair) && passes.value(pair)) {
             *place = None;
         }
-        pair += 1;
     }
     Ok(())
 }
