@@ -107,6 +107,9 @@ fn last_row<'a>(filter: &Filter, window: &'a Window) -> Result<Option<Versioned<
     let [function] = window.window_expr.as_slice() else { return Ok(None) };
     let Some(WindowFunctionParams { partition_by, order_by, .. }) = params(function) else { return Ok(None) };
     let input = window.input.as_ref();
+    // DISTINCT ON (k) is ordered by k first, which is the same in all of a partition.
+    let own = order_by.iter().take_while(|sort| partition_by.contains(&sort.expr)).count();
+    let order_by = &order_by[own..];
     let newest_first = order_by.first().is_some_and(|first| !first.asc && is_event_time(&first.expr, input));
     if !is_last || !newest_first || partition_by.is_empty() {
         return Ok(None);
