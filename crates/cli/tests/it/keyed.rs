@@ -161,17 +161,14 @@ fn each_order_has_the_rate_of_its_time() {
     let end = START + 10_000_000;
     kafka.produce(
         orders,
-        (0..2).map(|p| Message::json(&json!({"id": -1 - p, "currency": "none", "ts": end})).partition(p as i32)),
+        (0..2).map(|p| Message::json(&json!({"id": -1 - p, "currency": "none", "ts": end})).partition(p)),
     );
     kafka.produce(
         rates,
         (0..2).map(|p| {
             let currency = format!("end{p}");
             let key = json!({"currency": currency}).to_string();
-            Message::json(&json!({"currency": currency, "rate": 0, "ts": end}))
-                .key(key)
-                .timestamp(end)
-                .partition(p as i32)
+            Message::json(&json!({"currency": currency, "rate": 0, "ts": end})).key(key).timestamp(end).partition(p)
         }),
     );
     let rows_of = |topic: &str| -> BTreeMap<i64, Option<i64>> {
