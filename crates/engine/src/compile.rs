@@ -22,6 +22,7 @@ use crate::sql::script::{InsertDef, Name, Statement, ViewDef, parse_script};
 use crate::sql::star::{METADATA, collect_metadata, hide_metadata};
 use crate::sql::tuples::compare_rows;
 use crate::sql::unnest::{join_lateral_views, make_lateral};
+use crate::sql::versions::rewrite_versions;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::sqlparser::ast::Query;
@@ -185,8 +186,8 @@ fn plan_query(query: &Query, catalog: &Catalog, at: Location) -> Result<LogicalP
     compare_rows(&mut query);
     derive_random(&mut query, catalog.seed(), &|name| catalog.is_stream(name))?;
     rewrite_group_windows(&mut query)?;
-    catalog.check_versions(&query)?;
     refuse_unsupported(&query, catalog.functions())?;
+    rewrite_versions(&mut query, &|name| catalog.is_file(name))?;
     name_fields(&mut query);
     make_lateral(&mut query, &|query| {
         let plan = catalog.plan_query(query, at).ok()?;

@@ -126,6 +126,16 @@ pub enum OpSpec {
         op: OperatorId,
         spec: Arc<SessionSpec>,
     },
+    /// Records of a keyed table as the rows they add up to.
+    Upsert {
+        op: OperatorId,
+        spec: Arc<UpsertSpec>,
+    },
+    /// Each row of its first input with the version of its time in the second.
+    Temporal {
+        op: OperatorId,
+        spec: Arc<TemporalSpec>,
+    },
     /// Each row with what a file holds for it.
     Lookup(Arc<LookupSpec>),
     /// Each row once for every element of its lists.
@@ -373,6 +383,62 @@ pub struct SessionSpec {
     pub watermark: Vec<Upstream>,
 }
 
+/// Records by key, of which the last one counts.
+#[derive(Clone, Debug)]
+pub struct UpsertSpec {
+    /// Columns kept, key columns that are not among them, and whether the record deletes its key.
+    pub input_schema: SchemaRef,
+    pub key: Vec<usize>,
+    /// The first so many columns are kept.
+    pub width: usize,
+    pub output_schema: SchemaRef,
+}
+
+/// A join of rows with the versions of their time.
+#[derive(Clone, Debug)]
+pub struct TemporalSpec {
+    pub rows: TimedSide,
+    pub versions: VersionSide,
+    /// Rows without a version are given, with NULLs (LEFT JOIN).
+    pub keeps_unmatched: bool,
+    /// The first input takes rows back.
+    pub input_retracts: bool,
+    /// What a row and its version must pass; over `pair_schema`.
+    pub filter: Option<Arc<dyn PhysicalExpr>>,
+    /// Columns of the rows, then of the versions.
+    pub pair_schema: SchemaRef,
+    pub output_schema: SchemaRef,
+    /// Rows wait until no version of their time can come any more; else they are given at once, and corrected.
+    pub on_close: bool,
+    pub watermark: Vec<Upstream>,
+}
+
+/// Rows with a key and a time.
+#[derive(Clone, Debug)]
+pub struct TimedSide {
+    /// The input's columns, then computed ones.
+    pub schema: SchemaRef,
+    pub key: Vec<usize>,
+    /// The column of times, a timestamp.
+    pub time: usize,
+    /// The first so many columns are the input's.
+    pub width: usize,
+}
+
+/// The versions of keys.
+#[derive(Clone, Debug)]
+pub struct VersionSide {
+    pub timed: TimedSide,
+    /// Of versions of one time the first in this order counts.
+    pub order: Vec<(usize, SortOptions)>,
+    /// The column that says whether the record ends what is valid; of a time its last record counts then.
+    pub deleted: Option<usize>,
+    /// What a version must pass to be there, one after the other; over the first columns.
+    pub conditions: Vec<Arc<dyn PhysicalExpr>>,
+    /// What the join has of a version; over the first columns.
+    pub columns: Vec<Arc<dyn PhysicalExpr>>,
+}
+
 /// A join with the rows of a file.
 #[derive(Debug)]
 pub struct LookupSpec {
@@ -437,11 +503,12 @@ impl OpSpec {
     pub fn state(&self) -> Option<(OperatorId, Layout)> {
         match self {
             Self::FinalAggregate { op, .. } => Some((*op, Layout::Hashed)),
-            Self::KeyedSink { op, unique: false, .. } => Some((*op, Layout::Hashed)),
+            Self::KeyedSink { op, unique: false, .. } | Self::Upsert { op, .. } => Some((*op, Layout::Hashed)),
             Self::GeneralAggregate { op, .. }
             | Self::Complete { op, .. }
             | Self::Join { op, .. }
             | Self::Session { op, .. }
+            | Self::Temporal { op, .. }
             | Self::Over { op, .. } => Some((*op, Layout::Ordered)),
             _ => None,
         }

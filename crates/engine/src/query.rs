@@ -8,7 +8,7 @@ use crate::error::EngineError;
 use crate::lookup::Lookup;
 use crate::plan::clock::BatchClock;
 use crate::sql::options::QueryOptions;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use highwater_core::ids::{SinkId, SourceId};
 use highwater_core::options::{OutputMode, SourceOptions, SourceSpec};
@@ -81,10 +81,41 @@ pub struct SourceTable {
     pub watermark: Option<Arc<dyn PhysicalExpr>>,
     /// The column of WATERMARK FOR, if the query needs it.
     pub event_time: Option<usize>,
-    /// Columns of `schema` the query needs, ascending: the layout of decoded batches.
+    /// Columns of `schema` the query needs, ascending: see [`SourceTable::layout`].
     pub columns_used: Vec<usize>,
+    /// Of a table with PRIMARY KEY: how its records replace one another.
+    pub upsert: Option<UpsertKey>,
     /// The hidden sink of records that do not decode.
     pub dead_letters: Option<SinkId>,
+}
+
+/// The last record of a key replaces those before; one without value deletes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpsertKey {
+    /// Columns of the table's schema in the order of its PRIMARY KEY; all are among those used.
+    pub columns: Vec<usize>,
+    /// The column of `WATERMARK FOR`, where it is used: of a record without value it holds Kafka's timestamp.
+    pub time: Option<usize>,
+}
+
+/// The hidden last column of tables with PRIMARY KEY: the record deletes its key.
+pub const DELETED_COLUMN: &str = "__deleted";
+
+impl SourceTable {
+    /// The columns of decoded batches: those used, and of a table with PRIMARY KEY whether the record deletes its key.
+    pub fn layout(&self) -> SchemaRef {
+        let mut fields: Vec<Field> =
+            self.columns_used.iter().map(|column| self.schema.field(*column).clone()).collect();
+        if self.upsert.is_some() {
+            fields.push(Field::new(DELETED_COLUMN, DataType::Boolean, false));
+        }
+        Arc::new(Schema::new(fields))
+    }
+
+    /// Where a column of `schema` is among those used.
+    pub fn place(&self, column: usize) -> Option<usize> {
+        self.columns_used.binary_search(&column).ok()
+    }
 }
 
 /// A table some INSERT writes.

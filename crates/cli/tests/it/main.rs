@@ -9,6 +9,7 @@ mod compose;
 mod crash_points;
 mod exactly_once;
 mod grpc;
+mod keyed;
 mod keyed_sink;
 mod lag;
 mod ledger;

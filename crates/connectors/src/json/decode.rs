@@ -55,9 +55,11 @@ pub struct JsonDecoder {
 }
 
 impl JsonDecoder {
-    /// `fields` are the columns wanted; everything else in a record is skipped.
-    pub fn new(fields: &Fields) -> Result<Self, ConnectorError> {
-        Ok(Self { root: ObjectDecoder::new(fields)?, scratch: String::new(), rows: 0 })
+    /// `fields` are the columns wanted, and of those `key` the PRIMARY KEY; everything else in a record is skipped.
+    pub fn new(fields: &Fields, key: &[usize]) -> Result<Self, ConnectorError> {
+        let mut root = ObjectDecoder::new(fields)?;
+        key.iter().for_each(|column| root.fields[*column].is_key = true);
+        Ok(Self { root, scratch: String::new(), rows: 0 })
     }
 
     /// Appends one record; `None` is a tombstone. On error the row appended holds stand-ins and
@@ -65,6 +67,21 @@ impl JsonDecoder {
     pub fn append(&mut self, payload: Option<&[u8]>) -> Result<(), Fault> {
         self.rows += 1;
         let result = text(payload).and_then(|text| self.root.append_record(text, &mut self.scratch));
+        match result {
+            Ok(inner) => inner,
+            Err(fault) => {
+                self.root.append_absent();
+                Err(fault)
+            }
+        }
+    }
+
+    /// Appends a record without value by its key, an object of the key's columns; the others are null or stand-ins.
+    /// On error the row must be filtered out.
+    pub fn append_key(&mut self, key: Option<&[u8]>) -> Result<(), Fault> {
+        self.rows += 1;
+        let key = key.ok_or_else(|| Fault::new("there is none, so nothing to delete"));
+        let result = key.and_then(object_text).and_then(|text| self.root.append_key(text, &mut self.scratch));
         match result {
             Ok(inner) => inner,
             Err(fault) => {
@@ -90,8 +107,12 @@ fn text(payload: Option<&[u8]>) -> Result<&str, Fault> {
     let payload = payload.ok_or_else(|| {
         Fault::new("the value is null (a tombstone), and an append-only source has nothing to delete")
     })?;
-    let text = std::str::from_utf8(payload)
-        .map_err(|error| Fault::new(format!("not UTF-8 at byte {}", error.valid_up_to())))?;
+    object_text(payload)
+}
+
+fn object_text(bytes: &[u8]) -> Result<&str, Fault> {
+    let text =
+        std::str::from_utf8(bytes).map_err(|error| Fault::new(format!("not UTF-8 at byte {}", error.valid_up_to())))?;
     if text.trim_ascii().is_empty() {
         return Err(Fault::new("the value is empty"));
     }
@@ -102,6 +123,8 @@ fn text(payload: Option<&[u8]>) -> Result<&str, Fault> {
 pub struct FieldDecoder {
     name: String,
     nullable: bool,
+    /// Part of the PRIMARY KEY: never null.
+    is_key: bool,
     column: Column,
 }
 
@@ -111,6 +134,7 @@ impl FieldDecoder {
         Some(Self {
             name: field.name().clone(),
             nullable: field.is_nullable(),
+            is_key: false,
             column: Column::new(field.data_type())?,
         })
     }
@@ -126,6 +150,9 @@ impl FieldDecoder {
             }
             _ => {
                 self.append_absent();
+                if self.is_key {
+                    return Err(Fault::new("null or absent, but part of the PRIMARY KEY"));
+                }
                 if self.nullable { Ok(()) } else { Err(Fault::new("null or absent, but declared NOT NULL")) }
             }
         }
@@ -180,6 +207,25 @@ impl ObjectDecoder {
         self.members(&mut scanner, scratch)?;
         scanner.end().map_err(Fault::new)?;
         Ok(self.append_slots(text, scratch))
+    }
+
+    /// The same for the key of a record without value.
+    fn append_key(&mut self, text: &str, scratch: &mut String) -> Result<Result<(), Fault>, Fault> {
+        let mut scanner = Scanner::new(text, 0);
+        self.members(&mut scanner, scratch)?;
+        scanner.end().map_err(Fault::new)?;
+        let mut first = Ok(());
+        for (field, slot) in self.fields.iter_mut().zip(&self.slots) {
+            if !field.is_key {
+                field.append_absent();
+                continue;
+            }
+            let result = field.append(slot.map(|span| span.of(text)), scratch);
+            if first.is_ok() {
+                first = result.map_err(|fault| fault.within(&field.name));
+            }
+        }
+        Ok(first)
     }
 
     /// The text of one value. Appends one entry to every field, also on error.

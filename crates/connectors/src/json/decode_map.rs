@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn objects_are_maps_and_maps_are_objects() {
         let fields = Fields::from(vec![Field::new("m", map_of(DataType::Int32), true)]);
-        let mut decoder = JsonDecoder::new(&fields).unwrap();
+        let mut decoder = JsonDecoder::new(&fields, &[]).unwrap();
         for text in [r#"{"m": {"b": 1, "a\n": null, "b": 2}}"#, r#"{"m": null}"#, r#"{"m": {}}"#] {
             decoder.append(Some(text.as_bytes())).unwrap();
         }

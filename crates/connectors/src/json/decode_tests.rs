@@ -13,7 +13,7 @@ fn fields(list: &[(&str, DataType)]) -> Fields {
 
 /// Decodes one record into one column `c`.
 fn one(data_type: DataType, payload: &str) -> Result<ArrayRef, String> {
-    let mut decoder = JsonDecoder::new(&fields(&[("c", data_type)])).unwrap();
+    let mut decoder = JsonDecoder::new(&fields(&[("c", data_type)]), &[]).unwrap();
     decoder.append(Some(payload.as_bytes())).map_err(|fault| fault.to_string())?;
     Ok(decoder.finish().unwrap().remove(0))
 }
@@ -24,7 +24,7 @@ fn ints(item: DataType) -> DataType {
 
 #[test]
 fn members_are_matched_exactly_and_in_any_order() {
-    let mut decoder = JsonDecoder::new(&fields(&[("a", DataType::Int64), ("b", DataType::Utf8)])).unwrap();
+    let mut decoder = JsonDecoder::new(&fields(&[("a", DataType::Int64), ("b", DataType::Utf8)]), &[]).unwrap();
     let records = [
         r#"{"a":1,"b":"x"}"#,
         r#" { "b" : "y" , "z" : {"a":[1,"}"]} , "a" : 2 } "#,
@@ -97,7 +97,7 @@ fn broken_records_are_refused_with_the_reason() {
         let error = one(DataType::Int64, payload).unwrap_err();
         assert!(error.contains(reason), "{payload}: {error}");
     }
-    let mut decoder = JsonDecoder::new(&fields(&[("c", DataType::Int64)])).unwrap();
+    let mut decoder = JsonDecoder::new(&fields(&[("c", DataType::Int64)]), &[]).unwrap();
     assert!(decoder.append(None).unwrap_err().to_string().contains("tombstone"));
     assert!(decoder.append(Some(b"{\"c\":\"\xff\"}")).unwrap_err().to_string().contains("not UTF-8 at byte 6"));
     assert_eq!(decoder.finish().unwrap()[0].len(), 2);
@@ -111,7 +111,7 @@ fn not_null_is_enforced_and_keeps_columns_equally_long() {
         Field::new("s", DataType::Struct(inner), true),
         Field::new("l", ints(DataType::Int64), false),
     ]);
-    let mut decoder = JsonDecoder::new(&all).unwrap();
+    let mut decoder = JsonDecoder::new(&all, &[]).unwrap();
     let faults: Vec<String> = [
         r#"{"a":1,"s":{"d":1},"l":[]}"#,
         r#"{"s":null,"l":[1,null]}"#,
@@ -159,13 +159,13 @@ fn decimals_bytes_times_and_nested_values() {
 
 #[test]
 fn a_type_json_cannot_hold_is_named() {
-    let error = JsonDecoder::new(&fields(&[("c", DataType::Duration(TimeUnit::Second))])).err().unwrap();
+    let error = JsonDecoder::new(&fields(&[("c", DataType::Duration(TimeUnit::Second))]), &[]).err().unwrap();
     assert!(error.to_string().contains("column 'c'"), "{error}");
 }
 
 #[test]
 fn no_columns_still_check_the_syntax() {
-    let mut decoder = JsonDecoder::new(&Fields::empty()).unwrap();
+    let mut decoder = JsonDecoder::new(&Fields::empty(), &[]).unwrap();
     decoder.append(Some(br#"{"a":[1,2,{"b":"c"}]}"#)).unwrap();
     assert!(decoder.append(Some(b"{]")).is_err());
     assert_eq!(decoder.rows(), 2);
@@ -223,7 +223,7 @@ proptest! {
         let all = fields(&[
             ("i", DataType::Int64), ("f", DataType::Float64), ("s", DataType::Utf8), ("b", DataType::Boolean), ("l", ints(DataType::Int32)),
         ]);
-        let mut decoder = JsonDecoder::new(&all).unwrap();
+        let mut decoder = JsonDecoder::new(&all, &[]).unwrap();
         for (row, order, junk) in &rows {
             decoder.append(Some(record(row, *order, junk).as_bytes())).unwrap();
         }
@@ -248,7 +248,7 @@ proptest! {
         (any::<Vec<u8>>(), 0usize..60).prop_map(|(_, cut)| br#"{"i":12,"s":"a\u00e9b","l":[1,null],"j":{"k":[{}]}}"#.iter().copied().take(cut).collect()),
     ]) {
         let all = fields(&[("i", DataType::Int64), ("s", DataType::Utf8), ("l", ints(DataType::Int32))]);
-        let mut decoder = JsonDecoder::new(&all).unwrap();
+        let mut decoder = JsonDecoder::new(&all, &[]).unwrap();
         if decoder.append(Some(&payload)).is_ok() {
             // Control characters in strings are the one thing taken more freely than by serde_json.
             let control = payload.iter().any(|byte| *byte < 0x20);

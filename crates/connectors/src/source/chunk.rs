@@ -1,6 +1,6 @@
 //! Decoding raw records to Arrow, and cutting exact ranges out of what was decoded.
 //!
-//! Owns: projection, bad records, watermark values, checksums per slice. Does not own: JSON
+//! Owns: projection, bad records, records that delete, watermark values, checksums per slice. Does not own: JSON
 //! (crate's `json`), where chunks are kept (`buffer`).
 //! Invariant: the reports of slices that partition a chunk add up to the report of the chunk.
 
@@ -9,9 +9,10 @@ use super::raw::{Keep, RawRecords};
 use super::{BadRecord, Chunk};
 use crate::error::ConnectorError;
 use crate::json::decode::JsonDecoder;
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatchOptions};
-use arrow::compute::{cast, filter};
-use arrow::datatypes::{DataType, Fields, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMillisecondType};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatchOptions, TimestampMillisecondArray};
+use arrow::compute::kernels::zip::zip;
+use arrow::compute::{and, cast, filter, is_not_null, nullif};
+use arrow::datatypes::{DataType, Fields, Int64Type, SchemaRef, TimeUnit, TimestampMillisecondType};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use highwater_core::offsets::TopicPartition;
 use highwater_core::options::OnBadRecord;
 use highwater_core::report::EventTimes;
-use highwater_engine::query::SourceTable;
+use highwater_engine::query::{SourceTable, UpsertKey};
 use std::sync::Arc;
 
 /// Decodes the records of one table.
@@ -28,13 +29,14 @@ pub struct ChunkDecoder {
     json: JsonDecoder,
     /// Where each decoded column comes from.
     origins: Vec<Origin>,
-    /// Columns decoded: those of the output, then those only the watermark needs.
+    /// Columns decoded: those used, then those only the watermark needs.
     decoded: SchemaRef,
     output: SchemaRef,
     /// Of `decoded`: the column of event time.
     event_time: Option<usize>,
     /// Over `decoded`.
     watermark: Option<Arc<dyn PhysicalExpr>>,
+    keyed: Option<Keyed>,
     pub keep: Keep,
     pub fail_on_bad: bool,
     context: String,
@@ -43,6 +45,14 @@ pub struct ChunkDecoder {
 enum Origin {
     Value(usize),
     Meta(Meta),
+}
+
+/// What a table with PRIMARY KEY asks for.
+struct Keyed {
+    /// The decoded column that holds Kafka's timestamp in a record without value.
+    time: Option<usize>,
+    /// A record without value moves the watermark: its event time is Kafka's.
+    moves_watermark: bool,
 }
 
 /// Records of one partition, decoded, with what is needed to cut them anywhere.
@@ -68,7 +78,6 @@ impl ChunkDecoder {
         let internal =
             |error: &dyn std::fmt::Display| ConnectorError::Fatal(format!("table '{}': {error}", table.name));
         let mut wanted = table.columns_used.clone();
-        let outputs = wanted.len();
         if let Some(watermark) = &table.watermark {
             let mut needed: Vec<usize> = collect_columns(watermark).iter().map(|column| column.index()).collect();
             needed.sort_unstable();
@@ -76,7 +85,6 @@ impl ChunkDecoder {
             wanted.extend(needed);
         }
         let decoded: SchemaRef = Arc::new(table.schema.project(&wanted).map_err(|error| internal(&error))?);
-        let output = Arc::new(Schema::new(decoded.fields()[..outputs].to_vec()));
         let watermark = table
             .watermark
             .as_ref()
@@ -94,19 +102,22 @@ impl ChunkDecoder {
                 }
             });
         }
+        let key: Vec<usize> = keys_of(table, &wanted, &origins);
+        let keyed = table.upsert.as_ref().map(|upsert| keyed(upsert, &wanted, &origins));
         let has = |meta| origins.iter().any(|origin| matches!(origin, Origin::Meta(found) if *found == meta));
         let on_bad = &table.options.on_bad_record;
         Ok(Self {
             keep: Keep {
-                keys: has(Meta::Key) || matches!(on_bad, OnBadRecord::DeadLetter { .. }),
+                keys: has(Meta::Key) || matches!(on_bad, OnBadRecord::DeadLetter { .. }) || keyed.is_some(),
                 headers: has(Meta::Headers),
             },
-            json: JsonDecoder::new(&Fields::from(values))?,
+            json: JsonDecoder::new(&Fields::from(values), &key)?,
             event_time: table.event_time.and_then(|column| wanted.iter().position(|wanted| *wanted == column)),
             origins,
             decoded,
-            output,
+            output: table.layout(),
             watermark,
+            keyed,
             fail_on_bad: *on_bad == OnBadRecord::Fail,
             context: format!("table '{}'", table.name),
         })
@@ -117,9 +128,16 @@ impl ChunkDecoder {
         let mut good = vec![true; raw.len()];
         let mut bad = Vec::new();
         for (index, good) in good.iter_mut().enumerate() {
-            if let Err(fault) = self.json.append(raw.payload(index)) {
+            let appended = match raw.payload(index) {
+                None if self.keyed.is_some() => {
+                    let failed = |fault| format!("the key of a record without value: {fault}");
+                    self.json.append_key(raw.key(index)).map_err(failed)
+                }
+                payload => self.json.append(payload).map_err(|fault| fault.to_string()),
+            };
+            if let Err(reason) = appended {
                 *good = false;
-                bad.push(bad_record(tp, raw, index, fault.to_string()));
+                bad.push(bad_record(tp, raw, index, reason));
             }
         }
         let rows = raw.len() - bad.len();
@@ -131,18 +149,28 @@ impl ChunkDecoder {
                 Origin::Meta(meta) => meta.column(field, tp, raw)?,
             });
         }
+        if self.keyed.is_some() {
+            columns.push(Arc::new(BooleanArray::from_iter((0..raw.len()).map(|i| Some(raw.payload(i).is_none())))));
+            columns.push(Arc::new(TimestampMillisecondArray::from_iter(raw.timestamps.iter().copied())));
+        }
         if !bad.is_empty() {
             columns = self.without_bad(&columns, good)?;
         }
+        let hidden = columns.split_off(self.decoded.fields().len());
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let decoded = RecordBatch::try_new_with_options(self.decoded.clone(), columns, &options)
             .map_err(|error| self.internal(&error))?;
-        let watermarks = self.watermarks(&decoded)?;
+        let mut watermarks = self.watermarks(&decoded)?;
         let event_times = match self.event_time {
             Some(column) => Some(millis(decoded.column(column)).map_err(|error| self.internal(&error))?),
             None => None,
         };
-        let columns = decoded.columns()[..self.output.fields().len()].to_vec();
+        let mut columns = decoded.columns().to_vec();
+        if let (Some(keyed), [deleted, times]) = (&self.keyed, hidden.as_slice()) {
+            self.mark_deleted(keyed, deleted, times, &mut columns, &mut watermarks)?;
+        } else {
+            columns.truncate(self.output.fields().len());
+        }
         let batch = RecordBatch::try_new_with_options(self.output.clone(), columns, &options)
             .map_err(|error| self.internal(&error))?;
         Ok(DecodedChunk {
@@ -166,6 +194,33 @@ impl ChunkDecoder {
             .map(|column| filter(column, &mask))
             .collect::<Result<_, _>>()
             .map_err(|error| self.internal(&error))
+    }
+
+    /// Of records without value: Kafka's timestamp for event time, no watermark, and the mark that they delete.
+    fn mark_deleted(
+        &self,
+        keyed: &Keyed,
+        deleted: &ArrayRef,
+        times: &ArrayRef,
+        columns: &mut Vec<ArrayRef>,
+        watermarks: &mut Option<Int64Array>,
+    ) -> Result<(), ConnectorError> {
+        let mask = deleted.as_boolean();
+        if mask.true_count() > 0 {
+            if let Some(time) = keyed.time {
+                let times = cast(times, self.decoded.field(time).data_type()).map_err(|error| self.internal(&error))?;
+                let known = and(mask, &is_not_null(&times).map_err(|error| self.internal(&error))?);
+                let known = known.map_err(|error| self.internal(&error))?;
+                columns[time] = zip(&known, &times, &columns[time]).map_err(|error| self.internal(&error))?;
+            }
+            if let (Some(all), false) = (watermarks.as_mut(), keyed.moves_watermark) {
+                let masked = nullif(all, mask).map_err(|error| self.internal(&error))?;
+                *all = masked.as_primitive::<Int64Type>().clone();
+            }
+        }
+        columns.truncate(self.output.fields().len() - 1);
+        columns.push(deleted.clone());
+        Ok(())
     }
 
     fn watermarks(&self, decoded: &RecordBatch) -> Result<Option<Int64Array>, ConnectorError> {
@@ -198,6 +253,21 @@ fn event_times(times: &Int64Array) -> Option<EventTimes> {
         avg_ms: i64::try_from(sum / records.max(1) as i128).unwrap_or(i64::MAX),
         records: records as u64,
     })
+}
+
+/// Which of the values are of the PRIMARY KEY.
+fn keys_of(table: &SourceTable, wanted: &[usize], origins: &[Origin]) -> Vec<usize> {
+    let is_key = |column: &usize| table.upsert.as_ref().is_some_and(|upsert| upsert.columns.contains(column));
+    let of_key = wanted.iter().zip(origins).filter(|(column, _)| is_key(column));
+    of_key.filter_map(|(_, origin)| if let Origin::Value(value) = origin { Some(*value) } else { None }).collect()
+}
+
+fn keyed(upsert: &UpsertKey, wanted: &[usize], origins: &[Origin]) -> Keyed {
+    let place = upsert.time.and_then(|time| wanted.iter().position(|column| *column == time));
+    let is_meta = place.is_some_and(|place| matches!(origins[place], Origin::Meta(_)));
+    // A time that is part of the key is what the key says.
+    let is_key = upsert.time.is_some_and(|time| upsert.columns.contains(&time));
+    Keyed { time: place.filter(|_| !is_meta && !is_key), moves_watermark: is_meta }
 }
 
 fn bad_record(tp: &TopicPartition, raw: &RawRecords, index: usize, reason: String) -> BadRecord {

@@ -2,11 +2,11 @@
 
 use super::super::buffer::{Found, PartitionBuffer};
 use super::*;
-use arrow::datatypes::Field;
+use arrow::datatypes::{Field, Schema};
 use datafusion::physical_expr::expressions::Column;
 use highwater_core::ids::SourceId;
 use highwater_core::options::SourceOptions;
-use highwater_engine::query::{ConnectorOptions, Format, KafkaOptions};
+use highwater_engine::query::{ConnectorOptions, Format, KafkaOptions, UpsertKey};
 use proptest::prelude::*;
 
 pub fn table(on_bad_record: OnBadRecord, columns_used: Vec<usize>) -> SourceTable {
@@ -32,6 +32,7 @@ pub fn table(on_bad_record: OnBadRecord, columns_used: Vec<usize>) -> SourceTabl
         watermark: Some(Arc::new(Column::new("ts", 1))),
         event_time: Some(1),
         columns_used,
+        upsert: None,
         dead_letters: None,
     }
 }
@@ -111,6 +112,75 @@ fn dead_letters_keep_the_key() {
     let chunk = decode(OnBadRecord::DeadLetter { topic: None }, &[1], &[1]).slice(0, 9).unwrap();
     assert_eq!(chunk.bad[0].key.as_deref(), Some(b"k".as_slice()));
     assert_eq!(chunk.bad[0].timestamp_ms, Some(5001));
+}
+
+/// Decodes records of key and value for a table with PRIMARY KEY (name, id), all at Kafka's time 5000.
+fn keyed(columns_used: Vec<usize>, time: usize, records: &[(Option<&str>, Option<&str>)]) -> Chunk {
+    let mut table = table(OnBadRecord::Skip, columns_used);
+    table.upsert = Some(UpsertKey { columns: vec![2, 0], time: Some(time) });
+    let mut raw = RawRecords::default();
+    for (offset, (key, value)) in records.iter().enumerate() {
+        raw.push_parts(offset as i64, Some(5000), key.map(str::as_bytes), value.map(str::as_bytes), None);
+    }
+    let mut decoder = ChunkDecoder::new(&table).unwrap();
+    assert!(decoder.keep.keys, "keys say what is deleted");
+    decoder.decode(&tp(), &raw).unwrap().slice(0, 100).unwrap()
+}
+
+#[test]
+fn a_record_without_value_deletes_the_key_it_bears() {
+    let chunk = keyed(
+        vec![0, 1, 2, 3],
+        1,
+        &[
+            (None, Some(r#"{"id":1,"name":"a","ts":100}"#)),
+            (Some(r#"{"name":"a","id":1,"ts":7}"#), None),
+            (Some(r#"{"name":"b","id":2}"#), Some(r#"{"id":3,"name":"c","ts":90}"#)),
+        ],
+    );
+    assert!(chunk.bad.is_empty(), "{:?}", chunk.bad);
+    let batch = &chunk.batch;
+    let names: Vec<_> = batch.schema().fields().iter().map(|field| field.name().clone()).collect();
+    assert_eq!(names, ["id", "ts", "name", "_offset", "__deleted"]);
+    // A value says its key itself.
+    assert_eq!(batch.column(0).as_primitive::<Int64Type>().values(), &[1, 1, 3]);
+    assert_eq!(batch.column(2).as_string::<i32>().iter().collect::<Vec<_>>(), [Some("a"), Some("a"), Some("c")]);
+    assert_eq!(batch.column(4).as_boolean().iter().collect::<Vec<_>>(), [Some(false), Some(true), Some(false)]);
+    // It takes effect at Kafka's time, which says nothing of how far event time is.
+    assert_eq!(batch.column(1).as_primitive::<TimestampMillisecondType>().values(), &[100, 5000, 90]);
+    assert_eq!(chunk.max_watermark_ms, Some(100));
+}
+
+#[test]
+fn keys_that_are_none_are_bad_records() {
+    let chunk = keyed(
+        vec![0, 2],
+        1,
+        &[
+            (Some(r#"{"name":"a","id":1}"#), None),
+            (None, Some(r#"{"id":1,"name":null}"#)),
+            (None, None),
+            (Some("a"), None),
+            (Some(r#"{"name":"a"}"#), None),
+            (Some(r#"{"name":"a","id":"1"}"#), None),
+            (Some(r#"{"name":"a","id":1}"#), Some("{")),
+        ],
+    );
+    let reasons: Vec<&str> = chunk.bad.iter().map(|bad| bad.reason.as_str()).collect();
+    let expected = [
+        "column 'name': null or absent, but part of the PRIMARY KEY",
+        "the key of a record without value: there is none, so nothing to delete",
+        "the key of a record without value: ",
+        "the key of a record without value: column 'id': null or absent, but part of the PRIMARY KEY",
+        "the key of a record without value: column 'id': expected BIGINT",
+        "",
+    ];
+    assert_eq!(reasons.len(), expected.len(), "{reasons:?}");
+    for (reason, expected) in reasons.iter().zip(expected) {
+        assert!(reason.starts_with(expected), "{reason:?}: {expected:?}");
+    }
+    assert_eq!(chunk.batch.column(0).as_primitive::<Int64Type>().values(), &[1]);
+    assert!(chunk.batch.column(2).as_boolean().value(0));
 }
 
 #[test]

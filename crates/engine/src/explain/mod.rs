@@ -8,6 +8,7 @@ mod draw;
 use crate::dataflow::{
     AggregateSpec, CallSpec, Edge, EmitMode, GeneralSpec, JoinOutput, JoinSpec, Keeps, LookupSpec, OpSpec,
     OperatorInfo, OverSpec, Pipeline, PipelineInput, PipelineOutput, Rank, RankLimit, SessionSpec, Stage, StageInput,
+    TemporalSpec, TimedSide, UpsertSpec,
 };
 use crate::query::{CompiledQuery, ConnectorOptions, SinkTable, SourceTable};
 use crate::sql::types::type_name;
@@ -85,6 +86,8 @@ pub fn op_text(op: &OpSpec) -> String {
             format!("expand to {}", lists.join(", "))
         }
         OpSpec::Session { op, spec } => format!("session {op}: {}", session_text(spec)),
+        OpSpec::Upsert { op, spec } => format!("keyed source {op}: {}", upsert_text(spec)),
+        OpSpec::Temporal { op, spec } => format!("temporal join {op}: {}", temporal_text(spec)),
         OpSpec::Lookup(spec) => format!("look up {}", lookup_text(spec)),
         OpSpec::Unnest(spec) => {
             format!("unnest to {}", names(&spec.schema, &(0..spec.columns.len()).collect::<Vec<_>>()))
@@ -171,6 +174,36 @@ fn lookup_text(spec: &LookupSpec) -> String {
     let (mine, theirs) = (exprs(&spec.stream_key), exprs(&spec.lookup_key));
     let plan = spec.lookup.plan().display_indent().to_string().replace("\n", ";");
     format!("({mine}) as ({theirs}){nulls}{filter}, {:?}, in {plan}", spec.output)
+}
+
+/// The key by which records replace one another, and what is kept of them.
+pub fn upsert_text(spec: &UpsertSpec) -> String {
+    let kept: Vec<usize> = (0..spec.width).collect();
+    format!("by {}: the last {}", names(&spec.input_schema, &spec.key), names(&spec.input_schema, &kept))
+}
+
+/// Keys, times and conditions, and when rows go on.
+pub fn temporal_text(spec: &TemporalSpec) -> String {
+    let (rows, versions) = (&spec.rows, &spec.versions);
+    let pairs = rows.key.iter().zip(&versions.timed.key);
+    let on =
+        pairs.map(|(l, r)| format!("{} = {}", rows.schema.field(*l).name(), versions.timed.schema.field(*r).name()));
+    let on: Vec<String> = on.chain(spec.filter.as_ref().map(|filter| filter.to_string())).collect();
+    let of = |side: &TimedSide| side.schema.field(side.time).name().clone();
+    let ties = match versions.order.is_empty() {
+        true => String::new(),
+        false => format!(", ties by {}", order_text(&versions.timed.schema, &versions.order)),
+    };
+    let conditions: Vec<String> = versions.conditions.iter().map(|condition| condition.to_string()).collect();
+    let there = if conditions.is_empty() { String::new() } else { format!(" if {}", conditions.join(" and ")) };
+    let kind = if spec.keeps_unmatched { "left" } else { "inner" };
+    let when = if spec.on_close { "when the watermark has passed them" } else { "at once, with corrections" };
+    format!(
+        "{kind} on {}, the version of {} by {}{ties}{there}, gives rows {when}",
+        on.join(" AND "),
+        of(rows),
+        of(&versions.timed)
+    )
 }
 
 /// Keys, gap, and when rows go on.

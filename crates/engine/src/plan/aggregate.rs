@@ -3,6 +3,7 @@
 //! Owns: `AggregateSpec`s. Does not own: stages and edges (`build`), keeping state (the runtime).
 //! Invariant: a group closes only by a key that is a window over watermark columns of all its sources.
 
+use super::as_of::TemporalJoin;
 use super::catalog::Table;
 use super::errors::sql_error;
 use super::lineage::{Kind, Origin, trace, trace_clock};
@@ -60,6 +61,9 @@ pub fn closing_tables(plan: &LogicalPlan) -> Vec<Arc<Table>> {
                 tables.extend(closing(aggregate).into_iter().flat_map(|(_, origin)| origin.tables));
             }
             LogicalPlan::Join(join) => tables.extend(super::join::closing_tables(join)),
+            LogicalPlan::Extension(_) => {
+                tables.extend(TemporalJoin::of(node).into_iter().flat_map(super::temporal::closing_tables));
+            }
             LogicalPlan::Window(window) => {
                 tables.extend(super::over::closing_tables(window));
                 tables.extend(super::sessions::closing_tables(window));

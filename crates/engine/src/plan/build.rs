@@ -5,11 +5,12 @@
 //! in an order in which edges lead forward; whatever is not named here is refused.
 
 use super::aggregate;
+use super::as_of::TemporalJoin;
 use super::catalog::Stream;
 use super::emit::emit_mode;
 use super::general::{self, General};
 use super::physical;
-use super::{join, over, unnest};
+use super::{join, over, temporal, unnest, upsert};
 use crate::dataflow::{
     CloseKey, Dataflow, Edge, EmitMode, OpSpec, OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage,
     StageInput, Upstream,
@@ -140,6 +141,17 @@ impl<'a> Builder<'a> {
         id
     }
 
+    /// Adds an operator that `state_ttl` is not for: what it keeps is the table itself, and forgetting a row would make
+    /// the table another one.
+    pub fn add_table_operator(&mut self, info: impl FnOnce(OperatorId) -> OperatorInfo, keeps: &str) -> OperatorId {
+        let id = OperatorId(self.dataflow.operators.len() as u32);
+        let info = info(id);
+        let (name, description) = (&info.name, &info.description);
+        self.warnings.push(format!("nothing bounds the state of operator {id} ({name} {description}): {keeps}"));
+        self.dataflow.operators.push(info);
+        id
+    }
+
     /// Ends a flow as a pipeline of its stage.
     pub fn lead(&mut self, flow: Flow, output: PipelineOutput) {
         let stage = &mut self.dataflow.stages[flow.stage];
@@ -177,6 +189,9 @@ impl<'a> Builder<'a> {
             LogicalPlan::Subquery(_) => refused("a LATERAL subquery of this kind").hint(
                 "WHERE with equal columns and aggregates work; for the first rows of each: ROW_NUMBER() OVER (PARTITION BY … ORDER BY …) <= n, joined",
             ),
+            LogicalPlan::Extension(_) if let Some(node) = TemporalJoin::of(plan) => {
+                return temporal::build(self, node, target);
+            }
             LogicalPlan::RecursiveQuery(_) => refused("WITH RECURSIVE"),
             LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => {
                 SqlError::at(target.at, "this query has no stream to read, or a part of it has none")
@@ -217,7 +232,8 @@ impl<'a> Builder<'a> {
         Ok(flows)
     }
 
-    fn scan(&mut self, scan: &TableScan, target: Target<'_>) -> Result<Vec<Flow>> {
+    /// The source a table is, and its records as they are decoded.
+    pub fn records(&self, scan: &TableScan, target: Target<'_>) -> Result<(&'a SourceTable, Flow)> {
         let table = scan.source.downcast_ref::<Stream>().map(|stream| &stream.table);
         let found = table.and_then(|table| self.sources.iter().position(|source| source.name == table.def.name.text));
         let Some(index) = found else {
@@ -228,28 +244,26 @@ impl<'a> Builder<'a> {
             .hint("join a Kafka table with it: each record looks up its rows"));
         };
         let source = &self.sources[index];
-        let wanted: Vec<usize> = match &scan.projection {
-            Some(columns) => columns.clone(),
-            None => (0..source.schema.fields().len()).collect(),
-        };
-        let decoded: Vec<_> = source.columns_used.iter().map(|column| source.schema.field(*column).clone()).collect();
-        let schema = Arc::new(Schema::new(decoded));
-        let mut flow = Flow {
+        let flow = Flow {
             stage: index,
             inputs: vec![PipelineInput::Source],
             ops: Vec::new(),
-            schema,
+            schema: source.layout(),
             retracts: false,
             upstream: vec![Upstream { source: source.id, delay_ms: self.lateness_ms }],
         };
-        let exprs: Vec<Arc<dyn PhysicalExpr>> = wanted
-            .iter()
-            .filter_map(|column| source.columns_used.binary_search(column).ok())
-            .map(|position| {
-                Arc::new(Column::new(flow.schema.field(position).name(), position)) as Arc<dyn PhysicalExpr>
-            })
-            .collect();
-        project(&mut flow, &exprs, &Arc::new(scan.projected_schema.as_arrow().clone()));
+        Ok((source, flow))
+    }
+
+    fn scan(&mut self, scan: &TableScan, target: Target<'_>) -> Result<Vec<Flow>> {
+        let (source, mut flow) = self.records(scan, target)?;
+        let wanted = wanted(scan, source);
+        let schema = Arc::new(scan.projected_schema.as_arrow().clone());
+        if let Some(key) = &source.upsert {
+            return Ok(vec![upsert::fold(self, flow, source, key, &wanted, schema)]);
+        }
+        let exprs = columns(&flow.schema, &wanted);
+        project(&mut flow, &exprs, &schema);
         Ok(vec![flow])
     }
 
@@ -345,6 +359,19 @@ impl<'a> Builder<'a> {
                      bound it";
         self.add_operator(info, keeps)
     }
+}
+
+/// Where the columns of a scan are among those that are decoded.
+pub fn wanted(scan: &TableScan, source: &SourceTable) -> Vec<usize> {
+    let all = 0..source.schema.fields().len();
+    let wanted = scan.projection.clone().unwrap_or_else(|| all.collect());
+    wanted.into_iter().filter_map(|column| source.place(column)).collect()
+}
+
+/// These columns of a schema as expressions.
+pub fn columns(schema: &Schema, places: &[usize]) -> Vec<Arc<dyn PhysicalExpr>> {
+    let column = |place: &usize| Arc::new(Column::new(schema.field(*place).name(), *place)) as Arc<dyn PhysicalExpr>;
+    places.iter().map(column).collect()
 }
 
 /// The clock of the batch may stamp rows, but not decide which there are: no later batch would look again.

@@ -3,17 +3,18 @@
 //! Owns: the context DataFusion's SQL planner asks. Does not own: options (`sql::options`), plans after
 //! planning. Invariant: only tables of the script exist; nothing here opens or reads anything.
 
+use super::as_of::{AS_OF, find_marks, mark};
 use super::errors::{external, sql_error};
 use super::windows::WindowPlanner;
 use crate::query::ConnectorOptions;
 use crate::sql::ddl::TableDef;
+use crate::sql::derived::DerivedFrom;
 use crate::sql::error::SqlError;
 use crate::sql::functions::Functions;
 use crate::sql::options::TableOptions;
-use crate::sql::refuse::not_yet;
 use crate::sql::star::metadata_field;
 use crate::sql::suggest::did_you_mean;
-use crate::sql::types::{fold, to_arrow};
+use crate::sql::types::to_arrow;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::{DFSchema, Result, TableReference};
@@ -23,11 +24,10 @@ use datafusion::logical_expr::{
     AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, WindowUDF,
 };
 use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
-use datafusion::sql::sqlparser::ast::{self, Query, Spanned, Statement, TableFactor, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{self, Query, Statement};
 use datafusion::sql::sqlparser::tokenizer::Location;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// A table of the script with its typed options.
@@ -39,6 +39,19 @@ pub struct Table {
     pub schema: SchemaRef,
     /// Metadata columns that are not declared: hidden from `*`.
     pub hidden: Vec<&'static str>,
+}
+
+impl Table {
+    /// The stored column of `WATERMARK FOR`, be it metadata under another name; `None`: it has none, or it is computed.
+    pub fn time_column(&self) -> Option<usize> {
+        let name = self.def.watermark.as_ref()?.column.text.as_str();
+        let stored = match self.def.derived.iter().find(|derived| derived.name.text == name).map(|one| &one.from) {
+            None => name,
+            Some(DerivedFrom::Metadata { key, .. }) => key,
+            Some(DerivedFrom::Expr(_)) => return None,
+        };
+        self.schema.index_of(stored).ok()
+    }
 }
 
 /// Names of one script.
@@ -149,34 +162,15 @@ impl Catalog {
         self.tables.get(name).map(|table| table.hidden.clone()).unwrap_or_default()
     }
 
-    /// Refuses `FOR SYSTEM_TIME AS OF` on what has no versions to choose from.
-    pub fn check_versions(&self, query: &Query) -> Result<(), SqlError> {
-        struct Versions<'a>(&'a Catalog);
-        impl Visitor for Versions<'_> {
-            type Break = SqlError;
-            fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<SqlError> {
-                let TableFactor::Table { name, version: Some(_), .. } = factor else {
-                    return ControlFlow::Continue(());
-                };
-                let table = name.0.last().and_then(|part| part.as_ident()).and_then(|name| self.0.table(&fold(name)));
-                match table.map(|table| &table.options.connector) {
-                    Some(ConnectorOptions::File(_)) => ControlFlow::Continue(()),
-                    _ => ControlFlow::Break(
-                        not_yet("FOR SYSTEM_TIME AS OF on a stream", name.span())
-                            .hint("it is for tables with 'connector' = 'filesystem'; join streams on a range of time"),
-                    ),
-                }
-            }
-        }
-        match query.visit(&mut Versions(self)) {
-            ControlFlow::Break(error) => Err(error),
-            ControlFlow::Continue(()) => Ok(()),
-        }
+    /// Whether this table is a file, which rows look up as it is.
+    pub fn is_file(&self, name: &str) -> bool {
+        self.table(name).is_some_and(|table| matches!(table.options.connector, ConnectorOptions::File(_)))
     }
 
     /// Plans a query of the script; `at` is its statement's place.
     pub fn plan_query(&self, query: Query, at: Location) -> Result<LogicalPlan, SqlError> {
-        self.planner().sql_statement_to_plan(Statement::Query(Box::new(query))).map_err(|error| sql_error(error, at))
+        let plan = self.planner().sql_statement_to_plan(Statement::Query(Box::new(query)));
+        plan.and_then(find_marks).map_err(|error| sql_error(error, at))
     }
 
     /// Plans an expression over a table's columns.
@@ -264,7 +258,10 @@ impl ContextProvider for Catalog {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.functions.scalar(name)
+        match name {
+            AS_OF => Some(mark()),
+            _ => self.functions.scalar(name),
+        }
     }
 
     fn get_higher_order_meta(&self, _: &str) -> Option<Arc<HigherOrderUDF>> {

@@ -62,7 +62,7 @@ fn describe_source(source: &SourceTable, out: &mut Text) -> std::fmt::Result {
     if let Some(watermark) = &source.watermark {
         writeln!(out, "watermark {watermark}")?;
     }
-    writeln!(out, "{:?}", source.columns_used)?;
+    writeln!(out, "{:?} {:?}", source.columns_used, source.upsert)?;
     describe_schema(&source.schema, out)
 }
 
@@ -84,6 +84,20 @@ fn describe_schemas(op: &crate::dataflow::OpSpec, out: &mut Text) -> std::fmt::R
             describe_schema(&spec.output_schema, out)
         }
         OpSpec::Expand { schema, .. } => describe_schema(schema, out),
+        OpSpec::Upsert { spec, .. } => {
+            writeln!(out, "{:?} {}", spec.key, spec.width)?;
+            describe_schema(&spec.input_schema, out)?;
+            describe_schema(&spec.output_schema, out)
+        }
+        OpSpec::Temporal { spec, .. } => {
+            writeln!(out, "{} {:?}", spec.input_retracts, spec.watermark)?;
+            for side in [&spec.rows, &spec.versions.timed] {
+                writeln!(out, "{:?} {} {}", side.key, side.time, side.width)?;
+                describe_schema(&side.schema, out)?;
+            }
+            writeln!(out, "{:?} {:?}", spec.versions.deleted, spec.versions.columns)?;
+            describe_schema(&spec.output_schema, out)
+        }
         OpSpec::Lookup(spec) => {
             writeln!(out, "{:?}", spec.lookup.files())?;
             describe_schema(&spec.output_schema, out)

@@ -88,6 +88,7 @@ fn drops_late(op: &OpSpec) -> bool {
         OpSpec::Join { spec, .. } => spec.sides.iter().any(|side| side.expiry.is_some()),
         OpSpec::Over { spec, .. } => spec.expiry.is_some(),
         OpSpec::Session { spec, .. } => spec.closes,
+        OpSpec::Temporal { .. } => true,
         _ => false,
     }
 }

@@ -3,6 +3,7 @@
 //! Owns: tracing through projections, aliases, filters and unions. Does not own: what closes when.
 //! Invariant: a trace is only given where the value is the same in every row, whatever the data.
 
+use super::as_of::TemporalJoin;
 use super::catalog::{Stream, Table};
 use super::derived::EventTime;
 use super::hop::Overlapping;
@@ -11,7 +12,7 @@ use super::tumble::{Part, Tumble, Window};
 use crate::dataflow::CloseKind;
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::{Column, JoinType, ScalarValue};
-use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use std::sync::Arc;
 
 /// What a traced expression is.
@@ -170,6 +171,11 @@ pub fn trace_output(plan: &LogicalPlan, index: usize) -> Option<Origin> {
                 _ => trace_output(&join.right, index - left),
             }
         }
+        LogicalPlan::Extension(_) => {
+            let node = TemporalJoin::of(plan)?;
+            // A version is older than the row it is joined with.
+            (index < node.left.schema().fields().len()).then(|| trace_output(&node.left, index))?
+        }
         LogicalPlan::Union(union) => {
             let mut merged: Option<Origin> = None;
             for input in &union.inputs {
@@ -192,18 +198,26 @@ pub fn trace_output(plan: &LogicalPlan, index: usize) -> Option<Origin> {
     }
 }
 
-/// The one aggregate whose groups the rows of `plan` are, each group at most one row.
-pub fn aggregate_below(plan: &LogicalPlan) -> Option<&Aggregate> {
+/// How many columns the key has by which the rows of `plan` are told apart: they are groups of one aggregate or keys
+/// of one table, each in one row at most.
+pub fn key_width(plan: &LogicalPlan) -> Option<usize> {
     match plan {
-        LogicalPlan::Projection(projection) => aggregate_below(&projection.input),
-        LogicalPlan::SubqueryAlias(alias) => aggregate_below(&alias.input),
-        LogicalPlan::Filter(filter) => aggregate_below(&filter.input),
-        LogicalPlan::Aggregate(aggregate) => Some(aggregate),
+        LogicalPlan::Projection(projection) => key_width(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => key_width(&alias.input),
+        LogicalPlan::Filter(filter) => key_width(&filter.input),
+        // Rows of different grouping sets may share their columns.
+        LogicalPlan::Aggregate(aggregate) => {
+            (!matches!(aggregate.group_expr.first(), Some(Expr::GroupingSet(_)))).then_some(aggregate.group_expr.len())
+        }
+        LogicalPlan::TableScan(scan) => {
+            let table = &scan.source.downcast_ref::<Stream>()?.table;
+            table.def.primary_key.as_ref().map(|key| key.columns.len())
+        }
         _ => None,
     }
 }
 
-/// Which group key of the aggregate below output column `index` of `plan` shows, one to one.
+/// Which column of that key output column `index` of `plan` shows, one to one.
 pub fn group_key(plan: &LogicalPlan, index: usize) -> Option<usize> {
     match plan {
         LogicalPlan::Projection(projection) => {
@@ -213,6 +227,10 @@ pub fn group_key(plan: &LogicalPlan, index: usize) -> Option<usize> {
         LogicalPlan::SubqueryAlias(alias) => group_key(&alias.input, index),
         LogicalPlan::Filter(filter) => group_key(&filter.input, index),
         LogicalPlan::Aggregate(aggregate) => (index < aggregate.group_expr.len()).then_some(index),
+        LogicalPlan::TableScan(scan) => {
+            let key = scan.source.downcast_ref::<Stream>()?.table.def.primary_key.as_ref()?;
+            key.columns.iter().position(|column| column.text == *plan.schema().field(index).name())
+        }
         _ => None,
     }
 }

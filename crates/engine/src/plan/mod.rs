@@ -6,6 +6,7 @@
 //! wrongly is refused by name.
 
 pub mod aggregate;
+pub mod as_of;
 pub mod build;
 pub mod catalog;
 pub mod clock;
@@ -32,8 +33,11 @@ pub mod sessions;
 pub mod sinks;
 pub mod sources;
 pub mod subqueries;
+pub mod temporal;
 pub mod tumble;
 pub mod unnest;
+pub mod upsert;
+pub mod versioned;
 pub mod watermark;
 pub mod windows;
 

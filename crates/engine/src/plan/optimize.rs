@@ -3,16 +3,17 @@
 //! Owns: the choice of rules. Does not own: any rule. Invariant: no rule here adds a join, a sort, a limit
 //! or a second aggregate, or removes a branch; volatile expressions (the batch clock) are never folded.
 
+use super::as_of::FilterRowsFirst;
 use super::errors::sql_error;
 use super::push_down::PushDown;
 use crate::sql::error::SqlError;
 use datafusion::common::Result as DataFusionResult;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::Transformed;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::functions_window::row_number::row_number_udwf;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::expr::WindowFunction;
-use datafusion::logical_expr::{Distinct, Expr, ExprFunctionExt, LogicalPlanBuilder, ident, lit};
+use datafusion::logical_expr::{Distinct, Expr, ExprFunctionExt, Filter, LogicalPlanBuilder, Projection, ident, lit};
 use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
 use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
 use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
@@ -64,9 +65,24 @@ pub fn optimize(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Resu
         Arc::new(EliminateCrossJoin::new()),
         Arc::new(EliminateOuterJoin::new()),
         Arc::new(PushDown::default()),
+        Arc::new(FilterRowsFirst),
         Arc::new(OptimizeProjections::new()),
     ]);
-    rules.optimize(analyzed, &context, |_, _| {}).map_err(located)
+    let optimized = rules.optimize(analyzed, &context, |_, _| {});
+    optimized.and_then(|plan| plan.transform_up(limit_ranks_first).map(|plan| plan.data)).map_err(located)
+}
+
+/// A condition on ranks goes below a projection that only drops columns, so that it is found to be a limit.
+fn limit_ranks_first(plan: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
+    let LogicalPlan::Filter(filter) = &plan else { return Ok(Transformed::no(plan)) };
+    let LogicalPlan::Projection(projection) = filter.input.as_ref() else { return Ok(Transformed::no(plan)) };
+    let only_drops = projection.expr.iter().all(|expr| matches!(expr, Expr::Column(_)));
+    if !only_drops || !matches!(projection.input.as_ref(), LogicalPlan::Window(_)) {
+        return Ok(Transformed::no(plan));
+    }
+    let below = LogicalPlan::Filter(Filter::try_new(filter.predicate.clone(), projection.input.clone())?);
+    let projection = Projection::try_new(projection.expr.clone(), Arc::new(below))?;
+    Ok(Transformed::yes(LogicalPlan::Projection(projection)))
 }
 
 /// `DISTINCT ON` keeps the first row of each: a rank with a limit of one, which DataFusion's own rewrite to

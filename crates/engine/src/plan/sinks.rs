@@ -6,7 +6,7 @@
 
 use super::build::{Builder, Flow, Merged, Target, merge_flows, rename};
 use super::catalog::Table;
-use super::lineage::{aggregate_below, group_key};
+use super::lineage::{group_key, key_width};
 use crate::dataflow::{OpSpec, OperatorInfo, PipelineInput, PipelineOutput, Upstream};
 use crate::query::{ConnectorOptions, SinkTable};
 use crate::sql::ddl::Column;
@@ -15,7 +15,7 @@ use crate::sql::options::QueryOptions;
 use crate::sql::star::{METADATA, metadata_field};
 use crate::sql::types::type_name;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::LogicalPlan;
 use highwater_core::ids::{OperatorId, SinkId};
 use highwater_core::options::OutputMode;
 use std::collections::BTreeSet;
@@ -107,7 +107,8 @@ fn check_metadata(table: &Table, column: &Column) -> Result<()> {
     }
 }
 
-fn primary_key(table: &Table, schema: &Schema) -> Result<Vec<usize>> {
+/// The columns of a table's PRIMARY KEY, in its order; none without.
+pub fn primary_key(table: &Table, schema: &Schema) -> Result<Vec<usize>> {
     let mut key = Vec::new();
     for name in table.def.primary_key.iter().flat_map(|key| &key.columns) {
         let Ok(index) = schema.index_of(&name.text) else {
@@ -195,16 +196,12 @@ fn check_final(part: &Part<'_>, sink: &SinkTable) -> Result<()> {
     ))
 }
 
-/// Each row is a group of one aggregate, and the key shows all of its group columns: then no two rows share a
-/// key, and all changes of a key come from the shard that holds its group. No exchange is needed.
+/// Each row is a group of one aggregate or a key of one table, and the sink's key shows all of its columns: then no two
+/// rows share a key, and all changes of a key come from the shard that holds its group. No exchange is needed.
 fn is_unique(plan: &LogicalPlan, key: &[usize]) -> bool {
-    let Some(aggregate) = aggregate_below(plan) else { return false };
-    // Rows of different grouping sets may share their columns.
-    if matches!(aggregate.group_expr.first(), Some(Expr::GroupingSet(_))) {
-        return false;
-    }
+    let Some(width) = key_width(plan) else { return false };
     let shown: BTreeSet<usize> = key.iter().filter_map(|column| group_key(plan, *column)).collect();
-    shown.len() == aggregate.group_expr.len()
+    shown.len() == width
 }
 
 /// Brings the rows of each key together, and keeps them.

@@ -2,12 +2,13 @@
 //!
 //! Owns: `SourceTable`s from the scans of all planned INSERTs. Does not own: reading.
 //! Invariants: sources are numbered in the order in which the INSERTs reach them; a column nobody needs
-//! is not decoded; at least one column is, so that rows can be counted.
+//! is not decoded; at least one column is, so that rows can be counted; the PRIMARY KEY always is.
 
 use super::aggregate::closing_tables;
 use super::catalog::{Catalog, Stream, Table};
+use super::sinks::primary_key;
 use super::watermark;
-use crate::query::{ConnectorOptions, KafkaOptions, SourceTable};
+use crate::query::{ConnectorOptions, KafkaOptions, SourceTable, UpsertKey};
 use crate::sql::ddl::OptionEntry;
 use crate::sql::error::{Result, SqlError};
 use crate::sql::options::{QueryOptions, default_properties};
@@ -100,6 +101,7 @@ fn source_table(id: SourceId, want: Wanted, catalog: &Catalog, defaults: &[Optio
     if let Some(watermark) = &watermark {
         columns.extend(&watermark.columns);
     }
+    let upsert = upsert_key(&table, &mut columns, closes)?;
     if columns.is_empty() {
         columns.insert(0);
     }
@@ -114,8 +116,22 @@ fn source_table(id: SourceId, want: Wanted, catalog: &Catalog, defaults: &[Optio
         event_time: event_time.filter(|column| columns.contains(column)),
         watermark: watermark.map(|watermark| watermark.expr),
         columns_used: columns.into_iter().collect(),
+        upsert,
         dead_letters: None,
     })
+}
+
+/// How records of a table with PRIMARY KEY replace one another; its columns are then among those used.
+fn upsert_key(table: &Table, used: &mut BTreeSet<usize>, closes: bool) -> Result<Option<UpsertKey>> {
+    if table.def.primary_key.is_none() {
+        return Ok(None);
+    }
+    let columns = primary_key(table, &table.schema)?;
+    used.extend(&columns);
+    let time = table.time_column();
+    // What closes by it also asks when a key was deleted.
+    used.extend(time.filter(|_| closes));
+    Ok(Some(UpsertKey { columns, time: time.filter(|time| used.contains(time)) }))
 }
 
 fn check_readable(table: &Table, defaults: &[OptionEntry]) -> Result<ConnectorOptions> {
@@ -128,13 +144,6 @@ fn check_readable(table: &Table, defaults: &[OptionEntry]) -> Result<ConnectorOp
         )
         .hint("use 'connector' = 'kafka'"));
     };
-    if let Some(key) = &def.primary_key {
-        return Err(SqlError::at(
-            key.at,
-            format!("reading '{name}', a table with PRIMARY KEY, is not supported in streaming yet"),
-        )
-        .hint("without PRIMARY KEY each record of the topic is a row of its own"));
-    }
     if kafka.topic.is_none() {
         return Err(SqlError::at(def.name.at, format!("table '{name}' lacks the option 'topic'"))
             .hint("add 'topic' = '<topic>'"));

@@ -23,8 +23,10 @@ mod pipeline;
 mod session;
 mod stateful;
 mod sums;
+mod temporal;
 mod ttl;
 mod unnest;
+mod upsert;
 
 pub use general::linear::LinearKind;
 pub use keys::shard_of;

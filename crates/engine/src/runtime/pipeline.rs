@@ -14,8 +14,10 @@ use super::over::Over;
 use super::partial_aggregate::PartialAggregate;
 use super::session::Sessions;
 use super::stateful::Stateful;
+use super::temporal::Temporal;
 use super::ttl::Ttl;
 use super::unnest::unnest;
+use super::upsert::Upsert;
 use crate::dataflow::{OpSpec, UnnestSpec};
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
@@ -73,6 +75,10 @@ impl Chain {
                 OpSpec::Over { op, spec } => Operator::Stateful(Box::new(Over::new(*op, spec.clone(), context)?)),
                 OpSpec::Session { op, spec } => {
                     Operator::Stateful(Box::new(Sessions::new(*op, spec.clone(), context)?))
+                }
+                OpSpec::Upsert { op, spec } => Operator::Stateful(Box::new(Upsert::new(*op, spec.clone(), context)?)),
+                OpSpec::Temporal { op, spec } => {
+                    Operator::Stateful(Box::new(Temporal::new(*op, spec.clone(), context)?))
                 }
                 OpSpec::Lookup(spec) => Operator::Lookup(LookupJoin::new(spec.clone())?),
                 OpSpec::Unnest(spec) => Operator::Unnest(spec.clone()),

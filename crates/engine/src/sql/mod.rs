@@ -22,6 +22,7 @@ pub mod tuples;
 pub mod types;
 pub mod unnest;
 pub mod values;
+pub mod versions;
 pub mod window_call;
 
 pub use error::SqlError;

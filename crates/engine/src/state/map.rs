@@ -76,17 +76,23 @@ impl<V> Map<V> {
         }
     }
 
-    /// Entries whose key begins with `prefix`, in order; none of a hashed map.
-    fn range(&self, prefix: &[u8]) -> Option<btree_map::Range<'_, Box<[u8]>, V>> {
+    /// Entries of a stretch of keys, in order; none of a hashed map.
+    fn range(&self, stretch: Stretch<'_>) -> Option<btree_map::Range<'_, Box<[u8]>, V>> {
         let Self::Ordered(map) = self else { return None };
-        let end = successor(prefix);
-        let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        Some(map.range::<[u8], _>((Bound::Included(prefix), end)))
+        let end = stretch.end.map_or(Bound::Unbounded, Bound::Excluded);
+        Some(map.range::<[u8], _>((Bound::Included(stretch.start), end)))
     }
 }
 
+/// Keys from one on, up to another; `end: None` = to the last. The end is not before the start.
+#[derive(Clone, Copy, Debug)]
+pub struct Stretch<'a> {
+    pub start: &'a [u8],
+    pub end: Option<&'a [u8]>,
+}
+
 /// The least text greater than all that begin with `prefix`; `None` if there is none.
-fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
+pub fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
     let mut end = prefix[..=last].to_vec();
     end[last] += 1;
@@ -103,16 +109,16 @@ pub enum Direction {
 /// What a walk does with an entry.
 pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
-/// Walks the entries of ordered maps that begin with `prefix`, as they are with `changes` applied.
+/// Walks a stretch of ordered maps, as they are with `changes` applied.
 pub fn walk(
     base: Option<&Map<Box<[u8]>>>,
     changes: Option<&Map<Option<Box<[u8]>>>>,
-    prefix: &[u8],
+    stretch: Stretch<'_>,
     direction: Direction,
     visit: Visit<'_>,
 ) {
-    let base = base.and_then(|map| map.range(prefix)).into_iter().flatten();
-    let changes = changes.and_then(|map| map.range(prefix)).into_iter().flatten();
+    let base = base.and_then(|map| map.range(stretch)).into_iter().flatten();
+    let changes = changes.and_then(|map| map.range(stretch)).into_iter().flatten();
     match direction {
         Direction::Forward => merge(base, changes, |a, b| a < b, visit),
         Direction::Backward => merge(base.rev(), changes.rev(), |a, b| a > b, visit),

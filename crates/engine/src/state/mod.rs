@@ -15,7 +15,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-pub use map::{Direction, Layout, Visit};
+pub use map::{Direction, Layout, Stretch, Visit, successor};
 pub use overlay::Overlay;
 pub use shard::{NEVER, close_of, closes_at, expires_at};
 pub use task::{StateSize, TaskState};

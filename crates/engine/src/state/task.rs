@@ -1,6 +1,6 @@
 //! What one task works on: the committed maps of its shards, read only, and its own changes.
 
-use super::map::{Direction, Layout, Visit, walk};
+use super::map::{Direction, Layout, Stretch, Visit, successor, walk};
 use super::overlay::Overlay;
 use super::shard::{ShardState, entry_bytes};
 use highwater_core::ids::{OperatorId, ShardId};
@@ -62,8 +62,21 @@ impl TaskState {
     /// Visits the entries of an ordered operator whose key begins with `prefix`, in order, this task's changes
     /// included, until the visitor breaks off.
     pub fn walk(&self, operator: OperatorId, shard: ShardId, prefix: &[u8], direction: Direction, visit: Visit<'_>) {
+        let end = successor(prefix);
+        self.walk_stretch(operator, shard, Stretch { start: prefix, end: end.as_deref() }, direction, visit);
+    }
+
+    /// The same over a stretch of keys.
+    pub fn walk_stretch(
+        &self,
+        operator: OperatorId,
+        shard: ShardId,
+        stretch: Stretch<'_>,
+        direction: Direction,
+        visit: Visit<'_>,
+    ) {
         let committed = self.shards.get(&shard).and_then(|state| state.map(operator)).map(|map| map.read());
-        walk(committed.as_ref().map(|map| &map.entries), self.overlay.map(operator, shard), prefix, direction, visit);
+        walk(committed.as_ref().map(|map| &map.entries), self.overlay.map(operator, shard), stretch, direction, visit);
     }
 
     /// Whether this task owns the shard.

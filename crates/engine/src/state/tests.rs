@@ -115,3 +115,39 @@ fn memory_counts_what_an_entry_costs_and_goes_when_it_goes() {
     assert_eq!(put(3, Some(value(NEVER, "v"))), kept);
     assert_eq!(put(4, None), 0);
 }
+
+#[test]
+fn a_stretch_is_walked_both_ways_with_the_tasks_own_changes() {
+    let op = OpSpec::Complete { op: OP, schema: Arc::new(Schema::empty()) };
+    let pipeline = Pipeline {
+        inputs: vec![PipelineInput::Edge(EdgeId(0))],
+        late: Vec::new(),
+        ops: vec![op],
+        output: PipelineOutput::Sink(SinkId(0)),
+    };
+    let stage = Stage { id: STAGE, input: StageInput::Shards, pipelines: vec![pipeline], sinks: vec![SinkId(0)] };
+    let state = QueryState::new(&Dataflow { stages: vec![stage], ..Dataflow::default() });
+    state.load(0..1, &[]).unwrap();
+    let mut task = state.task(STAGE, 0..1).unwrap();
+    for key in ["a1", "a3", "a5", "b1"] {
+        task.put(OP, ShardId(0), key.as_bytes(), Some(value(NEVER, key)));
+    }
+    state.stage(attempt(1), task.finish().0);
+    state.promote(attempt(1)).unwrap();
+    let mut task = state.task(STAGE, 0..1).unwrap();
+    task.put(OP, ShardId(0), b"a2", Some(value(NEVER, "a2")));
+    task.put(OP, ShardId(0), b"a3", None);
+    let walked = |start: &str, end: Option<&str>, direction| {
+        let mut keys = Vec::new();
+        let stretch = Stretch { start: start.as_bytes(), end: end.map(str::as_bytes) };
+        task.walk_stretch(OP, ShardId(0), stretch, direction, &mut |key, _| {
+            keys.push(String::from_utf8(key.to_vec()).unwrap());
+            std::ops::ControlFlow::Continue(())
+        });
+        keys
+    };
+    assert_eq!(walked("a", Some("a5"), Direction::Backward), ["a2", "a1"]);
+    assert_eq!(walked("a2", Some("b"), Direction::Forward), ["a2", "a5"]);
+    assert_eq!(walked("a2", None, Direction::Backward), ["b1", "a5", "a2"]);
+    assert_eq!(walked("a5", Some("a5"), Direction::Forward), [""; 0]);
+}

@@ -19,6 +19,7 @@ mod fixed;
 mod gaps;
 mod grammar;
 mod harness;
+mod keyed;
 mod queries;
 mod slt;
 mod ttl;

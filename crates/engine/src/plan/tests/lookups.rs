@@ -118,8 +118,8 @@ fn what_goes_wrong_is_told() {
         ("INSERT INTO rows_out SELECT 'a', key FROM side;", "is a file, and no stream to read"),
         ("INSERT INTO rows_out SELECT card, id FROM side LEFT JOIN plain ON id = key;", "put the stream on the side"),
         (
-            "INSERT INTO rows_out SELECT card, q.id FROM plain p JOIN pay FOR SYSTEM_TIME AS OF p.ts AS q ON p.id = q.id;",
-            "it is for tables with",
+            "INSERT INTO rows_out SELECT p.card, q.id FROM plain p JOIN pay FOR SYSTEM_TIME AS OF p.ts AS q ON p.id = q.id;",
+            "needs a right side that has versions",
         ),
         ("INSERT INTO side SELECT id FROM plain;", "cannot be written"),
     ] {

@@ -10,6 +10,7 @@ mod runs;
 mod shapes;
 mod tables;
 mod ttl;
+mod versions;
 mod windows;
 
 use crate::compile;
@@ -91,6 +92,8 @@ fn op_name(op: &OpSpec) -> String {
         OpSpec::Join { op, spec } => format!("{}{op}", crate::explain::join_name(spec).replace(' ', "-")),
         OpSpec::Over { op, spec } => format!("{}{op}", crate::explain::over_name(spec)),
         OpSpec::Session { op, .. } => format!("session{op}"),
+        OpSpec::Upsert { op, spec } => format!("upsert{op}{:?}", spec.key),
+        OpSpec::Temporal { op, spec } => format!("temporal{op}:{}", if spec.on_close { "final" } else { "at-once" }),
         OpSpec::Lookup(_) => "lookup".into(),
         OpSpec::Complete { op, .. } => format!("complete{op}"),
         OpSpec::Unnest(_) => "unnest".into(),
@@ -144,7 +147,7 @@ fn check_types(query: &CompiledQuery) {
                 (PipelineInput::Edge(edge), _) => query.dataflow.edges[edge.0 as usize].schema.clone(),
                 (PipelineInput::Source, StageInput::Source(id)) => {
                     let source = &query.sources[id.0 as usize];
-                    source.schema.project(&source.columns_used).unwrap().into()
+                    source.layout()
                 }
                 (PipelineInput::Source, StageInput::Shards) => panic!("a shards stage has no source"),
             };
@@ -183,6 +186,19 @@ fn check_types(query: &CompiledQuery) {
                         input = spec.output_schema.clone();
                     }
                     OpSpec::Lookup(spec) => input = spec.output_schema.clone(),
+                    OpSpec::Upsert { spec, .. } => {
+                        assert_eq!(types(&input), types(&spec.input_schema));
+                        assert_eq!(types(&input)[..spec.width], types(&spec.output_schema));
+                        input = spec.output_schema.clone();
+                    }
+                    OpSpec::Temporal { spec, .. } => {
+                        let sides = [&spec.rows, &spec.versions.timed];
+                        for (side, edge) in sides.into_iter().zip(&pipeline.inputs) {
+                            let PipelineInput::Edge(edge) = edge else { panic!("a join reads exchanges") };
+                            assert_eq!(types(&query.dataflow.edges[edge.0 as usize].schema), types(&side.schema));
+                        }
+                        input = spec.output_schema.clone();
+                    }
                     OpSpec::Unnest(spec) => {
                         let whole = spec.columns.iter().zip(spec.schema.fields());
                         for ((column, _), field) in whole.filter(|((_, what), _)| *what == Unnested::Same) {

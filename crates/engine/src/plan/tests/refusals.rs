@@ -117,9 +117,3 @@ fn sinks_without_key_take_no_corrections() {
     let append = bad("SET output_mode = 'append'; INSERT INTO keyed SELECT card, count(*) FROM plain GROUP BY card;");
     assert!(append.contains("use output_mode 'update'"), "{append}");
 }
-
-#[test]
-fn tables_that_cannot_be_read() {
-    let error = bad("INSERT INTO rows_out SELECT a, b FROM keyed;");
-    assert!(error.contains("reading 'keyed', a table with PRIMARY KEY, is not supported in streaming yet"), "{error}");
-}

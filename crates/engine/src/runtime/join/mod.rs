@@ -357,7 +357,7 @@ impl Stateful for Join {
 }
 
 /// Rows without weights, each as often as its weight says.
-fn insert_only(rows: &mut DeltaBatch) -> Result<(), EngineError> {
+pub(super) fn insert_only(rows: &mut DeltaBatch) -> Result<(), EngineError> {
     let Some(weights) = rows.weights.take() else { return Ok(()) };
     if weights.iter().flatten().all(|weight| weight == 1) {
         return Ok(());
