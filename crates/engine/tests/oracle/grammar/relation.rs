@@ -128,7 +128,10 @@ fn grouping_sets(one: &Relation, tape: &mut Tape) -> Relation {
     };
     let mut exprs = keys.clone();
     exprs.push(aggregate(&one.columns, tape));
-    select(exprs, &format!("FROM ({}) a GROUP BY {sets}", one.sql))
+    let sets = select(exprs, &format!("FROM ({}) a GROUP BY {sets}", one.sql));
+    // DataFusion takes the groups of one set for keys of all: a further GROUP BY them would be left out.
+    let again = |(name, data_type): &Column| (format!("CASE WHEN {name} IS NOT NULL THEN {name} END"), *data_type);
+    select(sets.columns.iter().map(again).collect(), &format!("FROM ({}) a", sets.sql))
 }
 
 fn ranked(one: &Relation, tape: &mut Tape) -> Relation {
