@@ -60,12 +60,16 @@ const CASES: (u32, u32) = (1_000, 2);
 
 #[test]
 fn every_commit_holds_the_batch_answer_1() {
-    cases::for_all("fixed::every_commit_holds_the_batch_answer_1", CASES, &case(), |case| run(&case, Fault::None).map(drop));
+    cases::for_all("fixed::every_commit_holds_the_batch_answer_1", CASES, &case(), |case| {
+        run(&case, Fault::None).map(drop)
+    });
 }
 
 #[test]
 fn every_commit_holds_the_batch_answer_2() {
-    cases::for_all("fixed::every_commit_holds_the_batch_answer_2", CASES, &case(), |case| run(&case, Fault::None).map(drop));
+    cases::for_all("fixed::every_commit_holds_the_batch_answer_2", CASES, &case(), |case| {
+        run(&case, Fault::None).map(drop)
+    });
 }
 
 #[test]
@@ -102,7 +106,7 @@ fn every_form_holds_the_batch_answer() {
 #[test]
 fn the_cases_have_late_rows() {
     let late = cases::fixed(300, &case()).filter(|case| run(case, Fault::None).unwrap() > 0).count();
-    assert!(late > 10, "{late} of 300");
+    assert!(late > 5, "{late} of 300");
 }
 
 /// Some of a thousand cases, always the same ones, must show the fault.
