@@ -120,7 +120,8 @@ impl Lookup {
         // Where no column is asked for there are rows nevertheless.
         let batches = batches.into_iter().map(|batch| {
             let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-            RecordBatch::try_new_with_options(schema.clone(), batch.columns().to_vec(), &options)
+            let asked = batch.columns().iter().take(schema.fields().len()).cloned().collect();
+            RecordBatch::try_new_with_options(schema.clone(), asked, &options)
         });
         Ok(concat_batches(&schema, &batches.collect::<Result<Vec<_>, _>>()?)?)
     }
