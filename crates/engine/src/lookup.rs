@@ -7,7 +7,7 @@
 use crate::error::EngineError;
 use crate::plan::catalog::Stream;
 use crate::query::{ConnectorOptions, FileFormat, FileOptions};
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -117,7 +117,12 @@ impl Lookup {
         let frame = context.execute_logical_plan(plan.data).await?;
         let schema: SchemaRef = Arc::new(self.plan.schema().as_arrow().clone());
         let batches = frame.collect().await?;
-        let batches = batches.into_iter().map(|batch| RecordBatch::try_new(schema.clone(), batch.columns().to_vec()));
+        // Where no column is asked for there are rows nevertheless.
+        let batches = batches.into_iter().map(|batch| {
+            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+            let asked = batch.columns().iter().take(schema.fields().len()).cloned().collect();
+            RecordBatch::try_new_with_options(schema.clone(), asked, &options)
+        });
         Ok(concat_batches(&schema, &batches.collect::<Result<Vec<_>, _>>()?)?)
     }
 }

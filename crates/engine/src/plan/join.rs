@@ -119,7 +119,8 @@ fn beside_unit(sides: &Sides<'_>, join: &Join) -> Option<usize> {
         JoinType::Right => &[1],
         _ => &[],
     };
-    let is_bare = join.on.is_empty() && join.filter.is_none();
+    let always = |filter: &Expr| matches!(filter, Expr::Literal(ScalarValue::Boolean(Some(true)), _));
+    let is_bare = join.on.is_empty() && join.filter.as_ref().is_none_or(always);
     kept.iter().copied().find(|side| is_bare && is_unit(sides.inputs[1 - side]))
 }
 
@@ -128,7 +129,9 @@ fn is_unit(plan: &LogicalPlan) -> bool {
     match plan {
         LogicalPlan::SubqueryAlias(alias) => is_unit(&alias.input),
         LogicalPlan::Projection(projection) => projection.expr.is_empty() && is_unit(&projection.input),
-        LogicalPlan::EmptyRelation(empty) => empty.produce_one_row && empty.schema.fields().is_empty(),
+        LogicalPlan::EmptyRelation(empty) => empty.produce_one_row && plan.schema().fields().is_empty(),
+        // What was computed is not asked for either.
+        LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty() && aggregate.aggr_expr.is_empty(),
         _ => false,
     }
 }

@@ -30,6 +30,7 @@ pub mod physical;
 pub mod push_down;
 pub mod session;
 pub mod sessions;
+pub mod sets;
 pub mod sinks;
 pub mod sources;
 pub mod subqueries;

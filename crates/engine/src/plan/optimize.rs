@@ -46,6 +46,9 @@ pub fn optimize(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Resu
         .without_query_execution_start_time()
         .with_skip_failing_rules(false);
     let located = |error| sql_error(error, at);
+    let mut names = 0;
+    let counted = analyzed.transform_up_with_subqueries(|plan| super::sets::rewrite(plan, &mut names));
+    let analyzed = counted.map_err(located)?.data;
     // Before the rest, which would take what this gives for marks.
     let comparisons = Optimizer::with_rules(vec![Arc::new(RewriteSetComparison::new())]);
     let analyzed = comparisons.optimize(analyzed, &context, |_, _| {}).map_err(located)?;

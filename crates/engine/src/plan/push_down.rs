@@ -4,8 +4,8 @@
 //! without any input: there even one that is never true would leave that row, since a constant passes as a condition
 //! on the groups (DataFusion relies on having folded it away before).
 
-use datafusion::common::Result;
 use datafusion::common::tree_node::Transformed;
+use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::{Aggregate, Expr, GroupingSet, LogicalPlan};
 use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
@@ -27,8 +27,12 @@ impl OptimizerRule for PushDown {
     }
 
     fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
-        let is_held = matches!(&plan, LogicalPlan::Filter(filter)
-            if matches!(filter.input.as_ref(), LogicalPlan::Aggregate(aggregate) if has_total(aggregate)));
+        let LogicalPlan::Filter(filter) = plan else { return self.0.rewrite(plan, config) };
+        if matches!(filter.predicate, Expr::Literal(ScalarValue::Boolean(Some(true)), _)) {
+            return Ok(Transformed::yes(filter.input.as_ref().clone()));
+        }
+        let is_held = matches!(filter.input.as_ref(), LogicalPlan::Aggregate(aggregate) if has_total(aggregate));
+        let plan = LogicalPlan::Filter(filter);
         if is_held { Ok(Transformed::no(plan)) } else { self.0.rewrite(plan, config) }
     }
 }

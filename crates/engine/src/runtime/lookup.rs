@@ -72,7 +72,8 @@ impl LookupJoin {
             JoinOutput::Semi => input.filter(&BooleanArray::from(matched)),
             JoinOutput::Anti => input.filter(&matched.iter().map(|found| Some(!found)).collect()),
             JoinOutput::Mark => {
-                let mut columns = input.batch.columns().to_vec();
+                let width = self.spec.output_schema.fields().len() - 1;
+                let mut columns: Vec<ArrayRef> = input.batch.columns().iter().take(width).cloned().collect();
                 columns.push(Arc::new(BooleanArray::from(matched)));
                 let rows = batch(&self.spec.output_schema, columns, all.len())?;
                 Ok(DeltaBatch { batch: rows, weights: input.weights })
@@ -95,7 +96,10 @@ impl LookupJoin {
     }
 
     fn pairs(&self, input: &RecordBatch, ours: &[u32], theirs: &[Option<u32>]) -> Result<Vec<ArrayRef>, EngineError> {
-        let ours = input.columns().iter().map(|column| taken(column, ours)).collect::<Result<Vec<_>, _>>()?;
+        // Rows none of whose columns is asked for are wider than that.
+        let width = self.spec.pair_schema.fields().len() - self.table.rows.num_columns();
+        let asked = input.columns().iter().take(width);
+        let ours = asked.map(|column| taken(column, ours)).collect::<Result<Vec<_>, _>>()?;
         let places = UInt32Array::from(theirs.to_vec());
         let found = self.table.rows.columns().iter().map(|column| Ok(take(column, &places, None)?));
         let theirs = found.collect::<Result<Vec<_>, EngineError>>()?;

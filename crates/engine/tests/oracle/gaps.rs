@@ -183,8 +183,19 @@ pub const FORMS: &[Form] = &[
     same("SELECT t.k, t.b, s.x FROM t LEFT JOIN LATERAL (SELECT max(x) AS x FROM u WHERE u.k = t.k) s ON TRUE"),
     same("SELECT t.k, t.b, s.x FROM t JOIN LATERAL (SELECT x FROM u WHERE u.k = t.k AND u.x > t.x) s ON TRUE"),
     // Sets and joins.
-    same("SELECT k, b, x FROM t INTERSECT ALL SELECT k, b, x FROM u"),
-    same("SELECT k, b, x FROM t EXCEPT ALL SELECT k, b, x FROM u"),
+    // DataFusion does not count here how often a row is there.
+    means(
+        "SELECT k, b, x FROM t INTERSECT ALL SELECT k, b, x FROM u",
+        "SELECT k, b, x FROM (SELECT k, b, x, row_number() OVER (PARTITION BY k, b, x) AS n FROM t INTERSECT SELECT k, b, x, row_number() OVER (PARTITION BY k, b, x) AS n FROM u)",
+    ),
+    means(
+        "SELECT k, b, x FROM t EXCEPT ALL SELECT k, b, x FROM u",
+        "SELECT k, b, x FROM (SELECT k, b, x, row_number() OVER (PARTITION BY k, b, x) AS n FROM t EXCEPT SELECT k, b, x, row_number() OVER (PARTITION BY k, b, x) AS n FROM u)",
+    ),
+    means(
+        "SELECT k, b, x FROM t WHERE x >= ALL (SELECT x FROM t WHERE x IS NOT NULL)",
+        "SELECT k, b, x FROM t WHERE x = (SELECT max(x) FROM t) OR (SELECT count(x) FROM t) = 0",
+    ),
     same("SELECT k, b, u.x FROM t JOIN u USING (k, b)"),
     same("SELECT k, b, x FROM (SELECT k, b FROM t) NATURAL JOIN (SELECT k, x FROM u)"),
     same(

@@ -6,7 +6,10 @@ use crate::data::{PARTITIONS, Row, record_batch};
 use crate::harness::{Cluster, Commit, Fault, Records, Step};
 use crate::queries::Query;
 use crate::windows::in_sessions;
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub struct Watch<'a> {
     pub cluster: Cluster,
@@ -23,6 +26,19 @@ pub struct Watch<'a> {
 /// Names of the two tables.
 pub const TABLES: [&str; 2] = ["t", "u"];
 
+/// As the topic has them: the event time of `u` is computed of another column.
+fn stored(table: &str, rows: RecordBatch) -> RecordBatch {
+    if table == "t" {
+        return rows;
+    }
+    let rename = |field: &Arc<Field>| match field.name().as_str() {
+        "ts" => field.as_ref().clone().with_name("stored_ts"),
+        _ => field.as_ref().clone(),
+    };
+    let fields: Vec<Field> = rows.schema().fields().iter().map(rename).collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), rows.columns().to_vec()).unwrap()
+}
+
 impl<'a> Watch<'a> {
     pub fn new(query: &Query, rows: &'a [Row], fault: Fault) -> Result<Self, String> {
         let mut ids: BTreeMap<(&'static str, i32), Vec<usize>> = BTreeMap::new();
@@ -32,7 +48,7 @@ impl<'a> Watch<'a> {
         let mut records = Records::default();
         TABLES.iter().for_each(|table| records.partitions(table, PARTITIONS));
         for ((table, partition), ids) in &ids {
-            records.append(table, *partition, record_batch(rows, ids));
+            records.append(table, *partition, stored(table, record_batch(rows, ids)));
         }
         Ok(Self {
             cluster: Cluster::new(&query.script(), &records, fault)?,

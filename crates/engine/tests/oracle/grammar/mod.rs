@@ -200,8 +200,7 @@ fn check(
         return Ok(Outcome::Unknown);
     }
     for step in steps.iter().chain(&[Step::taking(Take::All), Step::taking(Take::Nothing)]) {
-        let in_context =
-            |error: String| format!("batch {}: {error}\n{}{}", cluster_batch(step), asked.script, shown(logs));
+        let in_context = |error: String| format!("{error}\n{step:?}\n{}{}", asked.script, shown(logs));
         cluster.commit(step).map_err(in_context)?;
         let prefix = |table: &Table| (table.name.clone(), prefix(table, logs, &cluster));
         let prefixes: Vec<(String, RecordBatch)> = tables.iter().map(prefix).collect();
@@ -215,10 +214,6 @@ fn check(
         }
     }
     Ok(Outcome::Held)
-}
-
-fn cluster_batch(step: &Step) -> String {
-    format!("{step:?}")
 }
 
 /// The records of a table up to the committed positions.

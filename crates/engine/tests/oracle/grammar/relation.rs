@@ -128,7 +128,14 @@ fn grouping_sets(one: &Relation, tape: &mut Tape) -> Relation {
     };
     let mut exprs = keys.clone();
     exprs.push(aggregate(&one.columns, tape));
-    select(exprs, &format!("FROM ({}) a GROUP BY {sets}", one.sql))
+    keyless(&select(exprs, &format!("FROM ({}) a GROUP BY {sets}", one.sql)))
+}
+
+/// The same rows. DataFusion takes the groups of one grouping set for keys of all, and groups for keys of the rows that
+/// UNNEST makes of them: a further GROUP BY or ORDER BY would be left out. Of computed columns it believes nothing.
+fn keyless(one: &Relation) -> Relation {
+    let again = |(name, data_type): &Column| (format!("CASE WHEN {name} IS NOT NULL THEN {name} END"), *data_type);
+    select(one.columns.iter().map(again).collect(), &format!("FROM ({}) a", one.sql))
 }
 
 fn ranked(one: &Relation, tape: &mut Tape) -> Relation {
@@ -189,7 +196,7 @@ fn unnested(one: &Relation, tape: &mut Tape) -> Relation {
     let mut exprs = one.columns.clone();
     exprs.truncate(WIDTH - 1);
     exprs.push((format!("unnest({list})"), Type::Bigint));
-    select(exprs, &format!("FROM ({}) a", one.sql))
+    keyless(&select(exprs, &format!("FROM ({}) a", one.sql)))
 }
 
 /// Columns of both sides, as `l.x0` and `r.x0`.
