@@ -9,7 +9,7 @@
 //! All run on [`harness`]: the real dataflow, state and exchange as a driver and executors would run them. The planted
 //! faults show that it would notice. More cases: `PROPTEST_CASES=100000 cargo test -p highwater-engine --test oracle`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod batch;
 mod compose;
