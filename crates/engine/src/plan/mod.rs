@@ -9,6 +9,7 @@ pub mod aggregate;
 pub mod build;
 pub mod catalog;
 pub mod clock;
+pub mod columns;
 pub mod dead_letters;
 pub mod derived;
 pub mod emit;

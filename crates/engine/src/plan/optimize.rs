@@ -69,7 +69,8 @@ pub fn optimize(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Resu
         Arc::new(PushDown::default()),
         Arc::new(OptimizeProjections::new()),
     ]);
-    rules.optimize(analyzed, &context, |_, _| {}).map_err(located)
+    let optimized = rules.optimize(analyzed, &context, |_, _| {}).map_err(located)?;
+    super::columns::keep_one(optimized).map_err(located)
 }
 
 /// `DISTINCT ON` keeps the first row of each: a rank with a limit of one, which DataFusion's own rewrite to
