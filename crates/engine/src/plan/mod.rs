@@ -10,6 +10,7 @@ pub mod as_of;
 pub mod build;
 pub mod catalog;
 pub mod clock;
+pub mod columns;
 pub mod dead_letters;
 pub mod derived;
 pub mod emit;

@@ -72,7 +72,8 @@ pub fn optimize(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Resu
         Arc::new(OptimizeProjections::new()),
     ]);
     let optimized = rules.optimize(analyzed, &context, |_, _| {});
-    optimized.and_then(|plan| plan.transform_up(limit_ranks_first).map(|plan| plan.data)).map_err(located)
+    let limited = optimized.and_then(|plan| plan.transform_up(limit_ranks_first).map(|plan| plan.data));
+    limited.and_then(super::columns::keep_one).map_err(located)
 }
 
 /// A condition on ranks goes below a projection that only drops columns, so that it is found to be a limit.

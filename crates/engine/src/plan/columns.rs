@@ -1,0 +1,46 @@
+//! Rows of which no column is asked for.
+//!
+//! Owns: a column for them, since a batch is as long as its columns, and joins keep rows by what they hold.
+//! Does not own: which columns are asked for (DataFusion). Invariant: after it only a relation of one row of nothing
+//! (`SELECT` without FROM) has no column.
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::logical_expr::logical_plan::TableScanBuilder;
+use datafusion::logical_expr::{Expr, LogicalPlan, Projection, lit};
+use std::sync::Arc;
+
+/// Gives every node that has lost its last column one that is always true.
+pub fn keep_one(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let mut names = 0;
+    let mut column = || -> Expr {
+        names += 1;
+        lit(true).alias(format!("__hw_row_{names}"))
+    };
+    let kept = plan.transform_up(|node| match node {
+        LogicalPlan::TableScan(scan) if scan.projection.as_ref().is_some_and(Vec::is_empty) => {
+            let scan = TableScanBuilder::new(scan.table_name, scan.source)
+                .with_projection(Some(vec![0]))
+                .with_filters(scan.filters)
+                .with_fetch(scan.fetch)
+                .build()?;
+            let projection = Projection::try_new(vec![column()], Arc::new(LogicalPlan::TableScan(scan)))?;
+            Ok(Transformed::yes(LogicalPlan::Projection(projection)))
+        }
+        LogicalPlan::Projection(projection) if projection.expr.is_empty() && !is_nothing(&projection.input) => {
+            Ok(Transformed::yes(LogicalPlan::Projection(Projection::try_new(vec![column()], projection.input)?)))
+        }
+        other => Ok(Transformed::yes(other.recompute_schema()?)),
+    });
+    Ok(kept?.data)
+}
+
+/// One row without columns, from nowhere.
+fn is_nothing(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::EmptyRelation(empty) => empty.schema.fields().is_empty(),
+        LogicalPlan::SubqueryAlias(alias) => is_nothing(&alias.input),
+        LogicalPlan::Projection(projection) => projection.expr.is_empty() && is_nothing(&projection.input),
+        _ => false,
+    }
+}
