@@ -49,10 +49,25 @@ impl TaskError {
         match self {
             // A writer fenced by recovery is opened anew in the next attempt.
             Self::Connector(error) if error.kind() == ErrorKind::Fenced => ErrorKind::Retry,
+            // The source tells the driver itself, which knows `on_data_loss`; a task that comes first must not decide.
+            Self::Connector(ConnectorError::OffsetOutOfRange { .. }) => ErrorKind::Retry,
             Self::Connector(error) => error.kind(),
             Self::Engine(error) => error.kind(),
             Self::Exchange(_) | Self::State(_) | Self::Cancelled => ErrorKind::Retry,
             Self::DamagedState(_) | Self::NotInQuery(_) | Self::Panicked(_) => ErrorKind::Fatal,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use highwater_core::offsets::TopicPartition;
+
+    #[test]
+    fn a_task_leaves_lost_records_to_the_driver() {
+        let lost =
+            ConnectorError::OffsetOutOfRange { tp: TopicPartition::new("t", 0), position: 1, earliest: 5, latest: 9 };
+        assert_eq!(TaskError::Connector(lost).kind(), ErrorKind::Retry);
     }
 }

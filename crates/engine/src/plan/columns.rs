@@ -4,10 +4,11 @@
 //! Does not own: which columns are asked for (DataFusion). Invariant: after it only a relation of one row of nothing
 //! (`SELECT` without FROM) has no column.
 
+use super::catalog::Stream;
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::logical_expr::logical_plan::TableScanBuilder;
-use datafusion::logical_expr::{Expr, LogicalPlan, Projection, lit};
+use datafusion::logical_expr::{Expr, LogicalPlan, Projection, TableScan, lit};
 use std::sync::Arc;
 
 /// Gives every node that has lost its last column one that is always true.
@@ -19,8 +20,9 @@ pub fn keep_one(plan: LogicalPlan) -> Result<LogicalPlan> {
     };
     let kept = plan.transform_up(|node| match node {
         LogicalPlan::TableScan(scan) if scan.projection.as_ref().is_some_and(Vec::is_empty) => {
+            let read = cheapest(&scan);
             let scan = TableScanBuilder::new(scan.table_name, scan.source)
-                .with_projection(Some(vec![0]))
+                .with_projection(Some(vec![read]))
                 .with_filters(scan.filters)
                 .with_fetch(scan.fetch)
                 .build()?;
@@ -33,6 +35,13 @@ pub fn keep_one(plan: LogicalPlan) -> Result<LogicalPlan> {
         other => Ok(Transformed::yes(other.recompute_schema()?)),
     });
     Ok(kept?.data)
+}
+
+/// A column to count rows by: of a keyed table one that is read anyway.
+fn cheapest(scan: &TableScan) -> usize {
+    let table = scan.source.downcast_ref::<Stream>().map(|stream| &stream.table);
+    let key = table.and_then(|table| Some((table, table.def.primary_key.as_ref()?.columns.first()?)));
+    key.and_then(|(table, name)| table.schema.index_of(&name.text).ok()).unwrap_or(0)
 }
 
 /// One row without columns, from nowhere.

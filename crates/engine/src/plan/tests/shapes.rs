@@ -95,7 +95,7 @@ fn an_unwindowed_aggregate_updates_and_warns() {
 fn a_global_aggregate_is_one_group_on_one_shard() {
     let query = expect(
         "INSERT INTO keyed SELECT 'all', count(*) FROM plain;",
-        &["0: partial0 -> edge 0 []", "1: final0:Updates project keyed1[0]unique -> sink 0"],
+        &["0: project partial0 -> edge 0 []", "1: final0:Updates project keyed1[0]unique -> sink 0"],
     );
     assert_eq!(query.dataflow.operators[0].bounded_by.as_deref(), Some("a single group"));
     assert!(query.warnings.is_empty());
