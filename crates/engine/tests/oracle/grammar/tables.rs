@@ -89,7 +89,7 @@ impl Type {
     /// One of few values, as a record's JSON has it. Floats are quarters: their sums are exact in any order.
     fn value(self, choice: u16) -> Value {
         let which = usize::from(choice / 8 % 5);
-        if choice % 8 == 0 {
+        if choice.is_multiple_of(8) {
             return Value::Null;
         }
         match self {

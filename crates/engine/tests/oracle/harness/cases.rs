@@ -34,8 +34,7 @@ pub fn for_all<S: Strategy>(
 
 /// The same cases at every run, whatever the environment says.
 pub fn fixed<S: Strategy>(count: u32, strategy: &S) -> impl Iterator<Item = S::Value> {
-    let values = (0..u64::from(count)).map(|seed| strategy.new_tree(&mut runner(seed)).unwrap().current());
-    values
+    (0..u64::from(count)).map(|seed| strategy.new_tree(&mut runner(seed)).unwrap().current())
 }
 
 fn runner(seed: u64) -> TestRunner {
