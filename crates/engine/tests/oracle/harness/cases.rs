@@ -1,8 +1,8 @@
 //! Random cases, each with a seed of its own that makes it again.
 //!
 //! Owns: how many cases (`PROPTEST_CASES`), where their seeds begin (`HIGHWATER_SEED`), shrinking, the words of a failure.
-//! Does not own: what a case is. Invariant: the seed printed with a failure, set as `HIGHWATER_SEED`, gives the same
-//! case first.
+//! Does not own: what a case is. Invariants: the seed printed with a failure, set as `HIGHWATER_SEED`, gives the same
+//! case first; a run that asks for no number of cases has the same ones every time, one that does has new ones.
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -16,8 +16,13 @@ pub fn for_all<S: Strategy>(
     strategy: &S,
     test: impl Fn(S::Value) -> Result<(), String>,
 ) {
-    let cases = number("PROPTEST_CASES").map_or(default, |cases| cases as u32).div_ceil(parts);
-    let first = number("HIGHWATER_SEED").unwrap_or_else(|| RandomState::new().hash_one(name) >> 16);
+    let wanted = number("PROPTEST_CASES");
+    let cases = wanted.map_or(default, |cases| cases as u32).div_ceil(parts);
+    let first = number("HIGHWATER_SEED").unwrap_or_else(|| match wanted {
+        Some(_) => RandomState::new().hash_one(name) >> 16,
+        // Far enough from each other for names that differ.
+        None => xxhash_rust::xxh3::xxh3_64(name.as_bytes()) >> 16,
+    });
     for seed in first..first + u64::from(cases) {
         let mut runner = runner(seed);
         let outcome = runner.run(strategy, |case| test(case).map_err(TestCaseError::fail));

@@ -8,6 +8,7 @@ mod records;
 mod temporal;
 
 use crate::compose;
+use crate::harness::cases;
 use crate::harness::fold::{Text, texts};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -111,18 +112,11 @@ fn same(cluster: &Cluster<'_>, expected: Vec<Text>) -> Result<(), String> {
     ))
 }
 
-fn config(default: u32) -> Config {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(default);
-    Config { cases, max_shrink_iters: 2_000, failure_persistence: None, ..Config::default() }
-}
-
-proptest! {
-    #![proptest_config(config(300))]
-
-    #[test]
-    fn anything_over_keyed_tables_holds_the_batch_answer(case in case()) {
-        run(&case).map_err(|error| TestCaseError::fail(format!("{error}\n{}", case.relation)))?;
-    }
+#[test]
+fn anything_over_keyed_tables_holds_the_batch_answer() {
+    cases::for_all("keyed::anything_over_keyed_tables_holds_the_batch_answer", (300, 1), &case(), |case| {
+        run(&case).map_err(|error| format!("{error}\n{}", case.relation))
+    });
 }
 
 #[test]

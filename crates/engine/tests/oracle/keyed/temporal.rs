@@ -2,7 +2,8 @@
 
 use super::cluster::{Cluster, Commit, Step, step};
 use super::records::{Record, batch_of, records};
-use super::{WITH, answer, config, same};
+use super::{WITH, answer, same};
+use crate::harness::cases;
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use proptest::prelude::*;
@@ -231,13 +232,11 @@ fn run(case: &Case) -> Result<(), String> {
     Ok(())
 }
 
-proptest! {
-    #![proptest_config(config(1_000))]
-
-    #[test]
-    fn temporal_joins_hold_the_batch_answer(case in case()) {
-        run(&case).map_err(|error| TestCaseError::fail(format!("{error}\n{}", case.query.script())))?;
-    }
+#[test]
+fn temporal_joins_hold_the_batch_answer() {
+    cases::for_all("keyed::temporal::temporal_joins_hold_the_batch_answer", (1_000, 1), &case(), |case| {
+        run(&case).map_err(|error| format!("{error}\n{}", case.query.script()))
+    });
 }
 
 #[test]
