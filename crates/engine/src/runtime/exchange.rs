@@ -3,12 +3,13 @@
 //! Owns: splitting batches. Invariant: rows of one shard keep their order.
 
 use super::keys::{Codec, normalize, shard_of};
+use super::pipeline::batch;
 use super::{BatchContext, Emit};
 use crate::dataflow::Edge;
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, UInt32Array};
-use arrow::compute::{take, take_record_batch};
+use arrow::array::{Array, ArrayRef, Int64Array, UInt32Array};
+use arrow::compute::take;
 use highwater_core::ids::{EdgeId, ShardId};
 
 pub struct Router {
@@ -58,7 +59,9 @@ impl Router {
 /// The rows of these indexes, in their order.
 pub fn pick(rows: &DeltaBatch, indexes: Vec<u32>) -> Result<DeltaBatch, EngineError> {
     let indexes = UInt32Array::from(indexes);
-    let batch: RecordBatch = take_record_batch(&rows.batch, &indexes)?;
+    let columns = rows.batch.columns().iter().map(|column| Ok(take(column, &indexes, None)?));
+    // Rows without columns are rows nevertheless.
+    let batch = batch(&rows.batch.schema(), columns.collect::<Result<_, EngineError>>()?, indexes.len())?;
     let weights = match &rows.weights {
         Some(weights) => take(weights, &indexes, None)?.as_any().downcast_ref::<Int64Array>().cloned(),
         None => None,

@@ -123,6 +123,8 @@ pub const FORMS: &[Form] = &[
         "SELECT v.name AS k, b, s AS x FROM (SELECT b, sum(x) AS s FROM t GROUP BY b) g JOIN (VALUES (1, 'a'), (2, 'b')) AS v (n, name) ON g.b = v.n",
     ),
     // Subqueries.
+    same("SELECT k, b, x FROM (SELECT k, b, x, (SELECT max(x) FROM u) AS y FROM t)"),
+    same("SELECT k, b, x FROM t CROSS JOIN (SELECT max(x) AS m FROM u) v"),
     same("SELECT k, b, x FROM t WHERE x > (SELECT avg(x) FROM u WHERE u.k = t.k)"),
     same("SELECT k, max(b) AS b, sum(x) AS x FROM t GROUP BY k HAVING sum(x) > (SELECT min(x) FROM u)"),
     same("SELECT k, b, CASE WHEN x > (SELECT min(x) FROM u WHERE u.b = t.b) THEN 1 ELSE 0 END AS x FROM t"),
