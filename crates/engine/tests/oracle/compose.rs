@@ -36,7 +36,7 @@ const ONE: [&str; 26] = [
     "SELECT k, count(DISTINCT x) AS b, sum(DISTINCT b) AS x FROM ({r}) a GROUP BY k HAVING count(*) > 1",
     "SELECT max(k) AS k, count(x) AS b, max(x) FILTER (WHERE b > 0) AS x FROM ({r}) a",
     "SELECT k, b, CAST(median(x) AS BIGINT) AS x FROM ({r}) a GROUP BY k, b",
-    "SELECT string_agg(k, '+' ORDER BY k) AS k, b, sum(x) AS x FROM ({r}) a GROUP BY b",
+    "SELECT CAST(string_agg(k, '+' ORDER BY k) AS VARCHAR) AS k, b, sum(x) AS x FROM ({r}) a GROUP BY b",
     "SELECT k, first_value(b ORDER BY x DESC, b) AS b, last_value(x ORDER BY b, x) AS x FROM ({r}) a GROUP BY k",
     "SELECT k, CAST(avg(x) * 4 AS BIGINT) AS b, CAST(array_length(array_agg(x ORDER BY x)) AS BIGINT) AS x FROM ({r}) a GROUP BY k",
     "SELECT k, b, CAST(round(stddev_pop(x) * 1000 + 0.123) AS BIGINT) AS x FROM ({r}) a GROUP BY k, b",
