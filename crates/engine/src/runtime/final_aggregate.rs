@@ -197,9 +197,9 @@ impl FinalAggregate {
         Ok(())
     }
 
-    /// Key columns and values; of the old state only, or with the new one.
+    /// Key columns and values of the first so many groups; of the old state only, or with the new one.
     fn rows(&self, part: &Part, rows: usize, with_new: bool) -> Result<arrow::array::RecordBatch, EngineError> {
-        let mut columns = part.keys.clone();
+        let mut columns: Vec<ArrayRef> = part.keys.iter().map(|key| key.slice(0, rows)).collect();
         columns.extend(self.accumulators(part, rows, with_new)?.values()?);
         batch(&self.spec.output_schema, columns, rows)
     }
@@ -211,8 +211,9 @@ impl FinalAggregate {
         let new_bytes = self.values.encode(&new.columns()[width..], rows)?;
         let mut changed = vec![true; rows];
         if part.old > 0 {
-            let old = self.rows(part, rows, false)?;
-            let old_bytes = self.values.encode(&old.columns()[width..], rows)?;
+            // Of these alone: an average that nothing was fed to divides by zero.
+            let old = self.rows(part, part.old, false)?;
+            let old_bytes = self.values.encode(&old.columns()[width..], part.old)?;
             (0..part.old).for_each(|row| changed[row] = old_bytes.row(row) != new_bytes.row(row));
             let gone: Vec<u32> = (0..part.old).filter(|row| changed[*row]).map(|row| row as u32).collect();
             let weights = Some(Int64Array::from(vec![-1; gone.len()]));

@@ -18,6 +18,7 @@ use proptest::prelude::*;
 use regex::{Captures, Regex};
 use relation::{Relation, relation};
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 use tables::{Logs, PARTITIONS, RowSpec, Table, Type, create, logs, tables};
 use tape::Tape;
@@ -201,7 +202,9 @@ fn check(
     }
     for step in steps.iter().chain(&[Step::taking(Take::All), Step::taking(Take::Nothing)]) {
         let in_context = |error: String| format!("{error}\n{step:?}\n{}{}", asked.script, shown(logs));
-        cluster.commit(step).map_err(in_context)?;
+        // A panic is told with its query, too.
+        let committed = catch_unwind(AssertUnwindSafe(|| cluster.commit(step)));
+        committed.unwrap_or_else(|_| Err("the engine panicked".into())).map_err(in_context)?;
         let prefix = |table: &Table| (table.name.clone(), prefix(table, logs, &cluster));
         let prefixes: Vec<(String, RecordBatch)> = tables.iter().map(prefix).collect();
         for (sink, meaning) in cluster.sinks.values().zip(&asked.meanings) {
