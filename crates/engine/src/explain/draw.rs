@@ -123,6 +123,7 @@ pub fn kept_text(info: &OperatorInfo, op: &OpSpec) -> &'static str {
         OpSpec::Over { spec, .. } if spec.limit.is_some() && !spec.input_retracts => "the first rows of partitions",
         OpSpec::Over { .. } => "the rows of partitions",
         OpSpec::Session { .. } => "sessions and their rows",
+        OpSpec::Temporal { .. } => "rows and versions the watermark has not passed, and the last version of each key",
         OpSpec::Complete { .. } => "all rows of the result",
         _ => "the live row of each key",
     }

@@ -12,10 +12,12 @@ use crate::dataflow::{
 };
 use crate::query::{CompiledQuery, ConnectorOptions, SinkTable, SourceTable};
 use crate::sql::types::type_name;
+use crate::sql::values::duration_text;
 use arrow::compute::SortOptions;
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use highwater_core::options::OutputMode;
+use regex::{Captures, Regex};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -25,7 +27,7 @@ impl CompiledQuery {
         let mut out = String::new();
         // Writing into a string never fails.
         let _ = draw::draw(self, &mut out);
-        out
+        intervals_in_words(&out)
     }
 
     /// The plan as JSON, names in camelCase.
@@ -397,4 +399,34 @@ fn stage_json(query: &CompiledQuery, stage: &Stage) -> Value {
         "shards": (stage.input == StageInput::Shards).then_some(query.options.shards),
         "pipelines": stage.pipelines.iter().map(pipeline).collect::<Vec<_>>(),
     })
+}
+
+/// DataFusion shows an interval as its fields; people read `INTERVAL '5 seconds'`. Those with months stay as they are.
+fn intervals_in_words(text: &str) -> String {
+    let fields = Regex::new(r"IntervalMonthDayNano \{ months: 0, days: (-?\d+), nanoseconds: (-?\d+) \}");
+    // The pattern is a constant, and a good one.
+    let Ok(fields) = fields else { return text.to_string() };
+    let in_words = |found: &Captures<'_>| {
+        let number = |place: usize| found[place].parse::<i64>().unwrap_or_default();
+        let ms = number(1).saturating_mul(86_400_000).saturating_add(number(2) / 1_000_000);
+        let sign = if ms < 0 { "-" } else { "" };
+        format!("INTERVAL '{sign}{}'", duration_text(ms.unsigned_abs()))
+    };
+    fields.replace_all(text, in_words).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_told_in_words() {
+        let fields = |days: i64, nanos: i64| {
+            format!("ts@3 - IntervalMonthDayNano {{ months: 0, days: {days}, nanoseconds: {nanos} }}")
+        };
+        assert_eq!(intervals_in_words(&fields(0, 5_000_000_000)), "ts@3 - INTERVAL '5 seconds'");
+        assert_eq!(intervals_in_words(&fields(1, 0)), "ts@3 - INTERVAL '1 day'");
+        assert_eq!(intervals_in_words(&fields(0, -60_000_000_000)), "ts@3 - INTERVAL '-1 minute'");
+        assert_eq!(intervals_in_words("no interval"), "no interval");
+    }
 }
