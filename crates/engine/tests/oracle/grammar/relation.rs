@@ -266,11 +266,17 @@ fn asked(one: &Relation, other: &Relation, tape: &mut Tape) -> Relation {
     select(left, &format!("FROM ({}) l WHERE {asked}", one.sql))
 }
 
-/// Scalar subqueries, correlated or not.
+/// Scalar subqueries, correlated or not. The columns outside go by other names than the result's: DataFusion mixes up a
+/// subquery and a column of the name it is given.
 fn subquery(one: &Relation, other: &Relation, tape: &mut Tape) -> Relation {
-    let (left, right) = both(one, other);
+    let outside: Vec<Column> =
+        one.columns.iter().enumerate().map(|(index, (_, data_type))| (format!("y{index}"), *data_type)).collect();
+    let renamed: Vec<String> =
+        one.columns.iter().zip(&outside).map(|((name, _), (other, _))| format!("{name} AS {other}")).collect();
+    let one = Relation { sql: format!("SELECT {} FROM ({}) a", renamed.join(", "), one.sql), columns: outside };
+    let (left, right) = both(&one, other);
     let plain: Vec<&Column> = right.iter().filter(|(_, data_type)| data_type.is_plain()).collect();
-    let Some((name, data_type)) = plain.first() else { return filtered(one, tape) };
+    let Some((name, data_type)) = plain.first() else { return select(left, &format!("FROM ({}) l", one.sql)) };
     let correlated = key(&left, &right, tape).filter(|_| tape.pick(2) == 1);
     let condition = correlated.map(|(l, r)| format!(" WHERE {r} = {l}")).unwrap_or_default();
     let scalar = format!("(SELECT max({name}) FROM ({}) r{condition})", other.sql);
