@@ -2,8 +2,8 @@
 
 usage: compare.py EVENTS RESULTS...
 
-EVENTS is a folder with the records of all topics of events, one JSON document a line, each with the partition it is
-in: person.json, auction.json, bid.json; and side-input.csv.
+EVENTS is a folder with the records of all topics of events, one JSON document a line: person.json, auction.json,
+bid.json; and side-input.csv.
 RESULTS are folders with the records of topics of results: qN.json, {"p": partition, "o": offset, "k": key, "v": value}
 a line. Topics with keys are folded: the last value of a key counts, none if that is null.
 Beside this file, qN.duckdb.sql says which columns a result has (`result`), what is right (`answer`), and for q12 what
@@ -42,7 +42,6 @@ def columns(declared):
 
 def load_events(con, events):
     for name, declared in [("person", PERSON), ("auction", AUCTION), ("bid", BID)]:
-        declared += ", _partition INTEGER"
         con.execute(f"CREATE TABLE {name} ({declared})")
         path = quoted(events / f"{name}.json")
         con.execute(
@@ -53,12 +52,11 @@ def load_events(con, events):
         f"CREATE TABLE side_input AS SELECT * FROM read_csv({quoted(events / 'side-input.csv')}, header = false, "
         "columns = {'key': 'BIGINT', 'value': 'VARCHAR'})"
     )
-    # Where event time is when all is read: the least of the partitions' newest times, less the delay of WATERMARK.
+    # Where event time is when all partitions are read to their ends: the greatest time, less the delay of WATERMARK.
     con.execute("CREATE TABLE watermark (stream VARCHAR, reached TIMESTAMP)")
     for name in ["person", "auction", "bid"]:
         con.execute(
-            f"INSERT INTO watermark SELECT '{name}', min(newest) - INTERVAL 4 SECOND "
-            f'FROM (SELECT max("dateTime") AS newest FROM {name} GROUP BY _partition)'
+            f"INSERT INTO watermark SELECT '{name}', max(\"dateTime\") - INTERVAL 4 SECOND FROM {name}"
         )
     con.execute(
         """CREATE VIEW bid_in_time AS

@@ -4,13 +4,14 @@
 
 use crate::client;
 use crate::error::ConnectorError;
-use crate::sink::{ProgressReader, progress_topic};
+use crate::sink::{Progress, ProgressKey, ProgressReader, progress_topic};
 use highwater_core::ids::QueryId;
 use highwater_core::options::IsolationLevel;
 use highwater_engine::query::{ConnectorOptions, KafkaOptions, SinkTable};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Longest wait for brokers.
@@ -72,13 +73,35 @@ fn exists(admin: &AdminClient<DefaultClientContext>, name: &str, context: &str) 
     }))
 }
 
-/// The UUID of an earlier query of this name that wrote to the sink's topic, if there was one.
-pub fn find_output_progress(sink: &SinkTable, name: &str) -> Result<Option<String>, ConnectorError> {
-    let ConnectorOptions::Kafka(options) = &sink.connector else { return Ok(None) };
-    let reader = ProgressReader::open(options, IsolationLevel::ReadCommitted)?;
-    let found = reader.read_everything()?;
-    let same = |progress: &crate::sink::Progress| {
-        progress.name == name && progress.table == sink.name && progress.topic == options.topic
-    };
-    Ok(found.into_iter().find(|(_, progress)| same(progress)).map(|(key, _)| key.query))
+/// What earlier queries have written through their sinks. Each Kafka cluster is read once, when it is first asked about.
+#[derive(Default)]
+pub struct EarlierOutput {
+    clusters: Vec<(KafkaOptions, BTreeMap<ProgressKey, Progress>)>,
+}
+
+impl EarlierOutput {
+    /// The UUID of a query of this name that wrote to the sink's topic, if there was one.
+    pub fn find(&mut self, sink: &SinkTable, name: &str) -> Result<Option<String>, ConnectorError> {
+        let ConnectorOptions::Kafka(options) = &sink.connector else { return Ok(None) };
+        let same = |(_, progress): &(&ProgressKey, &Progress)| {
+            progress.name == name && progress.table == sink.name && progress.topic == options.topic
+        };
+        let written = self.written_to(options)?;
+        Ok(written.iter().find(same).map(|(key, _)| key.query.clone()))
+    }
+
+    fn written_to(&mut self, options: &KafkaOptions) -> Result<&BTreeMap<ProgressKey, Progress>, ConnectorError> {
+        let is_there = |known: &KafkaOptions| {
+            known.bootstrap_servers == options.bootstrap_servers && known.properties == options.properties
+        };
+        let place = match self.clusters.iter().position(|(known, _)| is_there(known)) {
+            Some(place) => place,
+            None => {
+                let reader = ProgressReader::open(options, IsolationLevel::ReadCommitted)?;
+                self.clusters.push((options.clone(), reader.read_everything()?));
+                self.clusters.len() - 1
+            }
+        };
+        Ok(&self.clusters[place].1)
+    }
 }

@@ -80,6 +80,11 @@ impl DeltaWriter {
     }
 }
 
+/// The entries of encoded changes, without what precedes them.
+pub fn entries(bytes: &[u8]) -> &[u8] {
+    bytes.get(HEADER_LEN..).unwrap_or_default()
+}
+
 /// Reads the entries of one delta, in the order they were written.
 #[derive(Clone, Debug)]
 pub struct DeltaReader<'a> {

@@ -99,6 +99,15 @@ pub struct StateDelta {
     pub bytes: Vec<u8>,
 }
 
+impl StateDelta {
+    /// Adds the changes of other shards of the same operator.
+    pub fn append(&mut self, other: &Self) {
+        self.keys += other.keys;
+        self.digest = self.digest.wrapping_add(other.digest);
+        self.bytes.extend_from_slice(crate::delta::entries(&other.bytes));
+    }
+}
+
 impl std::fmt::Debug for StateDelta {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(

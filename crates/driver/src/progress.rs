@@ -12,6 +12,7 @@ use highwater_core::query::CommittedBatch;
 use highwater_core::report::EventTimes;
 use highwater_engine::CompiledQuery;
 use highwater_engine::runtime::BatchContext;
+use highwater_engine::sql::values::iso_ms;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -79,7 +80,7 @@ pub(crate) fn progress_of(
         id: spec.id.to_string(),
         run_id: run.to_string(),
         name: spec.name.clone(),
-        timestamp: iso(record.plan.timestamp_ms),
+        timestamp: iso_ms(record.plan.timestamp_ms),
         batch_id: record.batch().0,
         batch_duration: duration_ms,
         num_input_rows: rows,
@@ -87,10 +88,10 @@ pub(crate) fn progress_of(
         processed_rows_per_second: per_second(rows),
         duration_ms: phases,
         event_time: EventTime {
-            watermark: record.watermarks.values().filter_map(|w| w.current_ms).min().map(iso),
-            max: times.map(|times| iso(times.max_ms)),
-            min: times.map(|times| iso(times.min_ms)),
-            avg: times.map(|times| iso(times.avg_ms)),
+            watermark: record.watermarks.values().filter_map(|w| w.current_ms).min().map(iso_ms),
+            max: times.map(|times| iso_ms(times.max_ms)),
+            min: times.map(|times| iso_ms(times.min_ms)),
+            avg: times.map(|times| iso_ms(times.avg_ms)),
         },
         state_operators: state_operators(compiled, batch),
         sources: compiled
@@ -121,7 +122,7 @@ fn source_progress(id: SourceId, name: &str, batch: &CommittedBatch, latest: &Po
         batch.record.partitions.iter().filter(|(p, _)| p.source == id).map(|(_, report)| report.records).sum::<u64>();
     SourceProgress {
         description: format!("Kafka[{name}]"),
-        watermark: batch.record.watermarks.get(&id).and_then(|watermark| watermark.current_ms).map(iso),
+        watermark: batch.record.watermarks.get(&id).and_then(|watermark| watermark.current_ms).map(iso_ms),
         start_offset: of_source(&start),
         end_offset: of_source(&batch.record.positions),
         latest_offset: of_source(latest),
@@ -141,8 +142,8 @@ fn state_operators(compiled: &CompiledQuery, batch: &CommittedBatch) -> Vec<Stat
                 operator_id: info.id.0,
                 operator_name: info.name.clone(),
                 description: info.description.clone(),
-                late_before: late_before.map(iso),
-                close_before: close_before.map(iso),
+                late_before: late_before.map(iso_ms),
+                close_before: close_before.map(iso_ms),
                 ..Default::default()
             };
             for metrics in batch.operators.iter().filter(|metrics| metrics.operator == info.id) {
@@ -157,11 +158,4 @@ fn state_operators(compiled: &CompiledQuery, batch: &CommittedBatch) -> Vec<Stat
             progress
         })
         .collect()
-}
-
-/// ISO-8601 in UTC, with milliseconds.
-fn iso(ms: i64) -> String {
-    chrono::DateTime::from_timestamp_millis(ms)
-        .map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
-        .unwrap_or_default()
 }

@@ -95,8 +95,9 @@ fn look_up(
             found.topic_ids.insert(topic, id);
         }
     }
+    let mut earlier = admin::EarlierOutput::default();
     for sink in &compiled.sinks {
-        if !new_output && let Some(other) = admin::find_output_progress(sink, name)? {
+        if !new_output && let Some(other) = earlier.find(sink, name)? {
             return Err(DriverError::Refused(format!(
                 "the sink `{}` already holds output of an earlier query named `{name}` ({other}), up to a batch this \
                  query knows nothing of: running it would write its rows again. Submit with --new-output if that is \

@@ -1,6 +1,6 @@
 //! The computing half of one task, on a blocking thread: operators, sending, writing.
 //!
-//! Owns: one task's runtime, sender and writers while it runs. Does not own: where its input comes from
+//! Owns: one task's sender and writers while it runs. Does not own: where its input comes from
 //! (`task`). Invariant: nothing is flushed unless the whole input came and the attempt is still wanted.
 
 use crate::error::TaskError;
@@ -14,7 +14,7 @@ use highwater_core::report::{EventTimes, PartitionReport, TaskReport};
 use highwater_crash as crash;
 use highwater_engine::CompiledQuery;
 use highwater_engine::delta::DeltaBatch;
-use highwater_engine::runtime::{Emit, TaskRuntime};
+use highwater_engine::runtime::{Emit, Lanes, TaskOutcome, TaskRuntime};
 use highwater_engine::state::Overlay;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,7 +33,6 @@ pub struct Compute {
     pub task: TaskPlan,
     pub attempt: AttemptId,
     pub batch: BatchId,
-    pub runtime: TaskRuntime,
     pub sender: Sender,
     pub writers: Arc<Writers>,
     /// Writers that hold this batch already.
@@ -55,44 +54,48 @@ pub struct Computed {
 
 impl Compute {
     /// Computes what comes from Kafka.
-    pub fn source(self, mut input: mpsc::Receiver<Input>) -> Result<Computed, TaskError> {
+    pub fn source(self, mut runtime: TaskRuntime, mut input: mpsc::Receiver<Input>) -> Result<Computed, TaskError> {
         let mut partitions: BTreeMap<SourcePartition, PartitionReport> = BTreeMap::new();
         let dead_letters = self.dead_letters;
-        self.run(|work| {
+        self.run(|leading| {
+            let mut emitted = Vec::new();
             loop {
                 match input.blocking_recv() {
                     Some(Input::Chunk(partition, chunk)) => {
                         add(partitions.entry(partition).or_default(), &chunk);
                         if let (Some(sink), false) = (dead_letters, chunk.bad.is_empty()) {
                             let rows = highwater_connectors::source::dead_letters(&chunk.bad)?;
-                            work.emitted.push(Emit::Sink { sink, rows });
+                            emitted.push(Emit::Sink { sink, rows });
                         }
-                        work.runtime.push_source(chunk.batch, &mut work.emitted)?;
-                        work.lead()?;
+                        runtime.push_source(chunk.batch, &mut emitted)?;
+                        leading.lead(&mut emitted)?;
                         crash::point("executor_mid_read");
                     }
-                    Some(Input::End) => return Ok(std::mem::take(&mut partitions)),
+                    Some(Input::End) => break,
                     None => return Err(TaskError::Cancelled),
                 }
             }
+            leading.check()?;
+            let outcome = runtime.finish(&mut emitted)?;
+            leading.lead(&mut emitted)?;
+            Ok((partitions, outcome))
         })
     }
 
-    /// Computes what other tasks have sent.
-    pub fn shards(self, input: Vec<(EdgeId, DeltaBatch)>) -> Result<Computed, TaskError> {
-        self.run(|work| {
-            for (edge, rows) in input {
-                work.check()?;
-                work.runtime.push_edge(edge, rows, &mut work.emitted)?;
-                work.lead()?;
-            }
-            Ok(BTreeMap::new())
+    /// Computes what other tasks have sent, on so many threads.
+    pub fn shards(self, lanes: Lanes, input: Vec<(EdgeId, DeltaBatch)>, threads: usize) -> Result<Computed, TaskError> {
+        self.run(|leading| {
+            let cancel = leading.cancel.clone();
+            let done = lanes.run(input, threads, &|| !cancel.is_cancelled())?;
+            let Some((mut emitted, outcome)) = done else { return Err(TaskError::Cancelled) };
+            leading.lead(&mut emitted)?;
+            Ok((BTreeMap::new(), outcome))
         })
     }
 
     fn run(
         self,
-        feed: impl FnOnce(&mut Work<'_>) -> Result<BTreeMap<SourcePartition, PartitionReport>, TaskError>,
+        work: impl FnOnce(&mut Leading<'_>) -> Result<(BTreeMap<SourcePartition, PartitionReport>, TaskOutcome), TaskError>,
     ) -> Result<Computed, TaskError> {
         let slots: Vec<(WriterPlan, Arc<Slot>)> =
             self.task.writers.iter().map(|plan| (*plan, self.writers.slot(*plan))).collect();
@@ -101,57 +104,30 @@ impl Compute {
             let held = self.published.contains(plan);
             in_use.insert(plan.sink, slot.begin(&self.writers, *plan, self.batch, self.attempt, held)?);
         }
-        let cancel = &self.cancel;
         let labels = Labels { batch: self.batch, compiled: self.compiled };
-        let mut work = Work { runtime: self.runtime, sender: self.sender, in_use, emitted: Vec::new(), labels, cancel };
-        let partitions = feed(&mut work)?;
-        work.check()?;
-        let Work { runtime, sender, in_use, mut emitted, labels, .. } = work;
-        let outcome = runtime.finish(&mut emitted)?;
-        let mut rest = Leading { sender, in_use, labels };
-        rest.lead(&mut emitted)?;
-        if cancel.is_cancelled() {
-            return Err(TaskError::Cancelled);
-        }
+        let mut leading = Leading { sender: self.sender, in_use, labels, cancel: &self.cancel };
+        let (partitions, outcome) = work(&mut leading)?;
+        leading.check()?;
         crash::point("executor_before_exchange_end");
-        rest.sender.end()?;
+        leading.sender.end()?;
         crash::point("executor_before_flush");
-        let mut writers = Vec::with_capacity(rest.in_use.len());
-        for writer in rest.in_use.values_mut() {
+        let mut writers = Vec::with_capacity(leading.in_use.len());
+        for writer in leading.in_use.values_mut() {
             writers.push(writer.flush()?);
         }
         crash::point("executor_after_flush");
         let report =
             TaskReport { task: self.task.id, partitions, writers, state: outcome.state, operators: outcome.operators };
-        Ok(Computed { report, overlay: outcome.overlay, sender: rest.sender })
+        Ok(Computed { report, overlay: outcome.overlay, sender: leading.sender })
     }
 }
 
-/// A task in the middle of its input.
-struct Work<'a> {
-    runtime: TaskRuntime,
-    sender: Sender,
-    in_use: BTreeMap<SinkId, InUse<'a>>,
-    emitted: Vec<Emit>,
-    labels: Labels,
-    cancel: &'a CancellationToken,
-}
-
-impl Work<'_> {
-    fn check(&self) -> Result<(), TaskError> {
-        if self.cancel.is_cancelled() { Err(TaskError::Cancelled) } else { Ok(()) }
-    }
-
-    fn lead(&mut self) -> Result<(), TaskError> {
-        lead(&mut self.sender, &mut self.in_use, &self.labels, &mut self.emitted)
-    }
-}
-
-/// A task past its input.
+/// Where the rows of a task go.
 struct Leading<'a> {
     sender: Sender,
     in_use: BTreeMap<SinkId, InUse<'a>>,
     labels: Labels,
+    cancel: &'a CancellationToken,
 }
 
 /// What rows that were late are told apart by.
@@ -161,6 +137,10 @@ struct Labels {
 }
 
 impl Leading<'_> {
+    fn check(&self) -> Result<(), TaskError> {
+        if self.cancel.is_cancelled() { Err(TaskError::Cancelled) } else { Ok(()) }
+    }
+
     fn lead(&mut self, emitted: &mut Vec<Emit>) -> Result<(), TaskError> {
         lead(&mut self.sender, &mut self.in_use, &self.labels, emitted)
     }

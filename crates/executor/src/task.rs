@@ -17,8 +17,8 @@ use highwater_core::plan::{BatchPlan, TaskPlan, TaskWork, WriterPlan};
 use highwater_core::report::TaskReport;
 use highwater_crash as crash;
 use highwater_engine::CompiledQuery;
-use highwater_engine::runtime::{BatchContext, TaskRuntime};
-use highwater_engine::state::{Overlay, QueryState};
+use highwater_engine::runtime::{BatchContext, Lanes, TaskRuntime, lanes_of};
+use highwater_engine::state::{Overlay, QueryState, TaskState};
 use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -101,11 +101,13 @@ async fn from_source(
     let reader = context.sources.reader(source).ok_or_else(|| TaskError::NotInQuery(format!("source {source}")))?;
     let id = task.id;
     let permit = context.shared.slots.clone().acquire_owned().await.map_err(|_| TaskError::Cancelled)?;
-    let compute = compute(context, task, 0..0)?;
+    let (batch, names, state) = parts(context, &task, 0..0)?;
+    let runtime = TaskRuntime::new(&context.compiled.dataflow, &names, task.stage, &batch, state)?;
+    let compute = compute(context, task)?;
     let (sender, input) = mpsc::channel(INPUT_QUEUE);
     let computing = tokio::task::spawn_blocking(move || {
         let _slot = permit;
-        compute.source(input)
+        compute.source(runtime, input)
     });
     let feeding = async {
         for (partition, range) in &ranges {
@@ -134,16 +136,39 @@ async fn from_shards(
 ) -> Result<Computed, TaskError> {
     let id = task.id;
     let input = context.inboxes.take(id).await?;
-    let permit = context.shared.slots.clone().acquire_owned().await.map_err(|_| TaskError::Cancelled)?;
-    let compute = compute(context, task, first.0..end.0)?;
+    let slots = &context.shared.slots;
+    let mut permits = vec![slots.clone().acquire_owned().await.map_err(|_| TaskError::Cancelled)?];
+    let (batch, names, state) = parts(context, &task, first.0..end.0)?;
+    let count = lanes_of(&state, &input);
+    let lanes = Lanes::new(&context.compiled.dataflow, &names, task.stage, &batch, state, count)?;
+    // Slots that nobody else wants are taken too.
+    while permits.len() < count
+        && let Ok(more) = slots.clone().try_acquire_owned()
+    {
+        permits.push(more);
+    }
+    let compute = compute(context, task)?;
     let computing = tokio::task::spawn_blocking(move || {
-        let _slot = permit;
-        compute.shards(input)
+        let threads = permits.len();
+        let _slots = permits;
+        compute.shards(lanes, input, threads)
     });
     computing.await.map_err(|_| TaskError::Panicked(id))?
 }
 
-fn compute(context: &TaskContext, task: TaskPlan, shards: std::ops::Range<u16>) -> Result<Compute, TaskError> {
+/// What a runtime is made of: what the batch is, the names of sinks, the task's state.
+fn parts(
+    context: &TaskContext,
+    task: &TaskPlan,
+    shards: std::ops::Range<u16>,
+) -> Result<(BatchContext, BTreeMap<SinkId, String>, TaskState), TaskError> {
+    let compiled = &context.compiled;
+    let names = compiled.sinks.iter().map(|table| (table.id, table.name.clone())).collect();
+    let state = context.state.task(task.stage, shards)?;
+    Ok((BatchContext::of(&context.plan, &compiled.dataflow, compiled.options.shards), names, state))
+}
+
+fn compute(context: &TaskContext, task: TaskPlan) -> Result<Compute, TaskError> {
     let compiled = &context.compiled;
     let dead_letters = match &task.work {
         TaskWork::Source { source, .. } => {
@@ -151,11 +176,6 @@ fn compute(context: &TaskContext, task: TaskPlan, shards: std::ops::Range<u16>) 
         }
         TaskWork::Shards { .. } => None,
     };
-    let sink_names: BTreeMap<SinkId, String> =
-        compiled.sinks.iter().map(|table| (table.id, table.name.clone())).collect();
-    let state = context.state.task(task.stage, shards)?;
-    let batch = BatchContext::of(&context.plan, &compiled.dataflow, compiled.options.shards);
-    let runtime = TaskRuntime::new(&compiled.dataflow, &sink_names, task.stage, &batch, state)?;
     let channels = context.shared.channels.clone();
     let sender = Sender::new(
         context.query,
@@ -171,7 +191,6 @@ fn compute(context: &TaskContext, task: TaskPlan, shards: std::ops::Range<u16>) 
         task,
         attempt: context.attempt,
         batch: context.plan.batch,
-        runtime,
         sender,
         writers: context.writers.clone(),
         published: (*context.published).clone(),

@@ -228,11 +228,15 @@ impl Worker {
                     publish::answer_unknown(attempt, self.batch(attempt), writers, &self.outbox).await;
                 }
                 Effect::Promote { attempt, keep } => {
-                    if let Err(error) = self.state.promote(attempt) {
-                        self.outbox.trouble(ErrorKind::Fatal, error.to_string()).await;
+                    let state = self.state.clone();
+                    let promoting = tokio::task::spawn_blocking(move || {
+                        let promoted = state.promote(attempt).map_err(|error| error.to_string());
+                        state.forget(state.owned().difference(&keep).copied());
+                        promoted
+                    });
+                    if let Err(error) = promoting.await.unwrap_or_else(|error| Err(error.to_string())) {
+                        self.outbox.trouble(ErrorKind::Fatal, error).await;
                     }
-                    let owned = self.state.owned();
-                    self.state.forget(owned.difference(&keep).copied());
                     if let Some(running) = self.current.take() {
                         self.sources.release(running.attempt.mine());
                     }

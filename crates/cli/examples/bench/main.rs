@@ -1,6 +1,6 @@
 //! Throughput, latency, recovery time and memory of Highwater on a real Kafka, next to a bare drain of the same
-//! topic in the same run; and Nexmark, its answers compared with DuckDB's. `make bench` runs it; `--records`,
-//! `--seconds`, `--nexmark-events` and `--only` make it smaller.
+//! topic in the same run; large state; and Nexmark, its answers compared with DuckDB's. `make bench` runs it;
+//! `--records`, `--seconds`, `--state-records`, `--state-keys`, `--nexmark-events` and `--only` make it smaller.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
@@ -9,6 +9,7 @@ mod nexmark;
 #[path = "../../tests/it/nexmark_check.rs"]
 mod nexmark_check;
 mod recovery;
+mod state;
 mod throughput;
 mod usage;
 
@@ -27,8 +28,17 @@ pub struct Args {
     /// Events of Nexmark.
     #[arg(long, default_value_t = 10_000_000)]
     nexmark_events: u64,
+    /// Only these queries of Nexmark, for example `q5,q7`.
+    #[arg(long, value_delimiter = ',')]
+    nexmark_queries: Vec<String>,
+    /// Records of the hour-long windows.
+    #[arg(long, default_value_t = 10_000_000)]
+    state_records: u64,
+    /// Keys of the hour-long windows.
+    #[arg(long, default_value_t = 2_000_000)]
+    state_keys: u64,
     /// Only these parts.
-    #[arg(long, value_delimiter = ',', default_value = "throughput,latency,recovery,nexmark")]
+    #[arg(long, value_delimiter = ',', default_value = "throughput,latency,recovery,state,nexmark")]
     only: Vec<String>,
 }
 
@@ -46,8 +56,11 @@ fn main() {
     if wanted("recovery") {
         recovery::measure(&kafka, args.seconds);
     }
+    if wanted("state") {
+        state::measure(&kafka, args.state_records, args.state_keys);
+    }
     if wanted("nexmark") {
-        nexmark::measure(&kafka, args.nexmark_events);
+        nexmark::measure(&kafka, args.nexmark_events, &args.nexmark_queries);
     }
 }
 

@@ -13,13 +13,14 @@ const PARTITIONS: u32 = 8;
 /// How often it is looked whether the first micro-batch is committed.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-pub fn measure(kafka: &KafkaCluster, events: u64) {
+/// `only` these queries, if any are named.
+pub fn measure(kafka: &KafkaCluster, events: u64, only: &[String]) {
     let check = Check::new();
     let began = Instant::now();
     check.write_events(kafka, EVENTS, Settings { events, events_per_second: 10_000, partitions: PARTITIONS });
     println!("Nexmark: {events} events written in {:.1} s", began.elapsed().as_secs_f64());
     let mut wrong = 0;
-    for query in QUERIES {
+    for query in QUERIES.into_iter().filter(|query| only.is_empty() || only.iter().any(|name| name == query.name)) {
         for executors in [1, 3] {
             let verdict = run(kafka, &check, query, executors);
             wrong += usize::from(!verdict);
@@ -53,7 +54,9 @@ fn run(kafka: &KafkaCluster, check: &Check, query: Query, executors: usize) -> b
     let total = |of: &dyn Fn(&Value) -> Option<u64>| batches.iter().filter_map(of).sum::<u64>();
     let input = total(&|batch| batch["numInputRows"].as_u64());
     let output = total(&|batch| batch["sink"]["numOutputRows"].as_u64());
-    let peak = usage::of(&cluster).into_iter().skip(1).map(|(_, _, peak)| peak).max().unwrap_or(0);
+    let kept = |field: &str| batches.iter().map(|batch| kept(batch, field)).max().unwrap_or(0);
+    let peaks: Vec<u64> = usage::of(&cluster).into_iter().map(|(_, _, peak)| peak).collect();
+    let (driver, executor) = (peaks[0], peaks[1..].iter().max().unwrap_or(&0));
     drop(cluster);
 
     check.save_result(kafka, &topic, "result", name);
@@ -62,10 +65,12 @@ fn run(kafka: &KafkaCluster, check: &Check, query: Query, executors: usize) -> b
     check.forget("result");
     println!(
         "{name} on {executors} executors{}: {input} events in {took:.1} s, {:.0} events/s, {output} rows written in {} \
-         batches, largest executor {peak} MiB; {}",
+         batches; at most {} rows of state in {} MiB, driver {driver} MiB, largest executor {executor} MiB; {}",
         if killed { ", one killed" } else { "" },
         input as f64 / took,
         batches.len(),
+        kept("numRowsTotal"),
+        kept("memoryUsedBytes") / 1_048_576,
         match &verdict["wrong"] {
             Value::Null if verdict["rows"] == 0 => "no row in either answer: too few events to tell".to_string(),
             Value::Null => format!("{} rows equal DuckDB's", verdict["rows"]),
@@ -73,6 +78,11 @@ fn run(kafka: &KafkaCluster, check: &Check, query: Query, executors: usize) -> b
         }
     );
     verdict["wrong"].is_null()
+}
+
+/// What all operators keep after a batch.
+pub fn kept(batch: &Value, field: &str) -> u64 {
+    batch["stateOperators"].as_array().unwrap().iter().filter_map(|operator| operator[field].as_u64()).sum()
 }
 
 /// Kills the second executor, unless the query is through before.

@@ -145,7 +145,7 @@ fn query(kafka: &KafkaCluster, records: u64, executors: usize, what: &str, sql: 
 }
 
 /// From the first batch's plan to the last one's commit.
-fn span_seconds(progress: &[Value]) -> f64 {
+pub fn span_seconds(progress: &[Value]) -> f64 {
     let at = |batch: &Value| {
         chrono::DateTime::parse_from_rfc3339(batch["timestamp"].as_str().unwrap()).unwrap().timestamp_millis()
     };

@@ -13,6 +13,7 @@ use highwater_checkpoint::{BatchSummary, CheckpointError, CheckpointStore, Verif
 use highwater_core::ids::{BatchId, QueryId};
 use highwater_core::offsets::to_topic_json;
 use highwater_core::record::PrepareRecord;
+use highwater_engine::sql::values::iso_ms;
 use serde_json::{Value, json};
 
 pub fn checkpoint(command: CheckpointCommand, context: &Context) -> Result<(), Failure> {
@@ -95,11 +96,10 @@ fn list(batches: &[BatchSummary]) -> String {
     }
     let mut table = table(&["batch", "state", "prepared at", "input rows", "bytes", "snapshot bytes"]);
     for batch in batches {
-        let prepared = chrono::DateTime::from_timestamp_millis(batch.prepared_at_ms);
         table.add_row(vec![
             number(batch.batch_id),
             Cell::new(if batch.committed { "committed" } else { "prepared" }),
-            Cell::new(prepared.map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)).unwrap_or_default()),
+            Cell::new(iso_ms(batch.prepared_at_ms)),
             number(batch.num_input_rows),
             number(batch.size_bytes),
             batch.snapshot_bytes.map_or_else(|| Cell::new(""), |bytes| maybe(Some(bytes))),

@@ -48,9 +48,8 @@ impl Check {
         kafka.produce_to(records(settings).map(|record| {
             let record = record.unwrap();
             let file = &mut files[record.stream as usize];
-            let open = record.value.strip_suffix(b"}").unwrap();
-            file.write_all(open).unwrap();
-            writeln!(file, r#","_partition":{}}}"#, record.partition).unwrap();
+            file.write_all(&record.value).unwrap();
+            file.write_all(b"\n").unwrap();
             let message = Message::new(record.value).partition(record.partition as i32);
             (topics[record.stream as usize].as_str(), message)
         }));

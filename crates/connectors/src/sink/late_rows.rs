@@ -15,6 +15,7 @@ use highwater_engine::dataflow::OperatorInfo;
 use highwater_engine::delta::DeltaBatch;
 use highwater_engine::plan::dead_letters::schema;
 use highwater_engine::runtime::LateRows;
+use highwater_engine::sql::values::iso_ms;
 use std::sync::Arc;
 
 /// One record per row: its columns as a JSON object; headers tell the operator, its watermark and why the row was late.
@@ -48,7 +49,7 @@ fn headers(late: &LateRows, operator: Option<&OperatorInfo>, batch: BatchId) -> 
             ("highwater.batch", Some(batch.to_string())),
             ("highwater.operator", Some(late.operator.to_string())),
             ("highwater.description", Some(description.clone())),
-            ("highwater.watermark", late.watermark_ms.map(iso)),
+            ("highwater.watermark", late.watermark_ms.map(iso_ms)),
             ("highwater.reason", Some(reason(&late.over_at, row))),
             ("highwater.weight", Some(late.rows.weight(row).to_string())),
         ];
@@ -70,16 +71,8 @@ fn headers(late: &LateRows, operator: Option<&OperatorInfo>, batch: BatchId) -> 
 
 fn reason(over_at: &Int64Array, row: usize) -> String {
     match over_at.is_valid(row) {
-        true => format!("its time was over at {}, and the watermark had passed that", iso(over_at.value(row))),
+        true => format!("its time was over at {}, and the watermark had passed that", iso_ms(over_at.value(row))),
         false => "it has no time, so it is in no window".into(),
-    }
-}
-
-/// ISO-8601 in UTC, with milliseconds; the number itself where there is no such year.
-fn iso(ms: i64) -> String {
-    match chrono::DateTime::from_timestamp_millis(ms) {
-        Some(time) => time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
-        None => ms.to_string(),
     }
 }
 

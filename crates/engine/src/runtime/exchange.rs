@@ -17,18 +17,22 @@ pub struct Router {
     key: Vec<usize>,
     codec: Codec,
     shards: u16,
-    /// First shard of each receiving task, ascending.
+    /// First shard of each receiving task or lane, ascending.
     receivers: Vec<ShardId>,
 }
 
 impl Router {
     pub fn new(edge: &Edge, context: &BatchContext) -> Result<Self, EngineError> {
-        let receivers = context.receivers.get(&edge.id).cloned().unwrap_or_default();
+        Self::to(edge, context.shards, context.receivers.get(&edge.id).cloned().unwrap_or_default())
+    }
+
+    /// To receivers with these first shards, ascending.
+    pub fn to(edge: &Edge, shards: u16, receivers: Vec<ShardId>) -> Result<Self, EngineError> {
         Ok(Self {
             edge: edge.id,
             key: edge.key.clone(),
             codec: Codec::new(edge.key.iter().map(|column| edge.schema.field(*column).data_type()))?,
-            shards: context.shards,
+            shards,
             receivers,
         })
     }

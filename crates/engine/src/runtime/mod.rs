@@ -15,6 +15,7 @@ mod join;
 mod kept;
 mod keyed_sink;
 mod keys;
+mod lanes;
 mod late;
 mod lookup;
 mod over;
@@ -30,6 +31,7 @@ mod upsert;
 
 pub use general::linear::LinearKind;
 pub use keys::shard_of;
+pub use lanes::{Lanes, lanes_of};
 pub use late::LateRows;
 pub use lookup::LookupTable;
 pub(crate) use partial_aggregate::close_times;

@@ -7,10 +7,11 @@
 
 use super::refuse::function_name;
 use super::syntax::call;
+use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CeilFloorKind, DateTimeField, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, ObjectName, OrderByExpr, OrderByOptions,
-    Query, Spanned, Value, VisitMut, VisitorMut,
+    BinaryOperator, CaseWhen, CeilFloorKind, DateTimeField, DuplicateTreatment, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, Interval, ObjectName,
+    OrderByExpr, OrderByOptions, Query, Spanned, Value, VisitMut, VisitorMut,
 };
 use std::ops::ControlFlow;
 
@@ -26,10 +27,13 @@ pub fn use_standard_names(query: &mut Query) {
                 Expr::Floor { expr: time, field: CeilFloorKind::DateTimeField(unit) }
                     if *unit != DateTimeField::NoDateTime =>
                 {
-                    let name =
-                        Expr::Value(Value::SingleQuotedString(unit.to_string().to_lowercase()).with_empty_span());
-                    let span = time.span();
-                    *expr = call("date_trunc", vec![name, time.as_ref().clone()], span);
+                    *expr = floor(time, unit);
+                }
+                // `CEIL(ts TO HOUR)`
+                Expr::Ceil { expr: time, field: CeilFloorKind::DateTimeField(unit) }
+                    if *unit != DateTimeField::NoDateTime =>
+                {
+                    *expr = ceil(time, unit);
                 }
                 _ => {}
             }
@@ -37,6 +41,39 @@ pub fn use_standard_names(query: &mut Query) {
         }
     }
     let _ = VisitMut::visit(query, &mut Names);
+}
+
+fn floor(time: &Expr, unit: &DateTimeField) -> Expr {
+    call("date_trunc", vec![text(unit.to_string().to_lowercase()), time.clone()], time.span())
+}
+
+/// The time itself if it is a beginning, else the next one.
+fn ceil(time: &Expr, unit: &DateTimeField) -> Expr {
+    let is = |left: Expr, op, right: Expr| Expr::BinaryOp { left: Box::new(left), op, right: Box::new(right) };
+    let floor = floor(time, unit);
+    let length = match unit {
+        DateTimeField::Quarter => "3 month".to_string(),
+        unit => format!("1 {}", unit.to_string().to_lowercase()),
+    };
+    let length = Expr::Interval(Interval {
+        value: Box::new(text(length)),
+        leading_field: None,
+        leading_precision: None,
+        last_field: None,
+        fractional_seconds_precision: None,
+    });
+    let is_floor = is(floor.clone(), BinaryOperator::Eq, Expr::Nested(Box::new(time.clone())));
+    Expr::Case {
+        case_token: AttachedToken::empty(),
+        end_token: AttachedToken::empty(),
+        operand: None,
+        conditions: vec![CaseWhen { condition: is_floor, result: floor.clone() }],
+        else_result: Some(Box::new(is(floor, BinaryOperator::Plus, length))),
+    }
+}
+
+fn text(text: String) -> Expr {
+    Expr::Value(Value::SingleQuotedString(text).with_empty_span())
 }
 
 fn rename(function: &mut Function) {
@@ -49,8 +86,7 @@ fn rename(function: &mut Function) {
         ("any_value", [_]) => function.name = named("min"),
         ("grouping_id", [_, ..]) => function.name = named("grouping"),
         ("listagg" | "string_agg", [_]) => {
-            let comma = Expr::Value(Value::SingleQuotedString(",".into()).with_empty_span());
-            list.args.push(FunctionArg::Unnamed(FunctionArgExpr::Expr(comma)));
+            list.args.push(FunctionArg::Unnamed(FunctionArgExpr::Expr(text(",".into()))));
         }
         ("collect_set", [_]) => {
             function.name = named("array_agg");

@@ -1,6 +1,6 @@
 //! Values of options: durations, counts, words, times and explicit offsets.
 //!
-//! Owns: the text forms of values. Does not own: which option takes which (`options`).
+//! Owns: the text forms of values, read and written. Does not own: which option takes which (`options`).
 //! Invariant: a value is refused with an example of a right one.
 
 use super::ddl::OptionEntry;
@@ -47,6 +47,14 @@ pub fn duration_text(ms: u64) -> String {
         }
     }
     if parts.is_empty() { "0 seconds".into() } else { parts.join(" ") }
+}
+
+/// A time as ISO 8601 in UTC, with milliseconds; the number itself where there is no such year.
+pub fn iso_ms(ms: i64) -> String {
+    match DateTime::from_timestamp_millis(ms) {
+        Some(time) => time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+        None => ms.to_string(),
+    }
 }
 
 /// A number of bytes above zero: `'512 MB'`, `'2 GiB'`.

@@ -16,6 +16,7 @@ mod task;
 mod tests;
 
 pub use map::{Direction, Layout, Stretch, Visit, successor};
+use overlay::Changes;
 pub use overlay::Overlay;
 pub use shard::{NEVER, close_of, closes_at, expires_at};
 pub use task::{StateSize, TaskState};
@@ -109,7 +110,7 @@ impl QueryState {
         self.inner.lock().overlays.entry(attempt).or_default().push(overlay);
     }
 
-    /// Makes the overlays of this attempt state, and drops all others.
+    /// Makes the overlays of this attempt state, and drops all others. Blocks: many changes take a second on all cores.
     pub fn promote(&self, attempt: AttemptId) -> Result<(), EngineError> {
         let mut inner = self.inner.lock();
         let mut overlays = std::mem::take(&mut inner.overlays);
@@ -117,16 +118,37 @@ impl QueryState {
         if let (None, Some(found)) = (&mine, overlays.keys().next()) {
             return Err(EngineError::WrongAttempt { wanted: attempt, found: *found });
         }
-        for overlay in mine.into_iter().flatten() {
-            for (operator, shard, key, value) in overlay.into_changes() {
-                let state = inner.shards.get(&shard).ok_or(EngineError::MissingShard(shard))?;
-                state.put(operator, key, value);
-            }
+        let mut jobs = Vec::new();
+        for (operator, shard, changes) in mine.into_iter().flatten().flat_map(Overlay::into_changes) {
+            let state = inner.shards.get(&shard).ok_or(EngineError::MissingShard(shard))?;
+            jobs.push((state.clone(), operator, changes));
         }
+        drop(inner);
+        put_all(jobs);
         Ok(())
     }
 
     pub fn discard(&self, attempt: AttemptId) {
         self.inner.lock().overlays.remove(&attempt);
     }
+}
+
+/// Fewer changes than this are not worth another thread.
+const CHANGES_OF_ONE_THREAD: usize = 10_000;
+
+/// Changes of operators in shards become state; the tasks of one batch never change the same.
+fn put_all(jobs: Vec<(Arc<ShardState>, OperatorId, Changes)>) {
+    let changes: usize = jobs.iter().map(|(_, _, changes)| changes.len()).sum();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = changes.div_ceil(CHANGES_OF_ONE_THREAD).clamp(1, cores);
+    let jobs = Mutex::new(jobs);
+    let work = || {
+        while let Some((state, operator, changes)) = { jobs.lock().pop() } {
+            state.put(operator, changes);
+        }
+    };
+    std::thread::scope(|scope| {
+        (1..threads).for_each(|_| drop(scope.spawn(work)));
+        work();
+    });
 }

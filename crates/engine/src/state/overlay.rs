@@ -7,10 +7,8 @@ use highwater_core::report::StateDelta;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Operator, shard, key, and the value or its absence.
-pub(super) type Change = (OperatorId, ShardId, Box<[u8]>, Option<Box<[u8]>>);
-
-type Changes = Map<Option<Box<[u8]>>>;
+/// Keys with their new value, or its absence.
+pub(super) type Changes = Map<Option<Box<[u8]>>>;
 
 /// Changed keys by operator and shard; no value = deleted.
 #[derive(Debug, Default)]
@@ -64,9 +62,12 @@ impl Overlay {
         })
     }
 
-    pub(super) fn into_changes(self) -> impl Iterator<Item = Change> {
-        self.changes.into_iter().flat_map(|((operator, shard), changes)| {
-            changes.into_entries().map(move |(key, value)| (operator, shard, key, value))
-        })
+    /// Takes the changes of other shards, too.
+    pub(crate) fn extend(&mut self, other: Overlay) {
+        self.changes.extend(other.changes);
+    }
+
+    pub(super) fn into_changes(self) -> impl Iterator<Item = (OperatorId, ShardId, Changes)> {
+        self.changes.into_iter().map(|((operator, shard), changes)| (operator, shard, changes))
     }
 }

@@ -1,6 +1,7 @@
 //! The committed state of one shard: a map per operator, with the keys that can close in order of time.
 
 use super::map::{Layout, Map};
+use super::overlay::Changes;
 use hashbrown::HashSet;
 use highwater_core::ids::OperatorId;
 use parking_lot::RwLock;
@@ -34,10 +35,10 @@ const ENTRY_BYTES: u64 = 80;
 /// Memory of a key's place among those that close, besides its bytes.
 const DUE_BYTES: u64 = 40;
 
-/// Memory that an entry takes, bytes.
-pub(super) fn entry_bytes(key: &[u8], value: &[u8]) -> u64 {
-    let due = if close_of(value) == NEVER { 0 } else { key.len() as u64 + DUE_BYTES };
-    (key.len() + value.len()) as u64 + ENTRY_BYTES + due
+/// Memory that an entry takes, bytes; its key has `length`.
+pub(super) fn entry_bytes(length: usize, value: &[u8]) -> u64 {
+    let due = if close_of(value) == NEVER { 0 } else { length as u64 + DUE_BYTES };
+    (length + value.len()) as u64 + ENTRY_BYTES + due
 }
 
 #[derive(Debug)]
@@ -73,9 +74,11 @@ impl ShardState {
         }
     }
 
-    pub fn put(&self, operator: OperatorId, key: Box<[u8]>, value: Option<Box<[u8]>>) {
-        if let Some(map) = self.maps.get(&operator) {
-            map.write().put(key, value);
+    pub fn put(&self, operator: OperatorId, changes: Changes) {
+        let Some(map) = self.maps.get(&operator) else { return };
+        let mut map = map.write();
+        for (key, value) in changes.into_entries() {
+            map.put(key, value);
         }
     }
 }
@@ -86,24 +89,27 @@ impl KeyMap {
     }
 
     fn put(&mut self, key: Box<[u8]>, value: Option<Box<[u8]>>) {
-        let new_close = value.as_deref().map_or(NEVER, close_of);
-        if let Some(old) = self.entries.get(&key) {
-            self.bytes -= entry_bytes(&key, old);
-            let close = close_of(old);
-            if close != NEVER && close != new_close {
-                self.forget_due(close, &key);
-            }
-        }
-        match value {
+        let close = value.as_deref().map_or(NEVER, close_of);
+        // A copy for the keys that close, where any do.
+        let copy = (close != NEVER || !self.due.is_empty()).then(|| key.clone());
+        let length = key.len();
+        let old = match value {
             Some(value) => {
-                self.bytes += entry_bytes(&key, &value);
-                if new_close != NEVER {
-                    self.due.entry(new_close).or_default().insert(key.clone());
-                }
-                self.entries.insert(key, value);
+                self.bytes += entry_bytes(length, &value);
+                self.entries.insert(key, value)
             }
-            None => {
-                self.entries.remove(&key);
+            None => self.entries.remove(&key),
+        };
+        if let Some(old) = &old {
+            self.bytes -= entry_bytes(length, old);
+        }
+        let old_close = old.as_deref().map_or(NEVER, close_of);
+        if let Some(key) = copy.filter(|_| close != old_close) {
+            if old_close != NEVER {
+                self.forget_due(old_close, &key);
+            }
+            if close != NEVER {
+                self.due.entry(close).or_default().insert(key);
             }
         }
     }

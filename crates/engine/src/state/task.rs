@@ -37,6 +37,39 @@ impl TaskState {
         Self { operators, range, shards, overlay: Overlay::default() }
     }
 
+    /// The same in parts: neighbouring shards, as evenly as can be, at most one part for each shard.
+    pub fn split(self, parts: usize) -> Vec<Self> {
+        let Range { start, end } = self.range;
+        let count = parts.clamp(1, usize::from((end - start).max(1))) as u16;
+        if count == 1 {
+            return vec![self];
+        }
+        let edge = |part: u16| start + (u32::from(end - start) * u32::from(part) / u32::from(count)) as u16;
+        let Self { operators, mut shards, .. } = self;
+        let mut split = Vec::with_capacity(usize::from(count));
+        for part in (0..count).rev() {
+            let mine = shards.split_off(&ShardId(edge(part)));
+            let range = edge(part)..edge(part + 1);
+            split.push(Self { operators: operators.clone(), range, shards: mine, overlay: Overlay::default() });
+        }
+        split.reverse();
+        split
+    }
+
+    /// Its shards: the first, and one past the last.
+    pub fn range(&self) -> Range<ShardId> {
+        ShardId(self.range.start)..ShardId(self.range.end)
+    }
+
+    /// Values there are before this task, of all operators.
+    pub fn entries(&self) -> usize {
+        let operators = self.operators.keys();
+        let of = |operator: &OperatorId| -> usize {
+            self.shards.values().filter_map(|state| state.map(*operator)).map(|map| map.read().entries.len()).sum()
+        };
+        operators.map(of).sum()
+    }
+
     /// Appends the value of a key to `into`; false when there is none.
     pub fn read(&self, operator: OperatorId, shard: ShardId, key: &[u8], into: &mut Vec<u8>) -> bool {
         if let Some(changed) = self.overlay.get(operator, shard, key) {
@@ -128,7 +161,7 @@ impl TaskState {
             for (key, value) in changes.iter() {
                 let old = map.entries.get(key);
                 size.rows = size.rows + u64::from(value.is_some()) - u64::from(old.is_some());
-                let bytes = |value: &[u8]| entry_bytes(key, value);
+                let bytes = |value: &[u8]| entry_bytes(key.len(), value);
                 size.bytes = size.bytes + value.as_deref().map_or(0, bytes) - old.map_or(0, |old| bytes(old));
                 match value {
                     Some(_) => size.updated += 1,

@@ -4,7 +4,8 @@
 //!
 //! - ` ```sql `: statements. Tables and views hold to the end of the section (`##`), those of the first section for
 //!   the whole page. A block with INSERTs, or one SELECT, is an example of its own: it begins without records.
-//! - ` ```records NAME `: JSON objects, a line each, of that topic or file; `COMMIT` in a line ends a micro-batch.
+//! - ` ```records NAME `: JSON objects, a line each, of that topic or file; of a record without value the key's columns,
+//!   then `null`; `COMMIT` in a line ends a micro-batch.
 //! - ` ```result NAME `: what the sink holds, or what the SELECT gives: a line of names, then rows, ` | ` between
 //!   values, in the order of the columns.
 //! - ` ```refused `: the message of the block before, which must not compile.

@@ -5,8 +5,8 @@
 //!
 //! - `statement ok` takes any of the script: `SET`, `CREATE TABLE` (without WITH it is a topic of its name),
 //!   `CREATE VIEW`, `INSERT INTO sink SELECT …`; the records of a topic, in order: `INSERT INTO source VALUES …`, with
-//!   `_partition` in the list of columns if there are several; `COMMIT [AT 'time']`, where a micro-batch must end; `RESET`,
-//!   which forgets all that was said.
+//!   `_partition` in the list of columns if there are several, and `__deleted` for records of a keyed table without value;
+//!   `COMMIT [AT 'time']`, where a micro-batch must end; `RESET`, which forgets all that was said.
 //! - `statement error` with a pattern: a refusal. Lines and columns are those of the statement.
 //! - `query` with the types of its columns (T text and all others, I whole numbers, R other numbers): a SELECT from sources is run as a stream whose
 //!   whole result is asked for; a SELECT from a sink is asked of what the sink holds, folded by its key. Rows come in the

@@ -12,8 +12,8 @@
 use super::answer::{answer, difference};
 use super::cluster::{Cluster, Fault, Step, Take};
 use super::fold::texts;
-use super::records::Records;
-use super::statements::{Statement, created_table, split, without_comments, written_table};
+use super::records::{Records, decoded, deletions, nullable, partition_of};
+use super::statements::{Statement, created_table, primary_key, split, without_comments, written_table};
 use arrow::array::RecordBatch;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -179,11 +179,11 @@ impl Scenario {
             self.events.push(Event::File { table: table.into(), lines: format!("{line}\n") });
             return Ok(());
         }
-        let mut decoder =
-            arrow_json::ReaderBuilder::new(schema).build_decoder().map_err(|error| format!("{error}: {line}"))?;
-        decoder.decode(line.as_bytes()).map_err(|error| format!("{error}: {line}"))?;
-        let rows = decoder.flush().map_err(|error| format!("{error}: {line}"))?;
-        self.records(table, &rows.ok_or_else(|| format!("no record: {line}"))?);
+        // Without value: its key's columns, then `null`.
+        let deleted = line.trim().strip_suffix("null").map(str::trim_end).filter(|key| key.ends_with('}'));
+        let schema = if deleted.is_some() { nullable(&schema) } else { schema };
+        let rows = decoded(&schema, deleted.unwrap_or(line)).map_err(|error| format!("{error}: {line}"))?;
+        self.records(table, &if deleted.is_some() { deletions(&rows) } else { rows });
         self.known.clear();
         Ok(())
     }
@@ -329,14 +329,15 @@ impl Scenario {
         })
     }
 
-    /// The records, and the partition of each event.
+    /// The records, and the partition of each event: where `spread`, three for tables that do not care, by key for those
+    /// that have one.
     fn log(&self, script: &str, spread: bool) -> (Records, Vec<i32>) {
-        let is_free = |table: &str| {
+        let text_of = |table: &str| {
             let text = self.statements.iter().find(|text| created_table(text).as_deref() == Some(table));
-            let text = text.map(|text| text.to_lowercase()).unwrap_or_default();
-            let placed = script.contains("_partition") || script.contains("_offset");
-            spread && !placed && !text.contains("watermark") && !text.contains("primary key")
+            text.map(|text| text.to_lowercase()).unwrap_or_default()
         };
+        let placed = script.contains("_partition") || script.contains("_offset");
+        let is_free = |table: &str| spread && !placed && !text_of(table).contains("watermark");
         let mut records = Records::default();
         let mut counts: BTreeMap<&str, i32> = BTreeMap::new();
         let mut places = Vec::new();
@@ -346,7 +347,12 @@ impl Scenario {
                 continue;
             };
             let count = counts.entry(table).or_default();
-            let place = if is_free(table) { *count % 3 } else { *partition };
+            let key = primary_key(&text_of(table));
+            let place = match is_free(table) {
+                true if key.is_empty() => *count % 3,
+                true => partition_of(row, &key),
+                false => *partition,
+            };
             *count += 1;
             records.append(table, place, row.clone());
             places.push(place);

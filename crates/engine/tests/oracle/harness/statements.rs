@@ -64,6 +64,13 @@ pub fn written_table(text: &str) -> Option<String> {
     words.nth(2).map(|name| name.trim_matches('`').to_lowercase())
 }
 
+/// The columns of a `PRIMARY KEY`, of the lowercase text of a `CREATE TABLE`.
+pub fn primary_key(text: &str) -> Vec<String> {
+    let list = text.split_once("primary key").and_then(|(_, rest)| rest.split_once('('));
+    let list = list.and_then(|(_, rest)| rest.split_once(')')).map_or("", |(list, _)| list);
+    list.split(',').map(|name| name.trim().trim_matches('`').to_string()).filter(|name| !name.is_empty()).collect()
+}
+
 /// A table that does not say where it lives is a topic of its own name.
 fn with_options(text: &str) -> String {
     match created_table(text) {

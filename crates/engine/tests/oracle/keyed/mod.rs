@@ -3,26 +3,71 @@
 //! Owns: random cases of both, and what is asserted after every commit. The answer is DataFusion's, over the tables that
 //! the records read so far add up to.
 
-mod cluster;
 mod records;
 mod temporal;
 
 use crate::compose;
-use crate::harness::cases;
+use crate::fixed::step;
 use crate::harness::fold::{Text, texts};
+use crate::harness::{self, Cluster, Fault, Records, Step, Take, cases};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use cluster::{Cluster, Step, step};
-use datafusion::datasource::MemTable;
-use datafusion::prelude::SessionContext;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use records::{Record, batch_of};
+use records::{PARTITIONS, Record, batch_of, record_schema};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const WITH: &str = "WITH ('connector'='kafka','topic'='x','bootstrap.servers'='localhost:1','format'='json')";
+
+const PARTITIONS_OF_BOTH: usize = 2 * PARTITIONS as usize;
+
+/// A cluster on the records of two tables, and which of them every batch read.
+struct Reading {
+    cluster: Cluster,
+    names: [&'static str; 2],
+    /// Ids in each partition, in order, by table.
+    ids: BTreeMap<(&'static str, i32), Vec<usize>>,
+}
+
+/// What a batch read, in order, and the watermark its rows met.
+struct Commit {
+    records: Vec<usize>,
+    late_before: Option<i64>,
+}
+
+impl Reading {
+    /// Records of the tables with these names, by their number.
+    fn new(script: &str, names: [&'static str; 2], records: &[Record]) -> Result<Self, String> {
+        let mut ids: BTreeMap<(&'static str, i32), Vec<usize>> = BTreeMap::new();
+        for (id, record) in records.iter().enumerate() {
+            ids.entry((names[record.table], record.partition())).or_default().push(id);
+        }
+        let mut topics = Records::default();
+        names.iter().for_each(|table| topics.partitions(table, PARTITIONS));
+        for ((table, partition), ids) in &ids {
+            topics.append(table, *partition, batch_of(records, ids, &record_schema()));
+        }
+        Ok(Self { cluster: Cluster::new(script, &topics, Fault::None)?, names, ids })
+    }
+
+    fn commit(&mut self, step: &Step) -> Result<Commit, String> {
+        let harness::Commit { ranges, late_before } = self.cluster.commit(step)?;
+        let read = ranges.iter().flat_map(|(partition, range)| {
+            let name = self.names.iter().find(|name| ***name == *partition.tp.topic).unwrap();
+            self.ids[&(*name, partition.tp.partition)][range.start as usize..range.end as usize].iter().copied()
+        });
+        Ok(Commit { records: read.collect(), late_before: self.cluster.least(&late_before) })
+    }
+
+    fn same(&self, expected: Vec<Text>) -> Result<(), String> {
+        match harness::answer::difference(&expected, &self.cluster.sink().rows()) {
+            Some(difference) => Err(format!("the sink is not the batch answer: {difference}")),
+            None => Ok(()),
+        }
+    }
+}
 
 /// Any relation over two keyed tables.
 #[derive(Clone, Debug)]
@@ -33,7 +78,7 @@ struct Case {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let steps = prop::collection::vec(step(), 1..7);
+    let steps = prop::collection::vec(step(PARTITIONS_OF_BOTH), 1..7);
     (compose::relation(), records::records(), steps).prop_map(|(relation, records, steps)| Case {
         relation,
         records,
@@ -58,10 +103,10 @@ fn run(case: &Case) -> Result<(), String> {
         table("u"),
         counted(&case.relation)
     );
-    let mut cluster = Cluster::new(&script, ["t", "u"], &case.records)?;
+    let mut reading = Reading::new(&script, ["t", "u"], &case.records)?;
     let mut current: [BTreeMap<i64, usize>; 2] = Default::default();
-    for step in case.steps.iter().chain(&[Step::of(usize::MAX), Step::of(0)]) {
-        for id in cluster.commit(step)?.records {
+    for step in case.steps.iter().chain(&[Step::taking(Take::All), Step::taking(Take::Nothing)]) {
+        for id in reading.commit(step)?.records {
             let record = &case.records[id];
             match record.deleted {
                 true => current[record.table].remove(&record.id),
@@ -73,8 +118,8 @@ fn run(case: &Case) -> Result<(), String> {
         };
         let tables = vec![("t", table(&current[0])), ("u", table(&current[1]))];
         // Before its first record a global aggregate has written nothing.
-        if current.iter().any(|table| !table.is_empty()) || !cluster.sink.rows().is_empty() {
-            same(&cluster, answer(tables, &counted(&case.relation)))?;
+        if current.iter().any(|table| !table.is_empty()) || !reading.cluster.sink().rows().is_empty() {
+            reading.same(answer(tables, &counted(&case.relation))?)?;
         }
     }
     Ok(())
@@ -85,31 +130,9 @@ fn row_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![number("id"), Field::new("k", DataType::Utf8, true), number("b"), number("x")]))
 }
 
-fn answer(tables: Vec<(&str, RecordBatch)>, sql: &str) -> Vec<Text> {
-    let context = SessionContext::new();
-    for (name, batch) in tables {
-        let memory = MemTable::try_new(batch.schema(), vec![vec![batch]]).unwrap();
-        context.register_table(name, Arc::new(memory)).unwrap();
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let batches = runtime.block_on(async { context.sql(sql).await?.collect().await }).unwrap();
-    let mut rows: Vec<Text> = batches.iter().flat_map(texts).collect();
-    rows.sort();
-    rows
-}
-
-fn same(cluster: &Cluster<'_>, expected: Vec<Text>) -> Result<(), String> {
-    let found = cluster.sink.rows();
-    if found == expected {
-        return Ok(());
-    }
-    let missing: Vec<_> = expected.iter().filter(|row| !found.contains(row)).collect();
-    let wrong: Vec<_> = found.iter().filter(|row| !expected.contains(row)).collect();
-    Err(format!(
-        "the sink is not the batch answer: missing {missing:?}, wrong {wrong:?}, {} rows instead of {}",
-        found.len(),
-        expected.len()
-    ))
+fn answer(tables: Vec<(&str, RecordBatch)>, sql: &str) -> Result<Vec<Text>, String> {
+    let tables = tables.into_iter().map(|(name, batch)| (name.to_string(), batch)).collect();
+    Ok(harness::answer::answer(tables, sql)?.iter().flat_map(texts).collect())
 }
 
 #[test]

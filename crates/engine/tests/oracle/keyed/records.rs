@@ -1,10 +1,11 @@
 //! Records of two tables: each a row, or the deletion of a key.
 
-use super::cluster::PARTITIONS;
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use proptest::prelude::*;
 use std::sync::Arc;
+
+pub const PARTITIONS: i32 = 3;
 
 /// One record. Its place in the case is its order.
 #[derive(Clone, Debug)]
@@ -58,6 +59,17 @@ pub fn records() -> impl Strategy<Value = Vec<Record>> {
         }
         records
     })
+}
+
+/// All columns of a record.
+pub fn record_schema() -> SchemaRef {
+    let number = |name: &str| Field::new(name, DataType::Int64, true);
+    let fields = ["n", "id", "b", "x"].map(number).into_iter().chain([
+        Field::new("k", DataType::Utf8, true),
+        Field::new("ts", DataType::Timestamp(TimeUnit::Millisecond, None), true),
+        Field::new("__deleted", DataType::Boolean, false),
+    ]);
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// Records of these ids as a source decodes them: the columns by name, of deletions nothing but key and time.

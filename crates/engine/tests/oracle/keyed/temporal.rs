@@ -1,9 +1,9 @@
 //! Temporal joins: each row with the version of its time, appended once final, and given at once with corrections.
 
-use super::cluster::{Cluster, Commit, Step, step};
 use super::records::{Record, batch_of, records};
-use super::{WITH, answer, same};
-use crate::harness::cases;
+use super::{Commit, PARTITIONS_OF_BOTH, Reading, WITH, answer};
+use crate::fixed::step;
+use crate::harness::{Step, Take, cases};
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use proptest::prelude::*;
@@ -41,7 +41,7 @@ fn case() -> impl Strategy<Value = Case> {
         filtered,
         at_once,
     });
-    (query, records(), prop::collection::vec(step(), 1..9)).prop_map(|(query, mut records, steps)| {
+    (query, records(), prop::collection::vec(step(PARTITIONS_OF_BOTH), 1..9)).prop_map(|(query, mut records, steps)| {
         let keyed = [query.keyed_rows, query.keyed_versions];
         records.iter_mut().filter(|record| !keyed[record.table]).for_each(|record| record.deleted = false);
         Case { query, records, steps }
@@ -212,18 +212,19 @@ impl Accepted {
 
 fn run(case: &Case) -> Result<(), String> {
     let query = &case.query;
-    let mut cluster = Cluster::new(&query.script(), ["l", "r"], &case.records)?;
+    let mut reading = Reading::new(&query.script(), ["l", "r"], &case.records)?;
     let mut accepted = Accepted::default();
     // At the end all is read; then what waits for the watermark of that comes, and nothing more.
-    let last = [Step::of(usize::MAX), Step::of(0), Step::of(0)];
+    let last = [Take::All, Take::Nothing, Take::Nothing].map(Step::taking);
     for step in case.steps.iter().chain(&last) {
-        let commit = cluster.commit(step)?;
+        let commit = reading.commit(step)?;
+        let cluster = &reading.cluster;
         accepted.take(query, &case.records, &commit);
         let tables = accepted.tables(query, &case.records, cluster.closed_ms());
-        same(&cluster, answer(tables, &query.meaning()))?;
+        reading.same(answer(tables, &query.meaning())?)?;
         let most = accepted.most_kept(&case.records, cluster.closed_ms());
-        if !query.keyed_rows && !query.at_once && cluster.state_rows > most as u64 {
-            return Err(format!("{} rows of state, and {most} are enough", cluster.state_rows));
+        if !query.keyed_rows && !query.at_once && cluster.counts.state_rows > most as u64 {
+            return Err(format!("{} rows of state, and {most} are enough", cluster.counts.state_rows));
         }
         if !query.keyed_rows && cluster.late_rows != accepted.late {
             return Err(format!("{} rows counted as late instead of {}", cluster.late_rows, accepted.late));
@@ -247,7 +248,11 @@ fn of_the_records_of_one_time_the_last_one_counts() {
     for (left, at_once) in [(true, true), (false, true), (true, false), (false, false)] {
         let query = Query { keyed_rows: false, keyed_versions: true, left, condition: false, filtered: false, at_once };
         // One record of each partition in a batch.
-        let case = Case { query, records: records.clone(), steps: vec![Step::of(1); 5] };
+        let case = Case {
+            query,
+            records: records.clone(),
+            steps: vec![Step::taking(Take::Each(vec![1; PARTITIONS_OF_BOTH])); 5],
+        };
         run(&case).unwrap();
     }
 }
