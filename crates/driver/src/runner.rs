@@ -101,6 +101,7 @@ fn config(run: &Run) -> QueryConfig {
         sources: run.compiled.source_specs(),
         stages: run.compiled.dataflow.topology(),
         windowed: run.compiled.dataflow.closes_windows(),
+        clock_windows: run.compiled.dataflow.clock_windows(),
         max_drift_ms: run.compiled.options.max_drift_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
         start_positions: run.spec.start_positions.clone(),
         end_positions: run.spec.end_positions.clone(),

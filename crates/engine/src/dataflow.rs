@@ -12,7 +12,7 @@ use crate::state::{Layout, closes_at};
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
 use highwater_core::ids::{EdgeId, OperatorId, SinkId, SourceId, StageId};
-use highwater_core::query::{StageInput as CoreInput, StageTopology};
+use highwater_core::query::{ClockWindow, StageInput as CoreInput, StageTopology};
 use std::sync::Arc;
 
 /// All INSERTs of a script. Indexes of `stages` and `edges` are their ids.
@@ -37,6 +37,8 @@ pub struct OperatorInfo {
     pub bounded_by: Option<String>,
     /// It closes windows as the watermark passes them.
     pub closes_windows: bool,
+    /// The windows over the time of batches whose rows it gives when they close.
+    pub clock_window: Option<ClockWindow>,
     /// What is not written for so long is forgotten: of operators that nothing else bounds, with `state_ttl`.
     pub ttl_ms: Option<i64>,
 }
@@ -252,6 +254,11 @@ impl Dataflow {
     /// Some operator closes windows.
     pub fn closes_windows(&self) -> bool {
         self.operators.iter().any(|operator| operator.closes_windows)
+    }
+
+    /// Windows that the clock closes, without records.
+    pub fn clock_windows(&self) -> Vec<ClockWindow> {
+        self.operators.iter().filter_map(|operator| operator.clock_window).collect()
     }
 
     /// The stage that consumes an edge.

@@ -97,6 +97,42 @@ fn a_changelog_holds_open_windows_too() {
 }
 
 #[test]
+fn windows_of_processing_time_come_once_when_the_clock_passes_their_end() {
+    let tables = Tables::new("clock-windows", 2);
+    let mut cluster = Highwater::start(2);
+    let sql = format!(
+        "{} {} CREATE VIEW p AS SELECT id, proctime() AS pt FROM t;
+         INSERT INTO o SELECT window_start, window_end, count(*)
+           FROM TABLE(TUMBLE(TABLE p, DESCRIPTOR(pt), INTERVAL '2' SECOND)) GROUP BY window_start, window_end;",
+        tables.source(""),
+        tables.sink(APPENDED)
+    );
+    cluster.submit("q", &sql);
+    for round in 0..3 {
+        tables.kafka.produce(&tables.input, (0..5).map(|i| at(i, round * 5 + i).partition((i % 2) as i32)));
+        cluster.wait_caught_up("q");
+        // The window that is open now is in the checkpoint, and in nobody's hands.
+        match round {
+            1 => cluster.kill_executor(0),
+            2 => {
+                cluster.kill_driver();
+                cluster.start_driver(&[]);
+            }
+            _ => {}
+        }
+        // No record comes after these, and still they are counted.
+        let all = (round + 1) * 5;
+        cluster.wait("their windows", || {
+            let counted: i64 = appended(&tables).iter().map(|(_, n)| n).sum();
+            assert!(counted <= all, "{counted} of {all}");
+            (counted == all).then_some(())
+        });
+    }
+    let windows: Vec<String> = appended(&tables).into_iter().map(|(start, _)| start).collect();
+    assert_eq!(windows.len(), windows.iter().collect::<std::collections::BTreeSet<_>>().len(), "{windows:?}");
+}
+
+#[test]
 fn an_idle_partition_does_not_hold_the_watermark_for_longer_than_its_timeout() {
     let tables = Tables::new("idle", 2);
     let cluster = Highwater::start(1);

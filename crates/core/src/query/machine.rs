@@ -26,6 +26,8 @@ pub struct QueryConfig {
     pub stages: Vec<StageTopology>,
     /// Some operator closes windows: an advance of a watermark is worth a batch of its own.
     pub windowed: bool,
+    /// Windows over the time of batches whose rows come when they close.
+    pub clock_windows: Vec<ClockWindow>,
     /// How far a partition's watermark may be ahead of that of the slowest, milliseconds; `None`: any.
     pub max_drift_ms: Option<i64>,
     pub start_positions: Positions,
@@ -47,6 +49,21 @@ pub enum StageInput {
     Shards,
 }
 
+/// Windows over the time of batches, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockWindow {
+    pub size_ms: i64,
+    pub offset_ms: i64,
+}
+
+impl ClockWindow {
+    /// The end of the window a time is in, milliseconds.
+    pub fn end_ms(self, time_ms: i64) -> i64 {
+        let size = self.size_ms.max(1);
+        time_ms - (time_ms - self.offset_ms).rem_euclid(size) + size
+    }
+}
+
 /// The driver's decisions about one query. See the module's invariants.
 #[derive(Debug)]
 pub struct QueryMachine {
@@ -57,6 +74,8 @@ pub struct QueryMachine {
     /// `close_before` of the last committed batch.
     pub(super) closed: BTreeMap<SourceId, i64>,
     pub(super) committed: Option<Arc<PrepareRecord>>,
+    /// The time of the last committed batch that may have had rows, milliseconds.
+    pub(super) last_rows_ms: Option<i64>,
     pub(super) totals: Totals,
     pub(super) next_attempt: u64,
     pub(super) executors: BTreeMap<ExecutorId, ExecutorInfo>,
@@ -165,6 +184,7 @@ impl QueryMachine {
             watermarks: BTreeMap::new(),
             closed: BTreeMap::new(),
             committed: None,
+            last_rows_ms: None,
             totals: Totals::default(),
             // A run of this query that was stopped a moment ago, under the same epoch, may still have messages and
             // rows on their way. Counting from the time, no attempt of ours has the number of one of its.

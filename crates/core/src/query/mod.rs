@@ -24,7 +24,7 @@ mod tests;
 
 pub use action::{Action, BatchTimings, CommittedBatch};
 pub use event::{Event, ExecutorInfo, Resolution};
-pub use machine::{QueryConfig, QueryMachine, StageInput, StageTopology};
+pub use machine::{ClockWindow, QueryConfig, QueryMachine, StageInput, StageTopology};
 
 use crate::options::DesiredState;
 

@@ -135,6 +135,10 @@ impl QueryMachine {
         }
         self.watermarks = record.watermarks.clone();
         self.closed = record.plan.close_before.clone();
+        // Of batches before a recovery nothing is known.
+        if !record.plan.ranges.is_empty() || self.last_rows_ms.is_none() {
+            self.last_rows_ms = Some(record.plan.timestamp_ms);
+        }
         self.totals = record.totals.clone();
         self.failures = 0;
         self.troubles.remove(&None);

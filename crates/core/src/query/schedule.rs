@@ -39,7 +39,7 @@ impl QueryMachine {
             self.reassign(out);
         }
         self.advance_watermarks(now_ms);
-        if self.at_its_ends() && !self.windows_due() {
+        if self.at_its_ends() && !self.windows_due(now_ms) {
             self.end(End::Finished, out);
             return;
         }
@@ -63,6 +63,7 @@ impl QueryMachine {
                 source.options.min_offsets_per_trigger?;
                 Some(self.waiting_since.get(&source.id)? + self.max_delay_ms(source.id))
             }));
+            wakes.extend(self.next_clock_end_ms());
             if let Trigger::Every { interval_ms } = self.config.trigger {
                 wakes.push(next_boundary(self.last_boundary_ms, interval_ms));
             }
@@ -100,13 +101,20 @@ impl QueryMachine {
         self.positions.keys().filter(|partition| partition.source == id).cloned().collect()
     }
 
-    /// The current watermarks close windows that the last batch did not.
-    fn windows_due(&self) -> bool {
-        self.config.windowed
+    /// Watermarks or the clock close windows that the last batch did not.
+    fn windows_due(&self, now_ms: i64) -> bool {
+        let by_watermark = self.config.windowed
             && self
                 .watermarks
                 .iter()
-                .any(|(id, w)| w.current_ms.is_some_and(|now| self.closed.get(id).is_none_or(|closed| now > *closed)))
+                .any(|(id, w)| w.current_ms.is_some_and(|now| self.closed.get(id).is_none_or(|closed| now > *closed)));
+        by_watermark || self.next_clock_end_ms().is_some_and(|end| now_ms >= end)
+    }
+
+    /// When the first window over the time of batches ends that may have rows and was not closed.
+    fn next_clock_end_ms(&self) -> Option<i64> {
+        let (last, rows) = (self.committed.as_ref()?.plan.timestamp_ms, self.last_rows_ms?);
+        self.config.clock_windows.iter().map(|window| window.end_ms(rows)).filter(|end| *end > last).min()
     }
 
     fn at_its_ends(&self) -> bool {
@@ -127,7 +135,7 @@ impl QueryMachine {
         if self.config.trigger == Trigger::Once {
             let ends: BTreeMap<_, _> = self.config.end_positions.iter().map(|(p, end)| (p.clone(), *end)).collect();
             let ranges = plan_ranges(&self.positions, &ends, &BTreeMap::new());
-            return (!ranges.is_empty() || self.windows_due()).then_some(ranges);
+            return (!ranges.is_empty() || self.windows_due(now_ms)).then_some(ranges);
         }
         let limits = self.limits(now_ms);
         let ready: BTreeSet<SourceId> =
@@ -143,7 +151,7 @@ impl QueryMachine {
             })
             .collect();
         let ranges = plan_ranges(&self.positions, &reachable, &limits);
-        (!ranges.is_empty() || self.windows_due()).then_some(ranges)
+        (!ranges.is_empty() || self.windows_due(now_ms)).then_some(ranges)
     }
 
     /// How far partitions with a watermark may be read, if none may run far ahead of the slowest.

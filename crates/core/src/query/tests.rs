@@ -69,6 +69,7 @@ fn config() -> QueryConfig {
             StageTopology { id: StageId(1), input: StageInput::Shards, sinks: vec![SinkId(0)] },
         ],
         windowed: false,
+        clock_windows: Vec::new(),
         max_drift_ms: None,
         start_positions: [(p(0), 0), (p(1), 0)].into(),
         end_positions: BTreeMap::new(),

@@ -8,6 +8,7 @@ use super::catalog::Table;
 use super::errors::sql_error;
 use super::lineage::{Kind, Origin, trace, trace_clock};
 use super::physical;
+use super::tumble::{Shape, Window};
 use crate::dataflow::{AggregateSpec, CLOCK, CloseKey, CloseKind, EmitMode, Upstream};
 use crate::runtime::{Sum, SumKind};
 use crate::sql::error::Result;
@@ -16,6 +17,7 @@ use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Aggregate, AggregateUDF, Expr, ExprSchemable, LogicalPlan};
 use datafusion::sql::sqlparser::tokenizer::Location;
+use highwater_core::query::ClockWindow;
 use std::sync::Arc;
 
 /// The group key that closes this aggregate's groups, and the tables whose watermarks do it.
@@ -40,15 +42,25 @@ pub fn freeing(aggregate: &Aggregate, upstream: Vec<Upstream>) -> (Option<CloseK
     if let Some((close, _)) = closing(aggregate) {
         return (Some(close), upstream);
     }
-    let keys = aggregate.group_expr.iter().enumerate();
-    let mut clock = keys.filter_map(|(group_index, expr)| {
-        let kind = trace_clock(expr, &aggregate.input)?.close()?;
-        Some(CloseKey { group_index, kind })
-    });
-    match clock.next_back() {
-        Some(close) => (Some(close), vec![Upstream { source: CLOCK, delay_ms: 0 }]),
+    match by_clock(aggregate) {
+        Some((close, _)) => (Some(close), vec![Upstream { source: CLOCK, delay_ms: 0 }]),
         None => (None, upstream),
     }
+}
+
+fn by_clock(aggregate: &Aggregate) -> Option<(CloseKey, ClockWindow)> {
+    let keys = aggregate.group_expr.iter().enumerate();
+    let mut clock = keys.filter_map(|(group_index, expr)| {
+        let kind = trace_clock(expr, &aggregate.input)?;
+        let Kind::Window(_, Window { shape: Shape::Tumble, size_ms, offset_ms }) = kind else { return None };
+        Some((CloseKey { group_index, kind: kind.close()? }, ClockWindow { size_ms, offset_ms }))
+    });
+    clock.next_back()
+}
+
+/// The windows over the time of batches that its groups are in, if no watermark closes them.
+pub fn clock_window(aggregate: &Aggregate) -> Option<ClockWindow> {
+    if closing(aggregate).is_some() { None } else { by_clock(aggregate).map(|(_, window)| window) }
 }
 
 /// Tables whose watermark some operator of this plan closes by.

@@ -275,7 +275,8 @@ impl<'a> Builder<'a> {
         for expr in timed.iter().chain(&node.aggr_expr) {
             refuse_clock(expr, "an aggregate", target)?;
         }
-        let emit = emit_mode(node, aggregate::closing(node).is_some(), target)?;
+        let closes = aggregate::closing(node).is_some() || aggregate::clock_window(node).is_some();
+        let emit = emit_mode(node, closes, target)?;
         // A subquery has its row before there are any; what is written begins with the first.
         let at_once = !target.is_last && node.group_expr.is_empty();
         if at_once || !general::is_plain(node, merged.retracts, target.at)? {
@@ -283,7 +284,7 @@ impl<'a> Builder<'a> {
         }
         let upstream = merged.upstream;
         let spec = Arc::new(aggregate::compile(node, emit, upstream.clone(), target.at)?);
-        let op = self.add_aggregate_operator(node, spec.close, &upstream);
+        let op = self.add_aggregate_operator(node, spec.close, emit, &upstream);
         let (stage, edge) = self.add_exchange(spec.partial_schema.clone(), (0..spec.group.len()).collect(), false);
         for mut flow in flows.drain(..) {
             flow.ops.push(OpSpec::PartialAggregate { op, spec: spec.clone() });
@@ -307,7 +308,7 @@ impl<'a> Builder<'a> {
         let emit = if emit == EmitMode::OnFirst && merged.retracts { EmitMode::Updates } else { emit };
         let General { lists, spec } =
             general::compile(node, emit, merged.retracts, merged.upstream.clone(), !target.is_last, target.at)?;
-        let op = self.add_aggregate_operator(node, spec.close, &merged.upstream);
+        let op = self.add_aggregate_operator(node, spec.close, emit, &merged.upstream);
         let key = (0..spec.group_width).collect();
         let (stage, edge) = self.add_exchange(spec.input_schema.clone(), key, merged.retracts);
         for mut flow in flows {
@@ -331,6 +332,7 @@ impl<'a> Builder<'a> {
         &mut self,
         node: &Aggregate,
         close: Option<CloseKey>,
+        emit: EmitMode,
         upstream: &[Upstream],
     ) -> OperatorId {
         let description = aggregate::describe(node);
@@ -353,6 +355,7 @@ impl<'a> Builder<'a> {
             sources,
             bounded_by,
             closes_windows: by_event_time,
+            clock_window: aggregate::clock_window(node).filter(|_| emit == EmitMode::OnClose),
             ttl_ms: None,
         };
         let keeps = "it keeps every group ever seen; group by a window (TUMBLE, HOP, …) over a table with WATERMARK to \

@@ -223,6 +223,7 @@ fn add_operator(builder: &mut Builder<'_>, spec: &JoinSpec, upstream: &[Upstream
         sources,
         bounded_by: bounded.then(|| "the time of its rows".into()),
         closes_windows: spec.sides.iter().any(|side| side.expiry.is_some()),
+        clock_window: None,
         ttl_ms: None,
     };
     let keeps = "it keeps every row of both sides; join on equal windows, or on a range of time between columns with \

@@ -249,6 +249,7 @@ fn add_operator(builder: &mut Builder<'_>, spec: &OverSpec) -> highwater_core::i
         sources,
         bounded_by,
         closes_windows: spec.expiry.is_some(),
+        clock_window: None,
         ttl_ms: None,
     };
     builder.add_operator(info, &keeps)

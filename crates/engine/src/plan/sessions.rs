@@ -75,6 +75,7 @@ pub fn build(
         sources: merged.upstream.iter().map(|one| one.source).collect(),
         bounded_by: closes.then(|| "the end of its sessions, by the watermark".into()),
         closes_windows: closes,
+        clock_window: None,
         ttl_ms: None,
     };
     let op = builder.add_operator(info, "it keeps every row; declare WATERMARK FOR the sessions' time column");

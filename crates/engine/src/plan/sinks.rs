@@ -230,6 +230,7 @@ fn complete(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable) {
         sources: upstream.iter().map(|one| one.source).collect(),
         bounded_by: Some("the size of the result".into()),
         closes_windows: false,
+        clock_window: None,
         ttl_ms: None,
     };
     let op = builder.add_operator(info, "it keeps the whole result");
@@ -257,6 +258,7 @@ fn add_operator(builder: &mut Builder<'_>, sink: &SinkTable, upstream: Vec<Upstr
         sources,
         bounded_by: unique.then(|| "its batch: a key has one row at most".to_string()),
         closes_windows: false,
+        clock_window: None,
         ttl_ms: None,
     };
     let keeps = "it keeps every key ever written, to find two rows under one; a PRIMARY KEY of all columns of a GROUP BY \

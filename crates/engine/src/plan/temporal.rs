@@ -82,6 +82,7 @@ fn add_operator(builder: &mut Builder<'_>, spec: &TemporalSpec) -> highwater_cor
         sources,
         bounded_by: None,
         closes_windows: true,
+        clock_window: None,
         ttl_ms: None,
     };
     let keeps = "the watermark frees rows and versions that newer ones follow, but the last version of every key is kept \

@@ -44,6 +44,7 @@ pub fn fold(
         sources: vec![source.id],
         bounded_by: None,
         closes_windows: false,
+        clock_window: None,
         ttl_ms: None,
     };
     let op = builder.add_table_operator(info, "it keeps the row of every key until a record without value deletes it");

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::offsets::OffsetRange;
+use crate::query::ClockWindow;
 
 fn ranges(query: &Query) -> Vec<(i32, i64, i64)> {
     query.run().plan.ranges.iter().map(|(partition, range)| (partition.tp.partition, range.start, range.end)).collect()
@@ -192,4 +193,34 @@ fn a_watermark_that_moves_closes_windows_in_a_batch_without_records() {
     assert_eq!(names(&actions), ["committed"], "closed once");
     query.tell(available(1, &[(0, 4), (1, 0)]));
     assert_eq!(query.run().plan.late_before, [(SourceId(0), 70)].into());
+}
+
+#[test]
+fn the_clock_closes_windows_in_a_batch_without_records() {
+    // given windows of a second, at 300 ms past each
+    let window = ClockWindow { size_ms: 1_000, offset_ms: 300 };
+    let mut query = alone(QueryConfig { clock_windows: vec![window], ..config() });
+    assert_eq!(query.machine.next_wake_ms(), None, "no window has a row");
+    query.tick_at(1_000);
+    query.tell(available(1, &[(0, 3)]));
+    let began = query.run().plan.timestamp_ms;
+    assert_eq!(names(&query.complete()), ["committed"]);
+    // when
+    let end = query.machine.next_wake_ms().expect("the window ends");
+    // then
+    assert_eq!(end, window.end_ms(began));
+    assert_eq!((window.end_ms(1_299), window.end_ms(1_300)), (1_300, 2_300));
+    assert_eq!(query.tick_at(end - 1), vec![], "it is not over yet");
+    assert_eq!(names(&query.tick_at(end)), ["run"]);
+    assert_eq!((&query.run().plan.ranges, query.run().plan.timestamp_ms), (&BTreeMap::new(), end));
+    assert_eq!(names(&query.complete()), ["committed"]);
+    assert_eq!(query.machine.next_wake_ms(), None, "it is closed once");
+    // when a batch comes after the end by itself
+    query.tell(available(1, &[(0, 4)]));
+    query.complete();
+    query.tick_at(end + 900);
+    query.tell(available(1, &[(0, 5)]));
+    query.complete();
+    // then only the window of the last rows is waited for
+    assert_eq!(query.machine.next_wake_ms(), Some(window.end_ms(query.now_ms)));
 }

@@ -98,7 +98,7 @@ pub fn aggregate(columns: &[Column], tape: &mut Tape) -> (String, Type) {
     let filter =
         if tape.rarely(4) { format!(" FILTER (WHERE {})", predicate(columns, 0, tape)) } else { String::new() };
     let distinct = if data_type.is_plain() && tape.rarely(4) { "DISTINCT " } else { "" };
-    let order = order_by(columns, tape);
+    let order = order_within(columns, tape);
     match tape.pick(7) {
         0 => (format!("count(*){filter}"), Type::Bigint),
         1 if data_type.is_number() => sum(&name, data_type, distinct, &filter),
@@ -134,10 +134,25 @@ fn average(name: &str, data_type: Type, distinct: &str, filter: &str) -> (String
 
 /// All columns that have an order, the first of them at random, up or down.
 pub fn order_by(columns: &[Column], tape: &mut Tape) -> String {
+    terms(columns, false, tape)
+}
+
+/// The same for an aggregate, structs field by field: DataFusion's `first_value` compares NULLs in structs otherwise than
+/// its ORDER BY does, which is what Highwater goes by.
+fn order_within(columns: &[Column], tape: &mut Tape) -> String {
+    terms(columns, true, tape)
+}
+
+fn terms(columns: &[Column], by_field: bool, tape: &mut Tape) -> String {
     let first = tape.pick(columns.len());
     let direction = *tape.one(&["", " DESC", " NULLS FIRST", " DESC NULLS LAST"]);
-    let all = columns.iter().enumerate().map(|(index, (name, _))| (index, name.as_str()));
-    let mut terms = vec![format!("{}{direction}", columns[first].0)];
-    terms.extend(all.filter(|(index, _)| *index != first).map(|(_, name)| name.to_string()));
+    let parts = |(name, data_type): &Column| match data_type {
+        Type::Struct if by_field => vec![format!("{name}['a']"), format!("{name}['b']"), format!("{name} IS NULL")],
+        _ => vec![name.clone()],
+    };
+    let mut terms = parts(&columns[first]);
+    terms[0] += direction;
+    let others = columns.iter().enumerate().filter(|(index, _)| *index != first);
+    terms.extend(others.flat_map(|(_, column)| parts(column)));
     terms.join(", ")
 }
