@@ -257,8 +257,8 @@ impl Dataflow {
     }
 
     /// Windows that the clock closes, without records.
-    pub fn clock_windows(&self) -> Vec<ClockWindow> {
-        self.operators.iter().filter_map(|operator| operator.clock_window).collect()
+    pub fn clock_windows(&self) -> Vec<(OperatorId, ClockWindow)> {
+        self.operators.iter().filter_map(|operator| Some((operator.id, operator.clock_window?))).collect()
     }
 
     /// The stage that consumes an edge.

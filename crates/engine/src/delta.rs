@@ -36,6 +36,14 @@ impl DeltaBatch {
         self.weights.as_ref().map_or(1, |weights| weights.value(row))
     }
 
+    /// So many rows from one on, without copying.
+    pub fn slice(&self, first: usize, rows: usize) -> Self {
+        Self {
+            batch: self.batch.slice(first, rows),
+            weights: self.weights.as_ref().map(|weights| weights.slice(first, rows)),
+        }
+    }
+
     /// Rows where `keep` is true (null counts as false).
     pub fn filter(&self, keep: &BooleanArray) -> Result<Self, EngineError> {
         let batch = filter_record_batch(&self.batch, keep)?;

@@ -18,7 +18,7 @@ use highwater_engine::runtime::{Emit, Lanes, TaskOutcome, TaskRuntime};
 use highwater_engine::state::Overlay;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// What a source task is fed.
@@ -82,11 +82,18 @@ impl Compute {
         })
     }
 
-    /// Computes what other tasks have sent, on so many threads.
-    pub fn shards(self, lanes: Lanes, input: Vec<(EdgeId, DeltaBatch)>, threads: usize) -> Result<Computed, TaskError> {
-        self.run(|leading| {
+    /// Computes what other tasks have sent, on as many threads as there are slots. All but one are given back before rows
+    /// are sent and written.
+    pub fn shards(
+        self,
+        lanes: Lanes,
+        input: Vec<(EdgeId, DeltaBatch)>,
+        mut slots: Vec<OwnedSemaphorePermit>,
+    ) -> Result<Computed, TaskError> {
+        self.run(move |leading| {
             let cancel = leading.cancel.clone();
-            let done = lanes.run(input, threads, &|| !cancel.is_cancelled())?;
+            let done = lanes.run(input, slots.len(), &|| !cancel.is_cancelled())?;
+            slots.truncate(1);
             let Some((mut emitted, outcome)) = done else { return Err(TaskError::Cancelled) };
             leading.lead(&mut emitted)?;
             Ok((BTreeMap::new(), outcome))

@@ -4,6 +4,7 @@ use highwater_connectors::error::ConnectorError;
 use highwater_core::error::ErrorKind;
 use highwater_core::ids::TaskId;
 use highwater_engine::error::EngineError;
+use highwater_proto::MAX_MESSAGE_BYTES;
 use std::net::SocketAddr;
 use thiserror::Error;
 
@@ -30,6 +31,12 @@ pub enum TaskError {
     /// Another executor did not take or send its batches.
     #[error("exchange: {0}")]
     Exchange(String),
+    /// No message can have it.
+    #[error(
+        "a row of {bytes} bytes goes from one stage to another, and {MAX_MESSAGE_BYTES} bytes is the most: let the query \
+         make smaller ones, of arrays and texts of fewer values"
+    )]
+    RowTooLarge { bytes: usize },
     #[error("state could not be fetched from the driver: {0}")]
     State(String),
     /// The state in the checkpoint cannot be read.
@@ -54,7 +61,9 @@ impl TaskError {
             Self::Connector(error) => error.kind(),
             Self::Engine(error) => error.kind(),
             Self::Exchange(_) | Self::State(_) | Self::Cancelled => ErrorKind::Retry,
-            Self::DamagedState(_) | Self::NotInQuery(_) | Self::Panicked(_) => ErrorKind::Fatal,
+            Self::DamagedState(_) | Self::NotInQuery(_) | Self::Panicked(_) | Self::RowTooLarge { .. } => {
+                ErrorKind::Fatal
+            }
         }
     }
 }

@@ -142,17 +142,13 @@ async fn from_shards(
     let count = lanes_of(&state, &input);
     let lanes = Lanes::new(&context.compiled.dataflow, &names, task.stage, &batch, state, count)?;
     // Slots that nobody else wants are taken too.
-    while permits.len() < count
+    while permits.len() < lanes.count()
         && let Ok(more) = slots.clone().try_acquire_owned()
     {
         permits.push(more);
     }
     let compute = compute(context, task)?;
-    let computing = tokio::task::spawn_blocking(move || {
-        let threads = permits.len();
-        let _slots = permits;
-        compute.shards(lanes, input, threads)
-    });
+    let computing = tokio::task::spawn_blocking(move || compute.shards(lanes, input, permits));
     computing.await.map_err(|_| TaskError::Panicked(id))?
 }
 

@@ -8,6 +8,7 @@ mod command_line;
 mod compose;
 mod crash_points;
 mod exactly_once;
+mod exchange;
 mod grpc;
 mod keyed;
 mod keyed_sink;

@@ -18,7 +18,8 @@ impl QueryMachine {
         // Never back, whatever the machine's clock does.
         let timestamp_ms = self.committed.as_ref().map_or(now_ms, |last| now_ms.max(last.plan.timestamp_ms));
         let plan = BatchPlan { batch, timestamp_ms, ranges, late_before: self.closed.clone(), close_before, tasks };
-        self.waiting_since.clear();
+        // What it leaves unread goes on waiting.
+        self.waiting_since.retain(|id, _| !plan.ranges.keys().any(|partition| partition.source == *id));
         self.dispatch(Arc::new(plan), placement, None, now_ms, out);
     }
 

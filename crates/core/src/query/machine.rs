@@ -3,7 +3,9 @@
 use super::{Action, End, Event, ExecutorInfo, RunState};
 use crate::align::Mark;
 use crate::assign::Assignment;
-use crate::ids::{AttemptId, AttemptNumber, BatchId, Epoch, ExecutorId, QueryId, SinkId, SourceId, StageId, TaskId};
+use crate::ids::{
+    AttemptId, AttemptNumber, BatchId, Epoch, ExecutorId, OperatorId, QueryId, SinkId, SourceId, StageId, TaskId,
+};
 use crate::offsets::{Positions, SourcePartition};
 use crate::options::{SourceSpec, Trigger};
 use crate::plan::{BatchPlan, WriterPlan};
@@ -26,8 +28,8 @@ pub struct QueryConfig {
     pub stages: Vec<StageTopology>,
     /// Some operator closes windows: an advance of a watermark is worth a batch of its own.
     pub windowed: bool,
-    /// Windows over the time of batches whose rows come when they close.
-    pub clock_windows: Vec<ClockWindow>,
+    /// Windows over the time of batches whose rows come when they close, by the operators that keep them.
+    pub clock_windows: Vec<(OperatorId, ClockWindow)>,
     /// How far a partition's watermark may be ahead of that of the slowest, milliseconds; `None`: any.
     pub max_drift_ms: Option<i64>,
     pub start_positions: Positions,
@@ -74,7 +76,7 @@ pub struct QueryMachine {
     /// `close_before` of the last committed batch.
     pub(super) closed: BTreeMap<SourceId, i64>,
     pub(super) committed: Option<Arc<PrepareRecord>>,
-    /// The time of the last committed batch that may have had rows, milliseconds.
+    /// The time of the last committed batch in which such windows may have got rows, milliseconds.
     pub(super) last_rows_ms: Option<i64>,
     pub(super) totals: Totals,
     pub(super) next_attempt: u64,

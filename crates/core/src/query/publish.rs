@@ -5,7 +5,7 @@ use super::{Action, CommittedBatch, End, Resolution};
 use crate::ids::AttemptId;
 use crate::plan::WriterPlan;
 use crate::record::PrepareRecord;
-use crate::report::WriterReport;
+use crate::report::{OperatorMetrics, WriterReport};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -110,6 +110,7 @@ impl QueryMachine {
     /// Every writer holds the batch although no attempt of ours is there to promote: executors restore their
     /// state from the checkpoint.
     fn adopt(&mut self, record: Arc<PrepareRecord>, now_ms: i64, out: &mut Vec<Action>) {
+        self.last_rows_ms = None;
         let publication = Publication {
             attempt: record.attempt,
             prepared: Prepared { record, published: Default::default() },
@@ -135,8 +136,12 @@ impl QueryMachine {
         }
         self.watermarks = record.watermarks.clone();
         self.closed = record.plan.close_before.clone();
-        // Of batches before a recovery nothing is known.
-        if !record.plan.ranges.is_empty() || self.last_rows_ms.is_none() {
+        // Rows of windows come from records, and from operators whose windows close without any. Of batches before a
+        // recovery nothing is known.
+        let written = |operator: &OperatorMetrics| {
+            operator.rows_updated > 0 && self.config.clock_windows.iter().any(|(id, _)| *id == operator.operator)
+        };
+        if self.last_rows_ms.is_none() || publication.operators.iter().any(written) {
             self.last_rows_ms = Some(record.plan.timestamp_ms);
         }
         self.totals = record.totals.clone();

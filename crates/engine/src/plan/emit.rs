@@ -3,7 +3,7 @@
 //! Owns: emit modes and the refusals of aggregates whose rows a sink cannot take. Does not own: what closes
 //! a group (`aggregate`). Invariant: a flow that may retract never reaches a sink without PRIMARY KEY.
 
-use super::aggregate::closing;
+use super::aggregate::{clock_window, closing};
 use super::build::Target;
 use super::lineage::{Kind, part_of};
 use super::tumble::Tumble;
@@ -15,7 +15,8 @@ use highwater_core::options::OutputMode;
 /// When the aggregate puts out rows, or why it cannot.
 pub fn emit_mode(node: &Aggregate, closes: bool, target: Target<'_>) -> Result<EmitMode> {
     // A DISTINCT row never changes: it is final when it first appears. But a window's rows come when it closes.
-    let is_window = || closing(node).is_some_and(|(_, origin)| matches!(origin.kind, Kind::Window(..)));
+    let by_watermark = || closing(node).is_some_and(|(_, origin)| matches!(origin.kind, Kind::Window(..)));
+    let is_window = || by_watermark() || clock_window(node).is_some();
     if node.aggr_expr.is_empty() && !(target.mode == OutputMode::Append && is_window()) {
         return Ok(EmitMode::OnFirst);
     }

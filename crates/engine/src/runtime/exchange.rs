@@ -3,6 +3,7 @@
 //! Owns: splitting batches. Invariant: rows of one shard keep their order.
 
 use super::keys::{Codec, normalize, shard_of};
+use super::pieces::pieces;
 use super::pipeline::batch;
 use super::{BatchContext, Emit};
 use crate::dataflow::Edge;
@@ -38,9 +39,9 @@ impl Router {
     }
 
     pub fn route(&self, rows: &DeltaBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
-        let (edge, first) = (self.edge, self.receivers.first().copied().unwrap_or_default());
+        let first = self.receivers.first().copied().unwrap_or_default();
         if self.receivers.len() <= 1 || self.key.is_empty() {
-            out.push(Emit::Exchange { edge, shard: first, rows: rows.clone() });
+            self.give(first, rows.clone(), out);
             return Ok(());
         }
         let columns: Vec<ArrayRef> =
@@ -54,9 +55,13 @@ impl Router {
         }
         for (place, rows_of_place) in places.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
             let rows = pick(rows, rows_of_place)?;
-            out.push(Emit::Exchange { edge, shard: self.receivers[place], rows });
+            self.give(self.receivers[place], rows, out);
         }
         Ok(())
+    }
+
+    fn give(&self, shard: ShardId, rows: DeltaBatch, out: &mut Vec<Emit>) {
+        out.extend(pieces(rows).into_iter().map(|rows| Emit::Exchange { edge: self.edge, shard, rows }));
     }
 }
 

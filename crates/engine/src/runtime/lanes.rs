@@ -64,6 +64,10 @@ impl Lanes {
         Ok(Self { runtimes, routers, firsts, shards })
     }
 
+    pub fn count(&self) -> usize {
+        self.runtimes.len()
+    }
+
     /// Takes all rows that came, in order, and finishes, on so many threads. `None`: `wanted` said meanwhile that nobody
     /// waits any more.
     pub fn run(

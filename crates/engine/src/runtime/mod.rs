@@ -20,6 +20,7 @@ mod late;
 mod lookup;
 mod over;
 mod partial_aggregate;
+mod pieces;
 mod pipeline;
 mod session;
 mod stateful;

@@ -93,6 +93,10 @@ impl Stateful for PartialAggregate {
         Some(self.operator)
     }
 
+    fn is_partial(&self) -> bool {
+        true
+    }
+
     fn push(&mut self, _: usize, rows: DeltaBatch) -> Result<(), EngineError> {
         self.take(rows)
     }

@@ -21,7 +21,7 @@ use super::upsert::Upsert;
 use crate::dataflow::{OpSpec, UnnestSpec};
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
-use crate::state::TaskState;
+use crate::state::{StateSize, TaskState};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
@@ -169,7 +169,7 @@ impl Chain {
         let of = |operator: &Operator| {
             let operator = operator.stateful()?;
             let (id, late_rows) = (operator.operator()?, operator.late_rows());
-            let size = state.size(id);
+            let size = if operator.is_partial() { StateSize::default() } else { state.size(id) };
             Some(OperatorMetrics {
                 operator: id,
                 state_rows: size.rows,

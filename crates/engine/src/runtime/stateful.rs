@@ -12,6 +12,11 @@ pub trait Stateful: Send {
     /// Whose state it is; `None`: it keeps none from batch to batch.
     fn operator(&self) -> Option<OperatorId>;
 
+    /// Its operator's state is another's to count: it only pre-aggregates.
+    fn is_partial(&self) -> bool {
+        false
+    }
+
     /// Takes rows of one of its inputs.
     fn push(&mut self, port: usize, rows: DeltaBatch) -> Result<(), EngineError>;
 

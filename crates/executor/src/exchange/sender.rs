@@ -23,6 +23,8 @@ use tonic::transport::Channel;
 
 /// Messages waiting for one receiving executor.
 const QUEUE: usize = 8;
+/// What a message has besides its rows, at most.
+const ENVELOPE_BYTES: usize = 1024;
 
 /// Where the tasks of an attempt run.
 #[derive(Clone, Debug)]
@@ -142,7 +144,12 @@ impl Sender {
         let Some(queue) = self.remote.get(&to) else { return self.local.push(to, (edge, self.from), rows) };
         let sequence = sent.messages;
         sent.messages += 1;
-        let message = self.message(edge, to, sequence, encode(rows)?, None);
+        let ipc = encode(rows)?;
+        // Batches come in pieces far smaller than that, unless they are one row.
+        if ipc.len() + ENVELOPE_BYTES > MAX_MESSAGE_BYTES {
+            return Err(TaskError::RowTooLarge { bytes: ipc.len() });
+        }
+        let message = self.message(edge, to, sequence, ipc, None);
         queue.blocking_send(message).map_err(|_| TaskError::Exchange("the receiver has gone".into()))
     }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::offsets::OffsetRange;
 use crate::query::ClockWindow;
+use crate::report::OperatorMetrics;
 
 fn ranges(query: &Query) -> Vec<(i32, i64, i64)> {
     query.run().plan.ranges.iter().map(|(partition, range)| (partition.tp.partition, range.start, range.end)).collect()
@@ -195,32 +196,46 @@ fn a_watermark_that_moves_closes_windows_in_a_batch_without_records() {
     assert_eq!(query.run().plan.late_before, [(SourceId(0), 70)].into());
 }
 
+/// Reports in which the windows get a row.
+fn report_rows(task: &TaskPlan) -> TaskReport {
+    let row = OperatorMetrics { operator: OperatorId(0), rows_updated: 1, ..OperatorMetrics::default() };
+    TaskReport { operators: vec![row], ..report(task) }
+}
+
 #[test]
 fn the_clock_closes_windows_in_a_batch_without_records() {
     // given windows of a second, at 300 ms past each
     let window = ClockWindow { size_ms: 1_000, offset_ms: 300 };
-    let mut query = alone(QueryConfig { clock_windows: vec![window], ..config() });
+    assert_eq!((window.end_ms(1_299), window.end_ms(1_300)), (1_300, 2_300));
+    let mut query = alone(QueryConfig { clock_windows: vec![(OperatorId(0), window)], ..config() });
+    let complete_with = |query: &mut Query, report: fn(&TaskPlan) -> TaskReport| {
+        let batch = query.run().plan.batch;
+        query.finish_tasks_with(report);
+        query.tell(Event::Persisted { batch });
+        assert_eq!(names(&query.publish_all()), ["committed"]);
+    };
     assert_eq!(query.machine.next_wake_ms(), None, "no window has a row");
     query.tick_at(1_000);
     query.tell(available(1, &[(0, 3)]));
     let began = query.run().plan.timestamp_ms;
-    assert_eq!(names(&query.complete()), ["committed"]);
+    complete_with(&mut query, report_rows);
     // when
     let end = query.machine.next_wake_ms().expect("the window ends");
     // then
     assert_eq!(end, window.end_ms(began));
-    assert_eq!((window.end_ms(1_299), window.end_ms(1_300)), (1_300, 2_300));
     assert_eq!(query.tick_at(end - 1), vec![], "it is not over yet");
     assert_eq!(names(&query.tick_at(end)), ["run"]);
     assert_eq!((&query.run().plan.ranges, query.run().plan.timestamp_ms), (&BTreeMap::new(), end));
-    assert_eq!(names(&query.complete()), ["committed"]);
-    assert_eq!(query.machine.next_wake_ms(), None, "it is closed once");
-    // when a batch comes after the end by itself
+    // when the windows below it close in that batch, and give it a row
+    complete_with(&mut query, report_rows);
+    // then
+    assert_eq!(query.machine.next_wake_ms(), Some(end + 1_000));
+    query.tick_at(end + 1_000);
+    complete_with(&mut query, report);
+    assert_eq!(query.machine.next_wake_ms(), None, "all are closed, once");
+    // when records come that no window gets
     query.tell(available(1, &[(0, 4)]));
-    query.complete();
-    query.tick_at(end + 900);
-    query.tell(available(1, &[(0, 5)]));
-    query.complete();
-    // then only the window of the last rows is waited for
-    assert_eq!(query.machine.next_wake_ms(), Some(window.end_ms(query.now_ms)));
+    complete_with(&mut query, report);
+    // then
+    assert_eq!(query.machine.next_wake_ms(), None);
 }
