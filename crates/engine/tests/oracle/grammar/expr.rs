@@ -139,7 +139,7 @@ pub fn order_by(columns: &[Column], tape: &mut Tape) -> String {
 
 /// The same for an aggregate, structs field by field: DataFusion's `first_value` compares NULLs in structs otherwise than
 /// its ORDER BY does, which is what Highwater goes by.
-fn order_within(columns: &[Column], tape: &mut Tape) -> String {
+pub fn order_within(columns: &[Column], tape: &mut Tape) -> String {
     terms(columns, true, tape)
 }
 

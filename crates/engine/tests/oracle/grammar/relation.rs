@@ -3,7 +3,7 @@
 //! Owns: the SQL of a relation and its columns, `x0`, `x1`, …. Does not own: how it is run and compared (`super`).
 //! Windows of tables are written `{{tumble t0}}`: the stream and the batch answer spell them differently (`windows`).
 
-use super::expr::{self, Column, aggregate, order_by, predicate, scalar};
+use super::expr::{self, Column, aggregate, order_by, order_within, predicate, scalar};
 use super::tables::{Table, Type};
 use super::tape::Tape;
 
@@ -185,7 +185,8 @@ fn limited(one: &Relation, tape: &mut Tape) -> Relation {
 }
 
 fn distinct_on(one: &Relation, tape: &mut Tape) -> Relation {
-    let order = order_by(&one.columns, tape);
+    // It is planned as an aggregate.
+    let order = order_within(&one.columns, tape);
     let key = order.split(", ").next().unwrap().split(' ').next().unwrap();
     let sql = format!("SELECT DISTINCT ON ({key}) {} FROM ({}) a ORDER BY {order}", list(&one.columns), one.sql);
     Relation { sql, columns: one.columns.clone() }

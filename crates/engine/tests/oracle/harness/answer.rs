@@ -5,7 +5,10 @@ use arrow::array::RecordBatch;
 use arrow::compute::cast;
 use arrow::datatypes::SchemaRef;
 use datafusion::datasource::MemTable;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// What a query gives over these tables. Where one set of rules and operators fails, the other may not.
@@ -14,8 +17,8 @@ pub fn answer(tables: Vec<(String, RecordBatch)>, sql: &str) -> Result<Vec<Recor
     first.or_else(|error| second_answer(tables, sql).map_err(|_| error))
 }
 
-/// The same by other operators, and without the rules that need not be: what is known of keys, of constant conditions
-/// and of equal expressions is where DataFusion makes mistakes of its own.
+/// The same by other operators, and without the rules that need not be: what is known of keys, of constant conditions, of
+/// equal expressions and of orders that rows have already is where DataFusion makes mistakes of its own.
 pub fn second_answer(tables: Vec<(String, RecordBatch)>, sql: &str) -> Result<Vec<RecordBatch>, String> {
     let mut config = SessionConfig::new().with_target_partitions(1);
     config.options_mut().sql_parser.map_string_types_to_utf8view = false;
@@ -25,12 +28,17 @@ pub fn second_answer(tables: Vec<(String, RecordBatch)>, sql: &str) -> Result<Ve
     optimizer.join_reordering = false;
     optimizer.enable_dynamic_filter_pushdown = false;
     optimizer.skip_failed_rules = true;
-    let context = SessionContext::new_with_config(config);
+    let needed = ["OutputRequirements", "EnsureRequirements", "EnsureCooperative", "SanityCheckPlan"];
+    let rules = PhysicalOptimizer::default().rules.into_iter().filter(|rule| needed.contains(&rule.name())).collect();
+    let state = SessionStateBuilder::new().with_config(config).with_default_features();
+    let context = SessionContext::new_with_state(state.with_physical_optimizer_rules(rules).build());
     for rule in [
         "push_down_filter",
         "push_down_limit",
         "optimize_projections",
         "common_sub_expression_eliminate",
+        "extract_leaf_expressions",
+        "push_down_leaf_projections",
         "eliminate_group_by_constant",
         "single_distinct_aggregation_to_group_by",
         "eliminate_outer_join",
@@ -47,8 +55,11 @@ fn ask(context: &SessionContext, tables: Vec<(String, RecordBatch)>, sql: &str) 
         context.register_table(format!("\"{name}\""), Arc::new(memory)).unwrap();
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let batches = runtime.block_on(async { context.sql(sql).await?.collect().await });
-    batches.map_err(|error| format!("{error}\n{sql}"))
+    // It may panic as well.
+    let batches = catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(async { context.sql(sql).await?.collect().await }).map_err(|error| error.to_string())
+    }));
+    batches.unwrap_or_else(|_| Err("DataFusion panicked".into())).map_err(|error| format!("{error}\n{sql}"))
 }
 
 /// Rows as text, in order, the columns cast as an INSERT into such a sink casts them.

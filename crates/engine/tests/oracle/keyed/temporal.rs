@@ -1,7 +1,7 @@
 //! Temporal joins: each row with the version of its time, appended once final, and given at once with corrections.
 
 use super::records::{Record, batch_of, records};
-use super::{Commit, PARTITIONS_OF_BOTH, Reading, WITH, answer};
+use super::{Commit, PARTITIONS_OF_BOTH, Reading, WITH};
 use crate::fixed::step;
 use crate::harness::{Step, Take, cases};
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
@@ -221,7 +221,7 @@ fn run(case: &Case) -> Result<(), String> {
         let cluster = &reading.cluster;
         accepted.take(query, &case.records, &commit);
         let tables = accepted.tables(query, &case.records, cluster.closed_ms());
-        reading.same(answer(tables, &query.meaning())?)?;
+        reading.same(tables, &query.meaning())?;
         let most = accepted.most_kept(&case.records, cluster.closed_ms());
         if !query.keyed_rows && !query.at_once && cluster.counts.state_rows > most as u64 {
             return Err(format!("{} rows of state, and {most} are enough", cluster.counts.state_rows));
