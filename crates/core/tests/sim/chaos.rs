@@ -6,9 +6,9 @@
 use crate::check::{APPEND, KEYED, partition};
 use crate::types::{Ev, Rec};
 use crate::world::{LEASE_MS, World};
-use highwater_core::ids::{Epoch, QueryId, SinkId, SourceId, StageId};
+use highwater_core::ids::{Epoch, OperatorId, QueryId, SinkId, SourceId, StageId};
 use highwater_core::options::{SourceOptions, SourceSpec, Trigger};
-use highwater_core::query::{Event, QueryConfig, StageInput, StageTopology};
+use highwater_core::query::{ClockWindow, Event, QueryConfig, StageInput, StageTopology};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use uuid::Uuid;
@@ -72,6 +72,11 @@ pub fn draw_config(rng: &mut ChaCha8Rng) -> QueryConfig {
             StageTopology { id: StageId(1), input: StageInput::Shards, sinks: vec![SinkId(KEYED)] },
         ],
         windowed: false,
+        // Short enough to end while executors and drivers die.
+        clock_windows: match rng.random_bool(0.3) {
+            true => vec![(OperatorId(0), ClockWindow { size_ms: 60, offset_ms: 7 })],
+            false => Vec::new(),
+        },
         max_drift_ms: None,
         start_positions: (0..partitions).map(|number| (partition(number), 0)).collect(),
         end_positions: Default::default(),

@@ -200,6 +200,9 @@ impl World {
                 }
                 Action::Run { attempt, plan, placement, base, published } => {
                     self.coverage.hit("attempt");
+                    if plan.ranges.is_empty() {
+                        self.coverage.hit("windows closed without records");
+                    }
                     let run = RunTasks { attempt, plan, placement, base, published };
                     for executor in run.placement.values().copied().collect::<BTreeSet<_>>() {
                         self.tell_executor(driver, executor, Down::Run(Box::new(run.clone())));

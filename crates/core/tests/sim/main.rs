@@ -119,6 +119,7 @@ const AT_LEAST: &[(&str, u64)] = &[
     ("message held up", 1_000),
     ("publish answered with unknown", 5),
     ("query stopped and started", 500),
+    ("windows closed without records", 1_000),
     ("recovered from a prepared batch", 2_000),
     ("restore came too late", 100),
     ("restore failed", 300),

@@ -13,7 +13,9 @@ use highwater_core::delta::DeltaWriter;
 use highwater_core::ids::{OperatorId, ShardId, StageId, TaskId};
 use highwater_core::offsets::Ranges;
 use highwater_core::plan::{TaskPlan, TaskWork, WriterPlan};
-use highwater_core::report::{PartitionReport, ProgressPosition, StateDelta, TaskReport, WriterReport};
+use highwater_core::report::{
+    OperatorMetrics, PartitionReport, ProgressPosition, StateDelta, TaskReport, WriterReport,
+};
 use rand::Rng;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -244,6 +246,8 @@ impl World {
         };
         let Some((task, _, _)) = self.current(at) else { return };
         task.overlay = overlay;
+        task.report.operators =
+            vec![OperatorMetrics { operator: OperatorId(0), rows_updated: keys, ..OperatorMetrics::default() }];
         task.report.state = if keys > 0 { vec![state] } else { Vec::new() };
         task.writes.extend(writers.into_iter().map(|writer| (writer, rows.clone())));
         self.soon(3, Ev::WriteStep(at));
