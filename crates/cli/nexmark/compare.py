@@ -13,6 +13,7 @@ Writes one JSON document per query and folder to stdout; exits with 1 if any of 
 """
 
 import json
+import os
 import pathlib
 import sys
 
@@ -129,6 +130,10 @@ def main():
     is_loaded = database.exists()
     con = duckdb.connect(str(database))
     con.execute("SET preserve_insertion_order = false")
+    # Kafka and its page cache want memory, too; what is more goes to disk.
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    con.execute(f"SET memory_limit = '{memory // 3 // 2**20}MiB'")
+    con.execute(f"SET temp_directory = {quoted(events / 'spilled')}")
     if not is_loaded:
         load_events(con, events)
     differs = False
