@@ -15,7 +15,6 @@ pub mod head;
 mod inspect;
 mod keys;
 mod lock;
-mod parallel;
 mod prepare;
 mod read;
 mod specs;

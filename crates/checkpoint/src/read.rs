@@ -6,13 +6,16 @@
 use crate::error::CheckpointError;
 use crate::format::{Container, Kind};
 use crate::keys::HeadKey;
-use crate::parallel::map_parallel;
 use crate::store::CheckpointStore;
 use crate::values::{BatchEntry, Body, SnapshotEntry, decode};
 use highwater_core::delta;
 use highwater_core::ids::{BatchId, OperatorId, QueryId, ShardId};
+use highwater_core::parallel::in_parallel;
 use highwater_core::record::PrepareRecord;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// More threads than this do not make a disk faster.
+const MAX_THREADS: usize = 8;
 
 /// The newest checkpoint of a query.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,7 +131,8 @@ impl CheckpointStore {
         let deltas = chain.deltas.iter().map(|(at, body)| (HeadKey::Batch(query, *at), body));
         let snapshot_parts = snapshots.clone().count();
         let files: Vec<(HeadKey, &Body)> = snapshots.chain(deltas).collect();
-        let read = map_parallel(&files, |(key, body)| self.read_sections(key, body, keep))?;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+        let read = in_parallel(files, threads, |(key, body)| self.read_sections(&key, body, keep))?;
         let mut out = Vec::new();
         let mut later: BTreeMap<OperatorId, Vec<(usize, Vec<u8>)>> = BTreeMap::new();
         for (index, sections) in read.into_iter().enumerate() {

@@ -14,6 +14,7 @@ pub mod ids;
 pub mod names;
 pub mod offsets;
 pub mod options;
+pub mod parallel;
 pub mod participant;
 pub mod plan;
 pub mod progress;

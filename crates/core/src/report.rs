@@ -94,7 +94,7 @@ pub struct StateDelta {
     pub keys: u64,
     /// Order-independent digest of the changes.
     pub digest: u128,
-    /// Encoded changes; see `checkpoint::delta`.
+    /// Encoded changes; see [`crate::delta`].
     #[serde(skip)]
     pub bytes: Vec<u8>,
 }

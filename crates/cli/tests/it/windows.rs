@@ -98,12 +98,22 @@ fn a_changelog_holds_open_windows_too() {
 
 #[test]
 fn windows_of_processing_time_come_once_when_the_clock_passes_their_end() {
-    let tables = Tables::new("clock-windows", 2);
+    processing_time("clock-windows", "TUMBLE(TABLE p, DESCRIPTOR(pt), INTERVAL '2' SECOND)", 1);
+}
+
+#[test]
+fn windows_of_processing_time_that_overlap_come_one_by_one() {
+    processing_time("clock-hops", "HOP(TABLE p, DESCRIPTOR(pt), INTERVAL '1' SECOND, INTERVAL '3' SECOND)", 3);
+}
+
+/// Counts records in windows of which each is in so many, while executor and driver die.
+fn processing_time(name: &str, windows: &str, windows_of_each: i64) {
+    let tables = Tables::new(name, 2);
     let mut cluster = Highwater::start(2);
     let sql = format!(
         "{} {} CREATE VIEW p AS SELECT id, proctime() AS pt FROM t;
          INSERT INTO o SELECT window_start, window_end, count(*)
-           FROM TABLE(TUMBLE(TABLE p, DESCRIPTOR(pt), INTERVAL '2' SECOND)) GROUP BY window_start, window_end;",
+           FROM TABLE({windows}) GROUP BY window_start, window_end;",
         tables.source(""),
         tables.sink(APPENDED)
     );
@@ -121,7 +131,7 @@ fn windows_of_processing_time_come_once_when_the_clock_passes_their_end() {
             _ => {}
         }
         // No record comes after these, and still they are counted.
-        let all = (round + 1) * 5;
+        let all = (round + 1) * 5 * windows_of_each;
         cluster.wait("their windows", || {
             let counted: i64 = appended(&tables).iter().map(|(_, n)| n).sum();
             assert!(counted <= all, "{counted} of {all}");

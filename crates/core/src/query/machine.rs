@@ -51,18 +51,24 @@ pub enum StageInput {
     Shards,
 }
 
-/// Windows over the time of batches, one after the other.
+/// Windows over the time of batches, milliseconds. All begin at `offset_ms` plus a multiple of `begin_every_ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockWindow {
+    /// The longest one's.
     pub size_ms: i64,
+    pub begin_every_ms: i64,
+    /// One ends every so often until the longest does.
+    pub end_every_ms: i64,
     pub offset_ms: i64,
 }
 
 impl ClockWindow {
-    /// The end of the window a time is in, milliseconds.
-    pub fn end_ms(self, time_ms: i64) -> i64 {
-        let size = self.size_ms.max(1);
-        time_ms - (time_ms - self.offset_ms).rem_euclid(size) + size
+    /// The first end after `last_ms` of the windows that a time is in.
+    pub fn next_end_ms(self, time_ms: i64, last_ms: i64) -> Option<i64> {
+        let begin = time_ms - (time_ms - self.offset_ms).rem_euclid(self.begin_every_ms.max(1));
+        let longest = begin + self.size_ms;
+        let between = longest - last_ms - 1;
+        (between >= 0).then(|| longest - between + between.rem_euclid(self.end_every_ms.max(1)))
     }
 }
 

@@ -114,7 +114,7 @@ impl QueryMachine {
     /// When the first window over the time of batches ends that may have rows and was not closed.
     fn next_clock_end_ms(&self) -> Option<i64> {
         let (last, rows) = (self.committed.as_ref()?.plan.timestamp_ms, self.last_rows_ms?);
-        self.config.clock_windows.iter().map(|(_, window)| window.end_ms(rows)).filter(|end| *end > last).min()
+        self.config.clock_windows.iter().filter_map(|(_, window)| window.next_end_ms(rows, last)).min()
     }
 
     fn at_its_ends(&self) -> bool {

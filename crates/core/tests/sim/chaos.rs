@@ -74,7 +74,12 @@ pub fn draw_config(rng: &mut ChaCha8Rng) -> QueryConfig {
         windowed: false,
         // Short enough to end while executors and drivers die.
         clock_windows: match rng.random_bool(0.3) {
-            true => vec![(OperatorId(0), ClockWindow { size_ms: 60, offset_ms: 7 })],
+            true => {
+                let end_every_ms = [20, 60][rng.random_range(0..2)];
+                let begin_every_ms = [end_every_ms, 60][rng.random_range(0..2)];
+                let window = ClockWindow { size_ms: 60, begin_every_ms, end_every_ms, offset_ms: 7 };
+                vec![(OperatorId(0), window)]
+            }
             false => Vec::new(),
         },
         max_drift_ms: None,

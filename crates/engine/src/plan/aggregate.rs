@@ -8,7 +8,6 @@ use super::catalog::Table;
 use super::errors::sql_error;
 use super::lineage::{Kind, Origin, trace, trace_clock};
 use super::physical;
-use super::tumble::{Shape, Window};
 use crate::dataflow::{AggregateSpec, CLOCK, CloseKey, CloseKind, EmitMode, Upstream};
 use crate::runtime::{Sum, SumKind};
 use crate::sql::error::Result;
@@ -25,14 +24,7 @@ pub fn closing(aggregate: &Aggregate) -> Option<(CloseKey, Origin)> {
     let candidates = aggregate.group_expr.iter().enumerate().filter_map(|(group_index, expr)| {
         let origin = trace(expr, &aggregate.input)?;
         let kind = origin.kind.close()?;
-        let rank = match kind {
-            CloseKind::WindowEnd => 0,
-            // Of windows that cumulate, the start knows only when the longest is over.
-            CloseKind::EventTime if matches!(origin.kind, Kind::Window(..)) => 1,
-            CloseKind::WindowStart { .. } => 2,
-            CloseKind::EventTime => 3,
-        };
-        Some((rank, CloseKey { group_index, kind }, origin))
+        Some((close_rank(kind, origin.kind), CloseKey { group_index, kind }, origin))
     });
     candidates.min_by_key(|(rank, close, _)| (*rank, close.group_index)).map(|(_, close, origin)| (close, origin))
 }
@@ -50,12 +42,24 @@ pub fn freeing(aggregate: &Aggregate, upstream: Vec<Upstream>) -> (Option<CloseK
 
 fn by_clock(aggregate: &Aggregate) -> Option<(CloseKey, ClockWindow)> {
     let keys = aggregate.group_expr.iter().enumerate();
-    let mut clock = keys.filter_map(|(group_index, expr)| {
+    let clock = keys.filter_map(|(group_index, expr)| {
         let kind = trace_clock(expr, &aggregate.input)?;
-        let Kind::Window(_, Window { shape: Shape::Tumble, size_ms, offset_ms }) = kind else { return None };
-        Some((CloseKey { group_index, kind: kind.close()? }, ClockWindow { size_ms, offset_ms }))
+        let Kind::Window(_, window) = kind else { return None };
+        let close = CloseKey { group_index, kind: kind.close()? };
+        Some((close_rank(close.kind, kind), close, window.by_clock()?))
     });
-    clock.next_back()
+    clock.min_by_key(|(rank, close, _)| (*rank, close.group_index)).map(|(_, close, window)| (close, window))
+}
+
+/// Of several keys of a group that close it the first in this order does.
+fn close_rank(close: CloseKind, kind: Kind) -> u8 {
+    match close {
+        CloseKind::WindowEnd => 0,
+        // Of windows that cumulate, the start knows only when the longest is over.
+        CloseKind::EventTime if matches!(kind, Kind::Window(..)) => 1,
+        CloseKind::WindowStart { .. } => 2,
+        CloseKind::EventTime => 3,
+    }
 }
 
 /// The windows over the time of batches that its groups are in, if no watermark closes them.

@@ -65,12 +65,20 @@ pub fn trace_clock(expr: &Expr, input: &LogicalPlan) -> Option<Kind> {
                     trace_clock(&Expr::from(alias.input.schema().qualified_field(index)), &alias.input)
                 }
                 LogicalPlan::Filter(filter) => trace_clock(expr, &filter.input),
+                LogicalPlan::Unnest(unnest) => {
+                    let column = *unnest.dependency_indices.get(index)?;
+                    trace_clock(&Expr::from(unnest.input.schema().qualified_field(column)), &unnest.input)
+                }
                 _ => None,
             }
         }
         _ => {
-            let (part, time, window) = Tumble::recognize(expr)?;
-            is_now(time, input).then_some(Kind::Window(part, window))
+            if let Some((windows, part)) = part_of(expr) {
+                let Kind::Windows(window) = trace_clock(windows, input)? else { return None };
+                return Some(Kind::Window(part, window));
+            }
+            let (time, kind) = window_of(expr)?;
+            is_now(time, input).then_some(kind)
         }
     }
 }
@@ -104,14 +112,19 @@ pub fn trace(expr: &Expr, input: &LogicalPlan) -> Option<Origin> {
                 let Kind::Windows(window) = origin.kind else { return None };
                 return Some(Origin { kind: Kind::Window(part, window), ..origin });
             }
-            let (time, kind) = match (Tumble::recognize(expr), Overlapping::recognize(expr)) {
-                (Some((part, time, window)), _) => (time, Kind::Window(part, window)),
-                (_, Some((time, window))) => (time, Kind::Windows(window)),
-                _ => return None,
-            };
+            let (time, kind) = window_of(expr)?;
             let origin = trace(time, input).filter(|origin| origin.is_event_time())?;
             Some(Origin { kind, ..origin })
         }
+    }
+}
+
+/// The call of a window's function: over which time, and what it gives.
+fn window_of(expr: &Expr) -> Option<(&Expr, Kind)> {
+    match (Tumble::recognize(expr), Overlapping::recognize(expr)) {
+        (Some((part, time, window)), _) => Some((time, Kind::Window(part, window))),
+        (_, Some((time, window))) => Some((time, Kind::Windows(window))),
+        _ => None,
     }
 }
 

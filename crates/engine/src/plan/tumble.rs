@@ -11,6 +11,7 @@ use datafusion::arrow::datatypes::{
 };
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
+use highwater_core::query::ClockWindow;
 use std::sync::Arc;
 
 /// Which time of its window a row gets.
@@ -80,6 +81,18 @@ impl Window {
     /// How much later than it begins a window is over at the latest; `None`: the start says nothing.
     pub fn longest_ms(self) -> Option<i64> {
         (self.shape != Shape::Session).then_some(self.size_ms)
+    }
+
+    /// When such windows over the time of batches end; `None`: that depends on their rows.
+    pub fn by_clock(self) -> Option<ClockWindow> {
+        let Self { shape, size_ms, offset_ms } = self;
+        let (begin_every_ms, end_every_ms) = match shape {
+            Shape::Tumble => (size_ms, size_ms),
+            Shape::Hop { slide_ms } => (slide_ms, slide_ms),
+            Shape::Cumulate { step_ms } => (size_ms, step_ms),
+            Shape::Session => return None,
+        };
+        Some(ClockWindow { size_ms, begin_every_ms, end_every_ms, offset_ms })
     }
 }
 

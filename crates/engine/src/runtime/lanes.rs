@@ -12,8 +12,8 @@ use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::state::{Overlay, TaskState};
 use highwater_core::ids::{EdgeId, OperatorId, ShardId, SinkId, StageId};
+use highwater_core::parallel::in_parallel;
 use highwater_core::report::{OperatorMetrics, StateDelta};
-use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -33,7 +33,7 @@ pub fn lanes_of(state: &TaskState, input: &[(EdgeId, DeltaBatch)]) -> usize {
 /// A task with all its lanes.
 pub struct Lanes {
     runtimes: Vec<TaskRuntime>,
-    /// Which lane a row is of; without several lanes nobody asks.
+    /// Which shard a row is of; none without several lanes.
     routers: BTreeMap<EdgeId, Router>,
     firsts: Vec<ShardId>,
     /// Shards of the whole task.
@@ -55,7 +55,8 @@ impl Lanes {
         let firsts: Vec<ShardId> = states.iter().filter_map(|state| state.shards().next()).collect();
         let runtime = |state| TaskRuntime::new(dataflow, sinks, stage, context, state);
         let runtimes = states.into_iter().map(runtime).collect::<Result<Vec<_>, _>>()?;
-        let edges = dataflow.stages.get(stage.0 as usize).map(|stage| stage.input_edges()).unwrap_or_default();
+        let stage = dataflow.stages.get(stage.0 as usize).filter(|_| firsts.len() > 1);
+        let edges = stage.map(|stage| stage.input_edges()).unwrap_or_default();
         let router = |edge: EdgeId| {
             let spec = dataflow.edges.get(edge.0 as usize).ok_or(EngineError::UnknownEdge(edge))?;
             Ok((edge, Router::to(spec, context.shards, firsts.clone())?))
@@ -105,7 +106,7 @@ impl Lanes {
                     lanes[lane].push((edge, rows));
                 }
             }
-            Ok(lanes)
+            Ok::<_, EngineError>(lanes)
         })?;
         let mut lanes: Vec<Input> = vec![Vec::new(); firsts.len()];
         for part in spread {
@@ -154,26 +155,4 @@ fn merged(done: Vec<(Vec<Emit>, TaskOutcome)>, shards: &Range<ShardId>) -> (Vec<
     }
     let (state, operators) = (state.into_values().collect(), operators.into_values().collect());
     (emitted, TaskOutcome { overlay, state, operators })
-}
-
-/// Works on items on so many threads, this one among them; results in the items' order, the first error first.
-fn in_parallel<T: Send, R: Send>(
-    items: Vec<T>,
-    threads: usize,
-    work: impl Fn(T) -> Result<R, EngineError> + Sync,
-) -> Result<Vec<R>, EngineError> {
-    let threads = threads.clamp(1, items.len().max(1));
-    let mut results: Vec<Option<Result<R, EngineError>>> = items.iter().map(|_| None).collect();
-    let rest = Mutex::new(items.into_iter().zip(results.iter_mut()));
-    let worker = || {
-        while let Some((item, result)) = { rest.lock().next() } {
-            *result = Some(work(item));
-        }
-    };
-    std::thread::scope(|scope| {
-        (1..threads).for_each(|_| drop(scope.spawn(worker)));
-        worker();
-    });
-    drop(rest);
-    results.into_iter().flatten().collect()
 }

@@ -25,9 +25,11 @@ use crate::dataflow::Dataflow;
 use crate::error::EngineError;
 use highwater_core::delta::DeltaReader;
 use highwater_core::ids::{AttemptId, OperatorId, ShardId, StageId};
+use highwater_core::parallel::in_parallel;
 use parking_lot::Mutex;
 use shard::ShardState;
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -140,15 +142,10 @@ const CHANGES_OF_ONE_THREAD: usize = 10_000;
 fn put_all(jobs: Vec<(Arc<ShardState>, OperatorId, Changes)>) {
     let changes: usize = jobs.iter().map(|(_, _, changes)| changes.len()).sum();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = changes.div_ceil(CHANGES_OF_ONE_THREAD).clamp(1, cores);
-    let jobs = Mutex::new(jobs);
-    let work = || {
-        while let Some((state, operator, changes)) = { jobs.lock().pop() } {
-            state.put(operator, changes);
-        }
+    let threads = changes.div_ceil(CHANGES_OF_ONE_THREAD).min(cores);
+    let put = |(state, operator, changes): (Arc<ShardState>, OperatorId, Changes)| {
+        state.put(operator, changes);
+        Ok::<_, Infallible>(())
     };
-    std::thread::scope(|scope| {
-        (1..threads).for_each(|_| drop(scope.spawn(work)));
-        work();
-    });
+    let Ok(_) = in_parallel(jobs, threads, put);
 }

@@ -1,10 +1,11 @@
 //! Rows between tasks: every receiving task has an inbox, filled by tasks here or on other executors.
 //!
-//! Owns: inboxes of the current attempt of every query. Does not own: the network (`service`, `sender`).
+//! Owns: inboxes of the current attempt of every query. Does not own: the network (`service`, `sender`, `call`).
 //! Invariants: a batch of another attempt never gets into an inbox; an inbox is complete only when every sender
 //! has ended and as many rows as each says have come; rows come out in (sender, sequence) order.
 //! What an inbox holds is bounded by the micro-batch, which is bounded by what its readers prefetch.
 
+mod call;
 pub mod sender;
 pub mod service;
 

@@ -1,9 +1,10 @@
 //! The sending side of one task: rows to the tasks that own their shards, here or on other executors.
 //!
-//! Owns: routing by shard, encoding, one gRPC stream per receiving executor. Invariants: what is for a task
+//! Owns: routing by shard, encoding, one call per receiving executor. Invariants: what is for a task
 //! here is never encoded; every receiving task gets an end marker from this task for every edge, rows or none;
 //! queues are bounded, a slow receiver slows the sender.
 
+use super::call::Call;
 use super::{AttemptInboxes, Stream};
 use crate::error::TaskError;
 use arrow_ipc::writer::StreamWriter;
@@ -11,18 +12,12 @@ use highwater_core::ids::{AttemptId, BatchId, EdgeId, ExecutorId, QueryId, Shard
 use highwater_core::plan::{BatchPlan, TaskWork};
 use highwater_engine::dataflow::{Dataflow, PipelineOutput};
 use highwater_engine::delta::DeltaBatch;
-use highwater_proto::v1::exchange_service_client::ExchangeServiceClient;
-use highwater_proto::v1::{self, PushBatchesRequest};
+use highwater_proto::v1::PushBatchesRequest;
 use highwater_proto::{MAX_MESSAGE_BYTES, convert};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-/// Messages waiting for one receiving executor.
-const QUEUE: usize = 8;
 /// What a message has besides its rows, at most.
 const ENVELOPE_BYTES: usize = 1024;
 
@@ -57,10 +52,10 @@ pub struct Sender {
     from: TaskId,
     local: Arc<AttemptInboxes>,
     receivers: BTreeMap<EdgeId, Vec<Receiver>>,
-    /// Queue to the executor of each task that is not here.
-    remote: BTreeMap<TaskId, mpsc::Sender<PushBatchesRequest>>,
+    /// The executor of each task that is not here.
+    remote: BTreeMap<TaskId, ExecutorId>,
+    calls: BTreeMap<ExecutorId, Call>,
     sent: BTreeMap<(EdgeId, TaskId), Sent>,
-    calls: Vec<JoinHandle<Result<(), TaskError>>>,
 }
 
 /// The edges a task sends over, and who receives them.
@@ -95,15 +90,14 @@ impl Sender {
             local,
             receivers: BTreeMap::new(),
             remote: BTreeMap::new(),
+            calls: BTreeMap::new(),
             sent: BTreeMap::new(),
-            calls: Vec::new(),
         };
         let stage = plan.tasks.get(from.0 as usize).and_then(|task| dataflow.stages.get(task.stage.0 as usize));
         let edges = stage.iter().flat_map(|stage| &stage.pipelines).filter_map(|pipeline| match pipeline.output {
             PipelineOutput::Exchange(edge) => Some(edge),
             PipelineOutput::Sink(_) => None,
         });
-        let mut queues: BTreeMap<ExecutorId, mpsc::Sender<PushBatchesRequest>> = BTreeMap::new();
         for edge in edges.collect::<BTreeSet<_>>() {
             let Some(consumer) = dataflow.consumer(edge) else { continue };
             for task in plan.tasks_of(consumer.id) {
@@ -116,16 +110,10 @@ impl Sender {
                 if *executor == placement.me {
                     continue;
                 }
-                let queue = match queues.get(executor) {
-                    Some(queue) => queue.clone(),
-                    None => {
-                        let (queue, call) = open_stream(connect(address)?, address.clone());
-                        sender.calls.push(call);
-                        queues.insert(*executor, queue.clone());
-                        queue
-                    }
-                };
-                sender.remote.insert(task.id, queue);
+                if !sender.calls.contains_key(executor) {
+                    sender.calls.insert(*executor, Call::open(connect(address)?, address));
+                }
+                sender.remote.insert(task.id, *executor);
             }
         }
         Ok(sender)
@@ -141,7 +129,9 @@ impl Sender {
             .ok_or_else(|| TaskError::NotInQuery(format!("a task for shard {shard} of edge {edge}")))?;
         let sent = self.sent.entry((edge, to)).or_default();
         sent.rows += rows.num_rows() as u64;
-        let Some(queue) = self.remote.get(&to) else { return self.local.push(to, (edge, self.from), rows) };
+        if !self.remote.contains_key(&to) {
+            return self.local.push(to, (edge, self.from), rows);
+        }
         let sequence = sent.messages;
         sent.messages += 1;
         let ipc = encode(rows)?;
@@ -149,8 +139,12 @@ impl Sender {
         if ipc.len() + ENVELOPE_BYTES > MAX_MESSAGE_BYTES {
             return Err(TaskError::RowTooLarge { bytes: ipc.len() });
         }
-        let message = self.message(edge, to, sequence, ipc, None);
-        queue.blocking_send(message).map_err(|_| TaskError::Exchange("the receiver has gone".into()))
+        self.post(self.message(edge, to, sequence, ipc, None))
+    }
+
+    fn post(&mut self, message: PushBatchesRequest) -> Result<(), TaskError> {
+        let call = self.remote.get(&TaskId(message.to_task)).and_then(|executor| self.calls.get_mut(executor));
+        call.ok_or_else(|| TaskError::NotInQuery(format!("a call for task {}", message.to_task)))?.send(message)
     }
 
     fn message(
@@ -175,18 +169,13 @@ impl Sender {
 
     /// Tells every receiver that this is all. Blocks like [`Sender::send`].
     pub fn end(&mut self) -> Result<(), TaskError> {
-        for (edge, receivers) in &self.receivers {
-            for receiver in receivers {
-                let sent = self.sent.get(&(*edge, receiver.task)).copied().unwrap_or_default();
-                match self.remote.get(&receiver.task) {
-                    None => self.local.end(receiver.task, (*edge, self.from), sent.rows)?,
-                    Some(queue) => {
-                        let message = self.message(*edge, receiver.task, sent.messages, Vec::new(), Some(sent.rows));
-                        queue
-                            .blocking_send(message)
-                            .map_err(|_| TaskError::Exchange("the receiver has gone".into()))?;
-                    }
-                }
+        let receivers = std::mem::take(&mut self.receivers);
+        for (edge, to) in receivers.iter().flat_map(|(edge, all)| all.iter().map(|receiver| (*edge, receiver.task))) {
+            let sent = self.sent.get(&(edge, to)).copied().unwrap_or_default();
+            if self.remote.contains_key(&to) {
+                self.post(self.message(edge, to, sent.messages, Vec::new(), Some(sent.rows)))?;
+            } else {
+                self.local.end(to, (edge, self.from), sent.rows)?;
             }
         }
         Ok(())
@@ -194,36 +183,8 @@ impl Sender {
 
     /// Waits until the other executors have taken everything.
     pub async fn finish(mut self) -> Result<(), TaskError> {
-        self.remote.clear();
-        for call in std::mem::take(&mut self.calls) {
-            call.await.map_err(|_| TaskError::Panicked(self.from))??;
-        }
-        Ok(())
+        futures::future::try_join_all(self.calls.values_mut().map(Call::finish)).await.map(drop)
     }
-}
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        for call in &self.calls {
-            call.abort();
-        }
-    }
-}
-
-fn open_stream(
-    channel: Channel,
-    address: String,
-) -> (mpsc::Sender<PushBatchesRequest>, JoinHandle<Result<(), TaskError>>) {
-    let (queue, waiting) = mpsc::channel(QUEUE);
-    let call = tokio::spawn(async move {
-        let mut client = ExchangeServiceClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let pushed: Result<tonic::Response<v1::PushBatchesResponse>, _> =
-            client.push_batches(ReceiverStream::new(waiting)).await;
-        pushed.map(|_| ()).map_err(|status| TaskError::Exchange(format!("executor at {address}: {}", status.message())))
-    });
-    (queue, call)
 }
 
 fn encode(rows: DeltaBatch) -> Result<Vec<u8>, TaskError> {

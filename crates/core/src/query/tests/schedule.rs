@@ -202,11 +202,33 @@ fn report_rows(task: &TaskPlan) -> TaskReport {
     TaskReport { operators: vec![row], ..report(task) }
 }
 
+fn tumble(size_ms: i64, offset_ms: i64) -> ClockWindow {
+    ClockWindow { size_ms, begin_every_ms: size_ms, end_every_ms: size_ms, offset_ms }
+}
+
+#[test]
+fn ends_of_windows_that_rows_are_in() {
+    let all = |window: ClockWindow, rows: i64| {
+        let ends = std::iter::successors(window.next_end_ms(rows, rows), |last| window.next_end_ms(rows, *last));
+        ends.collect::<Vec<_>>()
+    };
+    assert_eq!((all(tumble(1_000, 300), 1_299), all(tumble(1_000, 300), 1_300)), (vec![1_300], vec![2_300]));
+    assert_eq!(all(tumble(1_000, 0), -1), [0]);
+    // [1000, 1500), [1200, 1700), [1400, 1900): the time is in all, or no more in the first.
+    let hop = ClockWindow { size_ms: 500, begin_every_ms: 200, end_every_ms: 200, offset_ms: 0 };
+    assert_eq!((all(hop, 1_450), all(hop, 1_500)), (vec![1_500, 1_700, 1_900], vec![1_700, 1_900]));
+    // Windows with a pause after each.
+    let paused = ClockWindow { size_ms: 100, begin_every_ms: 1_000, end_every_ms: 1_000, offset_ms: 0 };
+    assert_eq!((all(paused, 2_050), all(paused, 2_500)), (vec![2_100], vec![]));
+    let cumulate = ClockWindow { size_ms: 900, begin_every_ms: 900, end_every_ms: 300, offset_ms: 50 };
+    assert_eq!((all(cumulate, 360), all(cumulate, 949)), (vec![650, 950], vec![950]));
+    assert_eq!(cumulate.next_end_ms(360, 700), Some(950));
+}
+
 #[test]
 fn the_clock_closes_windows_in_a_batch_without_records() {
     // given windows of a second, at 300 ms past each
-    let window = ClockWindow { size_ms: 1_000, offset_ms: 300 };
-    assert_eq!((window.end_ms(1_299), window.end_ms(1_300)), (1_300, 2_300));
+    let window = tumble(1_000, 300);
     let mut query = alone(QueryConfig { clock_windows: vec![(OperatorId(0), window)], ..config() });
     let complete_with = |query: &mut Query, report: fn(&TaskPlan) -> TaskReport| {
         let batch = query.run().plan.batch;
@@ -222,7 +244,7 @@ fn the_clock_closes_windows_in_a_batch_without_records() {
     // when
     let end = query.machine.next_wake_ms().expect("the window ends");
     // then
-    assert_eq!(end, window.end_ms(began));
+    assert_eq!(Some(end), window.next_end_ms(began, began));
     assert_eq!(query.tick_at(end - 1), vec![], "it is not over yet");
     assert_eq!(names(&query.tick_at(end)), ["run"]);
     assert_eq!((&query.run().plan.ranges, query.run().plan.timestamp_ms), (&BTreeMap::new(), end));

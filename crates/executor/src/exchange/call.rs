@@ -1,0 +1,117 @@
+//! One call to another executor's exchange: the rows of one task for all tasks there.
+//!
+//! Owns: the bounded queue into the call, and why the call ended. Does not own: what is sent (`sender`).
+
+use crate::error::TaskError;
+use highwater_proto::MAX_MESSAGE_BYTES;
+use highwater_proto::v1::PushBatchesRequest;
+use highwater_proto::v1::exchange_service_client::ExchangeServiceClient;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+/// Messages waiting for one receiving executor.
+const QUEUE: usize = 8;
+/// How long a call that takes no more messages may take to say why.
+const REASON_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A call in progress; dropped, it is cancelled.
+pub struct Call {
+    address: String,
+    queue: Option<mpsc::Sender<PushBatchesRequest>>,
+    /// None once its result has been taken.
+    result: Option<JoinHandle<Result<(), TaskError>>>,
+}
+
+impl Call {
+    pub fn open(channel: Channel, address: &str) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let to = address.to_string();
+        let result = tokio::spawn(async move {
+            let mut client = ExchangeServiceClient::new(channel)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES);
+            let pushed = client.push_batches(ReceiverStream::new(waiting)).await;
+            pushed.map(drop).map_err(|status| TaskError::Exchange(format!("executor at {to}: {}", status.message())))
+        });
+        Self { address: address.to_string(), queue: Some(queue), result: Some(result) }
+    }
+
+    /// Sends a message. Blocks while the receiver is behind. A call that has ended gives its own error.
+    pub fn send(&mut self, message: PushBatchesRequest) -> Result<(), TaskError> {
+        match &self.queue {
+            Some(queue) if queue.blocking_send(message).is_ok() => Ok(()),
+            _ => {
+                let reason = async { tokio::time::timeout(REASON_TIMEOUT, self.finish()).await };
+                Err(match Handle::current().block_on(reason) {
+                    Ok(Err(error)) => error,
+                    _ => TaskError::Exchange(format!("executor at {} takes no more rows", self.address)),
+                })
+            }
+        }
+    }
+
+    /// Waits until the receiver has taken everything.
+    pub async fn finish(&mut self) -> Result<(), TaskError> {
+        self.queue = None;
+        let Some(result) = self.result.take() else { return Ok(()) };
+        result.await.map_err(|_| TaskError::Exchange(format!("the call to {} was cancelled", self.address)))?
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if let Some(call) = &self.result {
+            call.abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use highwater_proto::v1::PushBatchesResponse;
+    use highwater_proto::v1::exchange_service_server::{ExchangeService, ExchangeServiceServer};
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::{Request, Response, Status, Streaming};
+
+    /// Takes one message, then wants no more.
+    struct Refuses;
+
+    #[tonic::async_trait]
+    impl ExchangeService for Refuses {
+        async fn push_batches(
+            &self,
+            request: Request<Streaming<PushBatchesRequest>>,
+        ) -> Result<Response<PushBatchesResponse>, Status> {
+            request.into_inner().message().await?;
+            Err(Status::failed_precondition("attempt 7 is over here"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sender_learns_why_its_rows_are_not_taken() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = tonic::transport::Server::builder().add_service(ExchangeServiceServer::new(Refuses));
+        let serving = tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        let mut call = Call::open(channel, &address);
+        let refused = tokio::task::spawn_blocking(move || {
+            loop {
+                if let Err(error) = call.send(PushBatchesRequest::default()) {
+                    return (error.to_string(), call.send(PushBatchesRequest::default()).unwrap_err().to_string());
+                }
+            }
+        });
+        let (first, then) = refused.await.unwrap();
+        assert!(first.ends_with(&format!("executor at {address}: attempt 7 is over here")), "{first}");
+        assert!(then.ends_with("takes no more rows"), "{then}");
+        serving.abort();
+    }
+}
