@@ -4,6 +4,7 @@
 //! Invariants: no function here depends on a clock, a random source, a locale or a time zone but UTC; NULL in gives
 //! NULL out; a text that cannot be read gives NULL, a pattern that cannot be read is an error.
 
+pub mod aggregates;
 mod dates;
 mod json;
 mod lists;

@@ -27,6 +27,10 @@ const SKETCHES: [&str; 5] = [
     "approx_top_k",
 ];
 
+/// Functions of all values of a group, some of them in order: nothing smaller merges.
+const NEED_ALL: [&str; 8] =
+    ["array_agg", "string_agg", "first_value", "last_value", "nth_value", "mode", "skewness", "kurtosis"];
+
 /// What a GROUP BY in general form computes before the exchange and after it.
 pub struct General {
     /// Expressions over the input, once for each grouping set.
@@ -42,8 +46,7 @@ pub fn is_plain(node: &Aggregate, retracts: bool, at: Location) -> Result<bool> 
     for call in &node.aggr_expr {
         let lowered = physical::aggregate(call, node.input.schema(), at)?;
         let name = lowered.aggregate.fun().name();
-        let in_order = matches!(name, "array_agg" | "string_agg" | "first_value" | "last_value" | "nth_value");
-        if in_order
+        if NEED_ALL.contains(&name)
             || !lowered.order_bys.is_empty()
             || lowered.aggregate.is_distinct() && !merges_distinct(name, &lowered.aggregate)
         {

@@ -33,6 +33,7 @@ pub mod session;
 pub mod sessions;
 pub mod sets;
 pub mod sinks;
+mod sliding;
 pub mod sources;
 pub mod subqueries;
 pub mod temporal;

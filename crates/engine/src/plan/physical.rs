@@ -3,6 +3,7 @@
 //! Owns: the few arguments DataFusion wants for that. Does not own: which expressions there are.
 
 use super::errors::sql_error;
+use super::sliding::over_any_frame;
 use crate::sql::error::Result;
 use datafusion::common::DFSchema;
 use datafusion::logical_expr::Expr;
@@ -31,6 +32,7 @@ pub fn aggregate(logical: &Expr, input: &DFSchema, at: Location) -> Result<Lower
 
 /// A function OVER rows of `input`.
 pub fn window(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn WindowExpr>> {
-    create_window_expr(logical, input, &ExecutionProps::new(), &PhysicalPlanningContext::default())
+    let logical = over_any_frame(logical.clone());
+    create_window_expr(&logical, input, &ExecutionProps::new(), &PhysicalPlanningContext::default())
         .map_err(|error| sql_error(error, at))
 }

@@ -141,6 +141,9 @@ impl Functions {
                 }
             }
         }
+        for function in crate::functions::aggregates::all() {
+            aggregates.insert(function.name().to_string(), function);
+        }
         for (name, known) in SAME_AGGREGATES {
             if let Some(function) = aggregates.get(known).cloned() {
                 aggregates.insert(name.to_string(), function);

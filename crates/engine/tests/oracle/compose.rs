@@ -26,7 +26,7 @@ pub fn each() -> impl Iterator<Item = String> {
 }
 
 /// Of one relation.
-const ONE: [&str; 26] = [
+const ONE: [&str; 27] = [
     "SELECT k, b, unnest(make_array(x, b, NULL)) AS x FROM ({r}) a",
     "SELECT k, unnest(make_array(b)) AS b, unnest(CASE WHEN x > 0 THEN make_array(x, b) END) AS x FROM ({r}) a",
     "SELECT k, b, x FROM ({r}) a WHERE x > 0 OR k IS NULL",
@@ -39,6 +39,7 @@ const ONE: [&str; 26] = [
     "SELECT CAST(string_agg(k, '+' ORDER BY k) AS VARCHAR) AS k, b, sum(x) AS x FROM ({r}) a GROUP BY b",
     "SELECT k, first_value(b ORDER BY x DESC, b) AS b, last_value(x ORDER BY b, x) AS x FROM ({r}) a GROUP BY k",
     "SELECT k, CAST(avg(x) * 4 AS BIGINT) AS b, CAST(array_length(array_agg(x ORDER BY x)) AS BIGINT) AS x FROM ({r}) a GROUP BY k",
+    "SELECT mode(k) AS k, CAST(skewness(x) * 1000 AS BIGINT) AS b, CAST(kurtosis(x) * 1000 AS BIGINT) AS x FROM ({r}) a GROUP BY b",
     "SELECT k, b, CAST(round(stddev_pop(x) * 1000 + 0.123) AS BIGINT) AS x FROM ({r}) a GROUP BY k, b",
     "SELECT k, b, sum(x) AS x FROM ({r}) a GROUP BY ROLLUP (k, b)",
     "SELECT k, b, count(*) AS x FROM ({r}) a GROUP BY GROUPING SETS ((k), (b), ())",

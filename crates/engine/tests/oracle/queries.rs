@@ -68,7 +68,7 @@ type Column = (&'static str, &'static str);
 
 const GROUPS: [Column; 4] =
     [("coalesce(k, 'none')", "STRING"), ("coalesce(b, -1)", "BIGINT"), ("id % 3", "BIGINT"), ("f IS NULL", "BOOLEAN")];
-const AGGREGATES: [Column; 19] = [
+const AGGREGATES: [Column; 20] = [
     ("count(*)", "BIGINT"),
     ("count(x)", "BIGINT"),
     ("count(DISTINCT b)", "BIGINT"),
@@ -87,6 +87,7 @@ const AGGREGATES: [Column; 19] = [
     ("sum(DISTINCT x)", "BIGINT"),
     ("string_agg(k, ',' ORDER BY k DESC)", "STRING"),
     ("median(x)", "BIGINT"),
+    ("mode(b)", "BIGINT"),
     ("first_value(k ORDER BY x, id)", "STRING"),
     // A bound that no group of few whole numbers meets exactly: rounding may not decide.
     ("stddev_pop(b) FILTER (WHERE b > 0) > 0.41", "BOOLEAN"),

@@ -99,7 +99,7 @@ pub fn aggregate(columns: &[Column], tape: &mut Tape) -> (String, Type) {
         if tape.rarely(4) { format!(" FILTER (WHERE {})", predicate(columns, 0, tape)) } else { String::new() };
     let distinct = if data_type.is_plain() && tape.rarely(4) { "DISTINCT " } else { "" };
     let order = order_within(columns, tape);
-    match tape.pick(7) {
+    match tape.pick(8) {
         0 => (format!("count(*){filter}"), Type::Bigint),
         1 if data_type.is_number() => sum(&name, data_type, distinct, &filter),
         2 if data_type.is_number() => average(&name, data_type, distinct, &filter),
@@ -112,6 +112,7 @@ pub fn aggregate(columns: &[Column], tape: &mut Tape) -> (String, Type) {
             Type::Bigint => (format!("array_agg({name} ORDER BY {name}){filter}"), Type::List),
             _ => (format!("last_value({name} ORDER BY {order}){filter}"), data_type),
         },
+        7 if data_type.is_plain() => (format!("mode({name}){filter}"), data_type),
         _ => (format!("count({distinct}{name}){filter}"), Type::Bigint),
     }
 }
