@@ -28,8 +28,11 @@ pub fn in_parallel<T: Send, R: Send, E: Send>(
         }
     };
     std::thread::scope(|scope| {
-        (1..threads).for_each(|_| drop(scope.spawn(worker)));
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(worker)).collect();
         worker();
+        for other in others {
+            other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
     });
     drop(rest);
     results.into_iter().flatten().collect()
@@ -51,6 +54,12 @@ mod tests {
             assert_eq!(failed, Err(40));
             assert_eq!(in_parallel(Vec::new(), threads, Ok::<u32, ()>), Ok(Vec::new()));
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "the third is broken")]
+    fn a_panic_says_what_it_said() {
+        let _ = in_parallel(vec![1, 2, 3], 3, |n| if n == 3 { panic!("the third is broken") } else { Ok::<_, ()>(n) });
     }
 
     #[test]

@@ -17,7 +17,9 @@ use crate::sql::names::use_standard_names;
 use crate::sql::options::{QueryOptions, query_options, table_options};
 use crate::sql::random::{collect_position, derive_random};
 use crate::sql::refuse::refuse_unsupported;
-use crate::sql::rewrite::{name_fields, order_by_places, tell_columns_apart, use_grouping_sets, use_limits};
+use crate::sql::rewrite::{
+    name_branches, name_fields, order_by_places, tell_columns_apart, use_grouping_sets, use_limits,
+};
 use crate::sql::script::{InsertDef, Name, Statement, ViewDef, parse_script};
 use crate::sql::star::{METADATA, collect_metadata, hide_metadata};
 use crate::sql::tuples::compare_rows;
@@ -180,6 +182,7 @@ fn plan_query(query: &Query, catalog: &Catalog, at: Location) -> Result<LogicalP
     hide_metadata(&mut query, &|name| catalog.hidden(name));
     join_lateral_views(&mut query);
     use_standard_names(&mut query);
+    name_branches(&mut query);
     use_limits(&mut query);
     order_by_places(&mut query);
     use_grouping_sets(&mut query);

@@ -44,14 +44,26 @@ pub enum TaskError {
     DamagedState(String),
     #[error("plan names {0}, which this query does not have")]
     NotInQuery(String),
-    #[error("task {0} ended without a result")]
-    Panicked(TaskId),
+    #[error("task {0} ended without a result: {1}")]
+    Panicked(TaskId, String),
     /// Nobody waits for the result.
     #[error("the attempt was dropped")]
     Cancelled,
 }
 
 impl TaskError {
+    /// What a thread's panic said.
+    pub fn panicked(task: TaskId, error: tokio::task::JoinError) -> Self {
+        let said = error.try_into_panic().map_or_else(
+            |cancelled| cancelled.to_string(),
+            |panic| {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_string()
+            },
+        );
+        Self::Panicked(task, said)
+    }
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             // A writer fenced by recovery is opened anew in the next attempt.
@@ -61,7 +73,7 @@ impl TaskError {
             Self::Connector(error) => error.kind(),
             Self::Engine(error) => error.kind(),
             Self::Exchange(_) | Self::State(_) | Self::Cancelled => ErrorKind::Retry,
-            Self::DamagedState(_) | Self::NotInQuery(_) | Self::Panicked(_) | Self::RowTooLarge { .. } => {
+            Self::DamagedState(_) | Self::NotInQuery(_) | Self::Panicked(..) | Self::RowTooLarge { .. } => {
                 ErrorKind::Fatal
             }
         }
@@ -72,6 +84,14 @@ impl TaskError {
 mod tests {
     use super::*;
     use highwater_core::offsets::TopicPartition;
+
+    #[tokio::test]
+    async fn a_panic_is_told() {
+        let panicked = tokio::task::spawn_blocking(|| panic!("{} over zero", 1)).await.unwrap_err();
+        let told = TaskError::panicked(TaskId(3), panicked);
+        assert_eq!(told.to_string(), "task 3 ended without a result: 1 over zero");
+        assert_eq!(told.kind(), ErrorKind::Fatal);
+    }
 
     #[test]
     fn a_task_leaves_lost_records_to_the_driver() {

@@ -124,7 +124,7 @@ async fn from_source(
     };
     let fed = feeding.await;
     drop(sender);
-    let computed = computing.await.map_err(|_| TaskError::Panicked(id))?;
+    let computed = computing.await.map_err(|error| TaskError::panicked(id, error))?;
     fed.and(computed)
 }
 
@@ -149,7 +149,7 @@ async fn from_shards(
     }
     let compute = compute(context, task)?;
     let computing = tokio::task::spawn_blocking(move || compute.shards(lanes, input, permits));
-    computing.await.map_err(|_| TaskError::Panicked(id))?
+    computing.await.map_err(|error| TaskError::panicked(id, error))?
 }
 
 /// What a runtime is made of: what the batch is, the names of sinks, the task's state.

@@ -54,8 +54,8 @@ impl AggregateUDFImpl for Moment {
         Ok(DataType::Float64)
     }
 
-    fn accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        Ok(Box::new(Moments { third: self.name == "skewness", values: Vec::new() }))
+    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        Ok(Box::new(Moments { third: self.name == "skewness", is_distinct: args.is_distinct, values: Vec::new() }))
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
@@ -67,6 +67,7 @@ impl AggregateUDFImpl for Moment {
 struct Moments {
     /// The third, else the fourth.
     third: bool,
+    is_distinct: bool,
     values: Vec<f64>,
 }
 
@@ -79,6 +80,9 @@ impl Accumulator for Moments {
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
         self.values.sort_unstable_by(f64::total_cmp);
+        if self.is_distinct {
+            self.values.dedup();
+        }
         let count = self.values.len() as f64;
         let mean = self.values.iter().sum::<f64>() / count;
         let moment = |power| self.values.iter().map(|x| (x - mean).powi(power)).sum::<f64>() / count;
@@ -131,7 +135,8 @@ impl AggregateUDFImpl for Mode {
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        Ok(Box::new(Counts { data_type: args.return_field.data_type().clone(), counts: HashMap::new() }))
+        let data_type = args.return_field.data_type().clone();
+        Ok(Box::new(Counts { data_type, is_distinct: args.is_distinct, counts: HashMap::new() }))
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
@@ -143,13 +148,15 @@ impl AggregateUDFImpl for Mode {
 #[derive(Debug)]
 struct Counts {
     data_type: DataType,
+    is_distinct: bool,
     counts: HashMap<ScalarValue, u64>,
 }
 
 impl Counts {
     fn add(&mut self, values: &ArrayRef, count: impl Fn(usize) -> u64) -> Result<()> {
         for row in (0..values.len()).filter(|row| values.is_valid(*row)) {
-            *self.counts.entry(ScalarValue::try_from_array(values, row)?).or_default() += count(row);
+            let known = self.counts.entry(ScalarValue::try_from_array(values, row)?).or_default();
+            *known = if self.is_distinct { 1 } else { *known + count(row) };
         }
         Ok(())
     }

@@ -70,16 +70,28 @@ impl ClockFunction {
             aliases: aliases.iter().map(|alias| alias.to_string()).collect(),
         };
         vec![
-            make(Part::Timestamp, &["current_timestamp", "proctime"]),
-            make(Part::Date, &["today"]),
-            make(Part::Time, &[]),
+            make(Part::Timestamp, &["current_timestamp", "localtimestamp", "current_row_timestamp", "proctime"]),
+            make(Part::Date, &["today", "curdate"]),
+            make(Part::Time, &["localtime"]),
         ]
     }
 }
 
 /// Whether a function of this name reads the batch's clock.
 pub fn is_clock(name: &str) -> bool {
-    matches!(name, "now" | "proctime" | "current_timestamp" | "current_date" | "today" | "current_time")
+    matches!(
+        name,
+        "now"
+            | "proctime"
+            | "current_timestamp"
+            | "localtimestamp"
+            | "current_row_timestamp"
+            | "current_date"
+            | "today"
+            | "curdate"
+            | "current_time"
+            | "localtime"
+    )
 }
 
 impl ScalarUDFImpl for ClockFunction {

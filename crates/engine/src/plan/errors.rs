@@ -38,7 +38,11 @@ fn translate(error: &DataFusionError, diagnostic: Option<&Diagnostic>) -> SqlErr
 }
 
 fn plain(text: &str, diagnostic: Option<&Diagnostic>) -> SqlError {
-    let text = text.split("\n\nbacktrace:").next().unwrap_or(text).trim();
+    let own = ["\n\nbacktrace:", "\nThis issue was likely caused by a bug in DataFusion"];
+    let text = match text.contains(NO_MATCH) {
+        true => text,
+        false => own.iter().fold(text, |text, mark| text.split(mark).next().unwrap_or(text)).trim(),
+    };
     let (mut message, mut hint) = (text.to_string(), None);
     if let Some(diagnostic) = diagnostic {
         message = diagnostic.message.clone();
@@ -48,12 +52,51 @@ fn plain(text: &str, diagnostic: Option<&Diagnostic>) -> SqlError {
             .map(|help| help.message.clone())
             .or(diagnostic.notes.first().map(|note| note.message.clone()));
     }
+    if let Some((message, hint)) = no_match(&message) {
+        return SqlError::at(place(diagnostic), message).hint(hint);
+    }
     // Coercion errors bring their candidates along, one per line.
     if let Some((first, rest)) = message.clone().split_once('\n') {
         message = first.trim().to_string();
         hint = hint.or_else(|| Some(rest.split_whitespace().collect::<Vec<_>>().join(" ")));
     }
     SqlError::at(place(diagnostic), message).maybe_hint(hint)
+}
+
+const NO_MATCH: &str = "No function matches the given name and argument types '";
+
+/// A call whose arguments fit no form of the function. DataFusion tells of it in several ways, each with this in it.
+fn no_match(text: &str) -> Option<(String, String)> {
+    let (_, rest) = text.split_once(NO_MATCH)?;
+    let (call, rest) = rest.split_once('\'')?;
+    let candidates = rest.split_once("Candidate functions:").map_or("", |(_, candidates)| candidates);
+    let forms: Vec<String> = candidates.lines().map(str::trim).filter(|form| !form.is_empty()).map(in_sql).collect();
+    let hint = match forms.is_empty() {
+        true => "cast its arguments".to_string(),
+        false => format!("cast its arguments; it is called as {}", forms.join(", ")),
+    };
+    Some((format!("no function takes such arguments: {}", in_sql(call)), hint))
+}
+
+/// Arrow's names of types as SQL's.
+fn in_sql(text: &str) -> String {
+    const NAMES: [(&str, &str); 14] = [
+        ("UInt64", "BIGINT UNSIGNED"),
+        ("UInt32", "INT UNSIGNED"),
+        ("UInt16", "SMALLINT UNSIGNED"),
+        ("UInt8", "TINYINT UNSIGNED"),
+        ("Int64", "BIGINT"),
+        ("Int32", "INT"),
+        ("Int16", "SMALLINT"),
+        ("Int8", "TINYINT"),
+        ("Float64", "DOUBLE"),
+        ("Float32", "FLOAT"),
+        ("Utf8View", "STRING"),
+        ("LargeUtf8", "STRING"),
+        ("Utf8", "STRING"),
+        ("Date32", "DATE"),
+    ];
+    NAMES.iter().fold(text.to_string(), |text, (arrow, sql)| text.replace(arrow, sql))
 }
 
 fn schema_error(error: &SchemaError, diagnostic: Option<&Diagnostic>) -> SqlError {

@@ -116,8 +116,8 @@ pub fn compile(
             (None, "max") => Keeps::Greatest,
             (None, _) => Keeps::All,
         };
-        // Only what is kept in order needs one; DISTINCT values are in theirs.
-        let order: Vec<(usize, SortOptions)> = if linear.is_some() { Vec::new() } else { order };
+        // Only what is fed in order needs one. DISTINCT values are in theirs, and so are those of which one end counts.
+        let order: Vec<(usize, SortOptions)> = if keeps == Keeps::All { order } else { Vec::new() };
         calls.push(CallSpec { function, arguments, order, filter, distinct, linear, keeps });
     }
     let mut fields: Vec<Field> = output.fields().iter().take(group_width).map(|field| field.as_ref().clone()).collect();

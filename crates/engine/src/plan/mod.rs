@@ -11,6 +11,7 @@ pub mod build;
 pub mod catalog;
 pub mod clock;
 pub mod columns;
+mod constants;
 pub mod dead_letters;
 pub mod derived;
 pub mod emit;

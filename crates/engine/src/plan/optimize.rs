@@ -35,7 +35,13 @@ const RANK: &str = "__hw_rank";
 
 /// Resolves types, so that the schema of the plan is what its rows will be.
 pub fn analyze(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Result<LogicalPlan, SqlError> {
-    Analyzer::new().execute_and_check(plan, config, |_, _| {}).map_err(|error| sql_error(error, at))
+    let check = |plan| Analyzer::new().execute_and_check(plan, config, |_, _| {});
+    let analyzed =
+        check(plan).and_then(super::constants::literal_arguments).and_then(|folded| match folded.transformed {
+            true => check(folded.data),
+            false => Ok(folded.data),
+        });
+    analyzed.map_err(|error| sql_error(error, at))
 }
 
 /// Resolves types, then simplifies, pushes filters down and drops what nobody reads.

@@ -5,10 +5,12 @@
 use super::errors::sql_error;
 use super::sliding::over_any_frame;
 use crate::sql::error::Result;
+use datafusion::arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
+use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::common::DFSchema;
-use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Expr, WindowFunctionDefinition};
 use datafusion::physical_expr::aggregate::{LoweredAggregate, LoweredAggregateBuilder};
 use datafusion::physical_expr::window::WindowExpr;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
@@ -16,9 +18,14 @@ use datafusion::physical_planner::create_window_expr;
 use datafusion::sql::sqlparser::tokenizer::Location;
 use std::sync::Arc;
 
-/// An expression over rows of `input`.
+/// An expression over rows of `input`. Some functions only find out over rows that they do not take such arguments: so it
+/// is tried.
 pub fn expr(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn PhysicalExpr>> {
     create_physical_expr(logical, input, &ExecutionProps::new(), &PhysicalPlanningContext::default())
+        .and_then(|expr| {
+            try_out(input, |rows| expr.evaluate(rows).map(drop))?;
+            Ok(expr)
+        })
         .map_err(|error| sql_error(error, at))
 }
 
@@ -30,9 +37,31 @@ pub fn aggregate(logical: &Expr, input: &DFSchema, at: Location) -> Result<Lower
         .map_err(|error| sql_error(error, at))
 }
 
-/// A function OVER rows of `input`.
+/// A function OVER rows of `input`; an aggregate is tried like an expression.
 pub fn window(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn WindowExpr>> {
     let logical = over_any_frame(logical.clone());
+    let call = logical.clone().unalias();
+    let is_aggregate =
+        matches!(&call, Expr::WindowFunction(call) if matches!(call.fun, WindowFunctionDefinition::AggregateUDF(_)));
     create_window_expr(&logical, input, &ExecutionProps::new(), &PhysicalPlanningContext::default())
+        .and_then(|window| {
+            if is_aggregate {
+                try_out(input, |rows| window.evaluate(rows).map(drop))?;
+            }
+            Ok(window)
+        })
         .map_err(|error| sql_error(error, at))
+}
+
+/// What fails over a row of NULLs and over no row fails over any.
+fn try_out(
+    input: &DFSchema,
+    over: impl Fn(&RecordBatch) -> datafusion::common::Result<()>,
+) -> datafusion::common::Result<()> {
+    let nullable = |field: &Arc<Field>| field.as_ref().clone().with_nullable(true);
+    let schema = Arc::new(Schema::new(input.fields().iter().map(nullable).collect::<Vec<_>>()));
+    let nulls = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
+    let one = RecordBatchOptions::new().with_row_count(Some(1));
+    let row = RecordBatch::try_new_with_options(schema.clone(), nulls, &one)?;
+    over(&row).or_else(|_| over(&RecordBatch::new_empty(schema)))
 }

@@ -102,6 +102,12 @@ fn rename(function: &mut Function) {
             by(list, &mut function.filter, name == "max_by");
             function.name = named("first_value");
         }
+        // DataFusion's panic over a length below zero.
+        ("lpad" | "rpad", [_, FunctionArg::Unnamed(FunctionArgExpr::Expr(length)), ..])
+            if !matches!(length, Expr::Value(_)) =>
+        {
+            *length = not_negative(length.clone());
+        }
         (
             "timestampdiff" | "timestampadd",
             [FunctionArg::Unnamed(FunctionArgExpr::Expr(unit @ Expr::Identifier(_))), ..],
@@ -110,6 +116,20 @@ fn rename(function: &mut Function) {
             *unit = Expr::Value(name.with_span(unit.span()));
         }
         _ => {}
+    }
+}
+
+/// `CASE WHEN x < 0 THEN 0 ELSE x END`.
+fn not_negative(number: Expr) -> Expr {
+    let zero = || Expr::Value(Value::Number("0".into(), false).with_empty_span());
+    let number = Expr::Nested(Box::new(number));
+    let condition = Expr::BinaryOp { left: Box::new(number.clone()), op: BinaryOperator::Lt, right: Box::new(zero()) };
+    Expr::Case {
+        case_token: AttachedToken::empty(),
+        end_token: AttachedToken::empty(),
+        operand: None,
+        conditions: vec![CaseWhen { condition, result: zero() }],
+        else_result: Some(Box::new(number)),
     }
 }
 
@@ -132,12 +152,12 @@ fn by(list: &mut FunctionArgumentList, filter: &mut Option<Box<Expr>>, greatest:
     }));
 }
 
-/// FIRST_VALUE and LAST_VALUE as aggregates that do not say of which order.
+/// FIRST_VALUE, LAST_VALUE and NTH_VALUE as aggregates that do not say of which order.
 pub fn lacks_order(function: &Function) -> bool {
     let FunctionArguments::List(list) = &function.args else { return false };
     let is_ordered = list.clauses.iter().any(|clause| matches!(clause, FunctionArgumentClause::OrderBy(_)));
     let name = function_name(&function.name);
-    matches!(name.as_str(), "first_value" | "last_value" | "first" | "last")
+    matches!(name.as_str(), "first_value" | "last_value" | "nth_value" | "first" | "last")
         && function.over.is_none()
         && function.within_group.is_empty()
         && !is_ordered

@@ -6,7 +6,7 @@
 use super::types::fold;
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, Expr, Fetch, GroupByExpr, GroupByWithModifier, Ident, LimitClause, OrderByExpr, OrderByKind, Query,
-    Select, SelectItem, SetExpr, Value, VisitMut, VisitorMut,
+    Select, SelectItem, SetExpr, SetOperator, Spanned, Value, VisitMut, VisitorMut,
 };
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -58,6 +58,38 @@ pub fn use_limits(query: &mut Query) {
         }
     }
     let _ = VisitMut::visit(query, &mut Fetches);
+}
+
+/// Gives columns in the branches of a UNION names of their own, but for the first branch, whose names count. DataFusion
+/// gives what it casts the first one's names, and then finds a column of that name twice.
+pub fn name_branches(query: &mut Query) {
+    struct Unions;
+    impl VisitorMut for Unions {
+        type Break = ();
+        fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+            name_later_branches(&mut query.body, true);
+            ControlFlow::Continue(())
+        }
+    }
+    let _ = VisitMut::visit(query, &mut Unions);
+}
+
+fn name_later_branches(branch: &mut SetExpr, is_first: bool) {
+    match branch {
+        SetExpr::SetOperation { op: SetOperator::Union, left, right, .. } => {
+            name_later_branches(left, is_first);
+            name_later_branches(right, false);
+        }
+        SetExpr::Select(select) if !is_first => {
+            for (place, item) in select.projection.iter_mut().enumerate() {
+                if let SelectItem::UnnamedExpr(expr @ (Expr::Identifier(_) | Expr::CompoundIdentifier(_))) = item {
+                    let alias = Ident::with_span(expr.span(), format!("__hw_branch_{place}"));
+                    *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 /// `ORDER BY ALL` is `ORDER BY 1, 2, …`.

@@ -3,6 +3,7 @@
 //!
 //! - [`fixed`]: queries of every operator over two tables with late rows, closing windows and all output modes.
 //! - [`grammar`]: random tables, and random queries over them.
+//! - [`functions`]: every function of every type runs, or is refused before.
 //! - [`slt`]: the features, one file each, readable: `tests/slt/*.slt`.
 //! - [`docs`]: the examples of `docs/sql.md`.
 //!
@@ -16,6 +17,7 @@ mod compose;
 mod data;
 mod docs;
 mod fixed;
+mod functions;
 mod gaps;
 mod grammar;
 mod harness;

@@ -254,6 +254,11 @@ impl Scenario {
         Ok(outcome.sinks["answer"].clone())
     }
 
+    /// Runs a script in one way: cut where it says COMMIT, on two executors.
+    pub fn quickly(&self, script: &str) -> Result<Outcome, String> {
+        self.run(script, Way { executors: 2, cut: false, resumed: false, spread: true, disturbed: false })
+    }
+
     /// Runs a script in every way.
     pub fn outcome(&mut self, script: String) -> Result<Outcome, String> {
         if let Some(outcome) = self.known.get(&script) {

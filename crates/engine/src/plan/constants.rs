@@ -1,0 +1,42 @@
+//! Arguments that are constants become literals before types are derived from them.
+//!
+//! Owns: finding them. Does not own: folding anything else (DataFusion's simplifier). The type of `round(x, 2)` depends
+//! on the 2, and DataFusion's analyzer makes a cast of it: planned and computed types would differ.
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::{Cast, Expr, LogicalPlan};
+
+/// The same plan; its schemas are true again where an argument became a literal.
+pub fn literal_arguments(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let folded = plan.transform_up_with_subqueries(|node| {
+        let names = NamePreserver::new(&node);
+        node.map_expressions(|expr| {
+            let name = names.save(&expr);
+            Ok(expr.transform_up(call)?.update_data(|expr| name.restore(expr)))
+        })
+    })?;
+    if !folded.transformed {
+        return Ok(folded);
+    }
+    let plan = folded.data.transform_up_with_subqueries(|node| node.recompute_schema().map(Transformed::yes))?.data;
+    Ok(Transformed::yes(plan))
+}
+
+fn call(expr: Expr) -> Result<Transformed<Expr>> {
+    let Expr::ScalarFunction(mut call) = expr else { return Ok(Transformed::no(expr)) };
+    let mut changed = false;
+    for argument in &mut call.args {
+        // One that cannot be cast fails where it is computed.
+        if let Expr::Cast(Cast { expr, field }) = argument
+            && let Expr::Literal(value, metadata) = expr.as_ref()
+            && let Ok(value) = value.cast_to(field.data_type())
+        {
+            *argument = Expr::Literal(value, metadata.clone());
+            changed = true;
+        }
+    }
+    let call = Expr::ScalarFunction(call);
+    Ok(if changed { Transformed::yes(call) } else { Transformed::no(call) })
+}
