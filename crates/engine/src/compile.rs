@@ -21,6 +21,7 @@ use crate::sql::rewrite::{
     name_branches, name_fields, order_by_places, tell_columns_apart, use_grouping_sets, use_limits,
 };
 use crate::sql::script::{InsertDef, Name, Statement, ViewDef, parse_script};
+use crate::sql::spark_windows::rewrite_spark_windows;
 use crate::sql::star::{METADATA, collect_metadata, hide_metadata};
 use crate::sql::tuples::compare_rows;
 use crate::sql::unnest::{join_lateral_views, make_lateral};
@@ -188,6 +189,7 @@ fn plan_query(query: &Query, catalog: &Catalog, at: Location) -> Result<LogicalP
     use_grouping_sets(&mut query);
     compare_rows(&mut query);
     derive_random(&mut query, catalog.seed(), &|name| catalog.is_stream(name))?;
+    rewrite_spark_windows(&mut query);
     rewrite_group_windows(&mut query)?;
     refuse_unsupported(&query, catalog.functions())?;
     rewrite_versions(&mut query, &|name| catalog.is_file(name))?;

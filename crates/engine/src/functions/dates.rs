@@ -82,8 +82,15 @@ fn date_format(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     Ok(Arc::new(StringArray::from(found)))
 }
 
-/// A Java pattern (`java.time.format.DateTimeFormatter`) as chrono's.
 fn items(pattern: &str) -> Result<Vec<Item<'static>>> {
+    match StrftimeItems::new(&chrono_pattern(pattern)?).parse_to_owned() {
+        Ok(items) => Ok(items),
+        Err(error) => exec_err!("date_format: '{pattern}': {error}"),
+    }
+}
+
+/// A Java pattern (`java.time.format.DateTimeFormatter`) as chrono's.
+pub fn chrono_pattern(pattern: &str) -> Result<String> {
     let mut format = String::new();
     let mut rest = pattern.chars().peekable();
     while let Some(letter) = rest.next() {
@@ -135,10 +142,7 @@ fn items(pattern: &str) -> Result<Vec<Item<'static>>> {
         };
         format.push_str(specifier);
     }
-    match StrftimeItems::new(&format).parse_to_owned() {
-        Ok(items) => Ok(items),
-        Err(error) => exec_err!("date_format: '{pattern}': {error}"),
-    }
+    Ok(format)
 }
 
 fn unix_timestamp(columns: &[ArrayRef], _: usize) -> Result<ArrayRef> {

@@ -11,6 +11,8 @@ mod lists;
 mod random;
 mod text;
 
+pub use dates::chrono_pattern;
+
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, StringArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;

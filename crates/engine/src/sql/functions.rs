@@ -62,7 +62,11 @@ const AGGREGATES: [&str; 44] = [
 ];
 
 /// Other engines' names for some of these.
-const SAME_AGGREGATES: [(&str, &str); 7] = [
+const SAME_AGGREGATES: [(&str, &str); 11] = [
+    ("std", "stddev"),
+    ("variance", "var_samp"),
+    ("any", "bool_or"),
+    ("some", "bool_or"),
     ("approx_percentile", "approx_percentile_cont"),
     ("percentile_approx", "approx_percentile_cont"),
     ("percentile", "percentile_cont"),
@@ -70,6 +74,20 @@ const SAME_AGGREGATES: [(&str, &str); 7] = [
     ("collect_list", "array_agg"),
     ("listagg", "string_agg"),
     ("every", "bool_and"),
+];
+
+/// The same for scalar functions.
+const SAME_SCALARS: [(&str, &str); 10] = [
+    ("sign", "signum"),
+    ("startswith", "starts_with"),
+    ("endswith", "ends_with"),
+    ("sort_array", "array_sort"),
+    ("to_base64", "base64"),
+    ("truncate", "trunc"),
+    ("rlike", "regexp_like"),
+    ("regexp", "regexp_like"),
+    ("timestamp_seconds", "to_timestamp_seconds"),
+    ("timestamp_millis", "to_timestamp_millis"),
 ];
 
 /// Scalar functions that would answer differently when a batch is replayed.
@@ -115,8 +133,10 @@ impl Functions {
                 register(&mut scalars, function);
             }
         }
-        if let Some(signum) = scalars.get("signum").cloned() {
-            scalars.insert("sign".into(), signum);
+        for (name, known) in SAME_SCALARS {
+            if let Some(function) = scalars.get(known).cloned() {
+                scalars.insert(name.into(), function);
+            }
         }
         for name in VOLATILE {
             scalars.remove(name);

@@ -5,13 +5,14 @@
 //! (`functions`). Invariant: the rewritten call has the value the other engine documents; where that leaves a choice
 //! (ties), the one that does not depend on the order of rows.
 
+use super::everyday::standard;
 use super::refuse::function_name;
-use super::syntax::call;
+use super::syntax::{call, interval};
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CaseWhen, CeilFloorKind, DateTimeField, DuplicateTreatment, Expr, Function, FunctionArg,
-    FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, Interval, ObjectName,
-    OrderByExpr, OrderByOptions, Query, Spanned, Value, VisitMut, VisitorMut,
+    FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, ObjectName, OrderByExpr,
+    OrderByOptions, Query, Spanned, Value, VisitMut, VisitorMut,
 };
 use std::ops::ControlFlow;
 
@@ -21,6 +22,9 @@ pub fn use_standard_names(query: &mut Query) {
     impl VisitorMut for Names {
         type Break = ();
         fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+            if let Some(standard) = standard(expr) {
+                *expr = standard;
+            }
             match expr {
                 Expr::Function(function) => rename(function),
                 // `FLOOR(ts TO HOUR)`
@@ -55,13 +59,7 @@ fn ceil(time: &Expr, unit: &DateTimeField) -> Expr {
         DateTimeField::Quarter => "3 month".to_string(),
         unit => format!("1 {}", unit.to_string().to_lowercase()),
     };
-    let length = Expr::Interval(Interval {
-        value: Box::new(text(length)),
-        leading_field: None,
-        leading_precision: None,
-        last_field: None,
-        fractional_seconds_precision: None,
-    });
+    let length = interval(length);
     let is_floor = is(floor.clone(), BinaryOperator::Eq, Expr::Nested(Box::new(time.clone())));
     Expr::Case {
         case_token: AttachedToken::empty(),
@@ -81,6 +79,13 @@ fn rename(function: &mut Function) {
     let name = function_name(&function.name);
     let named = |name: &str| ObjectName::from(vec![Ident::with_span(span, name)]);
     let FunctionArguments::List(list) = &mut function.args else { return };
+    // `LISTAGG(x, ',') WITHIN GROUP (ORDER BY y)`
+    if matches!(name.as_str(), "listagg" | "string_agg" | "array_agg" | "collect_list")
+        && !function.within_group.is_empty()
+        && list.clauses.is_empty()
+    {
+        list.clauses.push(FunctionArgumentClause::OrderBy(std::mem::take(&mut function.within_group)));
+    }
     match (name.as_str(), list.args.as_mut_slice()) {
         ("explode", [_]) => function.name = named("unnest"),
         ("any_value", [_]) => function.name = named("min"),

@@ -5,7 +5,7 @@
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident,
-    ObjectName, Query, Select, SelectFlavor, SelectItem, SetExpr,
+    Interval, ObjectName, Query, Select, SelectFlavor, SelectItem, SetExpr, Value,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -21,6 +21,17 @@ pub fn call(name: &str, args: Vec<Expr>, span: Span) -> Expr {
         null_treatment: None,
         over: None,
         within_group: Vec::new(),
+    })
+}
+
+/// `INTERVAL '10 minutes'`.
+pub fn interval(text: String) -> Expr {
+    Expr::Interval(Interval {
+        value: Box::new(Expr::Value(Value::SingleQuotedString(text).with_empty_span())),
+        leading_field: None,
+        leading_precision: None,
+        last_field: None,
+        fractional_seconds_precision: None,
     })
 }
 
