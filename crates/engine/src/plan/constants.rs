@@ -13,6 +13,10 @@ pub fn literal_arguments(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> 
     let folded = plan.transform_up_with_subqueries(|node| {
         let names = NamePreserver::new(&node);
         node.map_expressions(|expr| {
+            // It has no name of its own to keep, and those of its members are known above.
+            if matches!(expr, Expr::GroupingSet(_)) {
+                return Ok(Transformed::no(expr));
+            }
             let name = names.save(&expr);
             Ok(expr.transform_up(call)?.update_data(|expr| name.restore(expr)))
         })

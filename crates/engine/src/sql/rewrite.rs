@@ -6,7 +6,7 @@
 use super::types::fold;
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, Expr, Fetch, GroupByExpr, GroupByWithModifier, Ident, LimitClause, OrderByExpr, OrderByKind, Query,
-    Select, SelectItem, SetExpr, SetOperator, Spanned, Value, VisitMut, VisitorMut,
+    Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Spanned, Value, VisitMut, VisitorMut,
 };
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -76,6 +76,11 @@ pub fn name_branches(query: &mut Query) {
 
 fn name_later_branches(branch: &mut SetExpr, is_first: bool) {
     match branch {
+        // Whose columns are matched by name.
+        SetExpr::SetOperation {
+            set_quantifier: SetQuantifier::ByName | SetQuantifier::AllByName | SetQuantifier::DistinctByName,
+            ..
+        } => {}
         SetExpr::SetOperation { op: SetOperator::Union, left, right, .. } => {
             name_later_branches(left, is_first);
             name_later_branches(right, false);

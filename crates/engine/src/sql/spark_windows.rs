@@ -132,18 +132,40 @@ fn rewrite(select: &mut Select) {
     }
 }
 
+/// In two walks: what stands for a part is not looked at again, it may look like a window itself.
 fn replace_within(found: &Window, expr: &mut Expr) {
-    struct Parts<'a>(&'a Window);
-    impl VisitorMut for Parts<'_> {
+    struct Marks<'a>(&'a Window, Vec<Expr>);
+    impl VisitorMut for Marks<'_> {
         type Break = ();
         fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
             if let Some((part, _)) = self.0.replaces(expr) {
-                *expr = part;
+                *expr = Expr::Identifier(mark(self.1.len()));
+                self.1.push(part);
             }
             ControlFlow::Continue(())
         }
     }
-    let _ = VisitMut::visit(expr, &mut Parts(found));
+    struct Parts(Vec<Expr>);
+    impl VisitorMut for Parts {
+        type Break = ();
+        fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+            let part = match expr {
+                Expr::Identifier(name) => self.0.iter().enumerate().find(|(place, _)| *name == mark(*place)),
+                _ => None,
+            };
+            if let Some((_, part)) = part {
+                *expr = part.clone();
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut marks = Marks(found, Vec::new());
+    let _ = VisitMut::visit(expr, &mut marks);
+    let _ = VisitMut::visit(expr, &mut Parts(marks.1));
+}
+
+fn mark(place: usize) -> Ident {
+    Ident::with_quote('"', format!("__hw_window_{place}"))
 }
 
 #[cfg(test)]
@@ -177,6 +199,11 @@ mod tests {
             rewritten("SELECT session_window FROM b GROUP BY session_window(ts, '1 hour')"),
             "SELECT named_struct('start', session_start(ts, INTERVAL '1 hour'), 'end', session_end(ts, INTERVAL '1 hour')) \
              AS \"session_window\" FROM b GROUP BY session(ts, INTERVAL '1 hour')"
+        );
+        assert_eq!(
+            rewritten("SELECT window.start AS s, 1 + sum(x) FROM b GROUP BY window(window.end, '1 hour')"),
+            "SELECT tumble_start(window.end, INTERVAL '1 hour') AS s, 1 + sum(x) FROM b GROUP BY \
+             tumble(window.end, INTERVAL '1 hour')"
         );
         let other = "SELECT window.start FROM window GROUP BY window.start";
         assert_eq!(rewritten(other), other);

@@ -57,8 +57,11 @@ impl Call {
     /// Waits until the receiver has taken everything.
     pub async fn finish(&mut self) -> Result<(), TaskError> {
         self.queue = None;
-        let Some(result) = self.result.take() else { return Ok(()) };
-        result.await.map_err(|_| TaskError::Exchange(format!("the call to {} was cancelled", self.address)))?
+        // It stays here while it is awaited: dropped meanwhile, the call is cancelled.
+        let Some(result) = &mut self.result else { return Ok(()) };
+        let result = result.await;
+        self.result = None;
+        result.map_err(|_| TaskError::Exchange(format!("the call to {} was cancelled", self.address)))?
     }
 }
 
