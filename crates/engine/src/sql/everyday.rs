@@ -5,11 +5,10 @@
 //! takes as it is keeps its meaning: a pattern with `%` is one of chrono's.
 
 use super::refuse::function_name;
-use super::syntax::call;
+use super::syntax::{arguments, call};
 use crate::functions::chrono_pattern;
 use datafusion::sql::sqlparser::ast::{
-    CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Spanned, TimezoneInfo,
-    UnaryOperator, Value,
+    CastKind, DataType, Expr, Function, Spanned, TimezoneInfo, UnaryOperator, Value,
 };
 
 /// The same in DataFusion's words, if those are others.
@@ -62,15 +61,6 @@ fn standard_call(function: &Function) -> Option<Expr> {
         ("e", []) => call("exp", vec![Expr::Value(Value::Number("1".into(), false).with_empty_span())], span),
         _ => return None,
     })
-}
-
-fn arguments(function: &Function) -> Option<Vec<Expr>> {
-    let FunctionArguments::List(list) = &function.args else { return None };
-    let plain = |arg: &FunctionArg| match arg {
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
-        _ => None,
-    };
-    list.args.iter().map(plain).collect()
 }
 
 fn literal(expr: &Expr) -> Option<&str> {

@@ -7,11 +7,11 @@
 use super::dialect::make_table_argument;
 use super::error::SqlError;
 use super::refuse::function_name;
-use super::syntax::{call, query_of};
+use super::syntax::{arguments, call, query_of};
 use super::window_call::{WindowFunction, WindowInput};
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, Query, Select, SelectItem,
-    Spanned, TableAlias, TableFactor, TableWithJoins, Value, VisitMut, VisitorMut, WildcardAdditionalOptions,
+    Expr, GroupByExpr, Ident, Query, Select, SelectItem, Spanned, TableAlias, TableFactor, TableWithJoins, Value,
+    VisitMut, VisitorMut, WildcardAdditionalOptions,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 use std::ops::ControlFlow;
@@ -45,15 +45,6 @@ fn grouping(expr: &Expr) -> Option<Grouping> {
     let Expr::Function(call) = expr else { return None };
     let function = WindowFunction::named(&function_name(&call.name))?;
     Some(Grouping { function, args: arguments(call)?, span: call.name.span() })
-}
-
-fn arguments(call: &Function) -> Option<Vec<Expr>> {
-    let FunctionArguments::List(list) = &call.args else { return None };
-    let plain = |arg: &FunctionArg| match arg {
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
-        _ => None,
-    };
-    list.args.iter().map(plain).collect()
 }
 
 fn rewrite(select: &mut Select) -> Result<(), SqlError> {

@@ -5,11 +5,10 @@
 //! <https://spark.apache.org/docs/latest/api/sql/#window>
 
 use super::refuse::function_name;
-use super::syntax::{call, interval};
+use super::syntax::{arguments, call, interval};
 use super::types::fold;
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, Query, Select,
-    SelectItem, Spanned, Value, VisitMut, VisitorMut,
+    AccessExpr, Expr, GroupByExpr, Ident, Query, Select, SelectItem, Spanned, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 use std::ops::ControlFlow;
@@ -52,15 +51,6 @@ fn window(expr: &Expr) -> Option<Window> {
         _ => return None,
     };
     Some(Window { name, function: function_name, args, span: function.name.span() })
-}
-
-fn arguments(function: &Function) -> Option<Vec<Expr>> {
-    let FunctionArguments::List(list) = &function.args else { return None };
-    let plain = |arg: &FunctionArg| match arg {
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
-        _ => None,
-    };
-    list.args.iter().map(plain).collect()
 }
 
 /// `'10 minutes'` and `'interval 10 minutes'` are intervals.

@@ -24,6 +24,16 @@ pub fn call(name: &str, args: Vec<Expr>, span: Span) -> Expr {
     })
 }
 
+/// What a call is given, if that is expressions and nothing else.
+pub fn arguments(call: &Function) -> Option<Vec<Expr>> {
+    let FunctionArguments::List(list) = &call.args else { return None };
+    let plain = |arg: &FunctionArg| match arg {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+        _ => None,
+    };
+    list.args.iter().map(plain).collect()
+}
+
 /// `INTERVAL '10 minutes'`.
 pub fn interval(text: String) -> Expr {
     Expr::Interval(Interval {
