@@ -27,6 +27,8 @@ fn spec(name: &str) -> QuerySpec {
         start_positions: Positions::new(),
         end_positions: Positions::new(),
         topic_ids: BTreeMap::new(),
+        source_topic_ids: BTreeMap::new(),
+        end_topic_ids: BTreeMap::new(),
     }
 }
 
@@ -66,6 +68,9 @@ fn record(query: QueryId, epoch: Epoch, batch: u64, position: i64, changes: &Cha
         writers: Vec::new(),
         state: vec![delta],
         totals: Totals::default(),
+        topic_ids: BTreeMap::new(),
+        ends: BTreeMap::new(),
+        reset: BTreeSet::new(),
     }
 }
 

@@ -78,6 +78,15 @@ pub fn consumer(
     Ok(config)
 }
 
+/// Has a client note in its log whenever it is told an id of a topic (see `source::incarnation`).
+pub fn note_topic_ids(config: &mut ClientConfig) {
+    let contexts = match config.get("debug") {
+        Some(contexts) => format!("{contexts},metadata"),
+        None => "metadata".to_string(),
+    };
+    config.set("debug", contexts).set_log_level(RDKafkaLogLevel::Debug);
+}
+
 /// Sets `key` unless the user did.
 pub fn set_default(config: &mut ClientConfig, key: &str, value: &str) {
     if config.get(key).is_none() {

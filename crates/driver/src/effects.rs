@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// Longest pause between two tries to resolve writers while a broker is away.
 const RESOLVE_PAUSE_MAX: Duration = Duration::from_secs(3);
@@ -38,12 +38,13 @@ pub(crate) struct Effects {
     cluster: Cluster,
     progress: ProgressLog,
     events: mpsc::Sender<RunnerEvent>,
+    look: Arc<Notify>,
     /// A compaction is running.
     compacting: Arc<AtomicBool>,
 }
 
 impl Effects {
-    pub fn new(run: &Run, events: mpsc::Sender<RunnerEvent>) -> Self {
+    pub fn new(run: &Run, events: mpsc::Sender<RunnerEvent>, look: Arc<Notify>) -> Self {
         Self {
             spec: run.spec.clone(),
             run_id: run.run_id,
@@ -52,6 +53,7 @@ impl Effects {
             cluster: run.cluster.clone(),
             progress: run.progress.clone(),
             events,
+            look,
             compacting: Arc::default(),
         }
     }
@@ -59,10 +61,13 @@ impl Effects {
     pub async fn carry_out(&self, action: Action) {
         match action {
             Action::Open { executor } => self.cluster.send(executor, self.open_query()),
-            Action::Assign { executor, partitions } => {
+            // All sources' watchers look; a waiter that comes too late looks within a second.
+            Action::LookAtTopic { .. } => self.look.notify_waiters(),
+            Action::Assign { executor, partitions, topic_ids } => {
                 let partitions = partitions
                     .into_iter()
                     .map(|(partition, position, end)| v1::PartitionStart {
+                        topic_id: topic_ids.get(&partition.source).cloned(),
                         source_id: partition.source.0,
                         topic: partition.tp.topic.to_string(),
                         partition: partition.tp.partition,

@@ -8,6 +8,7 @@
 
 #![allow(unsafe_code)]
 
+use super::incarnation::noted_change;
 use crate::error::ConnectorError;
 use rdkafka::bindings as sys;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -29,6 +30,11 @@ pub enum Polled<'a> {
         code: RDKafkaErrorCode,
         message: String,
         fatal: bool,
+    },
+    /// The client was told an id of the topic, the first one or another. What follows is read from that topic.
+    TopicId {
+        topic: String,
+        id: String,
     },
     /// Housekeeping of the client.
     Other,
@@ -143,12 +149,15 @@ fn read(event: &Event) -> Polled<'_> {
         sys::RD_KAFKA_EVENT_ERROR => failed(native),
         sys::RD_KAFKA_EVENT_LOG => {
             let (mut facility, mut line, mut level) = (ptr::null(), ptr::null(), 0);
-            unsafe {
-                if sys::rd_kafka_event_log(native, &mut facility, &mut line, &mut level) == 0 {
-                    log(&text(facility), &text(line), level);
-                }
+            if unsafe { sys::rd_kafka_event_log(native, &mut facility, &mut line, &mut level) } != 0 {
+                return Polled::Other;
             }
-            Polled::Other
+            let (facility, line) = unsafe { (text(facility), text(line)) };
+            log(&facility, &line, level);
+            match noted_change(&line) {
+                Some((topic, id)) => Polled::TopicId { topic: topic.to_string(), id: id.to_string() },
+                None => Polled::Other,
+            }
         }
         _ => Polled::Other,
     }
@@ -217,7 +226,7 @@ unsafe fn text(text: *const c_char) -> String {
 fn log(facility: &str, line: &str, level: i32) {
     match level {
         ..=3 => tracing::warn!(target: "librdkafka", facility, "{line}"),
-        4..=5 => tracing::info!(target: "librdkafka", facility, "{line}"),
+        4 => tracing::info!(target: "librdkafka", facility, "{line}"),
         _ => tracing::debug!(target: "librdkafka", facility, "{line}"),
     }
 }

@@ -23,8 +23,8 @@ impl QueryMachine {
             return;
         }
         if matches!(self.phase, Phase::Ready { finish: None }) {
-            for (partition, position, earliest, latest) in std::mem::take(&mut self.deferred_out_of_range) {
-                self.on_out_of_range(partition, position, earliest, latest, out);
+            for found in std::mem::take(&mut self.deferred_out_of_range) {
+                self.on_out_of_range(found, out);
             }
         }
         let Phase::Ready { finish } = &self.phase else { return };
@@ -38,8 +38,11 @@ impl QueryMachine {
         if self.stale_assignment {
             self.reassign(out);
         }
+        if !self.unconfirmed.is_empty() {
+            return;
+        }
         self.advance_watermarks(now_ms);
-        if self.at_its_ends() && !self.windows_due(now_ms) {
+        if self.at_its_ends() && !self.unrecorded && !self.windows_due(now_ms) {
             self.end(End::Finished, out);
             return;
         }
@@ -124,7 +127,7 @@ impl QueryMachine {
         !self.positions.is_empty() && self.positions.iter().all(reached)
     }
 
-    /// The ranges of a batch that is due now; they may be empty when windows have to close.
+    /// The ranges of a batch that is due now; they may be empty when windows have to close, or a skip to be recorded.
     fn due(&mut self, now_ms: i64) -> Option<Ranges> {
         if let Trigger::Every { interval_ms } = self.config.trigger {
             if now_ms < next_boundary(self.last_boundary_ms, interval_ms) {
@@ -135,7 +138,7 @@ impl QueryMachine {
         if self.config.trigger == Trigger::Once {
             let ends: BTreeMap<_, _> = self.config.end_positions.iter().map(|(p, end)| (p.clone(), *end)).collect();
             let ranges = plan_ranges(&self.positions, &ends, &BTreeMap::new());
-            return (!ranges.is_empty() || self.windows_due(now_ms)).then_some(ranges);
+            return (!ranges.is_empty() || self.unrecorded || self.windows_due(now_ms)).then_some(ranges);
         }
         let limits = self.limits(now_ms);
         let ready: BTreeSet<SourceId> =
@@ -151,7 +154,7 @@ impl QueryMachine {
             })
             .collect();
         let ranges = plan_ranges(&self.positions, &reachable, &limits);
-        (!ranges.is_empty() || self.windows_due(now_ms)).then_some(ranges)
+        (!ranges.is_empty() || self.unrecorded || self.windows_due(now_ms)).then_some(ranges)
     }
 
     /// How far partitions with a watermark may be read, if none may run far ahead of the slowest.
