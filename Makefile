@@ -48,7 +48,7 @@ release: setup-build ## The binary, optimised: target/release/highwater
 
 setup: setup-build setup-java setup-duckdb ## Install what is missing for the tests
 
-setup-build: ## Install what is missing to build: a C and C++ compiler and make, for librdkafka and zstd
+setup-build: ## Install what is missing to build: a C and C++ compiler, make and Perl, for librdkafka, OpenSSL and zstd
 	scripts/setup.sh build
 
 setup-java: ## Install what is missing to run Kafka: Java, Maven and Kafka's jars
