@@ -8,6 +8,7 @@ mod cluster_service;
 mod effects;
 mod error;
 mod http;
+mod limits;
 mod monitor;
 mod progress;
 mod queries;

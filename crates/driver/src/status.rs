@@ -1,5 +1,6 @@
 //! A query's status as people see it, from its spec and its newest run.
 
+use crate::limits::limits_of;
 use crate::queries::{Entry, Queries};
 use crate::runner::QueryView;
 use highwater_core::ids::ExecutorId;
@@ -37,6 +38,7 @@ pub(crate) async fn status_of(queries: &Queries, entry: &Entry) -> v1::QueryStat
         warnings,
         executors: if ended { Vec::new() } else { live.iter().map(|info| executor_status(info, &view)).collect() },
         query_id: entry.spec.id.to_string(),
+        limits: limits_of(&entry.compiled),
     }
 }
 
@@ -62,6 +64,7 @@ async fn idle_status(queries: &Queries, entry: &Entry) -> v1::QueryStatus {
         message: entry.spec.message.clone().unwrap_or_default(),
         warnings: entry.compiled.warnings.clone(),
         query_id: id.to_string(),
+        limits: limits_of(&entry.compiled),
         ..v1::QueryStatus::default()
     }
 }

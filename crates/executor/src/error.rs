@@ -19,6 +19,8 @@ pub enum ExecutorError {
     Refused(String),
     #[error("exchange service: {0}")]
     Server(String),
+    #[error("cannot use {} for scratch files: {source}; choose another --data-dir", path.display())]
+    Scratch { path: std::path::PathBuf, source: std::io::Error },
 }
 
 /// Why a task attempt failed.
