@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod brokers;
+mod cluster;
 mod command_line;
 mod compose;
 mod crash_points;
@@ -19,5 +20,6 @@ mod nexmark_check;
 mod progress_topics;
 mod rescale;
 mod sources;
+mod stored;
 mod table;
 mod windows;

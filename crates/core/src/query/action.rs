@@ -33,8 +33,9 @@ pub enum Action {
     /// Commit these writers' transactions. Answers: `Published` per writer.
     Publish { attempt: AttemptId, batch: BatchId, executor: ExecutorId, writers: Vec<WriterPlan> },
     /// Fence these writers (initialise their transactional ids), then find out what they hold.
-    /// `batch` is the prepared batch asked about; `None` when only fencing is wanted. Answers: `Resolved`.
-    Resolve { batch: Option<BatchId>, writers: Vec<WriterReport> },
+    /// `batch` is the prepared batch asked about; `None` when only fencing is wanted. Answers: `Resolved` of the same
+    /// number.
+    Resolve { number: u64, batch: Option<BatchId>, writers: Vec<WriterReport> },
     /// The batch is committed: note it, tell the executors to promote, report progress.
     Committed(Box<CommittedBatch>),
     /// The run is over; executors are to forget the query. Nothing follows.

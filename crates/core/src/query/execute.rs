@@ -30,6 +30,7 @@ impl QueryMachine {
             return;
         }
         execution.reports.insert(report.task, report);
+        execution.lease.done(executor, now_ms);
         if execution.reports.len() == execution.plan.tasks.len() {
             self.gather(now_ms, out);
         }
@@ -129,6 +130,7 @@ impl QueryMachine {
                 unknown: BTreeSet::new(),
                 operators,
                 timings: execution.timings,
+                asked_at_ms: now_ms,
             },
             now_ms,
             out,
@@ -154,13 +156,18 @@ impl QueryMachine {
                 self.end(End::Failed(message), out);
             }
             ErrorKind::Retry | ErrorKind::Fenced => {
-                self.troubles.insert(None, message);
-                self.failures = self.failures.saturating_add(1);
-                let pause = RETRY_BASE_MS.saturating_mul(1 << self.failures.min(10)).min(RETRY_MAX_MS);
-                self.not_before_ms = now_ms + pause;
+                self.retry_later(message, now_ms);
                 self.abort_execution(&BTreeSet::new(), now_ms, out);
             }
         }
+    }
+
+    /// The next attempt waits a while, longer with each failure.
+    pub(super) fn retry_later(&mut self, message: String, now_ms: i64) {
+        self.troubles.insert(None, message);
+        self.failures = self.failures.saturating_add(1);
+        let pause = RETRY_BASE_MS.saturating_mul(1 << self.failures.min(10)).min(RETRY_MAX_MS);
+        self.not_before_ms = self.not_before_ms.max(now_ms + pause);
     }
 
     /// Drops the current attempt. Writers of executors that are gone are fenced first, so that their open
@@ -186,15 +193,12 @@ impl QueryMachine {
         self.phase = match (orphans.is_empty(), execution.finish) {
             (true, finish) => Phase::Ready { finish },
             (false, Some(prepared)) => {
-                out.push(Action::Resolve {
-                    batch: Some(prepared.record.batch()),
-                    writers: prepared.record.writers.clone(),
-                });
-                Phase::Resolving { prepared: Some(prepared), running: None }
+                let number = self.ask(Some(prepared.record.batch()), prepared.record.writers.clone(), out);
+                Phase::Resolving { number, prepared: Some(prepared), running: None }
             }
             (false, None) => {
-                out.push(Action::Resolve { batch: None, writers: orphans });
-                Phase::Resolving { prepared: None, running: None }
+                let number = self.ask(None, orphans, out);
+                Phase::Resolving { number, prepared: None, running: None }
             }
         };
     }
@@ -206,8 +210,8 @@ impl QueryMachine {
         }
         let Phase::Ready { finish } = std::mem::replace(&mut self.phase, Phase::Ready { finish: None }) else { return };
         let writers = std::mem::take(&mut self.orphans).into_iter().map(unwritten).collect();
-        out.push(Action::Resolve { batch: None, writers });
-        self.phase = Phase::Resolving { prepared: finish, running: None };
+        let number = self.ask(None, writers, out);
+        self.phase = Phase::Resolving { number, prepared: finish, running: None };
     }
 
     /// The run's batch under way is persisted: from here on it can only be finished.

@@ -2,7 +2,8 @@
 
 use super::machine::{Phase, Prepared, Publication, QueryMachine};
 use super::{Action, CommittedBatch, End, Resolution};
-use crate::ids::AttemptId;
+use crate::error::ErrorKind;
+use crate::ids::{AttemptId, BatchId};
 use crate::plan::WriterPlan;
 use crate::record::PrepareRecord;
 use crate::report::{OperatorMetrics, WriterReport};
@@ -74,14 +75,31 @@ impl QueryMachine {
         let record = &publication.prepared.record;
         let writers: Vec<WriterReport> =
             record.writers.iter().filter(|report| publication.unknown.contains(&report.plan)).cloned().collect();
-        out.push(Action::Resolve { batch: Some(record.batch()), writers });
+        let number = self.ask(Some(record.batch()), writers, out);
         let prepared = Some(publication.prepared.clone());
-        self.phase = Phase::Resolving { prepared, running: Some(Box::new(publication)) };
+        self.phase = Phase::Resolving { number, prepared, running: Some(Box::new(publication)) };
     }
 
-    pub(super) fn on_resolved(&mut self, found: BTreeMap<WriterPlan, Resolution>, now_ms: i64, out: &mut Vec<Action>) {
-        let Phase::Resolving { .. } = &self.phase else { return };
-        let Phase::Resolving { prepared, running } = std::mem::replace(&mut self.phase, Phase::Ready { finish: None })
+    /// Asks what writers hold. Returns the question's number, which its answer bears.
+    pub(super) fn ask(&mut self, batch: Option<BatchId>, writers: Vec<WriterReport>, out: &mut Vec<Action>) -> u64 {
+        self.questions += 1;
+        out.push(Action::Resolve { number: self.questions, batch, writers });
+        self.questions
+    }
+
+    pub(super) fn on_resolved(
+        &mut self,
+        number: u64,
+        found: BTreeMap<WriterPlan, Resolution>,
+        now_ms: i64,
+        out: &mut Vec<Action>,
+    ) {
+        let Phase::Resolving { number: asked, .. } = &self.phase else { return };
+        if *asked != number {
+            return;
+        }
+        let Phase::Resolving { prepared, running, .. } =
+            std::mem::replace(&mut self.phase, Phase::Ready { finish: None })
         else {
             return;
         };
@@ -107,6 +125,13 @@ impl QueryMachine {
         }
     }
 
+    /// Only the answer to the question that is open may stop the query.
+    pub(super) fn on_resolve_failed(&mut self, number: u64, kind: ErrorKind, message: String, out: &mut Vec<Action>) {
+        if matches!(&self.phase, Phase::Resolving { number: asked, .. } if *asked == number) {
+            self.on_trouble(None, kind, message, out);
+        }
+    }
+
     /// Every writer holds the batch although no attempt of ours is there to promote: executors restore their
     /// state from the checkpoint.
     fn adopt(&mut self, record: Arc<PrepareRecord>, now_ms: i64, out: &mut Vec<Action>) {
@@ -119,6 +144,7 @@ impl QueryMachine {
             unknown: Default::default(),
             operators: Vec::new(),
             timings: Default::default(),
+            asked_at_ms: now_ms,
         };
         self.commit(publication, now_ms, out);
     }
@@ -146,6 +172,8 @@ impl QueryMachine {
         }
         self.totals = record.totals.clone();
         self.failures = 0;
+        self.deaths.committed();
+        self.cuts.committed(&publication.placement.values().copied().collect());
         self.troubles.remove(&None);
         for (partition, reach) in &self.available {
             let committed = self.positions.get(partition).copied().unwrap_or(0);
@@ -172,7 +200,7 @@ impl QueryMachine {
     }
 }
 
-fn ahead(record: &PrepareRecord, writer: WriterPlan, batch: crate::ids::BatchId) -> String {
+fn ahead(record: &PrepareRecord, writer: WriterPlan, batch: BatchId) -> String {
     format!(
         "the sink is ahead of the query: writer {} of sink {} already holds batch {batch}, but the checkpoint ends at \
          batch {}. The checkpoint was restored from an older copy, or another driver ran this query. Restore the \

@@ -3,14 +3,14 @@
 //! Owns: what the driver's shell does around the machine. Decisions are the machine's alone.
 
 use crate::check::partition;
-use crate::types::{Down, Ev, Fault, RunTasks, Up};
+use crate::types::{Down, Ev, Fault, Question, RunTasks, Up};
 use crate::world::World;
+use highwater_core::clock::Now;
 use highwater_core::error::ErrorKind;
 use highwater_core::ids::{AttemptId, BatchId, Epoch, ExecutorId};
 use highwater_core::plan::WriterPlan;
 use highwater_core::query::{Action, CommittedBatch, End, Event, ExecutorInfo, QueryConfig, QueryMachine, Resolution};
 use highwater_core::record::PrepareRecord;
-use highwater_core::report::WriterReport;
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,6 +30,8 @@ pub struct Driver {
     /// The first resolution of a run is answered wrongly under `Fault::SkippedReplay`.
     resolved: bool,
     committed: Option<BatchId>,
+    /// The last batch planned in this run: when, and its time.
+    planned: Option<(i64, i64)>,
 }
 
 pub fn executor_id(executor: usize) -> ExecutorId {
@@ -53,6 +55,7 @@ impl World {
             wake_at_ms: None,
             resolved: false,
             committed: None,
+            planned: None,
         });
         let driver = self.drivers.len() - 1;
         if self.calm {
@@ -79,8 +82,10 @@ impl World {
         let node = &mut self.drivers[driver];
         node.run += 1;
         (node.wake_at_ms, node.resolved, node.committed) = (None, false, None);
-        let config = QueryConfig { epoch: node.epoch, ..self.config.clone() };
-        let (machine, actions) = QueryMachine::recover(config, head, self.now);
+        let config = QueryConfig { epoch: node.epoch, first_attempt: node.run << 32, ..self.config.clone() };
+        node.planned = None;
+        let now = Now { ms: self.now, wall_ms: self.now + self.skew_ms };
+        let (machine, actions) = QueryMachine::recover(config, head, now);
         node.machine = Some(machine);
         self.act(driver, actions);
         let members = self.members(driver);
@@ -146,8 +151,8 @@ impl World {
         let event = match msg {
             Up::Available(partitions) => Event::Available { executor, partitions, marks: Default::default() },
             Up::TaskDone(attempt, report) => Event::TaskDone { attempt, executor, report },
-            Up::TaskFailed(attempt, task, message) => {
-                Event::TaskFailed { attempt, task, kind: ErrorKind::Retry, message }
+            Up::TaskFailed(attempt, task, message, unreachable) => {
+                Event::TaskFailed { attempt, task, kind: ErrorKind::Retry, message, unreachable }
             }
             Up::Published(attempt, writer, known) => Event::Published { attempt, writer, known },
         };
@@ -168,7 +173,7 @@ impl World {
     }
 
     fn step(&mut self, driver: usize, event: Event) {
-        let now = self.now;
+        let now = Now { ms: self.now, wall_ms: self.now + self.skew_ms };
         let Some(machine) = self.drivers[driver].machine.as_mut() else { return };
         let before = machine.positions().clone();
         let actions = machine.step(event, now);
@@ -203,6 +208,7 @@ impl World {
                     if plan.ranges.is_empty() {
                         self.coverage.hit("windows closed without records");
                     }
+                    self.check_time(driver, plan.timestamp_ms);
                     let run = RunTasks { attempt, plan, placement, base, published };
                     for executor in run.placement.values().copied().collect::<BTreeSet<_>>() {
                         self.tell_executor(driver, executor, Down::Run(Box::new(run.clone())));
@@ -214,14 +220,28 @@ impl World {
                 }
                 Action::Persist { record } => self.begin_persist(driver, record),
                 Action::Publish { attempt, executor, writers, .. } => self.publish(driver, attempt, executor, writers),
-                Action::Resolve { batch, writers } => {
+                Action::Resolve { number, batch, writers } => {
                     self.coverage.hit("writers resolved");
                     let run = self.drivers[driver].run;
-                    self.soon(6, Ev::Fence { driver, run, batch, writers });
+                    self.soon(6, Ev::Fence { driver, run, question: Question { number, batch, writers } });
                 }
                 Action::Committed(batch) => self.commit(driver, &batch),
                 Action::Ended(end) => self.end(driver, end),
             }
+        }
+    }
+
+    /// The time of batches neither stands still nor leaps, whatever the wall clock does. A batch that is finished for
+    /// another driver keeps its time.
+    fn check_time(&mut self, driver: usize, timestamp_ms: i64) {
+        let node = &mut self.drivers[driver];
+        if self.store.latest().is_some_and(|head| head.plan.timestamp_ms == timestamp_ms) {
+            return;
+        }
+        let Some((at_ms, before_ms)) = node.planned.replace((self.now, timestamp_ms)) else { return };
+        let (passed, advanced) = (self.now - at_ms, timestamp_ms - before_ms);
+        if advanced < passed / 2 - 1 || advanced > passed * 2 + 1 {
+            self.violate(format!("the time of batches advanced by {advanced} ms in {passed} ms"));
         }
     }
 
@@ -281,27 +301,28 @@ impl World {
     }
 
     /// The first half of a resolution: every writer is fenced.
-    pub fn fence(&mut self, driver: usize, run: u64, batch: Option<BatchId>, writers: Vec<WriterReport>) {
+    pub fn fence(&mut self, driver: usize, run: u64, question: Question) {
         let away = self.broker.away_until_ms > self.now;
         if away || self.chance(self.knobs.resolve_fails) {
             self.coverage.hit("resolution failed at first");
             let (kind, message) = (ErrorKind::Retry, "brokers are away".to_string());
             self.soon(2, Ev::Tell { driver, run, event: Box::new(Event::Trouble { executor: None, kind, message }) });
             let again = self.now + 20 + self.delay(10);
-            return self.at(again, Ev::Fence { driver, run, batch, writers });
+            return self.at(again, Ev::Fence { driver, run, question });
         }
         if self.fault == Some(Fault::ProgressBeforeFencing) {
-            self.at(self.now + 8, Ev::FenceLate { writers: writers.clone() });
-            return self.read_progress(driver, run, batch, writers);
+            self.at(self.now + 8, Ev::FenceLate { writers: question.writers.clone() });
+            return self.read_progress(driver, run, question);
         }
-        for writer in &writers {
+        for writer in &question.writers {
             self.broker.init(writer.plan);
         }
-        self.soon(6, Ev::ReadProgress { driver, run, batch, writers });
+        self.soon(6, Ev::ReadProgress { driver, run, question });
     }
 
     /// The second half: what they hold.
-    pub fn read_progress(&mut self, driver: usize, run: u64, batch: Option<BatchId>, writers: Vec<WriterReport>) {
+    pub fn read_progress(&mut self, driver: usize, run: u64, question: Question) {
+        let Question { number, batch, writers } = question;
         let places: Option<Vec<i64>> = writers.iter().map(|writer| Some(writer.progress_at?.offset)).collect();
         let from = places.and_then(|places| places.into_iter().min()).unwrap_or(0);
         let skip = self.fault == Some(Fault::SkippedReplay) && !self.drivers[driver].resolved;
@@ -323,7 +344,7 @@ impl World {
             found.insert(writer.plan, resolution);
         }
         let told = self.now + 9 + self.delay(4);
-        self.at(told, Ev::Tell { driver, run, event: Box::new(Event::Resolved(found)) });
+        self.at(told, Ev::Tell { driver, run, event: Box::new(Event::Resolved { number, found }) });
     }
 
     fn commit(&mut self, driver: usize, batch: &CommittedBatch) {
@@ -374,7 +395,7 @@ fn brief(action: &Action) -> String {
         }
         Action::Persist { record } => format!("persist batch {}", record.batch()),
         Action::Committed(batch) => format!("committed batch {} by {}", batch.record.batch(), batch.attempt),
-        Action::Resolve { batch, writers } => {
+        Action::Resolve { batch, writers, .. } => {
             let writers: Vec<_> = writers.iter().map(|w| (w.plan.sink.0, w.plan.writer.0)).collect();
             format!("resolve {batch:?} {writers:?}")
         }

@@ -85,8 +85,17 @@ pub struct RunTasks {
 pub enum Up {
     Available(Vec<(SourcePartition, i64, bool)>),
     TaskDone(AttemptId, Box<TaskReport>),
-    TaskFailed(AttemptId, TaskId, String),
+    /// The last is who could not be reached.
+    TaskFailed(AttemptId, TaskId, String, Option<ExecutorId>),
     Published(AttemptId, WriterPlan, bool),
+}
+
+/// What a driver asks about writers.
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub number: u64,
+    pub batch: Option<BatchId>,
+    pub writers: Vec<WriterReport>,
 }
 
 /// One task of one attempt in one life of an executor's worker.
@@ -154,8 +163,7 @@ pub enum Ev {
     Fence {
         driver: usize,
         run: u64,
-        batch: Option<BatchId>,
-        writers: Vec<WriterReport>,
+        question: Question,
     },
     FenceLate {
         writers: Vec<WriterReport>,
@@ -163,8 +171,7 @@ pub enum Ev {
     ReadProgress {
         driver: usize,
         run: u64,
-        batch: Option<BatchId>,
-        writers: Vec<WriterReport>,
+        question: Question,
     },
     Tell {
         driver: usize,
@@ -192,6 +199,8 @@ pub enum Ev {
     Exchanged {
         task: TaskRef,
         ok: bool,
+        /// Who could not be reached.
+        unreachable: Option<usize>,
     },
     ShardStep(TaskRef),
     /// A writer of the task is to be opened, or to go on.

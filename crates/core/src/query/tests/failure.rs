@@ -6,7 +6,7 @@ use crate::query::{Resolution, RunState};
 
 fn failed(query: &Query, kind: ErrorKind) -> Event {
     let attempt = query.run().attempt;
-    Event::TaskFailed { attempt, task: TaskId(0), kind, message: "disk full".into() }
+    Event::TaskFailed { attempt, task: TaskId(0), kind, message: "disk full".into(), unreachable: None }
 }
 
 #[test]
@@ -21,11 +21,11 @@ fn an_executor_lost_before_prepare_drops_the_attempt_and_fences_its_writers() {
     assert_eq!(actions[0], Action::Abort { attempt: first.attempt, batch: BatchId(0), executors: everyone });
     assert_eq!(
         actions[1],
-        Action::Resolve { batch: None, writers: vec![WriterReport { digest: 0, ..writer_report(w(1), 0) }] }
+        Action::Resolve { number: 1, batch: None, writers: vec![WriterReport { digest: 0, ..writer_report(w(1), 0) }] }
     );
     assert_eq!(actions.len(), 2, "nothing is planned before the orphans are fenced: {actions:?}");
     // when
-    let actions = query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+    let actions = query.resolved([(w(1), Resolution::NotPublished)]);
     // then
     assert_eq!(names(&actions), ["assign", "run"]);
     let again = query.run();
@@ -34,9 +34,9 @@ fn an_executor_lost_before_prepare_drops_the_attempt_and_fences_its_writers() {
     assert!(again.placement.values().all(|executor| *executor == e(1)));
 }
 
-fn fenced(writers: &[u32]) -> Action {
+fn fenced(number: u64, writers: &[u32]) -> Action {
     let unwritten = |number: &u32| WriterReport { digest: 0, ..writer_report(w(*number), 0) };
-    Action::Resolve { batch: None, writers: writers.iter().map(unwritten).collect() }
+    Action::Resolve { number, batch: None, writers: writers.iter().map(unwritten).collect() }
 }
 
 #[test]
@@ -44,14 +44,14 @@ fn executors_lost_one_after_the_other_have_their_writers_fenced_one_after_the_ot
     // given
     let mut query = Query::executing();
     let first = query.tell(executors(&[(1, 1)]));
-    assert_eq!(first[1], fenced(&[1]));
+    assert_eq!(first[1], fenced(1, &[1]));
     // when
     let while_fencing = query.tell(executors(&[]));
-    let actions = query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+    let actions = query.resolved([(w(1), Resolution::NotPublished)]);
     // then
     assert_eq!(while_fencing, vec![], "one resolution at a time");
-    assert_eq!(actions, [fenced(&[0])], "even without an executor that could go on");
-    assert_eq!(query.tell(Event::Resolved([(w(0), Resolution::NotPublished)].into())), vec![]);
+    assert_eq!(actions, [fenced(2, &[0])], "even without an executor that could go on");
+    assert_eq!(query.resolved([(w(0), Resolution::NotPublished)]), vec![]);
     assert_eq!(names(&query.tell(executors(&[(3, 3)]))), ["open", "assign"]);
 }
 
@@ -63,9 +63,9 @@ fn an_executor_lost_after_its_attempt_was_dropped_has_its_writers_fenced_before_
     // when
     let actions = query.tell(executors(&[(1, 1)]));
     // then
-    assert_eq!(actions, [fenced(&[1])]);
+    assert_eq!(actions, [fenced(1, &[1])]);
     assert_eq!(query.tick_at(10_000), vec![], "not before they are");
-    let actions = query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+    let actions = query.resolved([(w(1), Resolution::NotPublished)]);
     assert_eq!(names(&actions), ["assign", "run"]);
 }
 
@@ -126,6 +126,7 @@ fn reports_of_a_dropped_attempt_or_of_the_wrong_executor_change_nothing() {
             task: TaskId(0),
             kind: ErrorKind::Fatal,
             message: "too late".into(),
+            unreachable: None,
         }),
         vec![]
     );
@@ -197,7 +198,10 @@ fn an_executor_lost_while_the_record_is_written_leaves_the_batch_prepared() {
     assert_eq!(lost, vec![], "it is too late to drop the attempt");
     assert_eq!(names(&actions), ["publish"], "the survivor's writer");
     let actions = query.published(w(0), true);
-    assert_eq!(actions, [Action::Resolve { batch: Some(BatchId(0)), writers: vec![writer_report(w(1), 2)] }]);
+    assert_eq!(
+        actions,
+        [Action::Resolve { number: 1, batch: Some(BatchId(0)), writers: vec![writer_report(w(1), 2)] }]
+    );
 }
 
 #[test]
@@ -209,9 +213,12 @@ fn an_executor_lost_after_prepare_makes_the_same_plan_run_again() {
     // when
     let actions = query.tell(executors(&[(1, 1)]));
     // then
-    assert_eq!(actions, [Action::Resolve { batch: Some(BatchId(0)), writers: vec![writer_report(w(1), 2)] }]);
+    assert_eq!(
+        actions,
+        [Action::Resolve { number: 1, batch: Some(BatchId(0)), writers: vec![writer_report(w(1), 2)] }]
+    );
     // when
-    query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+    query.resolved([(w(1), Resolution::NotPublished)]);
     // then
     let again = query.run();
     assert!(again.attempt > first.attempt);
@@ -241,7 +248,7 @@ fn a_repetition_with_other_rows_state_or_records_stops_before_anything_is_publis
         let (mut query, _) = Query::publishing();
         query.published(w(0), true);
         query.tell(executors(&[(1, 1)]));
-        query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+        query.resolved([(w(1), Resolution::NotPublished)]);
         // when
         let actions = query.finish_tasks_with(|task| {
             let mut report = report(task);
@@ -263,9 +270,12 @@ fn an_unknown_outcome_is_found_out_and_the_running_attempt_committed() {
     // when
     let actions = query.published(w(1), true);
     // then
-    assert_eq!(actions, [Action::Resolve { batch: Some(BatchId(0)), writers: vec![writer_report(w(0), 2)] }]);
+    assert_eq!(
+        actions,
+        [Action::Resolve { number: 1, batch: Some(BatchId(0)), writers: vec![writer_report(w(0), 2)] }]
+    );
     // when
-    let actions = query.tell(Event::Resolved([(w(0), Resolution::Published)].into()));
+    let actions = query.resolved([(w(0), Resolution::Published)]);
     // then
     assert_eq!(committed(&actions).attempt, attempt);
     assert_eq!(committed(&actions).executors, [e(1), e(2)].into(), "its overlays become state");
@@ -291,7 +301,7 @@ fn a_sink_that_is_ahead_stops_the_query_with_the_ways_out() {
     query.published(w(0), true);
     query.published(w(1), false);
     // when
-    let actions = query.tell(Event::Resolved([(w(1), Resolution::Ahead { batch: BatchId(4) })].into()));
+    let actions = query.resolved([(w(1), Resolution::Ahead { batch: BatchId(4) })]);
     // then
     let message = failure(&actions);
     assert!(message.contains("ahead") && message.contains("batch 4") && message.contains("--new-output"), "{message}");
@@ -309,4 +319,21 @@ fn trouble_is_shown_until_it_is_over_and_ends_the_query_only_when_it_is_fatal() 
     assert_eq!(query.machine.state(), RunState::Running);
     let actions = query.tell(trouble(ErrorKind::Fix, "not authorised"));
     assert_eq!((names(&actions), failure(&actions)), (vec!["abort", "ended"], "not authorised"));
+}
+
+#[test]
+fn an_answer_to_an_earlier_question_changes_nothing() {
+    // given: the writers of one executor were asked about, then those of the other
+    let mut query = Query::executing();
+    query.tell(executors(&[(1, 1)]));
+    query.tell(executors(&[]));
+    query.resolved([(w(1), Resolution::NotPublished)]);
+    query.tell(executors(&[(3, 3)]));
+    // when
+    let (number, found) = (1, [(w(1), Resolution::NotPublished)].into());
+    let again = query.tell(Event::Resolved { number, found });
+    let failed = query.tell(Event::ResolveFailed { number, kind: ErrorKind::Fatal, message: "not authorised".into() });
+    // then
+    assert_eq!((again, failed), (vec![], vec![]), "the second question is open");
+    assert_eq!(names(&query.resolved([(w(0), Resolution::NotPublished)])), ["assign"]);
 }

@@ -9,11 +9,11 @@ fn recovered() -> (Query, Arc<PrepareRecord>, Vec<Action>) {
     let (_, record) = Query::preparing();
     let config = QueryConfig { epoch: Epoch(4), ..config() };
     let (machine, actions) = QueryMachine::recover(config, Some((*record).clone()), 5_000);
-    (Query { machine, now_ms: 5_000, running: None }, record, actions)
+    (Query { machine, now_ms: 5_000, running: None, asked: 1, skew_ms: 0 }, record, actions)
 }
 
-fn resolved(resolutions: [Resolution; 2]) -> Event {
-    Event::Resolved([(w(0), resolutions[0]), (w(1), resolutions[1])].into())
+fn both(resolutions: [Resolution; 2]) -> [(WriterPlan, Resolution); 2] {
+    [(w(0), resolutions[0]), (w(1), resolutions[1])]
 }
 
 #[test]
@@ -21,7 +21,7 @@ fn after_a_restart_the_writers_are_fenced_and_asked_before_anything_else() {
     // given, when
     let (mut query, record, actions) = recovered();
     // then
-    assert_eq!(actions, [Action::Resolve { batch: Some(BatchId(0)), writers: record.writers.clone() }]);
+    assert_eq!(actions, [Action::Resolve { number: 1, batch: Some(BatchId(0)), writers: record.writers.clone() }]);
     let actions = query.tell(executors(&[(1, 1)]));
     assert_eq!(actions, [Action::Open { executor: e(1) }], "no partition and no task before the sinks have answered");
     assert_eq!(query.machine.state(), RunState::Starting);
@@ -33,7 +33,7 @@ fn a_batch_that_every_writer_holds_is_adopted_and_the_next_one_planned() {
     let (mut query, record, _) = recovered();
     query.tell(executors(&[(1, 1)]));
     // when
-    let actions = query.tell(resolved([Resolution::Published; 2]));
+    let actions = query.resolved(both([Resolution::Published; 2]));
     // then
     assert_eq!(names(&actions), ["committed", "assign"]);
     assert!(committed(&actions).executors.is_empty(), "nobody holds an overlay of it");
@@ -51,7 +51,7 @@ fn a_batch_that_some_writers_lack_is_finished_with_its_own_plan() {
     // given
     let (mut query, record, _) = recovered();
     // when
-    let without_executors = query.tell(resolved([Resolution::Published, Resolution::NotPublished]));
+    let without_executors = query.resolved(both([Resolution::Published, Resolution::NotPublished]));
     let actions = query.tell(executors(&[(7, 1)]));
     // then
     assert_eq!(without_executors, vec![]);
@@ -74,14 +74,14 @@ fn finishing_survives_the_loss_of_executors_and_asks_again() {
     // given
     let (mut query, record, _) = recovered();
     query.tell(executors(&[(7, 1)]));
-    query.tell(resolved([Resolution::NotPublished; 2]));
+    query.resolved(both([Resolution::NotPublished; 2]));
     let first = query.run();
     // when
     let actions = query.tell(executors(&[(8, 1)]));
     // then
     assert_eq!(names(&actions), ["open", "abort", "resolve"]);
-    assert_eq!(actions[2], Action::Resolve { batch: Some(BatchId(0)), writers: record.writers.clone() });
-    query.tell(resolved([Resolution::NotPublished; 2]));
+    assert_eq!(actions[2], Action::Resolve { number: 2, batch: Some(BatchId(0)), writers: record.writers.clone() });
+    query.resolved(both([Resolution::NotPublished; 2]));
     assert!(query.run().attempt > first.attempt);
     assert_eq!(*query.run().plan, record.plan);
 }
@@ -91,7 +91,7 @@ fn a_recovered_query_whose_sink_is_ahead_fails() {
     // given
     let (mut query, ..) = recovered();
     // when
-    let actions = query.tell(resolved([Resolution::Published, Resolution::Ahead { batch: BatchId(9) }]));
+    let actions = query.resolved(both([Resolution::Published, Resolution::Ahead { batch: BatchId(9) }]));
     // then
     assert!(failure(&actions).contains("batch 9"));
 }
@@ -116,8 +116,10 @@ fn a_run_after_a_stop_shares_no_attempt_with_the_run_before() {
     query.tell(Event::Stop);
     query.tell(executors(&[]));
     // when
-    let (machine, _) = QueryMachine::recover(config(), None, query.now_ms + 1);
-    let mut again = Query { machine, now_ms: query.now_ms + 1, running: None };
+    let config = QueryConfig { first_attempt: 1 << 32, ..config() };
+    // The clock was set back meanwhile.
+    let (machine, _) = QueryMachine::recover(config, None, 0);
+    let mut again = Query { machine, now_ms: 0, running: None, asked: 1, skew_ms: 0 };
     again.tell(executors(&[(1, 1)]));
     again.tell(available(1, &[(0, 3)]));
     // then
@@ -164,7 +166,7 @@ fn a_stop_does_not_wait_for_executors_that_are_all_gone() {
     let actions = query.tell(executors(&[]));
     // then
     assert_eq!(names(&actions), ["abort", "resolve"], "their writers are fenced first");
-    let actions = query.tell(Event::Resolved([(w(0), Resolution::NotPublished)].into()));
+    let actions = query.resolved([(w(0), Resolution::NotPublished)]);
     assert_eq!(actions, [Action::Ended(End::Stopped)]);
 }
 
