@@ -3,11 +3,13 @@
 //! Owns: the servers and their start-up order: open the store, claim the epoch, recover the queries, then
 //! listen. Does not own: decisions (core's query machine), storage formats (checkpoint), Kafka (connectors).
 
+mod clock;
 mod cluster;
 mod cluster_service;
 mod effects;
 mod error;
 mod http;
+mod inbox;
 mod limits;
 mod monitor;
 mod progress;
@@ -20,6 +22,7 @@ mod submit;
 
 pub use error::DriverError;
 
+use clock::Clock;
 use cluster::Cluster;
 use cluster_service::ClusterApi;
 use highwater_checkpoint::CheckpointStore;
@@ -89,7 +92,7 @@ impl Driver {
         let http = bind(options.http).await?;
         let (address, http_address) = (local(&grpc, options.listen)?, local(&http, options.http)?);
         let cluster = Cluster::new(epoch, options.lease);
-        let queries = Queries::new(store, cluster.clone());
+        let queries = Queries::new(store, cluster.clone(), Clock::system());
         queries.recover().await?;
         tokio::spawn(cluster.clone().expire_leases(stop.clone()));
         let servers = tokio::spawn(serve(options, grpc, http, cluster, queries, stop));

@@ -97,7 +97,7 @@ impl QueryService for QueryApi {
     async fn get_lag(&self, request: Request<v1::GetLagRequest>) -> Result<Response<v1::GetLagResponse>, Status> {
         let entry = self.queries.get(&request.into_inner().name)?;
         let positions = committed_positions(&self.queries, &entry).await?;
-        let compiled = entry.compiled.clone();
+        let compiled = entry.compiled()?.clone();
         let partitions = tokio::task::spawn_blocking(move || monitor::lag(&compiled, &positions))
             .await
             .map_err(DriverError::from)?;

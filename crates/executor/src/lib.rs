@@ -11,13 +11,17 @@ mod channels;
 mod compute;
 mod error;
 mod exchange;
+mod handle;
+mod loading;
 mod outbox;
 mod publish;
 mod restore;
+mod running;
 mod scratch;
 mod server;
 mod session;
 mod sources;
+mod steps;
 mod task;
 mod worker;
 mod writers;
@@ -93,8 +97,7 @@ pub async fn run(options: ExecutorOptions, stop: CancellationToken) -> Result<()
     tracing::info!(executor = %shared.me, %address, slots = slot_count, driver = %options.driver_url, "executor ready");
     let mut sessions = Session::new(shared, driver, address);
     let result = tokio::select! {
-        refused = sessions.run_for_ever() => Err(refused),
-        () = stop.cancelled() => Ok(()),
+        ended = sessions.run_until(&stop) => ended,
         failed = server.failed => Err(failed.unwrap_or_else(|_| ExecutorError::Server("it ended".into()))),
     };
     stop.cancel();

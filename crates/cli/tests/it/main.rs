@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod brokers;
+mod cluster;
 mod command_line;
 mod compose;
 mod crash_points;
@@ -21,6 +22,7 @@ mod nexmark_check;
 mod progress_topics;
 mod rescale;
 mod sources;
+mod stored;
 mod table;
 mod visible;
 mod went_back;

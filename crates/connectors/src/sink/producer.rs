@@ -113,8 +113,7 @@ pub fn fence(
     query: QueryId,
     writers: &BTreeSet<WriterId>,
 ) -> Result<(), ConnectorError> {
-    let ids: Vec<(WriterId, Side)> =
-        writers.iter().flat_map(|writer| Side::ALL.map(|side| (*writer, side))).collect();
+    let ids: Vec<(WriterId, Side)> = writers.iter().flat_map(|writer| Side::ALL.map(|side| (*writer, side))).collect();
     for some in ids.chunks(FENCED_AT_ONCE) {
         std::thread::scope(|scope| {
             let threads: Vec<_> = some
