@@ -18,6 +18,8 @@ case "${1:-}" in
     command_or gcc gcc
     command_or g++ g++
     command_or make make
+    # OpenSSL's build asks for more of Perl than the part every Debian has.
+    perl -MIPC::Cmd -MFindBin -MFile::Compare -e 1 2>/dev/null || need+=(perl)
     ;;
   java)
     java_is_new_enough || need+=(openjdk-17-jre-headless)

@@ -3,11 +3,14 @@
 //! Owns: the servers and their start-up order: open the store, claim the epoch, recover the queries, then
 //! listen. Does not own: decisions (core's query machine), storage formats (checkpoint), Kafka (connectors).
 
+mod clock;
 mod cluster;
 mod cluster_service;
 mod effects;
 mod error;
 mod http;
+mod inbox;
+mod limits;
 mod monitor;
 mod progress;
 mod queries;
@@ -19,6 +22,7 @@ mod submit;
 
 pub use error::DriverError;
 
+use clock::Clock;
 use cluster::Cluster;
 use cluster_service::ClusterApi;
 use highwater_checkpoint::CheckpointStore;
@@ -88,7 +92,7 @@ impl Driver {
         let http = bind(options.http).await?;
         let (address, http_address) = (local(&grpc, options.listen)?, local(&http, options.http)?);
         let cluster = Cluster::new(epoch, options.lease);
-        let queries = Queries::new(store, cluster.clone());
+        let queries = Queries::new(store, cluster.clone(), Clock::system());
         queries.recover().await?;
         tokio::spawn(cluster.clone().expire_leases(stop.clone()));
         let servers = tokio::spawn(serve(options, grpc, http, cluster, queries, stop));
@@ -164,7 +168,7 @@ async fn serve(
         .add_service(reflection)
         .add_service(QueryServiceServer::new(api).max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(
-            ClusterServiceServer::new(ClusterApi { cluster, queries }).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            ClusterServiceServer::new(ClusterApi::new(cluster, queries)).max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .serve_with_incoming_shutdown(incoming, async move {
             // Task streams never end by themselves: the listener closes, and open calls end with the process.

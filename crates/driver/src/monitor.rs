@@ -3,7 +3,8 @@
 //! Owns: asking the brokers every second, and at once when the run has a doubt. Does not own: any decision; it sends
 //! events and ends with the run.
 
-use crate::runner::{RunHandle, RunnerEvent, now_ms};
+use crate::clock::wall_ms;
+use crate::runner::{RunHandle, RunnerEvent};
 use highwater_connectors::error::ConnectorError;
 use highwater_connectors::monitor::TopicMonitor;
 use highwater_core::offsets::{LogEnds, Positions, SourcePartition};
@@ -43,8 +44,8 @@ async fn watch(source: SourceTable, run: RunHandle) {
         match looked {
             Ok(Ok((back, look))) => {
                 monitor = Some(back);
-                if let Some(event) = report(&run, &source, look, &mut latest).await {
-                    let _ = run.events.send(event).await;
+                if let Some(event) = report(&run, &source, look, &mut latest) {
+                    run.events.push(event);
                 }
                 if std::mem::take(&mut only_id) {
                     continue;
@@ -62,7 +63,7 @@ async fn watch(source: SourceTable, run: RunHandle) {
 }
 
 /// What the run is to be told of a look.
-async fn report(
+fn report(
     run: &RunHandle,
     source: &SourceTable,
     look: Result<TopicLook, ConnectorError>,
@@ -85,7 +86,7 @@ async fn report(
         latest.extend(look.ends.iter().map(|(partition, ends)| (partition.clone(), ends.latest)));
         let warnings =
             look.ends.iter().filter_map(|(p, ends)| retention_warning(p, *positions.get(p)?, *ends)).collect();
-        let _ = run.events.send(RunnerEvent::Latest { ends: latest.clone(), warnings }).await;
+        run.events.push(RunnerEvent::Latest { ends: latest.clone(), warnings });
     }
     Some(RunnerEvent::Machine(Event::Topic(look)))
 }
@@ -128,7 +129,7 @@ pub(crate) fn lag(compiled: &CompiledQuery, positions: &Positions) -> Vec<v1::Pa
                 0 => Some(0),
                 _ => monitor.timestamp_at(&partition.tp, position.max(ends.earliest)).ok().flatten(),
             };
-            let behind_ms = behind_ms.map(|at| if lag == 0 { 0 } else { (now_ms() - at).max(0) });
+            let behind_ms = behind_ms.map(|at| if lag == 0 { 0 } else { (wall_ms() - at).max(0) });
             lags.push(v1::PartitionLag {
                 earliest_offset: Some(ends.earliest),
                 latest_offset: Some(ends.latest),

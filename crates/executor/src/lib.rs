@@ -11,12 +11,17 @@ mod channels;
 mod compute;
 mod error;
 mod exchange;
+mod handle;
+mod loading;
 mod outbox;
 mod publish;
 mod restore;
+mod running;
+mod scratch;
 mod server;
 mod session;
 mod sources;
+mod steps;
 mod task;
 mod worker;
 mod writers;
@@ -43,7 +48,7 @@ pub struct ExecutorOptions {
     pub listen: SocketAddr,
     /// HOST:PORT by which other executors reach it, where that is not `listen`.
     pub advertise: Option<String>,
-    /// Private scratch.
+    /// Parent of the private scratch folder; `None`: the system's temporary folder.
     pub data_dir: Option<PathBuf>,
 }
 
@@ -73,8 +78,11 @@ pub(crate) struct Shared {
 pub async fn run(options: ExecutorOptions, stop: CancellationToken) -> Result<(), ExecutorError> {
     let driver = channels::driver(&options.driver_url)?;
     let slot_count = options.slots.max(1);
+    let me = ExecutorId(uuid::Uuid::now_v7());
+    let parent = options.data_dir.unwrap_or_else(std::env::temp_dir);
+    let scratch = scratch::Scratch::create(&parent, me)?;
     let shared = Shared {
-        me: ExecutorId(uuid::Uuid::now_v7()),
+        me,
         slots: Arc::new(Semaphore::new(slot_count)),
         slot_count,
         exchange: Exchange::default(),
@@ -85,11 +93,11 @@ pub async fn run(options: ExecutorOptions, stop: CancellationToken) -> Result<()
         Some(address) => address,
         None => channels::reachable(server.address, &options.driver_url),
     };
+    tracing::info!(scratch = %scratch.path().display(), "scratch folder created");
     tracing::info!(executor = %shared.me, %address, slots = slot_count, driver = %options.driver_url, "executor ready");
     let mut sessions = Session::new(shared, driver, address);
     let result = tokio::select! {
-        refused = sessions.run_for_ever() => Err(refused),
-        () = stop.cancelled() => Ok(()),
+        ended = sessions.run_until(&stop) => ended,
         failed = server.failed => Err(failed.unwrap_or_else(|_| ExecutorError::Server("it ended".into()))),
     };
     stop.cancel();

@@ -8,7 +8,11 @@ fn a_log_that_was_truncated_and_grew_again_is_told_from_the_one_that_was_read() 
     let kafka: &'static KafkaCluster = Box::leak(Box::new(KafkaCluster::start(3)));
     let policies = ["fail", "earliest", "latest"];
     let input = "truncated-in".to_string();
-    kafka.create_topic_on(&input, &[1, 2], &[("min.insync.replicas", "1"), ("unclean.leader.election.enable", "true")]);
+    kafka.create_replicated_on(
+        &input,
+        &[1, 2],
+        &[("min.insync.replicas", "1"), ("unclean.leader.election.enable", "true")],
+    );
     let tables = policies.map(|policy| {
         let output = format!("truncated-{policy}-out");
         kafka.create_topic(&output, 1);

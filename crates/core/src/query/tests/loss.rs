@@ -233,11 +233,7 @@ fn positions_may_go_back_only_where_a_record_says_that_they_were_set_anew() {
 fn a_prepared_batch_whose_records_are_gone_stops_the_query_though_nothing_runs_yet() {
     // given a recovered batch over 0..3, between two attempts
     let (_, record) = Query::publishing();
-    let (machine, _) = QueryMachine::recover(config(), Some((*record).clone()), 0);
-    let mut query = Query { machine, now_ms: 0, running: None };
-    query.tell(Event::Resolved(
-        record.writers.iter().map(|w| (w.plan, super::super::Resolution::NotPublished)).collect(),
-    ));
+    let mut query = Query::restarted(config(), &record, 0, Resolution::NotPublished);
     // when
     let actions = query.tell(out_of_range(0, 2, 9, None));
     // then

@@ -96,11 +96,7 @@ fn with_on_data_loss_the_new_topic_is_read_from_its_beginning_or_end() {
         assert_eq!(record.regressed(&before), None, "it says which positions were set anew");
         assert_eq!(record.positions, [(p(0), begins_at), (p(2), 0)].into());
         // and when the driver is restarted, with the spec as it was submitted
-        let (machine, _) = QueryMachine::recover(with_id(policy), Some((*record).clone()), query.now_ms);
-        let mut again = Query { machine, now_ms: query.now_ms, running: None };
-        again.tell(Event::Resolved(
-            record.writers.iter().map(|w| (w.plan, super::super::Resolution::Published)).collect(),
-        ));
+        let mut again = Query::restarted(with_id(policy), &record, query.now_ms, Resolution::Published);
         again.tell(executors(&[(1, 1)]));
         assert_eq!(again.tell(topic("new", &[(0, 0, 40), (2, 0, 0)])), vec![], "the new topic is the known one");
         assert_eq!(again.machine.positions(), &record.positions);
@@ -122,8 +118,7 @@ fn a_broker_that_is_behind_does_not_bring_the_old_topic_back() {
     assert_eq!((names(&doubted), behind), (vec!["look"], vec![]));
     assert_eq!(query.machine.positions(), &[(p(0), 9)].into());
     // and after a restart with the spec as it was submitted
-    let (machine, _) = QueryMachine::recover(with_id(OnDataLoss::Fail), Some((*record).clone()), query.now_ms);
-    let mut again = Query { machine, now_ms: query.now_ms, running: None };
+    let mut again = Query::restarted(with_id(OnDataLoss::Fail), &record, query.now_ms, Resolution::Published);
     assert_eq!(again.tell(topic("old", &[(0, 0, 3)])), vec![]);
 }
 
@@ -159,12 +154,8 @@ fn ends_that_were_fixed_in_the_old_topic_are_fixed_anew() {
 #[test]
 fn a_prepared_batch_cannot_be_finished_over_a_recreated_topic() {
     // given
-    let (mut query, record) = three_read(OnDataLoss::Earliest);
-    let (machine, _) = QueryMachine::recover(with_id(OnDataLoss::Earliest), Some((*record).clone()), query.now_ms);
-    query.machine = machine;
-    query.tell(Event::Resolved(
-        record.writers.iter().map(|w| (w.plan, super::super::Resolution::NotPublished)).collect(),
-    ));
+    let (query, record) = three_read(OnDataLoss::Earliest);
+    let mut query = Query::restarted(with_id(OnDataLoss::Earliest), &record, query.now_ms, Resolution::NotPublished);
     // when
     let actions = query.tell(topic("new", &[(0, 0, 9)]));
     // then
@@ -196,11 +187,7 @@ fn partitions_added_while_the_query_was_stopped_begin_at_their_first_record() {
     let (query, record) = three_read(OnDataLoss::Fail);
     let bounded = QueryConfig { end_positions: [(p(0), 3), (p(1), 0), (p(2), 8)].into(), ..with_id(OnDataLoss::Fail) };
     for config in [with_id(OnDataLoss::Fail), bounded] {
-        let (machine, _) = QueryMachine::recover(config, Some((*record).clone()), query.now_ms);
-        let mut again = Query { machine, now_ms: query.now_ms, running: None };
-        again.tell(Event::Resolved(
-            record.writers.iter().map(|w| (w.plan, super::super::Resolution::Published)).collect(),
-        ));
+        let mut again = Query::restarted(config, &record, query.now_ms, Resolution::Published);
         // when
         again.tell(executors(&[(1, 1)]));
         again.tell(topic("old", &[(0, 0, 3), (1, 0, 0), (2, 5, 8)]));
