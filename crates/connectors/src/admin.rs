@@ -2,14 +2,13 @@
 //!
 //! Owns: creating topics with the brokers' defaults. All calls block.
 
-use crate::client;
+use crate::client::{self, Callbacks, Lookup};
 use crate::error::ConnectorError;
 use crate::sink::{Progress, ProgressKey, ProgressReader, progress_topic};
 use highwater_core::ids::QueryId;
 use highwater_core::options::IsolationLevel;
 use highwater_engine::query::{ConnectorOptions, KafkaOptions, SinkTable};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -38,11 +37,12 @@ pub fn ensure_topic(options: &KafkaOptions, topic: &str) -> Result<(), Connector
 
 fn ensure(options: &KafkaOptions, name: &str, topic: NewTopic<'_>) -> Result<(), ConnectorError> {
     let context = format!("creating topic '{name}'");
-    let admin: AdminClient<DefaultClientContext> =
-        client::base(options)?.create().map_err(|error| client::creation_error(&context, &error))?;
-    if exists(&admin, name, &context)? {
+    let looked_up = client::lookup(&client::base(options)?, &context)?;
+    if exists(&looked_up, name, &context)? {
         return Ok(());
     }
+    let config = client::base(options)?;
+    let admin: AdminClient<Callbacks> = config.make(&context, config.callbacks())?;
     let settings = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
     let made = futures::executor::block_on(admin.create_topics([&topic], &settings))
         .map_err(|error| ConnectorError::kafka(&context, &error))?;
@@ -54,7 +54,7 @@ fn ensure(options: &KafkaOptions, name: &str, topic: NewTopic<'_>) -> Result<(),
         }
     }
     let deadline = Instant::now() + TIMEOUT;
-    while !exists(&admin, name, &context)? {
+    while !exists(&looked_up, name, &context)? {
         if Instant::now() > deadline {
             let message = "it was created, but the brokers do not list it yet".to_string();
             return Err(ConnectorError::Unavailable { context, message });
@@ -64,9 +64,8 @@ fn ensure(options: &KafkaOptions, name: &str, topic: NewTopic<'_>) -> Result<(),
     Ok(())
 }
 
-fn exists(admin: &AdminClient<DefaultClientContext>, name: &str, context: &str) -> Result<bool, ConnectorError> {
-    let metadata =
-        admin.inner().fetch_metadata(Some(name), TIMEOUT).map_err(|error| ConnectorError::kafka(context, &error))?;
+fn exists(consumer: &Lookup, name: &str, context: &str) -> Result<bool, ConnectorError> {
+    let metadata = client::metadata(consumer, Some(name), TIMEOUT, || context.to_string())?;
     Ok(metadata.topics().iter().any(|topic| {
         let has_leaders = topic.partitions().iter().all(|partition| partition.leader() >= 0);
         topic.name() == name && !topic.partitions().is_empty() && has_leaders

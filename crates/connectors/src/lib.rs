@@ -10,7 +10,6 @@ pub mod client;
 pub mod error;
 pub mod json;
 pub mod monitor;
-pub mod secrets;
 pub mod sink;
 pub mod source;
 mod topic_id;

@@ -14,6 +14,7 @@ mod keyed;
 mod keyed_sink;
 mod lag;
 mod ledger;
+mod logins;
 mod nexmark;
 mod nexmark_check;
 mod progress_topics;

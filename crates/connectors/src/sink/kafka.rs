@@ -11,7 +11,7 @@ use super::progress::{PROGRESS_PARTITION, PROGRESS_PREFIX, Progress, ProgressKey
 use super::records::{Record, RecordEncoder};
 use super::{Published, WriterConfig};
 use crate::admin;
-use crate::client;
+use crate::client::{self, Callbacks, Native};
 use crate::error::ConnectorError;
 use highwater_core::ids::{AttemptId, BatchId, QueryId, SinkId, WriterId};
 use highwater_core::report::{ProgressPosition, WriterReport};
@@ -20,7 +20,7 @@ use highwater_engine::query::{KafkaOptions, SinkTable};
 use parking_lot::{Condvar, Mutex};
 use rdkafka::ClientContext;
 use rdkafka::Message;
-use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for brokers in one step of a transaction; then the attempt is tried again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long initialising waits before it is looked whether brokers refuse to talk.
+const INIT_STEP: Duration = Duration::from_secs(2);
 /// How long a full queue is given to take more, if no delivery makes room before.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
 
@@ -37,8 +39,8 @@ const FULL_PAUSE: Duration = Duration::from_millis(50);
 type TransactionalProducer = ThreadedProducer<Deliveries>;
 
 /// What became of the records of the open transaction.
-#[derive(Default)]
 pub struct Deliveries {
+    callbacks: Callbacks,
     seen: Mutex<Seen>,
     changed: Condvar,
 }
@@ -52,6 +54,10 @@ struct Seen {
 }
 
 impl Deliveries {
+    fn new(callbacks: Callbacks) -> Self {
+        Self { callbacks, seen: Mutex::default(), changed: Condvar::new() }
+    }
+
     /// Waits until all records are reported on, or one failed. False: neither happened in time.
     fn wait(&self, deadline: Instant) -> bool {
         let mut seen = self.seen.lock();
@@ -71,7 +77,21 @@ impl Deliveries {
     }
 }
 
-impl ClientContext for Deliveries {}
+impl AsRef<Callbacks> for Deliveries {
+    fn as_ref(&self) -> &Callbacks {
+        &self.callbacks
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.callbacks.error(error, reason);
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.callbacks.log(level, facility, line);
+    }
+}
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();
@@ -145,7 +165,7 @@ fn initialised<P>(
     side: Side,
 ) -> Result<P, ConnectorError>
 where
-    P: FromClientConfigAndContext<Deliveries> + Producer<Deliveries>,
+    P: FromClientConfigAndContext<Deliveries> + Producer<Deliveries> + Native<Deliveries>,
 {
     let context = format!("sink '{}'", table.name);
     let mut config = client::base(options)?;
@@ -158,14 +178,15 @@ where
         .set("transactional.id", side.transactional_id(query, table.id, writer))
         .set("enable.idempotence", "true")
         .set("partitioner", "murmur2_random");
-    let producer: P =
-        config.create_with_context(Deliveries::default()).map_err(|error| client::creation_error(&context, &error))?;
+    let producer: P = config.make(&context, Deliveries::new(config.callbacks()))?;
     let deadline = Instant::now() + STEP_TIMEOUT;
     loop {
-        match producer.init_transactions(STEP_TIMEOUT) {
-            Ok(()) => return Ok(producer),
-            Err(error) if is_retriable(&error) && Instant::now() < deadline => {}
-            Err(error) => return Err(ConnectorError::kafka(format!("{context}: initialising transactions"), &error)),
+        let Err(error) = producer.init_transactions(INIT_STEP) else { return Ok(producer) };
+        producer.serve();
+        let callbacks = &producer.callbacks().callbacks;
+        let refused = callbacks.refusal().is_some();
+        if refused || !is_retriable(&error) || Instant::now() >= deadline {
+            return Err(callbacks.explain(format!("{context}: initialising transactions"), &error));
         }
     }
 }
@@ -260,7 +281,9 @@ impl KafkaWriter {
                 self.side,
             )?,
         };
-        *producer.context().seen.lock() = Seen::default();
+        let deliveries = producer.callbacks();
+        deliveries.callbacks.keep_login(producer.native());
+        *deliveries.seen.lock() = Seen::default();
         producer
             .begin_transaction()
             .map_err(|error| ConnectorError::kafka(format!("{}: beginning a transaction", self.context()), &error))?;
@@ -292,7 +315,10 @@ impl KafkaWriter {
         if !producer.context().wait(Instant::now() + STEP_TIMEOUT) {
             return Err(ConnectorError::Unavailable {
                 context,
-                message: format!("brokers did not take all rows within {} seconds", STEP_TIMEOUT.as_secs()),
+                message: match producer.context().callbacks.refusal() {
+                    Some(refusal) => refusal,
+                    None => format!("brokers did not take all rows within {} seconds", STEP_TIMEOUT.as_secs()),
+                },
             });
         }
         self.check_deliveries()?;
