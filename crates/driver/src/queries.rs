@@ -8,6 +8,7 @@ use crate::monitor;
 use crate::progress::ProgressLog;
 use crate::runner::{self, Run, RunHandle, RunnerEvent};
 use highwater_checkpoint::CheckpointStore;
+use highwater_connectors::access::AccessPolicy;
 use highwater_core::ids::{QueryId, RunId};
 use highwater_core::options::{DesiredState, QuerySpec, Trigger};
 use highwater_core::query::{Event, RunState};
@@ -22,6 +23,7 @@ use uuid::Uuid;
 pub(crate) struct Queries {
     store: CheckpointStore,
     cluster: Cluster,
+    access: Arc<AccessPolicy>,
     entries: Arc<Mutex<BTreeMap<QueryId, Entry>>>,
     /// One change of the set of queries at a time.
     pub(crate) changes: Arc<tokio::sync::Mutex<()>>,
@@ -38,8 +40,20 @@ pub(crate) struct Entry {
 }
 
 impl Queries {
-    pub fn new(store: CheckpointStore, cluster: Cluster) -> Self {
-        Self { store, cluster, entries: Arc::default(), changes: Arc::default() }
+    pub fn new(store: CheckpointStore, cluster: Cluster, access: AccessPolicy) -> Self {
+        Self { store, cluster, access: Arc::new(access), entries: Arc::default(), changes: Arc::default() }
+    }
+
+    /// Compiles a script of someone's, and checks what it refers to.
+    pub async fn compile(&self, sql: String) -> Result<Arc<CompiledQuery>, DriverError> {
+        let compiled = Arc::new(compile(sql).await?);
+        self.check_access(&compiled).await?;
+        Ok(compiled)
+    }
+
+    async fn check_access(&self, compiled: &Arc<CompiledQuery>) -> Result<(), DriverError> {
+        let (access, compiled) = (self.access.clone(), compiled.clone());
+        Ok(tokio::task::spawn_blocking(move || access.check(&compiled, "driver")).await??)
     }
 
     pub fn store(&self) -> CheckpointStore {
@@ -117,6 +131,8 @@ impl Queries {
     /// Starts a run from the checkpoint.
     pub async fn start_run(&self, id: QueryId) -> Result<(), DriverError> {
         let Some(entry) = self.entries.lock().get(&id).cloned() else { return Ok(()) };
+        // This driver may allow less than the one it was submitted to.
+        self.check_access(&entry.compiled).await?;
         let store = self.store.clone();
         let head = tokio::task::spawn_blocking(move || store.latest(id)).await??;
         let run = Run {
