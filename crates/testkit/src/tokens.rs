@@ -98,7 +98,8 @@ impl Signer {
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs();
         let seconds = if client == HASTY_CLIENT { HASTY_SECONDS } else { 3_600 };
-        let claims = json!({"sub": client, "iss": "test", "aud": "kafka", "scope": "kafka", "iat": now, "exp": now + seconds});
+        let claims =
+            json!({"sub": client, "iss": "test", "aud": "kafka", "scope": "kafka", "iat": now, "exp": now + seconds});
         let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
         let signed = format!("{}.{}", encode(&json!({"alg": "ES256", "kid": "1", "typ": "JWT"})), encode(&claims));
         let signature = self.key.sign(&self.random, signed.as_bytes()).expect("the key signs");
@@ -131,7 +132,8 @@ fn answer<S: Read + Write>(stream: S, respond: impl Fn(&str, &str) -> (u16, Stri
             return Ok(());
         }
     }
-    let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+    let length =
+        head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
     let mut body = vec![0; length.unwrap_or(0)];
     stream.read_exact(&mut body)?;
     let (status, text) = respond(&head, &String::from_utf8_lossy(&body));

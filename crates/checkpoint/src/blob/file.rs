@@ -153,7 +153,8 @@ pub(crate) fn make_private(folder: &Path) -> Result<(), CheckpointError> {
     if open.mode() & 0o077 == 0 {
         return Ok(());
     }
-    fs::set_permissions(folder, fs::Permissions::from_mode(PRIVATE_FOLDER)).map_err(CheckpointError::io("close", folder))
+    fs::set_permissions(folder, fs::Permissions::from_mode(PRIVATE_FOLDER))
+        .map_err(CheckpointError::io("close", folder))
 }
 
 /// Makes the names in a folder durable.

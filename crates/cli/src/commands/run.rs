@@ -81,7 +81,8 @@ struct Local {
 impl Local {
     async fn start(data_dir: PathBuf, stop: CancellationToken) -> Result<Self, Failure> {
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let settings = DriverSettings { listen: any_port, http: any_port, data_dir, lease_ms: 10_000, access: AccessPolicy::ALL };
+        let settings =
+            DriverSettings { listen: any_port, http: any_port, data_dir, lease_ms: 10_000, access: AccessPolicy::ALL };
         let driver = Driver::start(serve::driver_options(&settings), stop.clone())
             .await
             .map_err(|error| Failure::failed(error.to_string()))?;

@@ -53,7 +53,8 @@ impl Login {
         let kafka = SecureKafka::shared();
         let mut options = vec![("security.protocol", "SSL")];
         if with_certificate {
-            options.extend([("ssl.certificate.location", kafka.certificate.as_str()), ("ssl.key.location", &kafka.key)]);
+            options
+                .extend([("ssl.certificate.location", kafka.certificate.as_str()), ("ssl.key.location", &kafka.key)]);
         }
         Self::new(name, "MUTUAL", &options)
     }

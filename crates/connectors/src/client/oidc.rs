@@ -86,9 +86,10 @@ fn parse_extensions(text: &str) -> Result<Vec<(String, String)>, String> {
         let (name, value) = part.split_once('=')?;
         Some((name.trim().to_string(), value.trim().to_string()))
     };
-    text.split(',').map(pair).collect::<Option<Vec<_>>>().ok_or_else(|| {
-        "'kafka.sasl.oauthbearer.extensions' is written 'name=value,name=value'".to_string()
-    })
+    text.split(',')
+        .map(pair)
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| "'kafka.sasl.oauthbearer.extensions' is written 'name=value,name=value'".to_string())
 }
 
 type Slot = Arc<Mutex<Option<Token>>>;
@@ -99,8 +100,7 @@ pub fn token(oidc: &Oidc) -> Result<Token, String> {
     let slot = {
         let mut slots = SLOTS.get_or_init(Mutex::default).lock();
         let is_over = |slot: &Slot| {
-            Arc::strong_count(slot) == 1
-                && slot.lock().as_ref().is_none_or(|token| token.ends_at <= Instant::now())
+            Arc::strong_count(slot) == 1 && slot.lock().as_ref().is_none_or(|token| token.ends_at <= Instant::now())
         };
         slots.retain(|_, slot| !is_over(slot));
         slots.entry(oidc.clone()).or_default().clone()
@@ -247,6 +247,9 @@ mod tests {
     fn an_endpoint_that_is_not_there_is_named_without_the_secret() {
         let oidc = take(&mut properties(&[])).unwrap().unwrap();
         let error = token(&oidc).err().unwrap();
-        assert!(error.starts_with("no token from https://127.0.0.1:1/token: ") && !error.contains("hunter2"), "{error}");
+        assert!(
+            error.starts_with("no token from https://127.0.0.1:1/token: ") && !error.contains("hunter2"),
+            "{error}"
+        );
     }
 }

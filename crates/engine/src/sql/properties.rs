@@ -61,6 +61,7 @@ pub const PROPERTIES: &[(&str, Kind)] = &[
     // Connections.
     ("client.id", Plain),
     ("client.rack", Plain),
+    ("allow.auto.create.topics", Plain),
     ("client.dns.lookup", Plain),
     ("broker.address.family", Plain),
     ("broker.address.ttl", Plain),
@@ -170,7 +171,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("heartbeat.interval.ms", ASSIGNMENT),
     ("max.poll.interval.ms", "not reading is back-pressure here, never a sign of death"),
     ("offset.store.", "offsets live in the query's checkpoint"),
-    ("allow.auto.create.topics", "a typing error must not create a topic"),
     ("test.mock.", "it is for librdkafka's own tests"),
     ("enabled_events", CALLBACK),
     ("opaque", CALLBACK),
