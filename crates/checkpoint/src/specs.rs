@@ -89,6 +89,7 @@ impl CheckpointStore {
             }
             ops.push(HeadOp::Delete(key));
         }
+        self.guarded(self.inner.marks.remove(id))?;
         if ops.is_empty() {
             return Ok(());
         }

@@ -29,9 +29,14 @@ static SHARED: OnceLock<KafkaCluster> = OnceLock::new();
 impl KafkaCluster {
     /// Starts `size` brokers (1 or 3; with 3, topics are replicated thrice) and waits until they serve.
     pub fn start(size: usize) -> Self {
+        Self::start_with(size, "")
+    }
+
+    /// As [`Self::start`], with more properties of every broker, a line each.
+    pub fn start_with(size: usize, properties: &str) -> Self {
         assert!(size == 1 || size == 3, "a cluster has 1 or 3 brokers, not {size}");
         ensure_installed();
-        Self::launch(size, folder(), "", "")
+        Self::launch(size, folder(), "", properties)
     }
 
     /// One broker with more listeners: `listeners` are appended to those of every broker (`,NAME://HOST:PORT`), and

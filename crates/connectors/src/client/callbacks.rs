@@ -16,6 +16,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::sync::Arc;
 
 /// The callbacks of one client.
+#[derive(Default)]
 pub struct Callbacks {
     heard: Mutex<Heard>,
     login: Option<Login>,
@@ -74,8 +75,17 @@ impl Callbacks {
 
     /// The error of a call, with what was heard that may be its cause.
     pub fn explain(&self, context: impl Into<String>, error: &KafkaError) -> ConnectorError {
+        self.explain_code(context, error.rdkafka_error_code(), &error.to_string())
+    }
+
+    /// The same for what librdkafka says of itself.
+    pub fn explain_code(
+        &self,
+        context: impl Into<String>,
+        code: Option<RDKafkaErrorCode>,
+        error: &str,
+    ) -> ConnectorError {
         use RDKafkaErrorCode as C;
-        let code = error.rdkafka_error_code();
         let of_connection =
             matches!(code, Some(C::BrokerTransportFailure | C::OperationTimedOut | C::AllBrokersDown | C::Resolve));
         let cause = match &*self.heard.lock() {
@@ -89,7 +99,7 @@ impl Callbacks {
         };
         match cause {
             Some(cause) => ConnectorError::from_code(context, code, format!("{cause} ({error})")),
-            None => ConnectorError::kafka(context, error),
+            None => ConnectorError::from_code(context, code, error.to_string()),
         }
     }
 

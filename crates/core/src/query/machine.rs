@@ -1,5 +1,6 @@
 //! The machine's state and its one entry, [`QueryMachine::step`].
 
+use super::pace::Pace;
 use super::{Action, End, Event, ExecutorInfo, RunState};
 use crate::align::Mark;
 use crate::assign::Assignment;
@@ -35,6 +36,11 @@ pub struct QueryConfig {
     pub start_positions: Positions,
     /// Exclusive ends, for partitions that have one. Not empty = the query ends when all are reached.
     pub end_positions: Positions,
+    /// How many writers each sink may have had in use before this run.
+    pub reserved_writers: BTreeMap<SinkId, u32>,
+    /// An attempt that takes longer is dropped, and its batch planned smaller, milliseconds: transactions and calls
+    /// between executors have an end that cannot be moved.
+    pub max_attempt_ms: i64,
 }
 
 /// A stage as planning sees it.
@@ -114,6 +120,10 @@ pub struct QueryMachine {
     pub(super) deferred_out_of_range: Vec<(SourcePartition, i64, i64, i64)>,
     /// The trigger `every`: the boundary last used.
     pub(super) last_boundary_ms: i64,
+    /// How many writers each sink may have in use; durable.
+    pub(super) reserved: BTreeMap<SinkId, u32>,
+    /// Limits of batches after one took too long.
+    pub(super) pace: Pace,
 }
 
 /// How far a partition's consumer has read.
@@ -136,10 +146,17 @@ pub(super) enum Phase {
     Ready {
         finish: Option<Prepared>,
     },
+    /// The numbers of writers are being made durable; `again_at_ms` is set while that failed for now.
+    Reserving {
+        counts: BTreeMap<SinkId, u32>,
+        again_at_ms: Option<i64>,
+    },
     Executing(Execution),
+    /// The record is being written; `again_at_ms` is set while that failed for now.
     Preparing {
         record: Arc<PrepareRecord>,
         execution: Execution,
+        again_at_ms: Option<i64>,
     },
     Publishing(Publication),
     Ended(End),
@@ -177,8 +194,9 @@ pub(super) struct Publication {
 }
 
 impl QueryMachine {
-    /// A machine for a run that begins with what the checkpoint holds. Its first actions fence the writers of
-    /// the newest record, if there is one, and ask what they hold.
+    /// A machine for a run that begins with what the checkpoint holds. Its first action fences every writer an
+    /// earlier run may have used, and asks what the sinks hold: nothing that this checkpoint does not know of, if
+    /// it is the newest.
     pub fn recover(config: QueryConfig, head: Option<PrepareRecord>, now_ms: i64) -> (Self, Vec<Action>) {
         let limiters = config
             .sources
@@ -215,15 +233,12 @@ impl QueryMachine {
             orphans: BTreeSet::new(),
             deferred_out_of_range: Vec::new(),
             last_boundary_ms: now_ms,
+            reserved: config.reserved_writers.clone(),
+            pace: Pace::default(),
             config,
         };
-        let Some(head) = head else { return (machine, Vec::new()) };
-        let writers = head.writers.clone();
-        let batch = head.batch();
-        let prepared = Prepared { record: Arc::new(head), published: BTreeSet::new() };
-        machine.phase = Phase::Resolving { prepared: Some(prepared), running: None };
-        let actions = vec![Action::Resolve { batch: Some(batch), writers }];
-        (machine, actions)
+        let action = machine.resolve_everything(head);
+        (machine, vec![action])
     }
 
     /// Takes one fact at time `now_ms` and returns what to do, in order.
@@ -245,8 +260,12 @@ impl QueryMachine {
             Event::TaskFailed { attempt, task, kind, message } => {
                 self.on_task_failed(attempt, task, kind, message, now_ms, &mut out);
             }
+            Event::WritersReserved(counts) => self.on_reserved(counts),
+            Event::ReserveFailed { kind, message } => self.on_reserve_failed(kind, message, now_ms, &mut out),
             Event::Persisted { batch } => self.on_persisted(batch, now_ms, &mut out),
-            Event::PersistFailed { batch, kind, message } => self.on_persist_failed(batch, kind, message, &mut out),
+            Event::PersistFailed { batch, kind, message } => {
+                self.on_persist_failed(batch, kind, message, now_ms, &mut out);
+            }
             Event::Published { attempt, writer, known } => self.on_published(attempt, writer, known, now_ms, &mut out),
             Event::Resolved(found) => self.on_resolved(found, now_ms, &mut out),
             Event::ResolveFailed { kind, message } => self.on_trouble(None, kind, message, &mut out),

@@ -2,7 +2,7 @@
 
 use super::machine::{Phase, Prepared, Publication, QueryMachine};
 use super::{Action, CommittedBatch, End, Resolution};
-use crate::ids::AttemptId;
+use crate::ids::{AttemptId, BatchId};
 use crate::plan::WriterPlan;
 use crate::record::PrepareRecord;
 use crate::report::{OperatorMetrics, WriterReport};
@@ -74,7 +74,7 @@ impl QueryMachine {
         let record = &publication.prepared.record;
         let writers: Vec<WriterReport> =
             record.writers.iter().filter(|report| publication.unknown.contains(&report.plan)).cloned().collect();
-        out.push(Action::Resolve { batch: Some(record.batch()), writers });
+        out.push(Action::Resolve { batch: Some(record.batch()), writers, whole: false });
         let prepared = Some(publication.prepared.clone());
         self.phase = Phase::Resolving { prepared, running: Some(Box::new(publication)) };
     }
@@ -86,19 +86,25 @@ impl QueryMachine {
             return;
         };
         self.troubles.remove(&None);
-        let Some(mut prepared) = prepared else { return };
+        let record = prepared.as_ref().map(|prepared| prepared.record.clone());
+        let record = record.as_deref();
+        let known = |writer: WriterPlan| record.is_some_and(|record| record.writers.iter().any(|w| w.plan == writer));
+        let mut published = Vec::new();
         for (writer, resolution) in found {
-            match resolution {
-                Resolution::Published => {
-                    prepared.published.insert(writer);
+            match (resolution, record) {
+                (Resolution::Published, _) if known(writer) => published.push(writer),
+                // By a writer that the record of this batch does not have: it was another batch of this number.
+                (Resolution::Published, Some(newest)) => {
+                    return self.end(End::Failed(ahead(Some(newest), writer, newest.batch())), out);
                 }
-                Resolution::NotPublished => {}
-                Resolution::Ahead { batch } => {
-                    self.end(End::Failed(ahead(&prepared.record, writer, batch)), out);
-                    return;
+                (Resolution::Ahead { batch }, _) => {
+                    return self.end(End::Failed(ahead(record, writer, batch)), out);
                 }
+                (Resolution::Published, None) | (Resolution::NotPublished, _) => {}
             }
         }
+        let Some(mut prepared) = prepared else { return };
+        prepared.published.extend(published);
         let complete = prepared.record.writers.iter().all(|w| w.rows == 0 || prepared.published.contains(&w.plan));
         match running {
             _ if !complete => self.phase = Phase::Ready { finish: Some(prepared) },
@@ -133,6 +139,10 @@ impl QueryMachine {
         for (id, limiter) in &mut self.limiters {
             let ranges = record.plan.ranges.iter().filter(|(partition, _)| partition.source == *id);
             limiter.take(ranges.map(|(_, range)| u64::try_from(range.len()).unwrap_or(0)).sum());
+        }
+        if publication.timings.planned_at_ms > 0 {
+            let took_ms = now_ms - publication.timings.planned_at_ms;
+            self.pace.committed(&record.plan.ranges, took_ms, self.config.max_attempt_ms);
         }
         self.watermarks = record.watermarks.clone();
         self.closed = record.plan.close_before.clone();
@@ -172,13 +182,17 @@ impl QueryMachine {
     }
 }
 
-fn ahead(record: &PrepareRecord, writer: WriterPlan, batch: crate::ids::BatchId) -> String {
+/// Nothing is skipped and nothing written twice: whatever the checkpoint lacks, a sink holds already.
+fn ahead(record: Option<&PrepareRecord>, writer: WriterPlan, batch: BatchId) -> String {
+    let ends = match record {
+        Some(record) if record.batch() == batch => format!("the checkpoint's batch {batch} is another one"),
+        Some(record) => format!("the checkpoint ends at batch {}", record.batch()),
+        None => "the checkpoint has none".to_string(),
+    };
     format!(
-        "the sink is ahead of the query: writer {} of sink {} already holds batch {batch}, but the checkpoint ends at \
-         batch {}. The checkpoint was restored from an older copy, or another driver ran this query. Restore the \
+        "the sink is ahead of the query: writer {} of sink {} already holds batch {batch}, but {ends}. The checkpoint \
+         was restored from an older copy, its newest writes were lost, or another driver ran this query. Restore the \
          newer checkpoint, or drop the query and submit it again with --new-output",
-        writer.writer,
-        writer.sink,
-        record.batch()
+        writer.writer, writer.sink
     )
 }

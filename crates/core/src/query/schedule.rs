@@ -22,10 +22,15 @@ impl QueryMachine {
         if self.stop_if_due(now_ms, out) {
             return;
         }
+        self.persist_again(now_ms, out);
+        self.drop_if_too_long(now_ms, out);
         if matches!(self.phase, Phase::Ready { finish: None }) {
             for (partition, position, earliest, latest) in std::mem::take(&mut self.deferred_out_of_range) {
                 self.on_out_of_range(partition, position, earliest, latest, out);
             }
+        }
+        if matches!(self.phase, Phase::Reserving { .. }) {
+            self.reserve_writers(now_ms, out);
         }
         let Phase::Ready { finish } = &self.phase else { return };
         if self.executors.is_empty() || now_ms < self.not_before_ms {
@@ -37,6 +42,9 @@ impl QueryMachine {
         }
         if self.stale_assignment {
             self.reassign(out);
+        }
+        if self.reserve_writers(now_ms, out) {
+            return;
         }
         self.advance_watermarks(now_ms);
         if self.at_its_ends() && !self.windows_due(now_ms) {
@@ -52,7 +60,10 @@ impl QueryMachine {
     /// last step: what fell due since then has not been looked at.
     pub fn next_wake_ms(&self) -> Option<i64> {
         let now_ms = self.advanced_at_ms;
-        let mut wakes: Vec<i64> = self.stop_by_ms.into_iter().collect();
+        let mut wakes: Vec<i64> = self.stop_by_ms.into_iter().chain(self.too_long_at_ms()).collect();
+        if let Phase::Preparing { again_at_ms, .. } | Phase::Reserving { again_at_ms, .. } = &self.phase {
+            wakes.extend(again_at_ms);
+        }
         if matches!(self.phase, Phase::Ready { .. }) {
             wakes.extend((self.not_before_ms > now_ms).then_some(self.not_before_ms));
             wakes.extend(self.limiters.iter().filter(|(id, _)| self.pending(**id)).map(|(_, l)| l.next_at_ms(now_ms)));
@@ -134,7 +145,10 @@ impl QueryMachine {
         }
         if self.config.trigger == Trigger::Once {
             let ends: BTreeMap<_, _> = self.config.end_positions.iter().map(|(p, end)| (p.clone(), *end)).collect();
-            let ranges = plan_ranges(&self.positions, &ends, &BTreeMap::new());
+            // One batch, unless that takes too long.
+            let limits =
+                self.config.sources.iter().filter_map(|one| Some((one.id, self.pace.limit(one.id)?))).collect();
+            let ranges = plan_ranges(&self.positions, &ends, &limits);
             return (!ranges.is_empty() || self.windows_due(now_ms)).then_some(ranges);
         }
         let limits = self.limits(now_ms);
@@ -188,7 +202,8 @@ impl QueryMachine {
         let mut limits = BTreeMap::new();
         for source in &self.config.sources {
             let rate = self.limiters.get_mut(&source.id).map(|limiter| limiter.available(now_ms));
-            let limit = [source.options.max_offsets_per_trigger, rate].into_iter().flatten().min();
+            let limit = [source.options.max_offsets_per_trigger, rate, self.pace.limit(source.id)];
+            let limit = limit.into_iter().flatten().min();
             limits.extend(limit.map(|limit| (source.id, limit)));
         }
         limits

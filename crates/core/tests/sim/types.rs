@@ -2,7 +2,7 @@
 //!
 //! Owns: these types. Does not own: what happens when one is handled (`world`, `driver`, `executor`, `tasks`).
 
-use highwater_core::ids::{AttemptId, BatchId, ExecutorId, ShardId, TaskId};
+use highwater_core::ids::{AttemptId, BatchId, ExecutorId, ShardId, SinkId, TaskId};
 use highwater_core::offsets::SourcePartition;
 use highwater_core::plan::{BatchPlan, WriterPlan};
 use highwater_core::query::Event;
@@ -58,6 +58,10 @@ pub enum Fault {
     TombstoneAfterUpsert,
     /// The overlay of an aborted attempt becomes state.
     WrongOverlay,
+    /// The head store loses its newest records, of which a sink holds rows.
+    HeadGoesBack,
+    /// A restarted driver does not know which writers were in use.
+    ForgottenWriters,
 }
 
 /// Driver to executor.
@@ -151,11 +155,17 @@ pub enum Ev {
         run: u64,
         record: Arc<PrepareRecord>,
     },
+    Reserve {
+        driver: usize,
+        run: u64,
+        counts: BTreeMap<SinkId, u32>,
+    },
     Fence {
         driver: usize,
         run: u64,
         batch: Option<BatchId>,
         writers: Vec<WriterReport>,
+        whole: bool,
     },
     FenceLate {
         writers: Vec<WriterReport>,
@@ -165,6 +175,7 @@ pub enum Ev {
         run: u64,
         batch: Option<BatchId>,
         writers: Vec<WriterReport>,
+        whole: bool,
     },
     Tell {
         driver: usize,

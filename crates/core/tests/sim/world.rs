@@ -215,6 +215,7 @@ impl World {
             Ev::RunStart { driver: d }
             | Ev::Wake { driver: d, .. }
             | Ev::Persist { driver: d, .. }
+            | Ev::Reserve { driver: d, .. }
             | Ev::Tell { driver: d, .. } => driver(*d),
             Ev::ToExecutor { link, .. } | Ev::ExecutorLost { link } => executor(self.links[*link].executor),
             Ev::Join { executor: e }
@@ -255,11 +256,14 @@ impl World {
             Ev::RunStart { driver } => self.start_run(driver),
             Ev::Wake { driver, run } => self.wake(driver, run),
             Ev::Persist { driver, run, record } => self.persist(driver, run, record),
-            Ev::Fence { driver, run, batch, writers } => self.fence(driver, run, batch, writers),
+            Ev::Reserve { driver, run, counts } => self.reserve(driver, run, counts),
+            Ev::Fence { driver, run, batch, writers, whole } => self.fence(driver, run, batch, writers, whole),
             Ev::FenceLate { writers } => writers.iter().for_each(|writer| {
                 self.broker.init(writer.plan);
             }),
-            Ev::ReadProgress { driver, run, batch, writers } => self.read_progress(driver, run, batch, writers),
+            Ev::ReadProgress { driver, run, batch, writers, whole } => {
+                self.read_progress(driver, run, batch, writers, whole);
+            }
             Ev::Tell { driver, run, event } => self.tell(driver, run, *event),
             task_event => self.handle_task(task_event),
         }
