@@ -3,8 +3,9 @@
 //! Owns: the file's keys, defaults, precedence (flag, environment, file, default). The environment reaches us
 //! through clap. Invariant: an unknown key is refused with the nearest known one.
 
-use crate::cli::{DriverArgs, ExecutorArgs, Global, LogFormat};
+use crate::cli::{AccessArgs, DriverArgs, ExecutorArgs, Global, LogFormat};
 use crate::failure::Failure;
+use highwater_connectors::access::AccessPolicy;
 use highwater_core::names::nearest;
 use serde::Deserialize;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,8 +19,8 @@ const DEFAULT_LEASE_MS: u64 = 3_000;
 /// Every key of the file, by section; "" is the top level.
 const KEYS: &[(&str, &[&str])] = &[
     ("", &["driver_url", "log_format", "driver", "executor"]),
-    ("driver", &["listen", "http", "data_dir", "lease_ms"]),
-    ("executor", &["slots", "listen", "advertise", "data_dir"]),
+    ("driver", &["listen", "http", "data_dir", "lease_ms", "allow_env", "allow_path"]),
+    ("executor", &["slots", "listen", "advertise", "data_dir", "allow_env", "allow_path"]),
 ];
 
 /// The file as parsed. Everything is optional.
@@ -41,6 +42,8 @@ pub struct DriverSection {
     pub http: Option<SocketAddr>,
     pub data_dir: Option<PathBuf>,
     pub lease_ms: Option<u64>,
+    pub allow_env: Option<Vec<String>>,
+    pub allow_path: Option<Vec<PathBuf>>,
 }
 
 /// `[executor]`.
@@ -51,6 +54,8 @@ pub struct ExecutorSection {
     pub listen: Option<SocketAddr>,
     pub advertise: Option<String>,
     pub data_dir: Option<PathBuf>,
+    pub allow_env: Option<Vec<String>>,
+    pub allow_path: Option<Vec<PathBuf>>,
 }
 
 /// A driver's settings, all decided.
@@ -60,6 +65,7 @@ pub struct DriverSettings {
     pub http: SocketAddr,
     pub data_dir: PathBuf,
     pub lease_ms: u64,
+    pub access: AccessPolicy,
 }
 
 /// An executor's settings, all decided.
@@ -70,6 +76,7 @@ pub struct ExecutorSettings {
     pub listen: SocketAddr,
     pub advertise: Option<String>,
     pub data_dir: Option<PathBuf>,
+    pub access: AccessPolicy,
 }
 
 impl Config {
@@ -102,22 +109,26 @@ impl Config {
 
     pub fn driver(&self, args: &DriverArgs) -> DriverSettings {
         let file = &self.driver;
+        let listen = args.listen.or(file.listen).unwrap_or_else(|| loopback(7070));
         DriverSettings {
-            listen: args.listen.or(file.listen).unwrap_or_else(|| loopback(7070)),
+            listen,
             http: args.http.or(file.http).unwrap_or_else(|| loopback(7071)),
             data_dir: self.data_dir(args.data_dir.clone()),
             lease_ms: args.lease_ms.or(file.lease_ms).unwrap_or(DEFAULT_LEASE_MS),
+            access: access(&args.access, &file.allow_env, &file.allow_path, listen),
         }
     }
 
     pub fn executor(&self, args: &ExecutorArgs, global: &Global) -> ExecutorSettings {
         let file = &self.executor;
+        let listen = args.listen.or(file.listen).unwrap_or_else(|| loopback(0));
         ExecutorSettings {
             driver_url: self.driver_url(global),
             slots: args.slots.or(file.slots).unwrap_or_else(cores),
-            listen: args.listen.or(file.listen).unwrap_or_else(|| loopback(0)),
+            listen,
             advertise: args.advertise.clone().or_else(|| file.advertise.clone()),
             data_dir: args.data_dir.clone().or_else(|| file.data_dir.clone()),
+            access: access(&args.access, &file.allow_env, &file.allow_path, listen),
         }
     }
 
@@ -125,6 +136,18 @@ impl Config {
     pub fn data_dir(&self, flag: Option<PathBuf>) -> PathBuf {
         flag.or_else(|| self.driver.data_dir.clone()).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR))
     }
+}
+
+/// Who listens on loopback only is reached by its own machine's users only.
+fn access(
+    args: &AccessArgs,
+    file_env: &Option<Vec<String>>,
+    file_paths: &Option<Vec<PathBuf>>,
+    listen: SocketAddr,
+) -> AccessPolicy {
+    let env = args.allow_env.clone().or_else(|| file_env.clone());
+    let paths = args.allow_path.clone().or_else(|| file_paths.clone());
+    AccessPolicy::new(listen.ip().is_loopback(), env, paths)
 }
 
 fn loopback(port: u16) -> SocketAddr {
@@ -200,6 +223,20 @@ slots = 8
         assert_eq!((settings.listen.port(), settings.slots), (0, cores()));
         let config = Config::parse(FILE).unwrap();
         assert_eq!(config.executor(&ExecutorArgs::default(), &Global::default()).slots, 8);
+    }
+
+    #[test]
+    fn scripts_reach_everything_on_loopback_and_what_is_allowed_elsewhere() {
+        assert_eq!(Config::default().driver(&DriverArgs::default()).access, AccessPolicy::ALL);
+        let open = Config::parse(FILE).unwrap();
+        let none = AccessPolicy::new(false, None, None);
+        assert_eq!(open.driver(&DriverArgs::default()).access, none);
+        let access = AccessArgs { allow_env: Some(vec!["A".into()]), ..AccessArgs::default() };
+        let flags = DriverArgs { access, ..DriverArgs::default() };
+        assert_eq!(open.driver(&flags).access, AccessPolicy::new(false, Some(vec!["A".into()]), None));
+        let file = Config::parse("[executor]\nallow_path = [\"/data\"]").unwrap();
+        let expected = AccessPolicy::new(true, None, Some(vec!["/data".into()]));
+        assert_eq!(file.executor(&ExecutorArgs::default(), &Global::default()).access, expected);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use clock::Clock;
 use cluster::Cluster;
 use cluster_service::ClusterApi;
 use highwater_checkpoint::CheckpointStore;
+use highwater_connectors::access::AccessPolicy;
 use highwater_proto::v1::cluster_service_server::ClusterServiceServer;
 use highwater_proto::v1::query_service_server::QueryServiceServer;
 use highwater_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES};
@@ -53,6 +54,8 @@ pub struct DriverOptions {
     pub lease: Duration,
     /// Longest time for one call (streams excepted).
     pub request_timeout: Duration,
+    /// What submitted scripts may reach on this machine.
+    pub access: AccessPolicy,
 }
 
 impl Default for DriverOptions {
@@ -63,6 +66,7 @@ impl Default for DriverOptions {
             data_dir: PathBuf::from("./highwater-data"),
             lease: Duration::from_secs(3),
             request_timeout: Duration::from_secs(60),
+            access: AccessPolicy::ALL,
         }
     }
 }
@@ -92,7 +96,7 @@ impl Driver {
         let http = bind(options.http).await?;
         let (address, http_address) = (local(&grpc, options.listen)?, local(&http, options.http)?);
         let cluster = Cluster::new(epoch, options.lease);
-        let queries = Queries::new(store, cluster.clone(), Clock::system());
+        let queries = Queries::new(store, cluster.clone(), options.access.clone(), Clock::system());
         queries.recover().await?;
         tokio::spawn(cluster.clone().expire_leases(stop.clone()));
         let servers = tokio::spawn(serve(options, grpc, http, cluster, queries, stop));

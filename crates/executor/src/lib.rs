@@ -29,6 +29,7 @@ mod writers;
 pub use error::ExecutorError;
 
 use exchange::Exchange;
+use highwater_connectors::access::AccessPolicy;
 use highwater_core::ids::ExecutorId;
 use session::Session;
 use std::net::SocketAddr;
@@ -50,6 +51,8 @@ pub struct ExecutorOptions {
     pub advertise: Option<String>,
     /// Parent of the private scratch folder; `None`: the system's temporary folder.
     pub data_dir: Option<PathBuf>,
+    /// What the scripts of queries may reach on this machine.
+    pub access: AccessPolicy,
 }
 
 impl Default for ExecutorOptions {
@@ -60,6 +63,7 @@ impl Default for ExecutorOptions {
             listen: ([127, 0, 0, 1], 0).into(),
             advertise: None,
             data_dir: None,
+            access: AccessPolicy::ALL,
         }
     }
 }
@@ -72,6 +76,7 @@ pub(crate) struct Shared {
     pub slot_count: usize,
     pub exchange: Exchange,
     pub channels: channels::Channels,
+    pub access: Arc<AccessPolicy>,
 }
 
 /// Runs an executor until `stop` is cancelled. A driver that is away is waited for, for ever.
@@ -87,6 +92,7 @@ pub async fn run(options: ExecutorOptions, stop: CancellationToken) -> Result<()
         slot_count,
         exchange: Exchange::default(),
         channels: channels::Channels::default(),
+        access: Arc::new(options.access),
     };
     let server = server::start(options.listen, shared.exchange.clone(), stop.clone()).await?;
     let address = match options.advertise {

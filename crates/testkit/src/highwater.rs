@@ -88,11 +88,17 @@ impl Highwater {
 
     /// Starts the driver on the addresses and the folder of the one before.
     pub fn start_driver(&mut self, environment: Environment<'_>) {
+        self.start_driver_with(environment, &[]);
+    }
+
+    /// The same, with more arguments.
+    pub fn start_driver_with(&mut self, environment: Environment<'_>, more: &[&str]) {
         let data = self.data_dir();
         let data = data.to_str().expect("a folder's name is text");
         let name = format!("driver-{}", self.drivers);
         self.drivers += 1;
-        let args = ["driver", "--listen", &self.grpc, "--http", &self.http, "--data-dir", data];
+        let mut args = vec!["driver", "--listen", &self.grpc, "--http", &self.http, "--data-dir", data];
+        args.extend(more);
         self.driver = Some(self.spawn(&name, &args, environment));
     }
 

@@ -10,17 +10,20 @@ use crate::failure::Failure;
 use crate::parent;
 use highwater_driver::DriverOptions;
 use highwater_executor::ExecutorOptions;
+use nix::sys::stat::{Mode, umask};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 pub async fn driver(args: &DriverArgs, context: &Context) -> Result<(), Failure> {
+    keep_files_private();
     let stop = until_signalled(args.exit_with_parent)?;
     let options = driver_options(&context.config.driver(args));
     highwater_driver::run(options, stop).await.map_err(|error| Failure::failed(error.to_string()))
 }
 
 pub async fn executor(args: &ExecutorArgs, context: &Context) -> Result<(), Failure> {
+    keep_files_private();
     let settings = context.config.executor(args, &context.global);
     client::Driver::new(&settings.driver_url)?;
     let stop = until_signalled(args.exit_with_parent)?;
@@ -33,6 +36,7 @@ pub fn driver_options(settings: &DriverSettings) -> DriverOptions {
         http: settings.http,
         data_dir: settings.data_dir.clone(),
         lease: Duration::from_millis(settings.lease_ms),
+        access: settings.access.clone(),
         ..DriverOptions::default()
     }
 }
@@ -44,7 +48,13 @@ pub fn executor_options(settings: ExecutorSettings) -> ExecutorOptions {
         listen: settings.listen,
         advertise: settings.advertise,
         data_dir: settings.data_dir,
+        access: settings.access,
     }
+}
+
+/// Files this process makes are its user's only: scripts may hold secrets, and state holds what records do.
+pub fn keep_files_private() {
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
 }
 
 /// A token that SIGINT or SIGTERM cancels; a second signal ends the process at once.

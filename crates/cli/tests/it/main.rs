@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod bad_input;
 mod brokers;
 mod cluster;
@@ -17,6 +18,7 @@ mod keyed_sink;
 mod lag;
 mod ledger;
 mod limits;
+mod logins;
 mod nexmark;
 mod nexmark_check;
 mod progress_topics;
