@@ -11,10 +11,11 @@ use highwater_core::ids::{BatchId, ExecutorId, ShardId, SourceId, TaskId};
 use highwater_core::offsets::{SourcePartition, TopicPartition};
 use highwater_core::plan::WriterPlan;
 use highwater_core::query::{Event, ExecutorInfo};
-use highwater_proto::convert;
 use highwater_proto::v1::cluster_service_server::ClusterService;
 use highwater_proto::v1::stream_tasks_request::Message;
 use highwater_proto::v1::{self, StreamTasksRequest};
+use highwater_proto::{convert, version};
+use highwater_security::credentials::Token;
 use std::collections::BTreeSet;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,6 +27,10 @@ const STATE_CHUNK_BYTES: usize = 4 * 1024 * 1024;
 pub(crate) struct ClusterApi {
     pub cluster: Cluster,
     pub queries: Queries,
+    /// Told to executors, who show it to one another. New with every start, as the epoch is.
+    pub exchange_secret: Token,
+    /// Strangers are kept out.
+    pub secured: bool,
 }
 
 #[tonic::async_trait]
@@ -35,18 +40,15 @@ impl ClusterService for ClusterApi {
         request: Request<v1::RegisterExecutorRequest>,
     ) -> Result<Response<v1::RegisterExecutorResponse>, Status> {
         let request = request.into_inner();
-        if request.version != env!("CARGO_PKG_VERSION") {
-            return Err(Status::failed_precondition(format!(
-                "the executor is version {}, the driver {}; run one version",
-                request.version,
-                env!("CARGO_PKG_VERSION")
-            )));
-        }
+        version::check_executor(request.protocol, &request.version)?;
         let id = convert::executor_id(&request.executor_id)?;
-        self.cluster.register(ExecutorInfo { id, address: request.address, slots: request.slots, session: 0 });
+        let address = if request.tls { format!("https://{}", request.address) } else { request.address };
+        self.cluster.register(ExecutorInfo { id, address, slots: request.slots, session: 0 });
         Ok(Response::new(v1::RegisterExecutorResponse {
             epoch: self.cluster.epoch().0,
             lease_ms: self.cluster.lease().as_millis() as u64,
+            exchange_secret: self.exchange_secret.reveal().to_string(),
+            secured: self.secured,
         }))
     }
 

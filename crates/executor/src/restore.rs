@@ -2,25 +2,24 @@
 //!
 //! Owns: the two calls, and loading on several threads. Does not own: what is in the deltas (core, engine).
 
+use crate::channels::DriverClient;
 use crate::error::TaskError;
 use highwater_core::ids::{AttemptId, BatchId, QueryId, ShardId, TaskId};
 use highwater_core::report::StateDelta;
 use highwater_engine::state::QueryState;
 use highwater_proto::convert;
-use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
 use highwater_proto::v1::{FetchStateRequest, PutStateDeltaRequest};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use tonic::Code;
-use tonic::transport::Channel;
 
 /// Deltas above this size go ahead of the report, in parts of this size, bytes.
 const INLINE_MAX_BYTES: usize = 1024 * 1024;
 
 /// Loads shards as of `base` from the checkpoint; before the first batch they are empty.
 pub async fn restore(
-    client: &mut ClusterServiceClient<Channel>,
+    client: &mut DriverClient,
     query: QueryId,
     epoch: u64,
     base: Option<BatchId>,
@@ -84,7 +83,7 @@ fn runs(shards: &BTreeSet<ShardId>) -> Vec<Range<u16>> {
 
 /// Brings large deltas to the driver. Tells, per delta, whether it went.
 pub async fn upload(
-    client: &mut ClusterServiceClient<Channel>,
+    client: &mut DriverClient,
     query: QueryId,
     attempt: AttemptId,
     batch: BatchId,

@@ -6,6 +6,7 @@
 
 use crate::Shared;
 use crate::attempt::{self, Attempt};
+use crate::channels::DriverClient;
 use crate::error::TaskError;
 use crate::outbox::Outbox;
 use crate::sources::Sources;
@@ -18,7 +19,6 @@ use highwater_core::participant::{Command, Effect, Participant};
 use highwater_crash as crash;
 use highwater_engine::CompiledQuery;
 use highwater_engine::state::QueryState;
-use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
 use highwater_proto::v1::stream_tasks_response::Message;
 use highwater_proto::{convert, v1};
 use std::sync::Arc;
@@ -26,7 +26,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::transport::Channel;
 use tracing::Instrument;
 
 const COMMAND_QUEUE: usize = 256;
@@ -60,7 +59,7 @@ pub fn start(
     epoch: u64,
     open: v1::OpenQuery,
     outbox: Outbox,
-    client: ClusterServiceClient<Channel>,
+    client: DriverClient,
 ) -> WorkerHandle {
     let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
     let stop = CancellationToken::new();
@@ -84,7 +83,7 @@ struct Worker {
     epoch: u64,
     compiled: Arc<CompiledQuery>,
     outbox: Outbox,
-    client: ClusterServiceClient<Channel>,
+    client: DriverClient,
     participant: Participant,
     state: Arc<QueryState>,
     sources: Arc<Sources>,
@@ -114,7 +113,7 @@ impl Worker {
         epoch: u64,
         open: &v1::OpenQuery,
         outbox: Outbox,
-        client: ClusterServiceClient<Channel>,
+        client: DriverClient,
     ) -> Result<Self, (ErrorKind, String)> {
         let sql = open.sql.clone();
         let compiled = tokio::task::spawn_blocking(move || highwater_engine::compile(&sql))

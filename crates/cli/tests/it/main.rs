@@ -18,6 +18,7 @@ mod nexmark;
 mod nexmark_check;
 mod progress_topics;
 mod rescale;
+mod security;
 mod sources;
 mod table;
 mod windows;

@@ -6,12 +6,13 @@ use crate::error::TaskError;
 use highwater_proto::MAX_MESSAGE_BYTES;
 use highwater_proto::v1::PushBatchesRequest;
 use highwater_proto::v1::exchange_service_client::ExchangeServiceClient;
+use highwater_security::credentials::Authenticated;
+use highwater_security::dial;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 
 /// Messages waiting for one receiving executor.
 const QUEUE: usize = 8;
@@ -27,7 +28,7 @@ pub struct Call {
 }
 
 impl Call {
-    pub fn open(channel: Channel, address: &str) -> Self {
+    pub fn open(channel: Authenticated, address: &str) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let to = address.to_string();
         let result = tokio::spawn(async move {
@@ -35,7 +36,10 @@ impl Call {
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES);
             let pushed = client.push_batches(ReceiverStream::new(waiting)).await;
-            pushed.map(drop).map_err(|status| TaskError::Exchange(format!("executor at {to}: {}", status.message())))
+            pushed.map(drop).map_err(|status| {
+                let reason = dial::explain(&status).unwrap_or_else(|| status.message().to_string());
+                TaskError::Exchange(format!("executor at {to}: {reason}"))
+            })
         });
         Self { address: address.to_string(), queue: Some(queue), result: Some(result) }
     }
@@ -80,7 +84,9 @@ mod tests {
     use super::*;
     use highwater_proto::v1::PushBatchesResponse;
     use highwater_proto::v1::exchange_service_server::{ExchangeService, ExchangeServiceServer};
+    use highwater_security::credentials::Credentials;
     use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::transport::Channel;
     use tonic::{Request, Response, Status, Streaming};
 
     /// Takes one message, then wants no more.
@@ -104,7 +110,7 @@ mod tests {
         let server = tonic::transport::Server::builder().add_service(ExchangeServiceServer::new(Refuses));
         let serving = tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-        let mut call = Call::open(channel, &address);
+        let mut call = Call::open(Credentials::default().on(channel), &address);
         let refused = tokio::task::spawn_blocking(move || {
             loop {
                 if let Err(error) = call.send(PushBatchesRequest::default()) {
