@@ -26,6 +26,8 @@ pub struct Highwater {
     pub url: String,
     /// HOST:PORT of the driver's HTTP endpoints.
     pub http: String,
+    /// Environment of client commands.
+    pub environment: Vec<(&'static str, String)>,
     grpc: String,
     driver: Option<Process>,
     executors: Vec<Option<Process>>,
@@ -64,6 +66,7 @@ impl Highwater {
             dir: tempfile::tempdir().expect("a folder can be made"),
             url: format!("http://{grpc}"),
             http: free_address(),
+            environment: Vec::new(),
             grpc,
             driver: None,
             executors: Vec::new(),
@@ -91,7 +94,7 @@ impl Highwater {
         self.start_driver_with(environment, &[]);
     }
 
-    /// The same, with more arguments.
+    /// Starts the driver with more arguments.
     pub fn start_driver_with(&mut self, environment: Environment<'_>, more: &[&str]) {
         let data = self.data_dir();
         let data = data.to_str().expect("a folder's name is text");
@@ -149,6 +152,7 @@ impl Highwater {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.args(args).env("HIGHWATER_DRIVER", &self.url).current_dir(self.path()).stdin(Stdio::null());
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         command
     }
 

@@ -14,6 +14,7 @@ use highwater_connectors::access::AccessPolicy;
 use highwater_core::options::{DesiredState, QuerySpec};
 use highwater_driver::Driver;
 use highwater_proto::v1::{QueryState, StartQueryRequest, StopQueryRequest, SubmitQueryRequest};
+use highwater_security::{ClientSecurity, DriverSecurity};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
@@ -81,8 +82,14 @@ struct Local {
 impl Local {
     async fn start(data_dir: PathBuf, stop: CancellationToken) -> Result<Self, Failure> {
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let settings =
-            DriverSettings { listen: any_port, http: any_port, data_dir, lease_ms: 10_000, access: AccessPolicy::ALL };
+        let settings = DriverSettings {
+            listen: any_port,
+            http: any_port,
+            data_dir,
+            lease_ms: 10_000,
+            access: AccessPolicy::ALL,
+            security: DriverSecurity::default(),
+        };
         let driver = Driver::start(serve::driver_options(&settings), stop.clone())
             .await
             .map_err(|error| Failure::failed(error.to_string()))?;
@@ -94,11 +101,12 @@ impl Local {
             advertise: None,
             data_dir: None,
             access: AccessPolicy::ALL,
+            security: ClientSecurity::default(),
         });
         let executor = tokio::spawn(async move {
             highwater_executor::run(options, stop).await.map_err(|error| Failure::failed(error.to_string()))
         });
-        Ok(Self { client: client::Driver::new(&url)?, driver, executor })
+        Ok(Self { client: client::Driver::local(&url)?, driver, executor })
     }
 
     async fn join(self) -> Result<(), Failure> {

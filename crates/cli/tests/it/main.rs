@@ -23,6 +23,7 @@ mod nexmark;
 mod nexmark_check;
 mod progress_topics;
 mod rescale;
+mod security;
 mod sources;
 mod stored;
 mod table;
