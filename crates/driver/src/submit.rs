@@ -3,7 +3,7 @@
 //! Owns: the order of these steps. Nothing is stored before everything has been checked.
 
 use crate::error::DriverError;
-use crate::queries::{Queries, compile};
+use crate::queries::Queries;
 use highwater_connectors::{admin, monitor};
 use highwater_core::ids::{QueryId, SourceId};
 use highwater_core::offsets::Positions;
@@ -24,7 +24,7 @@ pub(crate) struct Submission {
 /// The stored query's id and the warnings of its plan.
 pub(crate) async fn submit(queries: &Queries, submission: Submission) -> Result<(QueryId, Vec<String>), DriverError> {
     check_name(&submission.name)?;
-    let compiled = Arc::new(compile(submission.sql.clone()).await?);
+    let compiled = queries.compile(submission.sql.clone()).await?;
     let _one = queries.changes.lock().await;
     let existing = queries.find(&submission.name);
     if existing.is_some() && !submission.replace {

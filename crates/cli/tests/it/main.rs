@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod bad_input;
 mod brokers;
 mod cluster;
@@ -18,10 +19,12 @@ mod keyed_sink;
 mod lag;
 mod ledger;
 mod limits;
+mod logins;
 mod nexmark;
 mod nexmark_check;
 mod progress_topics;
 mod rescale;
+mod security;
 mod sources;
 mod stored;
 mod table;

@@ -15,7 +15,6 @@ use crate::error::ConnectorError;
 use highwater_core::offsets::{OffsetRange, TopicPartition};
 use highwater_engine::query::{ConnectorOptions, KafkaOptions, SourceTable};
 use parking_lot::Mutex;
-use rdkafka::consumer::BaseConsumer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -78,8 +77,7 @@ impl SourceReader {
             aligned: config.aligned,
         };
         for number in 0..config.readers.max(1) {
-            let consumer: BaseConsumer = client.create().map_err(|error| client::creation_error(&context, &error))?;
-            let queue = Arc::new(ConsumerQueue::new(consumer)?);
+            let queue = Arc::new(ConsumerQueue::new(client::lookup(&client, &context)?)?);
             let shared = Arc::new(WorkerShared::new(queue.clone(), available.clone()));
             let decoder = ChunkDecoder::new(&config.table)?;
             let worker = Worker::new(topic.clone(), queue, shared.clone(), decoder, &config, events.clone());
