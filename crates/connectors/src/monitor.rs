@@ -68,10 +68,7 @@ impl TopicMonitor {
     /// Partition numbers, ascending. A topic that does not exist is an error that says so.
     pub fn partitions(&self) -> Result<Vec<i32>, ConnectorError> {
         let context = || format!("table '{}': looking up topic '{}' at {}", self.table, self.topic, self.servers);
-        let metadata = self
-            .consumer
-            .fetch_metadata(Some(&self.topic), TIMEOUT)
-            .map_err(|error| ConnectorError::kafka(context(), &error))?;
+        let metadata = client::metadata(&self.consumer, Some(&self.topic), TIMEOUT, context)?;
         let missing = || ConnectorError::MissingTopic { topic: self.topic.to_string(), servers: self.servers.clone() };
         let topic = metadata.topics().iter().find(|topic| topic.name() == &*self.topic).ok_or_else(missing)?;
         if let Some(code) = topic.error() {
@@ -204,7 +201,7 @@ impl TopicMonitor {
     fn list_offsets(&self, partitions: &[i32], what: Offset) -> Result<BTreeMap<i32, i64>, ConnectorError> {
         let context =
             || format!("table '{}': looking up offsets of topic '{}' at {}", self.table, self.topic, self.servers);
-        let failed = |error: KafkaError| ConnectorError::kafka(context(), &error);
+        let failed = |error: KafkaError| client::failed(&self.consumer, context(), &error);
         let mut list = TopicPartitionList::new();
         for partition in partitions {
             list.add_partition_offset(&self.topic, *partition, what).map_err(failed)?;

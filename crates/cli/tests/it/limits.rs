@@ -13,7 +13,9 @@ fn short_transactions_are_refused_with_both_numbers_or_get_batches_that_fit() {
     let servers = kafka.bootstrap_servers();
     let script = |option: &str| {
         let with = |topic: &str, option: &str| {
-            format!("('connector'='kafka', 'topic'='{topic}', 'bootstrap.servers'='{servers}', 'format'='json' {option})")
+            format!(
+                "('connector'='kafka', 'topic'='{topic}', 'bootstrap.servers'='{servers}', 'format'='json' {option})"
+            )
         };
         format!(
             "SET trigger = 'once'; CREATE TABLE t (id BIGINT) WITH {}; CREATE TABLE o (id BIGINT) WITH {};

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod bad_input;
 mod brokers;
+mod cluster;
 mod command_line;
 mod compose;
 mod crash_points;
@@ -16,11 +18,14 @@ mod keyed_sink;
 mod lag;
 mod ledger;
 mod limits;
+mod logins;
 mod nexmark;
 mod nexmark_check;
 mod progress_topics;
 mod rescale;
+mod security;
 mod sources;
+mod stored;
 mod table;
 mod visible;
 mod went_back;

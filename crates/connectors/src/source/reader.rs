@@ -14,7 +14,6 @@ use crate::client;
 use crate::error::ConnectorError;
 use highwater_core::offsets::{OffsetRange, TopicPartition};
 use highwater_engine::query::{ConnectorOptions, KafkaOptions, SourceTable};
-use rdkafka::consumer::BaseConsumer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -69,8 +68,7 @@ impl SourceReader {
         let mut inner =
             Inner { topic: topic.clone(), workers: Vec::new(), available: available.clone(), aligned: config.aligned };
         for number in 0..config.readers.max(1) {
-            let consumer: BaseConsumer = client.create().map_err(|error| client::creation_error(&context, &error))?;
-            let queue = Arc::new(ConsumerQueue::new(consumer)?);
+            let queue = Arc::new(ConsumerQueue::new(client::lookup(&client, &context)?)?);
             let shared = Arc::new(WorkerShared::new(queue.clone(), available.clone()));
             let decoder = ChunkDecoder::new(&config.table)?;
             let worker = Worker::new(topic.clone(), queue, shared.clone(), decoder, &config, events.clone());

@@ -71,7 +71,7 @@ impl Worker {
         config: &SourceReaderConfig,
         events: UnboundedSender<SourceEvent>,
     ) -> Self {
-        let trouble = Trouble::new(topic.clone(), events);
+        let trouble = Trouble::new(topic.clone(), queue.consumer().client().context().clone(), events);
         let (held, touched) = (BTreeMap::new(), BTreeSet::new());
         let (prefetch_bytes, aligned) = (config.prefetch_bytes, config.aligned);
         Self { topic, queue, shared, decoder, prefetch_bytes, aligned, held, touched, trouble }

@@ -38,8 +38,9 @@ pub enum Action {
     ReserveWriters { counts: BTreeMap<SinkId, u32> },
     /// Fence these writers (initialise their transactional ids), then find out what they hold.
     /// `batch` is the prepared batch asked about; `None` when only fencing is wanted, or nothing is prepared. `whole`:
-    /// every writer that a sink has progress of is fenced and told of, known or not. Answers: `Resolved`.
-    Resolve { batch: Option<BatchId>, writers: Vec<WriterReport>, whole: bool },
+    /// every writer that a sink has progress of is fenced and told of, known or not. Answers: `Resolved` of the same
+    /// number.
+    Resolve { number: u64, batch: Option<BatchId>, writers: Vec<WriterReport>, whole: bool },
     /// The batch is committed: note it, tell the executors to promote, report progress.
     Committed(Box<CommittedBatch>),
     /// The run is over; executors are to forget the query. Nothing follows.

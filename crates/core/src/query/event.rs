@@ -58,6 +58,19 @@ pub enum Event {
         task: TaskId,
         kind: ErrorKind,
         message: String,
+        /// The executor that could not be reached, if that is why.
+        unreachable: Option<ExecutorId>,
+    },
+    /// The tasks of an attempt that run on an executor, with the steps each has made. Without an attempt: the executor is
+    /// still opening the query.
+    Heartbeat {
+        executor: ExecutorId,
+        attempt: Option<AttemptId>,
+        tasks: BTreeMap<TaskId, u64>,
+    },
+    /// An executor ends, or has ended, because it was told to: it did not die.
+    Left {
+        executor: ExecutorId,
     },
     /// The checkpoint of the batch is durable.
     Persisted {
@@ -80,10 +93,14 @@ pub enum Event {
         writer: WriterPlan,
         known: bool,
     },
-    /// What the writers asked about hold; all of them are fenced.
-    Resolved(BTreeMap<WriterPlan, Resolution>),
+    /// What the writers asked about hold; all of them are fenced. `number` is the question's.
+    Resolved {
+        number: u64,
+        found: BTreeMap<WriterPlan, Resolution>,
+    },
     /// Fencing or reading progress failed for good.
     ResolveFailed {
+        number: u64,
         kind: ErrorKind,
         message: String,
     },

@@ -30,6 +30,7 @@ impl QueryMachine {
             return;
         }
         execution.reports.insert(report.task, report);
+        execution.lease.done(executor, now_ms);
         if execution.reports.len() == execution.plan.tasks.len() && !self.drop_if_too_long(now_ms, out) {
             self.gather(now_ms, out);
         }
@@ -129,6 +130,7 @@ impl QueryMachine {
                 unknown: BTreeSet::new(),
                 operators,
                 timings: execution.timings,
+                asked_at_ms: now_ms,
             },
             now_ms,
             out,
@@ -158,18 +160,18 @@ impl QueryMachine {
                 if self.took_ms(now_ms).is_some_and(|took_ms| took_ms >= self.config.max_attempt_ms / 2) {
                     self.shrink();
                 }
-                self.retry(message, now_ms, out);
+                self.retry_later(message, now_ms);
+                self.abort_execution(&BTreeSet::new(), now_ms, out);
             }
         }
     }
 
-    /// Drops the attempt, to try the batch again after a pause that grows.
-    fn retry(&mut self, message: String, now_ms: i64, out: &mut Vec<Action>) {
+    /// The next attempt waits a while, longer with each failure.
+    pub(super) fn retry_later(&mut self, message: String, now_ms: i64) {
         self.troubles.insert(None, message);
         self.failures = self.failures.saturating_add(1);
         let pause = RETRY_BASE_MS.saturating_mul(1 << self.failures.min(10)).min(RETRY_MAX_MS);
-        self.not_before_ms = now_ms + pause;
-        self.abort_execution(&BTreeSet::new(), now_ms, out);
+        self.not_before_ms = self.not_before_ms.max(now_ms + pause);
     }
 
     /// How long the attempt of a new batch runs. One that is repeated has its plan, and takes what it takes.
@@ -206,7 +208,8 @@ impl QueryMachine {
              Set max_offsets_per_trigger, or raise the sinks' 'kafka.transaction.timeout.ms'",
             took_ms / 1000
         );
-        self.retry(message, now_ms, out);
+        self.retry_later(message, now_ms);
+        self.abort_execution(&BTreeSet::new(), now_ms, out);
         true
     }
 
@@ -233,16 +236,12 @@ impl QueryMachine {
         self.phase = match (orphans.is_empty(), execution.finish) {
             (true, finish) => Phase::Ready { finish },
             (false, Some(prepared)) => {
-                out.push(Action::Resolve {
-                    batch: Some(prepared.record.batch()),
-                    writers: prepared.record.writers.clone(),
-                    whole: false,
-                });
-                Phase::Resolving { prepared: Some(prepared), running: None }
+                let number = self.ask(Some(prepared.record.batch()), prepared.record.writers.clone(), false, out);
+                Phase::Resolving { number, prepared: Some(prepared), running: None }
             }
             (false, None) => {
-                out.push(Action::Resolve { batch: None, writers: orphans, whole: false });
-                Phase::Resolving { prepared: None, running: None }
+                let number = self.ask(None, orphans, false, out);
+                Phase::Resolving { number, prepared: None, running: None }
             }
         };
     }
@@ -254,8 +253,8 @@ impl QueryMachine {
         }
         let Phase::Ready { finish } = std::mem::replace(&mut self.phase, Phase::Ready { finish: None }) else { return };
         let writers = std::mem::take(&mut self.orphans).into_iter().map(unwritten).collect();
-        out.push(Action::Resolve { batch: None, writers, whole: false });
-        self.phase = Phase::Resolving { prepared: finish, running: None };
+        let number = self.ask(None, writers, false, out);
+        self.phase = Phase::Resolving { number, prepared: finish, running: None };
     }
 
     /// The run's batch under way is persisted: from here on it can only be finished.

@@ -11,10 +11,13 @@
 //! - events of another attempt than the current one change nothing.
 
 mod action;
+mod cuts;
+mod deaths;
 mod dispatch;
 mod ending;
 mod event;
 mod execute;
+mod lease;
 mod machine;
 mod membership;
 mod pace;

@@ -2,6 +2,7 @@
 
 use super::machine::{Phase, Prepared, Publication, QueryMachine};
 use super::{Action, CommittedBatch, End, Resolution};
+use crate::error::ErrorKind;
 use crate::ids::{AttemptId, BatchId};
 use crate::plan::WriterPlan;
 use crate::record::PrepareRecord;
@@ -74,14 +75,38 @@ impl QueryMachine {
         let record = &publication.prepared.record;
         let writers: Vec<WriterReport> =
             record.writers.iter().filter(|report| publication.unknown.contains(&report.plan)).cloned().collect();
-        out.push(Action::Resolve { batch: Some(record.batch()), writers, whole: false });
+        let number = self.ask(Some(record.batch()), writers, false, out);
         let prepared = Some(publication.prepared.clone());
-        self.phase = Phase::Resolving { prepared, running: Some(Box::new(publication)) };
+        self.phase = Phase::Resolving { number, prepared, running: Some(Box::new(publication)) };
     }
 
-    pub(super) fn on_resolved(&mut self, found: BTreeMap<WriterPlan, Resolution>, now_ms: i64, out: &mut Vec<Action>) {
-        let Phase::Resolving { .. } = &self.phase else { return };
-        let Phase::Resolving { prepared, running } = std::mem::replace(&mut self.phase, Phase::Ready { finish: None })
+    /// Asks what writers hold; `whole`: those that only the sinks know of, too. Returns the question's number, which
+    /// its answer bears.
+    pub(super) fn ask(
+        &mut self,
+        batch: Option<BatchId>,
+        writers: Vec<WriterReport>,
+        whole: bool,
+        out: &mut Vec<Action>,
+    ) -> u64 {
+        self.questions += 1;
+        out.push(Action::Resolve { number: self.questions, batch, writers, whole });
+        self.questions
+    }
+
+    pub(super) fn on_resolved(
+        &mut self,
+        number: u64,
+        found: BTreeMap<WriterPlan, Resolution>,
+        now_ms: i64,
+        out: &mut Vec<Action>,
+    ) {
+        let Phase::Resolving { number: asked, .. } = &self.phase else { return };
+        if *asked != number {
+            return;
+        }
+        let Phase::Resolving { prepared, running, .. } =
+            std::mem::replace(&mut self.phase, Phase::Ready { finish: None })
         else {
             return;
         };
@@ -113,6 +138,13 @@ impl QueryMachine {
         }
     }
 
+    /// Only the answer to the question that is open may stop the query.
+    pub(super) fn on_resolve_failed(&mut self, number: u64, kind: ErrorKind, message: String, out: &mut Vec<Action>) {
+        if matches!(&self.phase, Phase::Resolving { number: asked, .. } if *asked == number) {
+            self.on_trouble(None, kind, message, out);
+        }
+    }
+
     /// Every writer holds the batch although no attempt of ours is there to promote: executors restore their
     /// state from the checkpoint.
     fn adopt(&mut self, record: Arc<PrepareRecord>, now_ms: i64, out: &mut Vec<Action>) {
@@ -125,6 +157,7 @@ impl QueryMachine {
             unknown: Default::default(),
             operators: Vec::new(),
             timings: Default::default(),
+            asked_at_ms: now_ms,
         };
         self.commit(publication, now_ms, out);
     }
@@ -156,6 +189,8 @@ impl QueryMachine {
         }
         self.totals = record.totals.clone();
         self.failures = 0;
+        self.deaths.committed();
+        self.cuts.committed(&publication.placement.values().copied().collect());
         self.troubles.remove(&None);
         for (partition, reach) in &self.available {
             let committed = self.positions.get(partition).copied().unwrap_or(0);

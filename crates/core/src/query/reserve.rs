@@ -16,17 +16,18 @@ use std::sync::Arc;
 impl QueryMachine {
     /// The first action of a run: every writer there can be is fenced, and the whole of the sinks' progress is held
     /// against the newest record.
-    pub(super) fn resolve_everything(&mut self, head: Option<PrepareRecord>) -> Action {
+    pub(super) fn resolve_everything(&mut self, head: Option<PrepareRecord>, out: &mut Vec<Action>) {
         let mut writers = head.as_ref().map(|head| head.writers.clone()).unwrap_or_default();
         let known: BTreeSet<WriterPlan> = writers.iter().map(|report| report.plan).collect();
-        let reserved = self.reserved.iter().flat_map(|(sink, count)| {
-            (0..*count).map(|number| WriterPlan { sink: *sink, writer: WriterId(number) })
-        });
+        let reserved = self
+            .reserved
+            .iter()
+            .flat_map(|(sink, count)| (0..*count).map(|number| WriterPlan { sink: *sink, writer: WriterId(number) }));
         writers.extend(reserved.filter(|plan| !known.contains(plan)).map(unwritten));
         let batch = head.as_ref().map(PrepareRecord::batch);
         let prepared = head.map(|head| Prepared { record: Arc::new(head), published: BTreeSet::new() });
-        self.phase = Phase::Resolving { prepared, running: None };
-        Action::Resolve { batch, writers, whole: true }
+        let number = self.ask(batch, writers, true, out);
+        self.phase = Phase::Resolving { number, prepared, running: None };
     }
 
     /// Asks for more writers if the assignment may use more than are reserved. True when that is under way.

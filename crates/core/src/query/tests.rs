@@ -4,12 +4,15 @@
 //! life, what can go wrong in it, and when batches are planned.
 
 mod align;
+mod clock;
+mod cluster;
 mod failure;
 mod life;
 mod recovery;
 mod schedule;
 
-use super::{Action, End, Event, ExecutorInfo, QueryConfig, QueryMachine, StageInput, StageTopology};
+use super::{Action, End, Event, ExecutorInfo, QueryConfig, QueryMachine, Resolution, StageInput, StageTopology};
+use crate::clock::Now;
 use crate::ids::{
     AttemptId, BatchId, Epoch, ExecutorId, OperatorId, QueryId, SinkId, SourceId, StageId, TaskId, WriterId,
 };
@@ -55,6 +58,7 @@ fn config() -> QueryConfig {
     QueryConfig {
         query: QueryId(Uuid::nil()),
         epoch: Epoch(3),
+        first_attempt: 1,
         trigger: Trigger::Asap,
         shards: 4,
         sources: vec![SourceSpec {
@@ -84,11 +88,14 @@ fn with_options(options: SourceOptions) -> QueryConfig {
     config
 }
 
-/// A machine, its time, and the attempt it runs.
+/// A machine, its time, the attempt it runs, and the number of its last question about writers.
 struct Query {
     machine: QueryMachine,
     now_ms: i64,
     running: Option<Run>,
+    asked: u64,
+    /// How far the wall clock is off.
+    skew_ms: i64,
 }
 
 #[derive(Clone)]
@@ -105,8 +112,8 @@ impl Query {
     fn new(config: QueryConfig) -> Self {
         let (mut machine, actions) = QueryMachine::recover(config, None, 0);
         assert_eq!(names(&actions), ["resolve"], "nobody may have written for this query yet");
-        assert_eq!(machine.step(Event::Resolved(BTreeMap::new()), 0), vec![]);
-        Self { machine, now_ms: 0, running: None }
+        assert_eq!(machine.step(Event::Resolved { number: 1, found: BTreeMap::new() }, 0), vec![]);
+        Self { machine, now_ms: 0, running: None, asked: 1, skew_ms: 0 }
     }
 
     /// Two executors are there, and each has read three records of its partition: the first batch runs.
@@ -139,8 +146,12 @@ impl Query {
 
     fn tell(&mut self, event: Event) -> Vec<Action> {
         self.now_ms += 1;
-        let actions = self.machine.step(event, self.now_ms);
+        let now = Now { ms: self.now_ms, wall_ms: self.now_ms + self.skew_ms };
+        let actions = self.machine.step(event, now);
         for action in &actions {
+            if let Action::Resolve { number, .. } = action {
+                self.asked = *number;
+            }
             if let Action::Run { attempt, plan, placement, base, published } = action {
                 self.running = Some(Run {
                     attempt: *attempt,
@@ -152,6 +163,11 @@ impl Query {
             }
         }
         actions
+    }
+
+    /// The last question about writers is answered.
+    fn resolved(&mut self, found: impl IntoIterator<Item = (WriterPlan, Resolution)>) -> Vec<Action> {
+        self.tell(Event::Resolved { number: self.asked, found: found.into_iter().collect() })
     }
 
     fn tick_at(&mut self, now_ms: i64) -> Vec<Action> {

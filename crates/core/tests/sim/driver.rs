@@ -3,14 +3,14 @@
 //! Owns: what the driver's shell does around the machine. Decisions are the machine's alone.
 
 use crate::check::partition;
-use crate::types::{Down, Ev, Fault, RunTasks, Up};
+use crate::types::{Down, Ev, Fault, Question, RunTasks, Up};
 use crate::world::World;
+use highwater_core::clock::Now;
 use highwater_core::error::ErrorKind;
 use highwater_core::ids::{AttemptId, BatchId, Epoch, ExecutorId, SinkId};
 use highwater_core::plan::WriterPlan;
 use highwater_core::query::{Action, CommittedBatch, End, Event, ExecutorInfo, QueryConfig, QueryMachine, Resolution};
 use highwater_core::record::PrepareRecord;
-use highwater_core::report::WriterReport;
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,6 +30,8 @@ pub struct Driver {
     /// The first resolution of a run is answered wrongly under `Fault::SkippedReplay`.
     resolved: bool,
     committed: Option<BatchId>,
+    /// The last batch planned in this run: when, and its time.
+    planned: Option<(i64, i64)>,
 }
 
 pub fn executor_id(executor: usize) -> ExecutorId {
@@ -53,6 +55,7 @@ impl World {
             wake_at_ms: None,
             resolved: false,
             committed: None,
+            planned: None,
         });
         let driver = self.drivers.len() - 1;
         if self.calm {
@@ -86,8 +89,11 @@ impl World {
             Some(Fault::ForgottenWriters) => BTreeMap::new(),
             _ => self.store.reserved.clone(),
         };
-        let config = QueryConfig { epoch: node.epoch, reserved_writers, ..self.config.clone() };
-        let (machine, actions) = QueryMachine::recover(config, head, self.now);
+        let first_attempt = node.run << 32;
+        let config = QueryConfig { epoch: node.epoch, first_attempt, reserved_writers, ..self.config.clone() };
+        node.planned = None;
+        let now = Now { ms: self.now, wall_ms: self.now + self.skew_ms };
+        let (machine, actions) = QueryMachine::recover(config, head, now);
         node.machine = Some(machine);
         self.act(driver, actions);
         let members = self.members(driver);
@@ -153,8 +159,8 @@ impl World {
         let event = match msg {
             Up::Available(partitions) => Event::Available { executor, partitions, marks: Default::default() },
             Up::TaskDone(attempt, report) => Event::TaskDone { attempt, executor, report },
-            Up::TaskFailed(attempt, task, message) => {
-                Event::TaskFailed { attempt, task, kind: ErrorKind::Retry, message }
+            Up::TaskFailed(attempt, task, message, unreachable) => {
+                Event::TaskFailed { attempt, task, kind: ErrorKind::Retry, message, unreachable }
             }
             Up::Published(attempt, writer, known) => Event::Published { attempt, writer, known },
         };
@@ -175,7 +181,7 @@ impl World {
     }
 
     fn step(&mut self, driver: usize, event: Event) {
-        let now = self.now;
+        let now = Now { ms: self.now, wall_ms: self.now + self.skew_ms };
         let Some(machine) = self.drivers[driver].machine.as_mut() else { return };
         let before = machine.positions().clone();
         let actions = machine.step(event, now);
@@ -210,6 +216,7 @@ impl World {
                     if plan.ranges.is_empty() {
                         self.coverage.hit("windows closed without records");
                     }
+                    self.check_time(driver, plan.timestamp_ms);
                     let run = RunTasks { attempt, plan, placement, base, published };
                     for executor in run.placement.values().copied().collect::<BTreeSet<_>>() {
                         self.tell_executor(driver, executor, Down::Run(Box::new(run.clone())));
@@ -225,14 +232,28 @@ impl World {
                     let run = self.drivers[driver].run;
                     self.soon(6, Ev::Reserve { driver, run, counts });
                 }
-                Action::Resolve { batch, writers, whole } => {
+                Action::Resolve { number, batch, writers, whole } => {
                     self.coverage.hit("writers resolved");
                     let run = self.drivers[driver].run;
-                    self.soon(6, Ev::Fence { driver, run, batch, writers, whole });
+                    self.soon(6, Ev::Fence { driver, run, question: Question { number, batch, writers, whole } });
                 }
                 Action::Committed(batch) => self.commit(driver, &batch),
                 Action::Ended(end) => self.end(driver, end),
             }
+        }
+    }
+
+    /// The time of batches neither stands still nor leaps, whatever the wall clock does. A batch that is finished for
+    /// another driver keeps its time.
+    fn check_time(&mut self, driver: usize, timestamp_ms: i64) {
+        let node = &mut self.drivers[driver];
+        if self.store.latest().is_some_and(|head| head.plan.timestamp_ms == timestamp_ms) {
+            return;
+        }
+        let Some((at_ms, before_ms)) = node.planned.replace((self.now, timestamp_ms)) else { return };
+        let (passed, advanced) = (self.now - at_ms, timestamp_ms - before_ms);
+        if advanced < passed / 2 - 1 || advanced > passed * 2 + 1 {
+            self.violate(format!("the time of batches advanced by {advanced} ms in {passed} ms"));
         }
     }
 
@@ -323,27 +344,21 @@ impl World {
     }
 
     /// The first half of a resolution: every writer is fenced.
-    pub fn fence(
-        &mut self,
-        driver: usize,
-        run: u64,
-        batch: Option<BatchId>,
-        writers: Vec<WriterReport>,
-        whole: bool,
-    ) {
+    pub fn fence(&mut self, driver: usize, run: u64, question: Question) {
         let away = self.broker.away_until_ms > self.now;
         if away || self.chance(self.knobs.resolve_fails) {
             self.coverage.hit("resolution failed at first");
             let (kind, message) = (ErrorKind::Retry, "brokers are away".to_string());
             self.soon(2, Ev::Tell { driver, run, event: Box::new(Event::Trouble { executor: None, kind, message }) });
             let again = self.now + 20 + self.delay(10);
-            return self.at(again, Ev::Fence { driver, run, batch, writers, whole });
+            return self.at(again, Ev::Fence { driver, run, question });
         }
         if self.fault == Some(Fault::ProgressBeforeFencing) {
-            self.at(self.now + 8, Ev::FenceLate { writers: writers.clone() });
-            return self.read_progress(driver, run, batch, writers, whole);
+            self.at(self.now + 8, Ev::FenceLate { writers: question.writers.clone() });
+            return self.read_progress(driver, run, question);
         }
-        let mut fenced: BTreeSet<WriterPlan> = writers.iter().map(|writer| writer.plan).collect();
+        let whole = question.whole;
+        let mut fenced: BTreeSet<WriterPlan> = question.writers.iter().map(|writer| writer.plan).collect();
         if whole {
             fenced.extend(self.broker.writers());
         }
@@ -355,18 +370,12 @@ impl World {
         if whole && checks_fencing && newest && self.broker.has_open() {
             self.violate("a run began while a transaction of an earlier one was open".into());
         }
-        self.soon(6, Ev::ReadProgress { driver, run, batch, writers, whole });
+        self.soon(6, Ev::ReadProgress { driver, run, question });
     }
 
     /// The second half: what they hold.
-    pub fn read_progress(
-        &mut self,
-        driver: usize,
-        run: u64,
-        batch: Option<BatchId>,
-        writers: Vec<WriterReport>,
-        whole: bool,
-    ) {
+    pub fn read_progress(&mut self, driver: usize, run: u64, question: Question) {
+        let Question { number, batch, writers, whole } = question;
         let places: Option<Vec<i64>> = writers.iter().map(|writer| Some(writer.progress_at?.offset)).collect();
         let from = places.filter(|_| !whole).and_then(|places| places.into_iter().min()).unwrap_or(0);
         let skip = self.fault == Some(Fault::SkippedReplay) && !self.drivers[driver].resolved;
@@ -395,7 +404,7 @@ impl World {
             found.insert(plan, resolution);
         }
         let told = self.now + 9 + self.delay(4);
-        self.at(told, Ev::Tell { driver, run, event: Box::new(Event::Resolved(found)) });
+        self.at(told, Ev::Tell { driver, run, event: Box::new(Event::Resolved { number, found }) });
     }
 
     fn commit(&mut self, driver: usize, batch: &CommittedBatch) {
@@ -446,7 +455,7 @@ fn brief(action: &Action) -> String {
         }
         Action::Persist { record } => format!("persist batch {}", record.batch()),
         Action::Committed(batch) => format!("committed batch {} by {}", batch.record.batch(), batch.attempt),
-        Action::Resolve { batch, writers, whole } => {
+        Action::Resolve { batch, writers, whole, .. } => {
             let writers: Vec<_> = writers.iter().map(|w| (w.plan.sink.0, w.plan.writer.0)).collect();
             format!("resolve {batch:?} {writers:?}{}", if *whole { " and all others" } else { "" })
         }

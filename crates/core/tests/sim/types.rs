@@ -89,8 +89,19 @@ pub struct RunTasks {
 pub enum Up {
     Available(Vec<(SourcePartition, i64, bool)>),
     TaskDone(AttemptId, Box<TaskReport>),
-    TaskFailed(AttemptId, TaskId, String),
+    /// The last is who could not be reached.
+    TaskFailed(AttemptId, TaskId, String, Option<ExecutorId>),
     Published(AttemptId, WriterPlan, bool),
+}
+
+/// What a driver asks about writers.
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub number: u64,
+    pub batch: Option<BatchId>,
+    pub writers: Vec<WriterReport>,
+    /// Those that only the broker knows of, too.
+    pub whole: bool,
 }
 
 /// One task of one attempt in one life of an executor's worker.
@@ -163,9 +174,7 @@ pub enum Ev {
     Fence {
         driver: usize,
         run: u64,
-        batch: Option<BatchId>,
-        writers: Vec<WriterReport>,
-        whole: bool,
+        question: Question,
     },
     FenceLate {
         writers: Vec<WriterReport>,
@@ -173,9 +182,7 @@ pub enum Ev {
     ReadProgress {
         driver: usize,
         run: u64,
-        batch: Option<BatchId>,
-        writers: Vec<WriterReport>,
-        whole: bool,
+        question: Question,
     },
     Tell {
         driver: usize,
@@ -203,6 +210,8 @@ pub enum Ev {
     Exchanged {
         task: TaskRef,
         ok: bool,
+        /// Who could not be reached.
+        unreachable: Option<usize>,
     },
     ShardStep(TaskRef),
     /// A writer of the task is to be opened, or to go on.

@@ -36,6 +36,8 @@ pub struct Link {
 
 pub struct World {
     pub now: i64,
+    /// How far the wall clock is off.
+    pub skew_ms: i64,
     pub rng: ChaCha8Rng,
     pub fault: Option<Fault>,
     pub knobs: Knobs,
@@ -81,6 +83,7 @@ impl World {
         let (knobs, config) = (Knobs::draw(&mut rng), crate::chaos::draw_config(&mut rng));
         let mut world = Self {
             now: 1_000,
+            skew_ms: 0,
             fault,
             checker: Checker::new(config.shards),
             broker: Broker::new(fault),
@@ -257,13 +260,11 @@ impl World {
             Ev::Wake { driver, run } => self.wake(driver, run),
             Ev::Persist { driver, run, record } => self.persist(driver, run, record),
             Ev::Reserve { driver, run, counts } => self.reserve(driver, run, counts),
-            Ev::Fence { driver, run, batch, writers, whole } => self.fence(driver, run, batch, writers, whole),
+            Ev::Fence { driver, run, question } => self.fence(driver, run, question),
             Ev::FenceLate { writers } => writers.iter().for_each(|writer| {
                 self.broker.init(writer.plan);
             }),
-            Ev::ReadProgress { driver, run, batch, writers, whole } => {
-                self.read_progress(driver, run, batch, writers, whole);
-            }
+            Ev::ReadProgress { driver, run, question } => self.read_progress(driver, run, question),
             Ev::Tell { driver, run, event } => self.tell(driver, run, *event),
             task_event => self.handle_task(task_event),
         }

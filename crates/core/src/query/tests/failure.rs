@@ -6,7 +6,7 @@ use crate::query::{Resolution, RunState};
 
 fn failed(query: &Query, kind: ErrorKind) -> Event {
     let attempt = query.run().attempt;
-    Event::TaskFailed { attempt, task: TaskId(0), kind, message: "disk full".into() }
+    Event::TaskFailed { attempt, task: TaskId(0), kind, message: "disk full".into(), unreachable: None }
 }
 
 #[test]
@@ -19,13 +19,10 @@ fn an_executor_lost_before_prepare_drops_the_attempt_and_fences_its_writers() {
     // then
     let everyone = [e(1), e(2)].into();
     assert_eq!(actions[0], Action::Abort { attempt: first.attempt, batch: BatchId(0), executors: everyone });
-    assert_eq!(
-        actions[1],
-        Action::Resolve { batch: None, writers: vec![unwritten(1)], whole: false }
-    );
+    assert_eq!(actions[1], Action::Resolve { number: 2, batch: None, writers: vec![unwritten(1)], whole: false });
     assert_eq!(actions.len(), 2, "nothing is planned before the orphans are fenced: {actions:?}");
     // when
-    let actions = query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+    let actions = query.resolved([(w(1), Resolution::NotPublished)]);
     // then
     assert_eq!(names(&actions), ["assign", "run"]);
     let again = query.run();
@@ -35,13 +32,13 @@ fn an_executor_lost_before_prepare_drops_the_attempt_and_fences_its_writers() {
 }
 
 /// Writers of the first batch whose outcome is unknown are asked about.
-fn asked(writers: &[u32]) -> Action {
+fn asked(number: u64, writers: &[u32]) -> Action {
     let writers = writers.iter().map(|number| writer_report(w(*number), 2)).collect();
-    Action::Resolve { batch: Some(BatchId(0)), writers, whole: false }
+    Action::Resolve { number, batch: Some(BatchId(0)), writers, whole: false }
 }
 
-fn fenced(writers: &[u32]) -> Action {
-    Action::Resolve { batch: None, writers: writers.iter().copied().map(unwritten).collect(), whole: false }
+fn fenced(number: u64, writers: &[u32]) -> Action {
+    Action::Resolve { number, batch: None, writers: writers.iter().copied().map(unwritten).collect(), whole: false }
 }
 
 #[test]
@@ -49,14 +46,14 @@ fn executors_lost_one_after_the_other_have_their_writers_fenced_one_after_the_ot
     // given
     let mut query = Query::executing();
     let first = query.tell(executors(&[(1, 1)]));
-    assert_eq!(first[1], fenced(&[1]));
+    assert_eq!(first[1], fenced(1, &[1]));
     // when
     let while_fencing = query.tell(executors(&[]));
-    let actions = query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+    let actions = query.resolved([(w(1), Resolution::NotPublished)]);
     // then
     assert_eq!(while_fencing, vec![], "one resolution at a time");
-    assert_eq!(actions, [fenced(&[0])], "even without an executor that could go on");
-    assert_eq!(query.tell(Event::Resolved([(w(0), Resolution::NotPublished)].into())), vec![]);
+    assert_eq!(actions, [fenced(2, &[0])], "even without an executor that could go on");
+    assert_eq!(query.resolved([(w(0), Resolution::NotPublished)]), vec![]);
     assert_eq!(names(&query.tell(executors(&[(3, 3)]))), ["open", "assign"]);
 }
 
@@ -68,9 +65,9 @@ fn an_executor_lost_after_its_attempt_was_dropped_has_its_writers_fenced_before_
     // when
     let actions = query.tell(executors(&[(1, 1)]));
     // then
-    assert_eq!(actions, [fenced(&[1])]);
+    assert_eq!(actions, [fenced(1, &[1])]);
     assert_eq!(query.tick_at(10_000), vec![], "not before they are");
-    let actions = query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+    let actions = query.resolved([(w(1), Resolution::NotPublished)]);
     assert_eq!(names(&actions), ["assign", "run"]);
 }
 
@@ -131,6 +128,7 @@ fn reports_of_a_dropped_attempt_or_of_the_wrong_executor_change_nothing() {
             task: TaskId(0),
             kind: ErrorKind::Fatal,
             message: "too late".into(),
+            unreachable: None,
         }),
         vec![]
     );
@@ -278,7 +276,7 @@ fn a_prepared_batch_that_is_repeated_may_take_what_it_takes() {
     let (mut query, _) = Query::publishing();
     query.published(w(0), true);
     query.tell(executors(&[(1, 1)]));
-    query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+    query.resolved([(w(1), Resolution::NotPublished)]);
     // when
     let waited = query.tick_at(query.now_ms + 1_000_000);
     // then
@@ -297,7 +295,7 @@ fn an_executor_lost_while_the_record_is_written_leaves_the_batch_prepared() {
     assert_eq!(lost, vec![], "it is too late to drop the attempt");
     assert_eq!(names(&actions), ["publish"], "the survivor's writer");
     let actions = query.published(w(0), true);
-    assert_eq!(actions, [asked(&[1])]);
+    assert_eq!(actions, [asked(2, &[1])]);
 }
 
 #[test]
@@ -309,9 +307,9 @@ fn an_executor_lost_after_prepare_makes_the_same_plan_run_again() {
     // when
     let actions = query.tell(executors(&[(1, 1)]));
     // then
-    assert_eq!(actions, [asked(&[1])]);
+    assert_eq!(actions, [asked(2, &[1])]);
     // when
-    query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+    query.resolved([(w(1), Resolution::NotPublished)]);
     // then
     let again = query.run();
     assert!(again.attempt > first.attempt);
@@ -341,7 +339,7 @@ fn a_repetition_with_other_rows_state_or_records_stops_before_anything_is_publis
         let (mut query, _) = Query::publishing();
         query.published(w(0), true);
         query.tell(executors(&[(1, 1)]));
-        query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+        query.resolved([(w(1), Resolution::NotPublished)]);
         // when
         let actions = query.finish_tasks_with(|task| {
             let mut report = report(task);
@@ -363,9 +361,9 @@ fn an_unknown_outcome_is_found_out_and_the_running_attempt_committed() {
     // when
     let actions = query.published(w(1), true);
     // then
-    assert_eq!(actions, [asked(&[0])]);
+    assert_eq!(actions, [asked(2, &[0])]);
     // when
-    let actions = query.tell(Event::Resolved([(w(0), Resolution::Published)].into()));
+    let actions = query.resolved([(w(0), Resolution::Published)]);
     // then
     assert_eq!(committed(&actions).attempt, attempt);
     assert_eq!(committed(&actions).executors, [e(1), e(2)].into(), "its overlays become state");
@@ -391,7 +389,7 @@ fn a_sink_that_is_ahead_stops_the_query_with_the_ways_out() {
     query.published(w(0), true);
     query.published(w(1), false);
     // when
-    let actions = query.tell(Event::Resolved([(w(1), Resolution::Ahead { batch: BatchId(4) })].into()));
+    let actions = query.resolved([(w(1), Resolution::Ahead { batch: BatchId(4) })]);
     // then
     let message = failure(&actions);
     assert!(message.contains("ahead") && message.contains("batch 4") && message.contains("--new-output"), "{message}");
@@ -409,4 +407,21 @@ fn trouble_is_shown_until_it_is_over_and_ends_the_query_only_when_it_is_fatal() 
     assert_eq!(query.machine.state(), RunState::Running);
     let actions = query.tell(trouble(ErrorKind::Fix, "not authorised"));
     assert_eq!((names(&actions), failure(&actions)), (vec!["abort", "ended"], "not authorised"));
+}
+
+#[test]
+fn an_answer_to_an_earlier_question_changes_nothing() {
+    // given: the writers of one executor were asked about, then those of the other
+    let mut query = Query::executing();
+    query.tell(executors(&[(1, 1)]));
+    query.tell(executors(&[]));
+    query.resolved([(w(1), Resolution::NotPublished)]);
+    query.tell(executors(&[(3, 3)]));
+    // when
+    let (number, found) = (1, [(w(1), Resolution::NotPublished)].into());
+    let again = query.tell(Event::Resolved { number, found });
+    let failed = query.tell(Event::ResolveFailed { number, kind: ErrorKind::Fatal, message: "not authorised".into() });
+    // then
+    assert_eq!((again, failed), (vec![], vec![]), "the second question is open");
+    assert_eq!(names(&query.resolved([(w(0), Resolution::NotPublished)])), ["assign"]);
 }
