@@ -96,7 +96,9 @@ impl KafkaCluster {
         let options = AdminOptions::new().operation_timeout(Some(DEADLINE));
         let results = block_on(self.admin().create_topics(&[new], &options)).expect("the topic can be made");
         results.into_iter().for_each(|result| drop(result.expect("the topic can be made")));
-        (0..).zip(brokers).for_each(|(partition, _)| drop(self.leader(topic, partition)));
+        for (partition, _) in (0..).zip(brokers) {
+            self.leader(topic, partition);
+        }
     }
 
     /// How many replicas the first partition of a topic has.
