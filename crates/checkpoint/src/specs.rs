@@ -65,6 +65,7 @@ impl CheckpointStore {
         let mut ops = vec![HeadOp::Expect(name_key, owner), HeadOp::ExpectPresent(HeadKey::Spec(old))];
         ops.extend(self.delete_ops(old)?);
         ops.extend(self.put_ops(epoch, new)?.0);
+        self.guarded(self.inner.marks.remove(old))?;
         self.transact(epoch, old, &ops)?;
         self.forget(old);
         self.delete_blobs(old)
@@ -108,6 +109,7 @@ impl CheckpointStore {
         let slot = self.slot(id);
         let _alone = slot.files.write();
         let ops = self.delete_ops(id)?;
+        self.guarded(self.inner.marks.remove(id))?;
         if ops.is_empty() {
             return Ok(());
         }

@@ -1,9 +1,11 @@
 //! The store as the driver uses it: order, fencing, folding, compaction, damage, restarts.
 
+mod behind;
+
 use crate::head::HeadStore;
 use crate::{CheckpointError, CheckpointStore, CompactionPolicy};
 use highwater_core::delta::{DeltaReader, DeltaWriter};
-use highwater_core::ids::{AttemptId, AttemptNumber, BatchId, Epoch, OperatorId, QueryId, ShardId, SourceId};
+use highwater_core::ids::{AttemptId, AttemptNumber, BatchId, Epoch, OperatorId, QueryId, ShardId, SinkId, SourceId};
 use highwater_core::offsets::{Positions, SourcePartition, TopicPartition};
 use highwater_core::options::{DesiredState, QuerySpec};
 use highwater_core::plan::BatchPlan;

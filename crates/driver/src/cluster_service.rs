@@ -11,11 +11,13 @@ use highwater_core::ids::{BatchId, ExecutorId, ShardId, SourceId, TaskId};
 use highwater_core::offsets::{SourcePartition, TopicPartition};
 use highwater_core::plan::WriterPlan;
 use highwater_core::query::{Event, ExecutorInfo};
-use highwater_proto::convert;
 use highwater_proto::v1::cluster_service_server::ClusterService;
 use highwater_proto::v1::stream_tasks_request::Message;
 use highwater_proto::v1::{self, StreamTasksRequest};
+use highwater_proto::{MAX_DELTA_BYTES, convert};
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -23,9 +25,13 @@ use tonic::{Request, Response, Status, Streaming};
 /// State is handed over in messages of about this size, bytes.
 const STATE_CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
+/// Executors whose shards are read from the checkpoint at the same time.
+const STATE_READS: usize = 4;
+
 pub(crate) struct ClusterApi {
     pub cluster: Cluster,
     pub queries: Queries,
+    state_reads: Arc<Semaphore>,
 }
 
 #[tonic::async_trait]
@@ -108,7 +114,11 @@ impl ClusterService for ClusterApi {
         let shards: BTreeSet<ShardId> = request.shards.iter().map(|shard| ShardId(*shard as u16)).collect();
         let store = self.queries.store();
         let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        // What is read waits in memory until it is sent.
+        let turn = self.state_reads.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| Status::unavailable("the driver is ending"))?;
         tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let answer = match store.read_state(query, BatchId(request.batch_id), &shards) {
                 Ok(deltas) => deltas,
                 Err(error) => {
@@ -144,6 +154,11 @@ impl ClusterService for ClusterApi {
         let mut bytes = Vec::new();
         while let Some(part) = incoming.next().await {
             let part = part?;
+            self.check_epoch(convert::attempt(part.attempt)?.0.epoch.0)?;
+            if bytes.len() + part.chunk.len() > MAX_DELTA_BYTES {
+                let text = format!("a change of state is larger than {MAX_DELTA_BYTES} bytes");
+                return Err(Status::resource_exhausted(text));
+            }
             bytes.extend_from_slice(&part.chunk);
             head.get_or_insert(part);
         }
@@ -160,6 +175,10 @@ impl ClusterService for ClusterApi {
 }
 
 impl ClusterApi {
+    pub fn new(cluster: Cluster, queries: Queries) -> Self {
+        Self { cluster, queries, state_reads: Arc::new(Semaphore::new(STATE_READS)) }
+    }
+
     fn check_epoch(&self, epoch: u64) -> Result<(), Status> {
         let mine = self.cluster.epoch().0;
         if epoch == mine {

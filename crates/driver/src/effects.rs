@@ -12,7 +12,7 @@ use crate::state_limit::over_limit;
 use highwater_checkpoint::CheckpointStore;
 use highwater_connectors::sink::resolve_writers;
 use highwater_core::error::ErrorKind;
-use highwater_core::ids::{AttemptId, BatchId, ExecutorId, RunId, SinkId, TaskId, WriterId};
+use highwater_core::ids::{AttemptId, BatchId, ExecutorId, RunId, SinkId, TaskId};
 use highwater_core::offsets::Positions;
 use highwater_core::options::QuerySpec;
 use highwater_core::plan::{BatchPlan, WriterPlan};
@@ -102,7 +102,8 @@ impl Effects {
                 self.cluster.send(executor, Message::PublishWriters(message));
                 crash::point("driver_between_publishes");
             }
-            Action::Resolve { number, batch, writers } => self.resolve(number, batch, writers),
+            Action::ReserveWriters { counts } => self.reserve_writers(counts),
+            Action::Resolve { number, batch, writers, whole } => self.resolve(number, batch, writers, whole),
             Action::Committed(_) | Action::Ended(_) => {}
         }
     }
@@ -192,14 +193,26 @@ impl Effects {
         });
     }
 
+    fn reserve_writers(&self, counts: BTreeMap<SinkId, u32>) {
+        let (store, epoch, query, inbox) = (self.store.clone(), self.cluster.epoch(), self.spec.id, self.inbox.clone());
+        tokio::task::spawn_blocking(move || {
+            let event = match store.reserve_writers(epoch, query, &counts) {
+                Ok(()) => Event::WritersReserved(counts),
+                Err(error) => Event::ReserveFailed { kind: error.kind(), message: error.to_string() },
+            };
+            inbox.push(RunnerEvent::Machine(event));
+        });
+    }
+
     /// Fences writers and asks what they hold, for as long as brokers are away.
-    fn resolve(&self, number: u64, batch: Option<BatchId>, writers: Vec<WriterReport>) {
+    fn resolve(&self, number: u64, batch: Option<BatchId>, writers: Vec<WriterReport>, whole: bool) {
         let (spec, compiled, inbox) = (self.spec.clone(), self.compiled.clone(), self.inbox.clone());
         tokio::spawn(async move {
             let mut pause = Duration::from_millis(50);
             loop {
                 let (spec, compiled, writers) = (spec.clone(), compiled.clone(), writers.clone());
-                let found = tokio::task::spawn_blocking(move || resolve_all(&spec, &compiled, batch, &writers)).await;
+                let found =
+                    tokio::task::spawn_blocking(move || resolve_all(&spec, &compiled, batch, &writers, whole)).await;
                 let event = match found {
                     Ok(Ok(found)) => Event::Resolved { number, found },
                     Ok(Err((ErrorKind::Retry, message))) => {
@@ -293,23 +306,23 @@ fn writer_ref(writer: WriterPlan) -> v1::WriterRef {
     v1::WriterRef { sink_id: writer.sink.0, writer_id: writer.writer.0 }
 }
 
-/// Asks every sink about its writers. Without a batch the writers are only fenced.
+/// Asks sinks about their writers: those of some writers, or, as a whole, every sink.
 fn resolve_all(
     spec: &QuerySpec,
     compiled: &CompiledQuery,
     batch: Option<BatchId>,
     writers: &[WriterReport],
+    whole: bool,
 ) -> Result<BTreeMap<WriterPlan, Resolution>, (ErrorKind, String)> {
-    let mut by_sink: BTreeMap<SinkId, Vec<_>> = BTreeMap::new();
-    for writer in writers {
-        let asked: (WriterId, Option<BatchId>, _) = (writer.plan.writer, batch, writer.progress_at);
-        by_sink.entry(writer.plan.sink).or_default().push(asked);
-    }
     let mut found = BTreeMap::new();
-    for (sink, writers) in by_sink {
-        let Some(table) = compiled.sinks.iter().find(|table| table.id == sink) else { continue };
-        let resolved = resolve_writers(table, spec.id, &writers).map_err(|error| (error.kind(), error.to_string()))?;
-        found.extend(resolved.into_iter().map(|(writer, resolution)| (WriterPlan { sink, writer }, resolution)));
+    for table in &compiled.sinks {
+        let asked: Vec<&WriterReport> = writers.iter().filter(|writer| writer.plan.sink == table.id).collect();
+        if asked.is_empty() && !whole {
+            continue;
+        }
+        let resolved = resolve_writers(table, spec.id, batch, &asked, whole);
+        let resolved = resolved.map_err(|error| (error.kind(), error.to_string()))?;
+        found.extend(resolved.into_iter().map(|(writer, held)| (WriterPlan { sink: table.id, writer }, held)));
     }
     Ok(found)
 }

@@ -10,6 +10,7 @@ mod effects;
 mod error;
 mod http;
 mod inbox;
+mod limits;
 mod monitor;
 mod progress;
 mod queries;
@@ -167,7 +168,7 @@ async fn serve(
         .add_service(reflection)
         .add_service(QueryServiceServer::new(api).max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(
-            ClusterServiceServer::new(ClusterApi { cluster, queries }).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            ClusterServiceServer::new(ClusterApi::new(cluster, queries)).max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .serve_with_incoming_shutdown(incoming, async move {
             // Task streams never end by themselves: the listener closes, and open calls end with the process.

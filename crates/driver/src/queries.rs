@@ -7,8 +7,9 @@ use crate::cluster::Cluster;
 use crate::error::DriverError;
 use crate::monitor;
 use crate::progress::ProgressLog;
-use crate::runner::{self, Run, RunHandle, RunnerEvent};
+use crate::runner::{self, Found, Run, RunHandle, RunnerEvent};
 use highwater_checkpoint::CheckpointStore;
+use highwater_connectors::admin;
 use highwater_core::ids::{ExecutorId, QueryId, RunId};
 use highwater_core::options::{DesiredState, QuerySpec, Trigger};
 use highwater_core::query::{Event, RunState};
@@ -144,7 +145,11 @@ impl Queries {
         let Some(entry) = self.entries.lock().get(&id).cloned() else { return Ok(()) };
         let compiled = entry.compiled()?.clone();
         let store = self.store.clone();
-        let head = tokio::task::spawn_blocking(move || store.latest(id)).await??;
+        let found = tokio::task::spawn_blocking(move || {
+            let head = store.latest(id)?.map(|head| head.record);
+            Ok::<_, DriverError>(Found { head, reserved_writers: store.reserved_writers(id)? })
+        })
+        .await??;
         let run = Run {
             spec: entry.spec.clone(),
             run_id: RunId(Uuid::now_v7()),
@@ -155,7 +160,7 @@ impl Queries {
             clock: self.clock.clone(),
             number: self.runs.fetch_add(1, Ordering::Relaxed) + 1,
         };
-        let handle = runner::start(run, head.map(|head| head.record));
+        let handle = runner::start(run, found);
         monitor::spawn(compiled, handle.clone());
         if let Some(entry) = self.entries.lock().get_mut(&id) {
             entry.run = Some(handle);
@@ -233,8 +238,8 @@ impl Queries {
         Ok(())
     }
 
-    /// Removes a query and its checkpoint.
-    pub async fn drop_query(&self, name: &str, force: bool) -> Result<(), DriverError> {
+    /// Removes a query and its checkpoint; if wanted, the topics of its sinks' progress before.
+    pub async fn drop_query(&self, name: &str, force: bool, delete_progress: bool) -> Result<(), DriverError> {
         let _one = self.changes.lock().await;
         let entry = self.get(name)?;
         if is_live(&entry) {
@@ -243,6 +248,11 @@ impl Queries {
                 return Err(DriverError::Refused(text));
             }
             self.stop_locked(name).await?;
+        }
+        if delete_progress {
+            let (compiled, id) = (entry.compiled()?.clone(), entry.spec.id);
+            let delete = move || compiled.sinks.iter().try_for_each(|sink| admin::delete_progress(sink, id));
+            tokio::task::spawn_blocking(delete).await??;
         }
         self.delete(entry.spec.id).await
     }

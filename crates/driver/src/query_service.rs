@@ -126,7 +126,7 @@ impl QueryService for QueryApi {
         request: Request<v1::DropQueryRequest>,
     ) -> Result<Response<v1::DropQueryResponse>, Status> {
         let request = request.into_inner();
-        self.queries.drop_query(&request.name, request.force).await?;
+        self.queries.drop_query(&request.name, request.force, request.delete_progress).await?;
         Ok(Response::new(v1::DropQueryResponse {}))
     }
 }

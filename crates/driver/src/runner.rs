@@ -9,7 +9,8 @@ use crate::effects::Effects;
 use crate::inbox::{Inbox, InboxReader, inbox};
 use crate::progress::ProgressLog;
 use highwater_checkpoint::CheckpointStore;
-use highwater_core::ids::{AttemptId, BatchId, ExecutorId, QueryId, RunId, TaskId};
+use highwater_connectors::sink::max_attempt_ms;
+use highwater_core::ids::{AttemptId, BatchId, ExecutorId, QueryId, RunId, SinkId, TaskId};
 use highwater_core::offsets::{Positions, SourcePartition};
 use highwater_core::options::QuerySpec;
 use highwater_core::query::{Action, End, Event, QueryConfig, QueryMachine, RunState};
@@ -34,6 +35,13 @@ pub(crate) struct Run {
     pub clock: Clock,
     /// Counted over all runs of this driver.
     pub number: u64,
+}
+
+/// What the checkpoint holds of a query that starts.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub head: Option<PrepareRecord>,
+    pub reserved_writers: BTreeMap<SinkId, u32>,
 }
 
 /// A running query as others see and reach it.
@@ -75,9 +83,10 @@ pub(crate) struct QueryView {
 }
 
 /// Starts a run in the background, from the checkpoint.
-pub(crate) fn start(run: Run, head: Option<PrepareRecord>) -> RunHandle {
+pub(crate) fn start(run: Run, found: Found) -> RunHandle {
     let (events, reader) = inbox();
-    let config = config(&run);
+    let Found { head, reserved_writers } = found;
+    let config = config(&run, reserved_writers);
     let (machine, actions) = QueryMachine::recover(config, head, run.clock.now());
     let (publish_view, view) = watch::channel(view_of(&machine, &BTreeMap::new(), &[]));
     let run_id = run.run_id;
@@ -98,7 +107,7 @@ pub(crate) fn start(run: Run, head: Option<PrepareRecord>) -> RunHandle {
     RunHandle { run_id, events, view }
 }
 
-fn config(run: &Run) -> QueryConfig {
+fn config(run: &Run, reserved_writers: BTreeMap<SinkId, u32>) -> QueryConfig {
     QueryConfig {
         query: run.spec.id,
         epoch: run.cluster.epoch(),
@@ -112,6 +121,8 @@ fn config(run: &Run) -> QueryConfig {
         max_drift_ms: run.compiled.options.max_drift_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
         start_positions: run.spec.start_positions.clone(),
         end_positions: run.spec.end_positions.clone(),
+        reserved_writers,
+        max_attempt_ms: max_attempt_ms(&run.compiled.sinks),
     }
 }
 

@@ -1,5 +1,6 @@
 //! A query's status as people see it, from its spec and its newest run.
 
+use crate::limits::limits_of;
 use crate::queries::{Entry, Queries};
 use crate::runner::QueryView;
 use highwater_core::ids::ExecutorId;
@@ -37,6 +38,7 @@ pub(crate) async fn status_of(queries: &Queries, entry: &Entry) -> v1::QueryStat
         warnings,
         executors: if ended { Vec::new() } else { live.iter().map(|info| executor_status(info, &view)).collect() },
         query_id: entry.spec.id.to_string(),
+        limits: entry.compiled.as_ref().map(|compiled| limits_of(compiled)).unwrap_or_default(),
     }
 }
 
@@ -67,6 +69,7 @@ async fn idle_status(queries: &Queries, entry: &Entry) -> v1::QueryStatus {
         message,
         warnings: warnings_of(entry),
         query_id: id.to_string(),
+        limits: entry.compiled.as_ref().map(|compiled| limits_of(compiled)).unwrap_or_default(),
         ..v1::QueryStatus::default()
     }
 }

@@ -4,7 +4,7 @@ use highwater_connectors::error::ConnectorError;
 use highwater_core::error::ErrorKind;
 use highwater_core::ids::{ExecutorId, TaskId};
 use highwater_engine::error::EngineError;
-use highwater_proto::MAX_MESSAGE_BYTES;
+use highwater_proto::{MAX_DELTA_BYTES, MAX_MESSAGE_BYTES};
 use std::net::SocketAddr;
 use thiserror::Error;
 
@@ -19,6 +19,8 @@ pub enum ExecutorError {
     Refused(String),
     #[error("exchange service: {0}")]
     Server(String),
+    #[error("cannot use {} for scratch files: {source}; choose another --data-dir", path.display())]
+    Scratch { path: std::path::PathBuf, source: std::io::Error },
 }
 
 /// Why a task attempt failed.
@@ -40,6 +42,11 @@ pub enum TaskError {
          make smaller ones, of arrays and texts of fewer values"
     )]
     RowTooLarge { bytes: usize },
+    #[error(
+        "a batch changed {bytes} bytes of one operator's state on one executor, and {MAX_DELTA_BYTES} bytes is the most: \
+         set max_offsets_per_trigger, so that batches are smaller"
+    )]
+    DeltaTooLarge { bytes: usize },
     #[error("state could not be fetched from the driver: {0}")]
     State(String),
     /// The state in the checkpoint cannot be read.
@@ -84,6 +91,7 @@ impl TaskError {
             Self::Connector(error) => error.kind(),
             Self::Engine(error) => error.kind(),
             Self::Exchange(_) | Self::Unreachable { .. } | Self::State(_) | Self::Cancelled => ErrorKind::Retry,
+            Self::DeltaTooLarge { .. } => ErrorKind::Fix,
             Self::DamagedState(_) | Self::NotInQuery(_) | Self::Panicked(..) | Self::RowTooLarge { .. } => {
                 ErrorKind::Fatal
             }

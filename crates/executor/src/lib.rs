@@ -17,6 +17,7 @@ mod outbox;
 mod publish;
 mod restore;
 mod running;
+mod scratch;
 mod server;
 mod session;
 mod sources;
@@ -47,7 +48,7 @@ pub struct ExecutorOptions {
     pub listen: SocketAddr,
     /// HOST:PORT by which other executors reach it, where that is not `listen`.
     pub advertise: Option<String>,
-    /// Private scratch.
+    /// Parent of the private scratch folder; `None`: the system's temporary folder.
     pub data_dir: Option<PathBuf>,
 }
 
@@ -77,8 +78,11 @@ pub(crate) struct Shared {
 pub async fn run(options: ExecutorOptions, stop: CancellationToken) -> Result<(), ExecutorError> {
     let driver = channels::driver(&options.driver_url)?;
     let slot_count = options.slots.max(1);
+    let me = ExecutorId(uuid::Uuid::now_v7());
+    let parent = options.data_dir.unwrap_or_else(std::env::temp_dir);
+    let scratch = scratch::Scratch::create(&parent, me)?;
     let shared = Shared {
-        me: ExecutorId(uuid::Uuid::now_v7()),
+        me,
         slots: Arc::new(Semaphore::new(slot_count)),
         slot_count,
         exchange: Exchange::default(),
@@ -89,6 +93,7 @@ pub async fn run(options: ExecutorOptions, stop: CancellationToken) -> Result<()
         Some(address) => address,
         None => channels::reachable(server.address, &options.driver_url),
     };
+    tracing::info!(scratch = %scratch.path().display(), "scratch folder created");
     tracing::info!(executor = %shared.me, %address, slots = slot_count, driver = %options.driver_url, "executor ready");
     let mut sessions = Session::new(shared, driver, address);
     let result = tokio::select! {

@@ -7,9 +7,9 @@ use crate::steps::Steps;
 use highwater_core::ids::{AttemptId, BatchId, QueryId, RunId, ShardId, TaskId};
 use highwater_core::report::StateDelta;
 use highwater_engine::state::QueryState;
-use highwater_proto::convert;
 use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
 use highwater_proto::v1::{FetchStateRequest, PutStateDeltaRequest};
+use highwater_proto::{MAX_DELTA_BYTES, convert};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -117,6 +117,9 @@ pub async fn upload(
         uploaded.push(is_large);
         if !is_large {
             continue;
+        }
+        if delta.bytes.len() > MAX_DELTA_BYTES {
+            return Err(TaskError::DeltaTooLarge { bytes: delta.bytes.len() });
         }
         let bytes = bytes::Bytes::from(std::mem::take(&mut delta.bytes));
         let starts: Vec<usize> = (0..bytes.len()).step_by(INLINE_MAX_BYTES).collect();

@@ -2,7 +2,7 @@
 
 use crate::align::Mark;
 use crate::error::ErrorKind;
-use crate::ids::{AttemptId, BatchId, ExecutorId, TaskId};
+use crate::ids::{AttemptId, BatchId, ExecutorId, SinkId, TaskId};
 use crate::offsets::SourcePartition;
 use crate::plan::WriterPlan;
 use crate::report::TaskReport;
@@ -27,7 +27,7 @@ pub enum Resolution {
     Published,
     /// Not that batch; its transaction, if any, is aborted.
     NotPublished,
-    /// A later batch than the checkpoint knows of.
+    /// A batch the checkpoint does not know of: a later one, or another one of the same number.
     Ahead { batch: BatchId },
 }
 
@@ -78,6 +78,12 @@ pub enum Event {
     },
     PersistFailed {
         batch: BatchId,
+        kind: ErrorKind,
+        message: String,
+    },
+    /// The sinks' numbers of writers are durable.
+    WritersReserved(BTreeMap<SinkId, u32>),
+    ReserveFailed {
         kind: ErrorKind,
         message: String,
     },

@@ -3,6 +3,7 @@
 use super::cuts::Cuts;
 use super::deaths::Deaths;
 use super::lease::Lease;
+use super::pace::Pace;
 use super::{Action, End, Event, ExecutorInfo, RunState};
 use crate::align::Mark;
 use crate::assign::Assignment;
@@ -41,6 +42,11 @@ pub struct QueryConfig {
     pub start_positions: Positions,
     /// Exclusive ends, for partitions that have one. Not empty = the query ends when all are reached.
     pub end_positions: Positions,
+    /// How many writers each sink may have had in use before this run.
+    pub reserved_writers: BTreeMap<SinkId, u32>,
+    /// An attempt that takes longer is dropped, and its batch planned smaller, milliseconds: transactions and calls
+    /// between executors have an end that cannot be moved.
+    pub max_attempt_ms: i64,
 }
 
 /// A stage as planning sees it.
@@ -122,6 +128,10 @@ pub struct QueryMachine {
     pub(super) deferred_out_of_range: Vec<(SourcePartition, i64, i64, i64)>,
     /// The trigger `every`: the boundary last used, a time of batches.
     pub(super) last_boundary_ms: i64,
+    /// How many writers each sink may have in use; durable.
+    pub(super) reserved: BTreeMap<SinkId, u32>,
+    /// Limits of batches after one took too long.
+    pub(super) pace: Pace,
     /// The time of batches.
     pub(super) clock: BatchClock,
     /// Executors that cannot reach one another.
@@ -152,10 +162,17 @@ pub(super) enum Phase {
     Ready {
         finish: Option<Prepared>,
     },
+    /// The numbers of writers are being made durable; `again_at_ms` is set while that failed for now.
+    Reserving {
+        counts: BTreeMap<SinkId, u32>,
+        again_at_ms: Option<i64>,
+    },
     Executing(Execution),
+    /// The record is being written; `again_at_ms` is set while that failed for now.
     Preparing {
         record: Arc<PrepareRecord>,
         execution: Execution,
+        again_at_ms: Option<i64>,
     },
     Publishing(Publication),
     Ended(End),
@@ -196,8 +213,9 @@ pub(super) struct Publication {
 }
 
 impl QueryMachine {
-    /// A machine for a run that begins with what the checkpoint holds. Its first actions fence the writers of
-    /// the newest record, if there is one, and ask what they hold.
+    /// A machine for a run that begins with what the checkpoint holds. Its first action fences every writer an
+    /// earlier run may have used, and asks what the sinks hold: nothing that this checkpoint does not know of, if
+    /// it is the newest.
     pub fn recover(config: QueryConfig, head: Option<PrepareRecord>, now: impl Into<Now>) -> (Self, Vec<Action>) {
         let now = now.into();
         let now_ms = now.ms;
@@ -241,15 +259,12 @@ impl QueryMachine {
             clock,
             cuts: Cuts::default(),
             deaths: Deaths::default(),
+            reserved: config.reserved_writers.clone(),
+            pace: Pace::default(),
             config,
         };
-        let Some(head) = head else { return (machine, Vec::new()) };
-        let writers = head.writers.clone();
-        let batch = head.batch();
-        let prepared = Prepared { record: Arc::new(head), published: BTreeSet::new() };
         let mut actions = Vec::new();
-        let number = machine.ask(Some(batch), writers, &mut actions);
-        machine.phase = Phase::Resolving { number, prepared: Some(prepared), running: None };
+        machine.resolve_everything(head, &mut actions);
         (machine, actions)
     }
 
@@ -278,10 +293,14 @@ impl QueryMachine {
                 }
                 self.on_task_failed(attempt, task, kind, message, now_ms, &mut out);
             }
+            Event::WritersReserved(counts) => self.on_reserved(counts),
+            Event::ReserveFailed { kind, message } => self.on_reserve_failed(kind, message, now_ms, &mut out),
             Event::Heartbeat { executor, attempt, tasks } => self.on_heartbeat(executor, attempt, tasks, now_ms),
             Event::Left { executor } => self.deaths.leaves(executor, self.executors.contains_key(&executor)),
             Event::Persisted { batch } => self.on_persisted(batch, now_ms, &mut out),
-            Event::PersistFailed { batch, kind, message } => self.on_persist_failed(batch, kind, message, &mut out),
+            Event::PersistFailed { batch, kind, message } => {
+                self.on_persist_failed(batch, kind, message, now_ms, &mut out);
+            }
             Event::Published { attempt, writer, known } => self.on_published(attempt, writer, known, now_ms, &mut out),
             Event::Resolved { number, found } => self.on_resolved(number, found, now_ms, &mut out),
             Event::ResolveFailed { number, kind, message } => self.on_resolve_failed(number, kind, message, &mut out),

@@ -75,15 +75,22 @@ impl QueryMachine {
         let record = &publication.prepared.record;
         let writers: Vec<WriterReport> =
             record.writers.iter().filter(|report| publication.unknown.contains(&report.plan)).cloned().collect();
-        let number = self.ask(Some(record.batch()), writers, out);
+        let number = self.ask(Some(record.batch()), writers, false, out);
         let prepared = Some(publication.prepared.clone());
         self.phase = Phase::Resolving { number, prepared, running: Some(Box::new(publication)) };
     }
 
-    /// Asks what writers hold. Returns the question's number, which its answer bears.
-    pub(super) fn ask(&mut self, batch: Option<BatchId>, writers: Vec<WriterReport>, out: &mut Vec<Action>) -> u64 {
+    /// Asks what writers hold; `whole`: those that only the sinks know of, too. Returns the question's number, which
+    /// its answer bears.
+    pub(super) fn ask(
+        &mut self,
+        batch: Option<BatchId>,
+        writers: Vec<WriterReport>,
+        whole: bool,
+        out: &mut Vec<Action>,
+    ) -> u64 {
         self.questions += 1;
-        out.push(Action::Resolve { number: self.questions, batch, writers });
+        out.push(Action::Resolve { number: self.questions, batch, writers, whole });
         self.questions
     }
 
@@ -104,19 +111,25 @@ impl QueryMachine {
             return;
         };
         self.troubles.remove(&None);
-        let Some(mut prepared) = prepared else { return };
+        let record = prepared.as_ref().map(|prepared| prepared.record.clone());
+        let record = record.as_deref();
+        let known = |writer: WriterPlan| record.is_some_and(|record| record.writers.iter().any(|w| w.plan == writer));
+        let mut published = Vec::new();
         for (writer, resolution) in found {
-            match resolution {
-                Resolution::Published => {
-                    prepared.published.insert(writer);
+            match (resolution, record) {
+                (Resolution::Published, _) if known(writer) => published.push(writer),
+                // By a writer that the record of this batch does not have: it was another batch of this number.
+                (Resolution::Published, Some(newest)) => {
+                    return self.end(End::Failed(ahead(Some(newest), writer, newest.batch())), out);
                 }
-                Resolution::NotPublished => {}
-                Resolution::Ahead { batch } => {
-                    self.end(End::Failed(ahead(&prepared.record, writer, batch)), out);
-                    return;
+                (Resolution::Ahead { batch }, _) => {
+                    return self.end(End::Failed(ahead(record, writer, batch)), out);
                 }
+                (Resolution::Published, None) | (Resolution::NotPublished, _) => {}
             }
         }
+        let Some(mut prepared) = prepared else { return };
+        prepared.published.extend(published);
         let complete = prepared.record.writers.iter().all(|w| w.rows == 0 || prepared.published.contains(&w.plan));
         match running {
             _ if !complete => self.phase = Phase::Ready { finish: Some(prepared) },
@@ -160,6 +173,10 @@ impl QueryMachine {
             let ranges = record.plan.ranges.iter().filter(|(partition, _)| partition.source == *id);
             limiter.take(ranges.map(|(_, range)| u64::try_from(range.len()).unwrap_or(0)).sum());
         }
+        if publication.timings.planned_at_ms > 0 {
+            let took_ms = now_ms - publication.timings.planned_at_ms;
+            self.pace.committed(&record.plan.ranges, took_ms, self.config.max_attempt_ms);
+        }
         self.watermarks = record.watermarks.clone();
         self.closed = record.plan.close_before.clone();
         // Rows of windows come from records, and from operators whose windows close without any. Of batches before a
@@ -200,13 +217,17 @@ impl QueryMachine {
     }
 }
 
-fn ahead(record: &PrepareRecord, writer: WriterPlan, batch: BatchId) -> String {
+/// Nothing is skipped and nothing written twice: whatever the checkpoint lacks, a sink holds already.
+fn ahead(record: Option<&PrepareRecord>, writer: WriterPlan, batch: BatchId) -> String {
+    let ends = match record {
+        Some(record) if record.batch() == batch => format!("the checkpoint's batch {batch} is another one"),
+        Some(record) => format!("the checkpoint ends at batch {}", record.batch()),
+        None => "the checkpoint has none".to_string(),
+    };
     format!(
-        "the sink is ahead of the query: writer {} of sink {} already holds batch {batch}, but the checkpoint ends at \
-         batch {}. The checkpoint was restored from an older copy, or another driver ran this query. Restore the \
+        "the sink is ahead of the query: writer {} of sink {} already holds batch {batch}, but {ends}. The checkpoint \
+         was restored from an older copy, its newest writes were lost, or another driver ran this query. Restore the \
          newer checkpoint, or drop the query and submit it again with --new-output",
-        writer.writer,
-        writer.sink,
-        record.batch()
+        writer.writer, writer.sink
     )
 }

@@ -22,6 +22,8 @@ impl QueryMachine {
         if self.stop_if_due(now_ms, out) {
             return;
         }
+        self.persist_again(now_ms, out);
+        self.drop_if_too_long(now_ms, out);
         if matches!(self.phase, Phase::Ready { finish: None }) {
             for (partition, position, earliest, latest) in std::mem::take(&mut self.deferred_out_of_range) {
                 self.on_out_of_range(partition, position, earliest, latest, out);
@@ -29,6 +31,9 @@ impl QueryMachine {
         }
         self.end_lapsed(now_ms, out);
         self.stale_assignment |= self.cuts.readmit(now_ms);
+        if matches!(self.phase, Phase::Reserving { .. }) {
+            self.reserve_writers(now_ms, out);
+        }
         let Phase::Ready { finish } = &self.phase else { return };
         let quarantined = self.deaths.waits_until_ms(now_ms).is_some();
         if self.executors.is_empty() || now_ms < self.not_before_ms || quarantined {
@@ -40,6 +45,9 @@ impl QueryMachine {
         }
         if self.stale_assignment {
             self.reassign(out);
+        }
+        if self.reserve_writers(now_ms, out) {
+            return;
         }
         self.advance_watermarks(now_ms);
         if self.at_its_ends() && !self.windows_due() {
@@ -55,8 +63,12 @@ impl QueryMachine {
     /// last step: what fell due since then has not been looked at.
     pub fn next_wake_ms(&self) -> Option<i64> {
         let now_ms = self.advanced_at_ms;
-        let mut wakes: Vec<i64> = self.stop_by_ms.into_iter().chain(self.lapses_at_ms()).collect();
+        let mut wakes: Vec<i64> =
+            self.stop_by_ms.into_iter().chain(self.too_long_at_ms()).chain(self.lapses_at_ms()).collect();
         wakes.extend(self.cuts.readmits_at_ms());
+        if let Phase::Preparing { again_at_ms, .. } | Phase::Reserving { again_at_ms, .. } = &self.phase {
+            wakes.extend(again_at_ms);
+        }
         if matches!(self.phase, Phase::Ready { .. }) {
             wakes.extend((self.not_before_ms > now_ms).then_some(self.not_before_ms));
             wakes.extend(self.deaths.waits_until_ms(now_ms));
@@ -139,7 +151,10 @@ impl QueryMachine {
         }
         if self.config.trigger == Trigger::Once {
             let ends: BTreeMap<_, _> = self.config.end_positions.iter().map(|(p, end)| (p.clone(), *end)).collect();
-            let ranges = plan_ranges(&self.positions, &ends, &BTreeMap::new());
+            // One batch, unless that takes too long.
+            let limits =
+                self.config.sources.iter().filter_map(|one| Some((one.id, self.pace.limit(one.id)?))).collect();
+            let ranges = plan_ranges(&self.positions, &ends, &limits);
             return (!ranges.is_empty() || self.windows_due()).then_some(ranges);
         }
         let limits = self.limits(now_ms);
@@ -193,7 +208,8 @@ impl QueryMachine {
         let mut limits = BTreeMap::new();
         for source in &self.config.sources {
             let rate = self.limiters.get_mut(&source.id).map(|limiter| limiter.available(now_ms));
-            let limit = [source.options.max_offsets_per_trigger, rate].into_iter().flatten().min();
+            let limit = [source.options.max_offsets_per_trigger, rate, self.pace.limit(source.id)];
+            let limit = limit.into_iter().flatten().min();
             limits.extend(limit.map(|limit| (source.id, limit)));
         }
         limits

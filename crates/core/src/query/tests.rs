@@ -77,6 +77,8 @@ fn config() -> QueryConfig {
         max_drift_ms: None,
         start_positions: [(p(0), 0), (p(1), 0)].into(),
         end_positions: BTreeMap::new(),
+        reserved_writers: [(SinkId(0), 2)].into(),
+        max_attempt_ms: 480_000,
     }
 }
 
@@ -108,9 +110,10 @@ struct Run {
 impl Query {
     /// A query that never ran.
     fn new(config: QueryConfig) -> Self {
-        let (machine, actions) = QueryMachine::recover(config, None, 0);
-        assert_eq!(actions, vec![], "nothing is to be found out before the first batch");
-        Self { machine, now_ms: 0, running: None, asked: 0, skew_ms: 0 }
+        let (mut machine, actions) = QueryMachine::recover(config, None, 0);
+        assert_eq!(names(&actions), ["resolve"], "nobody may have written for this query yet");
+        assert_eq!(machine.step(Event::Resolved { number: 1, found: BTreeMap::new() }, 0), vec![]);
+        Self { machine, now_ms: 0, running: None, asked: 1, skew_ms: 0 }
     }
 
     /// Two executors are there, and each has read three records of its partition: the first batch runs.
@@ -244,6 +247,11 @@ fn writer_report(plan: WriterPlan, rows: u64) -> WriterReport {
     WriterReport { plan, rows, digest: u128::from(rows) * 13, progress_at: None }
 }
 
+/// A writer of which nothing is known.
+fn unwritten(number: u32) -> WriterReport {
+    WriterReport { digest: 0, ..writer_report(w(number), 0) }
+}
+
 /// The names of actions, in order.
 fn names(actions: &[Action]) -> Vec<&'static str> {
     actions
@@ -255,6 +263,7 @@ fn names(actions: &[Action]) -> Vec<&'static str> {
             Action::Abort { .. } => "abort",
             Action::Persist { .. } => "persist",
             Action::Publish { .. } => "publish",
+            Action::ReserveWriters { .. } => "reserve",
             Action::Resolve { .. } => "resolve",
             Action::Committed(_) => "committed",
             Action::Ended(_) => "ended",

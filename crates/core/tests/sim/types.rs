@@ -2,7 +2,7 @@
 //!
 //! Owns: these types. Does not own: what happens when one is handled (`world`, `driver`, `executor`, `tasks`).
 
-use highwater_core::ids::{AttemptId, BatchId, ExecutorId, ShardId, TaskId};
+use highwater_core::ids::{AttemptId, BatchId, ExecutorId, ShardId, SinkId, TaskId};
 use highwater_core::offsets::SourcePartition;
 use highwater_core::plan::{BatchPlan, WriterPlan};
 use highwater_core::query::Event;
@@ -58,6 +58,10 @@ pub enum Fault {
     TombstoneAfterUpsert,
     /// The overlay of an aborted attempt becomes state.
     WrongOverlay,
+    /// The head store loses its newest records, of which a sink holds rows.
+    HeadGoesBack,
+    /// A restarted driver does not know which writers were in use.
+    ForgottenWriters,
 }
 
 /// Driver to executor.
@@ -96,6 +100,8 @@ pub struct Question {
     pub number: u64,
     pub batch: Option<BatchId>,
     pub writers: Vec<WriterReport>,
+    /// Those that only the broker knows of, too.
+    pub whole: bool,
 }
 
 /// One task of one attempt in one life of an executor's worker.
@@ -159,6 +165,11 @@ pub enum Ev {
         driver: usize,
         run: u64,
         record: Arc<PrepareRecord>,
+    },
+    Reserve {
+        driver: usize,
+        run: u64,
+        counts: BTreeMap<SinkId, u32>,
     },
     Fence {
         driver: usize,

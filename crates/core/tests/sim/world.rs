@@ -218,6 +218,7 @@ impl World {
             Ev::RunStart { driver: d }
             | Ev::Wake { driver: d, .. }
             | Ev::Persist { driver: d, .. }
+            | Ev::Reserve { driver: d, .. }
             | Ev::Tell { driver: d, .. } => driver(*d),
             Ev::ToExecutor { link, .. } | Ev::ExecutorLost { link } => executor(self.links[*link].executor),
             Ev::Join { executor: e }
@@ -258,6 +259,7 @@ impl World {
             Ev::RunStart { driver } => self.start_run(driver),
             Ev::Wake { driver, run } => self.wake(driver, run),
             Ev::Persist { driver, run, record } => self.persist(driver, run, record),
+            Ev::Reserve { driver, run, counts } => self.reserve(driver, run, counts),
             Ev::Fence { driver, run, question } => self.fence(driver, run, question),
             Ev::FenceLate { writers } => writers.iter().for_each(|writer| {
                 self.broker.init(writer.plan);
