@@ -42,7 +42,7 @@ impl Knobs {
         let mut often = |most: f64| if rng.random_bool(0.5) { rng.random_range(0.0..most) } else { 0.0 };
         Self {
             task_fails: often(0.1),
-            task_lost: often(0.02),
+            task_lost: often(0.06),
             exchange_breaks: often(0.1),
             answer_lost: often(0.3),
             commit_lost: often(0.2),

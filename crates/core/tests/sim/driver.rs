@@ -271,7 +271,7 @@ impl World {
     /// another driver keeps its time.
     fn check_time(&mut self, driver: usize, timestamp_ms: i64) {
         let node = &mut self.drivers[driver];
-        if self.store.latest().is_some_and(|head| head.plan.timestamp_ms == timestamp_ms) {
+        if self.store.records.iter().any(|record| record.plan.timestamp_ms == timestamp_ms) {
             return;
         }
         let Some((at_ms, before_ms)) = node.planned.replace((self.now, timestamp_ms)) else { return };
