@@ -128,10 +128,10 @@ pub struct DriverArgs {
 /// What scripts may reach on the machine of a driver or an executor.
 #[derive(Clone, Debug, Default, Args)]
 pub struct AccessArgs {
-    /// Environment variables that scripts may refer to [default: all on a loopback address, else none]
+    /// Environment variables that scripts may refer to [default: all on loopback without tokens, else none]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub allow_env: Option<Vec<String>>,
-    /// Folders with files that scripts may refer to and read [default: all on a loopback address, else none]
+    /// Folders with files that scripts may refer to and read [default: all on loopback without tokens, else none]
     #[arg(long, value_name = "DIRS", value_delimiter = ',')]
     pub allow_path: Option<Vec<PathBuf>>,
 }
