@@ -161,7 +161,7 @@ impl Worker {
     async fn obey(&mut self, message: Message) -> Result<(), Status> {
         let command = match message {
             Message::AssignPartitions(message) => {
-                self.sources.assign(&message.partitions);
+                self.sources.assign(&message.partitions).await;
                 crash::point("executor_after_assign");
                 return Ok(());
             }
