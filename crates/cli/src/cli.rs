@@ -218,6 +218,9 @@ pub struct DropArgs {
     /// Stop it first if it runs
     #[arg(long)]
     pub force: bool,
+    /// Delete the topics of its sinks' progress too; a query of this name is then submitted without --new-output
+    #[arg(long)]
+    pub delete_progress: bool,
 }
 
 #[derive(Debug, Subcommand)]

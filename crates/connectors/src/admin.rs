@@ -1,14 +1,14 @@
 //! Topics that sinks need: finding out whether they are there, making them, and who has written to them.
 //!
-//! Owns: creating topics with the brokers' defaults. All calls block.
+//! Owns: creating topics with the brokers' defaults, and what brokers must allow. All calls block.
 
 use crate::client;
 use crate::error::ConnectorError;
-use crate::sink::{Progress, ProgressKey, ProgressReader, progress_topic};
+use crate::sink::{Progress, ProgressKey, ProgressReader, progress_topic, transaction_timeout_ms};
 use highwater_core::ids::QueryId;
 use highwater_core::options::IsolationLevel;
 use highwater_engine::query::{ConnectorOptions, KafkaOptions, SinkTable};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
 use std::collections::BTreeMap;
@@ -22,13 +22,85 @@ const BROKERS_DEFAULT: i32 = -1;
 /// Makes the topics of a sink that are missing: its own, and the one of its progress.
 pub fn ensure_topics(sink: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
     let ConnectorOptions::Kafka(options) = &sink.connector else { return Ok(()) };
+    check_transaction_timeout(sink, options)?;
+    let replication = match &options.topic {
+        Some(topic) => {
+            ensure_topic(options, topic)?;
+            replication_of(options, topic)?
+        }
+        None => BROKERS_DEFAULT,
+    };
     let name = progress_topic(query, sink.id);
-    let progress = NewTopic::new(&name, 1, TopicReplication::Fixed(BROKERS_DEFAULT)).set("cleanup.policy", "compact");
-    ensure(options, &name, progress)?;
-    match &options.topic {
-        Some(topic) => ensure_topic(options, topic),
-        None => Ok(()),
+    // As safe as the rows it tells of.
+    let progress = NewTopic::new(&name, 1, TopicReplication::Fixed(replication)).set("cleanup.policy", "compact");
+    ensure(options, &name, progress)
+}
+
+/// How often a topic's partitions are replicated.
+fn replication_of(options: &KafkaOptions, topic: &str) -> Result<i32, ConnectorError> {
+    let context = format!("looking at topic '{topic}'");
+    let admin = client_of(options, &context)?;
+    let metadata = admin.inner().fetch_metadata(Some(topic), TIMEOUT);
+    let metadata = metadata.map_err(|error| ConnectorError::kafka(&context, &error))?;
+    let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+    let least = partitions.map(|partition| partition.replicas().len()).min();
+    Ok(least.and_then(|count| i32::try_from(count).ok()).filter(|count| *count > 0).unwrap_or(BROKERS_DEFAULT))
+}
+
+/// Deletes the topic of a sink's progress, if it is there.
+pub fn delete_progress(sink: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
+    let ConnectorOptions::Kafka(options) = &sink.connector else { return Ok(()) };
+    let name = progress_topic(query, sink.id);
+    let context = format!("deleting topic '{name}'");
+    let admin = client_of(options, &context)?;
+    let settings = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
+    let deleted = futures::executor::block_on(admin.delete_topics(&[&name], &settings))
+        .map_err(|error| ConnectorError::kafka(&context, &error))?;
+    for result in deleted {
+        match result {
+            Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {}
+            Err((_, code)) => return Err(ConnectorError::from_code(context, Some(code), code.to_string())),
+        }
     }
+    Ok(())
+}
+
+/// Refuses a sink whose transactions may be open for longer than its brokers allow.
+fn check_transaction_timeout(sink: &SinkTable, options: &KafkaOptions) -> Result<(), ConnectorError> {
+    match max_transaction_timeout_ms(options) {
+        Some(allowed) if transaction_timeout_ms(options) > allowed => Err(timeout_refused(sink, options)),
+        // Who may not look at the brokers' settings is told by the first transaction.
+        _ => Ok(()),
+    }
+}
+
+/// Why brokers refuse a sink's transactions.
+pub fn timeout_refused(sink: &SinkTable, options: &KafkaOptions) -> ConnectorError {
+    let allowed = max_transaction_timeout_ms(options);
+    let at_most = allowed.map_or("less".to_string(), |allowed| format!("at most {allowed} ms"));
+    let value = allowed.map_or("…".to_string(), |allowed| allowed.to_string());
+    ConnectorError::Config(format!(
+        "sink '{}': its transactions may be open for {} ms, but the brokers allow {at_most} \
+         (transaction.max.timeout.ms). Set 'kafka.transaction.timeout.ms' = '{value}' (a batch is then planned so that \
+         it ends in time), or raise the brokers' setting",
+        sink.name,
+        transaction_timeout_ms(options)
+    ))
+}
+
+/// The brokers' longest transaction, milliseconds; `None` when they do not tell.
+fn max_transaction_timeout_ms(options: &KafkaOptions) -> Option<i64> {
+    let admin = client_of(options, "looking at a broker's settings").ok()?;
+    let broker = admin.inner().fetch_metadata(None, TIMEOUT).ok()?.brokers().first()?.id();
+    let settings = AdminOptions::new().request_timeout(Some(TIMEOUT));
+    let brokers = [ResourceSpecifier::Broker(broker)];
+    let found = admin.describe_configs(&brokers, &settings);
+    let found = futures::executor::block_on(found).ok()?.into_iter().next()?.ok()?;
+    found.get("transaction.max.timeout.ms")?.value.as_ref()?.parse().ok()
+}
+
+fn client_of(options: &KafkaOptions, context: &str) -> Result<AdminClient<DefaultClientContext>, ConnectorError> {
+    client::base(options)?.create().map_err(|error| client::creation_error(context, &error))
 }
 
 /// Makes a topic that is missing.
@@ -38,8 +110,7 @@ pub fn ensure_topic(options: &KafkaOptions, topic: &str) -> Result<(), Connector
 
 fn ensure(options: &KafkaOptions, name: &str, topic: NewTopic<'_>) -> Result<(), ConnectorError> {
     let context = format!("creating topic '{name}'");
-    let admin: AdminClient<DefaultClientContext> =
-        client::base(options)?.create().map_err(|error| client::creation_error(&context, &error))?;
+    let admin = client_of(options, &context)?;
     if exists(&admin, name, &context)? {
         return Ok(());
     }

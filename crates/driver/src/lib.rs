@@ -4,11 +4,14 @@
 //! queries, then listen. Does not own: decisions (core's query machine), storage formats (checkpoint), Kafka
 //! (connectors), who may call what (security).
 
+mod clock;
 mod cluster;
 mod cluster_service;
 mod effects;
 mod error;
 mod http;
+mod inbox;
+mod limits;
 mod monitor;
 mod progress;
 mod queries;
@@ -20,6 +23,7 @@ mod submit;
 
 pub use error::DriverError;
 
+use clock::Clock;
 use cluster::Cluster;
 use cluster_service::ClusterApi;
 use highwater_checkpoint::CheckpointStore;
@@ -27,7 +31,6 @@ use highwater_proto::v1::cluster_service_server::ClusterServiceServer;
 use highwater_proto::v1::query_service_server::QueryServiceServer;
 use highwater_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES};
 use highwater_security::access::Access;
-use highwater_security::credentials::Token;
 use highwater_security::guard::GuardLayer;
 use highwater_security::incoming::Incoming;
 use highwater_security::tls::{self, Protocol};
@@ -100,7 +103,7 @@ impl Driver {
         access.watch(stop.clone());
         let (address, http_address) = (grpc.address(), http.address());
         let cluster = Cluster::new(epoch, options.lease);
-        let queries = Queries::new(store, cluster.clone());
+        let queries = Queries::new(store, cluster.clone(), Clock::system());
         queries.recover().await?;
         tokio::spawn(cluster.clone().expire_leases(stop.clone()));
         let timeout = options.request_timeout;
@@ -171,8 +174,7 @@ async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| DriverError::Server(error.to_string()))?;
-    let (exchange_secret, secured) = (Token::random(), !access.is_open());
-    let cluster_api = ClusterApi { cluster, queries, exchange_secret, secured };
+    let cluster_api = ClusterApi::new(cluster, queries, !access.is_open());
     let stopped = stop.clone();
     let served = tonic::transport::Server::builder()
         .tcp_nodelay(true)

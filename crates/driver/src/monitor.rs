@@ -3,7 +3,8 @@
 //! Owns: one blocking thread per run that asks the brokers every second. Does not own: any decision; it sends
 //! events and ends with the run.
 
-use crate::runner::{RunHandle, RunnerEvent, now_ms};
+use crate::clock::wall_ms;
+use crate::runner::{RunHandle, RunnerEvent};
 use highwater_connectors::monitor::{PartitionEnds, TopicMonitor};
 use highwater_core::offsets::{Positions, SourcePartition};
 use highwater_core::query::Event;
@@ -41,7 +42,7 @@ async fn watch(source: SourceTable, run: RunHandle) {
         match looked {
             Ok(Ok((back, ends))) => {
                 monitor = Some(back);
-                report(&run, &ends, &mut latest).await;
+                report(&run, &ends, &mut latest);
             }
             Ok(Err(error)) => tracing::debug!(table = %source.name, %error, "the brokers did not answer"),
             Err(error) => tracing::error!(%error, "the topic monitor ended"),
@@ -53,7 +54,7 @@ async fn watch(source: SourceTable, run: RunHandle) {
     }
 }
 
-async fn report(run: &RunHandle, ends: &BTreeMap<SourcePartition, PartitionEnds>, latest: &mut Positions) {
+fn report(run: &RunHandle, ends: &BTreeMap<SourcePartition, PartitionEnds>, latest: &mut Positions) {
     let positions = run.view.borrow().positions.clone();
     let new: Vec<_> = ends
         .iter()
@@ -61,13 +62,13 @@ async fn report(run: &RunHandle, ends: &BTreeMap<SourcePartition, PartitionEnds>
         .map(|(partition, ends)| (partition.clone(), ends.earliest))
         .collect();
     if !new.is_empty() {
-        let _ = run.events.send(RunnerEvent::Machine(Event::Partitions(new))).await;
+        run.events.push(RunnerEvent::Machine(Event::Partitions(new)));
     }
     for (partition, ends) in ends {
         latest.insert(partition.clone(), ends.latest);
     }
     let warnings = ends.iter().filter_map(|(p, ends)| retention_warning(p, *positions.get(p)?, *ends)).collect();
-    let _ = run.events.send(RunnerEvent::Latest { ends: latest.clone(), warnings }).await;
+    run.events.push(RunnerEvent::Latest { ends: latest.clone(), warnings });
 }
 
 /// Warns when retention is about to overtake the position: less than a tenth of what is retained lies between.
@@ -108,7 +109,7 @@ pub(crate) fn lag(compiled: &CompiledQuery, positions: &Positions) -> Vec<v1::Pa
                 0 => Some(0),
                 _ => monitor.timestamp_at(&partition.tp, position.max(ends.earliest)).ok().flatten(),
             };
-            let behind_ms = behind_ms.map(|at| if lag == 0 { 0 } else { (now_ms() - at).max(0) });
+            let behind_ms = behind_ms.map(|at| if lag == 0 { 0 } else { (wall_ms() - at).max(0) });
             lags.push(v1::PartitionLag {
                 earliest_offset: Some(ends.earliest),
                 latest_offset: Some(ends.latest),

@@ -103,7 +103,7 @@ impl QueryService for QueryApi {
     async fn get_lag(&self, request: Request<v1::GetLagRequest>) -> Result<Response<v1::GetLagResponse>, Status> {
         let entry = self.queries.get(&request.into_inner().name)?;
         let positions = committed_positions(&self.queries, &entry).await?;
-        let compiled = entry.compiled.clone();
+        let compiled = entry.compiled()?.clone();
         let partitions = tokio::task::spawn_blocking(move || monitor::lag(&compiled, &positions))
             .await
             .map_err(DriverError::from)?;
@@ -132,7 +132,7 @@ impl QueryService for QueryApi {
         request: Request<v1::DropQueryRequest>,
     ) -> Result<Response<v1::DropQueryResponse>, Status> {
         let request = request.into_inner();
-        self.queries.drop_query(&request.name, request.force).await?;
+        self.queries.drop_query(&request.name, request.force, request.delete_progress).await?;
         Ok(Response::new(v1::DropQueryResponse {}))
     }
 }

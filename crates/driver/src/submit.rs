@@ -3,8 +3,7 @@
 //! Owns: the order of these steps. Nothing is stored before everything has been checked.
 
 use crate::error::DriverError;
-use crate::queries::{Queries, compile, is_live};
-use crate::runner::now_ms;
+use crate::queries::{Queries, compile};
 use highwater_connectors::{admin, monitor};
 use highwater_core::ids::QueryId;
 use highwater_core::offsets::Positions;
@@ -38,26 +37,25 @@ pub(crate) async fn submit(queries: &Queries, submission: Submission) -> Result<
         let (name, new_output) = (submission.name.clone(), submission.new_output || submission.replace);
         tokio::task::spawn_blocking(move || look_up(&compiled, id, &name, bounded, new_output)).await??
     };
-    if let Some(old) = existing {
-        if is_live(&old) {
-            queries.stop_locked(&submission.name).await?;
-        }
-        queries.delete(old.spec.id).await?;
-    }
     let spec = QuerySpec {
         id,
         name: submission.name,
         sql: submission.sql,
         desired: DesiredState::Running,
         message: None,
-        created_at_ms: now_ms(),
+        created_at_ms: queries.clock().now().wall_ms,
         start_positions: looked_up.starts,
         end_positions: looked_up.ends,
         topic_ids: looked_up.topic_ids,
     };
-    queries.put(spec.clone()).await?;
     let warnings = compiled.warnings.clone();
-    queries.insert(spec, compiled);
+    match existing {
+        Some(old) => queries.replace(old, spec, compiled).await?,
+        None => {
+            queries.put(spec.clone()).await?;
+            queries.insert(spec, Ok(compiled));
+        }
+    }
     queries.start_run(id).await?;
     Ok((id, warnings))
 }

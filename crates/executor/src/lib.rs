@@ -11,12 +11,17 @@ mod channels;
 mod compute;
 mod error;
 mod exchange;
+mod handle;
+mod loading;
 mod outbox;
 mod publish;
 mod restore;
+mod running;
+mod scratch;
 mod server;
 mod session;
 mod sources;
+mod steps;
 mod task;
 mod worker;
 mod writers;
@@ -49,7 +54,7 @@ pub struct ExecutorOptions {
     pub listen: SocketAddr,
     /// HOST:PORT by which other executors reach it, where that is not `listen`.
     pub advertise: Option<String>,
-    /// Private scratch.
+    /// Parent of the private scratch folder; `None`: the system's temporary folder.
     pub data_dir: Option<PathBuf>,
     /// What it believes the driver and other executors by, and shows to them. With a certificate its exchange speaks TLS.
     pub security: ClientSecurity,
@@ -89,8 +94,11 @@ pub async fn run(options: ExecutorOptions, stop: CancellationToken) -> Result<()
     let (dialer, server_tls) = encryption(security, &stop)?;
     let (peers, tls) = (Peers::default(), server_tls.is_some());
     let slot_count = options.slots.max(1);
+    let me = ExecutorId(uuid::Uuid::now_v7());
+    let parent = options.data_dir.unwrap_or_else(std::env::temp_dir);
+    let scratch = scratch::Scratch::create(&parent, me)?;
     let shared = Shared {
-        me: ExecutorId(uuid::Uuid::now_v7()),
+        me,
         slots: Arc::new(Semaphore::new(slot_count)),
         slot_count,
         exchange: Exchange::default(),
@@ -102,14 +110,14 @@ pub async fn run(options: ExecutorOptions, stop: CancellationToken) -> Result<()
         Some(address) => address,
         None => channels::reachable(server.address, &options.driver_url),
     };
+    tracing::info!(scratch = %scratch.path().display(), "scratch folder created");
     tracing::info!(executor = %shared.me, %address, slots = slot_count, driver = %options.driver_url, "executor ready");
     let credentials = Credentials::new(security.token.as_ref());
     let exposed = (!exposure::is_local(options.listen)).then_some(options.listen);
     let way = Way { driver, dialer, credentials, peers, address, tls, exposed };
     let mut sessions = Session::new(shared, way);
     let result = tokio::select! {
-        refused = sessions.run_for_ever() => Err(refused),
-        () = stop.cancelled() => Ok(()),
+        ended = sessions.run_until(&stop) => ended,
         failed = server.failed => Err(failed.unwrap_or_else(|_| ExecutorError::Server("it ended".into()))),
     };
     stop.cancel();

@@ -5,7 +5,7 @@
 
 use highwater_connectors::source::PartitionAvailability;
 use highwater_core::error::ErrorKind;
-use highwater_core::ids::{AttemptId, BatchId, QueryId, RunId, SourceId, TaskId};
+use highwater_core::ids::{AttemptId, BatchId, ExecutorId, QueryId, RunId, SourceId, TaskId};
 use highwater_core::offsets::TopicPartition;
 use highwater_core::plan::WriterPlan;
 use highwater_core::report::TaskReport;
@@ -22,6 +22,10 @@ pub struct Outbox {
 }
 
 impl Outbox {
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+
     pub fn new(query: QueryId, run: RunId, stream: mpsc::Sender<StreamTasksRequest>) -> Self {
         Self { query, run, stream }
     }
@@ -65,21 +69,49 @@ impl Outbox {
         match convert::report_to_bytes(&report) {
             Ok(bytes) => {
                 let attempt = Some(convert::attempt_to_proto(attempt, batch));
-                let query_id = self.query.to_string();
-                self.send(Message::TaskDone(v1::TaskDone { query_id, attempt, report: bytes.into(), state_deltas }))
-                    .await;
+                let (query_id, run_id) = (self.query.to_string(), self.run.to_string());
+                let done = v1::TaskDone { query_id, attempt, report: bytes.into(), state_deltas, run_id };
+                self.send(Message::TaskDone(done)).await;
             }
-            Err(status) => self.task_failed(attempt, batch, task, ErrorKind::Fatal, status.message()).await,
+            Err(status) => self.task_failed(attempt, batch, task, ErrorKind::Fatal, status.message(), None).await,
         }
     }
 
-    pub async fn task_failed(&self, attempt: AttemptId, batch: BatchId, task: TaskId, kind: ErrorKind, message: &str) {
+    /// `unreachable`: the executor that could not be reached, if that is why.
+    pub async fn task_failed(
+        &self,
+        attempt: AttemptId,
+        batch: BatchId,
+        task: TaskId,
+        kind: ErrorKind,
+        message: &str,
+        unreachable: Option<ExecutorId>,
+    ) {
         self.send(Message::TaskFailed(v1::TaskFailed {
             query_id: self.query.to_string(),
             attempt: Some(convert::attempt_to_proto(attempt, batch)),
             task_id: task.0,
             kind: convert::trouble_kind(kind).into(),
             message: message.to_string(),
+            run_id: self.run.to_string(),
+            unreachable_executor_id: unreachable.map(|peer| peer.to_string()),
+        }))
+        .await;
+    }
+
+    /// The query is being opened here.
+    pub async fn opening(&self) {
+        let (query_id, run_id) = (self.query.to_string(), self.run.to_string());
+        self.send(Message::Heartbeat(v1::TaskHeartbeat { query_id, run_id, attempt: None, tasks: Vec::new() })).await;
+    }
+
+    /// The tasks of an attempt that still run, with the steps they have made.
+    pub async fn heartbeat(&self, attempt: AttemptId, batch: BatchId, tasks: impl Iterator<Item = (TaskId, u64)>) {
+        self.send(Message::Heartbeat(v1::TaskHeartbeat {
+            query_id: self.query.to_string(),
+            run_id: self.run.to_string(),
+            attempt: Some(convert::attempt_to_proto(attempt, batch)),
+            tasks: tasks.map(|(task, steps)| v1::TaskSteps { task_id: task.0, steps }).collect(),
         }))
         .await;
     }
@@ -97,6 +129,7 @@ impl Outbox {
             writer_id: writer.writer.0,
             outcome: outcome.into(),
             message: unknown.unwrap_or_default(),
+            run_id: self.run.to_string(),
         }))
         .await;
     }

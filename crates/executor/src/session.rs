@@ -7,8 +7,8 @@
 use crate::Shared;
 use crate::channels::DriverClient;
 use crate::error::ExecutorError;
+use crate::handle::{self, WorkerHandle};
 use crate::outbox::Outbox;
-use crate::worker::{self, WorkerHandle};
 use highwater_core::ids::{QueryId, RunId};
 use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
 use highwater_proto::v1::stream_tasks_response::Message;
@@ -22,13 +22,16 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 
 /// Reports waiting for the driver.
 const REPORT_QUEUE: usize = 1024;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long the driver may take to hear that this executor leaves.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The way to the driver and back.
 pub struct Way {
@@ -56,6 +59,8 @@ pub struct Session {
 
 /// Why a session ended.
 enum Loss {
+    /// This process was told to end.
+    Left,
     /// The driver will not have this executor.
     Refused(String),
     /// Try again.
@@ -83,16 +88,17 @@ impl Session {
         Self { shared, way, epoch: 0, workers: BTreeMap::new() }
     }
 
-    /// Joins and joins again; returns only when the driver refuses for good.
-    pub async fn run_for_ever(&mut self) -> ExecutorError {
+    /// Joins and joins again, until it is told to stop or the driver refuses for good.
+    pub async fn run_until(&mut self, stop: &CancellationToken) -> Result<(), ExecutorError> {
         let mut pause = PAUSE_MIN;
         let mut told = String::new();
         loop {
             let began = Instant::now();
-            let loss = self.run_once().await;
+            let loss = self.run_once(stop).await;
             self.close().await;
             let message = match loss {
-                Loss::Refused(message) => return ExecutorError::Refused(message),
+                Loss::Left => return Ok(()),
+                Loss::Refused(message) => return Err(ExecutorError::Refused(message)),
                 Loss::Lost(message) => message,
                 Loss::Broken(status) => {
                     let explained = self.way.dialer.explain(self.way.driver.uri(), &status).await;
@@ -109,35 +115,40 @@ impl Session {
                 told.clear();
             }
             pause = if lasted { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
         }
     }
 
     /// Ends all workers, and waits until they have let go of their consumers and transactions.
     pub async fn close(&mut self) {
-        for (_, worker) in std::mem::take(&mut self.workers) {
-            worker.end().await;
-        }
+        let workers = std::mem::take(&mut self.workers).into_values();
+        futures::future::join_all(workers.map(WorkerHandle::end)).await;
         self.shared.exchange.clear();
         self.shared.channels.clear();
         self.way.peers.leave();
     }
 
-    async fn run_once(&mut self) -> Loss {
-        let channel = match self.way.driver.connect_with_connector(self.way.dialer.clone()).await {
-            Ok(channel) => channel,
-            Err(error) => return Loss::Lost(format!("{} ({})", dial::reason(&error), self.way.driver.uri())),
+    async fn run_once(&mut self, stop: &CancellationToken) -> Loss {
+        let channel = tokio::select! {
+            channel = self.way.driver.connect_with_connector(self.way.dialer.clone()) => match channel {
+                Ok(channel) => channel,
+                Err(error) => return Loss::Lost(format!("{} ({})", dial::reason(&error), self.way.driver.uri())),
+            },
+            () = stop.cancelled() => return Loss::Left,
         };
         let client = ClusterServiceClient::new(self.way.credentials.clone().on(channel))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        match self.join(client).await {
+        match self.join(client, stop).await {
             Ok(()) => Loss::Lost("the driver ended the task stream".into()),
             Err(loss) => loss,
         }
     }
 
-    async fn join(&mut self, mut client: DriverClient) -> Result<(), Loss> {
+    async fn join(&mut self, mut client: DriverClient, stop: &CancellationToken) -> Result<(), Loss> {
         let request = v1::RegisterExecutorRequest {
             executor_id: self.shared.me.to_string(),
             address: self.way.address.clone(),
@@ -165,13 +176,17 @@ impl Session {
             let command = tokio::select! {
                 command = commands.message() => command?,
                 loss = &mut renewals => return Err(loss),
+                () = stop.cancelled() => {
+                    leave(&reports, &mut commands).await;
+                    return Err(Loss::Left);
+                }
             };
             let Some(command) = command else { return Ok(()) };
             if command.epoch < self.epoch {
                 return Err(Loss::Lost(format!("a command of epoch {}, which is over", command.epoch)));
             }
             let Some(message) = command.message else { continue };
-            self.obey(message, &client, &reports).await?;
+            self.obey(message, &client, &reports)?;
         }
     }
 
@@ -187,8 +202,8 @@ impl Session {
         self.way.peers.join(&joined.exchange_secret, joined.secured).map_err(Loss::Refused)
     }
 
-    /// Hands a command to its query's worker.
-    async fn obey(
+    /// Hands a command to its query's worker, and waits for nobody: the next one may be about another query.
+    fn obey(
         &mut self,
         message: Message,
         client: &DriverClient,
@@ -197,24 +212,25 @@ impl Session {
         let query = convert::query_id(query_of(&message))?;
         match message {
             Message::OpenQuery(open) => {
-                if let Some(old) = self.workers.remove(&query) {
-                    old.end().await;
-                }
+                let before = self.workers.remove(&query);
                 let run: RunId = convert::run_id(&open.run_id)?;
                 let outbox = Outbox::new(query, run, reports.clone());
-                let handle = worker::start(self.shared.clone(), query, self.epoch, open, outbox, client.clone());
+                let handle =
+                    handle::start(self.shared.clone(), query, self.epoch, open, outbox, client.clone(), before);
                 self.workers.insert(query, handle);
             }
-            Message::CloseQuery(_) => {
-                if let Some(worker) = self.workers.remove(&query) {
-                    // Transactions are aborted and consumers closed beside the stream's other work.
-                    tokio::spawn(worker.end());
+            message => {
+                let run = convert::run_id(run_of(&message))?;
+                let open = self.workers.get(&query).filter(|worker| worker.run() == run);
+                match (open, message) {
+                    (None, _) => tracing::debug!(%query, %run, "a command for a run that is not open here"),
+                    (Some(_), Message::CloseQuery(_)) => {
+                        // Transactions are aborted and consumers closed beside the stream's other work.
+                        self.workers.remove(&query).map(|worker| tokio::spawn(worker.end()));
+                    }
+                    (Some(worker), message) => worker.command(message),
                 }
             }
-            message => match self.workers.get(&query) {
-                Some(worker) => worker.command(message).await,
-                None => tracing::debug!(%query, "a command for a query that is not open here"),
-            },
         }
         Ok(())
     }
@@ -229,6 +245,31 @@ fn query_of(message: &Message) -> &str {
         Message::AbortAttempt(m) => &m.query_id,
         Message::PublishWriters(m) => &m.query_id,
         Message::BatchCommitted(m) => &m.query_id,
+    }
+}
+
+fn run_of(message: &Message) -> &str {
+    match message {
+        Message::OpenQuery(m) => &m.run_id,
+        Message::CloseQuery(m) => &m.run_id,
+        Message::AssignPartitions(m) => &m.run_id,
+        Message::RunTasks(m) => &m.run_id,
+        Message::AbortAttempt(m) => &m.run_id,
+        Message::PublishWriters(m) => &m.run_id,
+        Message::BatchCommitted(m) => &m.run_id,
+    }
+}
+
+/// Says that this executor ends because it was told to, and waits for the driver to let it go.
+async fn leave(reports: &mpsc::Sender<StreamTasksRequest>, commands: &mut Streaming<v1::StreamTasksResponse>) {
+    let goodbye = StreamTasksRequest { message: Some(stream_tasks_request::Message::Goodbye(v1::Goodbye {})) };
+    let told = async {
+        if reports.send(goodbye).await.is_ok() {
+            while let Ok(Some(_)) = commands.message().await {}
+        }
+    };
+    if tokio::time::timeout(LEAVE_PATIENCE, told).await.is_err() {
+        tracing::warn!("the driver does not say goodbye; it will notice");
     }
 }
 

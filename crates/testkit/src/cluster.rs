@@ -29,6 +29,11 @@ static SHARED: OnceLock<KafkaCluster> = OnceLock::new();
 impl KafkaCluster {
     /// Starts `size` brokers (1 or 3; with 3, topics are replicated thrice) and waits until they serve.
     pub fn start(size: usize) -> Self {
+        Self::start_with(size, "")
+    }
+
+    /// As [`Self::start`], with more properties of every broker, a line each.
+    pub fn start_with(size: usize, properties: &str) -> Self {
         assert!(size == 1 || size == 3, "a cluster has 1 or 3 brokers, not {size}");
         ensure_installed();
         let dir = tempfile::Builder::new().prefix("highwater-kafka-").tempdir().expect("a folder can be made");
@@ -38,7 +43,7 @@ impl KafkaCluster {
             .map(|id| {
                 let (port, controller) = ports[id - 1];
                 let own = format!(
-                    "{common}listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+                    "{common}{properties}\nlisteners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
                      advertised.listeners=PLAINTEXT://127.0.0.1:{port}"
                 );
                 let id_number = i32::try_from(id).expect("small");

@@ -51,8 +51,12 @@ impl BlobStore for FileBlobStore {
         self.ensure_folder(folder)?;
         let temporary = temporary_of(&path);
         let mut file = File::create(&temporary).map_err(CheckpointError::io("create", &temporary))?;
-        file.write_all(bytes).map_err(CheckpointError::io("write", &temporary))?;
-        file.sync_all().map_err(CheckpointError::io("sync", &temporary))?;
+        if let Err(error) = file.write_all(bytes) {
+            // On a full disk it would take the room that others wait for. If that fails too, the next open does it.
+            let _ = fs::remove_file(&temporary);
+            return Err(CheckpointError::io("write", &temporary)(error));
+        }
+        file.sync_all().map_err(CheckpointError::sync(&temporary))?;
         fs::rename(&temporary, &path).map_err(CheckpointError::io("rename to", &path))?;
         sync_folder(folder)
     }
@@ -139,5 +143,5 @@ pub(crate) fn create_durably(folder: &Path) -> Result<(), CheckpointError> {
 
 /// Makes the names in a folder durable.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), CheckpointError> {
-    File::open(folder).and_then(|file| file.sync_all()).map_err(CheckpointError::io("sync", folder))
+    File::open(folder).and_then(|file| file.sync_all()).map_err(CheckpointError::sync(folder))
 }

@@ -24,7 +24,7 @@ impl QueryMachine {
         let Some(stop_by_ms) = self.stop_by_ms else { return matches!(self.phase, Phase::Ended(_)) };
         match &self.phase {
             Phase::Ended(_) => return true,
-            Phase::Ready { .. } => {}
+            Phase::Ready { .. } | Phase::Reserving { .. } => {}
             Phase::Executing(execution) if execution.finish.is_some() || self.executors.is_empty() => {
                 out.push(abort(execution));
             }

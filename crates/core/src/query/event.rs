@@ -2,7 +2,7 @@
 
 use crate::align::Mark;
 use crate::error::ErrorKind;
-use crate::ids::{AttemptId, BatchId, ExecutorId, TaskId};
+use crate::ids::{AttemptId, BatchId, ExecutorId, SinkId, TaskId};
 use crate::offsets::SourcePartition;
 use crate::plan::WriterPlan;
 use crate::report::TaskReport;
@@ -27,7 +27,7 @@ pub enum Resolution {
     Published,
     /// Not that batch; its transaction, if any, is aborted.
     NotPublished,
-    /// A later batch than the checkpoint knows of.
+    /// A batch the checkpoint does not know of: a later one, or another one of the same number.
     Ahead { batch: BatchId },
 }
 
@@ -58,6 +58,19 @@ pub enum Event {
         task: TaskId,
         kind: ErrorKind,
         message: String,
+        /// The executor that could not be reached, if that is why.
+        unreachable: Option<ExecutorId>,
+    },
+    /// The tasks of an attempt that run on an executor, with the steps each has made. Without an attempt: the executor is
+    /// still opening the query.
+    Heartbeat {
+        executor: ExecutorId,
+        attempt: Option<AttemptId>,
+        tasks: BTreeMap<TaskId, u64>,
+    },
+    /// An executor ends, or has ended, because it was told to: it did not die.
+    Left {
+        executor: ExecutorId,
     },
     /// The checkpoint of the batch is durable.
     Persisted {
@@ -68,16 +81,26 @@ pub enum Event {
         kind: ErrorKind,
         message: String,
     },
+    /// The sinks' numbers of writers are durable.
+    WritersReserved(BTreeMap<SinkId, u32>),
+    ReserveFailed {
+        kind: ErrorKind,
+        message: String,
+    },
     /// `known` is false when the commit's outcome is unknown.
     Published {
         attempt: AttemptId,
         writer: WriterPlan,
         known: bool,
     },
-    /// What the writers asked about hold; all of them are fenced.
-    Resolved(BTreeMap<WriterPlan, Resolution>),
+    /// What the writers asked about hold; all of them are fenced. `number` is the question's.
+    Resolved {
+        number: u64,
+        found: BTreeMap<WriterPlan, Resolution>,
+    },
     /// Fencing or reading progress failed for good.
     ResolveFailed {
+        number: u64,
         kind: ErrorKind,
         message: String,
     },

@@ -5,19 +5,24 @@
 //!
 //! Invariants:
 //! - positions never go back; a record that would is refused before it is persisted;
-//! - no writer is told to publish before its batch is persisted;
+//! - no writer is used before its number is durable, and none told to publish before its batch is persisted;
 //! - batch N+1 is not dispatched before every writer of N is known to be published;
 //! - after `Persist` was asked for, batch N can only be finished, with the same plan and the same digests;
 //! - events of another attempt than the current one change nothing.
 
 mod action;
+mod cuts;
+mod deaths;
 mod dispatch;
 mod ending;
 mod event;
 mod execute;
+mod lease;
 mod machine;
 mod membership;
+mod pace;
 mod publish;
+mod reserve;
 mod schedule;
 #[cfg(test)]
 mod tests;

@@ -111,7 +111,7 @@ impl Sender {
                     continue;
                 }
                 if !sender.calls.contains_key(executor) {
-                    sender.calls.insert(*executor, Call::open(connect(address)?, address));
+                    sender.calls.insert(*executor, Call::open(connect(address)?, *executor, address));
                 }
                 sender.remote.insert(task.id, *executor);
             }

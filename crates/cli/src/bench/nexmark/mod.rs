@@ -204,7 +204,12 @@ impl Run {
         let Some(name) = self.running.take() else { return Ok(()) };
         let name = name.as_str();
         let call = |mut client: Client| async move {
-            client.drop_query(request(DropQueryRequest { name: name.to_string(), force: true }, CHANGE)).await
+            client
+                .drop_query(request(
+                    DropQueryRequest { name: name.to_string(), force: true, delete_progress: false },
+                    CHANGE,
+                ))
+                .await
         };
         self.driver.call(call).await.map(|_| ())
     }

@@ -11,7 +11,10 @@ fn stages_that_write_one_sink_have_writers_of_their_own() {
     let mut config = config();
     config.stages[0].sinks = vec![SinkId(0)];
     let mut query = Query::new(config);
-    query.tell(executors(&[(1, 1), (2, 2)]));
+    let actions = query.tell(executors(&[(1, 1), (2, 2)]));
+    let counts: BTreeMap<SinkId, u32> = [(SinkId(0), 4)].into();
+    assert_eq!(actions.last(), Some(&Action::ReserveWriters { counts: counts.clone() }));
+    query.tell(Event::WritersReserved(counts));
     // when
     query.tell(available(1, &[(0, 3)]));
     // then
@@ -203,7 +206,8 @@ fn a_newcomer_is_opened_at_once_and_gets_its_share_with_the_next_batch() {
     let actions = query.complete();
     // then
     assert_eq!(joined, [Action::Open { executor: e(3) }]);
-    assert_eq!(names(&actions), ["committed", "assign", "assign", "assign"]);
+    assert_eq!(names(&actions), ["committed", "assign", "assign", "assign", "reserve"]);
+    query.tell(Event::WritersReserved([(SinkId(0), 3)].into()));
     query.tell(available(1, &[(0, 4)]));
     assert_eq!(query.run().plan.tasks_of(StageId(1)).count(), 3);
 }
