@@ -119,8 +119,21 @@ pub struct DriverArgs {
     /// Tokens of clients and executors, with their roles
     #[arg(long, value_name = "F.toml")]
     pub tokens: Option<PathBuf>,
+    #[command(flatten)]
+    pub access: AccessArgs,
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,
+}
+
+/// What scripts may reach on the machine of a driver or an executor.
+#[derive(Clone, Debug, Default, Args)]
+pub struct AccessArgs {
+    /// Environment variables that scripts may refer to [default: all on a loopback address, else none]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub allow_env: Option<Vec<String>>,
+    /// Folders with files that scripts may refer to and read [default: all on a loopback address, else none]
+    #[arg(long, value_name = "DIRS", value_delimiter = ',')]
+    pub allow_path: Option<Vec<PathBuf>>,
 }
 
 #[derive(Clone, Debug, Default, Args)]
@@ -137,6 +150,8 @@ pub struct ExecutorArgs {
     /// Folder of private scratch space [default: the system's temporary folder]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub access: AccessArgs,
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,
 }
@@ -335,6 +350,8 @@ mod tests {
             "highwater executor --driver https://h:1 --tls-ca ca --tls-cert c --tls-key k",
             "highwater ls --driver https://h:1 --tls-ca ca --tls-cert c --tls-key k",
             "highwater executor --driver http://h:1 --slots 4 --listen 127.0.0.1:0 --advertise host:7080 --data-dir D",
+            "highwater driver --allow-env KAFKA_PASSWORD,USER --allow-path /etc/highwater,/data",
+            "highwater executor --allow-env KAFKA_PASSWORD --allow-path /data",
             "highwater submit q.sql --name n --wait --replace --new-output",
             "highwater submit - --name n",
             "highwater run q.sql --data-dir D",

@@ -3,8 +3,9 @@
 //! Owns: the file's keys, defaults, precedence (flag, environment, file, default). The environment reaches us
 //! through clap. Invariant: an unknown key is refused with the nearest known one.
 
-use crate::cli::{DriverArgs, ExecutorArgs, Global, LogFormat};
+use crate::cli::{AccessArgs, DriverArgs, ExecutorArgs, Global, LogFormat};
 use crate::failure::Failure;
+use highwater_connectors::access::AccessPolicy;
 use highwater_core::names::nearest;
 use highwater_security::credentials::Token;
 use highwater_security::{CertificateFiles, ClientSecurity, DriverSecurity};
@@ -17,11 +18,24 @@ pub const DEFAULT_DRIVER: &str = "http://127.0.0.1:7070";
 const DEFAULT_DATA_DIR: &str = "./highwater-data";
 const DEFAULT_LEASE_MS: u64 = 3_000;
 
+const DRIVER_KEYS: &[&str] = &[
+    "listen",
+    "http",
+    "data_dir",
+    "lease_ms",
+    "tls_cert",
+    "tls_key",
+    "tls_client_ca",
+    "tokens",
+    "allow_env",
+    "allow_path",
+];
+
 /// Every key of the file, by section; "" is the top level.
 const KEYS: &[(&str, &[&str])] = &[
     ("", &["driver_url", "log_format", "tls_ca", "tls_cert", "tls_key", "driver", "executor"]),
-    ("driver", &["listen", "http", "data_dir", "lease_ms", "tls_cert", "tls_key", "tls_client_ca", "tokens"]),
-    ("executor", &["slots", "listen", "advertise", "data_dir", "tls_cert", "tls_key"]),
+    ("driver", DRIVER_KEYS),
+    ("executor", &["slots", "listen", "advertise", "data_dir", "tls_cert", "tls_key", "allow_env", "allow_path"]),
 ];
 
 /// The file as parsed. Everything is optional.
@@ -48,6 +62,8 @@ pub struct DriverSection {
     pub http: Option<SocketAddr>,
     pub data_dir: Option<PathBuf>,
     pub lease_ms: Option<u64>,
+    pub allow_env: Option<Vec<String>>,
+    pub allow_path: Option<Vec<PathBuf>>,
     pub tls_cert: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
     pub tls_client_ca: Option<PathBuf>,
@@ -62,6 +78,8 @@ pub struct ExecutorSection {
     pub listen: Option<SocketAddr>,
     pub advertise: Option<String>,
     pub data_dir: Option<PathBuf>,
+    pub allow_env: Option<Vec<String>>,
+    pub allow_path: Option<Vec<PathBuf>>,
     pub tls_cert: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
 }
@@ -73,6 +91,7 @@ pub struct DriverSettings {
     pub http: SocketAddr,
     pub data_dir: PathBuf,
     pub lease_ms: u64,
+    pub access: AccessPolicy,
     pub security: DriverSecurity,
 }
 
@@ -84,6 +103,7 @@ pub struct ExecutorSettings {
     pub listen: SocketAddr,
     pub advertise: Option<String>,
     pub data_dir: Option<PathBuf>,
+    pub access: AccessPolicy,
     pub security: ClientSecurity,
 }
 
@@ -129,33 +149,39 @@ impl Config {
 
     pub fn driver(&self, args: &DriverArgs, global: &Global) -> Result<DriverSettings, Failure> {
         let file = &self.driver;
+        let listen = args.listen.or(file.listen).unwrap_or_else(|| loopback(7070));
         let certificate = pair(&global.tls_cert, &global.tls_key)?;
         let security = DriverSecurity {
             certificate: certificate.map_or_else(|| pair(&file.tls_cert, &file.tls_key), |given| Ok(Some(given)))?,
             client_ca: args.tls_client_ca.clone().or_else(|| file.tls_client_ca.clone()),
             tokens: args.tokens.clone().or_else(|| file.tokens.clone()),
         };
+        let trusted = listen.ip().is_loopback() && security.tokens.is_none();
         Ok(DriverSettings {
-            listen: args.listen.or(file.listen).unwrap_or_else(|| loopback(7070)),
+            listen,
             http: args.http.or(file.http).unwrap_or_else(|| loopback(7071)),
             data_dir: self.data_dir(args.data_dir.clone()),
             lease_ms: args.lease_ms.or(file.lease_ms).unwrap_or(DEFAULT_LEASE_MS),
+            access: access(&args.access, &file.allow_env, &file.allow_path, trusted),
             security,
         })
     }
 
     pub fn executor(&self, args: &ExecutorArgs, global: &Global) -> Result<ExecutorSettings, Failure> {
         let file = &self.executor;
+        let listen = args.listen.or(file.listen).unwrap_or_else(|| loopback(0));
         let mut security = self.client_security(global)?;
         if let (None, Some(own)) = (&global.tls_cert, pair(&file.tls_cert, &file.tls_key)?) {
             security.certificate = Some(own);
         }
+        let trusted = listen.ip().is_loopback() && security.token.is_none();
         Ok(ExecutorSettings {
             driver_url: self.driver_url(global),
             slots: args.slots.or(file.slots).unwrap_or_else(cores),
-            listen: args.listen.or(file.listen).unwrap_or_else(|| loopback(0)),
+            listen,
             advertise: args.advertise.clone().or_else(|| file.advertise.clone()),
             data_dir: args.data_dir.clone().or_else(|| file.data_dir.clone()),
+            access: access(&args.access, &file.allow_env, &file.allow_path, trusted),
             security,
         })
     }
@@ -164,6 +190,19 @@ impl Config {
     pub fn data_dir(&self, flag: Option<PathBuf>) -> PathBuf {
         flag.or_else(|| self.driver.data_dir.clone()).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR))
     }
+}
+
+/// `trusted`: only users of this machine reach the process, and nothing tells them apart. Then scripts may refer to
+/// everything unless a list says otherwise.
+fn access(
+    args: &AccessArgs,
+    file_env: &Option<Vec<String>>,
+    file_paths: &Option<Vec<PathBuf>>,
+    trusted: bool,
+) -> AccessPolicy {
+    let env = args.allow_env.clone().or_else(|| file_env.clone());
+    let paths = args.allow_path.clone().or_else(|| file_paths.clone());
+    AccessPolicy::new(trusted, env, paths)
 }
 
 /// Certificate and key, which come together or not at all.
@@ -294,6 +333,24 @@ tls_key = "executor.key"
         assert_eq!(config.driver_url(&bare), "https://host:7070");
         let half = Config::parse("tls_cert = \"c\"").unwrap();
         assert!(half.client_security(&Global::default()).unwrap_err().to_string().contains("come together"));
+    }
+
+    #[test]
+    fn scripts_reach_everything_on_loopback_and_what_is_allowed_elsewhere() {
+        let (no_flags, global) = (DriverArgs::default(), Global::default());
+        let driver = |config: &Config, args: &DriverArgs| config.driver(args, &global).unwrap().access;
+        assert_eq!(driver(&Config::default(), &no_flags), AccessPolicy::ALL);
+        let open = Config::parse(FILE).unwrap();
+        let none = AccessPolicy::new(false, None, None);
+        assert_eq!(driver(&open, &no_flags), none);
+        let with_tokens = DriverArgs { tokens: Some("tokens.toml".into()), ..DriverArgs::default() };
+        assert_eq!(driver(&Config::default(), &with_tokens), none, "users of this machine are told apart");
+        let access = AccessArgs { allow_env: Some(vec!["A".into()]), ..AccessArgs::default() };
+        let flags = DriverArgs { access, ..DriverArgs::default() };
+        assert_eq!(driver(&open, &flags), AccessPolicy::new(false, Some(vec!["A".into()]), None));
+        let file = Config::parse("[executor]\nallow_path = [\"/data\"]").unwrap();
+        let expected = AccessPolicy::new(true, None, Some(vec!["/data".into()]));
+        assert_eq!(file.executor(&ExecutorArgs::default(), &global).unwrap().access, expected);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use highwater_core::error::ErrorKind;
 use highwater_core::ids::{BatchId, ExecutorId, ShardId, SourceId, TaskId};
 use highwater_core::offsets::{SourcePartition, TopicPartition};
 use highwater_core::plan::WriterPlan;
-use highwater_core::query::{Event, ExecutorInfo};
+use highwater_core::query::{Event, ExecutorInfo, OutOfRange};
 use highwater_proto::v1::cluster_service_server::ClusterService;
 use highwater_proto::v1::stream_tasks_request::Message;
 use highwater_proto::v1::{self, StreamTasksRequest};
@@ -30,8 +30,8 @@ const STATE_CHUNK_BYTES: usize = 4 * 1024 * 1024;
 const STATE_READS: usize = 4;
 
 pub(crate) struct ClusterApi {
-    pub cluster: Cluster,
-    pub queries: Queries,
+    cluster: Cluster,
+    queries: Queries,
     state_reads: Arc<Semaphore>,
     /// Told to executors, who show it to one another. New with every start, as the epoch is.
     exchange_secret: Token,
@@ -177,9 +177,9 @@ impl ClusterService for ClusterApi {
 }
 
 impl ClusterApi {
-    pub fn new(cluster: Cluster, queries: Queries, secured: bool) -> Self {
+    pub fn new(cluster: Cluster, queries: Queries, exchange_secret: Token, secured: bool) -> Self {
         let state_reads = Arc::new(Semaphore::new(STATE_READS));
-        Self { cluster, queries, state_reads, exchange_secret: Token::random(), secured }
+        Self { cluster, queries, state_reads, exchange_secret, secured }
     }
 
     fn check_epoch(&self, epoch: u64) -> Result<(), Status> {
@@ -257,14 +257,16 @@ fn route(queries: &Queries, executor: ExecutorId, request: StreamTasksRequest) -
 
 fn trouble(executor: ExecutorId, message: v1::QueryTrouble) -> Event {
     let kind: ErrorKind = convert::error_kind(message.kind());
-    match message.out_of_range {
-        Some(range) => Event::OutOfRange {
+    match (message.out_of_range, message.topic_changed) {
+        (Some(range), _) => Event::OutOfRange(OutOfRange {
             partition: source_partition(range.source_id, &range.topic, range.partition),
             position: range.position,
             earliest: range.earliest,
             latest: range.latest,
-        },
-        None => Event::Trouble { executor: Some(executor), kind, message: message.message },
+            diverged: range.diverged,
+        }),
+        (None, Some(changed)) => Event::TopicChanged { source: SourceId(changed.source_id), found: changed.found_id },
+        (None, None) => Event::Trouble { executor: Some(executor), kind, message: message.message },
     }
 }
 

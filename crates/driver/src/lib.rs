@@ -27,10 +27,12 @@ use clock::Clock;
 use cluster::Cluster;
 use cluster_service::ClusterApi;
 use highwater_checkpoint::CheckpointStore;
+use highwater_connectors::access::AccessPolicy;
 use highwater_proto::v1::cluster_service_server::ClusterServiceServer;
 use highwater_proto::v1::query_service_server::QueryServiceServer;
 use highwater_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES};
 use highwater_security::access::Access;
+use highwater_security::credentials::Token;
 use highwater_security::guard::GuardLayer;
 use highwater_security::incoming::Incoming;
 use highwater_security::tls::{self, Protocol};
@@ -58,6 +60,8 @@ pub struct DriverOptions {
     pub lease: Duration,
     /// Longest time for one call (streams excepted).
     pub request_timeout: Duration,
+    /// What submitted scripts may reach on this machine.
+    pub access: AccessPolicy,
     /// TLS, tokens, client certificates.
     pub security: DriverSecurity,
 }
@@ -70,6 +74,7 @@ impl Default for DriverOptions {
             data_dir: PathBuf::from("./highwater-data"),
             lease: Duration::from_secs(3),
             request_timeout: Duration::from_secs(60),
+            access: AccessPolicy::ALL,
             security: DriverSecurity::default(),
         }
     }
@@ -103,7 +108,7 @@ impl Driver {
         access.watch(stop.clone());
         let (address, http_address) = (grpc.address(), http.address());
         let cluster = Cluster::new(epoch, options.lease);
-        let queries = Queries::new(store, cluster.clone(), Clock::system());
+        let queries = Queries::new(store, cluster.clone(), options.access.clone(), Clock::system());
         queries.recover().await?;
         tokio::spawn(cluster.clone().expire_leases(stop.clone()));
         let timeout = options.request_timeout;
@@ -174,7 +179,8 @@ async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| DriverError::Server(error.to_string()))?;
-    let cluster_api = ClusterApi::new(cluster, queries, !access.is_open());
+    let (exchange_secret, secured) = (Token::random(), !access.is_open());
+    let cluster_api = ClusterApi::new(cluster, queries, exchange_secret, secured);
     let stopped = stop.clone();
     let served = tonic::transport::Server::builder()
         .tcp_nodelay(true)

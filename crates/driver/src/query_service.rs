@@ -47,8 +47,8 @@ impl QueryService for QueryApi {
         &self,
         request: Request<v1::ValidateQueryRequest>,
     ) -> Result<Response<v1::ValidateQueryResponse>, Status> {
-        let compiled = compile(request.into_inner().sql).await?;
-        Ok(Response::new(v1::ValidateQueryResponse { warnings: compiled.warnings }))
+        let compiled = self.queries.compile(request.into_inner().sql).await?;
+        Ok(Response::new(v1::ValidateQueryResponse { warnings: compiled.warnings.clone() }))
     }
 
     async fn explain_query(

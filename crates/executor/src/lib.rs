@@ -29,6 +29,7 @@ mod writers;
 pub use error::ExecutorError;
 
 use exchange::Exchange;
+use highwater_connectors::access::AccessPolicy;
 use highwater_core::ids::ExecutorId;
 use highwater_security::credentials::Credentials;
 use highwater_security::dial::Dialer;
@@ -56,6 +57,8 @@ pub struct ExecutorOptions {
     pub advertise: Option<String>,
     /// Parent of the private scratch folder; `None`: the system's temporary folder.
     pub data_dir: Option<PathBuf>,
+    /// What the scripts of queries may reach on this machine.
+    pub access: AccessPolicy,
     /// What it believes the driver and other executors by, and shows to them. With a certificate its exchange speaks TLS.
     pub security: ClientSecurity,
 }
@@ -68,6 +71,7 @@ impl Default for ExecutorOptions {
             listen: ([127, 0, 0, 1], 0).into(),
             advertise: None,
             data_dir: None,
+            access: AccessPolicy::ALL,
             security: ClientSecurity::default(),
         }
     }
@@ -81,6 +85,7 @@ pub(crate) struct Shared {
     pub slot_count: usize,
     pub exchange: Exchange,
     pub channels: channels::Channels,
+    pub access: Arc<AccessPolicy>,
 }
 
 /// Runs an executor until `stop` is cancelled. A driver that is away is waited for, for ever.
@@ -103,6 +108,7 @@ pub async fn run(options: ExecutorOptions, stop: CancellationToken) -> Result<()
         slot_count,
         exchange: Exchange::default(),
         channels: channels::Channels::new(dialer.clone(), peers.clone()),
+        access: Arc::new(options.access),
     };
     let server =
         server::start(options.listen, shared.exchange.clone(), peers.clone(), server_tls, stop.clone()).await?;

@@ -75,11 +75,16 @@ impl Worker {
         outbox: Outbox,
         client: DriverClient,
     ) -> Result<Self, (ErrorKind, String)> {
-        let sql = open.sql.clone();
-        let compiled = tokio::task::spawn_blocking(move || highwater_engine::compile(&sql))
+        let (sql, access) = (open.sql.clone(), shared.access.clone());
+        let compile = move || -> Result<CompiledQuery, String> {
+            let compiled = highwater_engine::compile(&sql).map_err(|error| error.to_string())?;
+            access.check(&compiled, "executor").map_err(|error| error.to_string())?;
+            Ok(compiled)
+        };
+        let compiled = tokio::task::spawn_blocking(compile)
             .await
             .map_err(|error| (ErrorKind::Fatal, error.to_string()))?
-            .map_err(|error| (ErrorKind::Fix, error.to_string()))?;
+            .map_err(|message| (ErrorKind::Fix, message))?;
         if compiled.fingerprint() != open.fingerprint {
             let message = "this executor compiles the query to another dataflow than the driver; run one build on both";
             return Err((ErrorKind::Fatal, message.into()));
@@ -156,7 +161,7 @@ impl Worker {
     async fn obey(&mut self, message: Message) -> Result<(), Status> {
         let command = match message {
             Message::AssignPartitions(message) => {
-                self.sources.assign(&message.partitions);
+                self.sources.assign(&message.partitions).await;
                 crash::point("executor_after_assign");
                 return Ok(());
             }

@@ -10,6 +10,7 @@ use crate::config::{DriverSettings, ExecutorSettings, cores};
 use crate::failure::Failure;
 use crate::{follow, json, output, script};
 use highwater_checkpoint::CheckpointStore;
+use highwater_connectors::access::AccessPolicy;
 use highwater_core::options::{DesiredState, QuerySpec};
 use highwater_driver::Driver;
 use highwater_proto::v1::{QueryState, StartQueryRequest, StopQueryRequest, SubmitQueryRequest};
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
 pub async fn run(args: RunArgs, context: &Context) -> Result<(), Failure> {
+    serve::keep_files_private();
     let name = script::name(args.name, &args.file)?;
     let sql = script::read(&args.file)?;
     // Wrong SQL ends here, before anything is stored.
@@ -85,6 +87,7 @@ impl Local {
             http: any_port,
             data_dir,
             lease_ms: 10_000,
+            access: AccessPolicy::ALL,
             security: DriverSecurity::default(),
         };
         let driver = Driver::start(serve::driver_options(&settings), stop.clone())
@@ -97,6 +100,7 @@ impl Local {
             listen: any_port,
             advertise: None,
             data_dir: None,
+            access: AccessPolicy::ALL,
             security: ClientSecurity::default(),
         });
         let executor = tokio::spawn(async move {

@@ -71,12 +71,10 @@ impl Call {
 /// An answer of the other executor has no cause on this side; a way that is broken has one.
 fn failed(peer: ExecutorId, address: String, status: &Status) -> TaskError {
     let broken = status.code() == Code::Unavailable || std::error::Error::source(status).is_some();
+    let message = dial::explain(status).unwrap_or_else(|| status.message().to_string());
     match broken {
-        true => {
-            let message = dial::explain(status).unwrap_or_else(|| status.message().to_string());
-            TaskError::Unreachable { peer, address, message }
-        }
-        false => TaskError::Exchange(format!("executor at {address}: {}", status.message())),
+        true => TaskError::Unreachable { peer, address, message },
+        false => TaskError::Exchange(format!("executor at {address}: {message}")),
     }
 }
 
@@ -143,7 +141,7 @@ mod tests {
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-        let error = Call::open(Credentials::default().on(channel), PEER, &address).finish().await.unwrap_err();
+        let error = Call::open(channel, PEER, &address).finish().await.unwrap_err();
         assert_eq!(error.unreachable(), Some(PEER), "{error}");
         assert!(error.to_string().contains(&address), "{error}");
     }
