@@ -19,7 +19,7 @@ const DEFAULT_LEASE_MS: u64 = 3_000;
 const KEYS: &[(&str, &[&str])] = &[
     ("", &["driver_url", "log_format", "driver", "executor"]),
     ("driver", &["listen", "http", "data_dir", "lease_ms"]),
-    ("executor", &["slots", "listen", "advertise", "data_dir"]),
+    ("executor", &["slots", "listen", "advertise", "query_memory", "data_dir"]),
 ];
 
 /// The file as parsed. Everything is optional.
@@ -50,6 +50,7 @@ pub struct ExecutorSection {
     pub slots: Option<u32>,
     pub listen: Option<SocketAddr>,
     pub advertise: Option<String>,
+    pub query_memory: Option<bytesize::ByteSize>,
     pub data_dir: Option<PathBuf>,
 }
 
@@ -69,6 +70,8 @@ pub struct ExecutorSettings {
     pub slots: u32,
     pub listen: SocketAddr,
     pub advertise: Option<String>,
+    /// Bytes; `None`: a share of what there is.
+    pub query_memory: Option<u64>,
     pub data_dir: Option<PathBuf>,
 }
 
@@ -117,6 +120,7 @@ impl Config {
             slots: args.slots.or(file.slots).unwrap_or_else(cores),
             listen: args.listen.or(file.listen).unwrap_or_else(|| loopback(0)),
             advertise: args.advertise.clone().or_else(|| file.advertise.clone()),
+            query_memory: args.query_memory.or_else(|| file.query_memory.map(|size| size.as_u64())),
             data_dir: args.data_dir.clone().or_else(|| file.data_dir.clone()),
         }
     }
@@ -164,6 +168,7 @@ listen = "0.0.0.0:9000"
 data_dir = "/var/lib/highwater"
 [executor]
 slots = 8
+query_memory = "2GiB"
 "#;
 
     #[test]
@@ -199,7 +204,8 @@ slots = 8
         let settings = Config::default().executor(&ExecutorArgs::default(), &Global::default());
         assert_eq!((settings.listen.port(), settings.slots), (0, cores()));
         let config = Config::parse(FILE).unwrap();
-        assert_eq!(config.executor(&ExecutorArgs::default(), &Global::default()).slots, 8);
+        let settings = config.executor(&ExecutorArgs::default(), &Global::default());
+        assert_eq!((settings.slots, settings.query_memory), (8, Some(2 << 30)));
     }
 
     #[test]

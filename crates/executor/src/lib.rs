@@ -11,6 +11,7 @@ mod channels;
 mod compute;
 mod error;
 mod exchange;
+mod memory;
 mod outbox;
 mod publish;
 mod restore;
@@ -43,6 +44,9 @@ pub struct ExecutorOptions {
     pub listen: SocketAddr,
     /// HOST:PORT by which other executors reach it, where that is not `listen`.
     pub advertise: Option<String>,
+    /// Memory that the state of one query, and what its joins give at once, may take here, bytes. `None`: a share of the
+    /// machine's, or of its control group's.
+    pub query_memory: Option<u64>,
     /// Private scratch.
     pub data_dir: Option<PathBuf>,
 }
@@ -54,6 +58,7 @@ impl Default for ExecutorOptions {
             slots: std::thread::available_parallelism().map_or(1, usize::from),
             listen: ([127, 0, 0, 1], 0).into(),
             advertise: None,
+            query_memory: None,
             data_dir: None,
         }
     }
@@ -65,6 +70,8 @@ pub(crate) struct Shared {
     pub me: ExecutorId,
     pub slots: Arc<Semaphore>,
     pub slot_count: usize,
+    /// Of each query, bytes.
+    pub query_memory: u64,
     pub exchange: Exchange,
     pub channels: channels::Channels,
 }
@@ -77,6 +84,7 @@ pub async fn run(options: ExecutorOptions, stop: CancellationToken) -> Result<()
         me: ExecutorId(uuid::Uuid::now_v7()),
         slots: Arc::new(Semaphore::new(slot_count)),
         slot_count,
+        query_memory: options.query_memory.unwrap_or_else(memory::query_limit),
         exchange: Exchange::default(),
         channels: channels::Channels::default(),
     };

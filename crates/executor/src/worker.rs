@@ -129,7 +129,7 @@ impl Worker {
         let aligned = compiled.options.max_drift_ms.is_some();
         let sources = Sources::open(&compiled.sources, &open.name, shared.slot_count, aligned, &outbox)
             .map_err(|error| (error.kind(), error.to_string()))?;
-        let state = Arc::new(QueryState::new(&compiled.dataflow));
+        let state = Arc::new(QueryState::with_limit(&compiled.dataflow, shared.query_memory));
         let writers = Arc::new(Writers::new(query, &open.name, Epoch(epoch), &compiled.sinks));
         let (finished, results) = mpsc::channel(COMMAND_QUEUE);
         Ok(Self {
