@@ -3,6 +3,9 @@
 //! Owns: the wire. Does not own: any behaviour.
 
 pub mod convert;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod fuzz;
 pub mod json;
 
 /// Package `highwater.v1`.
