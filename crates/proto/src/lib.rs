@@ -5,6 +5,7 @@
 pub mod convert;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
+#[path = "fuzz_tests.rs"]
 mod fuzz;
 pub mod json;
 

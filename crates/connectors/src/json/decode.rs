@@ -323,5 +323,5 @@ impl ObjectDecoder {
 mod tests;
 
 #[cfg(test)]
-#[path = "fuzz.rs"]
+#[path = "fuzz_tests.rs"]
 mod fuzz;
