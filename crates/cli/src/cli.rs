@@ -136,6 +136,12 @@ pub struct AccessArgs {
     pub allow_path: Option<Vec<PathBuf>>,
 }
 
+/// A number of bytes above zero.
+fn size(text: &str) -> Result<u64, String> {
+    let bytes = text.trim().parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64()).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| "write a size, for example 512MB or 4GiB".to_string())
+}
+
 #[derive(Clone, Debug, Default, Args)]
 pub struct ExecutorArgs {
     /// Tasks run at a time, shared by all queries [default: cores]
@@ -147,6 +153,9 @@ pub struct ExecutorArgs {
     /// HOST:PORT under which other executors reach this one; port 0 stands for the port in use
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
+    /// Memory the state of one query may take here, for example 4GiB [default: half of the machine's or container's]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub query_memory: Option<u64>,
     /// Folder of private scratch space [default: the system's temporary folder]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
