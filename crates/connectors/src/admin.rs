@@ -2,14 +2,13 @@
 //!
 //! Owns: creating topics with the brokers' defaults, and what brokers must allow. All calls block.
 
-use crate::client;
+use crate::client::{self, Callbacks, Lookup};
 use crate::error::ConnectorError;
 use crate::sink::{Progress, ProgressKey, ProgressReader, progress_topic, transaction_timeout_ms};
 use highwater_core::ids::QueryId;
 use highwater_core::options::IsolationLevel;
 use highwater_engine::query::{ConnectorOptions, KafkaOptions, SinkTable};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -39,9 +38,8 @@ pub fn ensure_topics(sink: &SinkTable, query: QueryId) -> Result<(), ConnectorEr
 /// How often a topic's partitions are replicated.
 fn replication_of(options: &KafkaOptions, topic: &str) -> Result<i32, ConnectorError> {
     let context = format!("looking at topic '{topic}'");
-    let admin = client_of(options, &context)?;
-    let metadata = admin.inner().fetch_metadata(Some(topic), TIMEOUT);
-    let metadata = metadata.map_err(|error| ConnectorError::kafka(&context, &error))?;
+    let looked_up = client::lookup(&client::base(options)?, &context)?;
+    let metadata = client::metadata(&looked_up, Some(topic), TIMEOUT, || context.clone())?;
     let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
     let least = partitions.map(|partition| partition.replicas().len()).min();
     Ok(least.and_then(|count| i32::try_from(count).ok()).filter(|count| *count > 0).unwrap_or(BROKERS_DEFAULT))
@@ -90,8 +88,11 @@ pub fn timeout_refused(sink: &SinkTable, options: &KafkaOptions) -> ConnectorErr
 
 /// The brokers' longest transaction, milliseconds; `None` when they do not tell.
 fn max_transaction_timeout_ms(options: &KafkaOptions) -> Option<i64> {
-    let admin = client_of(options, "looking at a broker's settings").ok()?;
-    let broker = admin.inner().fetch_metadata(None, TIMEOUT).ok()?.brokers().first()?.id();
+    let context = "looking at a broker's settings";
+    let looked_up = client::lookup(&client::base(options).ok()?, context).ok()?;
+    let metadata = client::metadata(&looked_up, None, TIMEOUT, || context.to_string()).ok()?;
+    let broker = metadata.brokers().first()?.id();
+    let admin = client_of(options, context).ok()?;
     let settings = AdminOptions::new().request_timeout(Some(TIMEOUT));
     let brokers = [ResourceSpecifier::Broker(broker)];
     let found = admin.describe_configs(&brokers, &settings);
@@ -99,8 +100,10 @@ fn max_transaction_timeout_ms(options: &KafkaOptions) -> Option<i64> {
     found.get("transaction.max.timeout.ms")?.value.as_ref()?.parse().ok()
 }
 
-fn client_of(options: &KafkaOptions, context: &str) -> Result<AdminClient<DefaultClientContext>, ConnectorError> {
-    client::base(options)?.create().map_err(|error| client::creation_error(context, &error))
+/// A client that changes things. It does not hear why brokers do not answer: ask with a consumer first.
+fn client_of(options: &KafkaOptions, context: &str) -> Result<AdminClient<Callbacks>, ConnectorError> {
+    let settings = client::base(options)?;
+    settings.make(context, settings.callbacks())
 }
 
 /// Makes a topic that is missing.
@@ -110,10 +113,11 @@ pub fn ensure_topic(options: &KafkaOptions, topic: &str) -> Result<(), Connector
 
 fn ensure(options: &KafkaOptions, name: &str, topic: NewTopic<'_>) -> Result<(), ConnectorError> {
     let context = format!("creating topic '{name}'");
-    let admin = client_of(options, &context)?;
-    if exists(&admin, name, &context)? {
+    let looked_up = client::lookup(&client::base(options)?, &context)?;
+    if exists(&looked_up, name, &context)? {
         return Ok(());
     }
+    let admin = client_of(options, &context)?;
     let settings = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
     let made = futures::executor::block_on(admin.create_topics([&topic], &settings))
         .map_err(|error| ConnectorError::kafka(&context, &error))?;
@@ -125,7 +129,7 @@ fn ensure(options: &KafkaOptions, name: &str, topic: NewTopic<'_>) -> Result<(),
         }
     }
     let deadline = Instant::now() + TIMEOUT;
-    while !exists(&admin, name, &context)? {
+    while !exists(&looked_up, name, &context)? {
         if Instant::now() > deadline {
             let message = "it was created, but the brokers do not list it yet".to_string();
             return Err(ConnectorError::Unavailable { context, message });
@@ -135,9 +139,8 @@ fn ensure(options: &KafkaOptions, name: &str, topic: NewTopic<'_>) -> Result<(),
     Ok(())
 }
 
-fn exists(admin: &AdminClient<DefaultClientContext>, name: &str, context: &str) -> Result<bool, ConnectorError> {
-    let metadata =
-        admin.inner().fetch_metadata(Some(name), TIMEOUT).map_err(|error| ConnectorError::kafka(context, &error))?;
+fn exists(consumer: &Lookup, name: &str, context: &str) -> Result<bool, ConnectorError> {
+    let metadata = client::metadata(consumer, Some(name), TIMEOUT, || context.to_string())?;
     Ok(metadata.topics().iter().any(|topic| {
         let has_leaders = topic.partitions().iter().all(|partition| partition.leader() >= 0);
         topic.name() == name && !topic.partitions().is_empty() && has_leaders

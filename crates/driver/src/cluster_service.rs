@@ -10,11 +10,12 @@ use highwater_core::error::ErrorKind;
 use highwater_core::ids::{BatchId, ExecutorId, ShardId, SourceId, TaskId};
 use highwater_core::offsets::{SourcePartition, TopicPartition};
 use highwater_core::plan::WriterPlan;
-use highwater_core::query::{Event, ExecutorInfo};
+use highwater_core::query::{Event, ExecutorInfo, OutOfRange};
 use highwater_proto::v1::cluster_service_server::ClusterService;
 use highwater_proto::v1::stream_tasks_request::Message;
 use highwater_proto::v1::{self, StreamTasksRequest};
-use highwater_proto::{MAX_DELTA_BYTES, convert};
+use highwater_proto::{MAX_DELTA_BYTES, convert, version};
+use highwater_security::credentials::Token;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -29,9 +30,13 @@ const STATE_CHUNK_BYTES: usize = 4 * 1024 * 1024;
 const STATE_READS: usize = 4;
 
 pub(crate) struct ClusterApi {
-    pub cluster: Cluster,
-    pub queries: Queries,
+    cluster: Cluster,
+    queries: Queries,
     state_reads: Arc<Semaphore>,
+    /// Told to executors, who show it to one another. New with every start, as the epoch is.
+    exchange_secret: Token,
+    /// Strangers are kept out.
+    secured: bool,
 }
 
 #[tonic::async_trait]
@@ -41,18 +46,15 @@ impl ClusterService for ClusterApi {
         request: Request<v1::RegisterExecutorRequest>,
     ) -> Result<Response<v1::RegisterExecutorResponse>, Status> {
         let request = request.into_inner();
-        if request.version != env!("CARGO_PKG_VERSION") {
-            return Err(Status::failed_precondition(format!(
-                "the executor is version {}, the driver {}; run one version",
-                request.version,
-                env!("CARGO_PKG_VERSION")
-            )));
-        }
+        version::check_executor(request.protocol, &request.version)?;
         let id = convert::executor_id(&request.executor_id)?;
-        self.cluster.register(ExecutorInfo { id, address: request.address, slots: request.slots, session: 0 });
+        let address = if request.tls { format!("https://{}", request.address) } else { request.address };
+        self.cluster.register(ExecutorInfo { id, address, slots: request.slots, session: 0 });
         Ok(Response::new(v1::RegisterExecutorResponse {
             epoch: self.cluster.epoch().0,
             lease_ms: self.cluster.lease().as_millis() as u64,
+            exchange_secret: self.exchange_secret.reveal().to_string(),
+            secured: self.secured,
         }))
     }
 
@@ -175,8 +177,9 @@ impl ClusterService for ClusterApi {
 }
 
 impl ClusterApi {
-    pub fn new(cluster: Cluster, queries: Queries) -> Self {
-        Self { cluster, queries, state_reads: Arc::new(Semaphore::new(STATE_READS)) }
+    pub fn new(cluster: Cluster, queries: Queries, exchange_secret: Token, secured: bool) -> Self {
+        let state_reads = Arc::new(Semaphore::new(STATE_READS));
+        Self { cluster, queries, state_reads, exchange_secret, secured }
     }
 
     fn check_epoch(&self, epoch: u64) -> Result<(), Status> {
@@ -254,14 +257,16 @@ fn route(queries: &Queries, executor: ExecutorId, request: StreamTasksRequest) -
 
 fn trouble(executor: ExecutorId, message: v1::QueryTrouble) -> Event {
     let kind: ErrorKind = convert::error_kind(message.kind());
-    match message.out_of_range {
-        Some(range) => Event::OutOfRange {
+    match (message.out_of_range, message.topic_changed) {
+        (Some(range), _) => Event::OutOfRange(OutOfRange {
             partition: source_partition(range.source_id, &range.topic, range.partition),
             position: range.position,
             earliest: range.earliest,
             latest: range.latest,
-        },
-        None => Event::Trouble { executor: Some(executor), kind, message: message.message },
+            diverged: range.diverged,
+        }),
+        (None, Some(changed)) => Event::TopicChanged { source: SourceId(changed.source_id), found: changed.found_id },
+        (None, None) => Event::Trouble { executor: Some(executor), kind, message: message.message },
     }
 }
 

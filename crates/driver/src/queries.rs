@@ -12,6 +12,7 @@ use crate::monitor;
 use crate::progress::ProgressLog;
 use crate::runner::{self, Found, Run, RunHandle, RunnerEvent};
 use highwater_checkpoint::CheckpointStore;
+use highwater_connectors::access::AccessPolicy;
 use highwater_connectors::admin;
 use highwater_core::ids::{ExecutorId, QueryId, RunId};
 use highwater_core::options::{DesiredState, QuerySpec, Trigger};
@@ -32,6 +33,7 @@ pub(crate) struct Queries {
     clock: Clock,
     /// Runs started by this driver.
     runs: Arc<AtomicU64>,
+    access: Arc<AccessPolicy>,
     entries: Arc<Mutex<BTreeMap<QueryId, Entry>>>,
     /// One change of the set of queries at a time.
     pub(crate) changes: Arc<tokio::sync::Mutex<()>>,
@@ -49,8 +51,28 @@ pub(crate) struct Entry {
 }
 
 impl Queries {
-    pub fn new(store: CheckpointStore, cluster: Cluster, clock: Clock) -> Self {
-        Self { store, cluster, clock, runs: Arc::default(), entries: Arc::default(), changes: Arc::default() }
+    pub fn new(store: CheckpointStore, cluster: Cluster, access: AccessPolicy, clock: Clock) -> Self {
+        Self {
+            store,
+            cluster,
+            clock,
+            runs: Arc::default(),
+            access: Arc::new(access),
+            entries: Arc::default(),
+            changes: Arc::default(),
+        }
+    }
+
+    /// Compiles a script of someone's, and checks what it refers to.
+    pub async fn compile(&self, sql: String) -> Result<Arc<CompiledQuery>, DriverError> {
+        let compiled = Arc::new(compile(sql).await?);
+        self.check_access(&compiled).await?;
+        Ok(compiled)
+    }
+
+    async fn check_access(&self, compiled: &Arc<CompiledQuery>) -> Result<(), DriverError> {
+        let (access, compiled) = (self.access.clone(), compiled.clone());
+        Ok(tokio::task::spawn_blocking(move || access.check(&compiled, "driver")).await??)
     }
 
     pub fn store(&self) -> CheckpointStore {
@@ -147,6 +169,8 @@ impl Queries {
     pub async fn start_run(&self, id: QueryId) -> Result<(), DriverError> {
         let Some(entry) = self.entries.lock().get(&id).cloned() else { return Ok(()) };
         let compiled = entry.compiled()?.clone();
+        // This driver may allow less than the one it was submitted to.
+        self.check_access(&compiled).await?;
         let store = self.store.clone();
         let found = tokio::task::spawn_blocking(move || {
             let head = store.latest(id)?.map(|head| head.record);
@@ -192,7 +216,7 @@ impl Queries {
         let mut spec = self.stored(entry.spec.id).await?.unwrap_or(entry.spec);
         let fixed_ends = matches!(compiled.options.trigger, Trigger::AvailableNow | Trigger::Once);
         if spec.desired == DesiredState::Finished && fixed_ends {
-            spec.end_positions = crate::submit::fixed_ends(&compiled).await?;
+            (spec.end_positions, spec.end_topic_ids) = crate::submit::fixed_ends(&compiled).await?;
         }
         spec.desired = DesiredState::Running;
         spec.message = None;

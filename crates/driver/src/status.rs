@@ -89,7 +89,7 @@ fn executor_status(info: &ExecutorInfo, view: &QueryView) -> v1::ExecutorStatus 
     }
     v1::ExecutorStatus {
         id: info.id.to_string(),
-        address: info.address.clone(),
+        address: info.address.trim_start_matches("https://").to_string(),
         slots: info.slots,
         partitions,
         shards: view.shards.get(&info.id).copied().unwrap_or(0),

@@ -13,7 +13,9 @@ use thiserror::Error;
 pub enum ExecutorError {
     #[error("cannot listen on {address}: {source}; choose another --listen")]
     Listen { address: SocketAddr, source: std::io::Error },
-    #[error("'{url}' is not an address of a driver ({message}); write it as http://HOST:PORT")]
+    #[error("{0}")]
+    Security(#[from] highwater_security::SecurityError),
+    #[error("'{url}' is not an address of a driver ({message}); write it as http://HOST:PORT or https://HOST:PORT")]
     DriverUrl { url: String, message: String },
     #[error("the driver refuses this executor: {0}")]
     Refused(String),

@@ -3,17 +3,16 @@
 //! Owns: the worker's task, and that it begins when the one before it has ended. Does not own: what it does (`worker`).
 
 use crate::Shared;
+use crate::channels::DriverClient;
 use crate::outbox::Outbox;
 use crate::worker::{HEARTBEAT, Worker};
 use highwater_core::ids::{QueryId, RunId};
 use highwater_proto::v1;
-use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
 use highwater_proto::v1::stream_tasks_response::Message;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tracing::Instrument;
 
 /// How long a worker may take to let go of its consumers and transactions.
@@ -57,7 +56,7 @@ pub fn start(
     epoch: u64,
     open: v1::OpenQuery,
     outbox: Outbox,
-    client: ClusterServiceClient<Channel>,
+    client: DriverClient,
     before: Option<WorkerHandle>,
 ) -> WorkerHandle {
     let (commands, queue) = mpsc::unbounded_channel();

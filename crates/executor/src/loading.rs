@@ -3,17 +3,16 @@
 //! Owns: that one loading follows the other. Does not own: fetching (`restore`), what waits for the state (`worker`).
 //! Invariant: an older loading never ends after a newer one has begun to put its state in.
 
+use crate::channels::DriverClient;
 use crate::error::TaskError;
 use crate::restore;
 use crate::running::Running;
 use highwater_core::ids::{AttemptId, BatchId, QueryId, ShardId};
 use highwater_engine::state::QueryState;
-use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tonic::transport::Channel;
 use tracing::Instrument;
 
 /// The shards of an attempt are there, or are not to be had.
@@ -37,7 +36,7 @@ impl Loading {
     /// Begins to load shards as of `base` for an attempt. It ends early when the attempt is cancelled.
     pub fn begin(
         &mut self,
-        mut client: ClusterServiceClient<Channel>,
+        mut client: DriverClient,
         (query, epoch): (QueryId, u64),
         base: Option<BatchId>,
         shards: BTreeSet<ShardId>,

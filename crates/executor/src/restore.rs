@@ -2,12 +2,12 @@
 //!
 //! Owns: the two calls, and loading on several threads. Does not own: what is in the deltas (core, engine).
 
+use crate::channels::DriverClient;
 use crate::error::TaskError;
 use crate::steps::Steps;
 use highwater_core::ids::{AttemptId, BatchId, QueryId, RunId, ShardId, TaskId};
 use highwater_core::report::StateDelta;
 use highwater_engine::state::QueryState;
-use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
 use highwater_proto::v1::{FetchStateRequest, PutStateDeltaRequest};
 use highwater_proto::{MAX_DELTA_BYTES, convert};
 use std::collections::BTreeSet;
@@ -15,7 +15,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use tonic::transport::Channel;
 
 /// Deltas above this size go ahead of the report, in parts of this size, bytes.
 const INLINE_MAX_BYTES: usize = 1024 * 1024;
@@ -23,7 +22,7 @@ const INLINE_MAX_BYTES: usize = 1024 * 1024;
 /// Loads shards as of `base` from the checkpoint; before the first batch they are empty. Once fetched they are loaded to
 /// the end: half of them would be nobody's.
 pub async fn restore(
-    client: &mut ClusterServiceClient<Channel>,
+    client: &mut DriverClient,
     query: QueryId,
     epoch: u64,
     base: Option<BatchId>,
@@ -39,7 +38,7 @@ pub async fn restore(
 }
 
 async fn fetch(
-    client: &mut ClusterServiceClient<Channel>,
+    client: &mut DriverClient,
     query: QueryId,
     epoch: u64,
     base: Option<BatchId>,
@@ -104,7 +103,7 @@ fn runs(shards: &BTreeSet<ShardId>) -> Vec<Range<u16>> {
 
 /// Brings large deltas to the driver. Tells, per delta, whether it went.
 pub async fn upload(
-    client: &mut ClusterServiceClient<Channel>,
+    client: &mut DriverClient,
     (query, run): (QueryId, RunId),
     attempt: AttemptId,
     batch: BatchId,

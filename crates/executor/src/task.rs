@@ -4,6 +4,7 @@
 //! tasks holds no slot, so tasks that wait for each other cannot starve each other.
 
 use crate::Shared;
+use crate::channels::DriverClient;
 use crate::compute::{Compute, Computed, Input};
 use crate::error::TaskError;
 use crate::exchange::AttemptInboxes;
@@ -20,13 +21,11 @@ use highwater_crash as crash;
 use highwater_engine::CompiledQuery;
 use highwater_engine::runtime::{BatchContext, Lanes, TaskRuntime, lanes_of};
 use highwater_engine::state::{Overlay, QueryState, TaskState};
-use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 /// Chunks read ahead of the computation.
 const INPUT_QUEUE: usize = 2;
@@ -48,7 +47,7 @@ pub struct TaskContext {
     pub writers: Arc<Writers>,
     pub state: Arc<QueryState>,
     pub inboxes: Arc<AttemptInboxes>,
-    pub client: ClusterServiceClient<Channel>,
+    pub client: DriverClient,
     pub cancel: CancellationToken,
     /// Of this task; clones of the context share all but these.
     pub steps: Steps,

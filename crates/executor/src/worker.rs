@@ -7,6 +7,7 @@
 
 use crate::Shared;
 use crate::attempt::{self, Attempt};
+use crate::channels::DriverClient;
 use crate::error::TaskError;
 use crate::loading::{Loaded, Loading};
 use crate::outbox::Outbox;
@@ -22,7 +23,6 @@ use highwater_core::participant::{Command, Effect, Participant};
 use highwater_crash as crash;
 use highwater_engine::CompiledQuery;
 use highwater_engine::state::QueryState;
-use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
 use highwater_proto::v1::stream_tasks_response::Message;
 use highwater_proto::{convert, v1};
 use std::collections::BTreeSet;
@@ -32,7 +32,6 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::transport::Channel;
 use tracing::Instrument;
 
 /// Task results that wait to be told.
@@ -47,7 +46,7 @@ pub struct Worker {
     epoch: u64,
     compiled: Arc<CompiledQuery>,
     outbox: Outbox,
-    client: ClusterServiceClient<Channel>,
+    client: DriverClient,
     participant: Participant,
     state: Arc<QueryState>,
     sources: Arc<Sources>,
@@ -74,13 +73,18 @@ impl Worker {
         epoch: u64,
         open: &v1::OpenQuery,
         outbox: Outbox,
-        client: ClusterServiceClient<Channel>,
+        client: DriverClient,
     ) -> Result<Self, (ErrorKind, String)> {
-        let sql = open.sql.clone();
-        let compiled = tokio::task::spawn_blocking(move || highwater_engine::compile(&sql))
+        let (sql, access) = (open.sql.clone(), shared.access.clone());
+        let compile = move || -> Result<CompiledQuery, String> {
+            let compiled = highwater_engine::compile(&sql).map_err(|error| error.to_string())?;
+            access.check(&compiled, "executor").map_err(|error| error.to_string())?;
+            Ok(compiled)
+        };
+        let compiled = tokio::task::spawn_blocking(compile)
             .await
             .map_err(|error| (ErrorKind::Fatal, error.to_string()))?
-            .map_err(|error| (ErrorKind::Fix, error.to_string()))?;
+            .map_err(|message| (ErrorKind::Fix, message))?;
         if compiled.fingerprint() != open.fingerprint {
             let message = "this executor compiles the query to another dataflow than the driver; run one build on both";
             return Err((ErrorKind::Fatal, message.into()));
@@ -157,7 +161,7 @@ impl Worker {
     async fn obey(&mut self, message: Message) -> Result<(), Status> {
         let command = match message {
             Message::AssignPartitions(message) => {
-                self.sources.assign(&message.partitions);
+                self.sources.assign(&message.partitions).await;
                 crash::point("executor_after_assign");
                 return Ok(());
             }

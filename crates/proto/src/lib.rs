@@ -4,6 +4,7 @@
 
 pub mod convert;
 pub mod json;
+pub mod version;
 
 /// Package `highwater.v1`.
 pub mod v1 {

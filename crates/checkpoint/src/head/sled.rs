@@ -5,7 +5,7 @@
 //! counts as durable. Values over 128 KiB would go to files that sled never syncs: `values` keeps them small.
 
 use super::{HeadOp, HeadStore, Transacted, check_epoch};
-use crate::blob::{create_durably, sync_folder};
+use crate::blob::{create_durably, make_private, sync_folder};
 use crate::error::CheckpointError;
 use crate::keys::HeadKey;
 use crate::values::decode_text;
@@ -42,6 +42,7 @@ enum Stop {
 impl SledHeadStore {
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
         create_durably(dir)?;
+        make_private(dir)?;
         let db = open_patiently(dir)?;
         let path = dir.join("db");
         let file = File::options().read(true).write(true).open(&path).map_err(CheckpointError::io("open", &path))?;

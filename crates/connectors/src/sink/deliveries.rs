@@ -4,9 +4,11 @@
 //! woken by the last one, and an abort need not wait for anybody to ask.
 
 use super::progress::PROGRESS_PREFIX;
+use crate::client::Callbacks;
 use crate::error::ConnectorError;
 use highwater_core::report::ProgressPosition;
 use parking_lot::{Condvar, Mutex};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
@@ -20,6 +22,7 @@ pub type TransactionalProducer = ThreadedProducer<Deliveries>;
 
 #[derive(Default)]
 pub struct Deliveries {
+    pub callbacks: Callbacks,
     seen: Mutex<Seen>,
     changed: Condvar,
 }
@@ -46,6 +49,10 @@ pub struct First {
 }
 
 impl Deliveries {
+    pub fn new(callbacks: Callbacks) -> Self {
+        Self { callbacks, ..Self::default() }
+    }
+
     /// Forgets the transaction before.
     pub fn reset(&self) {
         *self.seen.lock() = Seen::default();
@@ -134,7 +141,21 @@ impl Deliveries {
     }
 }
 
-impl ClientContext for Deliveries {}
+impl AsRef<Callbacks> for Deliveries {
+    fn as_ref(&self) -> &Callbacks {
+        &self.callbacks
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.callbacks.error(error, reason);
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.callbacks.log(level, facility, line);
+    }
+}
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();

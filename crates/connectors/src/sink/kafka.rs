@@ -12,6 +12,7 @@ use super::records::{Record, RecordEncoder};
 use super::visible::wait_visible;
 use super::{Published, WriterConfig};
 use crate::admin;
+use crate::client::Native;
 use crate::error::ConnectorError;
 use highwater_core::ids::{AttemptId, BatchId};
 use highwater_core::report::WriterReport;
@@ -116,6 +117,7 @@ impl KafkaWriter {
             Some(producer) => producer,
             None => self.initialised()?,
         };
+        producer.context().callbacks.keep_login(producer.native());
         producer.context().reset();
         producer
             .begin_transaction()
@@ -153,10 +155,14 @@ impl KafkaWriter {
         if !producer.context().wait(STEP_TIMEOUT) {
             return Err(ConnectorError::Unavailable {
                 context,
-                message: format!("brokers took no row for {} seconds", STEP_TIMEOUT.as_secs()),
+                message: match producer.context().callbacks.refusal() {
+                    Some(refusal) => refusal,
+                    None => format!("brokers took no row for {} seconds", STEP_TIMEOUT.as_secs()),
+                },
             });
         }
         self.check_deliveries()?;
+        producer.context().callbacks.forget();
         report.progress_at = producer.context().progress_at();
         Ok(report)
     }

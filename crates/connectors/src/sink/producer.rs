@@ -6,7 +6,7 @@
 
 use super::deliveries::Deliveries;
 use crate::admin;
-use crate::client;
+use crate::client::{self, Native};
 use crate::error::ConnectorError;
 use highwater_core::ids::{BatchId, QueryId, SinkId, WriterId};
 use highwater_engine::query::{ConnectorOptions, KafkaOptions, SinkTable};
@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for brokers in one step of a transaction; then the attempt is tried again.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long initialising waits before it is looked whether brokers refuse to talk.
+const INIT_STEP: Duration = Duration::from_secs(2);
 /// How long brokers keep a transaction open, unless the user says otherwise; they allow 15 minutes by default.
 const TRANSACTION_TIMEOUT_MS: i64 = 600_000;
 const TRANSACTION_TIMEOUT: &str = "transaction.timeout.ms";
@@ -73,7 +75,7 @@ pub fn initialised<P>(
     side: Side,
 ) -> Result<P, ConnectorError>
 where
-    P: FromClientConfigAndContext<Deliveries> + Producer<Deliveries>,
+    P: FromClientConfigAndContext<Deliveries> + Producer<Deliveries> + Native<Deliveries>,
 {
     let context = format!("sink '{}'", table.name);
     let mut config = client::base(options)?;
@@ -86,23 +88,26 @@ where
         .set("transactional.id", side.transactional_id(query, table.id, writer))
         .set("enable.idempotence", "true")
         .set("partitioner", "murmur2_random");
-    let producer: P =
-        config.create_with_context(Deliveries::default()).map_err(|error| client::creation_error(&context, &error))?;
+    let producer: P = config.make(&context, Deliveries::new(config.callbacks()))?;
     let deadline = Instant::now() + STEP_TIMEOUT;
     loop {
-        match producer.init_transactions(STEP_TIMEOUT) {
-            Ok(()) => return Ok(producer),
-            Err(error) if is_retriable(&error) && Instant::now() < deadline => {}
-            Err(error) => {
-                let fatal = producer.client().fatal_error().map(|(code, _)| code);
-                let code = fatal.or(error.rdkafka_error_code());
-                if code == Some(RDKafkaErrorCode::InvalidTransactionTimeout) {
-                    return Err(admin::timeout_refused(table, options));
-                }
-                let context = format!("{context}: initialising transactions");
-                return Err(ConnectorError::from_code(context, code, error.to_string()));
-            }
+        let initialised = producer.init_transactions(INIT_STEP);
+        producer.serve();
+        let callbacks = &producer.callbacks().callbacks;
+        let Err(error) = initialised else {
+            callbacks.forget();
+            return Ok(producer);
+        };
+        if is_retriable(&error) && Instant::now() < deadline && callbacks.refusal().is_none() {
+            continue;
         }
+        let fatal = producer.client().fatal_error().map(|(code, _)| code);
+        let code = fatal.or(error.rdkafka_error_code());
+        if code == Some(RDKafkaErrorCode::InvalidTransactionTimeout) {
+            return Err(admin::timeout_refused(table, options));
+        }
+        let context = format!("{context}: initialising transactions");
+        return Err(callbacks.explain_code(context, code, &error.to_string()));
     }
 }
 

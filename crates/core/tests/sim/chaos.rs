@@ -94,6 +94,8 @@ pub fn draw_config(rng: &mut ChaCha8Rng) -> QueryConfig {
         max_drift_ms: None,
         start_positions: (0..partitions).map(|number| (partition(number), 0)).collect(),
         end_positions: Default::default(),
+        topic_ids: [(SourceId(0), crate::driver::TOPIC_ID.to_string())].into(),
+        end_topic_ids: Default::default(),
         reserved_writers: Default::default(),
         max_attempt_ms: 60_000,
     }

@@ -12,6 +12,7 @@ pub mod functions;
 pub mod group_windows;
 pub mod names;
 pub mod options;
+pub mod properties;
 pub mod random;
 pub mod refuse;
 pub mod rewrite;

@@ -7,12 +7,13 @@ use highwater_core::ids::ExecutorId;
 use highwater_proto::MAX_MESSAGE_BYTES;
 use highwater_proto::v1::PushBatchesRequest;
 use highwater_proto::v1::exchange_service_client::ExchangeServiceClient;
+use highwater_security::credentials::Authenticated;
+use highwater_security::dial;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 /// Messages waiting for one receiving executor.
@@ -29,7 +30,7 @@ pub struct Call {
 }
 
 impl Call {
-    pub fn open(channel: Channel, peer: ExecutorId, address: &str) -> Self {
+    pub fn open(channel: Authenticated, peer: ExecutorId, address: &str) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let to = address.to_string();
         let result = tokio::spawn(async move {
@@ -70,9 +71,10 @@ impl Call {
 /// An answer of the other executor has no cause on this side; a way that is broken has one.
 fn failed(peer: ExecutorId, address: String, status: &Status) -> TaskError {
     let broken = status.code() == Code::Unavailable || std::error::Error::source(status).is_some();
+    let message = dial::explain(status).unwrap_or_else(|| status.message().to_string());
     match broken {
-        true => TaskError::Unreachable { peer, address, message: status.message().to_string() },
-        false => TaskError::Exchange(format!("executor at {address}: {}", status.message())),
+        true => TaskError::Unreachable { peer, address, message },
+        false => TaskError::Exchange(format!("executor at {address}: {message}")),
     }
 }
 
@@ -91,7 +93,9 @@ mod tests {
     use super::*;
     use highwater_proto::v1::PushBatchesResponse;
     use highwater_proto::v1::exchange_service_server::{ExchangeService, ExchangeServiceServer};
+    use highwater_security::credentials::Credentials;
     use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::transport::Channel;
     use tonic::{Request, Response, Streaming};
 
     const PEER: ExecutorId = ExecutorId(uuid::Uuid::nil());
@@ -117,7 +121,7 @@ mod tests {
         let server = tonic::transport::Server::builder().add_service(ExchangeServiceServer::new(Refuses));
         let serving = tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-        let mut call = Call::open(channel, PEER, &address);
+        let mut call = Call::open(Credentials::default().on(channel), PEER, &address);
         let refused = tokio::task::spawn_blocking(move || {
             loop {
                 if let Err(error) = call.send(PushBatchesRequest::default()) {

@@ -53,7 +53,7 @@ pub async fn nexmark(args: NexmarkArgs, context: &Context) -> Result<(), Failure
         None => Some(Cluster::start(folder.path(), args.executors.unwrap_or(1) as usize, args.slots)?),
     };
     let driver = match &cluster {
-        Some(cluster) => Driver::new(&cluster.driver_url)?,
+        Some(cluster) => Driver::local(&cluster.driver_url)?,
         None => context.driver()?,
     };
     let mut run = Run::new(args, topics, driver, folder.path(), interrupted)?;
