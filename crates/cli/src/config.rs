@@ -31,17 +31,8 @@ const DRIVER_KEYS: &[&str] = &[
     "allow_path",
 ];
 
-const EXECUTOR_KEYS: &[&str] = &[
-    "slots",
-    "listen",
-    "advertise",
-    "query_memory",
-    "data_dir",
-    "tls_cert",
-    "tls_key",
-    "allow_env",
-    "allow_path",
-];
+const EXECUTOR_KEYS: &[&str] =
+    &["slots", "listen", "advertise", "query_memory", "data_dir", "tls_cert", "tls_key", "allow_env", "allow_path"];
 
 /// Every key of the file, by section; "" is the top level.
 const KEYS: &[(&str, &[&str])] = &[
