@@ -29,6 +29,8 @@ fn spec(name: &str) -> QuerySpec {
         start_positions: Positions::new(),
         end_positions: Positions::new(),
         topic_ids: BTreeMap::new(),
+        source_topic_ids: BTreeMap::new(),
+        end_topic_ids: BTreeMap::new(),
     }
 }
 
@@ -68,6 +70,9 @@ fn record(query: QueryId, epoch: Epoch, batch: u64, position: i64, changes: &Cha
         writers: Vec::new(),
         state: vec![delta],
         totals: Totals::default(),
+        topic_ids: BTreeMap::new(),
+        ends: BTreeMap::new(),
+        reset: BTreeSet::new(),
     }
 }
 

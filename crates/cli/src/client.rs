@@ -94,7 +94,7 @@ impl Driver {
             let reason = match self.connect().await {
                 Ok(client) => match call(client).await {
                     Ok(response) => return Ok(response.into_inner()),
-                    Err(status) => match dial::explain(&status) {
+                    Err(status) => match self.dialer.explain(self.endpoint.uri(), &status).await {
                         Some(reason) => return Err(self.refused(&reason)),
                         None if status.code() == Code::Unavailable => status.message().to_string(),
                         None => return Err(status.into()),

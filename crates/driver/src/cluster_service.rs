@@ -10,7 +10,7 @@ use highwater_core::error::ErrorKind;
 use highwater_core::ids::{BatchId, ExecutorId, ShardId, SourceId, TaskId};
 use highwater_core::offsets::{SourcePartition, TopicPartition};
 use highwater_core::plan::WriterPlan;
-use highwater_core::query::{Event, ExecutorInfo};
+use highwater_core::query::{Event, ExecutorInfo, OutOfRange};
 use highwater_proto::v1::cluster_service_server::ClusterService;
 use highwater_proto::v1::stream_tasks_request::Message;
 use highwater_proto::v1::{self, StreamTasksRequest};
@@ -257,14 +257,16 @@ fn route(queries: &Queries, executor: ExecutorId, request: StreamTasksRequest) -
 
 fn trouble(executor: ExecutorId, message: v1::QueryTrouble) -> Event {
     let kind: ErrorKind = convert::error_kind(message.kind());
-    match message.out_of_range {
-        Some(range) => Event::OutOfRange {
+    match (message.out_of_range, message.topic_changed) {
+        (Some(range), _) => Event::OutOfRange(OutOfRange {
             partition: source_partition(range.source_id, &range.topic, range.partition),
             position: range.position,
             earliest: range.earliest,
             latest: range.latest,
-        },
-        None => Event::Trouble { executor: Some(executor), kind, message: message.message },
+            diverged: range.diverged,
+        }),
+        (None, Some(changed)) => Event::TopicChanged { source: SourceId(changed.source_id), found: changed.found_id },
+        (None, None) => Event::Trouble { executor: Some(executor), kind, message: message.message },
     }
 }
 

@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Longest pause between two tries to resolve writers while a broker is away.
 const RESOLVE_PAUSE_MAX: Duration = Duration::from_secs(3);
@@ -39,12 +40,13 @@ pub(crate) struct Effects {
     cluster: Cluster,
     progress: ProgressLog,
     inbox: Inbox,
+    look: Arc<Notify>,
     /// A compaction is running.
     compacting: Arc<AtomicBool>,
 }
 
 impl Effects {
-    pub fn new(run: &Run, inbox: Inbox) -> Self {
+    pub fn new(run: &Run, inbox: Inbox, look: Arc<Notify>) -> Self {
         Self {
             spec: run.spec.clone(),
             run_id: run.run_id,
@@ -53,6 +55,7 @@ impl Effects {
             cluster: run.cluster.clone(),
             progress: run.progress.clone(),
             inbox,
+            look,
             compacting: Arc::default(),
         }
     }
@@ -60,10 +63,13 @@ impl Effects {
     pub async fn carry_out(&self, action: Action) {
         match action {
             Action::Open { executor } => self.cluster.send(executor, self.open_query()),
-            Action::Assign { executor, partitions } => {
+            // All sources' watchers look; a waiter that comes too late looks within a second.
+            Action::LookAtTopic { .. } => self.look.notify_waiters(),
+            Action::Assign { executor, partitions, topic_ids } => {
                 let partitions = partitions
                     .into_iter()
                     .map(|(partition, position, end)| v1::PartitionStart {
+                        topic_id: topic_ids.get(&partition.source).cloned(),
                         source_id: partition.source.0,
                         topic: partition.tp.topic.to_string(),
                         partition: partition.tp.partition,

@@ -12,9 +12,9 @@
 
 use crate::runner::RunnerEvent;
 use highwater_core::error::ErrorKind;
-use highwater_core::ids::ExecutorId;
+use highwater_core::ids::{ExecutorId, SourceId};
 use highwater_core::offsets::SourcePartition;
-use highwater_core::query::Event;
+use highwater_core::query::{Event, TopicLook};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -61,6 +61,7 @@ enum Subject {
     Trouble(Option<ExecutorId>),
     Heartbeat(ExecutorId),
     OutOfRange(SourcePartition),
+    Topic(SourceId),
     Latest,
 }
 
@@ -157,7 +158,10 @@ fn subject(event: &RunnerEvent) -> Option<Subject> {
         RunnerEvent::Machine(Event::Trouble { executor, kind: ErrorKind::Retry | ErrorKind::Fenced, .. }) => {
             Some(Subject::Trouble(*executor))
         }
-        RunnerEvent::Machine(Event::OutOfRange { partition, .. }) => Some(Subject::OutOfRange(partition.clone())),
+        RunnerEvent::Machine(Event::OutOfRange(found)) => Some(Subject::OutOfRange(found.partition.clone())),
+        RunnerEvent::Machine(Event::Topic(TopicLook { source, .. }) | Event::TopicMissing { source, .. }) => {
+            Some(Subject::Topic(*source))
+        }
         RunnerEvent::Machine(Event::Heartbeat { executor, .. }) => Some(Subject::Heartbeat(*executor)),
         RunnerEvent::Latest { .. } => Some(Subject::Latest),
         RunnerEvent::Machine(_) | RunnerEvent::StateDelta { .. } => None,
@@ -185,7 +189,7 @@ fn merge(older: &mut RunnerEvent, newer: RunnerEvent) {
 mod tests {
     use super::*;
     use highwater_core::align::Mark;
-    use highwater_core::ids::{AttemptId, AttemptNumber, Epoch, SourceId, TaskId};
+    use highwater_core::ids::{AttemptId, AttemptNumber, Epoch, TaskId};
     use highwater_core::offsets::TopicPartition;
 
     fn executor(number: u128) -> ExecutorId {

@@ -2,6 +2,9 @@
 //!
 //! Owns: which query runs. Does not own: what a run does (`runner`), how one is submitted (`submit`).
 
+#[cfg(test)]
+mod tests;
+
 use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::error::DriverError;
@@ -213,7 +216,7 @@ impl Queries {
         let mut spec = self.stored(entry.spec.id).await?.unwrap_or(entry.spec);
         let fixed_ends = matches!(compiled.options.trigger, Trigger::AvailableNow | Trigger::Once);
         if spec.desired == DesiredState::Finished && fixed_ends {
-            spec.end_positions = crate::submit::fixed_ends(&compiled).await?;
+            (spec.end_positions, spec.end_topic_ids) = crate::submit::fixed_ends(&compiled).await?;
         }
         spec.desired = DesiredState::Running;
         spec.message = None;

@@ -10,16 +10,16 @@ use crate::inbox::{Inbox, InboxReader, inbox};
 use crate::progress::ProgressLog;
 use highwater_checkpoint::CheckpointStore;
 use highwater_connectors::sink::max_attempt_ms;
-use highwater_core::ids::{AttemptId, BatchId, ExecutorId, QueryId, RunId, SinkId, TaskId};
+use highwater_core::ids::{AttemptId, BatchId, ExecutorId, QueryId, RunId, SinkId, SourceId, TaskId};
 use highwater_core::offsets::{Positions, SourcePartition};
-use highwater_core::options::QuerySpec;
+use highwater_core::options::{QuerySpec, SourceSpec};
 use highwater_core::query::{Action, End, Event, QueryConfig, QueryMachine, RunState};
 use highwater_core::record::{PrepareRecord, Totals};
 use highwater_engine::CompiledQuery;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Attempts of one run; those of the next have higher numbers.
 const ATTEMPT_BITS: u32 = 32;
@@ -50,6 +50,8 @@ pub(crate) struct RunHandle {
     pub run_id: RunId,
     pub events: Inbox,
     pub view: watch::Receiver<QueryView>,
+    /// Asks for a look at the topics at once.
+    pub look: Arc<Notify>,
 }
 
 /// What reaches a run from outside.
@@ -90,7 +92,8 @@ pub(crate) fn start(run: Run, found: Found) -> RunHandle {
     let (machine, actions) = QueryMachine::recover(config, head, run.clock.now());
     let (publish_view, view) = watch::channel(view_of(&machine, &BTreeMap::new(), &[]));
     let run_id = run.run_id;
-    let effects = Effects::new(&run, events.clone());
+    let look = Arc::new(Notify::new());
+    let effects = Effects::new(&run, events.clone(), look.clone());
     let runner = Runner {
         query: run.spec.id,
         machine,
@@ -104,7 +107,7 @@ pub(crate) fn start(run: Run, found: Found) -> RunHandle {
     };
     let executors = run.cluster.watch();
     tokio::spawn(runner.run(reader, executors, actions));
-    RunHandle { run_id, events, view }
+    RunHandle { run_id, events, view, look }
 }
 
 fn config(run: &Run, reserved_writers: BTreeMap<SinkId, u32>) -> QueryConfig {
@@ -121,9 +124,22 @@ fn config(run: &Run, reserved_writers: BTreeMap<SinkId, u32>) -> QueryConfig {
         max_drift_ms: run.compiled.options.max_drift_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
         start_positions: run.spec.start_positions.clone(),
         end_positions: run.spec.end_positions.clone(),
+        topic_ids: topic_ids(run, &run.spec.source_topic_ids),
+        end_topic_ids: topic_ids(run, &run.spec.end_topic_ids),
         reserved_writers,
         max_attempt_ms: max_attempt_ms(&run.compiled.sinks),
     }
+}
+
+/// Topic ids by source. Older specs have them by topic, which is enough unless several tables read one.
+fn topic_ids(run: &Run, known: &BTreeMap<SourceId, String>) -> BTreeMap<SourceId, String> {
+    if !known.is_empty() {
+        return known.clone();
+    }
+    let sources = run.compiled.source_specs();
+    let alone = |topic: &str| sources.iter().filter(|source| source.topic == topic).count() == 1;
+    let id = |source: &SourceSpec| Some((source.id, run.spec.topic_ids.get(&source.topic)?.clone()));
+    sources.iter().filter(|source| alone(&source.topic)).filter_map(id).collect()
 }
 
 struct Runner {
@@ -225,7 +241,13 @@ impl Runner {
     }
 
     fn publish_view(&self) {
-        self.view.send_replace(view_of(&self.machine, &self.input_rows, &self.warnings));
+        let view = view_of(&self.machine, &self.input_rows, &self.warnings);
+        if let RunState::Waiting(why) = &view.state
+            && self.view.borrow().state != view.state
+        {
+            tracing::warn!("the query waits: {why}");
+        }
+        self.view.send_replace(view);
     }
 }
 
@@ -258,6 +280,7 @@ fn counted_losses(totals: &Totals) -> Vec<String> {
     let counted = [
         (totals.bad_records, "bad records were skipped (on_bad_record)"),
         (totals.lost_offsets, "offsets were skipped because their records were gone (on_data_loss)"),
+        (totals.resets, "times positions were set anew in a recreated topic or truncated log (on_data_loss)"),
         (totals.late_rows, "rows came late and were dropped: their windows were closed"),
     ];
     counted.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()

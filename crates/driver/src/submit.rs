@@ -5,10 +5,11 @@
 use crate::error::DriverError;
 use crate::queries::Queries;
 use highwater_connectors::{admin, monitor};
-use highwater_core::ids::QueryId;
+use highwater_core::ids::{QueryId, SourceId};
 use highwater_core::offsets::Positions;
 use highwater_core::options::{DesiredState, EndingOffsets, QuerySpec, Trigger};
 use highwater_engine::CompiledQuery;
+use highwater_engine::sql::limits::MAX_PARTITIONS;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -47,6 +48,8 @@ pub(crate) async fn submit(queries: &Queries, submission: Submission) -> Result<
         start_positions: looked_up.starts,
         end_positions: looked_up.ends,
         topic_ids: looked_up.topic_ids,
+        end_topic_ids: looked_up.source_topic_ids.clone(),
+        source_topic_ids: looked_up.source_topic_ids,
     };
     let warnings = compiled.warnings.clone();
     match existing {
@@ -70,10 +73,22 @@ fn check_name(name: &str) -> Result<(), DriverError> {
     Ok(())
 }
 
+/// Each partition costs a place in every plan, record and report of every batch.
+fn check_partitions(partitions: usize) -> Result<(), DriverError> {
+    match partitions > MAX_PARTITIONS {
+        true => Err(DriverError::Invalid(format!(
+            "the sources have {partitions} partitions together, and {MAX_PARTITIONS} are the most: split the query by source"
+        ))),
+        false => Ok(()),
+    }
+}
+
+#[derive(Default)]
 struct LookedUp {
     starts: Positions,
     ends: Positions,
     topic_ids: BTreeMap<String, String>,
+    source_topic_ids: BTreeMap<SourceId, String>,
 }
 
 /// Asks the brokers all a submission needs to know, and makes missing sink topics.
@@ -84,15 +99,19 @@ fn look_up(
     bounded: bool,
     new_output: bool,
 ) -> Result<LookedUp, DriverError> {
-    let mut found = LookedUp { starts: Positions::new(), ends: Positions::new(), topic_ids: BTreeMap::new() };
+    let mut found = LookedUp::default();
     for source in &compiled.sources {
         let mut monitor = monitor::TopicMonitor::open(source)?;
+        // The id before the positions: should the topic be recreated in between, the run notices.
+        monitor.partitions()?;
+        if let Some((topic, id)) = monitor.topic_id()? {
+            found.topic_ids.insert(topic, id.clone());
+            found.source_topic_ids.insert(source.id, id);
+        }
         found.starts.extend(monitor.resolve_start()?);
         found.ends.extend(ends_of(&mut monitor, source.options.ending_offsets.as_ref(), bounded)?);
-        if let Some((topic, id)) = monitor.topic_id()? {
-            found.topic_ids.insert(topic, id);
-        }
     }
+    check_partitions(found.starts.len())?;
     let mut earlier = admin::EarlierOutput::default();
     for sink in &compiled.sinks {
         if !new_output && let Some(other) = earlier.find(sink, name)? {
@@ -120,16 +139,32 @@ fn ends_of(
     }
 }
 
-/// New fixed ends, for a finished `available_now` query that is started again.
-pub(crate) async fn fixed_ends(compiled: &Arc<CompiledQuery>) -> Result<Positions, DriverError> {
+/// New fixed ends, for a finished `available_now` query that is started again, and the ids of the topics they belong to.
+pub(crate) async fn fixed_ends(
+    compiled: &Arc<CompiledQuery>,
+) -> Result<(Positions, BTreeMap<SourceId, String>), DriverError> {
     let compiled = compiled.clone();
     tokio::task::spawn_blocking(move || {
-        let mut ends = Positions::new();
+        let (mut ends, mut ids) = (Positions::new(), BTreeMap::new());
         for source in &compiled.sources {
             let mut monitor = monitor::TopicMonitor::open(source)?;
+            monitor.partitions()?;
+            ids.extend(monitor.topic_id()?.map(|(_, id)| (source.id, id)));
             ends.extend(ends_of(&mut monitor, source.options.ending_offsets.as_ref(), true)?);
         }
-        Ok(ends)
+        Ok((ends, ids))
     })
     .await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_counted() {
+        assert!(check_partitions(MAX_PARTITIONS).is_ok());
+        let error = check_partitions(MAX_PARTITIONS + 1).expect_err("too many").to_string();
+        assert!(error.contains("20001 partitions"), "{error}");
+    }
 }

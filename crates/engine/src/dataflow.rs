@@ -152,6 +152,9 @@ pub enum OpSpec {
         op: OperatorId,
         key: Vec<usize>,
         unique: bool,
+        /// Of the key's columns the one that frees its rows.
+        close: Option<CloseKey>,
+        watermark: Vec<Upstream>,
         schema: SchemaRef,
     },
 }
@@ -204,6 +207,7 @@ impl OpSpec {
             Self::Join { op, spec } => (op, &spec.watermark, spec.sides.iter().any(|side| side.expiry.is_some())),
             Self::Over { op, spec } => (op, &spec.watermark, spec.expiry.is_some()),
             Self::Session { op, spec } => (op, &spec.watermark, spec.closes),
+            Self::KeyedSink { op, watermark, close, .. } => (op, watermark, close.is_some()),
             _ => return None,
         };
         goes.then_some((*op, watermark.as_slice()))

@@ -136,28 +136,34 @@ impl Outbox {
 
     /// An empty message: the trouble is over.
     pub async fn trouble(&self, kind: ErrorKind, message: String) {
-        self.send_trouble(kind, message, None).await;
+        self.send_trouble(kind, message, None, None).await;
     }
 
-    pub async fn out_of_range(&self, source: SourceId, tp: TopicPartition, position: i64, earliest: i64, latest: i64) {
-        let range = v1::OffsetOutOfRange {
-            source_id: source.0,
-            topic: tp.topic.to_string(),
-            partition: tp.partition,
-            position,
-            earliest,
-            latest,
-        };
-        self.send_trouble(ErrorKind::Fix, format!("offset {position} out of range for {tp}"), Some(range)).await;
+    pub async fn out_of_range(&self, range: v1::OffsetOutOfRange) {
+        let message = format!("offset {} out of range for {}-{}", range.position, range.topic, range.partition);
+        self.send_trouble(ErrorKind::Fix, message, Some(range), None).await;
     }
 
-    async fn send_trouble(&self, kind: ErrorKind, message: String, out_of_range: Option<v1::OffsetOutOfRange>) {
+    /// A source's topic has another id than the one that was assigned.
+    pub async fn topic_changed(&self, source: SourceId, found: String) {
+        let changed = v1::TopicChanged { source_id: source.0, found_id: found };
+        self.send_trouble(ErrorKind::Retry, "a topic was recreated".into(), None, Some(changed)).await;
+    }
+
+    async fn send_trouble(
+        &self,
+        kind: ErrorKind,
+        message: String,
+        out_of_range: Option<v1::OffsetOutOfRange>,
+        topic_changed: Option<v1::TopicChanged>,
+    ) {
         self.send(Message::Trouble(v1::QueryTrouble {
             query_id: self.query.to_string(),
             run_id: self.run.to_string(),
             kind: convert::trouble_kind(kind).into(),
             message,
             out_of_range,
+            topic_changed,
         }))
         .await;
     }

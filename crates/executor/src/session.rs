@@ -65,6 +65,8 @@ enum Loss {
     Refused(String),
     /// Try again.
     Lost(String),
+    /// Try again; the reason may be found in the connection.
+    Broken(Status),
 }
 
 impl From<Status> for Loss {
@@ -73,15 +75,12 @@ impl From<Status> for Loss {
             _ if version::is_refusal(&status) => Loss::Refused(status.message().into()),
             // Tokens and certificates may be put right while this executor waits.
             Code::Unauthenticated | Code::PermissionDenied => {
-                Loss::Lost(format!("the driver refuses this executor: {}", reason(&status)))
+                let reason = dial::explain(&status).unwrap_or_else(|| status.message().to_string());
+                Loss::Lost(format!("the driver refuses this executor: {reason}"))
             }
-            _ => Loss::Lost(reason(&status)),
+            _ => Loss::Broken(status),
         }
     }
-}
-
-fn reason(status: &Status) -> String {
-    dial::explain(status).unwrap_or_else(|| status.message().to_string())
 }
 
 impl Session {
@@ -97,17 +96,20 @@ impl Session {
             let began = Instant::now();
             let loss = self.run_once(stop).await;
             self.close().await;
-            match loss {
+            let message = match loss {
                 Loss::Left => return Ok(()),
                 Loss::Refused(message) => return Err(ExecutorError::Refused(message)),
-                Loss::Lost(message) => {
-                    // A driver that is away is not news every half second.
-                    if told != message {
-                        tracing::warn!("no session with the driver: {message}; trying again until there is one");
-                    }
-                    told = message;
+                Loss::Lost(message) => message,
+                Loss::Broken(status) => {
+                    let explained = self.way.dialer.explain(self.way.driver.uri(), &status).await;
+                    explained.unwrap_or_else(|| status.message().to_string())
                 }
+            };
+            // A driver that is away is not news every half second.
+            if told != message {
+                tracing::warn!("no session with the driver: {message}; trying again until there is one");
             }
+            told = message;
             let lasted = began.elapsed() > Duration::from_secs(2);
             if lasted {
                 told.clear();

@@ -15,9 +15,15 @@ use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use thiserror::Error;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tonic::{Code, Status};
+
+/// How long a server may take to say why it ended a connection.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Opens connections. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +52,22 @@ pub enum DialError {
 impl Dialer {
     pub fn new(tls: Option<Reloading<ClientConfig>>) -> Self {
         Self { tls }
+    }
+
+    /// [`explain`] for a call that failed. A server that refuses our certificate says so after the handshake (TLS 1.3),
+    /// and HTTP/2 may only see that the connection ended: then another one is opened to hear it.
+    pub async fn explain(&self, uri: &Uri, status: &Status) -> Option<String> {
+        let known = explain(status);
+        let vague = matches!(status.code(), Code::Cancelled | Code::Unknown | Code::Unavailable);
+        if known.is_some() || !vague || uri.scheme_str() != Some("https") {
+            return known;
+        }
+        let listen = async {
+            let mut stream = self.clone().dial(uri.clone()).await.ok()?;
+            // A gRPC server begins by itself, with its settings.
+            stream.read_u8().await.err().and_then(|error| explain(&error))
+        };
+        tokio::time::timeout(LISTEN_TIMEOUT, listen).await.ok().flatten()
     }
 
     async fn dial(self, uri: Uri) -> Result<Stream, DialError> {

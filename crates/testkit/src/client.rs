@@ -72,6 +72,20 @@ impl KafkaCluster {
         }
     }
 
+    /// Makes a topic of one partition on these brokers; the first leads it.
+    #[track_caller]
+    pub fn create_replicated_on(&self, topic: &str, brokers: &[i32], properties: &[(&str, &str)]) {
+        let assignment = [brokers];
+        let new = NewTopic::new(topic, 1, TopicReplication::Variable(&assignment)).set("retention.ms", "-1");
+        let new = properties.iter().fold(new, |new, (key, value)| new.set(key, value));
+        let options = AdminOptions::new().operation_timeout(Some(DEADLINE));
+        let results = block_on(self.admin().create_topics([&new], &options)).expect("the topic can be made");
+        results.into_iter().for_each(|result| {
+            result.unwrap_or_else(|(topic, code)| panic!("topic {topic} cannot be made: {code}"));
+        });
+        self.leader(topic, 0);
+    }
+
     /// Makes a topic with one partition on each of these brokers, not replicated.
     #[track_caller]
     pub fn create_topic_on(&self, topic: &str, brokers: &[i32]) {
@@ -151,6 +165,15 @@ impl KafkaCluster {
             result.unwrap_or_else(|(topic, code)| panic!("topic {topic} cannot be deleted: {code}"));
         });
         crate::wait_until("the topic to be gone", DEADLINE, || !self.topics().contains(topic));
+    }
+
+    /// How many partitions a topic has.
+    #[track_caller]
+    pub fn partitions(&self, topic: &str) -> i32 {
+        let consumer: BaseConsumer = self.consumer_config().create().expect("a consumer can be made");
+        let metadata = consumer.fetch_metadata(Some(topic), DEADLINE).expect("metadata can be fetched");
+        let found = metadata.topics().first().expect("the topic was asked for");
+        i32::try_from(found.partitions().len()).expect("few")
     }
 
     /// Names of all topics.

@@ -94,6 +94,11 @@ impl KafkaCluster {
         self.wait_serving();
     }
 
+    /// Starts a killed broker again over its data, without waiting for it or the others.
+    pub fn start_broker(&self, id: i32) {
+        self.with(id, Broker::start);
+    }
+
     /// SIGSTOP: the broker hangs and its connections stay open.
     pub fn freeze_broker(&self, id: i32) {
         self.with(id, |broker| broker.freeze());

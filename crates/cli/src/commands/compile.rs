@@ -12,8 +12,8 @@ use serde_json::json;
 pub fn validate(args: &ScriptArgs, context: &Context) -> Result<(), Failure> {
     match compile(args) {
         Ok(query) => {
-            output::warnings(&query.warnings);
-            context.show(|| json!({"valid": true, "warnings": query.warnings}), || format!("{} is valid", args.file))
+            let document = || json!({"valid": true, "warnings": query.warnings});
+            context.show_warned(document, || format!("{} is valid", args.file), &query.warnings)
         }
         Err(failure) => {
             if let (true, Failure::Invalid(message)) = (context.global.json, &failure) {
@@ -26,8 +26,10 @@ pub fn validate(args: &ScriptArgs, context: &Context) -> Result<(), Failure> {
 
 pub fn explain(args: &ScriptArgs, context: &Context) -> Result<(), Failure> {
     let query = compile(args)?;
-    output::warnings(&query.warnings);
-    context.show(|| query.explain_json(), || query.explain_text().trim_end().to_string())
+    // A plan is read to its end: what to beware of stands below it, an empty line apart.
+    let space = if query.warnings.is_empty() { "" } else { "\n" };
+    let text = || format!("{}{space}", query.explain_text().trim_end());
+    context.show_warned(|| query.explain_json(), text, &query.warnings)
 }
 
 fn compile(args: &ScriptArgs) -> Result<CompiledQuery, Failure> {

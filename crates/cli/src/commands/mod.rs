@@ -48,6 +48,20 @@ impl Context {
     pub fn show(&self, document: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
         if self.global.json { output::json(&document()) } else { output::line(&text()) }
     }
+
+    /// The same, and then what to beware of: on stderr for people, for machines it is in the document.
+    pub fn show_warned(
+        &self,
+        document: impl FnOnce() -> Value,
+        text: impl FnOnce() -> String,
+        warnings: &[String],
+    ) -> Result<(), Failure> {
+        self.show(document, text)?;
+        if !self.global.json {
+            output::warnings(warnings);
+        }
+        Ok(())
+    }
 }
 
 /// Carries out one command.

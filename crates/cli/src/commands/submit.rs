@@ -20,13 +20,14 @@ pub async fn submit(args: SubmitArgs, context: &Context) -> Result<(), Failure> 
     let stored = driver.call(call).await;
     bar.finish_and_clear();
     let stored = stored?;
-    output::warnings(&stored.warnings);
     let document = || json::submitted(&name, &stored.query_id, &stored.warnings);
     if !args.wait {
-        return context.show(document, || format!("submitted {name} ({})", stored.query_id));
+        let text = || format!("submitted {name} ({})", stored.query_id);
+        return context.show_warned(document, text, &stored.warnings);
     }
     if !context.global.json {
         output::line(&format!("submitted {name} ({})", stored.query_id))?;
+        output::warnings(&stored.warnings);
     }
     match follow::wait(&driver, &name).await {
         Ok(ended) => {

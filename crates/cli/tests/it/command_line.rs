@@ -116,6 +116,39 @@ fn output_of_a_dropped_query_is_not_written_twice_silently() {
 }
 
 #[test]
+fn warnings_stand_below_the_plan_and_each_is_said_once() {
+    let cluster = Highwater::start(0);
+    let with = "WITH ('connector'='kafka', 'topic'='t', 'bootstrap.servers'='localhost:1', 'format'='json')";
+    let path = cluster.file(
+        "warned.sql",
+        &format!(
+            "CREATE TABLE t (k STRING, x BIGINT) {with}; CREATE TABLE o (k STRING, n BIGINT, PRIMARY KEY (k) NOT ENFORCED) {with};
+             CREATE TABLE p (k STRING, n BIGINT, PRIMARY KEY (k) NOT ENFORCED) {with};
+             INSERT INTO o SELECT k, count(*) FROM t GROUP BY k; INSERT INTO p SELECT k, sum(x) FROM t GROUP BY k;"
+        ),
+    );
+    // Both streams in one file, as on a terminal.
+    let shown = std::fs::File::create(cluster.path().join("shown")).unwrap();
+    let ended = cluster.command(&["explain", &path]).stdout(shown.try_clone().unwrap()).stderr(shown).status().unwrap();
+    assert!(ended.success());
+    let shown = std::fs::read_to_string(cluster.path().join("shown")).unwrap();
+    let (plan, warnings) = shown.split_once("\n\nwarning: ").unwrap_or_else(|| panic!("{shown}"));
+    assert!(plan.ends_with("rows may be taken back") && !plan.contains("warning:"), "{shown}");
+    assert_eq!(warnings.matches("nothing bounds the state of operator").count(), 2, "{shown}");
+    for command in ["explain", "validate"] {
+        let output = cluster.run(&[command, &path]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let lines: std::collections::BTreeSet<&str> = stderr.lines().collect();
+        assert_eq!((lines.len(), stderr.lines().count()), (2, 2), "{command}: {stderr}");
+        // For machines they are in the document, and nowhere else.
+        let json = cluster.run(&[command, &path, "--json"]);
+        let document: Value = serde_json::from_slice(&json.stdout).unwrap();
+        assert_eq!(document["warnings"].as_array().unwrap().len(), 2, "{document}");
+        assert_eq!(String::from_utf8_lossy(&json.stderr), "");
+    }
+}
+
+#[test]
 fn invalid_sql_exits_2_with_line_and_column_and_stores_nothing() {
     let tables = Tables::new("invalid", 1);
     let cluster = Highwater::start(0);

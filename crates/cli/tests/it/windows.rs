@@ -152,6 +152,29 @@ fn an_idle_partition_does_not_hold_the_watermark_for_longer_than_its_timeout() {
     assert_eq!(appended(&tables), [(start_of(0), 10), (start_of(1), 10)]);
 }
 
+/// A consumer that reads committed records only sees the end of the partition before the transaction.
+#[test]
+fn a_partition_behind_an_open_transaction_is_not_idle() {
+    let tables = Tables::new("idle-transaction", 3);
+    let cluster = Highwater::start(1);
+    cluster.submit("q", &counts(&tables, "SET idle_timeout = '2 seconds';", "", APPENDED));
+    tables.kafka.produce(&tables.input, [at(5, 1).partition(0), at(60, 2).partition(1)]);
+    let transaction = tables.kafka.begin("idle-transaction-upstream");
+    transaction.write(&tables.input, [at(8, 3).partition(0)]);
+    cluster.wait_caught_up("q");
+    // Idle later than anything before it could be: the watermark moves from second -4 to that of what is not idle.
+    tables.kafka.produce(&tables.input, [at(1, 4).partition(2)]);
+    let moved = cluster.wait("the third partition to be idle", || {
+        let watermark = cluster.progress("q").pop()?["eventTime"]["watermark"].as_str()?.to_string();
+        (watermark.as_str() >= "2026-01-01T00:00:00").then_some(watermark)
+    });
+    assert!(moved.starts_with("2026-01-01T00:00:00"), "the open transaction's partition held nothing: {moved}");
+    transaction.commit();
+    tables.kafka.produce(&tables.input, [at(40, 5).partition(0)]);
+    cluster.wait("the first window", || (!tables.rows().is_empty()).then_some(()));
+    assert_eq!(appended(&tables)[0], (start_of(0), 3), "no row of the transaction is late");
+}
+
 #[test]
 fn available_now_leaves_open_windows_in_state() {
     let tables = Tables::new("open-windows", 2);
@@ -224,6 +247,31 @@ fn a_query_that_keeps_too_much_stops_and_names_the_operator() {
         message.contains("over its state_memory_limit of 20000: operator 0 (aggregate count(*) by id)"),
         "{message}"
     );
+}
+
+#[test]
+fn a_query_that_wants_too_much_memory_of_an_executor_stops_before_it_has_it_and_others_go_on() {
+    let tables = Tables::new("query-memory", 1);
+    let mut cluster = Highwater::start(0);
+    cluster.add_executor_with(&[], &["--slots", "1", "--query-memory", "200KB"]);
+    let keyed = tables.sink("id BIGINT, n BIGINT, PRIMARY KEY (id) NOT ENFORCED");
+    let select = "INSERT INTO o SELECT id, count(*) FROM t GROUP BY id;";
+    cluster.submit("q", &format!("{} {keyed} {select}", tables.source("")));
+    let other = Tables::on(tables.kafka, "query-memory-other", 1);
+    cluster.submit("other", &other.copy("", ""));
+    tables.produce(0, 0..10);
+    cluster.wait("ten rows", || (tables.rows().len() == 10).then_some(()));
+    tables.produce(0, 10..20_000);
+    let status = cluster.wait_state("q", &["failed"]);
+    let message = status["message"].as_str().unwrap();
+    assert!(
+        message.contains("than the 200000 bytes it may") && message.contains("operator 0 (aggregate count(*) by id)"),
+        "{message}"
+    );
+    // Nothing of the batch that wanted too much is there, and the executor lives.
+    assert!(tables.rows().len() <= 20_000);
+    other.produce(0, 0..10);
+    cluster.wait("the other query's rows", || (other.ids().len() == 10).then_some(()));
 }
 
 #[test]

@@ -279,6 +279,11 @@ pub fn consumer(options: &KafkaOptions, group: &str, isolation: IsolationLevel) 
     Ok(config)
 }
 
+/// Has a client note in its log whenever it is told an id of a topic (see `source::incarnation`).
+pub fn note_topic_ids(config: &mut ClientConfig) {
+    config.set("debug", "metadata").set_log_level(RDKafkaLogLevel::Debug);
+}
+
 /// Sets `key` unless the user did.
 pub fn set_default(config: &mut ClientConfig, key: &str, value: &str) {
     if config.get(key).is_none() {

@@ -8,6 +8,7 @@
 
 #![allow(unsafe_code)]
 
+use super::incarnation::noted_change;
 use crate::client::{Callbacks, Lookup, Native};
 use crate::error::ConnectorError;
 use rdkafka::bindings as sys;
@@ -30,6 +31,11 @@ pub enum Polled<'a> {
         code: RDKafkaErrorCode,
         message: String,
         fatal: bool,
+    },
+    /// The client was told an id of the topic, the first one or another. What follows is read from that topic.
+    TopicId {
+        topic: String,
+        id: String,
     },
     /// Housekeeping of the client.
     Other,
@@ -146,12 +152,15 @@ fn read<'a>(event: &'a Event, callbacks: &Callbacks) -> Polled<'a> {
         sys::RD_KAFKA_EVENT_ERROR => failed(native, callbacks),
         sys::RD_KAFKA_EVENT_LOG => {
             let (mut facility, mut line, mut level) = (ptr::null(), ptr::null(), 0);
-            unsafe {
-                if sys::rd_kafka_event_log(native, &mut facility, &mut line, &mut level) == 0 {
-                    callbacks.log_line(level, &text(facility), &text(line));
-                }
+            if unsafe { sys::rd_kafka_event_log(native, &mut facility, &mut line, &mut level) } != 0 {
+                return Polled::Other;
             }
-            Polled::Other
+            let (facility, line) = unsafe { (text(facility), text(line)) };
+            callbacks.log_line(level, &facility, &line);
+            match noted_change(&line) {
+                Some((topic, id)) => Polled::TopicId { topic: topic.to_string(), id: id.to_string() },
+                None => Polled::Other,
+            }
         }
         _ => Polled::Other,
     }

@@ -1,6 +1,6 @@
 //! What the query machine asks of the world.
 
-use crate::ids::{AttemptId, BatchId, ExecutorId, SinkId, TaskId};
+use crate::ids::{AttemptId, BatchId, ExecutorId, SinkId, SourceId, TaskId};
 use crate::offsets::SourcePartition;
 use crate::plan::{BatchPlan, WriterPlan};
 use crate::query::End;
@@ -14,8 +14,15 @@ use std::sync::Arc;
 pub enum Action {
     /// Tell an executor to compile the query and get ready.
     Open { executor: ExecutorId },
-    /// Tell an executor which partitions to read, from where, and where to end.
-    Assign { executor: ExecutorId, partitions: Vec<(SourcePartition, i64, Option<i64>)> },
+    /// Tell an executor which partitions to read, from where, and where to end; and the ids of the topics those
+    /// positions belong to: of a topic with another id nothing may be read.
+    Assign {
+        executor: ExecutorId,
+        partitions: Vec<(SourcePartition, i64, Option<i64>)>,
+        topic_ids: BTreeMap<SourceId, String>,
+    },
+    /// Look at the source's topic now, not at the next interval. Answers: `Topic` or `TopicMissing`.
+    LookAtTopic { source: SourceId },
     /// Execute the plan's tasks where `placement` says. Answers: `TaskDone` or `TaskFailed` per task.
     Run {
         attempt: AttemptId,

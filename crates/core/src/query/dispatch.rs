@@ -42,7 +42,7 @@ impl QueryMachine {
             });
             let partitions =
                 ranges.flatten().map(|(partition, range)| (partition.clone(), range.start, None)).collect();
-            out.push(Action::Assign { executor: *executor, partitions });
+            out.push(Action::Assign { executor: *executor, partitions, topic_ids: prepared.record.topic_ids.clone() });
         }
         self.stale_assignment = true;
         self.available.clear();
@@ -59,6 +59,7 @@ impl QueryMachine {
         out: &mut Vec<Action>,
     ) {
         let attempt = self.new_attempt();
+        self.planned = true;
         // Whoever opens these writers now ends what is left of an earlier attempt.
         plan.writers().for_each(|writer| {
             self.unaborted.remove(&writer);
@@ -73,9 +74,13 @@ impl QueryMachine {
             published,
         });
         let timings = BatchTimings { planned_at_ms: now_ms, ..BatchTimings::default() };
-        let reports = BTreeMap::new();
+        let (reports, nothing) = (BTreeMap::new(), plan.tasks.is_empty());
         let lease = Lease::new(now_ms);
         self.phase = Phase::Executing(Execution { attempt, plan, placement, reports, finish, timings, lease });
+        if nothing {
+            // A batch that only records what was skipped.
+            self.gather(now_ms, out);
+        }
     }
 
     /// Splits a batch into tasks: per source stage one for each executor with something to read, per shard

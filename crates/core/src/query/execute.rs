@@ -37,7 +37,7 @@ impl QueryMachine {
     }
 
     /// All tasks are done: persist a new batch, or compare a repeated one with its record.
-    fn gather(&mut self, now_ms: i64, out: &mut Vec<Action>) {
+    pub(super) fn gather(&mut self, now_ms: i64, out: &mut Vec<Action>) {
         let Phase::Executing(mut execution) = std::mem::replace(&mut self.phase, Phase::Ready { finish: None }) else {
             return;
         };
@@ -92,6 +92,9 @@ impl QueryMachine {
             writers,
             state,
             totals,
+            topic_ids: self.topic_ids.clone(),
+            ends: self.new_ends.clone(),
+            reset: self.reset.clone(),
         }
     }
 

@@ -4,14 +4,14 @@ use super::cuts::Cuts;
 use super::deaths::Deaths;
 use super::lease::Lease;
 use super::pace::Pace;
-use super::{Action, End, Event, ExecutorInfo, RunState};
+use super::{Action, End, Event, ExecutorInfo, OutOfRange, RunState};
 use crate::align::Mark;
 use crate::assign::Assignment;
 use crate::clock::{BatchClock, Now};
 use crate::ids::{
     AttemptId, AttemptNumber, BatchId, Epoch, ExecutorId, OperatorId, QueryId, SinkId, SourceId, StageId, TaskId,
 };
-use crate::offsets::{Positions, SourcePartition};
+use crate::offsets::{LogEnds, Positions, SourcePartition};
 use crate::options::{SourceSpec, Trigger};
 use crate::plan::{BatchPlan, WriterPlan};
 use crate::query::BatchTimings;
@@ -42,6 +42,10 @@ pub struct QueryConfig {
     pub start_positions: Positions,
     /// Exclusive ends, for partitions that have one. Not empty = the query ends when all are reached.
     pub end_positions: Positions,
+    /// Ids of the topics that the start positions belong to, where the brokers tell them.
+    pub topic_ids: BTreeMap<SourceId, String>,
+    /// Ids of the topics that the end positions belong to.
+    pub end_topic_ids: BTreeMap<SourceId, String>,
     /// How many writers each sink may have had in use before this run.
     pub reserved_writers: BTreeMap<SinkId, u32>,
     /// An attempt that takes longer is dropped, and its batch planned smaller, milliseconds: transactions and calls
@@ -125,7 +129,25 @@ pub struct QueryMachine {
     /// Those whose executor is gone: to be fenced before anything else is planned.
     pub(super) orphans: BTreeSet<WriterPlan>,
     /// Positions found outside the log while a prepared batch was being finished.
-    pub(super) deferred_out_of_range: Vec<(SourcePartition, i64, i64, i64)>,
+    pub(super) deferred_out_of_range: Vec<OutOfRange>,
+    /// Ids of the topics that positions belong to.
+    pub(super) topic_ids: BTreeMap<SourceId, String>,
+    /// Ids that a source's topic had before it was recreated.
+    pub(super) former_ids: BTreeSet<(SourceId, String)>,
+    /// Sources of which the brokers have not said that the topic is still the same; true: an executor doubts it.
+    pub(super) unconfirmed: BTreeMap<SourceId, bool>,
+    /// Topics that are gone: since when, milliseconds, and what to say of it.
+    pub(super) missing: BTreeMap<SourceId, (i64, String)>,
+    /// What the brokers last said of the logs.
+    pub(super) log_ends: BTreeMap<SourcePartition, LogEnds>,
+    /// Ends of recreated topics, in place of those of the spec.
+    pub(super) new_ends: Positions,
+    /// Partitions whose positions were set anew since the last record.
+    pub(super) reset: BTreeSet<SourcePartition>,
+    /// This run has planned a batch.
+    pub(super) planned: bool,
+    /// Something was skipped or set anew since the last record: it is worth a batch of its own.
+    pub(super) unrecorded: bool,
     /// The trigger `every`: the boundary last used, a time of batches.
     pub(super) last_boundary_ms: i64,
     /// How many writers each sink may have in use; durable.
@@ -255,6 +277,15 @@ impl QueryMachine {
             unaborted: BTreeMap::new(),
             orphans: BTreeSet::new(),
             deferred_out_of_range: Vec::new(),
+            topic_ids: config.topic_ids.clone(),
+            former_ids: BTreeSet::new(),
+            unconfirmed: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            log_ends: BTreeMap::new(),
+            new_ends: Positions::new(),
+            reset: BTreeSet::new(),
+            planned: false,
+            unrecorded: false,
             last_boundary_ms: clock.now_ms(),
             clock,
             cuts: Cuts::default(),
@@ -263,6 +294,14 @@ impl QueryMachine {
             pace: Pace::default(),
             config,
         };
+        if let Some(head) = &head {
+            machine.take_up(head);
+        }
+        machine.unconfirmed = machine.topic_ids.keys().map(|source| (*source, false)).collect();
+        // Those added since the positions were recorded.
+        for partition in machine.config.end_positions.keys() {
+            machine.positions.entry(partition.clone()).or_insert(0);
+        }
         let mut actions = Vec::new();
         machine.resolve_everything(head, &mut actions);
         (machine, actions)
@@ -283,7 +322,9 @@ impl QueryMachine {
             Event::Available { executor, partitions, marks } => {
                 self.on_available(executor, partitions, marks, now_ms);
             }
-            Event::Partitions(partitions) => self.on_partitions(partitions),
+            Event::Topic(look) => self.on_topic(look, now_ms, &mut out),
+            Event::TopicChanged { source, found } => self.on_topic_changed(source, &found, &mut out),
+            Event::TopicMissing { source, message } => self.on_topic_missing(source, message, now_ms, &mut out),
             Event::TaskDone { attempt, executor, report } => {
                 self.on_task_done(attempt, executor, *report, now_ms, &mut out);
             }
@@ -304,9 +345,7 @@ impl QueryMachine {
             Event::Published { attempt, writer, known } => self.on_published(attempt, writer, known, now_ms, &mut out),
             Event::Resolved { number, found } => self.on_resolved(number, found, now_ms, &mut out),
             Event::ResolveFailed { number, kind, message } => self.on_resolve_failed(number, kind, message, &mut out),
-            Event::OutOfRange { partition, position, earliest, latest } => {
-                self.on_out_of_range(partition, position, earliest, latest, &mut out);
-            }
+            Event::OutOfRange(found) => self.on_out_of_range(found, &mut out),
             Event::Trouble { executor, kind, message } => self.on_trouble(executor, kind, message, &mut out),
             Event::Stop => self.stop_by_ms = self.stop_by_ms.or(Some(now_ms + super::ending::STOP_GRACE_MS)),
         }
@@ -362,11 +401,12 @@ impl QueryMachine {
         if let Some(quarantined) = self.deaths.waiting(self.advanced_at_ms) {
             return RunState::Waiting(quarantined);
         }
-        if let Some(trouble) = self.troubles.values().next() {
+        if let Some(trouble) = self.troubles.values().chain(self.missing.values().map(|(_, message)| message)).next() {
             return RunState::Waiting(trouble.clone());
         }
         match self.phase {
             Phase::Resolving { .. } => RunState::Starting,
+            Phase::Ready { .. } if self.unconfirmed.values().any(|doubted| !doubted) => RunState::Starting,
             _ => RunState::Running,
         }
     }

@@ -7,7 +7,6 @@ use crate::align::Mark;
 use crate::assign::{AssignProblem, solve};
 use crate::ids::{AttemptId, BatchId, ExecutorId, TaskId};
 use crate::offsets::SourcePartition;
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long an executor may take to tell what became of writers it was told to publish, milliseconds.
@@ -179,8 +178,8 @@ impl QueryMachine {
             if position > committed {
                 self.waiting_since.entry(partition.source).or_insert(now_ms);
             }
-            if let Some(idle) = self.idle.get_mut(&partition.source) {
-                idle.observe(&partition, committed, position, at_end, now_ms);
+            if let Some(idle) = self.idle.get_mut(&partition.source).filter(|_| position > committed) {
+                idle.forget(&partition);
             }
             if self.config.max_drift_ms.is_some() {
                 marked.push((partition.clone(), committed, marks.remove(&partition).unwrap_or_default()));
@@ -206,19 +205,6 @@ impl QueryMachine {
         for mark in known {
             high = high.max(mark.watermark_ms);
             mark.watermark_ms = high;
-        }
-    }
-
-    pub(super) fn on_partitions(&mut self, partitions: Vec<(SourcePartition, i64)>) {
-        for (partition, start) in partitions {
-            let bounded = self.config.end_positions.keys().any(|known| known.source == partition.source);
-            if bounded && !self.config.end_positions.contains_key(&partition) {
-                continue;
-            }
-            if let Entry::Vacant(place) = self.positions.entry(partition) {
-                place.insert(start);
-                self.stale_assignment = true;
-            }
         }
     }
 
@@ -264,6 +250,6 @@ impl QueryMachine {
                 Some((partition.clone(), start, self.config.end_positions.get(partition).copied()))
             })
             .collect();
-        Action::Assign { executor, partitions }
+        Action::Assign { executor, partitions, topic_ids: self.topic_ids.clone() }
     }
 }

@@ -197,10 +197,13 @@ impl QueryMachine {
             if reach.position > committed {
                 self.waiting_since.entry(partition.source).or_insert(now_ms);
             }
-            if let Some(idle) = self.idle.get_mut(&partition.source) {
-                idle.observe(partition, committed, reach.position, reach.at_end, now_ms);
+            if let Some(idle) = self.idle.get_mut(&partition.source).filter(|_| reach.position > committed) {
+                idle.forget(partition);
             }
         }
+        // No skip is applied between a record and its commit: this one holds them all.
+        self.unrecorded = false;
+        self.reset.clear();
         self.committed = Some(record.clone());
         self.phase = Phase::Ready { finish: None };
         let mut timings = publication.timings;

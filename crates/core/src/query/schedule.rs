@@ -25,8 +25,8 @@ impl QueryMachine {
         self.persist_again(now_ms, out);
         self.drop_if_too_long(now_ms, out);
         if matches!(self.phase, Phase::Ready { finish: None }) {
-            for (partition, position, earliest, latest) in std::mem::take(&mut self.deferred_out_of_range) {
-                self.on_out_of_range(partition, position, earliest, latest, out);
+            for found in std::mem::take(&mut self.deferred_out_of_range) {
+                self.on_out_of_range(found, out);
             }
         }
         self.end_lapsed(now_ms, out);
@@ -46,11 +46,11 @@ impl QueryMachine {
         if self.stale_assignment {
             self.reassign(out);
         }
-        if self.reserve_writers(now_ms, out) {
+        if self.reserve_writers(now_ms, out) || !self.unconfirmed.is_empty() {
             return;
         }
         self.advance_watermarks(now_ms);
-        if self.at_its_ends() && !self.windows_due() {
+        if self.at_its_ends() && !self.unrecorded && !self.windows_due() {
             self.end(End::Finished, out);
             return;
         }
@@ -141,7 +141,7 @@ impl QueryMachine {
         !self.positions.is_empty() && self.positions.iter().all(reached)
     }
 
-    /// The ranges of a batch that is due now; they may be empty when windows have to close.
+    /// The ranges of a batch that is due now; they may be empty when windows have to close, or a skip to be recorded.
     fn due(&mut self, now_ms: i64) -> Option<Ranges> {
         if let Trigger::Every { interval_ms } = self.config.trigger {
             if self.clock.now_ms() < next_boundary(self.last_boundary_ms, interval_ms) {
@@ -155,7 +155,7 @@ impl QueryMachine {
             let limits =
                 self.config.sources.iter().filter_map(|one| Some((one.id, self.pace.limit(one.id)?))).collect();
             let ranges = plan_ranges(&self.positions, &ends, &limits);
-            return (!ranges.is_empty() || self.windows_due()).then_some(ranges);
+            return (!ranges.is_empty() || self.unrecorded || self.windows_due()).then_some(ranges);
         }
         let limits = self.limits(now_ms);
         let ready: BTreeSet<SourceId> =
@@ -171,7 +171,7 @@ impl QueryMachine {
             })
             .collect();
         let ranges = plan_ranges(&self.positions, &reachable, &limits);
-        (!ranges.is_empty() || self.windows_due()).then_some(ranges)
+        (!ranges.is_empty() || self.unrecorded || self.windows_due()).then_some(ranges)
     }
 
     /// How far partitions with a watermark may be read, if none may run far ahead of the slowest.

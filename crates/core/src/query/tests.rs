@@ -8,15 +8,20 @@ mod clock;
 mod cluster;
 mod failure;
 mod life;
+mod loss;
 mod recovery;
 mod schedule;
+mod topics;
 
-use super::{Action, End, Event, ExecutorInfo, QueryConfig, QueryMachine, Resolution, StageInput, StageTopology};
+use super::{
+    Action, End, Event, ExecutorInfo, OutOfRange, QueryConfig, QueryMachine, Resolution, StageInput, StageTopology,
+    TopicLook,
+};
 use crate::clock::Now;
 use crate::ids::{
     AttemptId, BatchId, Epoch, ExecutorId, OperatorId, QueryId, SinkId, SourceId, StageId, TaskId, WriterId,
 };
-use crate::offsets::{SourcePartition, TopicPartition};
+use crate::offsets::{LogEnds, SourcePartition, TopicPartition};
 use crate::options::{SourceOptions, SourceSpec, Trigger};
 use crate::plan::{BatchPlan, TaskPlan, TaskWork, WriterPlan};
 use crate::record::PrepareRecord;
@@ -53,6 +58,24 @@ fn available(executor: u128, partitions: &[(i32, i64)]) -> Event {
     Event::Available { executor: e(executor), partitions, marks: BTreeMap::new() }
 }
 
+/// What the brokers say of the topic: its id, and of each partition the earliest offset and the end of the log.
+fn topic(id: &str, partitions: &[(i32, i64, i64)]) -> Event {
+    let ends = |(number, earliest, latest): &(i32, i64, i64)| {
+        (p(*number), LogEnds { earliest: *earliest, latest: *latest, log_end: *latest })
+    };
+    let id = (!id.is_empty()).then(|| id.to_string());
+    Event::Topic(TopicLook { source: SourceId(0), id, ends: partitions.iter().map(ends).collect() })
+}
+
+/// The consumer of partition 0 was at `position`, and the log goes from `earliest` to `latest`.
+fn out_of_range(position: i64, earliest: i64, latest: i64, diverged: Option<i64>) -> Event {
+    Event::OutOfRange(OutOfRange { partition: p(0), position, earliest, latest, diverged })
+}
+
+fn assign(executor: u128, partitions: Vec<(SourcePartition, i64, Option<i64>)>) -> Action {
+    Action::Assign { executor: e(executor), partitions, topic_ids: BTreeMap::new() }
+}
+
 /// A query that counts: a source stage over two partitions, and a shard stage of four shards that writes one sink.
 fn config() -> QueryConfig {
     QueryConfig {
@@ -77,6 +100,8 @@ fn config() -> QueryConfig {
         max_drift_ms: None,
         start_positions: [(p(0), 0), (p(1), 0)].into(),
         end_positions: BTreeMap::new(),
+        topic_ids: BTreeMap::new(),
+        end_topic_ids: BTreeMap::new(),
         reserved_writers: [(SinkId(0), 2)].into(),
         max_attempt_ms: 480_000,
     }
@@ -114,6 +139,14 @@ impl Query {
         assert_eq!(names(&actions), ["resolve"], "nobody may have written for this query yet");
         assert_eq!(machine.step(Event::Resolved { number: 1, found: BTreeMap::new() }, 0), vec![]);
         Self { machine, now_ms: 0, running: None, asked: 1, skew_ms: 0 }
+    }
+
+    /// A run that begins with this record, of whose writers this is found.
+    fn restarted(config: QueryConfig, record: &PrepareRecord, now_ms: i64, found: Resolution) -> Self {
+        let (machine, _) = QueryMachine::recover(config, Some(record.clone()), now_ms);
+        let mut query = Self { machine, now_ms, running: None, asked: 1, skew_ms: 0 };
+        query.resolved(record.writers.iter().map(|writer| (writer.plan, found)));
+        query
     }
 
     /// Two executors are there, and each has read three records of its partition: the first batch runs.
@@ -259,6 +292,7 @@ fn names(actions: &[Action]) -> Vec<&'static str> {
         .map(|action| match action {
             Action::Open { .. } => "open",
             Action::Assign { .. } => "assign",
+            Action::LookAtTopic { .. } => "look",
             Action::Run { .. } => "run",
             Action::Abort { .. } => "abort",
             Action::Persist { .. } => "persist",

@@ -42,7 +42,7 @@ impl Knobs {
         let mut often = |most: f64| if rng.random_bool(0.5) { rng.random_range(0.0..most) } else { 0.0 };
         Self {
             task_fails: often(0.1),
-            task_lost: often(0.02),
+            task_lost: often(0.06),
             exchange_breaks: often(0.1),
             answer_lost: often(0.3),
             commit_lost: often(0.2),
@@ -94,6 +94,8 @@ pub fn draw_config(rng: &mut ChaCha8Rng) -> QueryConfig {
         max_drift_ms: None,
         start_positions: (0..partitions).map(|number| (partition(number), 0)).collect(),
         end_positions: Default::default(),
+        topic_ids: [(SourceId(0), crate::driver::TOPIC_ID.to_string())].into(),
+        end_topic_ids: Default::default(),
         reserved_writers: Default::default(),
         max_attempt_ms: 60_000,
     }

@@ -3,18 +3,24 @@
 //! Owns: what the driver's shell does around the machine. Decisions are the machine's alone.
 
 use crate::check::partition;
-use crate::types::{Down, Ev, Fault, Question, RunTasks, Up};
+use crate::types::{Down, Ev, Fault, Question, Rec, RunTasks, Up};
 use crate::world::World;
 use highwater_core::clock::Now;
 use highwater_core::error::ErrorKind;
-use highwater_core::ids::{AttemptId, BatchId, Epoch, ExecutorId, SinkId};
+use highwater_core::ids::{AttemptId, BatchId, Epoch, ExecutorId, SinkId, SourceId};
+use highwater_core::offsets::LogEnds;
 use highwater_core::plan::WriterPlan;
-use highwater_core::query::{Action, CommittedBatch, End, Event, ExecutorInfo, QueryConfig, QueryMachine, Resolution};
+use highwater_core::query::{
+    Action, CommittedBatch, End, Event, ExecutorInfo, QueryConfig, QueryMachine, Resolution, TopicLook,
+};
 use highwater_core::record::PrepareRecord;
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use uuid::Uuid;
+
+/// Of the source topic, which is never recreated here.
+pub const TOPIC_ID: &str = "topic";
 
 pub struct Driver {
     pub epoch: Epoch,
@@ -99,9 +105,23 @@ impl World {
         let members = self.members(driver);
         self.step(driver, Event::Executors(members));
         // Partitions are looked up now and then; some are found later.
-        let all = (0..self.broker.source.len()).map(|number| (partition(number as i32), 0)).collect();
-        let (run, wait) = (self.drivers[driver].run, self.delay(60));
-        self.at(self.now + wait, Ev::Tell { driver, run, event: Box::new(Event::Partitions(all)) });
+        self.look_soon(driver, 60);
+        // An executor that hears of another topic from a broker that lags.
+        if self.chance(0.2) {
+            let changed = Event::TopicChanged { source: SourceId(0), found: "another".into() };
+            let (run, wait) = (self.drivers[driver].run, self.delay(200));
+            self.at(self.now + wait, Ev::Tell { driver, run, event: Box::new(changed) });
+        }
+    }
+
+    /// Asks the brokers about the source's topic; the answer may be out of date when it arrives.
+    fn look_soon(&mut self, driver: usize, most: i64) {
+        let ends = |log: &Vec<Rec>| LogEnds { earliest: 0, latest: log.len() as i64, log_end: log.len() as i64 };
+        let logs = self.broker.source.iter().enumerate();
+        let ends = logs.map(|(number, log)| (partition(number as i32), ends(log))).collect();
+        let look = TopicLook { source: SourceId(0), id: Some(TOPIC_ID.into()), ends };
+        let (run, wait) = (self.drivers[driver].run, self.delay(most));
+        self.at(self.now + wait, Ev::Tell { driver, run, event: Box::new(Event::Topic(look)) });
     }
 
     pub fn kill_driver(&mut self, driver: usize) {
@@ -208,7 +228,11 @@ impl World {
             self.note(|_| format!("driver {driver}: {}", brief(&action)));
             match action {
                 Action::Open { executor } => self.tell_executor(driver, executor, Down::Open),
-                Action::Assign { executor, partitions } => {
+                Action::LookAtTopic { .. } => {
+                    self.coverage.hit("topic doubted");
+                    self.look_soon(driver, 30);
+                }
+                Action::Assign { executor, partitions, .. } => {
                     self.tell_executor(driver, executor, Down::Assign(partitions));
                 }
                 Action::Run { attempt, plan, placement, base, published } => {
@@ -247,7 +271,7 @@ impl World {
     /// another driver keeps its time.
     fn check_time(&mut self, driver: usize, timestamp_ms: i64) {
         let node = &mut self.drivers[driver];
-        if self.store.latest().is_some_and(|head| head.plan.timestamp_ms == timestamp_ms) {
+        if self.store.records.iter().any(|record| record.plan.timestamp_ms == timestamp_ms) {
             return;
         }
         let Some((at_ms, before_ms)) = node.planned.replace((self.now, timestamp_ms)) else { return };

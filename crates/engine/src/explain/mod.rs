@@ -98,7 +98,7 @@ pub fn op_text(op: &OpSpec) -> String {
         OpSpec::Join { op, spec } => format!("{} {op}: {}", join_name(spec), join_text(spec)),
         OpSpec::Over { op, spec } => format!("{} {op}: {}", over_name(spec), over_text(spec)),
         OpSpec::Complete { op, .. } => format!("complete result {op}: all rows at every batch"),
-        OpSpec::KeyedSink { op, key, unique, schema } => {
+        OpSpec::KeyedSink { op, key, unique, schema, .. } => {
             let how = if *unique { "keys are unique" } else { "keeps the rows of each key" };
             format!("keyed sink {op}: by {}, {how}", names(schema, key))
         }

@@ -71,7 +71,7 @@ pub struct Builder<'a> {
     /// How long windows stay open behind the watermark.
     lateness_ms: i64,
     /// How long state is kept that nothing bounds and that is not written.
-    ttl_ms: Option<i64>,
+    pub ttl_ms: Option<i64>,
     pub lookups: Vec<Arc<Lookup>>,
     pub warnings: Vec<String>,
 }

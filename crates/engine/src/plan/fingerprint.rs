@@ -75,7 +75,9 @@ fn describe_schemas(op: &crate::dataflow::OpSpec, out: &mut Text) -> std::fmt::R
     use crate::dataflow::OpSpec;
     match op {
         OpSpec::Filter(_) => Ok(()),
-        OpSpec::Project { schema, .. } | OpSpec::Complete { schema, .. } | OpSpec::KeyedSink { schema, .. } => {
+        OpSpec::Project { schema, .. } | OpSpec::Complete { schema, .. } => describe_schema(schema, out),
+        OpSpec::KeyedSink { close, watermark, schema, .. } => {
+            writeln!(out, "{close:?} {watermark:?}")?;
             describe_schema(schema, out)
         }
         OpSpec::PartialAggregate { spec, .. } | OpSpec::FinalAggregate { spec, .. } => {

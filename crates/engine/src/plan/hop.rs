@@ -2,7 +2,7 @@
 //!
 //! Owns: the arithmetic of `HOP` and `CUMULATE`. Does not own: the table functions (`windows`), which unnest the
 //! lists. Invariants: windows come in ascending order; a null time, and one between windows that do not touch, is
-//! in none.
+//! in none; start and end of a hop are as far apart as its size, wherever its time lies.
 
 use super::tumble::{Part, Shape, Window, constant, per_second};
 use datafusion::arrow::array::{ArrayRef, AsArray, ListArray, PrimitiveArray, StructArray};
@@ -112,21 +112,19 @@ fn list<T: ArrowTimestampType>(times: &ArrayRef, window: Window) -> Result<Array
                 let slide = scale(slide_ms).max(1);
                 let last = align(time, slide, offset);
                 // The earliest start after `time - size`.
-                let mut start = last.saturating_sub((size - 1 - (time - last)).div_euclid(slide) * slide);
-                while start <= last {
+                let before = (size - 1 - time.wrapping_sub(last)).div_euclid(slide);
+                for steps in (0..=before).rev() {
+                    let start = last.wrapping_sub(steps * slide);
                     starts.push(start);
-                    ends.push(start.saturating_add(size));
-                    start = start.saturating_add(slide);
+                    ends.push(start.wrapping_add(size));
                 }
             }
             (Some(time), Shape::Cumulate { step_ms }) => {
                 let step = scale(step_ms).max(1);
                 let start = align(time, size, offset);
-                let mut end = align(time, step, start).saturating_add(step);
-                while end <= start.saturating_add(size) {
+                for steps in time.wrapping_sub(start).div_euclid(step) + 1..=size / step {
                     starts.push(start);
-                    ends.push(end);
-                    end = end.saturating_add(step);
+                    ends.push(start.wrapping_add(steps * step));
                 }
             }
             _ => {}
@@ -137,7 +135,7 @@ fn list<T: ArrowTimestampType>(times: &ArrayRef, window: Window) -> Result<Array
     let column = |values: Vec<i64>| -> ArrayRef {
         Arc::new(PrimitiveArray::<T>::from_iter_values(values).with_data_type(data_type.clone()))
     };
-    let lasts: Vec<i64> = ends.iter().map(|end| end - scale(1)).collect();
+    let lasts: Vec<i64> = ends.iter().map(|end| end.wrapping_sub(scale(1))).collect();
     let columns = vec![column(starts), column(ends), column(lasts)];
     let values = StructArray::try_new(fields(data_type), columns, None)?;
     let lists = ListArray::try_new(item(data_type), OffsetBuffer::from_lengths(lengths), Arc::new(values), None)?;
@@ -154,6 +152,14 @@ fn align(time: i64, size: i64, offset: i64) -> i64 {
 mod tests {
     use super::*;
     use datafusion::arrow::array::{Array, TimestampMillisecondArray};
+
+    fn of_any(time: i64, window: Window) -> Vec<(i64, i64)> {
+        let times: ArrayRef = Arc::new(TimestampMillisecondArray::from(vec![time]));
+        let lists = list::<TimestampMillisecondType>(&times, window).unwrap();
+        let rows = lists.as_list::<i32>().value(0);
+        let part = |index: usize| rows.as_struct().column(index).as_primitive::<TimestampMillisecondType>().clone();
+        (0..rows.len()).map(|row| (part(0).value(row), part(1).value(row))).collect()
+    }
 
     /// `(start, end)` of the windows of one time.
     fn of(time: Option<i64>, window: Window) -> Vec<(i64, i64)> {
@@ -191,5 +197,16 @@ mod tests {
         assert_eq!(of(Some(5), cumulate), [(0, 6)]);
         assert_eq!(of(Some(-1), cumulate), [(-6, 0)]);
         assert_eq!(of(Some(8), windows(true, 2, 6, 1)), [(7, 9), (7, 11), (7, 13)]);
+    }
+
+    #[test]
+    fn times_at_the_ends_of_their_range_are_in_as_many_windows_as_any_other() {
+        for time in [i64::MIN, i64::MIN + 3, i64::MAX - 3, i64::MAX] {
+            let hops = of_any(time, windows(false, 2, 10, 0));
+            assert_eq!(hops.len(), 5, "{time}");
+            assert!(hops.iter().all(|(start, end)| end.wrapping_sub(*start) == 10), "{time}: {hops:?}");
+            let cumulated = of_any(time, windows(true, 2, 6, 0));
+            assert!((1..=3).contains(&cumulated.len()), "{time}: {cumulated:?}");
+        }
     }
 }

@@ -139,7 +139,8 @@ pub fn part_of(expr: &Expr) -> Option<(&Expr, Part)> {
     }
 }
 
-fn position(plan: &LogicalPlan, column: &Column) -> Option<usize> {
+/// Where a column is in the output of `plan`.
+pub fn position(plan: &LogicalPlan, column: &Column) -> Option<usize> {
     plan.schema().maybe_index_of_column(column)
 }
 
@@ -211,45 +212,8 @@ pub fn trace_output(plan: &LogicalPlan, index: usize) -> Option<Origin> {
     }
 }
 
-/// How many columns the key has by which the rows of `plan` are told apart: they are groups of one aggregate or keys
-/// of one table, each in one row at most.
-pub fn key_width(plan: &LogicalPlan) -> Option<usize> {
-    match plan {
-        LogicalPlan::Projection(projection) => key_width(&projection.input),
-        LogicalPlan::SubqueryAlias(alias) => key_width(&alias.input),
-        LogicalPlan::Filter(filter) => key_width(&filter.input),
-        // Rows of different grouping sets may share their columns.
-        LogicalPlan::Aggregate(aggregate) => {
-            (!matches!(aggregate.group_expr.first(), Some(Expr::GroupingSet(_)))).then_some(aggregate.group_expr.len())
-        }
-        LogicalPlan::TableScan(scan) => {
-            let table = &scan.source.downcast_ref::<Stream>()?.table;
-            table.def.primary_key.as_ref().map(|key| key.columns.len())
-        }
-        _ => None,
-    }
-}
-
-/// Which column of that key output column `index` of `plan` shows, one to one.
-pub fn group_key(plan: &LogicalPlan, index: usize) -> Option<usize> {
-    match plan {
-        LogicalPlan::Projection(projection) => {
-            let column = one_to_one(projection.expr.get(index)?, &projection.input)?;
-            group_key(&projection.input, position(&projection.input, column)?)
-        }
-        LogicalPlan::SubqueryAlias(alias) => group_key(&alias.input, index),
-        LogicalPlan::Filter(filter) => group_key(&filter.input, index),
-        LogicalPlan::Aggregate(aggregate) => (index < aggregate.group_expr.len()).then_some(index),
-        LogicalPlan::TableScan(scan) => {
-            let key = scan.source.downcast_ref::<Stream>()?.table.def.primary_key.as_ref()?;
-            key.columns.iter().position(|column| column.text == *plan.schema().field(index).name())
-        }
-        _ => None,
-    }
-}
-
 /// The column an expression shows without ever mapping two values to one.
-fn one_to_one<'a>(expr: &'a Expr, input: &LogicalPlan) -> Option<&'a Column> {
+pub fn one_to_one<'a>(expr: &'a Expr, input: &LogicalPlan) -> Option<&'a Column> {
     match expr {
         Expr::Column(column) => Some(column),
         Expr::Alias(alias) => one_to_one(&alias.expr, input),

@@ -29,7 +29,7 @@ use std::sync::Arc;
 /// A filter over ranks, as far as it limits them.
 pub fn rank_limit(filter: &Filter, window: &Window) -> Option<RankLimit> {
     let width = window.input.schema().fields().len();
-    let ranks: Vec<Option<Rank>> = window.window_expr.iter().map(rank_of).collect();
+    let ranks = ranks(window);
     // Any other function would miss the rows behind the limit.
     if ranks.iter().any(Option::is_none) {
         return None;
@@ -55,6 +55,21 @@ pub fn rank_limit(filter: &Filter, window: &Window) -> Option<RankLimit> {
         Some(RankLimit { rank, most, skip: 0 })
     };
     split_conjunction(&filter.predicate).iter().filter_map(limit).min_by_key(|limit| limit.most)
+}
+
+/// Of each function of `window`, which rank it is.
+pub fn ranks(window: &Window) -> Vec<Option<Rank>> {
+    window.window_expr.iter().map(rank_of).collect()
+}
+
+/// What all functions of `window` are over, if that is the same, in the same order.
+pub fn partition(window: &Window) -> Option<&[Expr]> {
+    let mut functions = window.window_expr.iter().map(window_function);
+    let first = &functions.next()??.params;
+    let is_same = |function: &WindowFunction| {
+        function.params.partition_by == first.partition_by && function.params.order_by == first.order_by
+    };
+    functions.all(|function| function.is_some_and(is_same)).then_some(first.partition_by.as_slice())
 }
 
 fn rank_of(expr: &Expr) -> Option<Rank> {
@@ -94,12 +109,7 @@ pub fn window(
         functions.push(window_function(expr).ok_or_else(|| SqlError::at(target.at, format!("{expr} is no OVER")))?);
     }
     let first = functions.first().map(|function| &function.params);
-    let shared = functions.iter().all(|function| {
-        first.is_some_and(|first| {
-            function.params.partition_by == first.partition_by && function.params.order_by == first.order_by
-        })
-    });
-    if !shared {
+    if partition(node).is_none() {
         let plan = one_by_one(node).map_err(|error| sql_error(error, target.at))?;
         return builder.build(&plan, target);
     }

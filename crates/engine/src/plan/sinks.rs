@@ -6,8 +6,9 @@
 
 use super::build::{Builder, Flow, Merged, Target, merge_flows, rename};
 use super::catalog::Table;
-use super::lineage::{group_key, key_width};
-use crate::dataflow::{OpSpec, OperatorInfo, PipelineInput, PipelineOutput, Upstream};
+use super::dependencies::Holds;
+use super::unique::{proof, settles};
+use crate::dataflow::{CloseKey, OpSpec, OperatorInfo, PipelineInput, PipelineOutput, Upstream};
 use crate::query::{ConnectorOptions, SinkTable};
 use crate::sql::ddl::Column;
 use crate::sql::error::{Result, SqlError};
@@ -18,7 +19,6 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::logical_expr::LogicalPlan;
 use highwater_core::ids::{OperatorId, SinkId};
 use highwater_core::options::OutputMode;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Checks a table as a sink.
@@ -162,8 +162,7 @@ pub fn connect(builder: &mut Builder<'_>, parts: Vec<Part<'_>>, sink: &SinkTable
             check_final(part, sink)?;
         }
     }
-    let is_unique =
-        matches!(parts.as_slice(), [part] if part.flows.len() == 1 && is_unique(part.plan, &sink.primary_key));
+    let keys = keys(builder, &parts, sink);
     let mut flows: Vec<Flow> = parts.into_iter().flat_map(|part| part.flows).collect();
     flows.iter_mut().for_each(|flow| rename(flow, &sink.schema));
     if sink.mode == OutputMode::Complete {
@@ -174,15 +173,15 @@ pub fn connect(builder: &mut Builder<'_>, parts: Vec<Part<'_>>, sink: &SinkTable
         flows.into_iter().for_each(|flow| builder.lead(flow, PipelineOutput::Sink(sink.id)));
         return Ok(());
     }
-    if is_unique {
-        let op = add_operator(builder, sink, merge_flows(&flows).upstream, true);
-        for mut flow in flows {
-            flow.ops.push(keyed(op, sink, true));
-            builder.lead(flow, PipelineOutput::Sink(sink.id));
-        }
+    if keys != Keys::Together {
+        consolidate(builder, flows, sink, keys);
         return Ok(());
     }
-    consolidate(builder, flows, sink);
+    let op = add_operator(builder, sink, merge_flows(&flows).upstream, keys);
+    for mut flow in flows {
+        flow.ops.push(keyed(op, sink, keys, Vec::new()));
+        builder.lead(flow, PipelineOutput::Sink(sink.id));
+    }
     Ok(())
 }
 
@@ -196,21 +195,44 @@ fn check_final(part: &Part<'_>, sink: &SinkTable) -> Result<()> {
     ))
 }
 
-/// Each row is a group of one aggregate or a key of one table, and the sink's key shows all of its columns: then no two
-/// rows share a key, and all changes of a key come from the shard that holds its group. No exchange is needed.
-fn is_unique(plan: &LogicalPlan, key: &[usize]) -> bool {
-    let Some(width) = key_width(plan) else { return false };
-    let shown: BTreeSet<usize> = key.iter().filter_map(|column| group_key(plan, *column)).collect();
-    shown.len() == width
+/// What is known of the keys of the rows on their way to a sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keys {
+    /// No two rows share one, and all changes of one come from one shard: no exchange, nothing is kept.
+    Together,
+    /// No two rows share one at a commit: a batch's changes are brought together, nothing is kept.
+    Apart,
+    /// Two rows may share one, until a window in it is over.
+    SharedUntil(CloseKey),
+    Shared,
 }
 
-/// Brings the rows of each key together, and keeps them.
-fn consolidate(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable) {
+fn keys(builder: &Builder<'_>, parts: &[Part<'_>], sink: &SinkTable) -> Keys {
+    let proven = match parts {
+        [part] if part.flows.len() == 1 => proof(part.plan, &sink.primary_key),
+        _ => None,
+    };
+    match proven {
+        Some(Holds::Always) => return Keys::Together,
+        // What is forgotten takes back no row, and one that comes anew may meet it.
+        Some(Holds::AtCommits) if builder.ttl_ms.is_none() => return Keys::Apart,
+        _ => {}
+    }
+    let close = |(group_index, column): (usize, &usize)| {
+        let mut kinds = parts.iter().map(|part| settles(part.plan, *column));
+        let kind = kinds.next()??;
+        kinds.all(|other| other == Some(kind)).then_some(CloseKey { group_index, kind })
+    };
+    sink.primary_key.iter().enumerate().find_map(close).map_or(Keys::Shared, Keys::SharedUntil)
+}
+
+/// Brings the rows of each key together, and keeps them where two may share one.
+fn consolidate(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable, keys: Keys) {
     let Merged { retracts: weighted, upstream } = merge_flows(&flows);
     let (stage, edge) = builder.add_exchange(sink.schema.clone(), sink.primary_key.clone(), weighted);
     flows.into_iter().for_each(|flow| builder.lead(flow, PipelineOutput::Exchange(edge)));
-    let op = add_operator(builder, sink, upstream.clone(), false);
-    let ops = vec![keyed(op, sink, false)];
+    let op = add_operator(builder, sink, upstream.clone(), keys);
+    let ops = vec![keyed(op, sink, keys, upstream.clone())];
     let schema: SchemaRef = sink.schema.clone();
     let inputs = vec![PipelineInput::Edge(edge)];
     let flow = Flow { stage, inputs, ops, schema, retracts: weighted, upstream };
@@ -240,8 +262,13 @@ fn complete(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable) {
     builder.lead(flow, PipelineOutput::Sink(sink.id));
 }
 
-fn keyed(op: OperatorId, sink: &SinkTable, unique: bool) -> OpSpec {
-    OpSpec::KeyedSink { op, key: sink.primary_key.clone(), unique, schema: sink.schema.clone() }
+fn keyed(op: OperatorId, sink: &SinkTable, keys: Keys, upstream: Vec<Upstream>) -> OpSpec {
+    let unique = matches!(keys, Keys::Together | Keys::Apart);
+    let (close, watermark) = match keys {
+        Keys::SharedUntil(close) => (Some(close), upstream),
+        _ => (None, Vec::new()),
+    };
+    OpSpec::KeyedSink { op, key: sink.primary_key.clone(), unique, close, watermark, schema: sink.schema.clone() }
 }
 
 fn description(sink: &SinkTable) -> String {
@@ -249,19 +276,25 @@ fn description(sink: &SinkTable) -> String {
     format!("rows of {} by {}", sink.name, names.join(", "))
 }
 
-fn add_operator(builder: &mut Builder<'_>, sink: &SinkTable, upstream: Vec<Upstream>, unique: bool) -> OperatorId {
+fn add_operator(builder: &mut Builder<'_>, sink: &SinkTable, upstream: Vec<Upstream>, keys: Keys) -> OperatorId {
     let sources = upstream.iter().map(|one| one.source).collect();
+    let name = |close: CloseKey| sink.schema.field(sink.primary_key[close.group_index]).name();
+    let bounded_by = match keys {
+        Keys::Together | Keys::Apart => Some("its batch: a key has one row at most".to_string()),
+        Keys::SharedUntil(close) => Some(format!("{}, by the watermark", name(close))),
+        Keys::Shared => None,
+    };
     let info = |id| OperatorInfo {
         id,
         name: "keyed sink".into(),
         description: description(sink),
         sources,
-        bounded_by: unique.then(|| "its batch: a key has one row at most".to_string()),
+        bounded_by,
         closes_windows: false,
         clock_window: None,
         ttl_ms: None,
     };
-    let keeps = "it keeps every key ever written, to find two rows under one; a PRIMARY KEY of all columns of a GROUP BY \
-                 needs none";
+    let keeps = "it keeps every key ever written, to find two rows under one; a PRIMARY KEY that decides all columns of a \
+                 GROUP BY needs none";
     builder.add_operator(info, keeps)
 }

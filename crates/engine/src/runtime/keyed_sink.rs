@@ -4,13 +4,16 @@
 //! close time (when it expires, if at all), and per distinct live row a count (`u32`), a length (`u32`) and the encoded row.
 //! Invariants: a delete is given only if no row of the key remains; two live rows under one key are an error. With a TTL
 //! what made the older of two rows may have been forgotten before it could take it back: then the newer one stays.
+//! A key with a time of a window is forgotten with it: no change comes after the batch whose watermark passes its end.
 
 use super::BatchContext;
 use super::exchange::pick;
 use super::keys::{Codec, normalize, shard_of};
+use super::partial_aggregate::close_times;
 use super::pipeline::{OUTPUT_ROWS, batch};
 use super::stateful::Stateful;
 use super::ttl::Ttl;
+use crate::dataflow::{CloseKey, Upstream};
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::state::TaskState;
@@ -27,6 +30,9 @@ pub struct KeyedSink {
     schema: SchemaRef,
     shards: u16,
     ttl: Ttl,
+    /// The column of the key that frees it.
+    close: Option<CloseKey>,
+    close_before_ms: Option<i64>,
     sink: String,
     keys: Codec,
     rows: Codec,
@@ -51,11 +57,27 @@ impl KeyedSink {
             schema: schema.clone(),
             shards: context.shards,
             ttl: Ttl::of(operator, context),
+            close: None,
+            close_before_ms: None,
             sink: sink.to_string(),
             keys: Codec::new(key.iter().map(|column| schema.field(*column).data_type()))?,
             rows: Codec::of(schema)?,
             input: Vec::new(),
         })
+    }
+
+    /// Keys are forgotten once the watermark has passed this column of theirs.
+    pub fn freed_by(self, close: Option<CloseKey>, watermark: &[Upstream], context: &BatchContext) -> Self {
+        let close_before_ms = BatchContext::least(&context.close_before, watermark).filter(|_| close.is_some());
+        Self { close, close_before_ms, ..self }
+    }
+
+    /// Keys of the state whose window is over although no row of this batch was theirs.
+    fn free_untouched(&self, state: &mut TaskState) {
+        let (Some(operator), Some(close_before)) = (self.stateful, self.close_before_ms) else { return };
+        for (shard, key) in state.due(operator, close_before) {
+            state.put(operator, shard, &key, None);
+        }
     }
 
     /// Keys are unique upstream: the batch's own rows tell everything.
@@ -74,7 +96,7 @@ impl KeyedSink {
     fn kept(
         &self,
         operator: OperatorId,
-        key: &[u8],
+        (key, closes_ms): (&[u8], i64),
         net: &NetRows<'_>,
         state: &mut TaskState,
         all: &DeltaBatch,
@@ -110,8 +132,9 @@ impl KeyedSink {
         if after.values().sum::<i64>() > 1 {
             return Err(self.duplicate(all, sample));
         }
-        let deadline = self.ttl.deadline();
-        state.put(operator, shard, key, (!after.is_empty()).then(|| encode(&after, deadline).into()));
+        let is_over = self.close_before_ms.is_some_and(|before| closes_ms <= before);
+        let kept = !after.is_empty() && !is_over;
+        state.put(operator, shard, key, kept.then(|| encode(&after, closes_ms).into()));
         let now = after.keys().next().copied();
         let was = before.first().map(|(row, _)| *row);
         Ok(match now {
@@ -173,10 +196,15 @@ impl Stateful for KeyedSink {
     fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
         self.ttl.forget_due(state);
         let input = std::mem::take(&mut self.input);
-        let Some(all) = DeltaBatch::concat(&self.schema, &input)? else { return Ok(()) };
+        let Some(all) = DeltaBatch::concat(&self.schema, &input)? else {
+            self.free_untouched(state);
+            return Ok(());
+        };
         let count = all.num_rows();
         let columns: Vec<ArrayRef> = self.key.iter().map(|c| normalize(all.batch.column(*c).clone())).collect();
         self.refuse_nulls(&columns)?;
+        let closes = self.close.map(|close| close_times(close, &columns)).transpose()?;
+        let closes_ms = |row: usize| closes.as_ref().map_or(self.ttl.deadline(), |times| times.value(row));
         let keys = self.keys.encode(&columns, count)?;
         let rows = self.rows.encode(all.batch.columns(), count)?;
         let mut order: Vec<&[u8]> = Vec::new();
@@ -196,7 +224,7 @@ impl Stateful for KeyedSink {
             of_key.retain(|_, (weight, _)| *weight != 0);
             let change = match self.stateful {
                 None => self.unique(&of_key, &all, sample)?,
-                Some(operator) => self.kept(operator, key, &of_key, state, &all, sample)?,
+                Some(operator) => self.kept(operator, (key, closes_ms(sample)), &of_key, state, &all, sample)?,
             };
             match change {
                 Change::None => {}
@@ -205,6 +233,7 @@ impl Stateful for KeyedSink {
                 Change::Delete(row) => deletes.push(row as u32),
             }
         }
+        self.free_untouched(state);
         self.give(&all, upserts, 1, out)?;
         self.give(&all, deletes, -1, out)?;
         if !old_rows.is_empty() {

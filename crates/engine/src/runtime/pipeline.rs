@@ -86,9 +86,10 @@ impl Chain {
                 OpSpec::Complete { op, schema } => {
                     Operator::Stateful(Box::new(CompleteResult::new(*op, schema, context)?))
                 }
-                OpSpec::KeyedSink { op, key, unique, schema } => {
+                OpSpec::KeyedSink { op, key, unique, close, watermark, schema } => {
                     let stateful = (!unique).then_some(*op);
-                    Operator::Stateful(Box::new(KeyedSink::new(*op, stateful, key, schema, context, sink)?))
+                    let keyed = KeyedSink::new(*op, stateful, key, schema, context, sink)?;
+                    Operator::Stateful(Box::new(keyed.freed_by(*close, watermark, context)))
                 }
             });
         }

@@ -9,7 +9,14 @@ const OP: OperatorId = OperatorId(0);
 const STAGE: StageId = StageId(0);
 
 fn state() -> QueryState {
-    let keyed = OpSpec::KeyedSink { op: OP, key: vec![], unique: false, schema: Arc::new(Schema::empty()) };
+    let keyed = OpSpec::KeyedSink {
+        op: OP,
+        key: vec![],
+        unique: false,
+        close: None,
+        watermark: vec![],
+        schema: Arc::new(Schema::empty()),
+    };
     let pipeline = Pipeline {
         late: Vec::new(),
         inputs: vec![PipelineInput::Edge(EdgeId(0))],

@@ -5,6 +5,7 @@ use crate::data::{COLUMNS, Row};
 use crate::windows::Shape;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
+use std::ops::Range;
 
 /// A query of one INSERT.
 #[derive(Clone, Debug)]
@@ -14,6 +15,8 @@ pub struct Query {
     pub union: bool,
     /// Of [`Kind::ClosedWindows`] and [`Kind::OpenWindows`].
     windows: Shape,
+    /// Of [`Kind::OpenWindows`]: which times of the window are in the key.
+    times: Times,
     /// `SET allowed_lateness`.
     pub lateness_ms: i64,
     filter: Option<&'static str>,
@@ -61,6 +64,16 @@ pub enum Kind {
     Complete,
     /// Any relation; its sink holds each distinct row with how often it is there.
     Composed,
+}
+
+/// Times of its window that a row shows; each of them decides the other where windows are of one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Times {
+    Both,
+    End,
+    Start,
+    /// Both, and groups in a disguise: nothing proves that two of them do not look alike.
+    BothRenamed,
 }
 
 /// An expression and the type of its column.
@@ -113,26 +126,41 @@ pub fn query() -> impl Strategy<Value = Query> {
     let kind = prop_oneof![2 => select(kinds.to_vec()), 2 => select(timed), 3 => Just(Kind::Composed), 1 => Just(Kind::Complete)];
     (
         kind,
-        (any::<bool>(), select(Shape::ALL.to_vec()), prop_oneof![3 => Just(0i64), 1 => Just(2_500)]),
+        (any::<bool>(), windows(), prop_oneof![3 => Just(0i64), 1 => Just(2_500)]),
         prop::option::weighted(0.3, select(FILTERS.to_vec())),
         subsequence(GROUPS.to_vec(), 1..=2),
         subsequence(AGGREGATES.to_vec(), 1..=4),
         prop::option::weighted(0.3, select(HAVINGS.to_vec())),
         compose::relation(),
     )
-        .prop_map(|(kind, (union, windows, lateness_ms), filter, group, aggregates, having, relation)| Query {
-            kind,
-            union,
-            windows,
-            lateness_ms,
-            filter,
-            group,
-            aggregates,
-            having,
-            relation,
-            in_other_words: None,
-            ttl: None,
+        .prop_map(|(kind, (union, (windows, times), lateness_ms), filter, group, aggregates, having, relation)| {
+            Query {
+                kind,
+                union,
+                windows,
+                times,
+                lateness_ms,
+                filter,
+                group,
+                aggregates,
+                having,
+                relation,
+                in_other_words: None,
+                ttl: None,
+            }
         })
+}
+
+/// Windows, and by which of their times rows are told apart.
+fn windows() -> impl Strategy<Value = (Shape, Times)> {
+    let times = [Times::Both, Times::End, Times::Start, Times::BothRenamed];
+    (select(Shape::ALL.to_vec()), select(times.to_vec())).prop_map(|(shape, times)| match (shape, times) {
+        // Several begin together.
+        (Shape::Cumulate, Times::Start) => (shape, Times::End),
+        // Those of two keys may begin or end together, and groups may be of both.
+        (Shape::Session, Times::Start | Times::End) => (shape, Times::Both),
+        given => given,
+    })
 }
 
 impl Query {
@@ -142,6 +170,7 @@ impl Query {
             kind: Kind::Composed,
             union: false,
             windows: Shape::Tumble,
+            times: Times::Both,
             lateness_ms: 0,
             filter: None,
             group: Vec::new(),
@@ -316,7 +345,7 @@ impl Query {
             Kind::WindowJoinUpdates => 3,
             Kind::KeyedRows | Kind::Global => 1,
             Kind::RenamedGroups | Kind::Groups => self.group.len(),
-            Kind::OpenWindows => self.group.len() + 2,
+            Kind::OpenWindows => self.group.len() + self.times().len(),
             Kind::Composed => 3,
         }
     }
@@ -342,13 +371,31 @@ impl Query {
             Kind::Groups | Kind::RenamedGroups => groups.chain(self.aggregates.iter().copied()).collect(),
             Kind::Global => [("1", "BIGINT")].into_iter().chain(self.aggregates.iter().copied()).collect(),
             Kind::ClosedWindows | Kind::OpenWindows => {
-                [("window_end", "TIMESTAMP(3)"), ("window_start", "TIMESTAMP(3)")]
-                    .into_iter()
-                    .chain(groups)
-                    .chain(self.aggregates.iter().copied())
-                    .collect()
+                let times = self.times().iter().copied();
+                times.chain(groups).chain(self.aggregates.iter().copied()).collect()
             }
         }
+    }
+
+    /// Times of its windows that are shown, first of all columns.
+    fn times(&self) -> &'static [Column] {
+        const TIMES: [Column; 2] = [("window_end", "TIMESTAMP(3)"), ("window_start", "TIMESTAMP(3)")];
+        match self.times {
+            Times::End if self.kind == Kind::OpenWindows => &TIMES[..1],
+            Times::Start if self.kind == Kind::OpenWindows => &TIMES[1..],
+            _ => &TIMES,
+        }
+    }
+
+    /// All of a query's columns, those of these groups so that no two values become one.
+    fn renamed(&self, inner: &str, groups: Range<usize>) -> String {
+        let columns = self.columns();
+        let renamed = columns.iter().enumerate().map(|(i, (_, data_type))| match *data_type {
+            "STRING" if groups.contains(&i) => format!("concat(c{i}, '!') AS c{i}"),
+            "BIGINT" if groups.contains(&i) => format!("c{i} * 7 AS c{i}"),
+            _ => format!("c{i}"),
+        });
+        format!("SELECT {} FROM ({inner})", renamed.collect::<Vec<_>>().join(", "))
     }
 
     fn select(&self, from: &str) -> String {
@@ -364,17 +411,8 @@ impl Query {
             Kind::Distinct => format!("SELECT DISTINCT {listed} FROM {from}{filter}"),
             Kind::Groups => format!("SELECT {listed} FROM {from}{filter} GROUP BY {groups}{having}"),
             Kind::RenamedGroups => {
-                let renamed: Vec<String> = columns
-                    .iter()
-                    .enumerate()
-                    .map(|(i, (_, data_type))| match *data_type {
-                        "STRING" if i < self.group.len() => format!("concat(c{i}, '!') AS c{i}"),
-                        "BIGINT" if i < self.group.len() => format!("c{i} * 7 AS c{i}"),
-                        _ => format!("c{i}"),
-                    })
-                    .collect();
                 let inner = format!("SELECT {listed} FROM {from}{filter} GROUP BY {groups}{having}");
-                format!("SELECT {} FROM ({inner})", renamed.join(", "))
+                self.renamed(&inner, 0..self.group.len())
             }
             Kind::Global => format!("SELECT {listed} FROM {from}{filter}{having}"),
             Kind::Complete => {
@@ -391,7 +429,12 @@ impl Query {
                 unreachable!("see select_windows")
             }
             Kind::ClosedWindows | Kind::OpenWindows => {
-                format!("SELECT {listed} FROM {from}{filter} GROUP BY window_start, window_end, {groups}{having}")
+                let windows =
+                    format!("SELECT {listed} FROM {from}{filter} GROUP BY window_start, window_end, {groups}{having}");
+                match (self.kind, self.times) {
+                    (Kind::OpenWindows, Times::BothRenamed) => self.renamed(&windows, 2..2 + self.group.len()),
+                    _ => windows,
+                }
             }
         }
     }

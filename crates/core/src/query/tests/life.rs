@@ -43,8 +43,8 @@ fn executors_are_opened_then_given_their_partitions() {
     let actions = query.tell(executors(&[(1, 1), (2, 2)]));
     // then
     assert_eq!(names(&actions), ["open", "open", "assign", "assign"]);
-    assert_eq!(actions[2], Action::Assign { executor: e(1), partitions: vec![(p(0), 0, None)] });
-    assert_eq!(actions[3], Action::Assign { executor: e(2), partitions: vec![(p(1), 0, None)] });
+    assert_eq!(actions[2], assign(1, vec![(p(0), 0, None)]));
+    assert_eq!(actions[3], assign(2, vec![(p(1), 0, None)]));
     assert_eq!(query.machine.state(), RunState::Running);
 }
 
@@ -213,13 +213,13 @@ fn a_newcomer_is_opened_at_once_and_gets_its_share_with_the_next_batch() {
 }
 
 #[test]
-fn a_partition_found_later_is_read_from_where_it_begins() {
+fn a_partition_found_later_is_read_from_its_first_record() {
     // given
     let mut query = Query::new(config());
     query.tell(executors(&[(1, 1)]));
     // when
-    let actions = query.tell(Event::Partitions(vec![(p(0), 99), (p(2), 40)]));
+    let actions = query.tell(topic("", &[(0, 0, 99), (2, 0, 50)]));
     // then
-    let partitions = vec![(p(0), 0, None), (p(1), 0, None), (p(2), 40, None)];
-    assert_eq!(actions, [Action::Assign { executor: e(1), partitions }], "known partitions keep their positions");
+    let partitions = vec![(p(0), 0, None), (p(1), 0, None), (p(2), 0, None)];
+    assert_eq!(actions, [assign(1, partitions)], "known partitions keep their positions");
 }

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::error::ErrorKind;
-use crate::options::OnDataLoss;
 use crate::query::{Resolution, RunState};
 
 /// A new driver finds the prepared batch of an old one.
@@ -40,7 +39,7 @@ fn a_batch_that_every_writer_holds_is_adopted_and_the_next_one_planned() {
     assert_eq!(names(&actions), ["committed", "assign"]);
     assert!(committed(&actions).executors.is_empty(), "nobody holds an overlay of it");
     let partitions = vec![(p(0), 3, None), (p(1), 0, None)];
-    assert_eq!(actions[1], Action::Assign { executor: e(1), partitions });
+    assert_eq!(actions[1], assign(1, partitions));
     assert_eq!(query.machine.last_committed(), Some(BatchId(0)));
     assert_eq!(query.machine.totals(), &record.totals);
     query.tell(available(1, &[(0, 4)]));
@@ -59,7 +58,7 @@ fn a_batch_that_some_writers_lack_is_finished_with_its_own_plan() {
     assert_eq!(without_executors, vec![]);
     assert_eq!(names(&actions), ["open", "assign", "run"]);
     let ranges = vec![(p(0), 0, None)];
-    assert_eq!(actions[1], Action::Assign { executor: e(7), partitions: ranges }, "exactly what the plan reads");
+    assert_eq!(actions[1], assign(7, ranges), "exactly what the plan reads");
     let run = query.run();
     assert_eq!((*run.plan).clone(), record.plan);
     assert_eq!((run.base, run.published.clone()), (None, [w(0)].into()));
@@ -244,48 +243,4 @@ fn a_stop_does_not_wait_for_executors_that_are_all_gone() {
     assert_eq!(names(&actions), ["abort", "resolve"], "their writers are fenced first");
     let actions = query.resolved([(w(0), Resolution::NotPublished)]);
     assert_eq!(actions, [Action::Ended(End::Stopped)]);
-}
-
-fn gone(earliest: i64) -> Event {
-    Event::OutOfRange { partition: p(0), position: 0, earliest, latest: 20 }
-}
-
-#[test]
-fn records_that_are_gone_stop_the_query_unless_told_otherwise() {
-    // given
-    let mut query = Query::new(config());
-    query.tell(executors(&[(1, 1)]));
-    // when
-    let actions = query.tell(gone(5));
-    // then
-    let message = failure(&actions);
-    assert!(message.contains("earliest available is 5") && message.contains("on_data_loss"), "{message}");
-}
-
-#[test]
-fn with_on_data_loss_the_gap_is_skipped_and_counted() {
-    for (policy, begins_at) in [(OnDataLoss::Earliest, 5), (OnDataLoss::Latest, 20)] {
-        // given
-        let mut query = Query::new(with_options(SourceOptions { on_data_loss: policy, ..SourceOptions::default() }));
-        query.tell(executors(&[(1, 1)]));
-        // when
-        let actions = query.tell(gone(5));
-        // then
-        let partitions = vec![(p(0), begins_at, None), (p(1), 0, None)];
-        assert_eq!(actions, [Action::Assign { executor: e(1), partitions }]);
-        assert_eq!(query.machine.totals().lost_offsets, begins_at as u64);
-    }
-}
-
-#[test]
-fn records_gone_while_a_prepared_batch_is_published_are_looked_at_after_it() {
-    // given
-    let (mut query, _) = Query::publishing();
-    // when
-    let told = query.tell(Event::OutOfRange { partition: p(0), position: 3, earliest: 8, latest: 20 });
-    let actions = query.publish_all();
-    // then
-    assert_eq!(told, vec![]);
-    assert_eq!(names(&actions), ["committed", "ended"]);
-    assert!(failure(&actions).contains("earliest available is 8"));
 }
