@@ -43,8 +43,8 @@ chaos: setup ## Random kills and restarts against a real Kafka, until stopped
 kafka: setup-java ## A real Kafka on localhost:9092, in the foreground
 	scripts/kafka.sh run
 
-release: setup-build ## The binary, optimised: target/release/highwater
-	$(CARGO) build --locked --release --bin highwater
+release: setup-build ## The binary, optimised: target/release/highwater, its symbols beside it in highwater.debug
+	scripts/release.sh
 
 setup: setup-build setup-java setup-duckdb ## Install what is missing for the tests
 

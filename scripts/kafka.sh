@@ -69,14 +69,20 @@ format() {
   [ -n "$data" ] || fail "$1 has no log.dirs"
   [ -f "$data/meta.properties" ] && return
   cluster=$(property highwater.cluster.id "$1")
-  (java_kafka kafka.tools.StorageTool format --ignore-formatted -t "${cluster:-highwater-kafka-0000A}" -c "$1") >/dev/null ||
+  config=$1
+  # Users of SCRAM are there from the first start, or never: MECHANISM=[name=…,password=…], separated by spaces.
+  set --
+  for user in $(property highwater.scram "$config"); do set -- "$@" --add-scram "$user"; done
+  (java_kafka kafka.tools.StorageTool format --ignore-formatted -t "${cluster:-highwater-kafka-0000A}" -c "$config" "$@") >/dev/null ||
     fail "could not format $data"
 }
 
 broker() {
   ensure_jars
   format "$1"
-  java_kafka kafka.Kafka "$1"
+  # Word by word: options of the JVM.
+  # shellcheck disable=SC2046
+  java_kafka $(property highwater.jvm.options "$1") kafka.Kafka "$1"
 }
 
 run() {

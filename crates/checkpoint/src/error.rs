@@ -14,6 +14,15 @@ use thiserror::Error;
 pub enum CheckpointError {
     #[error("cannot {action} {path}: {source}; check free space, permissions and the disk")]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("{dir} has {free_bytes} bytes of free space left; free some: it is tried again by itself")]
+    Full { dir: PathBuf, free_bytes: u64 },
+    #[error(
+        "cannot make {path} durable: {source}; what of it is on the disk, nobody knows. Check the disk and restart the \
+         driver: until then nothing more is written"
+    )]
+    Sync { path: PathBuf, source: std::io::Error },
+    #[error("the checkpoint store takes no more writes until the driver is restarted, since one failed: {cause}")]
+    Poisoned { cause: String },
     #[error("the head store failed to {action}: {message}; check free space and the disk, then restart the driver")]
     Head { action: &'static str, message: String },
     #[error(
@@ -53,6 +62,21 @@ pub enum CheckpointError {
          choose another --data-dir"
     )]
     HeadMissing { dir: PathBuf },
+    #[error(
+        "the checkpoint of query {query} went back: batch {marked} was prepared, but the head store ends at {}. Its \
+         newest writes were lost: the disk is damaged, or `head` was restored from an older copy. Restore the whole \
+         data folder from one copy; or drop the query and submit it again with --new-output. If its sinks hold \
+         nothing newer, removing {mark} lets it start: it holds them against the checkpoint first",
+        found.map_or("none".to_string(), |batch| format!("batch {batch}"))
+    )]
+    WentBack { query: QueryId, marked: BatchId, found: Option<BatchId>, mark: PathBuf },
+    #[error(
+        "the head store in {dir} went back: epoch {marked} was claimed, but it ends at epoch {found}. Its newest writes \
+         were lost: the disk is damaged, or `head` was restored from an older copy. Restore the whole data folder \
+         from one copy; or remove {mark} to go on with what it holds: queries that are behind are then refused one \
+         by one"
+    )]
+    EpochWentBack { dir: PathBuf, marked: Epoch, found: Epoch, mark: PathBuf },
     #[error("cannot export to {0}: it is not empty; choose another folder")]
     NotEmpty(PathBuf),
     #[error("internal: cannot encode a checkpoint: {0}")]
@@ -63,7 +87,7 @@ impl CheckpointError {
     /// What the caller should do.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Io { .. } => ErrorKind::Retry,
+            Self::Io { .. } | Self::Full { .. } => ErrorKind::Retry,
             Self::Fenced { .. } => ErrorKind::Fenced,
             Self::Locked { .. }
             | Self::AlreadyExists { .. }
@@ -71,9 +95,13 @@ impl CheckpointError {
             | Self::NoBatch { .. }
             | Self::UnknownVersion { .. }
             | Self::HeadMissing { .. }
+            | Self::WentBack { .. }
+            | Self::EpochWentBack { .. }
             | Self::NotEmpty(_) => ErrorKind::Fix,
             // After a failed head write nobody knows what is durable: only a restart can tell.
             Self::Head { .. }
+            | Self::Sync { .. }
+            | Self::Poisoned { .. }
             | Self::Regress { .. }
             | Self::OutOfOrder { .. }
             | Self::Conflict { .. }
@@ -85,6 +113,17 @@ impl CheckpointError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }
+    }
+
+    pub(crate) fn sync(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Sync { path, source }
+    }
+
+    /// After it nobody knows what is durable. A failed sync must not be tried again: the kernel may have dropped what
+    /// it could not write, and would then say that all is well.
+    pub(crate) fn poisons(&self) -> bool {
+        matches!(self, Self::Sync { .. } | Self::Head { .. })
     }
 
     pub(crate) fn damaged(file: impl Into<String>, reason: impl ToString) -> Self {

@@ -95,7 +95,9 @@ impl CheckpointStore {
             }
             before = Some(record);
         }
-        if let Some(latest) = self.latest_batch(query)?
+        let latest = self.latest_batch(query)?;
+        report.keep(self.check_mark(query, latest));
+        if let Some(latest) = latest
             && let Err(error) = self.chain(query, latest)
         {
             report.problems.push(error.to_string());

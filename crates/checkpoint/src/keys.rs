@@ -20,6 +20,8 @@ pub enum HeadKey {
     Latest(QueryId),
     /// `query/ID/committed` → newest batch known to be committed, decimal. May lag behind: recovery asks the sinks.
     Committed(QueryId),
+    /// `query/ID/writers` → how many writers each sink may have in use.
+    Writers(QueryId),
     /// `query/ID/batch/N` → [`BatchEntry`](crate::values::BatchEntry): where record and deltas of batch N are.
     Batch(QueryId, BatchId),
     /// `query/ID/snapshot/N` → [`SnapshotEntry`](crate::values::SnapshotEntry): the whole state after batch N. At most one.
@@ -35,6 +37,7 @@ impl fmt::Display for HeadKey {
             Self::Spec(query) => write!(f, "query/{query}/spec"),
             Self::Latest(query) => write!(f, "query/{query}/latest"),
             Self::Committed(query) => write!(f, "query/{query}/committed"),
+            Self::Writers(query) => write!(f, "query/{query}/writers"),
             Self::Batch(query, batch) => write!(f, "query/{query}/batch/{:020}", batch.0),
             Self::Snapshot(query, batch) => write!(f, "query/{query}/snapshot/{:020}", batch.0),
         }
@@ -54,6 +57,7 @@ impl HeadKey {
             ["query", id, "spec"] => Some(Self::Spec(query(id)?)),
             ["query", id, "latest"] => Some(Self::Latest(query(id)?)),
             ["query", id, "committed"] => Some(Self::Committed(query(id)?)),
+            ["query", id, "writers"] => Some(Self::Writers(query(id)?)),
             ["query", id, "batch", n] => Some(Self::Batch(query(id)?, batch(n)?)),
             ["query", id, "snapshot", n] => Some(Self::Snapshot(query(id)?, batch(n)?)),
             _ => None,
@@ -106,6 +110,11 @@ impl BlobName {
     /// Prefix of all blobs.
     pub const ALL: &'static str = "queries/";
 
+    /// The query that a blob belongs to.
+    pub fn query_of(name: &str) -> Option<QueryId> {
+        name.strip_prefix(Self::ALL)?.split('/').next()?.parse().ok()
+    }
+
     /// Prefix of all blobs of one query.
     pub fn of_query(query: QueryId) -> String {
         format!("queries/{query}/")
@@ -127,6 +136,7 @@ mod tests {
             HeadKey::Spec(id),
             HeadKey::Latest(id),
             HeadKey::Committed(id),
+            HeadKey::Writers(id),
             HeadKey::Batch(id, BatchId(9)),
             HeadKey::Snapshot(id, BatchId(u64::MAX)),
         ];

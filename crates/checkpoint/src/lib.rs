@@ -2,7 +2,8 @@
 //!
 //! Owns: what is on disk, in which order it is written, and what a crash can leave. Does not own: what a batch
 //! is (core), what state means (engine). Two small traits keep the bytes: [`blob::BlobStore`] for files,
-//! [`head::HeadStore`] for the small values that point to them, changed in one transaction.
+//! [`head::HeadStore`] for the small values that point to them, changed in one transaction. `marks` say how far both
+//! have come, in files of their own.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -15,6 +16,7 @@ pub mod head;
 mod inspect;
 mod keys;
 mod lock;
+mod marks;
 mod prepare;
 mod read;
 mod specs;
@@ -22,6 +24,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod values;
+mod writers;
 
 pub use compact::{CompactionPolicy, CompactionReport};
 pub use error::CheckpointError;

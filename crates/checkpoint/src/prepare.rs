@@ -1,7 +1,8 @@
 //! Preparing a batch: the one durable write that makes it a checkpoint.
 //!
 //! Invariants: the record and its state deltas are one file, durable before the head points to it; the head
-//! moves in one epoch-checked transaction, from batch N−1 to N and never otherwise; no offset goes back.
+//! moves in one epoch-checked transaction, from batch N−1 to N and never otherwise; no offset goes back; the mark
+//! follows the head.
 
 use crate::error::CheckpointError;
 use crate::format::{self, Kind};
@@ -39,6 +40,7 @@ impl CheckpointStore {
     fn write(&self, epoch: Epoch, record: &PrepareRecord, before: &Tip) -> Result<(), CheckpointError> {
         let (query, batch) = (record.query, record.batch());
         let bytes = encode_record(record)?;
+        self.guarded(self.inner.marks.ensure(query))?;
         let body = self.write_body(BlobName::Batch(query, batch, record.attempt), bytes)?;
         let records = record.partitions.values().map(|partition| partition.records).sum();
         let entry = BatchEntry { body, prepared_at_ms: now_ms(), records };
@@ -52,7 +54,8 @@ impl CheckpointStore {
                 HeadOp::Put(HeadKey::Batch(query, batch), values::encode(&entry)?),
                 HeadOp::Put(HeadKey::Latest(query), number(batch)),
             ],
-        )
+        )?;
+        self.guarded(self.inner.marks.set_batch(query, epoch, batch))
     }
 
     fn read_tip(&self, query: QueryId) -> Result<Tip, CheckpointError> {
@@ -72,7 +75,8 @@ impl CheckpointStore {
         if self.committed_batch(query)? >= Some(batch) {
             return Ok(());
         }
-        self.inner.heads.note(epoch, &HeadKey::Committed(query), batch.to_string().as_bytes())
+        self.check_sound()?;
+        self.guarded(self.inner.heads.note(epoch, &HeadKey::Committed(query), batch.to_string().as_bytes()))
     }
 }
 
@@ -82,7 +86,8 @@ fn check_order(before: &Tip, record: &PrepareRecord) -> Result<(), CheckpointErr
     if got != expected {
         return Err(CheckpointError::OutOfOrder { query, expected, got });
     }
-    for (partition, from) in &before.positions {
+    // A position that was set anew may be anywhere, or gone with its partition.
+    for (partition, from) in before.positions.iter().filter(|(partition, _)| !record.reset.contains(*partition)) {
         // A partition that is left out would be read from its start again.
         let to = record.positions.get(partition).copied().unwrap_or(0);
         if to < *from || !record.positions.contains_key(partition) {

@@ -37,9 +37,12 @@ pub(crate) struct Chain {
 }
 
 impl CheckpointStore {
-    /// The newest prepared batch. A damaged one is an error, never skipped over.
+    /// The newest prepared batch. A damaged one is an error, never skipped over, and so is one that a newer one is
+    /// known to have followed.
     pub fn latest(&self, query: QueryId) -> Result<Option<Head>, CheckpointError> {
-        let Some(batch) = self.latest_batch(query)? else { return Ok(None) };
+        let found = self.latest_batch(query)?;
+        self.check_mark(query, found)?;
+        let Some(batch) = found else { return Ok(None) };
         let record = self.record(query, batch)?.ok_or_else(|| {
             CheckpointError::damaged(format!("head store key {}", HeadKey::Batch(query, batch)), "it is missing")
         })?;

@@ -1,4 +1,4 @@
-//! Stored queries: put, list, delete.
+//! Stored queries: put, list, replace, delete.
 //!
 //! Invariants: a name belongs to one query; a deleted query's keys go in one transaction, then its blobs.
 
@@ -15,13 +15,23 @@ impl CheckpointStore {
     /// Stores a query durably, new or changed. A name that another query has is refused.
     pub fn put_query(&self, epoch: Epoch, spec: &QuerySpec) -> Result<(), CheckpointError> {
         self.check_epoch(epoch)?;
-        let key = HeadKey::Spec(spec.id);
         let name_key = HeadKey::Name(spec.name.clone());
-        let id = spec.id.to_string().into_bytes();
         let owner = self.inner.heads.get(&name_key)?;
-        if owner.as_ref().is_some_and(|owner| *owner != id) {
+        if owner.as_ref().is_some_and(|owner| *owner != spec.id.to_string().into_bytes()) {
             return Err(CheckpointError::AlreadyExists { name: spec.name.clone() });
         }
+        let (mut ops, outdated) = self.put_ops(epoch, spec)?;
+        ops.insert(0, HeadOp::Expect(name_key, owner));
+        self.transact(epoch, spec.id, &ops)?;
+        if let Some(blob) = outdated {
+            self.inner.blobs.delete(&blob)?;
+        }
+        Ok(())
+    }
+
+    /// What stores a spec, and the blob that nothing points to afterwards.
+    fn put_ops(&self, epoch: Epoch, spec: &QuerySpec) -> Result<(Vec<HeadOp>, Option<String>), CheckpointError> {
+        let key = HeadKey::Spec(spec.id);
         let old_value = self.inner.heads.get(&key)?;
         let old = old_value.as_deref().map(|value| decode::<SpecEntry>(&key, value)).transpose()?;
         let version = old.as_ref().map_or(0, |old| old.version + 1);
@@ -30,19 +40,35 @@ impl CheckpointStore {
         let body = self.write_body(BlobName::Spec(spec.id, epoch, version), bytes)?;
         let entry = SpecEntry { name: spec.name.clone(), version, body };
         let mut ops = vec![
-            HeadOp::Expect(name_key.clone(), owner),
             HeadOp::Expect(key.clone(), old_value),
-            HeadOp::Put(name_key, id),
+            HeadOp::Put(HeadKey::Name(spec.name.clone()), spec.id.to_string().into_bytes()),
             HeadOp::Put(key, values::encode(&entry)?),
         ];
         if let Some(old) = old.as_ref().filter(|old| old.name != spec.name) {
             ops.push(HeadOp::Delete(HeadKey::Name(old.name.clone())));
         }
-        self.transact(epoch, spec.id, &ops)?;
-        if let Some(blob) = old.as_ref().and_then(|old| old.body.blob()) {
-            self.inner.blobs.delete(blob)?;
+        Ok((ops, old.as_ref().and_then(|old| old.body.blob()).map(str::to_string)))
+    }
+
+    /// Removes a query with all its checkpoints and stores another in its place, in one transaction: whatever happens,
+    /// one of the two is there. The old one has to be there, and may have the new one's name.
+    pub fn replace_query(&self, epoch: Epoch, old: QueryId, new: &QuerySpec) -> Result<(), CheckpointError> {
+        self.check_epoch(epoch)?;
+        let name_key = HeadKey::Name(new.name.clone());
+        let owner = self.inner.heads.get(&name_key)?;
+        let allowed = [old, new.id].map(|id| id.to_string().into_bytes());
+        if owner.as_ref().is_some_and(|owner| !allowed.contains(owner)) {
+            return Err(CheckpointError::AlreadyExists { name: new.name.clone() });
         }
-        Ok(())
+        let slot = self.slot(old);
+        let _alone = slot.files.write();
+        let mut ops = vec![HeadOp::Expect(name_key, owner), HeadOp::ExpectPresent(HeadKey::Spec(old))];
+        ops.extend(self.delete_ops(old)?);
+        ops.extend(self.put_ops(epoch, new)?.0);
+        self.guarded(self.inner.marks.remove(old))?;
+        self.transact(epoch, old, &ops)?;
+        self.forget(old);
+        self.delete_blobs(old)
     }
 
     /// Every stored query, by name.
@@ -82,6 +108,17 @@ impl CheckpointStore {
         self.check_epoch(epoch)?;
         let slot = self.slot(id);
         let _alone = slot.files.write();
+        let ops = self.delete_ops(id)?;
+        self.guarded(self.inner.marks.remove(id))?;
+        if ops.is_empty() {
+            return Ok(());
+        }
+        self.transact(epoch, id, &ops)?;
+        self.forget(id);
+        self.delete_blobs(id)
+    }
+
+    fn delete_ops(&self, id: QueryId) -> Result<Vec<HeadOp>, CheckpointError> {
         let mut ops = Vec::new();
         for (key, value) in self.inner.heads.scan(&HeadKey::of_query(id))? {
             if matches!(key, HeadKey::Spec(_)) {
@@ -89,11 +126,10 @@ impl CheckpointStore {
             }
             ops.push(HeadOp::Delete(key));
         }
-        if ops.is_empty() {
-            return Ok(());
-        }
-        self.transact(epoch, id, &ops)?;
-        self.forget(id);
+        Ok(ops)
+    }
+
+    fn delete_blobs(&self, id: QueryId) -> Result<(), CheckpointError> {
         for blob in self.inner.blobs.list(&BlobName::of_query(id))? {
             self.inner.blobs.delete(&blob)?;
         }

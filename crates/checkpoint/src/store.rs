@@ -3,19 +3,21 @@
 //! Owns: opening, locking, epochs, and the cached tip of each query. The work is next door: `specs`,
 //! `prepare`, `read`, `compact`, `inspect`, `export`.
 //! Invariants: a blob is durable before the head points to it, and the head has stopped pointing to it before
-//! it is deleted; so a crash can only leave blobs that nothing points to, and those are removed at open.
+//! it is deleted; so a crash can only leave blobs that nothing points to, and those are removed at open, unless the
+//! query's mark says that its head went back. After a failed sync nothing is written until a restart.
 
 use crate::blob::{BlobStore, FileBlobStore, MemBlobStore, create_durably};
 use crate::error::CheckpointError;
 use crate::head::{HeadOp, HeadStore, MemHeadStore, SledHeadStore, Transacted};
 use crate::keys::{BlobName, HeadKey};
 use crate::lock::FolderLock;
+use crate::marks::Marks;
 use crate::values::{BatchEntry, Body, INLINE_MAX_BYTES, STORE_VERSION, SnapshotEntry, SpecEntry, decode, decode_text};
 use highwater_core::ids::{BatchId, Epoch, QueryId};
 use highwater_core::offsets::Positions;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 /// Cheap to clone; blocking: call it on threads that may wait for the disk.
 #[derive(Clone)]
@@ -26,6 +28,9 @@ pub struct CheckpointStore {
 pub(crate) struct Inner {
     pub blobs: Arc<dyn BlobStore>,
     pub heads: Arc<dyn HeadStore>,
+    pub marks: Marks,
+    /// Why nothing may be written any more.
+    poison: OnceLock<String>,
     queries: Mutex<BTreeMap<QueryId, Arc<QuerySlot>>>,
     /// Released last.
     _lock: Option<FolderLock>,
@@ -57,10 +62,16 @@ impl CheckpointStore {
         let lock = FolderLock::take(data_dir)?;
         let heads = SledHeadStore::open(&data_dir.join("head"))?;
         let blobs = FileBlobStore::open(&data_dir.join("blobs"))?;
-        if heads.is_empty()? && !blobs.list(BlobName::ALL)?.is_empty() {
+        let marks = Marks::open(&data_dir.join("marks"))?;
+        let (marked, found) = (marks.epoch(), heads.epoch()?);
+        if heads.is_empty()? && (marked > found || !blobs.list(BlobName::ALL)?.is_empty()) {
             return Err(CheckpointError::HeadMissing { dir: data_dir.to_path_buf() });
         }
-        Self::over(Arc::new(blobs), Arc::new(heads), Some(lock))
+        if marked > found {
+            let (dir, mark) = (data_dir.to_path_buf(), data_dir.join("marks/epoch"));
+            return Err(CheckpointError::EpochWentBack { dir, marked, found, mark });
+        }
+        Self::over(Arc::new(blobs), Arc::new(heads), marks, Some(lock))
     }
 
     /// A store that ends with the process.
@@ -69,6 +80,8 @@ impl CheckpointStore {
             inner: Arc::new(Inner {
                 blobs: Arc::new(MemBlobStore::default()),
                 heads: Arc::new(MemHeadStore::default()),
+                marks: Marks::default(),
+                poison: OnceLock::new(),
                 queries: Mutex::default(),
                 _lock: None,
             }),
@@ -77,15 +90,17 @@ impl CheckpointStore {
 
     /// A store over given parts, as after a restart.
     pub fn with_parts(blobs: Arc<dyn BlobStore>, heads: Arc<dyn HeadStore>) -> Result<Self, CheckpointError> {
-        Self::over(blobs, heads, None)
+        Self::over(blobs, heads, Marks::default(), None)
     }
 
     fn over(
         blobs: Arc<dyn BlobStore>,
         heads: Arc<dyn HeadStore>,
+        marks: Marks,
         lock: Option<FolderLock>,
     ) -> Result<Self, CheckpointError> {
-        let store = Self { inner: Arc::new(Inner { blobs, heads, queries: Mutex::default(), _lock: lock }) };
+        let (poison, queries) = (OnceLock::new(), Mutex::default());
+        let store = Self { inner: Arc::new(Inner { blobs, heads, marks, poison, queries, _lock: lock }) };
         store.check_version()?;
         store.remove_leftovers()?;
         Ok(store)
@@ -93,12 +108,58 @@ impl CheckpointStore {
 
     /// Claims the next epoch, durably. From then on every write of an earlier one is refused.
     pub fn claim_epoch(&self) -> Result<Epoch, CheckpointError> {
-        let epoch = self.inner.heads.claim_epoch()?;
+        self.check_sound()?;
+        let epoch = self.guarded(self.inner.heads.claim_epoch())?;
+        self.guarded(self.inner.marks.set_epoch(epoch))?;
         let version = STORE_VERSION.to_string().into_bytes();
         let ops = [HeadOp::Expect(HeadKey::Format, None), HeadOp::Put(HeadKey::Format, version)];
         // Refused = a store of this version already, which `open` has checked.
-        let _ = self.inner.heads.transact(epoch, &ops)?;
+        let _ = self.guarded(self.inner.heads.transact(epoch, &ops))?;
         Ok(epoch)
+    }
+
+    /// Refuses every write after one that failed in a way that leaves it unknown what is durable.
+    pub(crate) fn check_sound(&self) -> Result<(), CheckpointError> {
+        match self.inner.poison.get() {
+            Some(cause) => Err(CheckpointError::Poisoned { cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Remembers such a failure.
+    pub(crate) fn guarded<T>(&self, written: Result<T, CheckpointError>) -> Result<T, CheckpointError> {
+        written.inspect_err(|error| {
+            if error.poisons() && self.inner.poison.set(error.to_string()).is_ok() {
+                tracing::error!(%error, "the checkpoint store takes no more writes");
+            }
+        })
+    }
+
+    /// Refuses a query whose newest batch is older than one that was prepared.
+    pub(crate) fn check_mark(&self, query: QueryId, found: Option<BatchId>) -> Result<(), CheckpointError> {
+        match self.inner.marks.batch(query) {
+            Some(marked) if found < Some(marked) => {
+                Err(CheckpointError::WentBack { query, marked, found, mark: self.inner.marks.path(query) })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Queries whose heads are behind their marks, or are gone. Their blobs may be all there is left of them.
+    fn behind(&self) -> Result<BTreeSet<QueryId>, CheckpointError> {
+        let mut behind = BTreeSet::new();
+        for query in self.inner.marks.queries() {
+            let lost = self.inner.heads.get(&HeadKey::Spec(query))?.is_none();
+            if lost {
+                let mark = self.inner.marks.path(query);
+                tracing::error!(%query, "a query is missing from the head store, which went back: restore the whole \
+                    data folder from one copy, or remove {} to go on without it", mark.display());
+            }
+            if lost || self.check_mark(query, self.latest_batch(query)?).is_err() {
+                behind.insert(query);
+            }
+        }
+        Ok(behind)
     }
 
     fn check_version(&self) -> Result<(), CheckpointError> {
@@ -112,6 +173,7 @@ impl CheckpointStore {
 
     /// Deletes blobs that no head points to: a crash came before the head was written, or after it was removed.
     fn remove_leftovers(&self) -> Result<(), CheckpointError> {
+        let behind = self.behind()?;
         let blobs = self.inner.blobs.list(BlobName::ALL)?;
         if blobs.is_empty() {
             return Ok(());
@@ -128,7 +190,8 @@ impl CheckpointStore {
                 _ => {}
             }
         }
-        for blob in blobs.iter().filter(|blob| !used.contains(*blob)) {
+        let kept = |blob: &str| BlobName::query_of(blob).is_some_and(|query| behind.contains(&query));
+        for blob in blobs.iter().filter(|blob| !used.contains(*blob) && !kept(blob)) {
             tracing::info!(%blob, "removing a checkpoint file that a crash has left");
             self.inner.blobs.delete(blob)?;
         }
@@ -149,7 +212,7 @@ impl CheckpointStore {
             return Ok(Body::Inline(bytes));
         }
         let name = name.to_string();
-        self.inner.blobs.put(&name, &bytes)?;
+        self.guarded(self.inner.blobs.put(&name, &bytes))?;
         Ok(Body::Blob { name, size_bytes: bytes.len() as u64 })
     }
 
@@ -165,7 +228,8 @@ impl CheckpointStore {
     }
 
     pub(crate) fn transact(&self, epoch: Epoch, query: QueryId, ops: &[HeadOp]) -> Result<(), CheckpointError> {
-        match self.inner.heads.transact(epoch, ops)? {
+        self.check_sound()?;
+        match self.guarded(self.inner.heads.transact(epoch, ops))? {
             Transacted::Done => Ok(()),
             Transacted::Refused if self.inner.heads.get(&HeadKey::Spec(query))?.is_none() => {
                 Err(CheckpointError::NoQuery { query })
@@ -176,6 +240,7 @@ impl CheckpointStore {
 
     /// Refuses a stale epoch before any work is done for it; the transaction checks again.
     pub fn check_epoch(&self, yours: Epoch) -> Result<(), CheckpointError> {
+        self.check_sound()?;
         let current = self.inner.heads.epoch()?;
         if yours == current { Ok(()) } else { Err(CheckpointError::Fenced { yours, current }) }
     }

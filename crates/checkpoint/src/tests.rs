@@ -1,9 +1,11 @@
 //! The store as the driver uses it: order, fencing, folding, compaction, damage, restarts.
 
+mod behind;
+
 use crate::head::HeadStore;
 use crate::{CheckpointError, CheckpointStore, CompactionPolicy};
 use highwater_core::delta::{DeltaReader, DeltaWriter};
-use highwater_core::ids::{AttemptId, AttemptNumber, BatchId, Epoch, OperatorId, QueryId, ShardId, SourceId};
+use highwater_core::ids::{AttemptId, AttemptNumber, BatchId, Epoch, OperatorId, QueryId, ShardId, SinkId, SourceId};
 use highwater_core::offsets::{Positions, SourcePartition, TopicPartition};
 use highwater_core::options::{DesiredState, QuerySpec};
 use highwater_core::plan::BatchPlan;
@@ -27,6 +29,8 @@ fn spec(name: &str) -> QuerySpec {
         start_positions: Positions::new(),
         end_positions: Positions::new(),
         topic_ids: BTreeMap::new(),
+        source_topic_ids: BTreeMap::new(),
+        end_topic_ids: BTreeMap::new(),
     }
 }
 
@@ -66,6 +70,9 @@ fn record(query: QueryId, epoch: Epoch, batch: u64, position: i64, changes: &Cha
         writers: Vec::new(),
         state: vec![delta],
         totals: Totals::default(),
+        topic_ids: BTreeMap::new(),
+        ends: BTreeMap::new(),
+        reset: BTreeSet::new(),
     }
 }
 
@@ -223,6 +230,32 @@ fn names_belong_to_one_query_and_are_free_again_when_it_is_deleted() {
         Err(CheckpointError::NoQuery { .. })
     ));
     store.put_query(epoch, &second).unwrap();
+}
+
+#[test]
+fn a_query_takes_the_place_of_another_in_one_step_or_not_at_all() {
+    let store = CheckpointStore::in_memory();
+    let epoch = store.claim_epoch().unwrap();
+    let (old, other) = (spec("q"), spec("other"));
+    store.put_query(epoch, &old).unwrap();
+    store.put_query(epoch, &other).unwrap();
+    let noise: Vec<u8> = (0..200_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    store.prepare(epoch, &record(old.id, epoch, 0, 1, &some(1, &noise))).unwrap();
+    let new = QuerySpec { id: QueryId(Uuid::from_u128(99)), sql: "another".into(), ..old.clone() };
+
+    let of_another = QuerySpec { name: "other".into(), ..new.clone() };
+    assert!(matches!(store.replace_query(epoch, old.id, &of_another), Err(CheckpointError::AlreadyExists { .. })));
+    let newer = store.claim_epoch().unwrap();
+    assert_eq!(store.replace_query(epoch, old.id, &new).unwrap_err().kind(), highwater_core::error::ErrorKind::Fenced);
+    assert_eq!(store.query_by_name("q").unwrap().unwrap(), old, "refused, and nothing is changed");
+    assert!(store.latest(old.id).unwrap().is_some());
+
+    store.replace_query(newer, old.id, &new).unwrap();
+    assert_eq!(store.query_by_name("q").unwrap().unwrap(), new);
+    assert!(store.query(old.id).unwrap().is_none() && store.latest(old.id).unwrap().is_none());
+    assert!(store.inner.blobs.list(&crate::keys::BlobName::of_query(old.id)).unwrap().is_empty());
+    assert_eq!(store.queries().unwrap().len(), 2);
+    assert!(matches!(store.replace_query(newer, old.id, &new), Err(CheckpointError::NoQuery { .. })), "it is gone");
 }
 
 #[test]

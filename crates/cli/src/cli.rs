@@ -11,7 +11,7 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "highwater", version, propagate_version = true)]
 #[command(
-    after_help = "Exit codes: 0 success, 1 failure, 2 usage or invalid SQL, 3 driver unreachable, 130 interrupted."
+    after_help = "HIGHWATER_TOKEN: the token shown to the driver.\nExit codes: 0 success, 1 failure, 2 usage or invalid SQL, 3 driver unreachable, 130 interrupted."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -29,9 +29,18 @@ pub struct Global {
     /// Configuration file (TOML); flags and environment come first
     #[arg(long, global = true, value_name = "F.toml", env = "HIGHWATER_CONFIG")]
     pub config: Option<PathBuf>,
-    /// URL of the driver [default: http://127.0.0.1:7070]
+    /// URL of the driver, http:// or https:// [default: http://127.0.0.1:7070]
     #[arg(long, global = true, value_name = "URL", env = "HIGHWATER_DRIVER")]
     pub driver: Option<String>,
+    /// CA (PEM) that signed the certificates of driver and executors, for https://
+    #[arg(long, global = true, value_name = "F", env = "HIGHWATER_TLS_CA")]
+    pub tls_ca: Option<PathBuf>,
+    /// Certificate (PEM): a server serves with it, an executor or a client shows it
+    #[arg(long, global = true, value_name = "F", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key (PEM) of --tls-cert
+    #[arg(long, global = true, value_name = "F", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
     /// Form of the logs on stderr; RUST_LOG selects what is logged [default: text]
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -104,6 +113,14 @@ pub struct DriverArgs {
     /// How long a silent executor is believed alive, milliseconds [default: 3000]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub lease_ms: Option<u64>,
+    /// CA (PEM) of client certificates; one that it signed makes an executor (without --tokens: anybody)
+    #[arg(long, value_name = "F")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Tokens of clients and executors, with their roles
+    #[arg(long, value_name = "F.toml")]
+    pub tokens: Option<PathBuf>,
+    #[command(flatten)]
+    pub access: AccessArgs,
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,
 }
@@ -112,6 +129,17 @@ pub struct DriverArgs {
 fn size(text: &str) -> Result<u64, String> {
     let bytes = text.trim().parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64()).filter(|bytes| *bytes > 0);
     bytes.ok_or_else(|| "write a size, for example 512MB or 4GiB".to_string())
+}
+
+/// What scripts may reach on the machine of a driver or an executor.
+#[derive(Clone, Debug, Default, Args)]
+pub struct AccessArgs {
+    /// Environment variables that scripts may refer to [default: all on a loopback address, else none]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub allow_env: Option<Vec<String>>,
+    /// Folders with files that scripts may refer to and read [default: all on a loopback address, else none]
+    #[arg(long, value_name = "DIRS", value_delimiter = ',')]
+    pub allow_path: Option<Vec<PathBuf>>,
 }
 
 #[derive(Clone, Debug, Default, Args)]
@@ -131,6 +159,8 @@ pub struct ExecutorArgs {
     /// Folder of private scratch space [default: the system's temporary folder]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub access: AccessArgs,
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,
 }
@@ -212,6 +242,9 @@ pub struct DropArgs {
     /// Stop it first if it runs
     #[arg(long)]
     pub force: bool,
+    /// Delete the topics of its sinks' progress too; a query of this name is then submitted without --new-output
+    #[arg(long)]
+    pub delete_progress: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -322,7 +355,12 @@ mod tests {
     fn every_line_of_the_contract_parses() {
         for line in [
             "highwater driver --listen 127.0.0.1:7070 --http 127.0.0.1:7071 --data-dir ./highwater-data --config F.toml",
+            "highwater driver --tls-cert c --tls-key k --tls-client-ca ca --tokens F.toml",
+            "highwater executor --driver https://h:1 --tls-ca ca --tls-cert c --tls-key k",
+            "highwater ls --driver https://h:1 --tls-ca ca --tls-cert c --tls-key k",
             "highwater executor --driver http://h:1 --slots 4 --listen 127.0.0.1:0 --advertise host:7080 --data-dir D",
+            "highwater driver --allow-env KAFKA_PASSWORD,USER --allow-path /etc/highwater,/data",
+            "highwater executor --allow-env KAFKA_PASSWORD --allow-path /data",
             "highwater submit q.sql --name n --wait --replace --new-output",
             "highwater submit - --name n",
             "highwater run q.sql --data-dir D",
@@ -350,7 +388,13 @@ mod tests {
 
     #[test]
     fn wrong_usage_ends_with_2() {
-        for line in ["highwater", "highwater submti q.sql", "highwater status", "highwater executor --slots 0"] {
+        for line in [
+            "highwater",
+            "highwater submti q.sql",
+            "highwater status",
+            "highwater executor --slots 0",
+            "highwater ls --tls-cert c",
+        ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

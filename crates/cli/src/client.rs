@@ -1,16 +1,19 @@
 //! The driver as commands reach it: one gRPC channel, tried for ten seconds.
 //!
-//! Owns: connecting, retrying, call deadlines. Does not own: what is asked.
-//! Invariant: a driver that gives no answer for [`PATIENCE`] ends the command with exit code 3.
+//! Owns: connecting, retrying, call deadlines. Does not own: what is asked, TLS (`highwater_security::dial`).
+//! Invariants: a driver that gives no answer for [`PATIENCE`] ends the command with exit code 3; one that refuses us, or
+//! that we do not believe, ends it at once with 1.
 
 use crate::failure::Failure;
 use crate::output;
 use highwater_proto::MAX_MESSAGE_BYTES;
 use highwater_proto::v1::query_service_client::QueryServiceClient;
-use std::error::Error;
+use highwater_security::credentials::{Authenticated, Credentials};
+use highwater_security::dial::{self, Dialer};
+use highwater_security::{ClientSecurity, tls};
 use std::future::Future;
 use std::time::{Duration, Instant};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status};
 
 /// How long a driver may be away before a command gives up.
@@ -25,32 +28,57 @@ pub const LOOK: Duration = Duration::from_secs(30);
 pub const CHANGE: Duration = Duration::from_secs(300);
 
 /// A client of the query service.
-pub type Client = QueryServiceClient<Channel>;
+pub type Client = QueryServiceClient<Authenticated>;
 
 /// The driver's address, ready to connect.
 #[derive(Clone, Debug)]
 pub struct Driver {
     url: String,
     endpoint: Endpoint,
+    dialer: Dialer,
+    credentials: Credentials,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum NoConnection {
+    /// The driver may be there later.
+    Away(String),
+    /// Trying again does not help.
+    Refused(String),
 }
 
 impl Driver {
-    pub fn new(url: &str) -> Result<Self, Failure> {
+    /// A driver on this machine's loopback that asks for nothing.
+    pub fn local(url: &str) -> Result<Self, Failure> {
+        Self::new(url, &ClientSecurity::default())
+    }
+
+    pub fn new(url: &str, security: &ClientSecurity) -> Result<Self, Failure> {
         let refuse = |reason: String| {
             Failure::invalid(format!(
                 "{url} is not the URL of a driver ({reason}); it looks like http://127.0.0.1:7070"
             ))
         };
         let endpoint = Endpoint::from_shared(url.to_string())
-            .map_err(|error| refuse(cause(&error)))?
+            .map_err(|error| refuse(dial::reason(&error)))?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(5));
-        if endpoint.uri().scheme_str() != Some("http") {
-            return Err(refuse("only http:// is supported".to_string()));
+        match endpoint.uri().scheme_str() {
+            Some("http") => {}
+            Some("https") if security.ca.is_some() => {}
+            Some("https") => {
+                return Err(Failure::invalid(format!(
+                    "{url} needs --tls-ca F or HIGHWATER_TLS_CA: the CA that signed the driver's certificate"
+                )));
+            }
+            _ => return Err(refuse("neither http:// nor https://".to_string())),
         }
-        Ok(Self { url: url.to_string(), endpoint })
+        let dialer = Dialer::new(tls::client(security).map_err(|error| Failure::invalid(error.to_string()))?);
+        let credentials = Credentials::new(security.token.as_ref());
+        Ok(Self { url: url.to_string(), endpoint, dialer, credentials })
     }
 
     /// Calls the driver. While it is away or recovering the call is tried again, for [`PATIENCE`] in all.
@@ -66,10 +94,14 @@ impl Driver {
             let reason = match self.connect().await {
                 Ok(client) => match call(client).await {
                     Ok(response) => return Ok(response.into_inner()),
-                    Err(status) if status.code() == Code::Unavailable => status.message().to_string(),
-                    Err(status) => return Err(status.into()),
+                    Err(status) => match self.dialer.explain(self.endpoint.uri(), &status).await {
+                        Some(reason) => return Err(self.refused(&reason)),
+                        None if status.code() == Code::Unavailable => status.message().to_string(),
+                        None => return Err(status.into()),
+                    },
                 },
-                Err(reason) => reason,
+                Err(NoConnection::Refused(reason)) => return Err(self.refused(&reason)),
+                Err(NoConnection::Away(reason)) => reason,
             };
             if started.elapsed() + pause > PATIENCE {
                 return Err(self.unreachable(&reason));
@@ -81,11 +113,19 @@ impl Driver {
     }
 
     /// One try to connect; the error is a reason for people.
-    pub async fn connect(&self) -> Result<Client, String> {
-        let channel = self.endpoint.connect().await.map_err(|error| cause(&error))?;
-        Ok(QueryServiceClient::new(channel)
+    pub async fn connect(&self) -> Result<Client, NoConnection> {
+        let connected = self.endpoint.connect_with_connector(self.dialer.clone()).await;
+        let channel = connected.map_err(|error| match dial::explain(&error) {
+            Some(reason) => NoConnection::Refused(reason),
+            None => NoConnection::Away(dial::reason(&error)),
+        })?;
+        Ok(QueryServiceClient::new(self.credentials.clone().on(channel))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    pub fn refused(&self, reason: &str) -> Failure {
+        Failure::failed(format!("no connection with the driver at {}: {reason}", self.url))
     }
 
     fn unreachable(&self, reason: &str) -> Failure {
@@ -108,24 +148,15 @@ pub fn request<T>(message: T, deadline: Duration) -> Request<T> {
     request
 }
 
-/// The innermost cause of an error: `connection refused` rather than `transport error`.
-fn cause(error: &(dyn Error + 'static)) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_bad_url_is_usage() {
-        for url in ["not a url", "https://secure:1"] {
-            assert_eq!(Driver::new(url).unwrap_err().exit_code(), 2, "{url}");
+        for url in ["not a url", "https://secure:1", "ftp://127.0.0.1:7070"] {
+            assert_eq!(Driver::local(url).unwrap_err().exit_code(), 2, "{url}");
         }
-        assert!(Driver::new("http://127.0.0.1:7070").is_ok());
+        assert!(Driver::local("http://127.0.0.1:7070").is_ok());
     }
 }

@@ -136,6 +136,8 @@ fn spawn(label: &str, args: &[&str], folder: &Path) -> Result<Process, Failure> 
         .arg("--exit-with-parent")
         .env_remove("HIGHWATER_DRIVER")
         .env_remove("HIGHWATER_CONFIG")
+        .env_remove("HIGHWATER_TLS_CA")
+        .env_remove("HIGHWATER_TOKEN")
         .env("RUST_LOG", "warn")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

@@ -71,6 +71,7 @@ impl From<Status> for Failure {
         match status.code() {
             Code::InvalidArgument => Self::invalid(message),
             Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition => Self::failed(message),
+            Code::Unauthenticated | Code::PermissionDenied => Self::failed(format!("the driver refuses: {message}")),
             Code::Unavailable => Self::Unreachable(format!("the driver does not answer: {message}")),
             Code::DeadlineExceeded | Code::Cancelled => {
                 Self::failed(format!("the driver did not answer in time: {message}; see its log, then try again"))
@@ -107,6 +108,8 @@ mod tests {
             (Code::AlreadyExists, 1),
             (Code::FailedPrecondition, 1),
             (Code::Internal, 1),
+            (Code::Unauthenticated, 1),
+            (Code::PermissionDenied, 1),
             (Code::DeadlineExceeded, 1),
             (Code::Unavailable, 3),
         ] {

@@ -3,7 +3,7 @@
 //! Owns: the stream, reconnecting, leaving out batches already seen. Does not own: what is shown of them.
 //! Invariant: only the query's end, its removal or the caller ends a follow; a driver that is away does not.
 
-use crate::client::Driver;
+use crate::client::{Driver, NoConnection};
 use crate::commands::progress::Totals;
 use crate::failure::Failure;
 use crate::output;
@@ -111,7 +111,11 @@ async fn reconnect(
     name: &str,
     seen: Option<u64>,
 ) -> Result<Option<Streaming<StreamProgressResponse>>, Failure> {
-    let Ok(mut client) = driver.connect().await else { return Ok(None) };
+    let mut client = match driver.connect().await {
+        Ok(client) => client,
+        Err(NoConnection::Away(_)) => return Ok(None),
+        Err(NoConnection::Refused(reason)) => return Err(driver.refused(&reason)),
+    };
     // Batches may have been committed meanwhile: ask for as many as were missed.
     let missed = match client.get_query_status(GetQueryStatusRequest { name: name.to_string() }).await {
         Ok(response) => {

@@ -25,7 +25,7 @@ pub fn partitions(executor: &ExecutorStatus) -> BTreeMap<&str, &[i32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use highwater_proto::v1::{GetLagResponse, PartitionLag, PartitionList, QueryState};
+    use highwater_proto::v1::{GetLagResponse, PartitionLag, PartitionList, QueryLimit, QueryState};
 
     #[test]
     fn status_before_the_first_run_has_every_key() {
@@ -55,6 +55,7 @@ mod tests {
                 input_rows: 7,
             }],
             query_id: "u".into(),
+            limits: vec![QueryLimit { name: "trigger".into(), table: String::new(), value: "asap".into() }],
         };
         assert_eq!(
             status(&wire).to_string(),

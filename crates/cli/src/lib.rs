@@ -20,6 +20,7 @@ mod logging;
 mod output;
 mod parent;
 mod script;
+mod status_page;
 mod table;
 
 use clap::Parser;

@@ -13,6 +13,9 @@ use tracing_subscriber::EnvFilter;
 const SERVER_FILTER: &str = "info,rdkafka=off,librdkafka=off,sled=warn,h2=warn,tower=warn";
 const COMMAND_FILTER: &str = "warn,rdkafka=error,librdkafka=error,sled=error";
 
+/// Whatever RUST_LOG says: the parser logs whole scripts, which may hold secrets.
+const SILENCED: [&str; 1] = ["sqlparser=info"];
+
 /// Installs the subscriber of this process.
 pub fn init(context: &Context, server: bool) -> Result<(), Failure> {
     let default = if server { SERVER_FILTER } else { COMMAND_FILTER };
@@ -21,6 +24,10 @@ pub fn init(context: &Context, server: bool) -> Result<(), Failure> {
             .map_err(|error| Failure::invalid(format!("RUST_LOG={text}: {error}; try RUST_LOG=info")))?,
         _ => EnvFilter::new(default),
     };
+    let filter = SILENCED.iter().fold(filter, |filter, directive| match directive.parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    });
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match context.log_format() {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),

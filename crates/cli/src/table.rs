@@ -5,7 +5,6 @@
 use crate::json::{partitions, state_name};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use highwater_proto::v1::{ExecutorStatus, GetLagResponse, QueryStatus};
-use serde_json::Value;
 use std::time::Duration;
 
 /// An empty table with these headings.
@@ -42,39 +41,6 @@ pub fn list(queries: &[QueryStatus]) -> String {
         ]);
     }
     table.to_string()
-}
-
-/// `status`.
-pub fn status(query: &QueryStatus) -> String {
-    let batch = query.batch_id.map_or_else(|| "none yet".to_string(), |batch| batch.to_string());
-    let mut lines = vec![
-        format!("name      {}", query.name),
-        format!("state     {}", state_name(query.state())),
-        format!("batch     {batch}"),
-    ];
-    if !query.run_id.is_empty() {
-        lines.push(format!("run       {}", query.run_id));
-    }
-    if !query.message.is_empty() {
-        lines.push(format!("message   {}", query.message));
-    }
-    lines.extend(query.warnings.iter().map(|warning| format!("warning   {warning}")));
-    if !query.executors.is_empty() {
-        let mut table = table(&["executor", "address", "slots", "partitions", "shards", "input rows"]);
-        for executor in &query.executors {
-            table.add_row(vec![
-                Cell::new(short(&executor.id)),
-                Cell::new(&executor.address),
-                number(executor.slots),
-                Cell::new(share(executor)),
-                number(executor.shards),
-                number(executor.input_rows),
-            ]);
-        }
-        lines.push(String::new());
-        lines.push(table.to_string());
-    }
-    lines.join("\n")
 }
 
 /// `lag`.
@@ -135,24 +101,9 @@ pub fn size(bytes: u64) -> String {
     format!("{size:.1} {}", UNITS[unit])
 }
 
-/// What the operators of a query keep, from the progress of its last batch; `None` if no operator keeps anything.
-pub fn operators(progress: &Value) -> Option<String> {
-    let operators = progress.get("stateOperators")?.as_array().filter(|operators| !operators.is_empty())?;
-    let mut table = table(&["operator", "keeps", "rows", "size", "closed to", "late", "expired"]);
-    for operator in operators {
-        let text = |key: &str| operator.get(key).and_then(Value::as_str);
-        let whole = |key: &str| operator.get(key).and_then(Value::as_u64).unwrap_or(0);
-        table.add_row(vec![
-            number(whole("operatorId")),
-            Cell::new(format!("{}: {}", text("operatorName").unwrap_or("?"), text("description").unwrap_or("?"))),
-            number(whole("numRowsTotal")),
-            number(size(whole("memoryUsedBytes"))),
-            Cell::new(text("closeBefore").map_or("-", |time| time.get(..19).unwrap_or(time))),
-            number(whole("numRowsDroppedByWatermark")),
-            number(whole("numRowsExpired")),
-        ]);
-    }
-    Some(table.to_string())
+/// The columns of the terminal that stdout goes to; `None` if it goes elsewhere.
+pub fn terminal_width() -> Option<u16> {
+    Table::new().width()
 }
 
 /// A duration in the two largest units that matter.
@@ -189,18 +140,6 @@ mod tests {
     fn sizes_have_the_unit_that_fits() {
         let sizes = [999, 1_000, 999_949, 999_950, 25_300_000].map(size);
         assert_eq!(sizes, ["999 B", "1.0 kB", "999.9 kB", "1.0 MB", "25.3 MB"]);
-    }
-
-    #[test]
-    fn operators_are_shown_with_what_they_keep() {
-        let progress = serde_json::json!({"stateOperators": [{"operatorId": 0, "operatorName": "aggregate",
-            "description": "count(*) by user", "numRowsTotal": 12, "memoryUsedBytes": 3400,
-            "closeBefore": "2026-01-01T00:00:10.000Z", "numRowsDroppedByWatermark": 5, "numRowsExpired": 0}]});
-        let text = operators(&progress).unwrap();
-        for part in ["aggregate: count(*) by user", "3.4 kB", "2026-01-01T00:00:10", "12"] {
-            assert!(text.contains(part), "{part} is not in\n{text}");
-        }
-        assert_eq!(operators(&serde_json::json!({"stateOperators": []})), None);
     }
 
     #[test]

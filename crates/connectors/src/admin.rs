@@ -1,15 +1,14 @@
 //! Topics that sinks need: finding out whether they are there, making them, and who has written to them.
 //!
-//! Owns: creating topics with the brokers' defaults. All calls block.
+//! Owns: creating topics with the brokers' defaults, and what brokers must allow. All calls block.
 
-use crate::client;
+use crate::client::{self, Callbacks, Lookup};
 use crate::error::ConnectorError;
-use crate::sink::{Progress, ProgressKey, ProgressReader, progress_topic};
+use crate::sink::{Progress, ProgressKey, ProgressReader, progress_topic, transaction_timeout_ms};
 use highwater_core::ids::QueryId;
 use highwater_core::options::IsolationLevel;
 use highwater_engine::query::{ConnectorOptions, KafkaOptions, SinkTable};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::RDKafkaErrorCode;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -22,13 +21,89 @@ const BROKERS_DEFAULT: i32 = -1;
 /// Makes the topics of a sink that are missing: its own, and the one of its progress.
 pub fn ensure_topics(sink: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
     let ConnectorOptions::Kafka(options) = &sink.connector else { return Ok(()) };
+    check_transaction_timeout(sink, options)?;
+    let replication = match &options.topic {
+        Some(topic) => {
+            ensure_topic(options, topic)?;
+            replication_of(options, topic)?
+        }
+        None => BROKERS_DEFAULT,
+    };
     let name = progress_topic(query, sink.id);
-    let progress = NewTopic::new(&name, 1, TopicReplication::Fixed(BROKERS_DEFAULT)).set("cleanup.policy", "compact");
-    ensure(options, &name, progress)?;
-    match &options.topic {
-        Some(topic) => ensure_topic(options, topic),
-        None => Ok(()),
+    // As safe as the rows it tells of.
+    let progress = NewTopic::new(&name, 1, TopicReplication::Fixed(replication)).set("cleanup.policy", "compact");
+    ensure(options, &name, progress)
+}
+
+/// How often a topic's partitions are replicated.
+fn replication_of(options: &KafkaOptions, topic: &str) -> Result<i32, ConnectorError> {
+    let context = format!("looking at topic '{topic}'");
+    let looked_up = client::lookup(&client::base(options)?, &context)?;
+    let metadata = client::metadata(&looked_up, Some(topic), TIMEOUT, || context.clone())?;
+    let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+    let least = partitions.map(|partition| partition.replicas().len()).min();
+    Ok(least.and_then(|count| i32::try_from(count).ok()).filter(|count| *count > 0).unwrap_or(BROKERS_DEFAULT))
+}
+
+/// Deletes the topic of a sink's progress, if it is there.
+pub fn delete_progress(sink: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
+    let ConnectorOptions::Kafka(options) = &sink.connector else { return Ok(()) };
+    let name = progress_topic(query, sink.id);
+    let context = format!("deleting topic '{name}'");
+    let admin = client_of(options, &context)?;
+    let settings = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
+    let deleted = futures::executor::block_on(admin.delete_topics(&[&name], &settings))
+        .map_err(|error| ConnectorError::kafka(&context, &error))?;
+    for result in deleted {
+        match result {
+            Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {}
+            Err((_, code)) => return Err(ConnectorError::from_code(context, Some(code), code.to_string())),
+        }
     }
+    Ok(())
+}
+
+/// Refuses a sink whose transactions may be open for longer than its brokers allow.
+fn check_transaction_timeout(sink: &SinkTable, options: &KafkaOptions) -> Result<(), ConnectorError> {
+    match max_transaction_timeout_ms(options) {
+        Some(allowed) if transaction_timeout_ms(options) > allowed => Err(timeout_refused(sink, options)),
+        // Who may not look at the brokers' settings is told by the first transaction.
+        _ => Ok(()),
+    }
+}
+
+/// Why brokers refuse a sink's transactions.
+pub fn timeout_refused(sink: &SinkTable, options: &KafkaOptions) -> ConnectorError {
+    let allowed = max_transaction_timeout_ms(options);
+    let at_most = allowed.map_or("less".to_string(), |allowed| format!("at most {allowed} ms"));
+    let value = allowed.map_or("…".to_string(), |allowed| allowed.to_string());
+    ConnectorError::Config(format!(
+        "sink '{}': its transactions may be open for {} ms, but the brokers allow {at_most} \
+         (transaction.max.timeout.ms). Set 'kafka.transaction.timeout.ms' = '{value}' (a batch is then planned so that \
+         it ends in time), or raise the brokers' setting",
+        sink.name,
+        transaction_timeout_ms(options)
+    ))
+}
+
+/// The brokers' longest transaction, milliseconds; `None` when they do not tell.
+fn max_transaction_timeout_ms(options: &KafkaOptions) -> Option<i64> {
+    let context = "looking at a broker's settings";
+    let looked_up = client::lookup(&client::base(options).ok()?, context).ok()?;
+    let metadata = client::metadata(&looked_up, None, TIMEOUT, || context.to_string()).ok()?;
+    let broker = metadata.brokers().first()?.id();
+    let admin = client_of(options, context).ok()?;
+    let settings = AdminOptions::new().request_timeout(Some(TIMEOUT));
+    let brokers = [ResourceSpecifier::Broker(broker)];
+    let found = admin.describe_configs(&brokers, &settings);
+    let found = futures::executor::block_on(found).ok()?.into_iter().next()?.ok()?;
+    found.get("transaction.max.timeout.ms")?.value.as_ref()?.parse().ok()
+}
+
+/// A client that changes things. It does not hear why brokers do not answer: ask with a consumer first.
+fn client_of(options: &KafkaOptions, context: &str) -> Result<AdminClient<Callbacks>, ConnectorError> {
+    let settings = client::base(options)?;
+    settings.make(context, settings.callbacks())
 }
 
 /// Makes a topic that is missing.
@@ -38,11 +113,11 @@ pub fn ensure_topic(options: &KafkaOptions, topic: &str) -> Result<(), Connector
 
 fn ensure(options: &KafkaOptions, name: &str, topic: NewTopic<'_>) -> Result<(), ConnectorError> {
     let context = format!("creating topic '{name}'");
-    let admin: AdminClient<DefaultClientContext> =
-        client::base(options)?.create().map_err(|error| client::creation_error(&context, &error))?;
-    if exists(&admin, name, &context)? {
+    let looked_up = client::lookup(&client::base(options)?, &context)?;
+    if exists(&looked_up, name, &context)? {
         return Ok(());
     }
+    let admin = client_of(options, &context)?;
     let settings = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
     let made = futures::executor::block_on(admin.create_topics([&topic], &settings))
         .map_err(|error| ConnectorError::kafka(&context, &error))?;
@@ -54,7 +129,7 @@ fn ensure(options: &KafkaOptions, name: &str, topic: NewTopic<'_>) -> Result<(),
         }
     }
     let deadline = Instant::now() + TIMEOUT;
-    while !exists(&admin, name, &context)? {
+    while !exists(&looked_up, name, &context)? {
         if Instant::now() > deadline {
             let message = "it was created, but the brokers do not list it yet".to_string();
             return Err(ConnectorError::Unavailable { context, message });
@@ -64,9 +139,8 @@ fn ensure(options: &KafkaOptions, name: &str, topic: NewTopic<'_>) -> Result<(),
     Ok(())
 }
 
-fn exists(admin: &AdminClient<DefaultClientContext>, name: &str, context: &str) -> Result<bool, ConnectorError> {
-    let metadata =
-        admin.inner().fetch_metadata(Some(name), TIMEOUT).map_err(|error| ConnectorError::kafka(context, &error))?;
+fn exists(consumer: &Lookup, name: &str, context: &str) -> Result<bool, ConnectorError> {
+    let metadata = client::metadata(consumer, Some(name), TIMEOUT, || context.to_string())?;
     Ok(metadata.topics().iter().any(|topic| {
         let has_leaders = topic.partitions().iter().all(|partition| partition.leader() >= 0);
         topic.name() == name && !topic.partitions().is_empty() && has_leaders

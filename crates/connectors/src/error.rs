@@ -87,9 +87,6 @@ pub fn is_refused(code: RDKafkaErrorCode) -> bool {
             | C::UnknownPartition
             | C::UnknownTopicOrPartition
             | C::InvalidTopic
-            | C::Authentication
-            | C::SaslAuthenticationFailed
-            | C::UnsupportedSASLMechanism
             | C::TopicAuthorizationFailed
             | C::GroupAuthorizationFailed
             | C::ClusterAuthorizationFailed

@@ -5,12 +5,12 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod access;
 pub mod admin;
 pub mod client;
 pub mod error;
 pub mod json;
 pub mod monitor;
-pub mod secrets;
 pub mod sink;
 pub mod source;
 mod topic_id;

@@ -2,14 +2,16 @@
 //!
 //! Owns: resolving `starting_offsets` and `ending_offsets` to positions. Does not own: reading
 //! records. All calls block: run them where blocking is allowed.
-//! Ends are those its readers see: the last stable offset under `read_committed`.
+//! Ends are those its readers see: the last stable offset under `read_committed`. Only whether a partition is idle is
+//! decided by the end of the log itself.
 
 use crate::client::{self, Lookup};
 use crate::error::ConnectorError;
 use crate::source::kafka_options;
 use highwater_core::ids::SourceId;
-use highwater_core::offsets::{Positions, SourcePartition, TopicPartition};
-use highwater_core::options::{EndingOffsets, StartingOffsets};
+use highwater_core::offsets::{LogEnds, Positions, SourcePartition, TopicPartition};
+use highwater_core::options::{EndingOffsets, IsolationLevel, StartingOffsets};
+use highwater_core::query::TopicLook;
 use highwater_engine::query::SourceTable;
 use rdkafka::Message;
 use rdkafka::consumer::Consumer;
@@ -29,16 +31,13 @@ const EARLIEST: i64 = -2;
 /// Explicit offset that means the latest, as in Spark.
 const LATEST: i64 = -1;
 
-/// Both ends of a partition: first offset retained, and the position after the last readable one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartitionEnds {
-    pub earliest: i64,
-    pub latest: i64,
-}
-
 /// A connection that looks at one source's topic. Keep it to ask again.
 pub struct TopicMonitor {
     consumer: Lookup,
+    /// Sees open transactions too; only where idleness is of interest and `consumer` does not.
+    uncommitted: Option<Lookup>,
+    /// The id last told.
+    last_id: Option<String>,
     source: SourceId,
     topic: Arc<str>,
     servers: String,
@@ -55,8 +54,18 @@ impl TopicMonitor {
         // It reads single records only.
         config.set("queued.min.messages", "1").set("queued.max.messages.kbytes", "2048");
         let consumer = client::lookup(&config, &context)?;
+        let idles = table.watermark.is_some() && table.options.idle_timeout_ms.is_some();
+        let uncommitted = match table.options.isolation_level {
+            IsolationLevel::ReadCommitted if idles => {
+                config.set("isolation.level", "read_uncommitted");
+                Some(client::lookup(&config, &context)?)
+            }
+            _ => None,
+        };
         Ok(Self {
             consumer,
+            uncommitted,
+            last_id: None,
             source: table.id,
             topic,
             servers: options.bootstrap_servers.clone(),
@@ -68,10 +77,7 @@ impl TopicMonitor {
     /// Partition numbers, ascending. A topic that does not exist is an error that says so.
     pub fn partitions(&self) -> Result<Vec<i32>, ConnectorError> {
         let context = || format!("table '{}': looking up topic '{}' at {}", self.table, self.topic, self.servers);
-        let metadata = self
-            .consumer
-            .fetch_metadata(Some(&self.topic), TIMEOUT)
-            .map_err(|error| ConnectorError::kafka(context(), &error))?;
+        let metadata = client::metadata(&self.consumer, Some(&self.topic), TIMEOUT, context)?;
         let missing = || ConnectorError::MissingTopic { topic: self.topic.to_string(), servers: self.servers.clone() };
         let topic = metadata.topics().iter().find(|topic| topic.name() == &*self.topic).ok_or_else(missing)?;
         if let Some(code) = topic.error() {
@@ -87,9 +93,35 @@ impl TopicMonitor {
     }
 
     /// Both ends of every partition: two requests to each leader, however many partitions.
-    pub fn ends(&mut self) -> Result<BTreeMap<SourcePartition, PartitionEnds>, ConnectorError> {
+    pub fn ends(&mut self) -> Result<BTreeMap<SourcePartition, LogEnds>, ConnectorError> {
         let partitions = self.partitions()?;
         Ok(self.ends_of(&partitions)?.into_iter().map(|(partition, ends)| (self.key(partition), ends)).collect())
+    }
+
+    /// The topic's id alone.
+    pub fn look_at_id(&mut self) -> Result<TopicLook, ConnectorError> {
+        self.partitions()?;
+        let id = self.topic_id()?.map(|(_, id)| id);
+        Ok(TopicLook { source: self.source, id, ends: BTreeMap::new() })
+    }
+
+    /// The topic's id, and both ends of every partition; where those cannot be had (no leader), the id alone.
+    pub fn look(&mut self) -> Result<TopicLook, ConnectorError> {
+        let mut ends = self.ends();
+        let id = self.topic_id()?.map(|(_, id)| id);
+        if id != self.last_id {
+            // Those found before the id may be of another topic of this name.
+            ends = self.ends();
+            self.last_id.clone_from(&id);
+        }
+        if let Err(error @ ConnectorError::MissingTopic { .. }) = ends {
+            return Err(error);
+        }
+        let ends = ends.unwrap_or_else(|error| {
+            tracing::debug!(topic = %self.topic, %error, "the ends are not known");
+            BTreeMap::new()
+        });
+        Ok(TopicLook { source: self.source, id, ends })
     }
 
     /// Where the table's `starting_offsets` begin: a position for every partition.
@@ -171,25 +203,25 @@ impl TopicMonitor {
         positions.into_iter().map(|(partition, offset)| (self.key(partition), offset)).collect()
     }
 
-    fn ends_of(&self, partitions: &[i32]) -> Result<BTreeMap<i32, PartitionEnds>, ConnectorError> {
-        let earliest = self.list_offsets(partitions, Offset::Beginning)?;
-        let latest = self.list_offsets(partitions, Offset::End)?;
+    fn ends_of(&self, partitions: &[i32]) -> Result<BTreeMap<i32, LogEnds>, ConnectorError> {
+        let earliest = self.list_offsets(&self.consumer, partitions, Offset::Beginning)?;
+        let latest = self.list_offsets(&self.consumer, partitions, Offset::End)?;
+        let log_end = match &self.uncommitted {
+            Some(consumer) => self.list_offsets(consumer, partitions, Offset::End)?,
+            None => latest.clone(),
+        };
         let both = |partition: &i32| {
             let (earliest, latest) = (*earliest.get(partition)?, *latest.get(partition)?);
-            Some((*partition, PartitionEnds { earliest, latest }))
+            Some((*partition, LogEnds { earliest, latest, log_end: *log_end.get(partition)? }))
         };
         Ok(partitions.iter().filter_map(both).collect())
     }
 
     /// First offset at or after a time; the end where there is none.
-    fn at_time(
-        &self,
-        ends: &BTreeMap<i32, PartitionEnds>,
-        timestamp_ms: i64,
-    ) -> Result<BTreeMap<i32, i64>, ConnectorError> {
+    fn at_time(&self, ends: &BTreeMap<i32, LogEnds>, timestamp_ms: i64) -> Result<BTreeMap<i32, i64>, ConnectorError> {
         let partitions: Vec<i32> = ends.keys().copied().collect();
         // Negative times are commands to Kafka, and no record is older than the epoch.
-        let found = self.list_offsets(&partitions, Offset::Offset(timestamp_ms.max(0)))?;
+        let found = self.list_offsets(&self.consumer, &partitions, Offset::Offset(timestamp_ms.max(0)))?;
         Ok(ends
             .iter()
             .map(|(partition, ends)| {
@@ -201,15 +233,20 @@ impl TopicMonitor {
 
     /// One ListOffsets request to each leader. librdkafka passes −2 and −1, which mean the ends,
     /// and any other number as a time, on to the broker.
-    fn list_offsets(&self, partitions: &[i32], what: Offset) -> Result<BTreeMap<i32, i64>, ConnectorError> {
+    fn list_offsets(
+        &self,
+        consumer: &Lookup,
+        partitions: &[i32],
+        what: Offset,
+    ) -> Result<BTreeMap<i32, i64>, ConnectorError> {
         let context =
             || format!("table '{}': looking up offsets of topic '{}' at {}", self.table, self.topic, self.servers);
-        let failed = |error: KafkaError| ConnectorError::kafka(context(), &error);
+        let failed = |error: KafkaError| client::failed(&self.consumer, context(), &error);
         let mut list = TopicPartitionList::new();
         for partition in partitions {
             list.add_partition_offset(&self.topic, *partition, what).map_err(failed)?;
         }
-        let answer = self.consumer.offsets_for_times(list, TIMEOUT).map_err(failed)?;
+        let answer = consumer.offsets_for_times(list, TIMEOUT).map_err(failed)?;
         let mut found = BTreeMap::new();
         for element in answer.elements() {
             element.error().map_err(failed)?;
@@ -226,7 +263,7 @@ impl TopicMonitor {
     /// Exact positions, checked against the log; partitions not named get `default`.
     fn explicit(
         &self,
-        ends: &BTreeMap<i32, PartitionEnds>,
+        ends: &BTreeMap<i32, LogEnds>,
         offsets: &BTreeMap<String, BTreeMap<i32, i64>>,
         default: i64,
     ) -> Result<BTreeMap<i32, i64>, ConnectorError> {
@@ -238,7 +275,7 @@ impl TopicMonitor {
 
 fn check_explicit(
     topic: &Arc<str>,
-    ends: &BTreeMap<i32, PartitionEnds>,
+    ends: &BTreeMap<i32, LogEnds>,
     named: &BTreeMap<i32, i64>,
     default: i64,
 ) -> Result<BTreeMap<i32, i64>, ConnectorError> {
@@ -267,10 +304,10 @@ fn check_explicit(
 mod tests {
     use super::*;
 
-    fn ends() -> BTreeMap<i32, PartitionEnds> {
+    fn ends() -> BTreeMap<i32, LogEnds> {
         BTreeMap::from([
-            (0, PartitionEnds { earliest: 100, latest: 200 }),
-            (1, PartitionEnds { earliest: 0, latest: 50 }),
+            (0, LogEnds { earliest: 100, latest: 200, log_end: 200 }),
+            (1, LogEnds { earliest: 0, latest: 50, log_end: 50 }),
         ])
     }
 

@@ -8,6 +8,7 @@
 
 pub mod align;
 pub mod assign;
+pub mod clock;
 pub mod delta;
 pub mod error;
 pub mod ids;

@@ -55,6 +55,17 @@ impl OffsetRange {
     }
 }
 
+/// The log of a partition as its brokers describe it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEnds {
+    /// First offset retained.
+    pub earliest: i64,
+    /// After the last record that the source may read: the last stable offset under `read_committed`.
+    pub latest: i64,
+    /// After the last record written, open transactions included (the high watermark).
+    pub log_end: i64,
+}
+
 /// Next offset to read of every partition of every source.
 pub type Positions = BTreeMap<SourcePartition, i64>;
 /// Ranges of one micro-batch. Partitions without new records may be absent.

@@ -159,8 +159,14 @@ pub struct QuerySpec {
     /// Ends, fixed once: by `ending_offsets`, or by `available_now` at its first start.
     #[serde(with = "as_pairs")]
     pub end_positions: Positions,
-    /// Kafka topic ids at submit, to notice a topic recreated under its name.
+    /// Kafka topic ids at submit, by topic. Replaced by `source_topic_ids`: two clusters may have topics of one name.
     pub topic_ids: BTreeMap<String, String>,
+    /// Kafka topic ids that `start_positions` belong to, to notice a topic recreated under its name.
+    #[serde(default)]
+    pub source_topic_ids: BTreeMap<SourceId, String>,
+    /// Kafka topic ids that `end_positions` belong to; they are fixed anew when a finished query is started.
+    #[serde(default)]
+    pub end_topic_ids: BTreeMap<SourceId, String>,
 }
 
 /// Positions of one topic, for callers that hold them per partition.

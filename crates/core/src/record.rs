@@ -1,14 +1,15 @@
 //! The prepare record: the checkpoint of one micro-batch, written durably in one step.
 //!
 //! Owns: what is in a checkpoint. Does not own: its bytes on disk (crate `checkpoint`).
-//! Invariant: `positions` never go below those of the record before (checked by [`PrepareRecord::follows`]).
+//! Invariant: `positions` never go below those of the record before, unless the record says that they were set anew
+//! (checked by [`PrepareRecord::regressed`]).
 
 use crate::ids::{AttemptId, BatchId, QueryId, SourceId};
 use crate::offsets::{Positions, SourcePartition, as_pairs};
 use crate::plan::BatchPlan;
 use crate::report::{PartitionReport, StateDelta, WriterReport};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything needed to finish, or to go on after, micro-batch `plan.batch`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,16 @@ pub struct PrepareRecord {
     pub state: Vec<StateDelta>,
     /// Counters since the query was created.
     pub totals: Totals,
+    /// Ids of the topics that `positions` belong to.
+    #[serde(default)]
+    pub topic_ids: BTreeMap<SourceId, String>,
+    /// Ends of sources whose topic was recreated, in place of those in the query's spec.
+    #[serde(default, with = "as_pairs")]
+    pub ends: Positions,
+    /// Partitions whose position was set anew by `on_data_loss` before this batch, because their topic was recreated or
+    /// their log truncated: only these may go back, or be gone.
+    #[serde(default)]
+    pub reset: BTreeSet<SourcePartition>,
 }
 
 /// Watermark of one source: the least of its partitions that are not idle. Never goes back.
@@ -50,6 +61,9 @@ pub struct Totals {
     pub bad_records: u64,
     /// Offsets skipped under `on_data_loss`.
     pub lost_offsets: u64,
+    /// Times `on_data_loss` set positions anew: once per recreated topic, once per truncated partition.
+    #[serde(default)]
+    pub resets: u64,
 }
 
 impl PrepareRecord {
@@ -62,6 +76,7 @@ impl PrepareRecord {
         previous
             .positions
             .iter()
+            .filter(|(key, _)| !self.reset.contains(*key))
             .find(|(key, old)| self.positions.get(*key).is_none_or(|new| new < *old))
             .map(|(key, _)| key.clone())
     }

@@ -32,47 +32,62 @@ pub fn advance(
     watermark.current_ms = watermark.current_ms.max(next);
 }
 
-/// Knows which partitions are idle: read to their end, and at that end, for the whole timeout. One that is
-/// unread, throttled or without a reader is active, because records may be waiting in it.
+/// How long a word of the brokers that a partition has nothing unread is believed, milliseconds. They are asked every
+/// second.
+const CONFIRMED_FOR_MS: i64 = 5_000;
+
+/// Knows which partitions are idle: the brokers confirm that everything in the log is read, open transactions
+/// included, and have done so for the whole timeout. One of which they have not said so lately is active: a
+/// consumer that sees no more may have lost its connection, or wait behind a transaction.
 #[derive(Clone, Debug)]
 pub struct IdleTracker {
     timeout_ms: Option<i64>,
-    /// Since when each partition has been read to its end.
-    since_ms: BTreeMap<SourcePartition, i64>,
+    at_end: BTreeMap<SourcePartition, AtEnd>,
+}
+
+/// A partition of which everything is read, milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct AtEnd {
+    since_ms: i64,
+    confirmed_ms: i64,
 }
 
 impl IdleTracker {
     /// Without a timeout nothing is ever idle.
     pub fn new(timeout_ms: Option<u64>) -> Self {
         let timeout_ms = timeout_ms.map(|timeout| i64::try_from(timeout).unwrap_or(i64::MAX));
-        Self { timeout_ms, since_ms: BTreeMap::new() }
+        Self { timeout_ms, at_end: BTreeMap::new() }
     }
 
-    /// Notes what a consumer has reached, and what is committed of it.
-    pub fn observe(&mut self, partition: &SourcePartition, committed: i64, position: i64, at_end: bool, now_ms: i64) {
-        if at_end && committed >= position {
-            self.since_ms.entry(partition.clone()).or_insert(now_ms);
-        } else {
-            self.since_ms.remove(partition);
+    /// Compares what is committed with the end of the log, as the brokers tell it now.
+    pub fn confirm(&mut self, partition: &SourcePartition, committed: i64, log_end: i64, now_ms: i64) {
+        if committed < log_end {
+            self.forget(partition);
+            return;
         }
+        let entry = AtEnd { since_ms: now_ms, confirmed_ms: now_ms };
+        self.at_end.entry(partition.clone()).or_insert(entry).confirmed_ms = now_ms;
     }
 
-    /// The partition has lost its reader.
+    /// Something waits in the partition, or it has lost its reader.
     pub fn forget(&mut self, partition: &SourcePartition) {
-        self.since_ms.remove(partition);
+        self.at_end.remove(partition);
     }
 
     /// Partitions idle at `now_ms`.
     pub fn idle(&self, now_ms: i64) -> BTreeSet<SourcePartition> {
         let Some(timeout_ms) = self.timeout_ms else { return BTreeSet::new() };
-        let idle = self.since_ms.iter().filter(|(_, since)| now_ms.saturating_sub(**since) >= timeout_ms);
+        let idle = self.at_end.iter().filter(|(_, end)| {
+            now_ms.saturating_sub(end.since_ms) >= timeout_ms
+                && now_ms.saturating_sub(end.confirmed_ms) <= CONFIRMED_FOR_MS
+        });
         idle.map(|(partition, _)| partition.clone()).collect()
     }
 
-    /// When the next partition becomes idle, milliseconds.
+    /// When the next partition becomes idle, milliseconds, if nothing comes in between.
     pub fn next_deadline_ms(&self, now_ms: i64) -> Option<i64> {
         let timeout_ms = self.timeout_ms?;
-        self.since_ms.values().map(|since| since.saturating_add(timeout_ms)).filter(|at| *at > now_ms).min()
+        self.at_end.values().map(|end| end.since_ms.saturating_add(timeout_ms)).filter(|at| *at > now_ms).min()
     }
 }
 
@@ -102,19 +117,29 @@ mod tests {
     }
 
     #[test]
-    fn idle_means_read_to_its_end_for_the_whole_timeout() {
+    fn idle_means_read_to_the_end_of_the_log_for_the_whole_timeout() {
         let mut idle = IdleTracker::new(Some(10));
-        idle.observe(&p(0), 5, 9, true, 0);
-        assert_eq!(idle.idle(1_000), BTreeSet::new(), "read ahead but not committed");
-        idle.observe(&p(0), 9, 9, true, 1_000);
+        idle.confirm(&p(0), 5, 9, 0);
+        assert_eq!(idle.idle(1_000), BTreeSet::new(), "records are there that are not committed");
+        idle.confirm(&p(0), 9, 9, 1_000);
         assert_eq!(idle.next_deadline_ms(1_000), Some(1_010));
         assert_eq!(idle.idle(1_009), BTreeSet::new());
         assert_eq!(idle.idle(1_010), BTreeSet::from([p(0)]));
-        idle.observe(&p(0), 9, 10, false, 1_011);
+        idle.confirm(&p(0), 9, 10, 1_011);
         assert_eq!(idle.idle(2_000), BTreeSet::new());
-        idle.observe(&p(0), 10, 10, true, 2_000);
+        idle.confirm(&p(0), 10, 10, 2_000);
         idle.forget(&p(0));
-        assert_eq!(idle.idle(9_000), BTreeSet::new(), "without a reader it is active");
+        assert_eq!(idle.idle(2_100), BTreeSet::new(), "without a reader it is active");
+    }
+
+    #[test]
+    fn a_partition_nobody_can_say_anything_of_is_active() {
+        let mut idle = IdleTracker::new(Some(10));
+        idle.confirm(&p(0), 9, 9, 0);
+        assert_eq!(idle.idle(CONFIRMED_FOR_MS), BTreeSet::from([p(0)]));
+        assert_eq!(idle.idle(CONFIRMED_FOR_MS + 1), BTreeSet::new(), "the brokers have been silent for too long");
+        idle.confirm(&p(0), 9, 9, 20_000);
+        assert_eq!(idle.idle(20_000), BTreeSet::from([p(0)]), "nothing came in between");
     }
 
     proptest! {
@@ -155,24 +180,30 @@ mod tests {
         }
 
         #[test]
-        fn idle_is_read_to_its_end_without_a_break(
+        fn idle_is_read_to_its_end_without_a_break_and_confirmed(
             timeout in 1u64..50,
-            steps in proptest::collection::vec((1i64..30, 0u8..4), 1..40),
+            steps in proptest::collection::vec((1i64..4_000, 0u8..4), 1..40),
         ) {
             let mut tracker = IdleTracker::new(Some(timeout));
-            let (mut now, mut since) = (0i64, None);
+            let (mut now, mut end) = (0i64, None);
             for (step, kind) in steps {
                 now += step;
                 match kind {
-                    0 => tracker.observe(&p(0), 5, 9, true, now),
-                    1 => tracker.observe(&p(0), 9, 9, false, now),
+                    0 => tracker.confirm(&p(0), 5, 9, now),
+                    1 => {}
                     2 => tracker.forget(&p(0)),
-                    _ => tracker.observe(&p(0), 9, 9, true, now),
+                    _ => tracker.confirm(&p(0), 9, 9, now),
                 }
-                since = (kind == 3).then(|| since.unwrap_or(now));
-                let expected = since.is_some_and(|since| now - since >= timeout as i64);
+                end = match kind {
+                    1 => end,
+                    3 => Some((end.map_or(now, |(since, _)| since), now)),
+                    _ => None,
+                };
+                let expected = end.is_some_and(|(since, confirmed)| {
+                    now - since >= timeout as i64 && now - confirmed <= CONFIRMED_FOR_MS
+                });
                 prop_assert_eq!(tracker.idle(now).contains(&p(0)), expected);
-                let deadline = since.map(|since| since + timeout as i64).filter(|at| *at > now);
+                let deadline = end.map(|(since, _)| since + timeout as i64).filter(|at| *at > now);
                 prop_assert_eq!(tracker.next_deadline_ms(now), deadline);
             }
         }

@@ -7,15 +7,31 @@
 //! a restarted process does not die again.
 //! `HIGHWATER_DELAYS=name:ms,name:ms` makes each passing of a point take up to so many milliseconds, always the same ones
 //! for the same passing, so that tasks overtake each other as they would on busy machines.
+//! `HIGHWATER_WALL_SKEW=FILE` adds the milliseconds in FILE to the driver's wall clock, whenever it is read.
 
 #[cfg(feature = "crash-points")]
 mod delays;
+#[cfg(feature = "crash-points")]
+mod skew;
 
 /// Kills this process with SIGKILL, or waits, when the environment names this point.
 #[cfg(feature = "crash-points")]
 pub fn point(name: &str) {
     delays::wait(name);
     armed::point(name);
+}
+
+/// How far the wall clock is off, milliseconds, by the environment.
+#[cfg(feature = "crash-points")]
+pub fn wall_skew_ms() -> i64 {
+    skew::milliseconds()
+}
+
+/// Not at all in this build.
+#[cfg(not(feature = "crash-points"))]
+#[inline(always)]
+pub fn wall_skew_ms() -> i64 {
+    0
 }
 
 /// Does nothing in this build.

@@ -91,6 +91,12 @@ impl Cluster {
         Some((number, receiver))
     }
 
+    /// The session is the executor's newest, and its lease runs.
+    pub(crate) fn is_current(&self, id: ExecutorId, number: u64) -> bool {
+        let members = self.members.lock();
+        members.get(&id).and_then(|member| member.session.as_ref()).is_some_and(|session| session.id == number)
+    }
+
     /// Ends a session; the executor is dead to every query from now on.
     pub(crate) fn close_session(&self, id: ExecutorId, number: u64) {
         {

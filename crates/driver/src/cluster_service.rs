@@ -10,12 +10,15 @@ use highwater_core::error::ErrorKind;
 use highwater_core::ids::{BatchId, ExecutorId, ShardId, SourceId, TaskId};
 use highwater_core::offsets::{SourcePartition, TopicPartition};
 use highwater_core::plan::WriterPlan;
-use highwater_core::query::{Event, ExecutorInfo};
-use highwater_proto::convert;
+use highwater_core::query::{Event, ExecutorInfo, OutOfRange};
 use highwater_proto::v1::cluster_service_server::ClusterService;
 use highwater_proto::v1::stream_tasks_request::Message;
 use highwater_proto::v1::{self, StreamTasksRequest};
+use highwater_proto::{MAX_DELTA_BYTES, convert, version};
+use highwater_security::credentials::Token;
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -23,9 +26,17 @@ use tonic::{Request, Response, Status, Streaming};
 /// State is handed over in messages of about this size, bytes.
 const STATE_CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
+/// Executors whose shards are read from the checkpoint at the same time.
+const STATE_READS: usize = 4;
+
 pub(crate) struct ClusterApi {
-    pub cluster: Cluster,
-    pub queries: Queries,
+    cluster: Cluster,
+    queries: Queries,
+    state_reads: Arc<Semaphore>,
+    /// Told to executors, who show it to one another. New with every start, as the epoch is.
+    exchange_secret: Token,
+    /// Strangers are kept out.
+    secured: bool,
 }
 
 #[tonic::async_trait]
@@ -35,18 +46,15 @@ impl ClusterService for ClusterApi {
         request: Request<v1::RegisterExecutorRequest>,
     ) -> Result<Response<v1::RegisterExecutorResponse>, Status> {
         let request = request.into_inner();
-        if request.version != env!("CARGO_PKG_VERSION") {
-            return Err(Status::failed_precondition(format!(
-                "the executor is version {}, the driver {}; run one version",
-                request.version,
-                env!("CARGO_PKG_VERSION")
-            )));
-        }
+        version::check_executor(request.protocol, &request.version)?;
         let id = convert::executor_id(&request.executor_id)?;
-        self.cluster.register(ExecutorInfo { id, address: request.address, slots: request.slots, session: 0 });
+        let address = if request.tls { format!("https://{}", request.address) } else { request.address };
+        self.cluster.register(ExecutorInfo { id, address, slots: request.slots, session: 0 });
         Ok(Response::new(v1::RegisterExecutorResponse {
             epoch: self.cluster.epoch().0,
             lease_ms: self.cluster.lease().as_millis() as u64,
+            exchange_secret: self.exchange_secret.reveal().to_string(),
+            secured: self.secured,
         }))
     }
 
@@ -82,8 +90,13 @@ impl ClusterService for ClusterApi {
         let (cluster, queries) = (self.cluster.clone(), self.queries.clone());
         tokio::spawn(async move {
             while let Some(Ok(message)) = incoming.next().await {
-                if let Err(status) = route(&queries, executor, message).await {
-                    tracing::warn!(%executor, %status, "refused a message of an executor");
+                if !cluster.is_current(executor, session) {
+                    break; // It has joined anew, or is gone: what it says here is of the past.
+                }
+                match route(&queries, executor, message) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(status) => tracing::warn!(%executor, %status, "refused a message of an executor"),
                 }
             }
             cluster.close_session(executor, session);
@@ -103,7 +116,11 @@ impl ClusterService for ClusterApi {
         let shards: BTreeSet<ShardId> = request.shards.iter().map(|shard| ShardId(*shard as u16)).collect();
         let store = self.queries.store();
         let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        // What is read waits in memory until it is sent.
+        let turn = self.state_reads.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| Status::unavailable("the driver is ending"))?;
         tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let answer = match store.read_state(query, BatchId(request.batch_id), &shards) {
                 Ok(deltas) => deltas,
                 Err(error) => {
@@ -139,19 +156,32 @@ impl ClusterService for ClusterApi {
         let mut bytes = Vec::new();
         while let Some(part) = incoming.next().await {
             let part = part?;
+            self.check_epoch(convert::attempt(part.attempt)?.0.epoch.0)?;
+            if bytes.len() + part.chunk.len() > MAX_DELTA_BYTES {
+                let text = format!("a change of state is larger than {MAX_DELTA_BYTES} bytes");
+                return Err(Status::resource_exhausted(text));
+            }
             bytes.extend_from_slice(&part.chunk);
             head.get_or_insert(part);
         }
         let head = head.ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
         let query = convert::query_id(&head.query_id)?;
+        let run = convert::run_id(&head.run_id)?;
         let (attempt, _) = convert::attempt(head.attempt)?;
         let event = RunnerEvent::StateDelta { attempt, task: TaskId(head.task_id), index: head.index, bytes };
-        self.queries.send(query, event).await;
+        if !self.queries.offer(query, run, event) {
+            return Err(Status::resource_exhausted("the query has too much waiting; the attempt is tried again"));
+        }
         Ok(Response::new(v1::PutStateDeltaResponse {}))
     }
 }
 
 impl ClusterApi {
+    pub fn new(cluster: Cluster, queries: Queries, exchange_secret: Token, secured: bool) -> Self {
+        let state_reads = Arc::new(Semaphore::new(STATE_READS));
+        Self { cluster, queries, state_reads, exchange_secret, secured }
+    }
+
     fn check_epoch(&self, epoch: u64) -> Result<(), Status> {
         let mine = self.cluster.epoch().0;
         if epoch == mine {
@@ -161,10 +191,11 @@ impl ClusterApi {
     }
 }
 
-/// Hands one message of an executor to the query it is about.
-async fn route(queries: &Queries, executor: ExecutorId, request: StreamTasksRequest) -> Result<(), Status> {
-    let Some(message) = request.message else { return Ok(()) };
-    let (query, event) = match message {
+/// Hands one message of an executor to the run it is about, and waits for nobody: the next one may be about another
+/// query. False: the session is to end, because the executor leaves or that run has too much waiting.
+fn route(queries: &Queries, executor: ExecutorId, request: StreamTasksRequest) -> Result<bool, Status> {
+    let Some(message) = request.message else { return Ok(true) };
+    let (query, run, event) = match message {
         Message::Hello(_) => return Err(Status::invalid_argument("Hello came twice")),
         Message::Availability(message) => {
             let partitions = message
@@ -182,7 +213,7 @@ async fn route(queries: &Queries, executor: ExecutorId, request: StreamTasksRequ
                     (source_partition(p.source_id, &p.topic, p.partition), p.marks.iter().map(mark).collect())
                 })
                 .collect();
-            (message.query_id, Event::Available { executor, partitions, marks })
+            (message.query_id, message.run_id, Event::Available { executor, partitions, marks })
         }
         Message::TaskDone(message) => {
             let (attempt, _) = convert::attempt(message.attempt)?;
@@ -190,13 +221,25 @@ async fn route(queries: &Queries, executor: ExecutorId, request: StreamTasksRequ
             for (delta, bytes) in report.state.iter_mut().zip(message.state_deltas) {
                 delta.bytes = bytes.to_vec();
             }
-            (message.query_id, Event::TaskDone { attempt, executor, report: Box::new(report) })
+            (message.query_id, message.run_id, Event::TaskDone { attempt, executor, report: Box::new(report) })
         }
         Message::TaskFailed(message) => {
             let (attempt, _) = convert::attempt(message.attempt)?;
             let kind = convert::error_kind(message.kind());
             let task = TaskId(message.task_id);
-            (message.query_id, Event::TaskFailed { attempt, task, kind, message: message.message })
+            let unreachable = message.unreachable_executor_id.as_deref().map(convert::executor_id).transpose()?;
+            let event = Event::TaskFailed { attempt, task, kind, message: message.message, unreachable };
+            (message.query_id, message.run_id, event)
+        }
+        Message::Heartbeat(message) => {
+            let attempt = message.attempt.map(|attempt| convert::attempt(Some(attempt))).transpose()?;
+            let attempt = attempt.map(|(attempt, _)| attempt);
+            let tasks = message.tasks.iter().map(|task| (TaskId(task.task_id), task.steps)).collect();
+            (message.query_id, message.run_id, Event::Heartbeat { executor, attempt, tasks })
+        }
+        Message::Goodbye(_) => {
+            queries.left(executor);
+            return Ok(false);
         }
         Message::Published(message) => {
             let (attempt, _) = convert::attempt(message.attempt)?;
@@ -205,24 +248,25 @@ async fn route(queries: &Queries, executor: ExecutorId, request: StreamTasksRequ
                 sink: highwater_core::ids::SinkId(message.sink_id),
                 writer: highwater_core::ids::WriterId(message.writer_id),
             };
-            (message.query_id, Event::Published { attempt, writer, known })
+            (message.query_id, message.run_id, Event::Published { attempt, writer, known })
         }
-        Message::Trouble(message) => (message.query_id.clone(), trouble(executor, message)),
+        Message::Trouble(message) => (message.query_id.clone(), message.run_id.clone(), trouble(executor, message)),
     };
-    queries.send(convert::query_id(&query)?, RunnerEvent::Machine(event)).await;
-    Ok(())
+    Ok(queries.offer(convert::query_id(&query)?, convert::run_id(&run)?, RunnerEvent::Machine(event)))
 }
 
 fn trouble(executor: ExecutorId, message: v1::QueryTrouble) -> Event {
     let kind: ErrorKind = convert::error_kind(message.kind());
-    match message.out_of_range {
-        Some(range) => Event::OutOfRange {
+    match (message.out_of_range, message.topic_changed) {
+        (Some(range), _) => Event::OutOfRange(OutOfRange {
             partition: source_partition(range.source_id, &range.topic, range.partition),
             position: range.position,
             earliest: range.earliest,
             latest: range.latest,
-        },
-        None => Event::Trouble { executor: Some(executor), kind, message: message.message },
+            diverged: range.diverged,
+        }),
+        (None, Some(changed)) => Event::TopicChanged { source: SourceId(changed.source_id), found: changed.found_id },
+        (None, None) => Event::Trouble { executor: Some(executor), kind, message: message.message },
     }
 }
 

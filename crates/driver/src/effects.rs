@@ -4,13 +4,15 @@
 //! Blocking work runs on blocking threads and answers with an event; nothing here waits for an executor.
 
 use crate::cluster::Cluster;
+use crate::error::DriverError;
+use crate::inbox::Inbox;
 use crate::progress::{ProgressLog, progress_of};
 use crate::runner::{Run, RunnerEvent};
 use crate::state_limit::over_limit;
 use highwater_checkpoint::CheckpointStore;
 use highwater_connectors::sink::resolve_writers;
 use highwater_core::error::ErrorKind;
-use highwater_core::ids::{AttemptId, BatchId, ExecutorId, RunId, SinkId, TaskId, WriterId};
+use highwater_core::ids::{AttemptId, BatchId, ExecutorId, RunId, SinkId, TaskId};
 use highwater_core::offsets::Positions;
 use highwater_core::options::QuerySpec;
 use highwater_core::plan::{BatchPlan, WriterPlan};
@@ -25,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
 /// Longest pause between two tries to resolve writers while a broker is away.
 const RESOLVE_PAUSE_MAX: Duration = Duration::from_secs(3);
@@ -37,13 +39,14 @@ pub(crate) struct Effects {
     store: CheckpointStore,
     cluster: Cluster,
     progress: ProgressLog,
-    events: mpsc::Sender<RunnerEvent>,
+    inbox: Inbox,
+    look: Arc<Notify>,
     /// A compaction is running.
     compacting: Arc<AtomicBool>,
 }
 
 impl Effects {
-    pub fn new(run: &Run, events: mpsc::Sender<RunnerEvent>) -> Self {
+    pub fn new(run: &Run, inbox: Inbox, look: Arc<Notify>) -> Self {
         Self {
             spec: run.spec.clone(),
             run_id: run.run_id,
@@ -51,7 +54,8 @@ impl Effects {
             store: run.store.clone(),
             cluster: run.cluster.clone(),
             progress: run.progress.clone(),
-            events,
+            inbox,
+            look,
             compacting: Arc::default(),
         }
     }
@@ -59,10 +63,13 @@ impl Effects {
     pub async fn carry_out(&self, action: Action) {
         match action {
             Action::Open { executor } => self.cluster.send(executor, self.open_query()),
-            Action::Assign { executor, partitions } => {
+            // All sources' watchers look; a waiter that comes too late looks within a second.
+            Action::LookAtTopic { .. } => self.look.notify_waiters(),
+            Action::Assign { executor, partitions, topic_ids } => {
                 let partitions = partitions
                     .into_iter()
                     .map(|(partition, position, end)| v1::PartitionStart {
+                        topic_id: topic_ids.get(&partition.source).cloned(),
                         source_id: partition.source.0,
                         topic: partition.tp.topic.to_string(),
                         partition: partition.tp.partition,
@@ -70,7 +77,8 @@ impl Effects {
                         end,
                     })
                     .collect();
-                let message = v1::AssignPartitions { query_id: self.query_id(), partitions };
+                let message =
+                    v1::AssignPartitions { query_id: self.query_id(), run_id: self.run_id.to_string(), partitions };
                 self.cluster.send(executor, Message::AssignPartitions(message));
             }
             Action::Run { attempt, plan, placement, base, published } => {
@@ -81,43 +89,47 @@ impl Effects {
             Action::Abort { attempt, batch, executors } => {
                 for executor in executors {
                     let attempt = Some(convert::attempt_to_proto(attempt, batch));
-                    let message = v1::AbortAttempt { query_id: self.query_id(), attempt };
+                    let message =
+                        v1::AbortAttempt { query_id: self.query_id(), attempt, run_id: self.run_id.to_string() };
                     self.cluster.send(executor, Message::AbortAttempt(message));
                 }
             }
             Action::Persist { record } => self.persist(record),
             Action::Publish { attempt, batch, executor, writers } => {
-                if !self.still_ours() {
+                if !self.still_ours().await {
                     return;
                 }
                 let message = v1::PublishWriters {
                     query_id: self.query_id(),
                     attempt: Some(convert::attempt_to_proto(attempt, batch)),
                     writers: writers.into_iter().map(writer_ref).collect(),
+                    run_id: self.run_id.to_string(),
                 };
                 self.cluster.send(executor, Message::PublishWriters(message));
                 crash::point("driver_between_publishes");
             }
-            Action::Resolve { batch, writers } => self.resolve(batch, writers),
+            Action::ReserveWriters { counts } => self.reserve_writers(counts),
+            Action::Resolve { number, batch, writers, whole } => self.resolve(number, batch, writers, whole),
             Action::Committed(_) | Action::Ended(_) => {}
         }
     }
 
     /// Looks once more whether a newer driver has taken over: a prepared batch may be finished without another write
     /// that would be refused, and the successor may have published it already. One small read of the head store.
-    fn still_ours(&self) -> bool {
-        let Err(error) = self.store.check_epoch(self.cluster.epoch()) else { return true };
-        self.tell(ErrorKind::Fatal, error.to_string());
+    async fn still_ours(&self) -> bool {
+        let (store, epoch) = (self.store.clone(), self.cluster.epoch());
+        let message = match tokio::task::spawn_blocking(move || store.check_epoch(epoch)).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        self.tell(ErrorKind::Fatal, message);
         false
     }
 
     /// Tells the query of trouble, from within an action.
     fn tell(&self, kind: ErrorKind, message: String) {
-        let trouble = Event::Trouble { executor: None, kind, message: message.clone() };
-        // The queue's reader is the one that carries out this action: it is not waited for.
-        if self.events.try_send(RunnerEvent::Machine(trouble)).is_err() {
-            tracing::error!("nobody was there to hear: {message}");
-        }
+        self.inbox.push(RunnerEvent::Machine(Event::Trouble { executor: None, kind, message }));
     }
 
     fn query_id(&self) -> String {
@@ -166,6 +178,7 @@ impl Effects {
             placements,
             base_batch_id: base.map(|batch| batch.0),
             published: published.iter().copied().map(writer_ref).collect(),
+            run_id: self.run_id.to_string(),
         };
         for executor in placement.values().collect::<BTreeSet<_>>() {
             self.cluster.send(*executor, Message::RunTasks(message.clone()));
@@ -173,7 +186,7 @@ impl Effects {
     }
 
     fn persist(&self, record: Arc<PrepareRecord>) {
-        let (store, epoch, events) = (self.store.clone(), self.cluster.epoch(), self.events.clone());
+        let (store, epoch, inbox) = (self.store.clone(), self.cluster.epoch(), self.inbox.clone());
         tokio::task::spawn_blocking(move || {
             crash::point("driver_before_prepare");
             let batch = record.batch();
@@ -182,35 +195,47 @@ impl Effects {
                 Err(error) => Event::PersistFailed { batch, kind: error.kind(), message: error.to_string() },
             };
             crash::point("driver_after_prepare");
-            // The run may be over; then nobody waits for the answer.
-            let _ = events.blocking_send(RunnerEvent::Machine(event));
+            inbox.push(RunnerEvent::Machine(event));
+        });
+    }
+
+    fn reserve_writers(&self, counts: BTreeMap<SinkId, u32>) {
+        let (store, epoch, query, inbox) = (self.store.clone(), self.cluster.epoch(), self.spec.id, self.inbox.clone());
+        tokio::task::spawn_blocking(move || {
+            let event = match store.reserve_writers(epoch, query, &counts) {
+                Ok(()) => Event::WritersReserved(counts),
+                Err(error) => Event::ReserveFailed { kind: error.kind(), message: error.to_string() },
+            };
+            inbox.push(RunnerEvent::Machine(event));
         });
     }
 
     /// Fences writers and asks what they hold, for as long as brokers are away.
-    fn resolve(&self, batch: Option<BatchId>, writers: Vec<WriterReport>) {
-        let (spec, compiled, events) = (self.spec.clone(), self.compiled.clone(), self.events.clone());
+    fn resolve(&self, number: u64, batch: Option<BatchId>, writers: Vec<WriterReport>, whole: bool) {
+        let (spec, compiled, inbox) = (self.spec.clone(), self.compiled.clone(), self.inbox.clone());
         tokio::spawn(async move {
             let mut pause = Duration::from_millis(50);
             loop {
                 let (spec, compiled, writers) = (spec.clone(), compiled.clone(), writers.clone());
-                let found = tokio::task::spawn_blocking(move || resolve_all(&spec, &compiled, batch, &writers)).await;
+                let found =
+                    tokio::task::spawn_blocking(move || resolve_all(&spec, &compiled, batch, &writers, whole)).await;
                 let event = match found {
-                    Ok(Ok(found)) => Event::Resolved(found),
+                    Ok(Ok(found)) => Event::Resolved { number, found },
                     Ok(Err((ErrorKind::Retry, message))) => {
                         let kind = ErrorKind::Retry;
                         let trouble = Event::Trouble { executor: None, kind, message };
-                        if events.send(RunnerEvent::Machine(trouble)).await.is_err() {
-                            return;
+                        inbox.push(RunnerEvent::Machine(trouble));
+                        tokio::select! {
+                            () = tokio::time::sleep(pause) => {}
+                            () = inbox.closed() => return,
                         }
-                        tokio::time::sleep(pause).await;
                         pause = (pause * 2).min(RESOLVE_PAUSE_MAX);
                         continue;
                     }
-                    Ok(Err((kind, message))) => Event::ResolveFailed { kind, message },
-                    Err(error) => Event::ResolveFailed { kind: ErrorKind::Fatal, message: error.to_string() },
+                    Ok(Err((kind, message))) => Event::ResolveFailed { number, kind, message },
+                    Err(error) => Event::ResolveFailed { number, kind: ErrorKind::Fatal, message: error.to_string() },
                 };
-                let _ = events.send(RunnerEvent::Machine(event)).await;
+                inbox.push(RunnerEvent::Machine(event));
                 return;
             }
         });
@@ -222,10 +247,12 @@ impl Effects {
         let id = batch.record.batch();
         for executor in &batch.executors {
             let attempt = Some(convert::attempt_to_proto(batch.attempt, id));
-            let message = v1::BatchCommitted { query_id: self.query_id(), attempt };
+            let message = v1::BatchCommitted { query_id: self.query_id(), attempt, run_id: self.run_id.to_string() };
             self.cluster.send(*executor, Message::BatchCommitted(message));
         }
-        if let Err(error) = self.store.note_committed(self.cluster.epoch(), self.spec.id, id) {
+        let (store, epoch, query) = (self.store.clone(), self.cluster.epoch(), self.spec.id);
+        let noted = tokio::task::spawn_blocking(move || store.note_committed(epoch, query, id)).await;
+        if let Err(error) = noted.map_err(DriverError::from).and_then(|noted| noted.map_err(DriverError::from)) {
             tracing::warn!(%error, batch = %id, "the commit could not be noted; recovery will ask the sinks");
         }
         metrics::counter!("highwater_batches_total", "query" => self.spec.name.clone()).increment(1);
@@ -259,7 +286,12 @@ impl Effects {
         }
         let executors: Vec<ExecutorId> = self.cluster.watch().borrow().iter().map(|info| info.id).collect();
         for executor in executors {
-            self.cluster.send(executor, Message::CloseQuery(v1::CloseQuery { query_id: self.query_id() }));
+            let close = v1::CloseQuery { query_id: self.query_id(), run_id: self.run_id.to_string() };
+            self.cluster.send(executor, Message::CloseQuery(close));
+        }
+        // Whoever stopped it has stored that, or has something else in mind.
+        if end == End::Stopped {
+            return;
         }
         let Some(desired) = end.desired() else { return };
         let mut spec = self.spec.clone();
@@ -280,23 +312,23 @@ fn writer_ref(writer: WriterPlan) -> v1::WriterRef {
     v1::WriterRef { sink_id: writer.sink.0, writer_id: writer.writer.0 }
 }
 
-/// Asks every sink about its writers. Without a batch the writers are only fenced.
+/// Asks sinks about their writers: those of some writers, or, as a whole, every sink.
 fn resolve_all(
     spec: &QuerySpec,
     compiled: &CompiledQuery,
     batch: Option<BatchId>,
     writers: &[WriterReport],
+    whole: bool,
 ) -> Result<BTreeMap<WriterPlan, Resolution>, (ErrorKind, String)> {
-    let mut by_sink: BTreeMap<SinkId, Vec<_>> = BTreeMap::new();
-    for writer in writers {
-        let asked: (WriterId, Option<BatchId>, _) = (writer.plan.writer, batch, writer.progress_at);
-        by_sink.entry(writer.plan.sink).or_default().push(asked);
-    }
     let mut found = BTreeMap::new();
-    for (sink, writers) in by_sink {
-        let Some(table) = compiled.sinks.iter().find(|table| table.id == sink) else { continue };
-        let resolved = resolve_writers(table, spec.id, &writers).map_err(|error| (error.kind(), error.to_string()))?;
-        found.extend(resolved.into_iter().map(|(writer, resolution)| (WriterPlan { sink, writer }, resolution)));
+    for table in &compiled.sinks {
+        let asked: Vec<&WriterReport> = writers.iter().filter(|writer| writer.plan.sink == table.id).collect();
+        if asked.is_empty() && !whole {
+            continue;
+        }
+        let resolved = resolve_writers(table, spec.id, batch, &asked, whole);
+        let resolved = resolved.map_err(|error| (error.kind(), error.to_string()))?;
+        found.extend(resolved.into_iter().map(|(writer, held)| (WriterPlan { sink: table.id, writer }, held)));
     }
     Ok(found)
 }

@@ -22,6 +22,8 @@ pub enum DriverError {
     Checkpoint(#[from] highwater_checkpoint::CheckpointError),
     #[error("cannot listen on {address}: {source}; choose another with --listen or --http")]
     Listen { address: std::net::SocketAddr, source: std::io::Error },
+    #[error("{0}")]
+    Security(#[from] highwater_security::SecurityError),
     #[error("the server ended: {0}")]
     Server(String),
     #[error("internal: a task of the driver ended: {0}")]
@@ -36,7 +38,7 @@ impl DriverError {
             }
             Self::Connector(error) => error.kind(),
             Self::Checkpoint(error) => error.kind(),
-            Self::Listen { .. } => ErrorKind::Fix,
+            Self::Listen { .. } | Self::Security(_) => ErrorKind::Fix,
             Self::Server(_) | Self::Join(_) => ErrorKind::Fatal,
         }
     }
@@ -54,9 +56,11 @@ impl From<DriverError> for tonic::Status {
                 ErrorKind::Retry => Self::failed_precondition(message),
                 _ => Self::failed_precondition(message),
             },
-            DriverError::Checkpoint(_) | DriverError::Listen { .. } | DriverError::Server(_) | DriverError::Join(_) => {
-                Self::internal(message)
-            }
+            DriverError::Checkpoint(_)
+            | DriverError::Listen { .. }
+            | DriverError::Security(_)
+            | DriverError::Server(_)
+            | DriverError::Join(_) => Self::internal(message),
         }
     }
 }

@@ -1,29 +1,44 @@
 //! The HTTP side, for scripts and metrics: health, Prometheus metrics, queries as JSON.
 //!
-//! Owns: routes. Does not own: anything it shows.
+//! Owns: routes. Does not own: anything it shows, or who may see it (`highwater_security`).
 
 use crate::error::DriverError;
 use crate::query_service::QueryApi;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, MatchedPath, Path, Request as HttpRequest, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::{IncomingStream, Listener};
 use axum::{Json, Router};
 use highwater_proto::json;
 use highwater_proto::v1;
 use highwater_proto::v1::query_service_server::QueryService;
+use highwater_security::access::Access;
+use highwater_security::guard::{Authority, Refusal};
+use highwater_security::incoming::Incoming;
+use highwater_security::stream::{Peer, Stream};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 #[derive(Clone)]
 pub(crate) struct HttpState {
     pub api: QueryApi,
     pub metrics: PrometheusHandle,
+    pub access: Access,
+}
+
+/// Serves until `stop`.
+pub(crate) async fn serve(state: HttpState, incoming: Incoming, stop: CancellationToken) -> std::io::Result<()> {
+    let service = router(state).into_make_service_with_connect_info::<HttpPeer>();
+    axum::serve(Connections(incoming), service).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
 /// `/health`, `/metrics`, `/api/v1/queries`, `/api/v1/queries/{name}/{status,lag,progress}`.
-pub(crate) fn router(state: HttpState) -> Router {
+fn router(state: HttpState) -> Router {
     Router::new()
         .route("/health", get(|| async { "ok" }))
         .route("/metrics", get(|State(state): State<HttpState>| async move { state.metrics.render() }))
@@ -31,7 +46,63 @@ pub(crate) fn router(state: HttpState) -> Router {
         .route("/api/v1/queries/{name}/status", get(status))
         .route("/api/v1/queries/{name}/lag", get(lag))
         .route("/api/v1/queries/{name}/progress", get(progress))
+        .route_layer(middleware::from_fn_with_state(state.access.clone(), guard))
         .with_state(state)
+}
+
+/// Lets a request through that the rule of its route admits.
+async fn guard(
+    State(access): State<Access>,
+    ConnectInfo(HttpPeer(peer)): ConnectInfo<HttpPeer>,
+    route: MatchedPath,
+    request: HttpRequest,
+    next: Next,
+) -> Response {
+    match access.admit(route.as_str(), request.headers(), peer) {
+        Ok(_) => next.run(request).await,
+        Err(refusal) => refused(&refusal),
+    }
+}
+
+fn refused(refusal: &Refusal) -> Response {
+    metrics::counter!("highwater_calls_refused_total").increment(1);
+    let body = Json(json!({ "error": refusal.message() }));
+    match refusal {
+        Refusal::Unauthenticated(_) => {
+            (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], body).into_response()
+        }
+        Refusal::Denied(_) => (StatusCode::FORBIDDEN, body).into_response(),
+    }
+}
+
+/// Connections as axum takes them.
+struct Connections(Incoming);
+
+impl Listener for Connections {
+    type Io = Stream;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (Stream, ()) {
+        match self.0.next().await {
+            Some(stream) => (stream, ()),
+            // The server is stopping.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug)]
+struct HttpPeer(Peer);
+
+impl Connected<IncomingStream<'_, Connections>> for HttpPeer {
+    fn connect_info(stream: IncomingStream<'_, Connections>) -> Self {
+        Self(stream.io().peer())
+    }
 }
 
 struct HttpError(tonic::Status);

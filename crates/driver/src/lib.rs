@@ -1,13 +1,17 @@
 //! The driver: plans micro-batches, assigns work to executors, commits checkpoints, answers people.
 //!
-//! Owns: the servers and their start-up order: open the store, claim the epoch, recover the queries, then
-//! listen. Does not own: decisions (core's query machine), storage formats (checkpoint), Kafka (connectors).
+//! Owns: the servers and their start-up order: check what protects them, open the store, claim the epoch, recover the
+//! queries, then listen. Does not own: decisions (core's query machine), storage formats (checkpoint), Kafka
+//! (connectors), who may call what (security).
 
+mod clock;
 mod cluster;
 mod cluster_service;
 mod effects;
 mod error;
 mod http;
+mod inbox;
+mod limits;
 mod monitor;
 mod progress;
 mod queries;
@@ -19,12 +23,20 @@ mod submit;
 
 pub use error::DriverError;
 
+use clock::Clock;
 use cluster::Cluster;
 use cluster_service::ClusterApi;
 use highwater_checkpoint::CheckpointStore;
+use highwater_connectors::access::AccessPolicy;
 use highwater_proto::v1::cluster_service_server::ClusterServiceServer;
 use highwater_proto::v1::query_service_server::QueryServiceServer;
 use highwater_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES};
+use highwater_security::access::Access;
+use highwater_security::credentials::Token;
+use highwater_security::guard::GuardLayer;
+use highwater_security::incoming::Incoming;
+use highwater_security::tls::{self, Protocol};
+use highwater_security::{DriverSecurity, exposure};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use queries::Queries;
 use query_service::QueryApi;
@@ -33,7 +45,6 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tower_http::trace::TraceLayer;
 
@@ -49,6 +60,10 @@ pub struct DriverOptions {
     pub lease: Duration,
     /// Longest time for one call (streams excepted).
     pub request_timeout: Duration,
+    /// What submitted scripts may reach on this machine.
+    pub access: AccessPolicy,
+    /// TLS, tokens, client certificates.
+    pub security: DriverSecurity,
 }
 
 impl Default for DriverOptions {
@@ -59,6 +74,8 @@ impl Default for DriverOptions {
             data_dir: PathBuf::from("./highwater-data"),
             lease: Duration::from_secs(3),
             request_timeout: Duration::from_secs(60),
+            access: AccessPolicy::ALL,
+            security: DriverSecurity::default(),
         }
     }
 }
@@ -76,6 +93,8 @@ pub struct Driver {
 impl Driver {
     /// Opens the store, recovers the queries, and listens. Returns once both ports are open.
     pub async fn start(options: DriverOptions, stop: CancellationToken) -> Result<Self, DriverError> {
+        exposure::check_driver(&[("--listen", options.listen), ("--http", options.http)], &options.security)?;
+        let access = Access::load(&options.security)?;
         let data_dir = options.data_dir.clone();
         let (store, epoch) = tokio::task::spawn_blocking(move || {
             let store = CheckpointStore::open(&data_dir)?;
@@ -84,14 +103,16 @@ impl Driver {
         })
         .await??;
         tracing::info!(%epoch, data_dir = %options.data_dir.display(), "driver starting");
-        let grpc = bind(options.listen).await?;
-        let http = bind(options.http).await?;
-        let (address, http_address) = (local(&grpc, options.listen)?, local(&http, options.http)?);
+        let grpc = listen(options.listen, Protocol::Grpc, &options.security, &stop).await?;
+        let http = listen(options.http, Protocol::Http, &options.security, &stop).await?;
+        access.watch(stop.clone());
+        let (address, http_address) = (grpc.address(), http.address());
         let cluster = Cluster::new(epoch, options.lease);
-        let queries = Queries::new(store, cluster.clone());
+        let queries = Queries::new(store, cluster.clone(), options.access.clone(), Clock::system());
         queries.recover().await?;
         tokio::spawn(cluster.clone().expire_leases(stop.clone()));
-        let servers = tokio::spawn(serve(options, grpc, http, cluster, queries, stop));
+        let timeout = options.request_timeout;
+        let servers = tokio::spawn(serve(timeout, access, grpc, http, cluster, queries, stop));
         tracing::info!(%address, %http_address, "driver ready");
         Ok(Self { address, http_address, servers })
     }
@@ -107,12 +128,20 @@ pub async fn run(options: DriverOptions, stop: CancellationToken) -> Result<(), 
     Driver::start(options, stop).await?.join().await
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, DriverError> {
-    TcpListener::bind(address).await.map_err(|source| DriverError::Listen { address, source })
-}
-
-fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, DriverError> {
-    listener.local_addr().map_err(|source| DriverError::Listen { address, source })
+async fn listen(
+    address: SocketAddr,
+    protocol: Protocol,
+    security: &DriverSecurity,
+    stop: &CancellationToken,
+) -> Result<Incoming, DriverError> {
+    let certificate = security.certificate.as_ref();
+    let tls = certificate.map(|files| tls::server(files, security.client_ca.as_deref(), protocol)).transpose()?;
+    if let Some(tls) = &tls {
+        tls.watch(stop.clone());
+    }
+    let failed = |source| DriverError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    Incoming::new(listener, tls, stop.clone()).map_err(failed)
 }
 
 /// The process-wide metrics recorder; several drivers in one process (tests) share it.
@@ -131,19 +160,17 @@ fn metrics_handle() -> PrometheusHandle {
 }
 
 async fn serve(
-    options: DriverOptions,
-    grpc: TcpListener,
-    http: TcpListener,
+    request_timeout: Duration,
+    access: Access,
+    grpc: Incoming,
+    http: Incoming,
     cluster: Cluster,
     queries: Queries,
     stop: CancellationToken,
 ) -> Result<(), DriverError> {
     let api = QueryApi { queries: queries.clone() };
-    let router = http::router(http::HttpState { api: api.clone(), metrics: metrics_handle() });
-    let http_stop = stop.clone();
-    let http_server = tokio::spawn(async move {
-        axum::serve(http, router).with_graceful_shutdown(async move { http_stop.cancelled().await }).await
-    });
+    let state = http::HttpState { api: api.clone(), metrics: metrics_handle(), access: access.clone() };
+    let http_server = tokio::spawn(http::serve(state, http, stop.clone()));
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<QueryServiceServer<QueryApi>>().await;
     health.set_serving::<ClusterServiceServer<ClusterApi>>().await;
@@ -152,21 +179,21 @@ async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| DriverError::Server(error.to_string()))?;
-    let incoming = TcpListenerStream::new(grpc);
+    let (exchange_secret, secured) = (Token::random(), !access.is_open());
+    let cluster_api = ClusterApi::new(cluster, queries, exchange_secret, secured);
     let stopped = stop.clone();
     let served = tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .concurrency_limit_per_connection(256)
-        .timeout(options.request_timeout)
+        .timeout(request_timeout)
         .layer(TraceLayer::new_for_grpc())
+        .layer(GuardLayer(access))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(QueryServiceServer::new(api).max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(
-            ClusterServiceServer::new(ClusterApi { cluster, queries }).max_decoding_message_size(MAX_MESSAGE_BYTES),
-        )
-        .serve_with_incoming_shutdown(incoming, async move {
+        .add_service(ClusterServiceServer::new(cluster_api).max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .serve_with_incoming_shutdown(grpc, async move {
             // Task streams never end by themselves: the listener closes, and open calls end with the process.
             stopped.cancelled().await;
         });

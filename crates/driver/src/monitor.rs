@@ -1,15 +1,16 @@
-//! Watches the topics of one run from the driver: new partitions, ends, retention.
+//! Watches the topics of one run from the driver: ids, new partitions, ends, retention.
 //!
-//! Owns: one blocking thread per run that asks the brokers every second. Does not own: any decision; it sends
+//! Owns: asking the brokers every second, and at once when the run has a doubt. Does not own: any decision; it sends
 //! events and ends with the run.
 
-use crate::runner::{RunHandle, RunnerEvent, now_ms};
-use highwater_connectors::monitor::{PartitionEnds, TopicMonitor};
-use highwater_core::offsets::{Positions, SourcePartition};
-use highwater_core::query::Event;
+use crate::clock::wall_ms;
+use crate::runner::{RunHandle, RunnerEvent};
+use highwater_connectors::error::ConnectorError;
+use highwater_connectors::monitor::TopicMonitor;
+use highwater_core::offsets::{LogEnds, Positions, SourcePartition};
+use highwater_core::query::{Event, TopicLook};
 use highwater_engine::{CompiledQuery, SourceTable};
 use highwater_proto::v1;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub(crate) fn spawn(compiled: Arc<CompiledQuery>, run: RunHandle) {
 async fn watch(source: SourceTable, run: RunHandle) {
     let mut monitor: Option<TopicMonitor> = None;
     let mut latest = Positions::new();
+    // The id is the first thing the run waits for, so it is asked for by itself.
+    let mut only_id = true;
     while !run.events.is_closed() {
         let (table, taken) = (source.clone(), monitor.take());
         let looked = tokio::task::spawn_blocking(move || {
@@ -34,44 +37,62 @@ async fn watch(source: SourceTable, run: RunHandle) {
                 Some(monitor) => monitor,
                 None => TopicMonitor::open(&table)?,
             };
-            let ends = monitor.ends()?;
-            Ok::<_, highwater_connectors::error::ConnectorError>((monitor, ends))
+            let look = if only_id { monitor.look_at_id() } else { monitor.look() };
+            Ok::<_, ConnectorError>((monitor, look))
         })
         .await;
         match looked {
-            Ok(Ok((back, ends))) => {
+            Ok(Ok((back, look))) => {
                 monitor = Some(back);
-                report(&run, &ends, &mut latest).await;
+                if let Some(event) = report(&run, &source, look, &mut latest) {
+                    run.events.push(event);
+                }
+                if std::mem::take(&mut only_id) {
+                    continue;
+                }
             }
-            Ok(Err(error)) => tracing::debug!(table = %source.name, %error, "the brokers did not answer"),
+            Ok(Err(error)) => tracing::debug!(table = %source.name, %error, "the topic cannot be looked at"),
             Err(error) => tracing::error!(%error, "the topic monitor ended"),
         }
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
+            () = run.look.notified() => {}
             () = run.events.closed() => return,
         }
     }
 }
 
-async fn report(run: &RunHandle, ends: &BTreeMap<SourcePartition, PartitionEnds>, latest: &mut Positions) {
-    let positions = run.view.borrow().positions.clone();
-    let new: Vec<_> = ends
-        .iter()
-        .filter(|(partition, _)| !positions.contains_key(*partition))
-        .map(|(partition, ends)| (partition.clone(), ends.earliest))
-        .collect();
-    if !new.is_empty() {
-        let _ = run.events.send(RunnerEvent::Machine(Event::Partitions(new))).await;
+/// What the run is to be told of a look.
+fn report(
+    run: &RunHandle,
+    source: &SourceTable,
+    look: Result<TopicLook, ConnectorError>,
+    latest: &mut Positions,
+) -> Option<RunnerEvent> {
+    let look = match look {
+        Ok(look) => look,
+        Err(error @ ConnectorError::MissingTopic { .. }) => {
+            let (source, message) = (source.id, error.to_string());
+            return Some(RunnerEvent::Machine(Event::TopicMissing { source, message }));
+        }
+        Err(error) => {
+            tracing::debug!(table = %source.name, %error, "the brokers did not answer");
+            return None;
+        }
+    };
+    if !look.ends.is_empty() {
+        let positions = run.view.borrow().positions.clone();
+        latest.retain(|partition, _| look.ends.contains_key(partition));
+        latest.extend(look.ends.iter().map(|(partition, ends)| (partition.clone(), ends.latest)));
+        let warnings =
+            look.ends.iter().filter_map(|(p, ends)| retention_warning(p, *positions.get(p)?, *ends)).collect();
+        run.events.push(RunnerEvent::Latest { ends: latest.clone(), warnings });
     }
-    for (partition, ends) in ends {
-        latest.insert(partition.clone(), ends.latest);
-    }
-    let warnings = ends.iter().filter_map(|(p, ends)| retention_warning(p, *positions.get(p)?, *ends)).collect();
-    let _ = run.events.send(RunnerEvent::Latest { ends: latest.clone(), warnings }).await;
+    Some(RunnerEvent::Machine(Event::Topic(look)))
 }
 
 /// Warns when retention is about to overtake the position: less than a tenth of what is retained lies between.
-fn retention_warning(partition: &SourcePartition, position: i64, ends: PartitionEnds) -> Option<String> {
+fn retention_warning(partition: &SourcePartition, position: i64, ends: LogEnds) -> Option<String> {
     let retained = ends.latest - ends.earliest;
     let margin = position - ends.earliest;
     let deleting = ends.earliest > 0;
@@ -108,7 +129,7 @@ pub(crate) fn lag(compiled: &CompiledQuery, positions: &Positions) -> Vec<v1::Pa
                 0 => Some(0),
                 _ => monitor.timestamp_at(&partition.tp, position.max(ends.earliest)).ok().flatten(),
             };
-            let behind_ms = behind_ms.map(|at| if lag == 0 { 0 } else { (now_ms() - at).max(0) });
+            let behind_ms = behind_ms.map(|at| if lag == 0 { 0 } else { (wall_ms() - at).max(0) });
             lags.push(v1::PartitionLag {
                 earliest_offset: Some(ends.earliest),
                 latest_offset: Some(ends.latest),

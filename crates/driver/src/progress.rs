@@ -65,12 +65,14 @@ pub(crate) fn progress_of(
 ) -> StreamingQueryProgress {
     let record = &batch.record;
     let timings = &batch.timings;
-    let duration_ms = (timings.committed_at_ms - timings.planned_at_ms).max(0);
+    // A batch adopted at the start of a run was planned by one before.
+    let planned = timings.planned_at_ms > 0;
+    let duration_ms = if planned { (timings.committed_at_ms - timings.planned_at_ms).max(0) } else { 0 };
     let rows: u64 = record.partitions.values().map(|partition| partition.records).sum();
     let per_second = |rows: u64| (duration_ms > 0).then(|| rows as f64 * 1000.0 / duration_ms as f64);
     let times = EventTimes::all(record.partitions.values().map(|partition| partition.event_time));
     let mut phases = BTreeMap::new();
-    if timings.planned_at_ms > 0 {
+    if planned {
         phases.insert("addBatch".to_string(), (timings.executed_at_ms - timings.planned_at_ms).max(0));
         phases.insert("walCommit".to_string(), (timings.prepared_at_ms - timings.executed_at_ms).max(0));
         phases.insert("commitOffsets".to_string(), (timings.committed_at_ms - timings.prepared_at_ms).max(0));

@@ -2,19 +2,24 @@
 //!
 //! Owns: which query runs. Does not own: what a run does (`runner`), how one is submitted (`submit`).
 
+use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::error::DriverError;
 use crate::monitor;
 use crate::progress::ProgressLog;
-use crate::runner::{self, Run, RunHandle, RunnerEvent};
+use crate::runner::{self, Found, Run, RunHandle, RunnerEvent};
 use highwater_checkpoint::CheckpointStore;
-use highwater_core::ids::{QueryId, RunId};
+use highwater_connectors::access::AccessPolicy;
+use highwater_connectors::admin;
+use highwater_core::ids::{ExecutorId, QueryId, RunId};
 use highwater_core::options::{DesiredState, QuerySpec, Trigger};
 use highwater_core::query::{Event, RunState};
+use highwater_crash as crash;
 use highwater_engine::CompiledQuery;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use uuid::Uuid;
 
 /// Cheap to clone; all clones are one set of queries.
@@ -22,28 +27,57 @@ use uuid::Uuid;
 pub(crate) struct Queries {
     store: CheckpointStore,
     cluster: Cluster,
+    clock: Clock,
+    /// Runs started by this driver.
+    runs: Arc<AtomicU64>,
+    access: Arc<AccessPolicy>,
     entries: Arc<Mutex<BTreeMap<QueryId, Entry>>>,
     /// One change of the set of queries at a time.
     pub(crate) changes: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// One query, whether it runs or not.
+/// One query, whether it runs or not, and whether it can.
 #[derive(Clone)]
 pub(crate) struct Entry {
     pub spec: QuerySpec,
-    pub compiled: Arc<CompiledQuery>,
+    /// Or why the stored script is not a query for this version of the driver.
+    pub compiled: Result<Arc<CompiledQuery>, String>,
     pub progress: ProgressLog,
     /// The newest run; it may have ended.
     pub run: Option<RunHandle>,
 }
 
 impl Queries {
-    pub fn new(store: CheckpointStore, cluster: Cluster) -> Self {
-        Self { store, cluster, entries: Arc::default(), changes: Arc::default() }
+    pub fn new(store: CheckpointStore, cluster: Cluster, access: AccessPolicy, clock: Clock) -> Self {
+        Self {
+            store,
+            cluster,
+            clock,
+            runs: Arc::default(),
+            access: Arc::new(access),
+            entries: Arc::default(),
+            changes: Arc::default(),
+        }
+    }
+
+    /// Compiles a script of someone's, and checks what it refers to.
+    pub async fn compile(&self, sql: String) -> Result<Arc<CompiledQuery>, DriverError> {
+        let compiled = Arc::new(compile(sql).await?);
+        self.check_access(&compiled).await?;
+        Ok(compiled)
+    }
+
+    async fn check_access(&self, compiled: &Arc<CompiledQuery>) -> Result<(), DriverError> {
+        let (access, compiled) = (self.access.clone(), compiled.clone());
+        Ok(tokio::task::spawn_blocking(move || access.check(&compiled, "driver")).await??)
     }
 
     pub fn store(&self) -> CheckpointStore {
         self.store.clone()
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     pub fn cluster(&self) -> &Cluster {
@@ -57,14 +91,15 @@ impl Queries {
         let specs = tokio::task::spawn_blocking(move || store.queries()).await??;
         for spec in specs {
             let (id, name, wanted) = (spec.id, spec.name.clone(), spec.desired);
-            match compile(spec.sql.clone()).await {
-                Ok(compiled) => self.insert(spec, Arc::new(compiled)),
-                Err(error) => {
-                    tracing::error!(query = %name, "a stored query does not compile any more: {error}");
-                    continue;
-                }
+            let compiled = compile(spec.sql.clone()).await.map(Arc::new).map_err(|error| error.to_string());
+            if let Err(error) = &compiled {
+                // What is wanted of it stays stored: a driver that compiles it resumes it.
+                tracing::error!(query = %name, "a stored query does not compile any more: {error}");
             }
-            if wanted == DesiredState::Running
+            let compiles = compiled.is_ok();
+            self.insert(spec, compiled);
+            if compiles
+                && wanted == DesiredState::Running
                 && let Err(error) = self.start_run(id).await
             {
                 tracing::error!(query = %name, "could not be resumed: {error}");
@@ -74,7 +109,7 @@ impl Queries {
         Ok(())
     }
 
-    pub fn insert(&self, spec: QuerySpec, compiled: Arc<CompiledQuery>) {
+    pub fn insert(&self, spec: QuerySpec, compiled: Result<Arc<CompiledQuery>, String>) {
         let entry = Entry { spec, compiled, progress: ProgressLog::new(), run: None };
         self.entries.lock().insert(entry.spec.id, entry);
     }
@@ -106,29 +141,51 @@ impl Queries {
         })
     }
 
-    /// Brings an event to a query's run; dropped when the query is unknown or not running.
-    pub async fn send(&self, query: QueryId, event: RunnerEvent) {
-        let events = self.entries.lock().get(&query).and_then(|entry| entry.run.as_ref()).map(|run| run.events.clone());
-        if let Some(events) = events {
-            let _ = events.send(event).await;
+    /// Brings what an executor says to the run it is about; dropped when that is not the query's newest run, or over.
+    /// False: that run has too much waiting, and the executor has to go.
+    #[must_use]
+    pub fn offer(&self, query: QueryId, run: RunId, event: RunnerEvent) -> bool {
+        let entries = self.entries.lock();
+        let newest = entries.get(&query).and_then(|entry| entry.run.as_ref());
+        let taken = newest.filter(|newest| newest.run_id == run).is_none_or(|newest| newest.events.offer(event));
+        if !taken {
+            tracing::error!(%query, "an executor sends more than its tasks have to tell; its session ends");
+        }
+        taken
+    }
+
+    /// An executor was told to end: no query is to blame for that.
+    pub fn left(&self, executor: ExecutorId) {
+        tracing::info!(%executor, "executor leaves");
+        for run in self.entries.lock().values().filter_map(|entry| entry.run.as_ref()) {
+            run.events.push(RunnerEvent::Machine(Event::Left { executor }));
         }
     }
 
     /// Starts a run from the checkpoint.
     pub async fn start_run(&self, id: QueryId) -> Result<(), DriverError> {
         let Some(entry) = self.entries.lock().get(&id).cloned() else { return Ok(()) };
+        let compiled = entry.compiled()?.clone();
+        // This driver may allow less than the one it was submitted to.
+        self.check_access(&compiled).await?;
         let store = self.store.clone();
-        let head = tokio::task::spawn_blocking(move || store.latest(id)).await??;
+        let found = tokio::task::spawn_blocking(move || {
+            let head = store.latest(id)?.map(|head| head.record);
+            Ok::<_, DriverError>(Found { head, reserved_writers: store.reserved_writers(id)? })
+        })
+        .await??;
         let run = Run {
             spec: entry.spec.clone(),
             run_id: RunId(Uuid::now_v7()),
-            compiled: entry.compiled.clone(),
+            compiled: compiled.clone(),
             store: self.store.clone(),
             cluster: self.cluster.clone(),
             progress: entry.progress.clone(),
+            clock: self.clock.clone(),
+            number: self.runs.fetch_add(1, Ordering::Relaxed) + 1,
         };
-        let handle = runner::start(run, head.map(|head| head.record));
-        monitor::spawn(entry.compiled.clone(), handle.clone());
+        let handle = runner::start(run, found);
+        monitor::spawn(compiled, handle.clone());
         if let Some(entry) = self.entries.lock().get_mut(&id) {
             entry.run = Some(handle);
         }
@@ -138,14 +195,25 @@ impl Queries {
     /// Resumes a stopped, failed or finished query.
     pub async fn start(&self, name: &str) -> Result<(), DriverError> {
         let _one = self.changes.lock().await;
-        let entry = self.get(name)?;
+        let mut entry = self.get(name)?;
         if is_live(&entry) {
             return Err(DriverError::Refused(format!("query `{name}` is running already")));
         }
+        if let Some(run) = &entry.run {
+            // It has ended, and may still be storing how.
+            run.events.closed().await;
+        }
+        if entry.compiled.is_err() {
+            // What it lacked, a variable of the environment or a file, may be there now.
+            entry.compiled =
+                Ok(Arc::new(compile(entry.spec.sql.clone()).await.map_err(|error| uncompiled(&entry, &error))?));
+            self.insert(entry.spec.clone(), entry.compiled.clone());
+        }
+        let compiled = entry.compiled()?.clone();
         let mut spec = self.stored(entry.spec.id).await?.unwrap_or(entry.spec);
-        let fixed_ends = matches!(entry.compiled.options.trigger, Trigger::AvailableNow | Trigger::Once);
+        let fixed_ends = matches!(compiled.options.trigger, Trigger::AvailableNow | Trigger::Once);
         if spec.desired == DesiredState::Finished && fixed_ends {
-            spec.end_positions = crate::submit::fixed_ends(&entry.compiled).await?;
+            (spec.end_positions, spec.end_topic_ids) = crate::submit::fixed_ends(&compiled).await?;
         }
         spec.desired = DesiredState::Running;
         spec.message = None;
@@ -170,16 +238,32 @@ impl Queries {
             spec.desired = DesiredState::Stopped;
             self.put(spec).await?;
         }
-        let Some(mut run) = entry.run else { return Ok(()) };
-        let _ = run.events.send(RunnerEvent::Machine(Event::Stop)).await;
-        // The run's end closes the channel after its last view.
-        let _ = run.view.wait_for(|view| matches!(view.state, RunState::Ended(_))).await;
-        run.events.closed().await;
+        halt(entry).await;
         Ok(())
     }
 
-    /// Removes a query and its checkpoint.
-    pub async fn drop_query(&self, name: &str, force: bool) -> Result<(), DriverError> {
+    /// Puts a new query into the place of one that has its name: in the store both happen or neither. What ran is halted
+    /// before, and goes on if the exchange fails. For callers that hold `changes`.
+    pub async fn replace(&self, old: Entry, spec: QuerySpec, compiled: Arc<CompiledQuery>) -> Result<(), DriverError> {
+        let (id, was_live) = (old.spec.id, is_live(&old));
+        halt(old).await;
+        crash::point("driver_before_replace");
+        let (store, epoch, new) = (self.store.clone(), self.cluster.epoch(), spec.clone());
+        let replaced = tokio::task::spawn_blocking(move || store.replace_query(epoch, id, &new)).await;
+        if let Err(error) = replaced.map_err(DriverError::from).and_then(|stored| stored.map_err(DriverError::from)) {
+            if was_live {
+                self.start_run(id).await?;
+            }
+            return Err(error);
+        }
+        let mut entries = self.entries.lock();
+        entries.remove(&id);
+        entries.insert(spec.id, Entry { spec, compiled: Ok(compiled), progress: ProgressLog::new(), run: None });
+        Ok(())
+    }
+
+    /// Removes a query and its checkpoint; if wanted, the topics of its sinks' progress before.
+    pub async fn drop_query(&self, name: &str, force: bool, delete_progress: bool) -> Result<(), DriverError> {
         let _one = self.changes.lock().await;
         let entry = self.get(name)?;
         if is_live(&entry) {
@@ -188,6 +272,11 @@ impl Queries {
                 return Err(DriverError::Refused(text));
             }
             self.stop_locked(name).await?;
+        }
+        if delete_progress {
+            let (compiled, id) = (entry.compiled()?.clone(), entry.spec.id);
+            let delete = move || compiled.sinks.iter().try_for_each(|sink| admin::delete_progress(sink, id));
+            tokio::task::spawn_blocking(delete).await??;
         }
         self.delete(entry.spec.id).await
     }
@@ -220,6 +309,30 @@ impl Queries {
         }
         self.put(spec).await
     }
+}
+
+impl Entry {
+    /// The compiled query, or an error that says why there is none and what to do.
+    pub fn compiled(&self) -> Result<&Arc<CompiledQuery>, DriverError> {
+        self.compiled.as_ref().map_err(|error| uncompiled(self, error))
+    }
+}
+
+fn uncompiled(entry: &Entry, error: &dyn std::fmt::Display) -> DriverError {
+    let name = &entry.spec.name;
+    DriverError::Refused(format!(
+        "the stored script of query `{name}` does not compile any more: {error}; give what it lacks and `highwater start \
+         {name}`, submit a new one with --replace, or drop it"
+    ))
+}
+
+/// Ends a query's run after its batch in flight, and waits for that. Nothing is stored.
+async fn halt(entry: Entry) {
+    let Some(mut run) = entry.run else { return };
+    run.events.push(RunnerEvent::Machine(Event::Stop));
+    // The run's end closes its inbox after its last view.
+    let _ = run.view.wait_for(|view| matches!(view.state, RunState::Ended(_))).await;
+    run.events.closed().await;
 }
 
 /// Its newest run has not ended.

@@ -10,6 +10,8 @@ use crate::submit::{Submission, submit};
 use highwater_core::query::RunState;
 use highwater_proto::v1::query_service_server::QueryService;
 use highwater_proto::v1::{self, StreamProgressResponse};
+use highwater_security::guard;
+use highwater_security::tokens::Role;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,6 +28,10 @@ impl QueryService for QueryApi {
         &self,
         request: Request<v1::SubmitQueryRequest>,
     ) -> Result<Response<v1::SubmitQueryResponse>, Status> {
+        if request.get_ref().replace {
+            // It ends a query and its checkpoint, as DropQuery does.
+            guard::caller(&request)?.needs(Role::Admin, "SubmitQuery with replace").map_err(Status::from)?;
+        }
         let request = request.into_inner();
         let submission = Submission {
             name: request.name,
@@ -41,8 +47,8 @@ impl QueryService for QueryApi {
         &self,
         request: Request<v1::ValidateQueryRequest>,
     ) -> Result<Response<v1::ValidateQueryResponse>, Status> {
-        let compiled = compile(request.into_inner().sql).await?;
-        Ok(Response::new(v1::ValidateQueryResponse { warnings: compiled.warnings }))
+        let compiled = self.queries.compile(request.into_inner().sql).await?;
+        Ok(Response::new(v1::ValidateQueryResponse { warnings: compiled.warnings.clone() }))
     }
 
     async fn explain_query(
@@ -97,7 +103,7 @@ impl QueryService for QueryApi {
     async fn get_lag(&self, request: Request<v1::GetLagRequest>) -> Result<Response<v1::GetLagResponse>, Status> {
         let entry = self.queries.get(&request.into_inner().name)?;
         let positions = committed_positions(&self.queries, &entry).await?;
-        let compiled = entry.compiled.clone();
+        let compiled = entry.compiled()?.clone();
         let partitions = tokio::task::spawn_blocking(move || monitor::lag(&compiled, &positions))
             .await
             .map_err(DriverError::from)?;
@@ -126,7 +132,7 @@ impl QueryService for QueryApi {
         request: Request<v1::DropQueryRequest>,
     ) -> Result<Response<v1::DropQueryResponse>, Status> {
         let request = request.into_inner();
-        self.queries.drop_query(&request.name, request.force).await?;
+        self.queries.drop_query(&request.name, request.force, request.delete_progress).await?;
         Ok(Response::new(v1::DropQueryResponse {}))
     }
 }

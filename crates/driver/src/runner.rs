@@ -1,25 +1,28 @@
 //! One task per running query: feeds the query machine with events and carries out its actions.
 //!
-//! Owns: the machine and its event queue, the query's live view ([`QueryView`]), its progress history.
+//! Owns: the machine, the query's live view ([`QueryView`]), its progress history.
 //! Does not own: any decision (they are the machine's), storage or Kafka clients (called on blocking threads).
 
+use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::effects::Effects;
+use crate::inbox::{Inbox, InboxReader, inbox};
 use crate::progress::ProgressLog;
 use highwater_checkpoint::CheckpointStore;
-use highwater_core::ids::{AttemptId, BatchId, ExecutorId, QueryId, RunId, TaskId};
+use highwater_connectors::sink::max_attempt_ms;
+use highwater_core::ids::{AttemptId, BatchId, ExecutorId, QueryId, RunId, SinkId, SourceId, TaskId};
 use highwater_core::offsets::{Positions, SourcePartition};
-use highwater_core::options::QuerySpec;
+use highwater_core::options::{QuerySpec, SourceSpec};
 use highwater_core::query::{Action, End, Event, QueryConfig, QueryMachine, RunState};
 use highwater_core::record::{PrepareRecord, Totals};
 use highwater_engine::CompiledQuery;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, watch};
 
-/// Events waiting for one query. Senders wait when it is full.
-const EVENT_QUEUE: usize = 4096;
+/// Attempts of one run; those of the next have higher numbers.
+const ATTEMPT_BITS: u32 = 32;
 
 /// What a run needs.
 pub(crate) struct Run {
@@ -29,14 +32,26 @@ pub(crate) struct Run {
     pub store: CheckpointStore,
     pub cluster: Cluster,
     pub progress: ProgressLog,
+    pub clock: Clock,
+    /// Counted over all runs of this driver.
+    pub number: u64,
+}
+
+/// What the checkpoint holds of a query that starts.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub head: Option<PrepareRecord>,
+    pub reserved_writers: BTreeMap<SinkId, u32>,
 }
 
 /// A running query as others see and reach it.
 #[derive(Clone)]
 pub(crate) struct RunHandle {
     pub run_id: RunId,
-    pub events: mpsc::Sender<RunnerEvent>,
+    pub events: Inbox,
     pub view: watch::Receiver<QueryView>,
+    /// Asks for a look at the topics at once.
+    pub look: Arc<Notify>,
 }
 
 /// What reaches a run from outside.
@@ -70,16 +85,19 @@ pub(crate) struct QueryView {
 }
 
 /// Starts a run in the background, from the checkpoint.
-pub(crate) fn start(run: Run, head: Option<PrepareRecord>) -> RunHandle {
-    let (events, receiver) = mpsc::channel(EVENT_QUEUE);
-    let config = config(&run);
-    let (machine, actions) = QueryMachine::recover(config, head, now_ms());
+pub(crate) fn start(run: Run, found: Found) -> RunHandle {
+    let (events, reader) = inbox();
+    let Found { head, reserved_writers } = found;
+    let config = config(&run, reserved_writers);
+    let (machine, actions) = QueryMachine::recover(config, head, run.clock.now());
     let (publish_view, view) = watch::channel(view_of(&machine, &BTreeMap::new(), &[]));
     let run_id = run.run_id;
-    let effects = Effects::new(&run, events.clone());
+    let look = Arc::new(Notify::new());
+    let effects = Effects::new(&run, events.clone(), look.clone());
     let runner = Runner {
         query: run.spec.id,
         machine,
+        clock: run.clock.clone(),
         effects,
         view: publish_view,
         input_rows: BTreeMap::new(),
@@ -88,14 +106,15 @@ pub(crate) fn start(run: Run, head: Option<PrepareRecord>) -> RunHandle {
         warnings: Vec::new(),
     };
     let executors = run.cluster.watch();
-    tokio::spawn(runner.run(receiver, executors, actions));
-    RunHandle { run_id, events, view }
+    tokio::spawn(runner.run(reader, executors, actions));
+    RunHandle { run_id, events, view, look }
 }
 
-fn config(run: &Run) -> QueryConfig {
+fn config(run: &Run, reserved_writers: BTreeMap<SinkId, u32>) -> QueryConfig {
     QueryConfig {
         query: run.spec.id,
         epoch: run.cluster.epoch(),
+        first_attempt: run.number << ATTEMPT_BITS,
         trigger: run.compiled.options.trigger.clone(),
         shards: run.compiled.options.shards,
         sources: run.compiled.source_specs(),
@@ -105,12 +124,28 @@ fn config(run: &Run) -> QueryConfig {
         max_drift_ms: run.compiled.options.max_drift_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
         start_positions: run.spec.start_positions.clone(),
         end_positions: run.spec.end_positions.clone(),
+        topic_ids: topic_ids(run, &run.spec.source_topic_ids),
+        end_topic_ids: topic_ids(run, &run.spec.end_topic_ids),
+        reserved_writers,
+        max_attempt_ms: max_attempt_ms(&run.compiled.sinks),
     }
+}
+
+/// Topic ids by source. Older specs have them by topic, which is enough unless several tables read one.
+fn topic_ids(run: &Run, known: &BTreeMap<SourceId, String>) -> BTreeMap<SourceId, String> {
+    if !known.is_empty() {
+        return known.clone();
+    }
+    let sources = run.compiled.source_specs();
+    let alone = |topic: &str| sources.iter().filter(|source| source.topic == topic).count() == 1;
+    let id = |source: &SourceSpec| Some((source.id, run.spec.topic_ids.get(&source.topic)?.clone()));
+    sources.iter().filter(|source| alone(&source.topic)).filter_map(id).collect()
 }
 
 struct Runner {
     query: QueryId,
     machine: QueryMachine,
+    clock: Clock,
     effects: Effects,
     view: watch::Sender<QueryView>,
     input_rows: BTreeMap<ExecutorId, u64>,
@@ -124,7 +159,7 @@ impl Runner {
     #[tracing::instrument(name = "query", skip_all, fields(query = %self.query))]
     async fn run(
         mut self,
-        mut events: mpsc::Receiver<RunnerEvent>,
+        mut events: InboxReader,
         mut executors: watch::Receiver<Vec<highwater_core::query::ExecutorInfo>>,
         actions: Vec<Action>,
     ) {
@@ -132,7 +167,7 @@ impl Runner {
         let live = executors.borrow_and_update().clone();
         ended = ended.or(self.step(Event::Executors(live)).await);
         while ended.is_none() {
-            let wake = self.machine.next_wake_ms().map(|at| at - now_ms());
+            let wake = self.machine.next_wake_ms().map(|at| at - self.clock.now().ms);
             let event = tokio::select! {
                 biased;
                 changed = executors.changed() => match changed {
@@ -142,10 +177,7 @@ impl Runner {
                     }
                     Err(_) => return,
                 },
-                event = events.recv() => match event {
-                    Some(event) => self.translate(event),
-                    None => return,
-                },
+                event = events.next() => self.translate(event),
                 () = sleep_ms(wake) => Some(Event::Tick),
             };
             if let Some(event) = event {
@@ -185,7 +217,7 @@ impl Runner {
     }
 
     async fn step(&mut self, event: Event) -> Option<End> {
-        let actions = self.machine.step(event, now_ms());
+        let actions = self.machine.step(event, self.clock.now());
         let ended = self.act(actions).await;
         self.publish_view();
         ended
@@ -233,7 +265,7 @@ fn view_of(machine: &QueryMachine, input_rows: &BTreeMap<ExecutorId, u64>, warni
         partitions: assignment.partitions.clone(),
         shards: assignment.shards.iter().map(|(id, (first, end))| (*id, u32::from(end.0 - first.0))).collect(),
         input_rows: input_rows.clone(),
-        warnings: warnings.iter().cloned().chain(counted_losses(machine.totals())).collect(),
+        warnings: warnings.iter().cloned().chain(counted_losses(machine.totals())).chain(machine.notices()).collect(),
     }
 }
 
@@ -242,6 +274,7 @@ fn counted_losses(totals: &Totals) -> Vec<String> {
     let counted = [
         (totals.bad_records, "bad records were skipped (on_bad_record)"),
         (totals.lost_offsets, "offsets were skipped because their records were gone (on_data_loss)"),
+        (totals.resets, "times positions were set anew in a recreated topic or truncated log (on_data_loss)"),
         (totals.late_rows, "rows came late and were dropped: their windows were closed"),
     ];
     counted.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
@@ -252,9 +285,4 @@ async fn sleep_ms(wait_ms: Option<i64>) {
         Some(ms) => tokio::time::sleep(Duration::from_millis(u64::try_from(ms).unwrap_or(0).max(1))).await,
         None => std::future::pending().await,
     }
-}
-
-/// Milliseconds since the Unix epoch: the one clock that decisions see.
-pub(crate) fn now_ms() -> i64 {
-    chrono::Utc::now().timestamp_millis()
 }

@@ -1,5 +1,6 @@
 //! A query's status as people see it, from its spec and its newest run.
 
+use crate::limits::limits_of;
 use crate::queries::{Entry, Queries};
 use crate::runner::QueryView;
 use highwater_core::ids::ExecutorId;
@@ -23,7 +24,7 @@ pub(crate) async fn status_of(queries: &Queries, entry: &Entry) -> v1::QueryStat
     };
     let live = queries.cluster().watch().borrow().clone();
     let ended = matches!(view.state, RunState::Ended(_));
-    let mut warnings = entry.compiled.warnings.clone();
+    let mut warnings = warnings_of(entry);
     warnings.extend(view.warnings.iter().cloned());
     if let RunState::Waiting(reason) = &view.state {
         warnings.push(reason.clone());
@@ -37,6 +38,7 @@ pub(crate) async fn status_of(queries: &Queries, entry: &Entry) -> v1::QueryStat
         warnings,
         executors: if ended { Vec::new() } else { live.iter().map(|info| executor_status(info, &view)).collect() },
         query_id: entry.spec.id.to_string(),
+        limits: entry.compiled.as_ref().map(|compiled| limits_of(compiled)).unwrap_or_default(),
     }
 }
 
@@ -50,20 +52,30 @@ async fn idle_status(queries: &Queries, entry: &Entry) -> v1::QueryStatus {
         _ => None,
     };
     let state = match entry.spec.desired {
+        _ if entry.compiled.is_err() => QueryState::Failed,
         DesiredState::Running => QueryState::Starting,
         DesiredState::Stopped => QueryState::Stopped,
         DesiredState::Finished => QueryState::Finished,
         DesiredState::Failed => QueryState::Failed,
     };
+    let message = match entry.compiled() {
+        Ok(_) => entry.spec.message.clone().unwrap_or_default(),
+        Err(error) => error.to_string(),
+    };
     v1::QueryStatus {
         name: entry.spec.name.clone(),
         state: state.into(),
         batch_id,
-        message: entry.spec.message.clone().unwrap_or_default(),
-        warnings: entry.compiled.warnings.clone(),
+        message,
+        warnings: warnings_of(entry),
         query_id: id.to_string(),
+        limits: entry.compiled.as_ref().map(|compiled| limits_of(compiled)).unwrap_or_default(),
         ..v1::QueryStatus::default()
     }
+}
+
+fn warnings_of(entry: &Entry) -> Vec<String> {
+    entry.compiled.as_ref().map(|compiled| compiled.warnings.clone()).unwrap_or_default()
 }
 
 fn executor_status(info: &ExecutorInfo, view: &QueryView) -> v1::ExecutorStatus {
@@ -77,7 +89,7 @@ fn executor_status(info: &ExecutorInfo, view: &QueryView) -> v1::ExecutorStatus 
     }
     v1::ExecutorStatus {
         id: info.id.to_string(),
-        address: info.address.clone(),
+        address: info.address.trim_start_matches("https://").to_string(),
         slots: info.slots,
         partitions,
         shards: view.shards.get(&info.id).copied().unwrap_or(0),

@@ -3,10 +3,9 @@
 //! Owns: the order of these steps. Nothing is stored before everything has been checked.
 
 use crate::error::DriverError;
-use crate::queries::{Queries, compile, is_live};
-use crate::runner::now_ms;
+use crate::queries::Queries;
 use highwater_connectors::{admin, monitor};
-use highwater_core::ids::QueryId;
+use highwater_core::ids::{QueryId, SourceId};
 use highwater_core::offsets::Positions;
 use highwater_core::options::{DesiredState, EndingOffsets, QuerySpec, Trigger};
 use highwater_engine::CompiledQuery;
@@ -26,7 +25,7 @@ pub(crate) struct Submission {
 /// The stored query's id and the warnings of its plan.
 pub(crate) async fn submit(queries: &Queries, submission: Submission) -> Result<(QueryId, Vec<String>), DriverError> {
     check_name(&submission.name)?;
-    let compiled = Arc::new(compile(submission.sql.clone()).await?);
+    let compiled = queries.compile(submission.sql.clone()).await?;
     let _one = queries.changes.lock().await;
     let existing = queries.find(&submission.name);
     if existing.is_some() && !submission.replace {
@@ -39,26 +38,27 @@ pub(crate) async fn submit(queries: &Queries, submission: Submission) -> Result<
         let (name, new_output) = (submission.name.clone(), submission.new_output || submission.replace);
         tokio::task::spawn_blocking(move || look_up(&compiled, id, &name, bounded, new_output)).await??
     };
-    if let Some(old) = existing {
-        if is_live(&old) {
-            queries.stop_locked(&submission.name).await?;
-        }
-        queries.delete(old.spec.id).await?;
-    }
     let spec = QuerySpec {
         id,
         name: submission.name,
         sql: submission.sql,
         desired: DesiredState::Running,
         message: None,
-        created_at_ms: now_ms(),
+        created_at_ms: queries.clock().now().wall_ms,
         start_positions: looked_up.starts,
         end_positions: looked_up.ends,
         topic_ids: looked_up.topic_ids,
+        end_topic_ids: looked_up.source_topic_ids.clone(),
+        source_topic_ids: looked_up.source_topic_ids,
     };
-    queries.put(spec.clone()).await?;
     let warnings = compiled.warnings.clone();
-    queries.insert(spec, compiled);
+    match existing {
+        Some(old) => queries.replace(old, spec, compiled).await?,
+        None => {
+            queries.put(spec.clone()).await?;
+            queries.insert(spec, Ok(compiled));
+        }
+    }
     queries.start_run(id).await?;
     Ok((id, warnings))
 }
@@ -83,10 +83,12 @@ fn check_partitions(partitions: usize) -> Result<(), DriverError> {
     }
 }
 
+#[derive(Default)]
 struct LookedUp {
     starts: Positions,
     ends: Positions,
     topic_ids: BTreeMap<String, String>,
+    source_topic_ids: BTreeMap<SourceId, String>,
 }
 
 /// Asks the brokers all a submission needs to know, and makes missing sink topics.
@@ -97,14 +99,17 @@ fn look_up(
     bounded: bool,
     new_output: bool,
 ) -> Result<LookedUp, DriverError> {
-    let mut found = LookedUp { starts: Positions::new(), ends: Positions::new(), topic_ids: BTreeMap::new() };
+    let mut found = LookedUp::default();
     for source in &compiled.sources {
         let mut monitor = monitor::TopicMonitor::open(source)?;
+        // The id before the positions: should the topic be recreated in between, the run notices.
+        monitor.partitions()?;
+        if let Some((topic, id)) = monitor.topic_id()? {
+            found.topic_ids.insert(topic, id.clone());
+            found.source_topic_ids.insert(source.id, id);
+        }
         found.starts.extend(monitor.resolve_start()?);
         found.ends.extend(ends_of(&mut monitor, source.options.ending_offsets.as_ref(), bounded)?);
-        if let Some((topic, id)) = monitor.topic_id()? {
-            found.topic_ids.insert(topic, id);
-        }
     }
     check_partitions(found.starts.len())?;
     let mut earlier = admin::EarlierOutput::default();
@@ -134,16 +139,20 @@ fn ends_of(
     }
 }
 
-/// New fixed ends, for a finished `available_now` query that is started again.
-pub(crate) async fn fixed_ends(compiled: &Arc<CompiledQuery>) -> Result<Positions, DriverError> {
+/// New fixed ends, for a finished `available_now` query that is started again, and the ids of the topics they belong to.
+pub(crate) async fn fixed_ends(
+    compiled: &Arc<CompiledQuery>,
+) -> Result<(Positions, BTreeMap<SourceId, String>), DriverError> {
     let compiled = compiled.clone();
     tokio::task::spawn_blocking(move || {
-        let mut ends = Positions::new();
+        let (mut ends, mut ids) = (Positions::new(), BTreeMap::new());
         for source in &compiled.sources {
             let mut monitor = monitor::TopicMonitor::open(source)?;
+            monitor.partitions()?;
+            ids.extend(monitor.topic_id()?.map(|(_, id)| (source.id, id)));
             ends.extend(ends_of(&mut monitor, source.options.ending_offsets.as_ref(), true)?);
         }
-        Ok(ends)
+        Ok((ends, ids))
     })
     .await?
 }

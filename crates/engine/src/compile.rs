@@ -16,6 +16,7 @@ use crate::sql::group_windows::rewrite_group_windows;
 use crate::sql::limits;
 use crate::sql::names::use_standard_names;
 use crate::sql::options::{QueryOptions, query_options, table_options};
+use crate::sql::properties::written_secrets;
 use crate::sql::random::{collect_position, derive_random};
 use crate::sql::refuse::refuse_unsupported;
 use crate::sql::rewrite::{
@@ -67,6 +68,7 @@ fn compile_script(sql: &str) -> Result<CompiledQuery> {
     }
     let Builder { mut dataflow, lookups, mut warnings, .. } = builder;
     warnings.extend(sources::never_idle(&sources, &options));
+    warnings.extend(written_secrets(&sources, &sinks));
     dead_letters::connect(&mut dataflow, &mut sources, &mut sinks);
     late_rows::connect(&mut dataflow, &sources, &mut sinks, &mut warnings);
     let mut said = BTreeSet::new();

@@ -14,6 +14,7 @@ mod functions;
 mod lookup;
 pub mod plan;
 pub mod query;
+pub mod references;
 pub mod runtime;
 pub mod sql;
 pub mod state;

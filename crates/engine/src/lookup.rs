@@ -7,11 +7,13 @@
 use crate::error::EngineError;
 use crate::plan::catalog::Stream;
 use crate::query::{ConnectorOptions, FileFormat, FileOptions};
+use crate::references;
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::datasource::{MemTable, provider_as_source};
+use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{CsvReadOptions, JsonReadOptions, SessionContext};
 use std::collections::BTreeMap;
@@ -128,6 +130,23 @@ impl Lookup {
 }
 
 async fn read_file(
+    context: &SessionContext,
+    file: &FileOptions,
+    schema: &SchemaRef,
+) -> datafusion::common::Result<Vec<RecordBatch>> {
+    let mut hidden = Vec::new();
+    let path = references::resolve(&file.path, &mut hidden).map_err(DataFusionError::Configuration)?;
+    let read = read_path(context, &FileOptions { path, ..file.clone() }, schema).await;
+    match read {
+        // What a reference stands for is not shown.
+        Err(error) if !hidden.is_empty() => {
+            Err(DataFusionError::Execution(references::hide(&error.to_string(), &hidden)))
+        }
+        read => read,
+    }
+}
+
+async fn read_path(
     context: &SessionContext,
     file: &FileOptions,
     schema: &SchemaRef,

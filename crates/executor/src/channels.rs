@@ -1,9 +1,13 @@
 //! gRPC channels: to the driver, and to the exchange services of other executors.
 //!
-//! Owns: one channel per address, with its timeouts and keep-alives. Channels connect when first used and
-//! connect again by themselves.
+//! Owns: one channel per address, with its timeouts and keep-alives, and what calls over it carry. Channels connect when
+//! first used and connect again by themselves. Does not own: TLS (`highwater_security::dial`).
 
 use crate::error::{ExecutorError, TaskError};
+use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
+use highwater_security::credentials::Authenticated;
+use highwater_security::dial::Dialer;
+use highwater_security::peers::Peers;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
@@ -15,23 +19,37 @@ use tonic::transport::{Channel, Endpoint};
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A client of the driver.
+pub type DriverClient = ClusterServiceClient<Authenticated>;
+
 /// Channels to other executors. Cheap to clone; clones share them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Channels {
+    dialer: Dialer,
+    peers: Peers,
     by_address: Arc<Mutex<HashMap<String, Channel>>>,
 }
 
 impl Channels {
-    /// The channel to HOST:PORT.
-    pub fn get(&self, address: &str) -> Result<Channel, TaskError> {
-        if let Some(channel) = self.by_address.lock().get(address) {
-            return Ok(channel.clone());
-        }
-        let endpoint = endpoint(format!("http://{address}"))
-            .map_err(|error| TaskError::Exchange(format!("executor address '{address}': {error}")))?;
-        let channel = endpoint.connect_lazy();
-        self.by_address.lock().insert(address.to_string(), channel.clone());
-        Ok(channel)
+    pub fn new(dialer: Dialer, peers: Peers) -> Self {
+        Self { dialer, peers, by_address: Arc::default() }
+    }
+
+    /// The channel to HOST:PORT, or to https://HOST:PORT, for calls with the secret of this session.
+    pub fn get(&self, address: &str) -> Result<Authenticated, TaskError> {
+        let known = self.by_address.lock().get(address).cloned();
+        let channel = match known {
+            Some(channel) => channel,
+            None => {
+                let url = if address.contains("://") { address.to_string() } else { format!("http://{address}") };
+                let endpoint = endpoint(url)
+                    .map_err(|error| TaskError::Exchange(format!("executor address '{address}': {error}")))?;
+                let channel = endpoint.connect_with_connector_lazy(self.dialer.clone());
+                self.by_address.lock().insert(address.to_string(), channel.clone());
+                channel
+            }
+        };
+        Ok(self.peers.credentials().on(channel))
     }
 
     /// Forgets all: members change with the session.
@@ -51,10 +69,15 @@ fn endpoint(url: String) -> Result<Endpoint, tonic::transport::Error> {
         .initial_connection_window_size(16 * 1024 * 1024))
 }
 
-/// The driver's endpoint.
-pub fn driver(url: &str) -> Result<Endpoint, ExecutorError> {
-    endpoint(url.to_string())
-        .map_err(|error| ExecutorError::DriverUrl { url: url.to_string(), message: error.to_string() })
+/// The driver's endpoint. `tls`: there is a CA to believe it by.
+pub fn driver(url: &str, tls: bool) -> Result<Endpoint, ExecutorError> {
+    let refuse = |message: String| ExecutorError::DriverUrl { url: url.to_string(), message };
+    let endpoint = endpoint(url.to_string()).map_err(|error| refuse(error.to_string()))?;
+    match endpoint.uri().scheme_str() {
+        Some("https") if !tls => Err(refuse("https:// needs --tls-ca, the CA of its certificate".into())),
+        Some("http" | "https") => Ok(endpoint),
+        _ => Err(refuse("it is neither http:// nor https://".into())),
+    }
 }
 
 /// The address others reach `listen` by: itself, or, where it is any address, the one that faces the driver.
@@ -89,7 +112,10 @@ mod tests {
 
     #[test]
     fn a_wrong_driver_url_is_named() {
-        let error = driver("not a url").unwrap_err().to_string();
+        let error = driver("not a url", false).unwrap_err().to_string();
         assert!(error.contains("not a url") && error.contains("http://HOST:PORT"), "{error}");
+        let error = driver("https://d:1", false).unwrap_err().to_string();
+        assert!(error.contains("--tls-ca"), "{error}");
+        assert!(driver("https://d:1", true).is_ok() && driver("http://d:1", false).is_ok());
     }
 }

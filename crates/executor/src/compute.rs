@@ -5,6 +5,7 @@
 
 use crate::error::TaskError;
 use crate::exchange::sender::Sender;
+use crate::steps::Steps;
 use crate::writers::{InUse, Slot, Writers};
 use highwater_connectors::source::Chunk;
 use highwater_core::ids::{AttemptId, BatchId, EdgeId, SinkId};
@@ -38,6 +39,7 @@ pub struct Compute {
     /// Writers that hold this batch already.
     pub published: BTreeSet<WriterPlan>,
     pub cancel: CancellationToken,
+    pub steps: Steps,
     /// Where records go that do not decode, if not nowhere.
     pub dead_letters: Option<SinkId>,
     /// Names operators in rows that were late.
@@ -64,6 +66,7 @@ impl Compute {
                     Some(Input::Chunk(partition, chunk)) => {
                         add(partitions.entry(partition).or_default(), &chunk);
                         if let (Some(sink), false) = (dead_letters, chunk.bad.is_empty()) {
+                            crash::point("executor_dead_letters");
                             let rows = highwater_connectors::source::dead_letters(&chunk.bad)?;
                             emitted.push(Emit::Sink { sink, rows });
                         }
@@ -91,8 +94,12 @@ impl Compute {
         mut slots: Vec<OwnedSemaphorePermit>,
     ) -> Result<Computed, TaskError> {
         self.run(move |leading| {
-            let cancel = leading.cancel.clone();
-            let done = lanes.run(input, slots.len(), &|| !cancel.is_cancelled())?;
+            let (cancel, steps) = (leading.cancel.clone(), leading.steps.clone());
+            let wanted = || {
+                steps.step();
+                !cancel.is_cancelled()
+            };
+            let done = lanes.run(input, slots.len(), &wanted)?;
             slots.truncate(1);
             let Some((mut emitted, outcome)) = done else { return Err(TaskError::Cancelled) };
             leading.lead(&mut emitted)?;
@@ -112,7 +119,7 @@ impl Compute {
             in_use.insert(plan.sink, slot.begin(&self.writers, *plan, self.batch, self.attempt, held)?);
         }
         let labels = Labels { batch: self.batch, compiled: self.compiled };
-        let mut leading = Leading { sender: self.sender, in_use, labels, cancel: &self.cancel };
+        let mut leading = Leading { sender: self.sender, in_use, labels, cancel: &self.cancel, steps: &self.steps };
         let (partitions, outcome) = work(&mut leading)?;
         leading.check()?;
         crash::point("executor_before_exchange_end");
@@ -121,6 +128,7 @@ impl Compute {
         let mut writers = Vec::with_capacity(leading.in_use.len());
         for writer in leading.in_use.values_mut() {
             writers.push(writer.flush()?);
+            leading.steps.step();
         }
         crash::point("executor_after_flush");
         let report =
@@ -135,6 +143,7 @@ struct Leading<'a> {
     in_use: BTreeMap<SinkId, InUse<'a>>,
     labels: Labels,
     cancel: &'a CancellationToken,
+    steps: &'a Steps,
 }
 
 /// What rows that were late are told apart by.
@@ -149,7 +158,8 @@ impl Leading<'_> {
     }
 
     fn lead(&mut self, emitted: &mut Vec<Emit>) -> Result<(), TaskError> {
-        lead(&mut self.sender, &mut self.in_use, &self.labels, emitted)
+        self.steps.step();
+        lead(&mut self.sender, &mut self.in_use, &self.labels, self.steps, emitted)
     }
 }
 
@@ -158,9 +168,11 @@ fn lead(
     sender: &mut Sender,
     in_use: &mut BTreeMap<SinkId, InUse<'_>>,
     labels: &Labels,
+    steps: &Steps,
     emitted: &mut Vec<Emit>,
 ) -> Result<(), TaskError> {
     for emit in emitted.drain(..) {
+        steps.step();
         let (sink, rows) = match emit {
             Emit::Exchange { edge, shard, rows } => {
                 sender.send(edge, shard, rows)?;

@@ -2,9 +2,9 @@
 
 use highwater_connectors::error::ConnectorError;
 use highwater_core::error::ErrorKind;
-use highwater_core::ids::TaskId;
+use highwater_core::ids::{ExecutorId, TaskId};
 use highwater_engine::error::EngineError;
-use highwater_proto::MAX_MESSAGE_BYTES;
+use highwater_proto::{MAX_DELTA_BYTES, MAX_MESSAGE_BYTES};
 use std::net::SocketAddr;
 use thiserror::Error;
 
@@ -13,12 +13,16 @@ use thiserror::Error;
 pub enum ExecutorError {
     #[error("cannot listen on {address}: {source}; choose another --listen")]
     Listen { address: SocketAddr, source: std::io::Error },
-    #[error("'{url}' is not an address of a driver ({message}); write it as http://HOST:PORT")]
+    #[error("{0}")]
+    Security(#[from] highwater_security::SecurityError),
+    #[error("'{url}' is not an address of a driver ({message}); write it as http://HOST:PORT or https://HOST:PORT")]
     DriverUrl { url: String, message: String },
     #[error("the driver refuses this executor: {0}")]
     Refused(String),
     #[error("exchange service: {0}")]
     Server(String),
+    #[error("cannot use {} for scratch files: {source}; choose another --data-dir", path.display())]
+    Scratch { path: std::path::PathBuf, source: std::io::Error },
 }
 
 /// Why a task attempt failed.
@@ -31,12 +35,20 @@ pub enum TaskError {
     /// Another executor did not take or send its batches.
     #[error("exchange: {0}")]
     Exchange(String),
+    /// There is no way to another executor, though the driver may see both.
+    #[error("exchange: the executor at {address} cannot be reached from here: {message}")]
+    Unreachable { peer: ExecutorId, address: String, message: String },
     /// No message can have it.
     #[error(
         "a row of {bytes} bytes goes from one stage to another, and {MAX_MESSAGE_BYTES} bytes is the most: let the query \
          make smaller ones, of arrays and texts of fewer values"
     )]
     RowTooLarge { bytes: usize },
+    #[error(
+        "a batch changed {bytes} bytes of one operator's state on one executor, and {MAX_DELTA_BYTES} bytes is the most: \
+         set max_offsets_per_trigger, so that batches are smaller"
+    )]
+    DeltaTooLarge { bytes: usize },
     #[error("state could not be fetched from the driver: {0}")]
     State(String),
     /// The state in the checkpoint cannot be read.
@@ -64,6 +76,14 @@ impl TaskError {
         Self::Panicked(task, said)
     }
 
+    /// The executor that could not be reached, if that is why.
+    pub fn unreachable(&self) -> Option<ExecutorId> {
+        match self {
+            Self::Unreachable { peer, .. } => Some(*peer),
+            _ => None,
+        }
+    }
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             // A writer fenced by recovery is opened anew in the next attempt.
@@ -72,7 +92,8 @@ impl TaskError {
             Self::Connector(ConnectorError::OffsetOutOfRange { .. }) => ErrorKind::Retry,
             Self::Connector(error) => error.kind(),
             Self::Engine(error) => error.kind(),
-            Self::Exchange(_) | Self::State(_) | Self::Cancelled => ErrorKind::Retry,
+            Self::Exchange(_) | Self::Unreachable { .. } | Self::State(_) | Self::Cancelled => ErrorKind::Retry,
+            Self::DeltaTooLarge { .. } => ErrorKind::Fix,
             Self::DamagedState(_) | Self::NotInQuery(_) | Self::Panicked(..) | Self::RowTooLarge { .. } => {
                 ErrorKind::Fatal
             }

@@ -11,13 +11,18 @@ mod channels;
 mod compute;
 mod error;
 mod exchange;
+mod handle;
+mod loading;
 mod memory;
 mod outbox;
 mod publish;
 mod restore;
+mod running;
+mod scratch;
 mod server;
 mod session;
 mod sources;
+mod steps;
 mod task;
 mod worker;
 mod writers;
@@ -25,8 +30,15 @@ mod writers;
 pub use error::ExecutorError;
 
 use exchange::Exchange;
+use highwater_connectors::access::AccessPolicy;
 use highwater_core::ids::ExecutorId;
-use session::Session;
+use highwater_security::credentials::Credentials;
+use highwater_security::dial::Dialer;
+use highwater_security::peers::Peers;
+use highwater_security::reload::Reloading;
+use highwater_security::tls::{self, Protocol};
+use highwater_security::{ClientSecurity, SecurityError, exposure};
+use session::{Session, Way};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,7 +48,7 @@ use tokio_util::sync::CancellationToken;
 /// How an executor is started.
 #[derive(Clone, Debug)]
 pub struct ExecutorOptions {
-    /// `http://HOST:PORT` of the driver.
+    /// `http://HOST:PORT` or `https://HOST:PORT` of the driver.
     pub driver_url: String,
     /// Tasks that compute at the same time, of all queries together.
     pub slots: usize,
@@ -47,8 +59,12 @@ pub struct ExecutorOptions {
     /// Memory that the state of one query, and what its joins give at once, may take here, bytes. `None`: a share of the
     /// machine's, or of its control group's.
     pub query_memory: Option<u64>,
-    /// Private scratch.
+    /// Parent of the private scratch folder; `None`: the system's temporary folder.
     pub data_dir: Option<PathBuf>,
+    /// What the scripts of queries may reach on this machine.
+    pub access: AccessPolicy,
+    /// What it believes the driver and other executors by, and shows to them. With a certificate its exchange speaks TLS.
+    pub security: ClientSecurity,
 }
 
 impl Default for ExecutorOptions {
@@ -60,6 +76,8 @@ impl Default for ExecutorOptions {
             advertise: None,
             query_memory: None,
             data_dir: None,
+            access: AccessPolicy::ALL,
+            security: ClientSecurity::default(),
         }
     }
 }
@@ -74,33 +92,66 @@ pub(crate) struct Shared {
     pub query_memory: u64,
     pub exchange: Exchange,
     pub channels: channels::Channels,
+    pub access: Arc<AccessPolicy>,
 }
 
 /// Runs an executor until `stop` is cancelled. A driver that is away is waited for, for ever.
 pub async fn run(options: ExecutorOptions, stop: CancellationToken) -> Result<(), ExecutorError> {
-    let driver = channels::driver(&options.driver_url)?;
+    let security = &options.security;
+    exposure::check_executor(options.listen, &options.driver_url, security)?;
+    if exposure::shows_token(&options.driver_url, security) {
+        tracing::warn!("HIGHWATER_TOKEN travels to {} in the clear; use https://", options.driver_url);
+    }
+    let driver = channels::driver(&options.driver_url, security.ca.is_some())?;
+    let (dialer, server_tls) = encryption(security, &stop)?;
+    let (peers, tls) = (Peers::default(), server_tls.is_some());
     let slot_count = options.slots.max(1);
+    let me = ExecutorId(uuid::Uuid::now_v7());
+    let parent = options.data_dir.unwrap_or_else(std::env::temp_dir);
+    let scratch = scratch::Scratch::create(&parent, me)?;
     let shared = Shared {
-        me: ExecutorId(uuid::Uuid::now_v7()),
+        me,
         slots: Arc::new(Semaphore::new(slot_count)),
         slot_count,
         query_memory: options.query_memory.unwrap_or_else(memory::query_limit),
         exchange: Exchange::default(),
-        channels: channels::Channels::default(),
+        channels: channels::Channels::new(dialer.clone(), peers.clone()),
+        access: Arc::new(options.access),
     };
-    let server = server::start(options.listen, shared.exchange.clone(), stop.clone()).await?;
+    let server =
+        server::start(options.listen, shared.exchange.clone(), peers.clone(), server_tls, stop.clone()).await?;
     let address = match options.advertise {
         Some(address) => address,
         None => channels::reachable(server.address, &options.driver_url),
     };
+    tracing::info!(scratch = %scratch.path().display(), "scratch folder created");
     tracing::info!(executor = %shared.me, %address, slots = slot_count, driver = %options.driver_url, "executor ready");
-    let mut sessions = Session::new(shared, driver, address);
+    let credentials = Credentials::new(security.token.as_ref());
+    let exposed = (!exposure::is_local(options.listen)).then_some(options.listen);
+    let way = Way { driver, dialer, credentials, peers, address, tls, exposed };
+    let mut sessions = Session::new(shared, way);
     let result = tokio::select! {
-        refused = sessions.run_for_ever() => Err(refused),
-        () = stop.cancelled() => Ok(()),
+        ended = sessions.run_until(&stop) => ended,
         failed = server.failed => Err(failed.unwrap_or_else(|_| ExecutorError::Server("it ended".into()))),
     };
     stop.cancel();
     sessions.close().await;
     result
+}
+
+/// How this executor connects, and how it serves its exchange; both follow their files.
+fn encryption(
+    security: &ClientSecurity,
+    stop: &CancellationToken,
+) -> Result<(Dialer, Option<Reloading<rustls::ServerConfig>>), SecurityError> {
+    let client = tls::client(security)?;
+    let certificate = security.certificate.as_ref();
+    let server = certificate.map(|files| tls::server(files, security.ca.as_deref(), Protocol::Grpc)).transpose()?;
+    if let Some(client) = &client {
+        client.watch(stop.clone());
+    }
+    if let Some(server) = &server {
+        server.watch(stop.clone());
+    }
+    Ok((Dialer::new(client), server))
 }

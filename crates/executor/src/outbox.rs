@@ -5,7 +5,7 @@
 
 use highwater_connectors::source::PartitionAvailability;
 use highwater_core::error::ErrorKind;
-use highwater_core::ids::{AttemptId, BatchId, QueryId, RunId, SourceId, TaskId};
+use highwater_core::ids::{AttemptId, BatchId, ExecutorId, QueryId, RunId, SourceId, TaskId};
 use highwater_core::offsets::TopicPartition;
 use highwater_core::plan::WriterPlan;
 use highwater_core::report::TaskReport;
@@ -22,6 +22,10 @@ pub struct Outbox {
 }
 
 impl Outbox {
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+
     pub fn new(query: QueryId, run: RunId, stream: mpsc::Sender<StreamTasksRequest>) -> Self {
         Self { query, run, stream }
     }
@@ -65,21 +69,49 @@ impl Outbox {
         match convert::report_to_bytes(&report) {
             Ok(bytes) => {
                 let attempt = Some(convert::attempt_to_proto(attempt, batch));
-                let query_id = self.query.to_string();
-                self.send(Message::TaskDone(v1::TaskDone { query_id, attempt, report: bytes.into(), state_deltas }))
-                    .await;
+                let (query_id, run_id) = (self.query.to_string(), self.run.to_string());
+                let done = v1::TaskDone { query_id, attempt, report: bytes.into(), state_deltas, run_id };
+                self.send(Message::TaskDone(done)).await;
             }
-            Err(status) => self.task_failed(attempt, batch, task, ErrorKind::Fatal, status.message()).await,
+            Err(status) => self.task_failed(attempt, batch, task, ErrorKind::Fatal, status.message(), None).await,
         }
     }
 
-    pub async fn task_failed(&self, attempt: AttemptId, batch: BatchId, task: TaskId, kind: ErrorKind, message: &str) {
+    /// `unreachable`: the executor that could not be reached, if that is why.
+    pub async fn task_failed(
+        &self,
+        attempt: AttemptId,
+        batch: BatchId,
+        task: TaskId,
+        kind: ErrorKind,
+        message: &str,
+        unreachable: Option<ExecutorId>,
+    ) {
         self.send(Message::TaskFailed(v1::TaskFailed {
             query_id: self.query.to_string(),
             attempt: Some(convert::attempt_to_proto(attempt, batch)),
             task_id: task.0,
             kind: convert::trouble_kind(kind).into(),
             message: message.to_string(),
+            run_id: self.run.to_string(),
+            unreachable_executor_id: unreachable.map(|peer| peer.to_string()),
+        }))
+        .await;
+    }
+
+    /// The query is being opened here.
+    pub async fn opening(&self) {
+        let (query_id, run_id) = (self.query.to_string(), self.run.to_string());
+        self.send(Message::Heartbeat(v1::TaskHeartbeat { query_id, run_id, attempt: None, tasks: Vec::new() })).await;
+    }
+
+    /// The tasks of an attempt that still run, with the steps they have made.
+    pub async fn heartbeat(&self, attempt: AttemptId, batch: BatchId, tasks: impl Iterator<Item = (TaskId, u64)>) {
+        self.send(Message::Heartbeat(v1::TaskHeartbeat {
+            query_id: self.query.to_string(),
+            run_id: self.run.to_string(),
+            attempt: Some(convert::attempt_to_proto(attempt, batch)),
+            tasks: tasks.map(|(task, steps)| v1::TaskSteps { task_id: task.0, steps }).collect(),
         }))
         .await;
     }
@@ -97,34 +129,41 @@ impl Outbox {
             writer_id: writer.writer.0,
             outcome: outcome.into(),
             message: unknown.unwrap_or_default(),
+            run_id: self.run.to_string(),
         }))
         .await;
     }
 
     /// An empty message: the trouble is over.
     pub async fn trouble(&self, kind: ErrorKind, message: String) {
-        self.send_trouble(kind, message, None).await;
+        self.send_trouble(kind, message, None, None).await;
     }
 
-    pub async fn out_of_range(&self, source: SourceId, tp: TopicPartition, position: i64, earliest: i64, latest: i64) {
-        let range = v1::OffsetOutOfRange {
-            source_id: source.0,
-            topic: tp.topic.to_string(),
-            partition: tp.partition,
-            position,
-            earliest,
-            latest,
-        };
-        self.send_trouble(ErrorKind::Fix, format!("offset {position} out of range for {tp}"), Some(range)).await;
+    pub async fn out_of_range(&self, range: v1::OffsetOutOfRange) {
+        let message = format!("offset {} out of range for {}-{}", range.position, range.topic, range.partition);
+        self.send_trouble(ErrorKind::Fix, message, Some(range), None).await;
     }
 
-    async fn send_trouble(&self, kind: ErrorKind, message: String, out_of_range: Option<v1::OffsetOutOfRange>) {
+    /// A source's topic has another id than the one that was assigned.
+    pub async fn topic_changed(&self, source: SourceId, found: String) {
+        let changed = v1::TopicChanged { source_id: source.0, found_id: found };
+        self.send_trouble(ErrorKind::Retry, "a topic was recreated".into(), None, Some(changed)).await;
+    }
+
+    async fn send_trouble(
+        &self,
+        kind: ErrorKind,
+        message: String,
+        out_of_range: Option<v1::OffsetOutOfRange>,
+        topic_changed: Option<v1::TopicChanged>,
+    ) {
         self.send(Message::Trouble(v1::QueryTrouble {
             query_id: self.query.to_string(),
             run_id: self.run.to_string(),
             kind: convert::trouble_kind(kind).into(),
             message,
             out_of_range,
+            topic_changed,
         }))
         .await;
     }

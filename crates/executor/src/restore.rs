@@ -2,31 +2,49 @@
 //!
 //! Owns: the two calls, and loading on several threads. Does not own: what is in the deltas (core, engine).
 
+use crate::channels::DriverClient;
 use crate::error::TaskError;
-use highwater_core::ids::{AttemptId, BatchId, QueryId, ShardId, TaskId};
+use crate::steps::Steps;
+use highwater_core::ids::{AttemptId, BatchId, QueryId, RunId, ShardId, TaskId};
 use highwater_core::report::StateDelta;
 use highwater_engine::state::QueryState;
-use highwater_proto::convert;
-use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
 use highwater_proto::v1::{FetchStateRequest, PutStateDeltaRequest};
+use highwater_proto::{MAX_DELTA_BYTES, convert};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use tonic::transport::Channel;
 
 /// Deltas above this size go ahead of the report, in parts of this size, bytes.
 const INLINE_MAX_BYTES: usize = 1024 * 1024;
 
-/// Loads shards as of `base` from the checkpoint; before the first batch they are empty.
+/// Loads shards as of `base` from the checkpoint; before the first batch they are empty. Once fetched they are loaded to
+/// the end: half of them would be nobody's.
 pub async fn restore(
-    client: &mut ClusterServiceClient<Channel>,
+    client: &mut DriverClient,
     query: QueryId,
     epoch: u64,
     base: Option<BatchId>,
     shards: &BTreeSet<ShardId>,
     state: Arc<QueryState>,
+    (cancel, steps): (&CancellationToken, &Steps),
 ) -> Result<(), TaskError> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(TaskError::Cancelled),
+        deltas = fetch(client, query, epoch, base, shards, steps) => load(shards, Arc::new(deltas?), state).await,
+    }
+}
+
+async fn fetch(
+    client: &mut DriverClient,
+    query: QueryId,
+    epoch: u64,
+    base: Option<BatchId>,
+    shards: &BTreeSet<ShardId>,
+    steps: &Steps,
+) -> Result<Vec<Vec<u8>>, TaskError> {
     let mut deltas: Vec<Vec<u8>> = Vec::new();
     if let Some(base) = base {
         let request = FetchStateRequest {
@@ -38,9 +56,10 @@ pub async fn restore(
         let mut parts = client.fetch_state(request).await.map_err(failed)?.into_inner();
         while let Some(part) = parts.message().await.map_err(failed)? {
             deltas.push(part.delta.into());
+            steps.step();
         }
     }
-    load(shards, Arc::new(deltas), state).await
+    Ok(deltas)
 }
 
 /// Loads shards on several threads: each takes some of them out of all deltas.
@@ -84,8 +103,8 @@ fn runs(shards: &BTreeSet<ShardId>) -> Vec<Range<u16>> {
 
 /// Brings large deltas to the driver. Tells, per delta, whether it went.
 pub async fn upload(
-    client: &mut ClusterServiceClient<Channel>,
-    query: QueryId,
+    client: &mut DriverClient,
+    (query, run): (QueryId, RunId),
     attempt: AttemptId,
     batch: BatchId,
     task: TaskId,
@@ -98,10 +117,14 @@ pub async fn upload(
         if !is_large {
             continue;
         }
+        if delta.bytes.len() > MAX_DELTA_BYTES {
+            return Err(TaskError::DeltaTooLarge { bytes: delta.bytes.len() });
+        }
         let bytes = bytes::Bytes::from(std::mem::take(&mut delta.bytes));
         let starts: Vec<usize> = (0..bytes.len()).step_by(INLINE_MAX_BYTES).collect();
         let parts = starts.into_iter().map(move |start| PutStateDeltaRequest {
             query_id: query.to_string(),
+            run_id: run.to_string(),
             attempt: Some(convert::attempt_to_proto(attempt, batch)),
             task_id: task.0,
             index: index as u32,

@@ -1,17 +1,20 @@
 //! The executor's gRPC server: exchange, health and reflection.
 //!
-//! Owns: listening, limits and tracing. Does not own: the services' work.
+//! Owns: listening, limits and tracing. Does not own: the services' work, or who may call them (`Peers`).
 
 use crate::error::ExecutorError;
 use crate::exchange::Exchange;
 use crate::exchange::service::ExchangeApi;
 use highwater_proto::v1::exchange_service_server::ExchangeServiceServer;
 use highwater_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES};
+use highwater_security::guard::GuardLayer;
+use highwater_security::incoming::Incoming;
+use highwater_security::peers::Peers;
+use highwater_security::reload::Reloading;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tower_http::trace::TraceLayer;
 
@@ -25,11 +28,18 @@ pub struct Server {
     pub failed: oneshot::Receiver<ExecutorError>,
 }
 
-/// Listens; the server ends with `stop`.
-pub async fn start(listen: SocketAddr, exchange: Exchange, stop: CancellationToken) -> Result<Server, ExecutorError> {
+/// Listens, through TLS where there is a certificate; the server ends with `stop`.
+pub async fn start(
+    listen: SocketAddr,
+    exchange: Exchange,
+    peers: Peers,
+    tls: Option<Reloading<rustls::ServerConfig>>,
+    stop: CancellationToken,
+) -> Result<Server, ExecutorError> {
     let failed_to = |source| ExecutorError::Listen { address: listen, source };
     let listener = TcpListener::bind(listen).await.map_err(failed_to)?;
-    let address = listener.local_addr().map_err(failed_to)?;
+    let incoming = Incoming::new(listener, tls, stop.clone()).map_err(failed_to)?;
+    let address = incoming.address();
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ExchangeServiceServer<ExchangeApi>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -50,10 +60,11 @@ pub async fn start(listen: SocketAddr, exchange: Exchange, stop: CancellationTok
             .concurrency_limit_per_connection(1024)
             .timeout(STREAM_TIMEOUT)
             .layer(TraceLayer::new_for_grpc())
+            .layer(GuardLayer(peers))
             .add_service(health_service)
             .add_service(reflection)
             .add_service(service)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned())
+            .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
             .await;
         if let Err(error) = served {
             // Nobody listens any more when the executor is ending anyway.

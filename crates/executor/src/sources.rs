@@ -11,20 +11,30 @@ use highwater_core::ids::SourceId;
 use highwater_core::offsets::{SourcePartition, TopicPartition};
 use highwater_core::plan::{TaskPlan, TaskWork};
 use highwater_engine::SourceTable;
-use highwater_proto::v1::PartitionStart;
+use highwater_proto::v1::{self, PartitionStart};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 pub struct Sources {
-    readers: BTreeMap<SourceId, SourceReader>,
-    /// Ends with this.
+    tables: Vec<SourceTable>,
+    query: String,
+    slots: usize,
+    /// No partition may run far ahead of the slowest.
+    aligned: bool,
+    outbox: Outbox,
+    readers: Mutex<BTreeMap<SourceId, Source>>,
+}
+
+/// A reader and the tasks that report of it, which end with this.
+struct Source {
+    reader: SourceReader,
     _watchers: JoinSet<()>,
 }
 
 impl Sources {
     /// Starts the readers; nothing is read before [`Sources::assign`].
-    /// `aligned`: no partition may run far ahead of the slowest.
     pub fn open(
         tables: &[SourceTable],
         query: &str,
@@ -32,45 +42,70 @@ impl Sources {
         aligned: bool,
         outbox: &Outbox,
     ) -> Result<Self, ConnectorError> {
-        let mut readers = BTreeMap::new();
+        let (tables, query, outbox) = (tables.to_vec(), query.to_string(), outbox.clone());
+        let sources = Self { tables, query, slots, aligned, outbox, readers: Mutex::default() };
+        for table in &sources.tables {
+            let source = sources.start(table)?;
+            sources.readers.lock().insert(table.id, source);
+        }
+        Ok(sources)
+    }
+
+    fn start(&self, table: &SourceTable) -> Result<Source, ConnectorError> {
         let mut watchers = JoinSet::new();
-        for table in tables {
-            let (sender, events) = mpsc::unbounded_channel();
-            let config = SourceReaderConfig {
-                query: query.to_string(),
-                table: table.clone(),
-                readers: slots.clamp(1, 2),
-                prefetch_bytes: DEFAULT_PREFETCH_BYTES,
-                aligned: aligned && table.watermark.is_some(),
+        let (sender, events) = mpsc::unbounded_channel();
+        let config = SourceReaderConfig {
+            query: self.query.clone(),
+            table: table.clone(),
+            readers: self.slots.clamp(1, 2),
+            prefetch_bytes: DEFAULT_PREFETCH_BYTES,
+            aligned: self.aligned && table.watermark.is_some(),
+        };
+        let reader = SourceReader::start(config, sender)?;
+        watchers.spawn(report_availability(table.id, reader.clone(), self.outbox.clone()));
+        watchers.spawn(report_events(table.id, events, self.outbox.clone()));
+        Ok(Source { reader, _watchers: watchers })
+    }
+
+    /// Makes these the partitions read. A topic that was recreated gets a new reader: consumers stay with the one they
+    /// know.
+    pub async fn assign(&self, partitions: &[PartitionStart]) {
+        for table in &self.tables {
+            let mine: Vec<&PartitionStart> = partitions.iter().filter(|start| start.source_id == table.id.0).collect();
+            let Some(mut reader) = self.reader(table.id) else { continue };
+            if let Some(first) = mine.first()
+                && !reader.bind(first.topic_id.as_deref())
+            {
+                reader = match self.start(table) {
+                    Ok(source) => {
+                        let reader = source.reader.clone();
+                        reader.bind(first.topic_id.as_deref());
+                        self.outbox.trouble(ErrorKind::Retry, String::new()).await;
+                        self.readers.lock().insert(table.id, source);
+                        reader
+                    }
+                    Err(error) => {
+                        self.outbox.trouble(error.kind(), error.to_string()).await;
+                        continue;
+                    }
+                };
+            }
+            let place = |start: &&PartitionStart| {
+                (TopicPartition::new(start.topic.as_str(), start.partition), (start.position, start.end))
             };
-            let reader = SourceReader::start(config, sender)?;
-            readers.insert(table.id, reader.clone());
-            watchers.spawn(report_availability(table.id, reader, outbox.clone()));
-            watchers.spawn(report_events(table.id, events, outbox.clone()));
-        }
-        Ok(Self { readers, _watchers: watchers })
-    }
-
-    pub fn assign(&self, partitions: &[PartitionStart]) {
-        for (source, reader) in &self.readers {
-            let mine = partitions
-                .iter()
-                .filter(|start| start.source_id == source.0)
-                .map(|start| (TopicPartition::new(start.topic.as_str(), start.partition), (start.position, start.end)))
-                .collect();
-            reader.assign(&mine);
+            reader.assign(&mine.iter().map(place).collect());
         }
     }
 
-    pub fn reader(&self, source: SourceId) -> Option<&SourceReader> {
-        self.readers.get(&source)
+    pub fn reader(&self, source: SourceId) -> Option<SourceReader> {
+        self.readers.lock().get(&source).map(|source| source.reader.clone())
     }
 
     /// The batch is committed: its records may be forgotten.
     pub fn release<'a>(&self, tasks: impl Iterator<Item = &'a TaskPlan>) {
         for task in tasks {
             let TaskWork::Source { source, ranges } = &task.work else { continue };
-            let Some(reader) = self.readers.get(source) else { continue };
+            let Some(reader) = self.reader(*source) else { continue };
             for (SourcePartition { tp, .. }, range) in ranges {
                 reader.release(tp, range.end);
             }
@@ -91,9 +126,19 @@ async fn report_availability(source: SourceId, reader: SourceReader, outbox: Out
 async fn report_events(source: SourceId, mut events: mpsc::UnboundedReceiver<SourceEvent>, outbox: Outbox) {
     while let Some(event) = events.recv().await {
         match event {
-            SourceEvent::OffsetOutOfRange { tp, position, earliest, latest } => {
-                outbox.out_of_range(source, tp, position, earliest, latest).await;
+            SourceEvent::OffsetOutOfRange { tp, position, earliest, latest, diverged } => {
+                let range = v1::OffsetOutOfRange {
+                    source_id: source.0,
+                    topic: tp.topic.to_string(),
+                    partition: tp.partition,
+                    position,
+                    earliest,
+                    latest,
+                    diverged,
+                };
+                outbox.out_of_range(range).await;
             }
+            SourceEvent::TopicChanged { found } => outbox.topic_changed(source, found).await,
             SourceEvent::Trouble { message } => outbox.trouble(ErrorKind::Retry, message).await,
             SourceEvent::TroubleOver => outbox.trouble(ErrorKind::Retry, String::new()).await,
             SourceEvent::Refused { message } => outbox.trouble(ErrorKind::Fix, message).await,

@@ -4,14 +4,16 @@
 //! tasks holds no slot, so tasks that wait for each other cannot starve each other.
 
 use crate::Shared;
+use crate::channels::DriverClient;
 use crate::compute::{Compute, Computed, Input};
 use crate::error::TaskError;
 use crate::exchange::AttemptInboxes;
 use crate::exchange::sender::{Placement, Sender};
 use crate::restore;
 use crate::sources::Sources;
+use crate::steps::Steps;
 use crate::writers::Writers;
-use highwater_core::ids::{AttemptId, QueryId, ShardId, SinkId, SourceId};
+use highwater_core::ids::{AttemptId, QueryId, RunId, ShardId, SinkId, SourceId};
 use highwater_core::offsets::Ranges;
 use highwater_core::plan::{BatchPlan, TaskPlan, TaskWork, WriterPlan};
 use highwater_core::report::TaskReport;
@@ -19,21 +21,23 @@ use highwater_crash as crash;
 use highwater_engine::CompiledQuery;
 use highwater_engine::runtime::{BatchContext, Lanes, TaskRuntime, lanes_of};
 use highwater_engine::state::{Overlay, QueryState, TaskState};
-use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 /// Chunks read ahead of the computation.
 const INPUT_QUEUE: usize = 2;
+/// A task that waits for a slot shows every so often that it is there.
+const STEP_WHILE_WAITING: Duration = Duration::from_secs(5);
 
 /// What the tasks of one attempt share. Cheap to clone.
 #[derive(Clone)]
 pub struct TaskContext {
     pub shared: Shared,
     pub query: QueryId,
+    pub run: RunId,
     pub attempt: AttemptId,
     pub plan: Arc<BatchPlan>,
     pub placement: Arc<Placement>,
@@ -43,8 +47,10 @@ pub struct TaskContext {
     pub writers: Arc<Writers>,
     pub state: Arc<QueryState>,
     pub inboxes: Arc<AttemptInboxes>,
-    pub client: ClusterServiceClient<Channel>,
+    pub client: DriverClient,
     pub cancel: CancellationToken,
+    /// Of this task; clones of the context share all but these.
+    pub steps: Steps,
 }
 
 /// A task that is done: its rows are exchanged and flushed, its state changes are not yet anyone's state.
@@ -80,7 +86,7 @@ async fn run_to_end(mut context: TaskContext, task: TaskPlan) -> Result<Done, Ta
     };
     let uploaded = restore::upload(
         &mut context.client,
-        context.query,
+        (context.query, context.run),
         context.attempt,
         context.plan.batch,
         id,
@@ -100,7 +106,7 @@ async fn from_source(
 ) -> Result<Computed, TaskError> {
     let reader = context.sources.reader(source).ok_or_else(|| TaskError::NotInQuery(format!("source {source}")))?;
     let id = task.id;
-    let permit = context.shared.slots.clone().acquire_owned().await.map_err(|_| TaskError::Cancelled)?;
+    let permit = slot(context).await?;
     let (batch, names, state) = parts(context, &task, 0..0)?;
     let runtime = TaskRuntime::new(&context.compiled.dataflow, &names, task.stage, &batch, state)?;
     let compute = compute(context, task)?;
@@ -137,7 +143,7 @@ async fn from_shards(
     let id = task.id;
     let input = context.inboxes.take(id).await?;
     let slots = &context.shared.slots;
-    let mut permits = vec![slots.clone().acquire_owned().await.map_err(|_| TaskError::Cancelled)?];
+    let mut permits = vec![slot(context).await?];
     let (batch, names, state) = parts(context, &task, first.0..end.0)?;
     let count = lanes_of(&state, &input);
     let lanes = Lanes::new(&context.compiled.dataflow, &names, task.stage, &batch, state, count)?;
@@ -150,6 +156,18 @@ async fn from_shards(
     let compute = compute(context, task)?;
     let computing = tokio::task::spawn_blocking(move || compute.shards(lanes, input, permits));
     computing.await.map_err(|error| TaskError::panicked(id, error))?
+}
+
+/// Waits for a slot. Waiting while others compute is no standstill.
+async fn slot(context: &TaskContext) -> Result<OwnedSemaphorePermit, TaskError> {
+    let permit = context.shared.slots.clone().acquire_owned();
+    tokio::pin!(permit);
+    loop {
+        match tokio::time::timeout(STEP_WHILE_WAITING, &mut permit).await {
+            Ok(permit) => return permit.map_err(|_| TaskError::Cancelled),
+            Err(_) => context.steps.step(),
+        }
+    }
 }
 
 /// What a runtime is made of: what the batch is, the names of sinks, the task's state.
@@ -191,6 +209,7 @@ fn compute(context: &TaskContext, task: TaskPlan) -> Result<Compute, TaskError> 
         writers: context.writers.clone(),
         published: (*context.published).clone(),
         cancel: context.cancel.clone(),
+        steps: context.steps.clone(),
         dead_letters,
         compiled: compiled.clone(),
     })

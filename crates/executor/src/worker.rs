@@ -1,90 +1,52 @@
 //! One query on this executor: obeys the driver's commands in order, and runs the tasks they name.
 //!
 //! Owns: the query's consumers, writers, state and current attempt. Does not own: decisions about attempts
-//! (core's participant), the work of a task (`task`). All changes happen on this one task; the queue of
-//! commands is bounded.
+//! (core's participant), the work of a task (`task`). All changes happen on this one task, which waits for nothing
+//! that other executors, brokers or threads may hold up: an abort is always obeyed at once. Its queue of commands holds
+//! up no other query; the driver gives an attempt a handful of commands, and no second one before the first has ended.
 
 use crate::Shared;
 use crate::attempt::{self, Attempt};
+use crate::channels::DriverClient;
 use crate::error::TaskError;
+use crate::loading::{Loaded, Loading};
 use crate::outbox::Outbox;
+use crate::publish;
+use crate::running::Running;
 use crate::sources::Sources;
+use crate::steps::Steps;
 use crate::task::{self, Done, TaskContext};
 use crate::writers::Writers;
-use crate::{publish, restore};
 use highwater_core::error::ErrorKind;
 use highwater_core::ids::{AttemptId, BatchId, Epoch, QueryId, ShardId, TaskId};
 use highwater_core::participant::{Command, Effect, Participant};
 use highwater_crash as crash;
 use highwater_engine::CompiledQuery;
 use highwater_engine::state::QueryState;
-use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
 use highwater_proto::v1::stream_tasks_response::Message;
 use highwater_proto::{convert, v1};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::transport::Channel;
 use tracing::Instrument;
 
-const COMMAND_QUEUE: usize = 256;
+/// Task results that wait to be told.
+const RESULT_QUEUE: usize = 256;
+/// How often the driver is told which tasks run.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// How the session reaches a worker.
-pub struct WorkerHandle {
-    commands: mpsc::Sender<Message>,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl WorkerHandle {
-    pub async fn command(&self, message: Message) {
-        // A worker that could not open its query has said so, and takes no commands.
-        let _ = self.commands.send(message).await;
-    }
-
-    /// Stops the worker's tasks, aborts its transactions and closes its consumers.
-    pub async fn end(self) {
-        self.stop.cancel();
-        if let Err(error) = self.task.await {
-            tracing::error!(%error, "a query's worker ended badly");
-        }
-    }
-}
-
-/// Starts a worker; it opens the query by itself.
-pub fn start(
-    shared: Shared,
-    query: QueryId,
-    epoch: u64,
-    open: v1::OpenQuery,
-    outbox: Outbox,
-    client: ClusterServiceClient<Channel>,
-) -> WorkerHandle {
-    let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
-    let stop = CancellationToken::new();
-    let span = tracing::info_span!("query", name = %open.name, %query);
-    let stopped = stop.clone();
-    let task = tokio::spawn(
-        async move {
-            match Worker::open(shared, query, epoch, &open, outbox.clone(), client).await {
-                Ok(worker) => worker.run(queue, stopped).await,
-                Err((kind, message)) => outbox.trouble(kind, message).await,
-            }
-        }
-        .instrument(span),
-    );
-    WorkerHandle { commands, stop, task }
-}
-
-struct Worker {
+/// One query, opened.
+pub struct Worker {
     shared: Shared,
     query: QueryId,
     epoch: u64,
     compiled: Arc<CompiledQuery>,
     outbox: Outbox,
-    client: ClusterServiceClient<Channel>,
+    client: DriverClient,
     participant: Participant,
     state: Arc<QueryState>,
     sources: Arc<Sources>,
@@ -92,11 +54,7 @@ struct Worker {
     current: Option<Running>,
     finished: mpsc::Sender<Finished>,
     results: mpsc::Receiver<Finished>,
-}
-
-struct Running {
-    attempt: Attempt,
-    cancel: CancellationToken,
+    loading: Loading,
 }
 
 /// A task attempt has ended.
@@ -108,30 +66,44 @@ struct Finished {
 }
 
 impl Worker {
-    async fn open(
+    /// Compiles the query and starts its readers.
+    pub async fn open(
         shared: Shared,
         query: QueryId,
         epoch: u64,
         open: &v1::OpenQuery,
         outbox: Outbox,
-        client: ClusterServiceClient<Channel>,
+        client: DriverClient,
     ) -> Result<Self, (ErrorKind, String)> {
-        let sql = open.sql.clone();
-        let compiled = tokio::task::spawn_blocking(move || highwater_engine::compile(&sql))
+        let (sql, access) = (open.sql.clone(), shared.access.clone());
+        let compile = move || -> Result<CompiledQuery, String> {
+            let compiled = highwater_engine::compile(&sql).map_err(|error| error.to_string())?;
+            access.check(&compiled, "executor").map_err(|error| error.to_string())?;
+            Ok(compiled)
+        };
+        let compiled = tokio::task::spawn_blocking(compile)
             .await
             .map_err(|error| (ErrorKind::Fatal, error.to_string()))?
-            .map_err(|error| (ErrorKind::Fix, error.to_string()))?;
+            .map_err(|message| (ErrorKind::Fix, message))?;
         if compiled.fingerprint() != open.fingerprint {
             let message = "this executor compiles the query to another dataflow than the driver; run one build on both";
             return Err((ErrorKind::Fatal, message.into()));
         }
         let compiled = Arc::new(compiled);
         let aligned = compiled.options.max_drift_ms.is_some();
-        let sources = Sources::open(&compiled.sources, &open.name, shared.slot_count, aligned, &outbox)
-            .map_err(|error| (error.kind(), error.to_string()))?;
+        let sources = {
+            // Clients read certificates and look up names when they are made.
+            let (compiled, name, outbox) = (compiled.clone(), open.name.clone(), outbox.clone());
+            let slots = shared.slot_count;
+            let open = move || Sources::open(&compiled.sources, &name, slots, aligned, &outbox);
+            tokio::task::spawn_blocking(open)
+                .await
+                .map_err(|error| (ErrorKind::Fatal, error.to_string()))?
+                .map_err(|error| (error.kind(), error.to_string()))?
+        };
         let state = Arc::new(QueryState::with_limit(&compiled.dataflow, shared.query_memory));
         let writers = Arc::new(Writers::new(query, &open.name, Epoch(epoch), &compiled.sinks));
-        let (finished, results) = mpsc::channel(COMMAND_QUEUE);
+        let (finished, results) = mpsc::channel(RESULT_QUEUE);
         Ok(Self {
             shared,
             query,
@@ -146,15 +118,21 @@ impl Worker {
             current: None,
             finished,
             results,
+            loading: Loading::new(),
         })
     }
 
-    async fn run(mut self, mut commands: mpsc::Receiver<Message>, stop: CancellationToken) {
+    /// Obeys until the queue or the session ends.
+    pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Message>, stop: CancellationToken) {
+        let mut beats = tokio::time::interval(HEARTBEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                _ = beats.tick() => self.beat().await,
                 Some(finished) = self.results.recv() => self.on_finished(finished).await,
+                loaded = self.loading.next() => self.on_loaded(loaded).await,
                 command = commands.recv() => match command {
                     Some(message) => {
                         if let Err(status) = self.obey(message).await {
@@ -183,7 +161,7 @@ impl Worker {
     async fn obey(&mut self, message: Message) -> Result<(), Status> {
         let command = match message {
             Message::AssignPartitions(message) => {
-                self.sources.assign(&message.partitions);
+                self.sources.assign(&message.partitions).await;
                 crash::point("executor_after_assign");
                 return Ok(());
             }
@@ -211,14 +189,15 @@ impl Worker {
         for effect in effects {
             match effect {
                 Effect::Cancel { attempt } => self.cancel(attempt),
-                Effect::DropState => self.state.clear(),
-                Effect::Restore { attempt, base, shards } => {
+                Effect::DropState => drop_elsewhere(self.state.clear()),
+                Effect::Restore { base, shards, .. } => {
                     let Some(next) = new.take() else { continue };
-                    self.restore_and_start(next, attempt, base, shards).await;
+                    self.restore(next, base, shards);
                 }
                 Effect::Start { .. } => {
                     if let Some(next) = new.take() {
-                        self.start(next);
+                        self.current = Some(Running::new(next));
+                        self.start();
                     }
                 }
                 Effect::Publish { attempt, writers } => {
@@ -256,41 +235,55 @@ impl Worker {
         if let Some(running) = self.current.take_if(|running| running.attempt.id == attempt) {
             running.cancel.cancel();
         }
-        self.state.discard(attempt);
+        drop_elsewhere(self.state.discard(attempt));
         self.shared.exchange.close(self.query, attempt);
         let writers = self.writers.clone();
         // Waits for the attempt's threads to let go of their writers; readers of the sink wait for this.
         tokio::task::spawn_blocking(move || writers.abort_stale(attempt));
     }
 
-    async fn restore_and_start(
-        &mut self,
-        next: Attempt,
-        attempt: AttemptId,
-        base: Option<BatchId>,
-        shards: std::collections::BTreeSet<ShardId>,
-    ) {
-        let restored =
-            restore::restore(&mut self.client, self.query, self.epoch, base, &shards, self.state.clone()).await;
-        match restored {
-            Ok(()) if self.participant.restored(attempt) => self.start(next),
-            Ok(()) => {}
+    /// Loads state beside everything else, so that an abort is heard meanwhile.
+    fn restore(&mut self, next: Attempt, base: Option<BatchId>, shards: BTreeSet<ShardId>) {
+        let running = Running::new(next);
+        let (client, state) = (self.client.clone(), self.state.clone());
+        self.loading.begin(client, (self.query, self.epoch), base, shards, state, &running);
+        self.current = Some(running);
+    }
+
+    async fn on_loaded(&mut self, Loaded { attempt, result }: Loaded) {
+        let Some(running) = self.current.as_mut().filter(|running| running.attempt.id == attempt) else { return };
+        match result {
+            Ok(()) => {
+                if self.participant.restored(attempt) {
+                    self.start();
+                }
+            }
             Err(error) => {
-                for task in next.mine() {
-                    let message = error.to_string();
-                    self.outbox.task_failed(attempt, next.plan.batch, task.id, error.kind(), &message).await;
+                let (batch, message) = (running.attempt.plan.batch, error.to_string());
+                for task in running.attempt.clone().mine() {
+                    running.ended(task.id);
+                    self.outbox.task_failed(attempt, batch, task.id, error.kind(), &message, None).await;
                 }
             }
         }
     }
 
-    fn start(&mut self, attempt: Attempt) {
+    /// Tells which tasks run.
+    async fn beat(&self) {
+        if let Some(running) = &self.current {
+            running.tell(&self.outbox).await;
+        }
+    }
+
+    fn start(&mut self) {
+        let Some(Running { attempt, cancel, .. }) = &self.current else { return };
+        let (attempt, cancel) = (attempt.clone(), cancel.clone());
         self.compiled.clock.set_ms(attempt.plan.timestamp_ms);
         let inboxes = self.shared.exchange.open(self.query, attempt.id, attempt.streams(&self.compiled.dataflow));
-        let cancel = CancellationToken::new();
         let context = TaskContext {
             shared: self.shared.clone(),
             query: self.query,
+            run: self.outbox.run(),
             attempt: attempt.id,
             plan: attempt.plan.clone(),
             placement: attempt.placement.clone(),
@@ -301,28 +294,33 @@ impl Worker {
             state: self.state.clone(),
             inboxes,
             client: self.client.clone(),
-            cancel: cancel.clone(),
+            cancel,
+            steps: Steps::default(),
         };
         for plan in attempt.mine() {
-            let (context, plan, finished) = (context.clone(), plan.clone(), self.finished.clone());
+            let (mut context, plan, finished) = (context.clone(), plan.clone(), self.finished.clone());
+            context.steps = self.current.as_ref().map(|running| running.steps(plan.id)).unwrap_or_default();
             let (id, batch, task) = (attempt.id, attempt.plan.batch, plan.id);
             let span = tracing::debug_span!("task", %batch, attempt = %id, %task);
             tokio::spawn(
                 async move {
-                    let result = task::run(context, plan).await;
+                    let ran = tokio::spawn(task::run(context, plan).in_current_span()).await;
+                    let result = ran.unwrap_or_else(|error| Err(TaskError::panicked(task, error)));
                     // The worker is gone with its session: nobody wants the result.
                     let _ = finished.send(Finished { attempt: id, batch, task, result }).await;
                 }
                 .instrument(span),
             );
         }
-        self.current = Some(Running { attempt, cancel });
     }
 
     async fn on_finished(&mut self, finished: Finished) {
         let Finished { attempt, batch, task, result } = finished;
         if self.participant.current() != Some(attempt) {
             return;
+        }
+        if let Some(running) = &mut self.current {
+            running.ended(task);
         }
         match result {
             Ok(done) => {
@@ -333,8 +331,14 @@ impl Worker {
             Err(TaskError::Cancelled) => {}
             Err(error) => {
                 tracing::warn!(%batch, %attempt, %task, "task failed: {error}");
-                self.outbox.task_failed(attempt, batch, task, error.kind(), &error.to_string()).await;
+                let message = error.to_string();
+                self.outbox.task_failed(attempt, batch, task, error.kind(), &message, error.unreachable()).await;
             }
         }
     }
+}
+
+/// Large state takes a while to be freed; meanwhile the thread would do nothing else.
+fn drop_elsewhere(what: impl Send + 'static) {
+    tokio::task::spawn_blocking(move || drop(what));
 }

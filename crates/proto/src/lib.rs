@@ -8,6 +8,7 @@ pub mod convert;
 #[path = "fuzz_tests.rs"]
 mod fuzz;
 pub mod json;
+pub mod version;
 
 /// Package `highwater.v1`.
 pub mod v1 {
@@ -20,3 +21,7 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 
 /// Largest message either side accepts, bytes. Larger things (state, Arrow batches) are streamed in chunks.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Largest change of one operator's state by one task of one batch, bytes: the driver holds it until the batch is
+/// prepared.
+pub const MAX_DELTA_BYTES: usize = 1024 * 1024 * 1024;

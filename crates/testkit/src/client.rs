@@ -72,6 +72,55 @@ impl KafkaCluster {
         }
     }
 
+    /// Makes a topic of one partition on these brokers; the first leads it.
+    #[track_caller]
+    pub fn create_replicated_on(&self, topic: &str, brokers: &[i32], properties: &[(&str, &str)]) {
+        let assignment = [brokers];
+        let new = NewTopic::new(topic, 1, TopicReplication::Variable(&assignment)).set("retention.ms", "-1");
+        let new = properties.iter().fold(new, |new, (key, value)| new.set(key, value));
+        let options = AdminOptions::new().operation_timeout(Some(DEADLINE));
+        let results = block_on(self.admin().create_topics([&new], &options)).expect("the topic can be made");
+        results.into_iter().for_each(|result| {
+            result.unwrap_or_else(|(topic, code)| panic!("topic {topic} cannot be made: {code}"));
+        });
+        self.leader(topic, 0);
+    }
+
+    /// Makes a topic with one partition on each of these brokers, not replicated.
+    #[track_caller]
+    pub fn create_topic_on(&self, topic: &str, brokers: &[i32]) {
+        let places: Vec<&[i32]> = brokers.chunks(1).collect();
+        let new = NewTopic::new(topic, i32::try_from(brokers.len()).expect("few"), TopicReplication::Variable(&places))
+            .set("retention.ms", "-1")
+            .set("min.insync.replicas", "1");
+        let options = AdminOptions::new().operation_timeout(Some(DEADLINE));
+        let results = block_on(self.admin().create_topics(&[new], &options)).expect("the topic can be made");
+        results.into_iter().for_each(|result| drop(result.expect("the topic can be made")));
+        for (partition, _) in (0..).zip(brokers) {
+            self.leader(topic, partition);
+        }
+    }
+
+    /// How many replicas the first partition of a topic has.
+    #[track_caller]
+    pub fn replicas(&self, topic: &str) -> usize {
+        let consumer: BaseConsumer = self.consumer_config().create().expect("a consumer can be made");
+        let metadata = consumer.fetch_metadata(Some(topic), DEADLINE).expect("metadata can be fetched");
+        metadata.topics()[0].partitions()[0].replicas().len()
+    }
+
+    /// Tells the end of a partition as a `read_committed` reader sees it.
+    pub fn stable_ends(&self) -> impl Fn(&str, i32) -> i64 + use<> {
+        let mut config = self.consumer_config();
+        config.set("isolation.level", "read_committed");
+        let consumer: BaseConsumer = config.create().expect("a consumer can be made");
+        move |topic, partition| {
+            crate::wait_for("the stable end of a partition", DEADLINE, || {
+                consumer.fetch_watermarks(topic, partition, DEADLINE).ok().map(|(_, end)| end)
+            })
+        }
+    }
+
     /// Makes many topics at once, and waits until they are listed.
     #[track_caller]
     pub fn create_topics(&self, topics: &[&str], partitions: i32) {
@@ -116,6 +165,15 @@ impl KafkaCluster {
             result.unwrap_or_else(|(topic, code)| panic!("topic {topic} cannot be deleted: {code}"));
         });
         crate::wait_until("the topic to be gone", DEADLINE, || !self.topics().contains(topic));
+    }
+
+    /// How many partitions a topic has.
+    #[track_caller]
+    pub fn partitions(&self, topic: &str) -> i32 {
+        let consumer: BaseConsumer = self.consumer_config().create().expect("a consumer can be made");
+        let metadata = consumer.fetch_metadata(Some(topic), DEADLINE).expect("metadata can be fetched");
+        let found = metadata.topics().first().expect("the topic was asked for");
+        i32::try_from(found.partitions().len()).expect("few")
     }
 
     /// Names of all topics.

@@ -29,17 +29,32 @@ static SHARED: OnceLock<KafkaCluster> = OnceLock::new();
 impl KafkaCluster {
     /// Starts `size` brokers (1 or 3; with 3, topics are replicated thrice) and waits until they serve.
     pub fn start(size: usize) -> Self {
+        Self::start_with(size, "")
+    }
+
+    /// As [`Self::start`], with more properties of every broker, a line each.
+    pub fn start_with(size: usize, properties: &str) -> Self {
         assert!(size == 1 || size == 3, "a cluster has 1 or 3 brokers, not {size}");
         ensure_installed();
-        let dir = tempfile::Builder::new().prefix("highwater-kafka-").tempdir().expect("a folder can be made");
+        Self::launch(size, folder(), "", properties)
+    }
+
+    /// One broker with more listeners: `listeners` are appended to those of every broker (`,NAME://HOST:PORT`), and
+    /// `properties` say what they are. `dir` holds the files they name, and the broker's data.
+    pub(crate) fn start_listening(dir: TempDir, listeners: &str, properties: &str) -> Self {
+        ensure_installed();
+        Self::launch(1, dir, listeners, properties)
+    }
+
+    fn launch(size: usize, dir: TempDir, listeners: &str, properties: &str) -> Self {
         let ports: Vec<(u16, u16)> = (0..size).map(|_| (free_port(), free_port())).collect();
         let common = common_properties(&ports);
         let mut brokers: Vec<Broker> = (1..=size)
             .map(|id| {
                 let (port, controller) = ports[id - 1];
                 let own = format!(
-                    "{common}listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-                     advertised.listeners=PLAINTEXT://127.0.0.1:{port}"
+                    "{common}listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listeners}\n\
+                     advertised.listeners=PLAINTEXT://127.0.0.1:{port}{listeners}\n{properties}"
                 );
                 let id_number = i32::try_from(id).expect("small");
                 Broker::new(id_number, port, dir.path().join(format!("broker-{id}")), &own)
@@ -77,6 +92,11 @@ impl KafkaCluster {
     pub fn restart_broker(&self, id: i32) {
         self.with(id, Broker::start);
         self.wait_serving();
+    }
+
+    /// Starts a killed broker again over its data, without waiting for it or the others.
+    pub fn start_broker(&self, id: i32) {
+        self.with(id, Broker::start);
     }
 
     /// SIGSTOP: the broker hangs and its connections stay open.
@@ -166,6 +186,11 @@ impl KafkaCluster {
         // A test that panicked while it held the lock must not hide its own message.
         self.brokers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// A folder for brokers.
+pub(crate) fn folder() -> TempDir {
+    tempfile::Builder::new().prefix("highwater-kafka-").tempdir().expect("a folder can be made")
 }
 
 /// Java's `String.hashCode`, by which Kafka spreads transactional ids.

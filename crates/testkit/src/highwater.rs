@@ -26,6 +26,8 @@ pub struct Highwater {
     pub url: String,
     /// HOST:PORT of the driver's HTTP endpoints.
     pub http: String,
+    /// Environment of client commands.
+    pub environment: Vec<(&'static str, String)>,
     grpc: String,
     driver: Option<Process>,
     executors: Vec<Option<Process>>,
@@ -64,6 +66,7 @@ impl Highwater {
             dir: tempfile::tempdir().expect("a folder can be made"),
             url: format!("http://{grpc}"),
             http: free_address(),
+            environment: Vec::new(),
             grpc,
             driver: None,
             executors: Vec::new(),
@@ -88,11 +91,17 @@ impl Highwater {
 
     /// Starts the driver on the addresses and the folder of the one before.
     pub fn start_driver(&mut self, environment: Environment<'_>) {
+        self.start_driver_with(environment, &[]);
+    }
+
+    /// Starts the driver with more arguments.
+    pub fn start_driver_with(&mut self, environment: Environment<'_>, more: &[&str]) {
         let data = self.data_dir();
         let data = data.to_str().expect("a folder's name is text");
         let name = format!("driver-{}", self.drivers);
         self.drivers += 1;
-        let args = ["driver", "--listen", &self.grpc, "--http", &self.http, "--data-dir", data];
+        let mut args = vec!["driver", "--listen", &self.grpc, "--http", &self.http, "--data-dir", data];
+        args.extend(more);
         self.driver = Some(self.spawn(&name, &args, environment));
     }
 
@@ -143,6 +152,7 @@ impl Highwater {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.args(args).env("HIGHWATER_DRIVER", &self.url).current_dir(self.path()).stdin(Stdio::null());
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         command
     }
 

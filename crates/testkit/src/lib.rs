@@ -7,6 +7,7 @@
 //! would: what fails here is a failed test.
 
 pub mod broker;
+pub mod certificates;
 pub mod client;
 pub mod cluster;
 pub mod highwater;
@@ -15,6 +16,8 @@ pub mod payments;
 pub mod ports;
 pub mod process;
 pub mod record;
+pub mod secure;
+pub mod tokens;
 pub mod transaction;
 pub mod wait;
 
@@ -25,4 +28,5 @@ pub use ledger::Ledger;
 pub use payments::Payments;
 pub use process::Process;
 pub use record::{Message, Record};
+pub use secure::SecureKafka;
 pub use wait::{wait_for, wait_until};

@@ -8,10 +8,14 @@ use crate::error::CheckpointError;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 const TEMPORARY: &str = "tmp";
+/// For the owner only.
+const PRIVATE_FOLDER: u32 = 0o700;
+const PRIVATE_FILE: u32 = 0o600;
 
 #[derive(Debug)]
 pub struct FileBlobStore {
@@ -24,6 +28,7 @@ impl FileBlobStore {
     /// Opens the folder, creating it, and removes what unfinished puts have left.
     pub fn open(root: &Path) -> Result<Self, CheckpointError> {
         create_durably(root)?;
+        make_private(root)?;
         let store = Self { root: root.to_path_buf(), folders: Mutex::default() };
         for path in files_under(root)? {
             if is_temporary(&path) {
@@ -50,9 +55,13 @@ impl BlobStore for FileBlobStore {
         let folder = path.parent().unwrap_or(&self.root);
         self.ensure_folder(folder)?;
         let temporary = temporary_of(&path);
-        let mut file = File::create(&temporary).map_err(CheckpointError::io("create", &temporary))?;
-        file.write_all(bytes).map_err(CheckpointError::io("write", &temporary))?;
-        file.sync_all().map_err(CheckpointError::io("sync", &temporary))?;
+        let mut file = private_file(&temporary).map_err(CheckpointError::io("create", &temporary))?;
+        if let Err(error) = file.write_all(bytes) {
+            // On a full disk it would take the room that others wait for. If that fails too, the next open does it.
+            let _ = fs::remove_file(&temporary);
+            return Err(CheckpointError::io("write", &temporary)(error));
+        }
+        file.sync_all().map_err(CheckpointError::sync(&temporary))?;
         fs::rename(&temporary, &path).map_err(CheckpointError::io("rename to", &path))?;
         sync_folder(folder)
     }
@@ -128,7 +137,7 @@ pub(crate) fn create_durably(folder: &Path) -> Result<(), CheckpointError> {
     if let Some(parent) = parent {
         create_durably(parent)?;
     }
-    match fs::create_dir(folder) {
+    match fs::DirBuilder::new().mode(PRIVATE_FOLDER).create(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
             return Err(CheckpointError::io("create", folder)(error));
         }
@@ -137,7 +146,42 @@ pub(crate) fn create_durably(folder: &Path) -> Result<(), CheckpointError> {
     sync_folder(parent.unwrap_or(Path::new(".")))
 }
 
+/// A new or emptied file that only its owner reads: what is stored may hold secrets.
+fn private_file(path: &Path) -> std::io::Result<File> {
+    File::options().write(true).create(true).truncate(true).mode(PRIVATE_FILE).open(path)
+}
+
+/// Closes one of the store's own folders to others; an earlier version may have left it open.
+pub(crate) fn make_private(folder: &Path) -> Result<(), CheckpointError> {
+    let open = fs::metadata(folder).map_err(CheckpointError::io("look at", folder))?.permissions();
+    if open.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(PRIVATE_FOLDER))
+        .map_err(CheckpointError::io("close", folder))
+}
+
 /// Makes the names in a folder durable.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), CheckpointError> {
-    File::open(folder).and_then(|file| file.sync_all()).map_err(CheckpointError::io("sync", folder))
+    File::open(folder).and_then(|file| file.sync_all()).map_err(CheckpointError::sync(folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_is_its_owners_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("blobs");
+        // As an earlier version has left it.
+        fs::create_dir(&root).unwrap();
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+        let store = FileBlobStore::open(&root).unwrap();
+        store.put("a/b", b"x").unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&root), 0o700);
+        assert_eq!(mode(&root.join("a")), 0o700);
+        assert_eq!(mode(&root.join("a/b")), 0o600);
+    }
 }

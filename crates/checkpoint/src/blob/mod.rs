@@ -8,7 +8,7 @@ mod file;
 mod mem;
 
 pub use file::FileBlobStore;
-pub(crate) use file::{create_durably, sync_folder};
+pub(crate) use file::{create_durably, make_private, sync_folder};
 pub use mem::MemBlobStore;
 
 use crate::error::CheckpointError;

@@ -5,7 +5,7 @@
 //! counts as durable. Values over 128 KiB would go to files that sled never syncs: `values` keeps them small.
 
 use super::{HeadOp, HeadStore, Transacted, check_epoch};
-use crate::blob::{create_durably, sync_folder};
+use crate::blob::{create_durably, make_private, sync_folder};
 use crate::error::CheckpointError;
 use crate::keys::HeadKey;
 use crate::values::decode_text;
@@ -20,6 +20,9 @@ const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// After a `drop` in this process sled's threads may hold its lock for a moment longer.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// With less room on the disk nothing is written: sled grows by segments of 512 KiB, and takes no more writes at all,
+/// of anybody, once one has failed.
+const ROOM_BYTES: u64 = 8 * 1024 * 1024;
 
 #[derive(Debug)]
 pub struct SledHeadStore {
@@ -39,6 +42,7 @@ enum Stop {
 impl SledHeadStore {
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
         create_durably(dir)?;
+        make_private(dir)?;
         let db = open_patiently(dir)?;
         let path = dir.join("db");
         let file = File::options().read(true).write(true).open(&path).map_err(CheckpointError::io("open", &path))?;
@@ -49,8 +53,19 @@ impl SledHeadStore {
 
     fn sync(&self) -> Result<(), CheckpointError> {
         self.db.flush().map_err(failed("flush"))?;
-        self.file.sync_data().map_err(|error| head("sync", error))?;
-        sync_folder(&self.dir).map_err(|error| head("sync", error))
+        self.file.sync_data().map_err(CheckpointError::sync(&self.dir.join("db")))?;
+        sync_folder(&self.dir)
+    }
+
+    /// Refuses a write while the disk is nearly full.
+    fn check_room(&self) -> Result<(), CheckpointError> {
+        // A file system that does not tell is taken at its word when it is written to.
+        let Ok(stat) = rustix::fs::statvfs(self.dir.as_path()) else { return Ok(()) };
+        let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if free_bytes < ROOM_BYTES {
+            return Err(CheckpointError::Full { dir: self.dir.clone(), free_bytes });
+        }
+        Ok(())
     }
 
     fn stored_epoch(&self) -> Result<Epoch, CheckpointError> {
@@ -61,6 +76,7 @@ impl SledHeadStore {
 
 impl HeadStore for SledHeadStore {
     fn claim_epoch(&self) -> Result<Epoch, CheckpointError> {
+        self.check_room()?;
         let key = HeadKey::Epoch.to_string();
         let claimed = self.db.transaction(|tree| {
             let current = epoch_of(tree.get(&key)?.as_deref()).map_err(|error| Abort::Abort(Stop::Damaged(error)))?;
@@ -81,6 +97,7 @@ impl HeadStore for SledHeadStore {
     }
 
     fn transact(&self, epoch: Epoch, ops: &[HeadOp]) -> Result<Transacted, CheckpointError> {
+        self.check_room()?;
         let done = self.db.transaction(|tree| {
             check_in(tree, epoch)?;
             ops.iter().try_for_each(|op| apply(tree, op))
@@ -93,6 +110,7 @@ impl HeadStore for SledHeadStore {
     }
 
     fn note(&self, epoch: Epoch, key: &HeadKey, value: &[u8]) -> Result<(), CheckpointError> {
+        self.check_room()?;
         let key = key.to_string();
         let done = self.db.transaction(|tree| {
             check_in(tree, epoch)?;

@@ -36,9 +36,10 @@ pub async fn start(args: StartArgs, context: &Context) -> Result<(), Failure> {
 }
 
 pub async fn drop(args: DropArgs, context: &Context) -> Result<(), Failure> {
-    let (name, force) = (args.name.as_str(), args.force);
+    let DropArgs { name, force, delete_progress } = &args;
     let call = |mut client: Client| async move {
-        client.drop_query(request(DropQueryRequest { name: name.to_string(), force }, CHANGE)).await
+        let (force, delete_progress) = (*force, *delete_progress);
+        client.drop_query(request(DropQueryRequest { name: name.clone(), force, delete_progress }, CHANGE)).await
     };
     context.driver()?.call(call).await?;
     context.show(

@@ -4,7 +4,7 @@ use crate::cli::NameArgs;
 use crate::client::{LOOK, request};
 use crate::commands::Context;
 use crate::failure::Failure;
-use crate::{follow, json, table};
+use crate::{follow, json, status_page, table};
 use highwater_proto::v1::{GetLagRequest, GetQueryStatusRequest, ListQueriesRequest, StreamProgressRequest};
 use serde_json::Value;
 
@@ -26,11 +26,8 @@ pub async fn status(args: NameArgs, context: &Context) -> Result<(), Failure> {
         return context.show(|| json::status(&status), String::new);
     }
     let progress = last_progress(context, name).await?;
-    let time = |batch: &Value| Some(batch.get("eventTime")?.get("watermark")?.as_str()?.to_string());
-    let mut lines = vec![table::status(&status)];
-    lines.extend(progress.as_ref().and_then(time).map(|watermark| format!("\nwatermark {watermark}")));
-    lines.extend(progress.as_ref().and_then(table::operators).map(|operators| format!("\n{operators}")));
-    context.show(|| json::status(&status), || lines.join("\n"))
+    let text = || status_page::page(&status, progress.as_ref(), table::terminal_width());
+    context.show(|| json::status(&status), text)
 }
 
 /// Progress of the last batch that this driver has seen committed.

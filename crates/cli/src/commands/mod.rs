@@ -16,6 +16,7 @@ use crate::client::Driver;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::{bench, demo, output};
+use highwater_security::exposure;
 use serde_json::Value;
 
 /// What every command knows: global options and configuration.
@@ -36,7 +37,11 @@ impl Context {
 
     /// The driver this command talks to.
     pub fn driver(&self) -> Result<Driver, Failure> {
-        Driver::new(&self.config.driver_url(&self.global))
+        let (url, security) = (self.config.driver_url(&self.global), self.config.client_security(&self.global)?);
+        if exposure::shows_token(&url, &security) {
+            output::note(&format!("warning: HIGHWATER_TOKEN travels to {url} in the clear; use https://"));
+        }
+        Driver::new(&url, &security)
     }
 
     /// Writes a result: the document for machines, or the text for eyes.

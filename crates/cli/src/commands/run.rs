@@ -10,14 +10,17 @@ use crate::config::{DriverSettings, ExecutorSettings, cores};
 use crate::failure::Failure;
 use crate::{follow, json, output, script};
 use highwater_checkpoint::CheckpointStore;
+use highwater_connectors::access::AccessPolicy;
 use highwater_core::options::{DesiredState, QuerySpec};
 use highwater_driver::Driver;
 use highwater_proto::v1::{QueryState, StartQueryRequest, StopQueryRequest, SubmitQueryRequest};
+use highwater_security::{ClientSecurity, DriverSecurity};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
 pub async fn run(args: RunArgs, context: &Context) -> Result<(), Failure> {
+    serve::keep_files_private();
     let name = script::name(args.name, &args.file)?;
     let sql = script::read(&args.file)?;
     // Wrong SQL ends here, before anything is stored.
@@ -81,7 +84,14 @@ struct Local {
 impl Local {
     async fn start(data_dir: PathBuf, stop: CancellationToken) -> Result<Self, Failure> {
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let settings = DriverSettings { listen: any_port, http: any_port, data_dir, lease_ms: 10_000 };
+        let settings = DriverSettings {
+            listen: any_port,
+            http: any_port,
+            data_dir,
+            lease_ms: 10_000,
+            access: AccessPolicy::ALL,
+            security: DriverSecurity::default(),
+        };
         let driver = Driver::start(serve::driver_options(&settings), stop.clone())
             .await
             .map_err(|error| Failure::failed(error.to_string()))?;
@@ -93,11 +103,13 @@ impl Local {
             advertise: None,
             query_memory: None,
             data_dir: None,
+            access: AccessPolicy::ALL,
+            security: ClientSecurity::default(),
         });
         let executor = tokio::spawn(async move {
             highwater_executor::run(options, stop).await.map_err(|error| Failure::failed(error.to_string()))
         });
-        Ok(Self { client: client::Driver::new(&url)?, driver, executor })
+        Ok(Self { client: client::Driver::local(&url)?, driver, executor })
     }
 
     async fn join(self) -> Result<(), Failure> {

@@ -8,23 +8,32 @@ use crate::commands::Context;
 use crate::config::{DriverSettings, ExecutorSettings};
 use crate::failure::Failure;
 use crate::parent;
-use highwater_driver::DriverOptions;
-use highwater_executor::ExecutorOptions;
+use highwater_driver::{DriverError, DriverOptions};
+use highwater_executor::{ExecutorError, ExecutorOptions};
+use nix::sys::stat::{Mode, umask};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 pub async fn driver(args: &DriverArgs, context: &Context) -> Result<(), Failure> {
+    keep_files_private();
     let stop = until_signalled(args.exit_with_parent)?;
-    let options = driver_options(&context.config.driver(args));
-    highwater_driver::run(options, stop).await.map_err(|error| Failure::failed(error.to_string()))
+    let options = driver_options(&context.config.driver(args, &context.global)?);
+    highwater_driver::run(options, stop).await.map_err(|error| match error {
+        DriverError::Security(error) => Failure::invalid(error.to_string()),
+        error => Failure::failed(error.to_string()),
+    })
 }
 
 pub async fn executor(args: &ExecutorArgs, context: &Context) -> Result<(), Failure> {
-    let settings = context.config.executor(args, &context.global);
-    client::Driver::new(&settings.driver_url)?;
+    keep_files_private();
+    let settings = context.config.executor(args, &context.global)?;
+    client::Driver::new(&settings.driver_url, &settings.security)?;
     let stop = until_signalled(args.exit_with_parent)?;
-    highwater_executor::run(executor_options(settings), stop).await.map_err(|error| Failure::failed(error.to_string()))
+    highwater_executor::run(executor_options(settings), stop).await.map_err(|error| match error {
+        ExecutorError::Security(error) => Failure::invalid(error.to_string()),
+        error => Failure::failed(error.to_string()),
+    })
 }
 
 pub fn driver_options(settings: &DriverSettings) -> DriverOptions {
@@ -33,6 +42,8 @@ pub fn driver_options(settings: &DriverSettings) -> DriverOptions {
         http: settings.http,
         data_dir: settings.data_dir.clone(),
         lease: Duration::from_millis(settings.lease_ms),
+        access: settings.access.clone(),
+        security: settings.security.clone(),
         ..DriverOptions::default()
     }
 }
@@ -45,7 +56,14 @@ pub fn executor_options(settings: ExecutorSettings) -> ExecutorOptions {
         advertise: settings.advertise,
         query_memory: settings.query_memory,
         data_dir: settings.data_dir,
+        access: settings.access,
+        security: settings.security,
     }
+}
+
+/// Files this process makes are its user's only: scripts may hold secrets, and state holds what records do.
+pub fn keep_files_private() {
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
 }
 
 /// A token that SIGINT or SIGTERM cancels; a second signal ends the process at once.

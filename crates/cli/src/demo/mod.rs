@@ -43,7 +43,7 @@ pub async fn demo(args: DemoArgs, context: &Context) -> Result<(), Failure> {
     let broker = Broker::start()?;
     let mut cluster = Cluster::start(folder.path(), EXECUTORS, Some(2))?;
     let generator = Generator::start(&broker.bootstrap_servers, args.rate)?;
-    let driver = Driver::new(&cluster.driver_url)?;
+    let driver = Driver::local(&cluster.driver_url)?;
     let played = tokio::select! {
         played = play(&args, context, &driver, &broker, &mut cluster, &generator, &interrupted) => played,
         () = interrupted.cancelled() => Ok(()),

@@ -15,6 +15,9 @@ fn one_run_outlives_the_leader_the_coordinator_and_an_outage_of_all_brokers() {
     payments.assert_exact(10_000);
     let run = cluster.status("totals")["runId"].clone();
 
+    crate::visible::a_commit_that_one_leader_does_not_know_of_yet_is_not_published(&kafka);
+    progress_is_as_safe_as_the_rows(&kafka, &cluster);
+
     // The leader of a source partition, while a backlog is read.
     payments.produce(10_000..40_000, PARTITIONS);
     let leader = kafka.leader(&payments.source, 0);
@@ -46,6 +49,27 @@ fn one_run_outlives_the_leader_the_coordinator_and_an_outage_of_all_brokers() {
     let status = cluster.wait_state("totals", &["running"]);
     assert_eq!(status["runId"], run, "another run: {status}");
     cluster.wait("the warning to end", || (!warned_of_brokers(&cluster)).then_some(()));
+}
+
+/// A sink's progress topic has the replication of its topic, whatever the brokers' default.
+fn progress_is_as_safe_as_the_rows(kafka: &KafkaCluster, cluster: &Highwater) {
+    kafka.create_topic_on("once", &[2]);
+    let with = |topic: &str| {
+        let servers = kafka.bootstrap_servers();
+        format!("WITH ('connector'='kafka', 'topic'='{topic}', 'bootstrap.servers'='{servers}', 'format'='json')")
+    };
+    let script = format!(
+        "CREATE TABLE t (id BIGINT) {}; CREATE TABLE o (id BIGINT) {}; INSERT INTO o SELECT id FROM t;",
+        with("brokers-payments"),
+        with("once")
+    );
+    cluster.submit("once", &script);
+    cluster.wait_caught_up("once");
+    let query = cluster.progress("once")[0]["id"].as_str().unwrap().to_string();
+    assert_eq!(kafka.replicas(&format!("__highwater_progress-{query}-0")), 1);
+    let totals = cluster.progress("totals")[0]["id"].as_str().unwrap().to_string();
+    assert_eq!(kafka.replicas(&format!("__highwater_progress-{totals}-0")), 3);
+    cluster.ok(&["drop", "once", "--force"]);
 }
 
 fn warned_of_brokers(cluster: &Highwater) -> bool {

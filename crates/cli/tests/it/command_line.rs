@@ -1,8 +1,11 @@
 //! The command line's contract: exit codes, JSON, names, life of a query.
 
 use crate::table::Tables;
-use highwater_testkit::Highwater;
+use highwater_testkit::highwater::DEADLINE;
+use highwater_testkit::{Highwater, wait_until};
 use serde_json::Value;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 
 fn code(cluster: &Highwater, args: &[&str]) -> (i32, String) {
     let output = cluster.run(args);
@@ -233,4 +236,32 @@ fn checkpoints_are_listed_shown_exported_and_verified() {
     let text = std::fs::read_to_string(newest).unwrap();
     let exported: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!(exported[&tables.input]["0"], 10, "{text}");
+}
+
+#[test]
+fn an_executors_scratch_lies_in_its_data_dir_and_ends_with_it() {
+    let mut cluster = Highwater::start(0);
+    let parent = cluster.path().join("scratch");
+    let args = ["--data-dir", parent.to_str().unwrap()];
+    let folders = || -> BTreeSet<OsString> {
+        std::fs::read_dir(&parent)
+            .map_or_else(|_| BTreeSet::new(), |all| all.map(|one| one.unwrap().file_name()).collect())
+    };
+    let number = cluster.add_executor_with(&[], &args);
+    wait_until("there is a scratch folder", DEADLINE, || folders().len() == 1);
+    cluster.executor(number).terminate();
+    assert!(cluster.executor(number).wait(DEADLINE).success());
+    assert!(folders().is_empty(), "the folder goes with a process that ends in order");
+
+    let number = cluster.add_executor_with(&[], &args);
+    wait_until("there is a scratch folder", DEADLINE, || folders().len() == 1);
+    cluster.kill_executor(number);
+    let dead = folders();
+    cluster.add_executor_with(&[], &args);
+    wait_until("only the living have a folder", DEADLINE, || folders().len() == 1 && folders() != dead);
+
+    let file = cluster.file("not-a-folder", "");
+    let (exit, stderr) = code(&cluster, &["executor", "--data-dir", &file]);
+    assert_eq!(exit, 1, "{stderr}");
+    assert!(stderr.contains("not-a-folder") && stderr.contains("--data-dir"), "{stderr}");
 }

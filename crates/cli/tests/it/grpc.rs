@@ -90,7 +90,7 @@ fn a_client_of_the_protocol_alone_drives_a_query_through_its_life() {
         client.stop_query(StopQueryRequest { name: name.clone() }).await.unwrap();
         client.start_query(StartQueryRequest { name: name.clone() }).await.unwrap();
         client.stop_query(StopQueryRequest { name: name.clone() }).await.unwrap();
-        client.drop_query(DropQueryRequest { name: name.clone(), force: true }).await.unwrap();
+        client.drop_query(DropQueryRequest { name: name.clone(), force: true, delete_progress: false }).await.unwrap();
         assert!(client.list_queries(ListQueriesRequest {}).await.unwrap().into_inner().queries.is_empty());
         let gone = client.get_lag(GetLagRequest { name }).await.unwrap_err();
         assert_eq!(gone.code(), Code::NotFound);

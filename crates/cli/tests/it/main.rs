@@ -2,22 +2,33 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod bad_input;
 mod brokers;
+mod cluster;
 mod command_line;
 mod compose;
 mod crash_points;
+mod data_loss;
 mod exactly_once;
 mod exchange;
+mod fencing;
 mod grpc;
 mod keyed;
 mod keyed_sink;
 mod lag;
 mod ledger;
+mod limits;
+mod logins;
 mod nexmark;
 mod nexmark_check;
 mod progress_topics;
 mod rescale;
+mod security;
 mod sources;
+mod stored;
 mod table;
+mod truncation;
+mod visible;
+mod went_back;
 mod windows;

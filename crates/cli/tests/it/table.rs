@@ -22,6 +22,13 @@ impl Tables {
         Self { kafka, input, output }
     }
 
+    /// Deletes the input topic and creates it again, empty, with as many partitions.
+    pub fn recreate(&self) {
+        let partitions = self.kafka.partitions(&self.input);
+        self.kafka.delete_topic(&self.input);
+        self.kafka.create_topic(&self.input, partitions);
+    }
+
     /// `options` are more options of the source, each with a leading comma.
     pub fn source(&self, options: &str) -> String {
         format!(

@@ -152,6 +152,29 @@ fn an_idle_partition_does_not_hold_the_watermark_for_longer_than_its_timeout() {
     assert_eq!(appended(&tables), [(start_of(0), 10), (start_of(1), 10)]);
 }
 
+/// A consumer that reads committed records only sees the end of the partition before the transaction.
+#[test]
+fn a_partition_behind_an_open_transaction_is_not_idle() {
+    let tables = Tables::new("idle-transaction", 3);
+    let cluster = Highwater::start(1);
+    cluster.submit("q", &counts(&tables, "SET idle_timeout = '2 seconds';", "", APPENDED));
+    tables.kafka.produce(&tables.input, [at(5, 1).partition(0), at(60, 2).partition(1)]);
+    let transaction = tables.kafka.begin("idle-transaction-upstream");
+    transaction.write(&tables.input, [at(8, 3).partition(0)]);
+    cluster.wait_caught_up("q");
+    // Idle later than anything before it could be: the watermark moves from second -4 to that of what is not idle.
+    tables.kafka.produce(&tables.input, [at(1, 4).partition(2)]);
+    let moved = cluster.wait("the third partition to be idle", || {
+        let watermark = cluster.progress("q").pop()?["eventTime"]["watermark"].as_str()?.to_string();
+        (watermark.as_str() >= "2026-01-01T00:00:00").then_some(watermark)
+    });
+    assert!(moved.starts_with("2026-01-01T00:00:00"), "the open transaction's partition held nothing: {moved}");
+    transaction.commit();
+    tables.kafka.produce(&tables.input, [at(40, 5).partition(0)]);
+    cluster.wait("the first window", || (!tables.rows().is_empty()).then_some(()));
+    assert_eq!(appended(&tables)[0], (start_of(0), 3), "no row of the transaction is late");
+}
+
 #[test]
 fn available_now_leaves_open_windows_in_state() {
     let tables = Tables::new("open-windows", 2);

@@ -1,174 +1,35 @@
-//! The Kafka sink: one transactional producer per writer.
+//! The Kafka sink: one writer's transactions.
 //!
-//! Owns: the producer, its transaction, and the topics rows go to. Does not own: encoding (`records`), recovery
-//! (`resolve`).
-//! A writer has two transactional ids, for even and odd batches: for some milliseconds after a commit the coordinator
-//! still ends that transaction, and librdkafka would wait 20 ms before it begins another one of the same id.
-//! Invariants: the transaction is open from the first row to publish or abort; a writer without rows
-//! opens none; a producer whose transaction failed in any way is thrown away.
+//! Owns: the transaction, and the topics rows go to. Does not own: encoding (`records`), recovery (`resolve`),
+//! producers and their two ids (`producer`).
+//! Invariants: the transaction is open from the first row to publish or abort; a writer without rows opens none; it is
+//! called published once all of it can be read; a producer whose transaction failed in any way is thrown away.
 
-use super::progress::{PROGRESS_PARTITION, PROGRESS_PREFIX, Progress, ProgressKey, progress_topic};
+use super::deliveries::{TransactionalProducer, delivery_error};
+use super::producer::{STEP_TIMEOUT, Side, initialised, is_retriable};
+use super::progress::{PROGRESS_PARTITION, Progress, ProgressKey, progress_topic};
 use super::records::{Record, RecordEncoder};
+use super::visible::wait_visible;
 use super::{Published, WriterConfig};
 use crate::admin;
-use crate::client;
+use crate::client::Native;
 use crate::error::ConnectorError;
-use highwater_core::ids::{AttemptId, BatchId, QueryId, SinkId, WriterId};
-use highwater_core::report::{ProgressPosition, WriterReport};
+use highwater_core::ids::{AttemptId, BatchId};
+use highwater_core::report::WriterReport;
 use highwater_engine::delta::DeltaBatch;
-use highwater_engine::query::{KafkaOptions, SinkTable};
-use parking_lot::{Condvar, Mutex};
-use rdkafka::ClientContext;
-use rdkafka::Message;
-use rdkafka::config::FromClientConfigAndContext;
+use highwater_engine::query::KafkaOptions;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// Longest wait for brokers in one step of a transaction; then the attempt is tried again.
-const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a full queue is given to take more, if no delivery makes room before.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
-
-/// A producer that remembers what became of its records. Its own thread takes the delivery reports: whoever waits for
-/// them is woken by the last one, and an abort need not wait for anybody to ask.
-type TransactionalProducer = ThreadedProducer<Deliveries>;
-
-/// What became of the records of the open transaction.
-#[derive(Default)]
-pub struct Deliveries {
-    seen: Mutex<Seen>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Seen {
-    /// Records handed over and not yet reported on.
-    outstanding: usize,
-    failed: Option<(String, KafkaError)>,
-    progress_at: Option<ProgressPosition>,
-}
-
-impl Deliveries {
-    /// Waits until all records are reported on, or one failed. False: neither happened in time.
-    fn wait(&self, deadline: Instant) -> bool {
-        let mut seen = self.seen.lock();
-        while seen.outstanding > 0 && seen.failed.is_none() {
-            if self.changed.wait_until(&mut seen, deadline).timed_out() {
-                return false;
-            }
-        }
-        true
-    }
-
-    fn failed(&self, context: &str) -> Result<(), ConnectorError> {
-        match &self.seen.lock().failed {
-            Some((topic, error)) => Err(delivery_error(context, topic, error)),
-            None => Ok(()),
-        }
-    }
-}
-
-impl ClientContext for Deliveries {}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        let mut seen = self.seen.lock();
-        seen.outstanding = seen.outstanding.saturating_sub(1);
-        match result {
-            Ok(message) if message.topic().starts_with(PROGRESS_PREFIX) => {
-                seen.progress_at = Some(ProgressPosition { partition: message.partition(), offset: message.offset() });
-            }
-            Ok(_) => {}
-            // Of a transaction that was aborted.
-            Err((error, _)) if is_purged(error) => {}
-            Err((error, message)) => {
-                if seen.failed.is_none() {
-                    seen.failed = Some((message.topic().to_string(), error.clone()));
-                }
-            }
-        }
-        if seen.outstanding == 0 || seen.failed.is_some() {
-            self.changed.notify_all();
-        }
-    }
-}
-
-fn is_purged(error: &KafkaError) -> bool {
-    use RDKafkaErrorCode as C;
-    matches!(error.rdkafka_error_code(), Some(C::PurgeQueue | C::PurgeInflight))
-}
-
-/// Which of a writer's two transactional ids.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    Even,
-    Odd,
-}
-
-impl Side {
-    pub const ALL: [Self; 2] = [Self::Even, Self::Odd];
-
-    fn of(batch: BatchId) -> Self {
-        if batch.0.is_multiple_of(2) { Self::Even } else { Self::Odd }
-    }
-
-    fn transactional_id(self, query: QueryId, sink: SinkId, writer: WriterId) -> String {
-        match self {
-            Self::Even => format!("highwater-{query}-{sink}-{writer}"),
-            Self::Odd => format!("highwater-{query}-{sink}-{writer}-odd"),
-        }
-    }
-}
-
-/// Initialises one of a writer's transactional ids: earlier producers of it are fenced, their transactions ended.
-pub fn fence(
-    table: &SinkTable,
-    options: &KafkaOptions,
-    query: QueryId,
-    writer: WriterId,
-    side: Side,
-) -> Result<(), ConnectorError> {
-    initialised::<BaseProducer<Deliveries>>(table, options, query, writer, side).map(drop)
-}
-
-/// A producer with the writer's transactional id, initialised.
-fn initialised<P>(
-    table: &SinkTable,
-    options: &KafkaOptions,
-    query: QueryId,
-    writer: WriterId,
-    side: Side,
-) -> Result<P, ConnectorError>
-where
-    P: FromClientConfigAndContext<Deliveries> + Producer<Deliveries>,
-{
-    let context = format!("sink '{}'", table.name);
-    let mut config = client::base(options)?;
-    client::set_default(&mut config, "linger.ms", "1");
-    client::set_default(&mut config, "compression.type", "lz4");
-    client::set_default(&mut config, "queue.buffering.max.messages", "500000");
-    client::set_default(&mut config, "queue.buffering.max.kbytes", "131072");
-    client::set_default(&mut config, "transaction.timeout.ms", "600000");
-    config
-        .set("transactional.id", side.transactional_id(query, table.id, writer))
-        .set("enable.idempotence", "true")
-        .set("partitioner", "murmur2_random");
-    let producer: P =
-        config.create_with_context(Deliveries::default()).map_err(|error| client::creation_error(&context, &error))?;
-    let deadline = Instant::now() + STEP_TIMEOUT;
-    loop {
-        match producer.init_transactions(STEP_TIMEOUT) {
-            Ok(()) => return Ok(producer),
-            Err(error) if is_retriable(&error) && Instant::now() < deadline => {}
-            Err(error) => return Err(ConnectorError::kafka(format!("{context}: initialising transactions"), &error)),
-        }
-    }
-}
+/// How long the partitions are asked whether a commit can be read, before the coordinator is. It is seldom more than a
+/// few milliseconds, unless strangers keep transactions open there: then less is waited the next time.
+const VISIBLE_PATIENCE: Duration = Duration::from_millis(500);
+const VISIBLE_PATIENCE_MIN: Duration = Duration::from_millis(20);
 
 pub struct KafkaWriter {
     config: WriterConfig,
@@ -185,6 +46,7 @@ pub struct KafkaWriter {
     rows: u64,
     digest: u128,
     known_topics: BTreeSet<String>,
+    visible_patience: Duration,
 }
 
 impl KafkaWriter {
@@ -204,6 +66,7 @@ impl KafkaWriter {
             recompute_only: false,
             rows: 0,
             digest: 0,
+            visible_patience: VISIBLE_PATIENCE,
         })
     }
 
@@ -252,21 +115,21 @@ impl KafkaWriter {
         }
         let producer = match self.producer.take() {
             Some(producer) => producer,
-            None => initialised::<TransactionalProducer>(
-                &self.config.table,
-                &self.options,
-                self.config.query,
-                self.config.writer,
-                self.side,
-            )?,
+            None => self.initialised()?,
         };
-        *producer.context().seen.lock() = Seen::default();
+        producer.context().callbacks.keep_login(producer.native());
+        producer.context().reset();
         producer
             .begin_transaction()
             .map_err(|error| ConnectorError::kafka(format!("{}: beginning a transaction", self.context()), &error))?;
         self.producer = Some(producer);
         self.in_transaction = true;
         Ok(())
+    }
+
+    fn initialised(&self) -> Result<TransactionalProducer, ConnectorError> {
+        let config = &self.config;
+        initialised(&config.table, &self.options, config.query, config.writer, self.side)
     }
 
     fn check_deliveries(&self) -> Result<(), ConnectorError> {
@@ -289,14 +152,18 @@ impl KafkaWriter {
         let context = self.context();
         let Some(producer) = &self.producer else { return Ok(report) };
         send(producer, &record, &context)?;
-        if !producer.context().wait(Instant::now() + STEP_TIMEOUT) {
+        if !producer.context().wait(STEP_TIMEOUT) {
             return Err(ConnectorError::Unavailable {
                 context,
-                message: format!("brokers did not take all rows within {} seconds", STEP_TIMEOUT.as_secs()),
+                message: match producer.context().callbacks.refusal() {
+                    Some(refusal) => refusal,
+                    None => format!("brokers took no row for {} seconds", STEP_TIMEOUT.as_secs()),
+                },
             });
         }
         self.check_deliveries()?;
-        report.progress_at = producer.context().seen.lock().progress_at;
+        producer.context().callbacks.forget();
+        report.progress_at = producer.context().progress_at();
         Ok(report)
     }
 
@@ -325,15 +192,34 @@ impl KafkaWriter {
         let deadline = Instant::now() + STEP_TIMEOUT;
         loop {
             match producer.commit_transaction(STEP_TIMEOUT) {
-                Ok(()) => {
-                    self.producer = Some(producer);
-                    return Ok(Published::Committed);
-                }
+                Ok(()) => return Ok(self.visible(producer)),
                 Err(error) if is_retriable(&error) && Instant::now() < deadline => {}
                 Err(error) => {
                     tracing::warn!(sink = %self.config.table.name, %error, "the outcome of a commit is unknown");
                     return Ok(Published::Unknown);
                 }
+            }
+        }
+    }
+
+    /// Waits until what was committed can be read, so that no row of the next batch is seen before. Whoever takes
+    /// the id over waits for the markers too: that tells for sure.
+    fn visible(&mut self, producer: TransactionalProducer) -> Published {
+        if wait_visible(producer.client(), producer.context().first(), self.visible_patience) {
+            self.visible_patience = VISIBLE_PATIENCE;
+            self.producer = Some(producer);
+            return Published::Committed;
+        }
+        self.visible_patience = (self.visible_patience / 2).max(VISIBLE_PATIENCE_MIN);
+        drop(producer);
+        match self.initialised() {
+            Ok(producer) => {
+                self.producer = Some(producer);
+                Published::Committed
+            }
+            Err(error) => {
+                tracing::warn!(sink = %self.config.table.name, %error, "whether a commit can be read is unknown");
+                Published::Unknown
             }
         }
     }
@@ -367,36 +253,17 @@ fn send(producer: &TransactionalProducer, record: &Record<'_>, context: &str) ->
     let deadline = Instant::now() + STEP_TIMEOUT;
     let deliveries = producer.context();
     loop {
-        // Before it is sent: its report may come at once.
-        deliveries.seen.lock().outstanding += 1;
+        deliveries.sending();
         let (error, back) = match producer.send(message) {
             Ok(()) => return Ok(()),
             Err(refused) => refused,
         };
-        let mut seen = deliveries.seen.lock();
-        seen.outstanding = seen.outstanding.saturating_sub(1);
-        if !matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) || Instant::now() > deadline {
+        let is_full = matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull));
+        if !is_full || Instant::now() > deadline {
+            deliveries.refused(None);
             return Err(delivery_error(context, record.topic, &error));
         }
-        let _ = deliveries.changed.wait_for(&mut seen, FULL_PAUSE);
+        deliveries.refused(Some(FULL_PAUSE));
         message = back;
     }
-}
-
-fn delivery_error(context: &str, topic: &str, error: &KafkaError) -> ConnectorError {
-    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
-        return ConnectorError::Refused {
-            context: context.to_string(),
-            message: format!(
-                "a row is too large for topic '{topic}': raise its max.message.bytes and the sink's \
-                 'kafka.message.max.bytes', or write less into one row"
-            ),
-        };
-    }
-    ConnectorError::kafka(format!("{context}: writing to topic '{topic}'"), error)
-}
-
-/// librdkafka says that the same call may be made again.
-fn is_retriable(error: &KafkaError) -> bool {
-    matches!(error, KafkaError::Transaction(error) if error.is_retriable())
 }

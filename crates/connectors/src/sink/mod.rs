@@ -6,13 +6,17 @@
 //! what would become visible; the same rows give the same digest in any order.
 
 mod console;
+mod deliveries;
 mod kafka;
 mod late_rows;
+mod producer;
 mod progress;
 mod records;
 mod resolve;
+mod visible;
 
 pub use late_rows::late_rows;
+pub use producer::{max_attempt_ms, transaction_timeout_ms};
 pub use progress::{Progress, ProgressKey, ProgressReader, progress_topic};
 pub use resolve::resolve_writers;
 
@@ -96,7 +100,7 @@ impl SinkWriter {
         }
     }
 
-    /// Makes it visible.
+    /// Makes it visible, to readers too: what comes after is seen after it.
     pub fn publish(&mut self) -> Result<Published, ConnectorError> {
         match self {
             Self::Kafka(writer) => writer.publish(),

@@ -29,6 +29,9 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// Longest wait for the brokers to hand out records that are there.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// What is tried here, in errors.
+const READING: &str = "reading the progress of sinks";
+
 /// Name of a sink's progress topic: compacted, one partition, made when the query is submitted.
 pub fn progress_topic(query: QueryId, sink: SinkId) -> String {
     format!("{PROGRESS_PREFIX}{query}-{sink}")
@@ -75,12 +78,12 @@ impl ProgressReader {
     }
 
     fn failed(error: &KafkaError) -> ConnectorError {
-        ConnectorError::kafka("reading the progress of sinks", error)
+        ConnectorError::kafka(READING, error)
     }
 
     /// Names of all progress topics.
     pub fn topics(&self) -> Result<Vec<String>, ConnectorError> {
-        let metadata = self.consumer.fetch_metadata(None, TIMEOUT).map_err(|error| Self::failed(&error))?;
+        let metadata = client::metadata(&self.consumer, None, TIMEOUT, || READING.to_string())?;
         let names = metadata.topics().iter().map(|topic| topic.name());
         Ok(names.filter(|name| name.starts_with(PROGRESS_PREFIX)).map(str::to_string).collect())
     }
@@ -88,7 +91,7 @@ impl ProgressReader {
     /// The end of a topic as this reader sees it: the high watermark if it is `read_uncommitted`, the last stable
     /// offset if it is `read_committed`. `None` when the topic does not exist.
     pub fn end(&self, topic: &str) -> Result<Option<i64>, ConnectorError> {
-        let metadata = self.consumer.fetch_metadata(Some(topic), TIMEOUT).map_err(|error| Self::failed(&error))?;
+        let metadata = client::metadata(&self.consumer, Some(topic), TIMEOUT, || READING.to_string())?;
         if metadata.topics().first().is_none_or(|topic| topic.partitions().is_empty()) {
             return Ok(None);
         }
@@ -135,7 +138,7 @@ impl ProgressReader {
             if heard.elapsed() > SILENCE {
                 if let Some(topic) = self.missing(topics)? {
                     return Err(ConnectorError::Unavailable {
-                        context: "reading the progress of sinks".into(),
+                        context: READING.into(),
                         message: format!("topic '{topic}' is gone"),
                     });
                 }
@@ -152,7 +155,7 @@ impl ProgressReader {
                 Some(Err(error)) if Instant::now() > deadline => return Err(Self::failed(&error)),
                 None if Instant::now() > deadline => {
                     return Err(ConnectorError::Unavailable {
-                        context: "reading the progress of sinks".into(),
+                        context: READING.into(),
                         message: "the brokers do not hand out its records".into(),
                     });
                 }

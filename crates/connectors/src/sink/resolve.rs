@@ -1,22 +1,19 @@
 //! What a sink's writers hold, found out safely after a crash or an unknown commit.
 //!
-//! Owns: the order, which is all that matters: first every writer's transactional id is initialised, which fences
-//! whoever had it and ends its transaction one way or the other; then the end of the progress topic is taken as a
+//! Owns: the order, which is all that matters: first every writer's transactional ids are initialised, which fences
+//! whoever had them and ends their transactions one way or the other; then the end of the progress topic is taken as a
 //! `read_uncommitted` reader; then it is read beyond that end as a `read_committed` one; only then is anything concluded.
 
-use super::kafka;
-use super::progress::{ProgressKey, ProgressReader, progress_topic};
+use super::producer::fence;
+use super::progress::{Progress, ProgressKey, ProgressReader, progress_topic};
 use crate::error::ConnectorError;
 use highwater_core::ids::{BatchId, QueryId, WriterId};
 use highwater_core::options::IsolationLevel;
 use highwater_core::query::Resolution;
-use highwater_core::report::ProgressPosition;
-use highwater_engine::query::{ConnectorOptions, KafkaOptions, SinkTable};
+use highwater_core::report::WriterReport;
+use highwater_engine::query::{ConnectorOptions, SinkTable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-
-/// A writer, the batch asked about (`None`: only fence it), and where its progress record lies if it was flushed.
-pub type Asked = (WriterId, Option<BatchId>, Option<ProgressPosition>);
 
 /// How long the broker may take to end transactions that were fenced, before others are looked for.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -24,49 +21,88 @@ const SETTLE: Duration = Duration::from_millis(500);
 const STABLE_TIMEOUT: Duration = Duration::from_secs(30);
 const STABLE_PAUSE: Duration = Duration::from_millis(10);
 
-/// Fences writers and says what each holds. Blocks.
+/// Fences writers of a sink and says what each holds of `batch`; without a batch they are only fenced. `whole`: every
+/// writer that the sink has progress of is fenced and told of as well, and without a batch all progress is ahead.
+/// Blocks.
 pub fn resolve_writers(
     table: &SinkTable,
     query: QueryId,
-    writers: &[Asked],
+    batch: Option<BatchId>,
+    writers: &[&WriterReport],
+    whole: bool,
 ) -> Result<BTreeMap<WriterId, Resolution>, ConnectorError> {
+    let mut asked: BTreeMap<WriterId, Option<u128>> =
+        writers.iter().map(|writer| (writer.plan.writer, Some(writer.digest))).collect();
+    let unpublished = |asked: &BTreeMap<WriterId, Option<u128>>| {
+        asked.keys().map(|writer| (*writer, Resolution::NotPublished)).collect()
+    };
     let ConnectorOptions::Kafka(options) = &table.connector else {
         // A console keeps nothing that could be asked.
-        return Ok(writers.iter().map(|(writer, ..)| (*writer, Resolution::NotPublished)).collect());
+        return Ok(unpublished(&asked));
     };
-    let ids: BTreeSet<WriterId> = writers.iter().map(|(writer, ..)| *writer).collect();
+    let ids: BTreeSet<WriterId> = asked.keys().copied().collect();
     fence(table, options, query, &ids)?;
-    if writers.iter().all(|(_, batch, _)| batch.is_none()) {
-        return Ok(writers.iter().map(|(writer, ..)| (*writer, Resolution::NotPublished)).collect());
+    if batch.is_none() && !whole {
+        return Ok(unpublished(&asked));
     }
     let topic = progress_topic(query, table.id);
     let all = ProgressReader::open(options, IsolationLevel::ReadUncommitted)?;
-    let Some(end) = all.end(&topic)? else {
-        return Err(ConnectorError::Fatal(format!(
-            "topic '{topic}' is gone, so that nobody can tell what sink '{}' holds; restore it, or drop the query and \
-             submit it again with --new-output",
-            table.name
-        )));
+    let end = match all.end(&topic)? {
+        Some(0) => return Ok(unpublished(&asked)),
+        Some(end) => end,
+        None => return Err(gone(table, &topic, batch)),
     };
-    let committed = ProgressReader::open(options, IsolationLevel::ReadCommitted)?;
     let fence_others = || {
         let others = all.read(&[(topic.clone(), None)].into())?;
         let others = others.into_keys().map(|key| WriterId(key.writer)).filter(|writer| !ids.contains(writer));
         fence(table, options, query, &others.collect())
     };
+    if whole {
+        fence_others()?;
+    }
+    let committed = ProgressReader::open(options, IsolationLevel::ReadCommitted)?;
     wait_until_stable(&committed, &topic, end, fence_others)?;
-    let found = committed.read(&[(topic, start(writers))].into())?;
-    let resolve = |(writer, batch, _): &Asked| {
-        let key = ProgressKey { query: query.to_string(), sink: table.id.0, writer: writer.0 };
-        let held = found.get(&key).map(|progress| BatchId(progress.batch));
-        let resolution = match (held, batch) {
-            (Some(held), Some(batch)) if held == *batch => Resolution::Published,
-            (Some(held), Some(batch)) if held > *batch => Resolution::Ahead { batch: held },
-            _ => Resolution::NotPublished,
-        };
-        (*writer, resolution)
+    let from = if whole { None } else { start(writers) };
+    let found = committed.read(&[(topic, from)].into())?;
+    let mine = |key: &ProgressKey| key.query == query.to_string() && key.sink == table.id.0;
+    let held: BTreeMap<WriterId, &Progress> =
+        found.iter().filter(|(key, _)| mine(key)).map(|(key, held)| (WriterId(key.writer), held)).collect();
+    if whole {
+        for writer in held.keys() {
+            asked.entry(*writer).or_insert(None);
+        }
+    }
+    let resolve = |(writer, digest): (WriterId, Option<u128>)| {
+        (writer, held.get(&writer).map_or(Resolution::NotPublished, |held| resolution(held, batch, digest)))
     };
-    Ok(writers.iter().map(resolve).collect())
+    Ok(asked.into_iter().map(resolve).collect())
+}
+
+/// What progress says of a batch whose rows have this digest; none is known of writers that nobody asked about.
+fn resolution(held: &Progress, batch: Option<BatchId>, digest: Option<u128>) -> Resolution {
+    let found = BatchId(held.batch);
+    if Some(found) < batch {
+        return Resolution::NotPublished;
+    }
+    if Some(found) == batch && digest.is_some_and(|digest| format!("{digest:032x}") == held.digest) {
+        return Resolution::Published;
+    }
+    Resolution::Ahead { batch: found }
+}
+
+/// Before the first batch it may be that the brokers do not list it yet.
+fn gone(table: &SinkTable, topic: &str, batch: Option<BatchId>) -> ConnectorError {
+    match batch {
+        None => ConnectorError::Unavailable {
+            context: format!("sink '{}'", table.name),
+            message: format!("topic '{topic}' is not there; if it was deleted, drop the query and submit it again"),
+        },
+        Some(_) => ConnectorError::Fatal(format!(
+            "topic '{topic}' is gone, so that nobody can tell what sink '{}' holds; restore it, or drop the query and \
+             submit it again with --new-output",
+            table.name
+        )),
+    }
 }
 
 /// Waits until no open transaction lies below `end`. One that stays open is of a writer that was not asked about:
@@ -95,31 +131,38 @@ fn wait_until_stable(
     Ok(())
 }
 
-/// Initialises every writer's transactional ids, all at the same time.
-fn fence(
-    table: &SinkTable,
-    options: &KafkaOptions,
-    query: QueryId,
-    writers: &BTreeSet<WriterId>,
-) -> Result<(), ConnectorError> {
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = writers
-            .iter()
-            .flat_map(|writer| kafka::Side::ALL.map(|side| (*writer, side)))
-            .map(|(writer, side)| scope.spawn(move || kafka::fence(table, options, query, writer, side)))
-            .collect();
-        for thread in threads {
-            let fenced =
-                thread.join().map_err(|_| ConnectorError::Fatal("internal: a fencing thread panicked".into()))?;
-            fenced?;
-        }
-        Ok(())
-    })
+/// Where to begin: at the first flushed record, if all of them are known, else at the beginning.
+fn start(writers: &[&WriterReport]) -> Option<i64> {
+    let places: Option<Vec<i64>> = writers.iter().map(|writer| Some(writer.progress_at.as_ref()?.offset)).collect();
+    places?.into_iter().min()
 }
 
-/// Where to begin: at the first flushed record, if all of them are known, else at the beginning.
-fn start(writers: &[Asked]) -> Option<i64> {
-    let asked = writers.iter().filter(|(_, batch, _)| batch.is_some());
-    let places: Option<Vec<i64>> = asked.map(|(_, _, place)| Some(place.as_ref()?.offset)).collect();
-    places?.into_iter().min()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_very_batch_counts_as_published() {
+        let held = Progress {
+            batch: 5,
+            digest: format!("{:032x}", 77),
+            rows: 1,
+            name: "q".into(),
+            table: "t".into(),
+            topic: None,
+            epoch: 1,
+        };
+        let ahead = Resolution::Ahead { batch: BatchId(5) };
+        for (batch, digest, expected) in [
+            (Some(5), Some(77), Resolution::Published),
+            (Some(5), Some(78), ahead),
+            (Some(5), None, ahead),
+            (Some(6), Some(77), Resolution::NotPublished),
+            (Some(6), None, Resolution::NotPublished),
+            (Some(4), Some(77), ahead),
+            (None, None, ahead),
+        ] {
+            assert_eq!(resolution(&held, batch.map(BatchId), digest), expected, "{batch:?} {digest:?}");
+        }
+    }
 }

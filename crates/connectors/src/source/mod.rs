@@ -8,6 +8,8 @@
 mod buffer;
 mod chunk;
 mod dead_letters;
+mod failing;
+mod incarnation;
 mod meta;
 mod queue;
 mod raw;
@@ -99,7 +101,10 @@ pub struct BadRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceEvent {
     /// The position is outside the log. Reading the partition fails until it is assigned elsewhere.
-    OffsetOutOfRange { tp: TopicPartition, position: i64, earliest: i64, latest: i64 },
+    /// `diverged`: from here on the log holds other records than those that were read.
+    OffsetOutOfRange { tp: TopicPartition, position: i64, earliest: i64, latest: i64, diverged: Option<i64> },
+    /// The topic has another id than the one that was asked for. Nothing of it is read until it is assigned again.
+    TopicChanged { found: String },
     /// Brokers cannot be reached; the reader keeps trying.
     Trouble { message: String },
     /// Data flows again.

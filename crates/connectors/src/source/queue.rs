@@ -8,9 +8,11 @@
 
 #![allow(unsafe_code)]
 
+use super::incarnation::noted_change;
+use crate::client::{Callbacks, Lookup, Native};
 use crate::error::ConnectorError;
 use rdkafka::bindings as sys;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr::{self, NonNull};
@@ -29,6 +31,11 @@ pub enum Polled<'a> {
         code: RDKafkaErrorCode,
         message: String,
         fatal: bool,
+    },
+    /// The client was told an id of the topic, the first one or another. What follows is read from that topic.
+    TopicId {
+        topic: String,
+        id: String,
     },
     /// Housekeeping of the client.
     Other,
@@ -77,7 +84,7 @@ impl Record<'_> {
 pub struct ConsumerQueue {
     // Before `consumer`: the queue must be let go before its client is destroyed.
     queue: QueueHandle,
-    consumer: BaseConsumer,
+    consumer: Lookup,
 }
 
 struct QueueHandle(NonNull<sys::rd_kafka_queue_t>);
@@ -106,14 +113,14 @@ impl Drop for Event {
 
 impl ConsumerQueue {
     /// `consumer` must have a `group.id`, which makes librdkafka serve everything on one queue.
-    pub fn new(consumer: BaseConsumer) -> Result<Self, ConnectorError> {
+    pub fn new(consumer: Lookup) -> Result<Self, ConnectorError> {
         // SAFETY: the client is alive; the reference returned is owned by `QueueHandle`.
         let queue = unsafe { sys::rd_kafka_queue_get_consumer(consumer.client().native_ptr()) };
         let queue = NonNull::new(queue).ok_or_else(|| ConnectorError::Config("the consumer has no group.id".into()))?;
         Ok(Self { queue: QueueHandle(queue), consumer })
     }
 
-    pub fn consumer(&self) -> &BaseConsumer {
+    pub fn consumer(&self) -> &Lookup {
         &self.consumer
     }
 
@@ -126,13 +133,15 @@ impl ConsumerQueue {
     /// Waits up to `timeout` for one event and hands it to `handle`. `None`: timed out or woken.
     pub fn poll<R>(&self, timeout: Duration, handle: impl FnOnce(Polled<'_>) -> R) -> Option<R> {
         let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        let callbacks = self.consumer.callbacks();
+        callbacks.keep_login(self.consumer.native());
         // SAFETY: the queue is alive; the event returned is owned by the guard.
         let event = Event(NonNull::new(unsafe { sys::rd_kafka_queue_poll(self.queue.0.as_ptr(), millis) })?);
-        Some(handle(read(&event)))
+        Some(handle(read(&event, callbacks)))
     }
 }
 
-fn read(event: &Event) -> Polled<'_> {
+fn read<'a>(event: &'a Event, callbacks: &Callbacks) -> Polled<'a> {
     let native = event.0.as_ptr();
     // SAFETY (all blocks): `native` is a live event, and each accessor is called on its own type.
     match unsafe { sys::rd_kafka_event_type(native) } {
@@ -140,15 +149,18 @@ fn read(event: &Event) -> Polled<'_> {
             Some(message) => Polled::Record(record(message)),
             None => Polled::Other,
         },
-        sys::RD_KAFKA_EVENT_ERROR => failed(native),
+        sys::RD_KAFKA_EVENT_ERROR => failed(native, callbacks),
         sys::RD_KAFKA_EVENT_LOG => {
             let (mut facility, mut line, mut level) = (ptr::null(), ptr::null(), 0);
-            unsafe {
-                if sys::rd_kafka_event_log(native, &mut facility, &mut line, &mut level) == 0 {
-                    log(&text(facility), &text(line), level);
-                }
+            if unsafe { sys::rd_kafka_event_log(native, &mut facility, &mut line, &mut level) } != 0 {
+                return Polled::Other;
             }
-            Polled::Other
+            let (facility, line) = unsafe { (text(facility), text(line)) };
+            callbacks.log_line(level, &facility, &line);
+            match noted_change(&line) {
+                Some((topic, id)) => Polled::TopicId { topic: topic.to_string(), id: id.to_string() },
+                None => Polled::Other,
+            }
         }
         _ => Polled::Other,
     }
@@ -174,7 +186,7 @@ fn record(message: &sys::rd_kafka_message_t) -> Record<'_> {
     }
 }
 
-fn failed(native: *mut sys::rd_kafka_event_t) -> Polled<'static> {
+fn failed(native: *mut sys::rd_kafka_event_t, callbacks: &Callbacks) -> Polled<'static> {
     // SAFETY: `native` is a live error event; the partition returned is ours to free.
     let (code, message, fatal, place) = unsafe {
         let place = NonNull::new(sys::rd_kafka_event_topic_partition(native)).map(|place| {
@@ -184,7 +196,7 @@ fn failed(native: *mut sys::rd_kafka_event_t) -> Polled<'static> {
         });
         (
             RDKafkaErrorCode::from(sys::rd_kafka_event_error(native)),
-            text(sys::rd_kafka_event_error_string(native)),
+            callbacks.hide(&text(sys::rd_kafka_event_error_string(native))),
             sys::rd_kafka_event_error_is_fatal(native) != 0,
             place,
         )
@@ -192,7 +204,10 @@ fn failed(native: *mut sys::rd_kafka_event_t) -> Polled<'static> {
     match (code, place) {
         (RDKafkaErrorCode::PartitionEOF, Some((partition, offset))) => Polled::EndOfPartition { partition, offset },
         (RDKafkaErrorCode::NoError, _) => Polled::Other,
-        _ => Polled::Failed { partition: place.map(|(partition, _)| partition), code, message, fatal },
+        _ => {
+            callbacks.hear(code, &message);
+            Polled::Failed { partition: place.map(|(partition, _)| partition), code, message, fatal }
+        }
     }
 }
 
@@ -211,13 +226,4 @@ unsafe fn text(text: *const c_char) -> String {
     }
     // SAFETY: by this function's contract.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().trim().to_string()
-}
-
-/// Syslog levels: 3 = error, 4 = warning.
-fn log(facility: &str, line: &str, level: i32) {
-    match level {
-        ..=3 => tracing::warn!(target: "librdkafka", facility, "{line}"),
-        4..=5 => tracing::info!(target: "librdkafka", facility, "{line}"),
-        _ => tracing::debug!(target: "librdkafka", facility, "{line}"),
-    }
 }

@@ -14,7 +14,7 @@ use crate::client;
 use crate::error::ConnectorError;
 use highwater_core::offsets::{OffsetRange, TopicPartition};
 use highwater_engine::query::{ConnectorOptions, KafkaOptions, SourceTable};
-use rdkafka::consumer::BaseConsumer;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -29,6 +29,8 @@ pub struct SourceReader {
 
 struct Inner {
     topic: Arc<str>,
+    /// Id of the topic it is bound to, once it is: `Some(None)` = whichever there is.
+    bound: Mutex<Option<Option<String>>>,
     workers: Vec<Arc<WorkerShared>>,
     available: Arc<Notify>,
     aligned: bool,
@@ -64,13 +66,18 @@ impl SourceReader {
         let (options, topic) = kafka_options(&config.table)?;
         let context = format!("table '{}'", config.table.name);
         let group = format!("highwater-{}", config.query);
-        let client = client::consumer(options, &group, config.table.options.isolation_level)?;
+        let mut client = client::consumer(options, &group, config.table.options.isolation_level)?;
+        client::note_topic_ids(&mut client);
         let available = Arc::new(Notify::new());
-        let mut inner =
-            Inner { topic: topic.clone(), workers: Vec::new(), available: available.clone(), aligned: config.aligned };
+        let mut inner = Inner {
+            topic: topic.clone(),
+            bound: Mutex::default(),
+            workers: Vec::new(),
+            available: available.clone(),
+            aligned: config.aligned,
+        };
         for number in 0..config.readers.max(1) {
-            let consumer: BaseConsumer = client.create().map_err(|error| client::creation_error(&context, &error))?;
-            let queue = Arc::new(ConsumerQueue::new(consumer)?);
+            let queue = Arc::new(ConsumerQueue::new(client::lookup(&client, &context)?)?);
             let shared = Arc::new(WorkerShared::new(queue.clone(), available.clone()));
             let decoder = ChunkDecoder::new(&config.table)?;
             let worker = Worker::new(topic.clone(), queue, shared.clone(), decoder, &config, events.clone());
@@ -84,6 +91,20 @@ impl SourceReader {
             inner.workers.push(shared);
         }
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Binds the reader to the topic of this id, for good: of another one of the same name it reads nothing. False: it is
+    /// bound to another already, and a new reader is needed. To be called before `assign`.
+    pub fn bind(&self, topic_id: Option<&str>) -> bool {
+        let mut bound = self.inner.bound.lock();
+        match &*bound {
+            Some(bound) => return bound.as_deref() == topic_id,
+            None => *bound = Some(topic_id.map(str::to_string)),
+        }
+        for worker in &self.inner.workers {
+            worker.with(|state| state.topic_id = topic_id.map(str::to_string));
+        }
+        true
     }
 
     /// Makes these the partitions read, from `start` on and not beyond `end` if there is one.

@@ -29,6 +29,8 @@ pub struct WorkerState {
     pub partitions: BTreeMap<i32, PartitionBuffer>,
     /// Partitions whose consumer must be looked at: added, moved or removed.
     pub dirty: BTreeSet<i32>,
+    /// Id of the topic that positions belong to, where it is known.
+    pub topic_id: Option<String>,
     pub generations: u64,
     pub stop: bool,
     /// Set by `wake`, so that a wake between a check and a wait is not lost.

@@ -1,13 +1,14 @@
-//! A reader thread: polls its consumer, decodes, fills buffers, reports trouble.
+//! A reader thread: polls its consumer, decodes, fills buffers.
 //!
 //! Owns: one consumer and its assignment, undecoded records, back-pressure. Does not own: the
-//! buffers (shared with the async side). It never sleeps: it waits for events of Kafka, and when
+//! buffers (shared with the async side), what an error means (`failing`). It never sleeps: it waits for events of Kafka, and when
 //! its memory is full for space.
 //! Decoding is late on purpose: records are decoded when someone reads them or when a chunk is
 //! full, so that a trickle of records does not become a trickle of one-row batches.
 
 use super::buffer::PartitionBuffer;
 use super::chunk::ChunkDecoder;
+use super::incarnation::Incarnation;
 use super::queue::{ConsumerQueue, Polled, Record};
 use super::raw::RawRecords;
 use super::shared::{WorkerShared, WorkerState};
@@ -16,7 +17,7 @@ use super::{SourceEvent, SourceReaderConfig};
 use crate::error::ConnectorError;
 use highwater_core::offsets::TopicPartition;
 use rdkafka::consumer::Consumer;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,31 +36,32 @@ const ROUND: usize = 4096;
 const WAIT: Duration = Duration::from_secs(1);
 
 /// A partition as the consumer has it.
-struct Held {
+pub(super) struct Held {
     tp: TopicPartition,
-    generation: u64,
+    pub(super) generation: u64,
     raw: RawRecords,
     /// Next offset to come.
-    next: i64,
+    pub(super) next: i64,
     limit: Option<i64>,
     at_end: bool,
     /// Read to its limit or failed: no longer with the consumer.
-    parked: bool,
+    pub(super) parked: bool,
     paused: bool,
 }
 
 pub struct Worker {
-    topic: Arc<str>,
-    queue: Arc<ConsumerQueue>,
-    shared: Arc<WorkerShared>,
+    pub(super) topic: Arc<str>,
+    pub(super) queue: Arc<ConsumerQueue>,
+    pub(super) shared: Arc<WorkerShared>,
     decoder: ChunkDecoder,
     prefetch_bytes: usize,
     /// Partitions of which nothing waits are read on although memory is full.
     aligned: bool,
-    held: BTreeMap<i32, Held>,
+    pub(super) held: BTreeMap<i32, Held>,
     /// Partitions something happened to in this round.
     touched: BTreeSet<i32>,
-    trouble: Trouble,
+    pub(super) incarnation: Incarnation,
+    pub(super) trouble: Trouble,
 }
 
 impl Worker {
@@ -71,10 +73,10 @@ impl Worker {
         config: &SourceReaderConfig,
         events: UnboundedSender<SourceEvent>,
     ) -> Self {
-        let trouble = Trouble::new(topic.clone(), events);
-        let (held, touched) = (BTreeMap::new(), BTreeSet::new());
+        let trouble = Trouble::new(topic.clone(), queue.consumer().client().context().clone(), events);
+        let (held, touched, incarnation) = (BTreeMap::new(), BTreeSet::new(), Incarnation::default());
         let (prefetch_bytes, aligned) = (config.prefetch_bytes, config.aligned);
-        Self { topic, queue, shared, decoder, prefetch_bytes, aligned, held, touched, trouble }
+        Self { topic, queue, shared, decoder, prefetch_bytes, aligned, held, touched, incarnation, trouble }
     }
 
     /// Runs until the reader is dropped.
@@ -95,7 +97,15 @@ impl Worker {
 
     /// Brings the consumer's assignment in line with the buffers.
     fn apply_changes(&mut self) {
-        let dirty = self.shared.with(|state| std::mem::take(&mut state.dirty));
+        let (dirty, topic_id) = self.shared.with(|state| (std::mem::take(&mut state.dirty), state.topic_id.clone()));
+        if dirty.is_empty() {
+            return;
+        }
+        self.incarnation.expect(topic_id);
+        if self.incarnation.other().is_some() {
+            // Whoever assigns knows better, or will: asking makes the client look again.
+            let _ = self.queue.consumer().fetch_metadata(Some(&self.topic), WAIT);
+        }
         for partition in dirty {
             let place = self.shared.with(|state| {
                 let buffer = state.partitions.get(&partition)?;
@@ -136,7 +146,7 @@ impl Worker {
     }
 
     /// Has the consumer read `partition` from `offset` on.
-    fn place(&self, partition: i32, offset: i64) -> Result<(), KafkaError> {
+    pub(super) fn place(&self, partition: i32, offset: i64) -> Result<(), KafkaError> {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&self.topic, partition, Offset::Offset(offset))?;
         self.queue.consumer().incremental_assign(&list)
@@ -152,7 +162,7 @@ impl Worker {
         unplaced
     }
 
-    fn unplace(&mut self, partition: i32) -> Result<(), KafkaError> {
+    pub(super) fn unplace(&mut self, partition: i32) -> Result<(), KafkaError> {
         let list = self.list_of(partition);
         if let Some(held) = self.held.get_mut(&partition)
             && std::mem::take(&mut held.paused)
@@ -190,6 +200,9 @@ impl Worker {
             Polled::Record(record) => self.take_record(&record),
             Polled::EndOfPartition { partition, offset } => {
                 self.trouble.over();
+                if !self.incarnation.is_expected() {
+                    return self.topic_changed();
+                }
                 if let Some(held) = self.held.get_mut(&partition).filter(|held| !held.parked) {
                     held.next = held.next.max(offset);
                     held.at_end = true;
@@ -198,12 +211,21 @@ impl Worker {
                 }
             }
             Polled::Failed { partition, code, message, fatal } => self.take_failure(partition, code, message, fatal),
-            Polled::Other => {}
+            Polled::TopicId { topic, id } if *topic == *self.topic => {
+                self.incarnation.observe(id);
+                if self.incarnation.other().is_some() {
+                    self.topic_changed();
+                }
+            }
+            Polled::TopicId { .. } | Polled::Other => {}
         }
     }
 
     fn take_record(&mut self, record: &Record<'_>) {
         self.trouble.over();
+        if !self.incarnation.is_expected() {
+            return self.topic_changed();
+        }
         let keep = self.decoder.keep;
         let Some(held) = self.held.get_mut(&record.partition).filter(|held| !held.parked) else { return };
         if record.offset < held.next {
@@ -236,69 +258,6 @@ impl Worker {
                 tracing::warn!(topic = %self.topic, partition, %error, "cannot stop reading a finished partition");
             }
         }
-    }
-
-    fn take_failure(&mut self, partition: Option<i32>, code: RDKafkaErrorCode, message: String, fatal: bool) {
-        use RDKafkaErrorCode as C;
-        let message = if message.is_empty() { code.to_string() } else { message };
-        match (code, partition) {
-            (C::AutoOffsetReset | C::OffsetOutOfRange, Some(partition)) => self.out_of_range(partition, &message),
-            _ if fatal || crate::error::is_refused(code) => self.refused(partition, code, message),
-            _ => self.trouble.begin(self.queue.consumer(), &message),
-        }
-    }
-
-    /// The log does not have the position. Looks up what it has, and lets the reads fail.
-    fn out_of_range(&mut self, partition: i32, message: &str) {
-        let Some(position) = self.held.get(&partition).filter(|held| !held.parked).map(|held| held.next) else {
-            return;
-        };
-        let tp = TopicPartition::new(self.topic.clone(), partition);
-        match self.queue.consumer().fetch_watermarks(&self.topic, partition, Duration::from_secs(5)) {
-            Ok((earliest, latest)) if position < earliest || position > latest => {
-                tracing::warn!(%tp, position, earliest, latest, message, "offset out of range");
-                let failure = ConnectorError::OffsetOutOfRange { tp: tp.clone(), position, earliest, latest };
-                self.trouble.send(SourceEvent::OffsetOutOfRange { tp, position, earliest, latest });
-                self.fail(partition, failure);
-            }
-            // It is there after all, or the brokers do not say: have it fetched again.
-            _ => {
-                let again = self.unplace(partition).and_then(|()| self.place(partition, position));
-                if let Err(error) = again {
-                    self.fail(partition, ConnectorError::kafka(format!("assigning {tp}"), &error));
-                }
-            }
-        }
-    }
-
-    fn refused(&mut self, partition: Option<i32>, code: RDKafkaErrorCode, message: String) {
-        let context = match partition {
-            Some(partition) => format!("Kafka refuses to read {}-{partition}", self.topic),
-            None => format!("Kafka refuses to read '{}'", self.topic),
-        };
-        let failure = ConnectorError::from_code(context, Some(code), message);
-        self.trouble.send(SourceEvent::Refused { message: failure.to_string() });
-        let all = self.held.keys().copied().collect();
-        for partition in partition.map_or(all, |partition| vec![partition]) {
-            self.fail(partition, failure.clone());
-        }
-    }
-
-    /// Reads of the partition fail from now on, until it is assigned again.
-    fn fail(&mut self, partition: i32, failure: ConnectorError) {
-        if let Some(held) = self.held.get_mut(&partition)
-            && !std::mem::replace(&mut held.parked, true)
-            && let Err(error) = self.unplace(partition)
-        {
-            tracing::debug!(topic = %self.topic, partition, %error, "cannot stop reading a failed partition");
-        }
-        self.shared.with(|state| {
-            if let Some(buffer) = state.partitions.get_mut(&partition) {
-                buffer.failure = Some(failure);
-                buffer.changed = true;
-            }
-        });
-        self.shared.tell();
     }
 
     /// Decodes what someone waits for, and when idle what is worth it.
@@ -388,6 +347,6 @@ impl Worker {
 }
 
 /// The buffer of a partition, unless it started anew since.
-fn current(state: &mut WorkerState, partition: i32, generation: u64) -> Option<&mut PartitionBuffer> {
+pub(super) fn current(state: &mut WorkerState, partition: i32, generation: u64) -> Option<&mut PartitionBuffer> {
     state.partitions.get_mut(&partition).filter(|buffer| buffer.generation == generation)
 }

@@ -1,6 +1,6 @@
 //! What the query machine asks of the world.
 
-use crate::ids::{AttemptId, BatchId, ExecutorId, TaskId};
+use crate::ids::{AttemptId, BatchId, ExecutorId, SinkId, SourceId, TaskId};
 use crate::offsets::SourcePartition;
 use crate::plan::{BatchPlan, WriterPlan};
 use crate::query::End;
@@ -14,8 +14,15 @@ use std::sync::Arc;
 pub enum Action {
     /// Tell an executor to compile the query and get ready.
     Open { executor: ExecutorId },
-    /// Tell an executor which partitions to read, from where, and where to end.
-    Assign { executor: ExecutorId, partitions: Vec<(SourcePartition, i64, Option<i64>)> },
+    /// Tell an executor which partitions to read, from where, and where to end; and the ids of the topics those
+    /// positions belong to: of a topic with another id nothing may be read.
+    Assign {
+        executor: ExecutorId,
+        partitions: Vec<(SourcePartition, i64, Option<i64>)>,
+        topic_ids: BTreeMap<SourceId, String>,
+    },
+    /// Look at the source's topic now, not at the next interval. Answers: `Topic` or `TopicMissing`.
+    LookAtTopic { source: SourceId },
     /// Execute the plan's tasks where `placement` says. Answers: `TaskDone` or `TaskFailed` per task.
     Run {
         attempt: AttemptId,
@@ -32,9 +39,15 @@ pub enum Action {
     Persist { record: Arc<PrepareRecord> },
     /// Commit these writers' transactions. Answers: `Published` per writer.
     Publish { attempt: AttemptId, batch: BatchId, executor: ExecutorId, writers: Vec<WriterPlan> },
+    /// Note durably how many writers each sink may have in use, before one of them is used for the first time: after
+    /// a crash of everything nobody else knows whose transactions are open. Answers: `WritersReserved` or
+    /// `ReserveFailed`.
+    ReserveWriters { counts: BTreeMap<SinkId, u32> },
     /// Fence these writers (initialise their transactional ids), then find out what they hold.
-    /// `batch` is the prepared batch asked about; `None` when only fencing is wanted. Answers: `Resolved`.
-    Resolve { batch: Option<BatchId>, writers: Vec<WriterReport> },
+    /// `batch` is the prepared batch asked about; `None` when only fencing is wanted, or nothing is prepared. `whole`:
+    /// every writer that a sink has progress of is fenced and told of, known or not. Answers: `Resolved` of the same
+    /// number.
+    Resolve { number: u64, batch: Option<BatchId>, writers: Vec<WriterReport>, whole: bool },
     /// The batch is committed: note it, tell the executors to promote, report progress.
     Committed(Box<CommittedBatch>),
     /// The run is over; executors are to forget the query. Nothing follows.

@@ -1,5 +1,6 @@
 //! Turning ranges into a plan with tasks, and plans into running attempts.
 
+use super::lease::Lease;
 use super::machine::{Execution, Phase, Prepared, QueryMachine, StageInput, StageTopology};
 use super::{Action, BatchTimings};
 use crate::ids::{BatchId, ExecutorId, SinkId, SourceId, TaskId, WriterId};
@@ -15,8 +16,7 @@ impl QueryMachine {
         let close_before: BTreeMap<SourceId, i64> =
             self.watermarks.iter().filter_map(|(id, w)| Some((*id, w.current_ms?))).collect();
         let (tasks, placement) = self.split(&ranges);
-        // Never back, whatever the machine's clock does.
-        let timestamp_ms = self.committed.as_ref().map_or(now_ms, |last| now_ms.max(last.plan.timestamp_ms));
+        let timestamp_ms = self.clock.now_ms();
         let plan = BatchPlan { batch, timestamp_ms, ranges, late_before: self.closed.clone(), close_before, tasks };
         // What it leaves unread goes on waiting.
         self.waiting_since.retain(|id, _| !plan.ranges.keys().any(|partition| partition.source == *id));
@@ -26,7 +26,7 @@ impl QueryMachine {
     /// Executes a prepared batch again: the same plan, whole tasks placed on whoever is there.
     pub(super) fn run_again(&mut self, prepared: Prepared, now_ms: i64, out: &mut Vec<Action>) {
         let plan = Arc::new(prepared.record.plan.clone());
-        let executors: Vec<ExecutorId> = self.executors.keys().copied().collect();
+        let executors: Vec<ExecutorId> = self.usable().into_iter().collect();
         let mut seen: BTreeMap<_, usize> = BTreeMap::new();
         let mut placement = BTreeMap::new();
         for task in &plan.tasks {
@@ -42,7 +42,7 @@ impl QueryMachine {
             });
             let partitions =
                 ranges.flatten().map(|(partition, range)| (partition.clone(), range.start, None)).collect();
-            out.push(Action::Assign { executor: *executor, partitions });
+            out.push(Action::Assign { executor: *executor, partitions, topic_ids: prepared.record.topic_ids.clone() });
         }
         self.stale_assignment = true;
         self.available.clear();
@@ -59,6 +59,7 @@ impl QueryMachine {
         out: &mut Vec<Action>,
     ) {
         let attempt = self.new_attempt();
+        self.planned = true;
         // Whoever opens these writers now ends what is left of an earlier attempt.
         plan.writers().for_each(|writer| {
             self.unaborted.remove(&writer);
@@ -73,8 +74,13 @@ impl QueryMachine {
             published,
         });
         let timings = BatchTimings { planned_at_ms: now_ms, ..BatchTimings::default() };
-        let reports = BTreeMap::new();
-        self.phase = Phase::Executing(Execution { attempt, plan, placement, reports, finish, timings });
+        let (reports, nothing) = (BTreeMap::new(), plan.tasks.is_empty());
+        let lease = Lease::new(now_ms);
+        self.phase = Phase::Executing(Execution { attempt, plan, placement, reports, finish, timings, lease });
+        if nothing {
+            // A batch that only records what was skipped.
+            self.gather(now_ms, out);
+        }
     }
 
     /// Splits a batch into tasks: per source stage one for each executor with something to read, per shard

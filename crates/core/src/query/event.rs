@@ -2,8 +2,8 @@
 
 use crate::align::Mark;
 use crate::error::ErrorKind;
-use crate::ids::{AttemptId, BatchId, ExecutorId, TaskId};
-use crate::offsets::SourcePartition;
+use crate::ids::{AttemptId, BatchId, ExecutorId, SinkId, SourceId, TaskId};
+use crate::offsets::{LogEnds, SourcePartition};
 use crate::plan::WriterPlan;
 use crate::report::TaskReport;
 use std::collections::BTreeMap;
@@ -27,8 +27,30 @@ pub enum Resolution {
     Published,
     /// Not that batch; its transaction, if any, is aborted.
     NotPublished,
-    /// A later batch than the checkpoint knows of.
+    /// A batch the checkpoint does not know of: a later one, or another one of the same number.
     Ahead { batch: BatchId },
+}
+
+/// One look at a source's topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicLook {
+    pub source: SourceId,
+    /// Changes when the topic is deleted and created again; `None` if the brokers do not tell.
+    pub id: Option<String>,
+    /// Of all partitions, or empty where they are not known yet. They belong to the topic of this id.
+    pub ends: BTreeMap<SourcePartition, LogEnds>,
+}
+
+/// A position that a consumer could not read on from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutOfRange {
+    pub partition: SourcePartition,
+    /// The consumer's position, perhaps far ahead of what is committed.
+    pub position: i64,
+    pub earliest: i64,
+    pub latest: i64,
+    /// From here on the log holds other records than those that were read before.
+    pub diverged: Option<i64>,
 }
 
 /// One fact. Facts may come late, twice or out of order; stale ones change nothing.
@@ -45,8 +67,18 @@ pub enum Event {
         /// Watermark values of records that wait, those told before left out. Only wanted with `max_drift_ms`.
         marks: BTreeMap<SourcePartition, Vec<Mark>>,
     },
-    /// Partitions known to the brokers with the position to begin at when they are new to the query.
-    Partitions(Vec<(SourcePartition, i64)>),
+    /// What the brokers say of a source's topic.
+    Topic(TopicLook),
+    /// A consumer was told another id of its topic than the one its positions belong to. It reads nothing of it.
+    TopicChanged {
+        source: SourceId,
+        found: String,
+    },
+    /// The brokers know no topic of this name.
+    TopicMissing {
+        source: SourceId,
+        message: String,
+    },
     /// All records of one task attempt are read, its output exchanged or flushed.
     TaskDone {
         attempt: AttemptId,
@@ -58,6 +90,19 @@ pub enum Event {
         task: TaskId,
         kind: ErrorKind,
         message: String,
+        /// The executor that could not be reached, if that is why.
+        unreachable: Option<ExecutorId>,
+    },
+    /// The tasks of an attempt that run on an executor, with the steps each has made. Without an attempt: the executor is
+    /// still opening the query.
+    Heartbeat {
+        executor: ExecutorId,
+        attempt: Option<AttemptId>,
+        tasks: BTreeMap<TaskId, u64>,
+    },
+    /// An executor ends, or has ended, because it was told to: it did not die.
+    Left {
+        executor: ExecutorId,
     },
     /// The checkpoint of the batch is durable.
     Persisted {
@@ -68,26 +113,31 @@ pub enum Event {
         kind: ErrorKind,
         message: String,
     },
+    /// The sinks' numbers of writers are durable.
+    WritersReserved(BTreeMap<SinkId, u32>),
+    ReserveFailed {
+        kind: ErrorKind,
+        message: String,
+    },
     /// `known` is false when the commit's outcome is unknown.
     Published {
         attempt: AttemptId,
         writer: WriterPlan,
         known: bool,
     },
-    /// What the writers asked about hold; all of them are fenced.
-    Resolved(BTreeMap<WriterPlan, Resolution>),
+    /// What the writers asked about hold; all of them are fenced. `number` is the question's.
+    Resolved {
+        number: u64,
+        found: BTreeMap<WriterPlan, Resolution>,
+    },
     /// Fencing or reading progress failed for good.
     ResolveFailed {
+        number: u64,
         kind: ErrorKind,
         message: String,
     },
-    /// A consumer's position is outside the log.
-    OutOfRange {
-        partition: SourcePartition,
-        position: i64,
-        earliest: i64,
-        latest: i64,
-    },
+    /// A consumer's position is outside the log, or in a log that was rewritten below it.
+    OutOfRange(OutOfRange),
     /// Trouble that stops the query (`Fix`, `Fatal`), or that is shown until it is over (`Retry`).
     Trouble {
         executor: Option<ExecutorId>,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// Pause before a failed attempt is tried again, doubled per failure, milliseconds.
 const RETRY_BASE_MS: i64 = 50;
-const RETRY_MAX_MS: i64 = 5_000;
+pub(super) const RETRY_MAX_MS: i64 = 5_000;
 
 impl QueryMachine {
     pub(super) fn on_task_done(
@@ -30,13 +30,14 @@ impl QueryMachine {
             return;
         }
         execution.reports.insert(report.task, report);
-        if execution.reports.len() == execution.plan.tasks.len() {
+        execution.lease.done(executor, now_ms);
+        if execution.reports.len() == execution.plan.tasks.len() && !self.drop_if_too_long(now_ms, out) {
             self.gather(now_ms, out);
         }
     }
 
     /// All tasks are done: persist a new batch, or compare a repeated one with its record.
-    fn gather(&mut self, now_ms: i64, out: &mut Vec<Action>) {
+    pub(super) fn gather(&mut self, now_ms: i64, out: &mut Vec<Action>) {
         let Phase::Executing(mut execution) = std::mem::replace(&mut self.phase, Phase::Ready { finish: None }) else {
             return;
         };
@@ -51,7 +52,7 @@ impl QueryMachine {
                 }
                 let record = Arc::new(record);
                 out.push(Action::Persist { record: record.clone() });
-                self.phase = Phase::Preparing { record, execution };
+                self.phase = Phase::Preparing { record, execution, again_at_ms: None };
             }
             Some(prepared) => match mismatch(&prepared.record, &execution.reports) {
                 Some(message) => {
@@ -91,6 +92,9 @@ impl QueryMachine {
             writers,
             state,
             totals,
+            topic_ids: self.topic_ids.clone(),
+            ends: self.new_ends.clone(),
+            reset: self.reset.clone(),
         }
     }
 
@@ -129,6 +133,7 @@ impl QueryMachine {
                 unknown: BTreeSet::new(),
                 operators,
                 timings: execution.timings,
+                asked_at_ms: now_ms,
             },
             now_ms,
             out,
@@ -154,13 +159,61 @@ impl QueryMachine {
                 self.end(End::Failed(message), out);
             }
             ErrorKind::Retry | ErrorKind::Fenced => {
-                self.troubles.insert(None, message);
-                self.failures = self.failures.saturating_add(1);
-                let pause = RETRY_BASE_MS.saturating_mul(1 << self.failures.min(10)).min(RETRY_MAX_MS);
-                self.not_before_ms = now_ms + pause;
+                // Whatever ended it, less would have been done by now.
+                if self.took_ms(now_ms).is_some_and(|took_ms| took_ms >= self.config.max_attempt_ms / 2) {
+                    self.shrink();
+                }
+                self.retry_later(message, now_ms);
                 self.abort_execution(&BTreeSet::new(), now_ms, out);
             }
         }
+    }
+
+    /// The next attempt waits a while, longer with each failure.
+    pub(super) fn retry_later(&mut self, message: String, now_ms: i64) {
+        self.troubles.insert(None, message);
+        self.failures = self.failures.saturating_add(1);
+        let pause = RETRY_BASE_MS.saturating_mul(1 << self.failures.min(10)).min(RETRY_MAX_MS);
+        self.not_before_ms = self.not_before_ms.max(now_ms + pause);
+    }
+
+    /// How long the attempt of a new batch runs. One that is repeated has its plan, and takes what it takes.
+    fn took_ms(&self, now_ms: i64) -> Option<i64> {
+        Some(now_ms - self.too_long_at_ms()? + self.config.max_attempt_ms)
+    }
+
+    /// When the attempt will have taken too long.
+    pub(super) fn too_long_at_ms(&self) -> Option<i64> {
+        match &self.phase {
+            Phase::Executing(execution) if execution.finish.is_none() => {
+                Some(execution.timings.planned_at_ms + self.config.max_attempt_ms)
+            }
+            _ => None,
+        }
+    }
+
+    /// The batch under way is to be planned smaller.
+    fn shrink(&mut self) {
+        if let Phase::Executing(execution) = &self.phase {
+            self.pace.shrink(&execution.plan.ranges);
+        }
+    }
+
+    /// Drops an attempt that runs for so long that its first rows' transactions would end before the last rows are
+    /// written: prepared, it could never be published, nor be planned smaller any more. True if it was dropped.
+    pub(super) fn drop_if_too_long(&mut self, now_ms: i64, out: &mut Vec<Action>) -> bool {
+        let Some(took_ms) = self.took_ms(now_ms).filter(|took_ms| *took_ms >= self.config.max_attempt_ms) else {
+            return false;
+        };
+        self.shrink();
+        let message = format!(
+            "a batch took {} s, longer than its transactions may be open; it is planned smaller. \
+             Set max_offsets_per_trigger, or raise the sinks' 'kafka.transaction.timeout.ms'",
+            took_ms / 1000
+        );
+        self.retry_later(message, now_ms);
+        self.abort_execution(&BTreeSet::new(), now_ms, out);
+        true
     }
 
     /// Drops the current attempt. Writers of executors that are gone are fenced first, so that their open
@@ -186,15 +239,12 @@ impl QueryMachine {
         self.phase = match (orphans.is_empty(), execution.finish) {
             (true, finish) => Phase::Ready { finish },
             (false, Some(prepared)) => {
-                out.push(Action::Resolve {
-                    batch: Some(prepared.record.batch()),
-                    writers: prepared.record.writers.clone(),
-                });
-                Phase::Resolving { prepared: Some(prepared), running: None }
+                let number = self.ask(Some(prepared.record.batch()), prepared.record.writers.clone(), false, out);
+                Phase::Resolving { number, prepared: Some(prepared), running: None }
             }
             (false, None) => {
-                out.push(Action::Resolve { batch: None, writers: orphans });
-                Phase::Resolving { prepared: None, running: None }
+                let number = self.ask(None, orphans, false, out);
+                Phase::Resolving { number, prepared: None, running: None }
             }
         };
     }
@@ -206,8 +256,8 @@ impl QueryMachine {
         }
         let Phase::Ready { finish } = std::mem::replace(&mut self.phase, Phase::Ready { finish: None }) else { return };
         let writers = std::mem::take(&mut self.orphans).into_iter().map(unwritten).collect();
-        out.push(Action::Resolve { batch: None, writers });
-        self.phase = Phase::Resolving { prepared: finish, running: None };
+        let number = self.ask(None, writers, false, out);
+        self.phase = Phase::Resolving { number, prepared: finish, running: None };
     }
 
     /// The run's batch under way is persisted: from here on it can only be finished.
@@ -216,12 +266,13 @@ impl QueryMachine {
         if record.batch() != batch {
             return;
         }
-        let Phase::Preparing { record, mut execution } =
+        let Phase::Preparing { record, mut execution, .. } =
             std::mem::replace(&mut self.phase, Phase::Ready { finish: None })
         else {
             return;
         };
         execution.timings.prepared_at_ms = now_ms;
+        self.troubles.remove(&None);
         let prepared = Prepared { record, published: BTreeSet::new() };
         self.publish(prepared, execution, now_ms, out);
     }
@@ -231,23 +282,36 @@ impl QueryMachine {
         batch: crate::ids::BatchId,
         kind: ErrorKind,
         message: String,
+        now_ms: i64,
         out: &mut Vec<Action>,
     ) {
-        let Phase::Preparing { record, execution } = &self.phase else { return };
+        let Phase::Preparing { record, execution, again_at_ms } = &mut self.phase else { return };
         if record.batch() != batch {
             return;
         }
+        let message = format!("the checkpoint of batch {batch} could not be written: {message}");
+        // Nothing was prepared, and what executors hold waits with us.
+        if kind == ErrorKind::Retry {
+            *again_at_ms = Some(now_ms + RETRY_MAX_MS);
+            self.troubles.insert(None, message);
+            return;
+        }
         out.push(abort(execution));
-        let end = match kind {
-            ErrorKind::Fenced => End::Fenced,
-            _ => End::Failed(format!("the checkpoint of batch {batch} could not be written: {message}")),
-        };
-        self.end(end, out);
+        self.end(if kind == ErrorKind::Fenced { End::Fenced } else { End::Failed(message) }, out);
+    }
+
+    /// Writes the record again once there is a chance that it can be written.
+    pub(super) fn persist_again(&mut self, now_ms: i64, out: &mut Vec<Action>) {
+        if let Phase::Preparing { record, again_at_ms, .. } = &mut self.phase
+            && again_at_ms.take_if(|at| now_ms >= *at).is_some()
+        {
+            out.push(Action::Persist { record: record.clone() });
+        }
     }
 }
 
 /// A writer of which nothing is known.
-fn unwritten(plan: WriterPlan) -> WriterReport {
+pub(super) fn unwritten(plan: WriterPlan) -> WriterReport {
     WriterReport { plan, rows: 0, digest: 0, progress_at: None }
 }
 

@@ -1,12 +1,17 @@
 //! The machine's state and its one entry, [`QueryMachine::step`].
 
-use super::{Action, End, Event, ExecutorInfo, RunState};
+use super::cuts::Cuts;
+use super::deaths::Deaths;
+use super::lease::Lease;
+use super::pace::Pace;
+use super::{Action, End, Event, ExecutorInfo, OutOfRange, RunState};
 use crate::align::Mark;
 use crate::assign::Assignment;
+use crate::clock::{BatchClock, Now};
 use crate::ids::{
     AttemptId, AttemptNumber, BatchId, Epoch, ExecutorId, OperatorId, QueryId, SinkId, SourceId, StageId, TaskId,
 };
-use crate::offsets::{Positions, SourcePartition};
+use crate::offsets::{LogEnds, Positions, SourcePartition};
 use crate::options::{SourceSpec, Trigger};
 use crate::plan::{BatchPlan, WriterPlan};
 use crate::query::BatchTimings;
@@ -22,6 +27,8 @@ use std::sync::Arc;
 pub struct QueryConfig {
     pub query: QueryId,
     pub epoch: Epoch,
+    /// No run of this query under this epoch has had an attempt of this number or above.
+    pub first_attempt: u64,
     pub trigger: Trigger,
     pub shards: u16,
     pub sources: Vec<SourceSpec>,
@@ -35,6 +42,15 @@ pub struct QueryConfig {
     pub start_positions: Positions,
     /// Exclusive ends, for partitions that have one. Not empty = the query ends when all are reached.
     pub end_positions: Positions,
+    /// Ids of the topics that the start positions belong to, where the brokers tell them.
+    pub topic_ids: BTreeMap<SourceId, String>,
+    /// Ids of the topics that the end positions belong to.
+    pub end_topic_ids: BTreeMap<SourceId, String>,
+    /// How many writers each sink may have had in use before this run.
+    pub reserved_writers: BTreeMap<SinkId, u32>,
+    /// An attempt that takes longer is dropped, and its batch planned smaller, milliseconds: transactions and calls
+    /// between executors have an end that cannot be moved.
+    pub max_attempt_ms: i64,
 }
 
 /// A stage as planning sees it.
@@ -86,6 +102,8 @@ pub struct QueryMachine {
     pub(super) last_rows_ms: Option<i64>,
     pub(super) totals: Totals,
     pub(super) next_attempt: u64,
+    /// Questions asked about writers.
+    pub(super) questions: u64,
     pub(super) executors: BTreeMap<ExecutorId, ExecutorInfo>,
     pub(super) assignment: Assignment,
     /// The assignment no longer fits executors or partitions.
@@ -111,9 +129,37 @@ pub struct QueryMachine {
     /// Those whose executor is gone: to be fenced before anything else is planned.
     pub(super) orphans: BTreeSet<WriterPlan>,
     /// Positions found outside the log while a prepared batch was being finished.
-    pub(super) deferred_out_of_range: Vec<(SourcePartition, i64, i64, i64)>,
-    /// The trigger `every`: the boundary last used.
+    pub(super) deferred_out_of_range: Vec<OutOfRange>,
+    /// Ids of the topics that positions belong to.
+    pub(super) topic_ids: BTreeMap<SourceId, String>,
+    /// Ids that a source's topic had before it was recreated.
+    pub(super) former_ids: BTreeSet<(SourceId, String)>,
+    /// Sources of which the brokers have not said that the topic is still the same; true: an executor doubts it.
+    pub(super) unconfirmed: BTreeMap<SourceId, bool>,
+    /// Topics that are gone: since when, milliseconds, and what to say of it.
+    pub(super) missing: BTreeMap<SourceId, (i64, String)>,
+    /// What the brokers last said of the logs.
+    pub(super) log_ends: BTreeMap<SourcePartition, LogEnds>,
+    /// Ends of recreated topics, in place of those of the spec.
+    pub(super) new_ends: Positions,
+    /// Partitions whose positions were set anew since the last record.
+    pub(super) reset: BTreeSet<SourcePartition>,
+    /// This run has planned a batch.
+    pub(super) planned: bool,
+    /// Something was skipped or set anew since the last record: it is worth a batch of its own.
+    pub(super) unrecorded: bool,
+    /// The trigger `every`: the boundary last used, a time of batches.
     pub(super) last_boundary_ms: i64,
+    /// How many writers each sink may have in use; durable.
+    pub(super) reserved: BTreeMap<SinkId, u32>,
+    /// Limits of batches after one took too long.
+    pub(super) pace: Pace,
+    /// The time of batches.
+    pub(super) clock: BatchClock,
+    /// Executors that cannot reach one another.
+    pub(super) cuts: Cuts,
+    /// Executors that died under the query.
+    pub(super) deaths: Deaths,
 }
 
 /// How far a partition's consumer has read.
@@ -129,6 +175,8 @@ pub(super) enum Phase {
     /// Writers are being fenced, and asked what they hold if `prepared` is set.
     /// `running` is the attempt that executors still hold overlays of.
     Resolving {
+        /// Of the question that is to be answered.
+        number: u64,
         prepared: Option<Prepared>,
         running: Option<Box<Publication>>,
     },
@@ -136,10 +184,17 @@ pub(super) enum Phase {
     Ready {
         finish: Option<Prepared>,
     },
+    /// The numbers of writers are being made durable; `again_at_ms` is set while that failed for now.
+    Reserving {
+        counts: BTreeMap<SinkId, u32>,
+        again_at_ms: Option<i64>,
+    },
     Executing(Execution),
+    /// The record is being written; `again_at_ms` is set while that failed for now.
     Preparing {
         record: Arc<PrepareRecord>,
         execution: Execution,
+        again_at_ms: Option<i64>,
     },
     Publishing(Publication),
     Ended(End),
@@ -161,6 +216,7 @@ pub(super) struct Execution {
     /// Set when a prepared batch is executed again.
     pub finish: Option<Prepared>,
     pub timings: BatchTimings,
+    pub lease: Lease,
 }
 
 #[derive(Clone, Debug)]
@@ -174,12 +230,18 @@ pub(super) struct Publication {
     pub unknown: BTreeSet<WriterPlan>,
     pub operators: Vec<OperatorMetrics>,
     pub timings: BatchTimings,
+    /// When they were told.
+    pub asked_at_ms: i64,
 }
 
 impl QueryMachine {
-    /// A machine for a run that begins with what the checkpoint holds. Its first actions fence the writers of
-    /// the newest record, if there is one, and ask what they hold.
-    pub fn recover(config: QueryConfig, head: Option<PrepareRecord>, now_ms: i64) -> (Self, Vec<Action>) {
+    /// A machine for a run that begins with what the checkpoint holds. Its first action fences every writer an
+    /// earlier run may have used, and asks what the sinks hold: nothing that this checkpoint does not know of, if
+    /// it is the newest.
+    pub fn recover(config: QueryConfig, head: Option<PrepareRecord>, now: impl Into<Now>) -> (Self, Vec<Action>) {
+        let now = now.into();
+        let now_ms = now.ms;
+        let clock = BatchClock::new(now, head.as_ref().map(|head| head.plan.timestamp_ms));
         let limiters = config
             .sources
             .iter()
@@ -195,8 +257,9 @@ impl QueryMachine {
             last_rows_ms: None,
             totals: Totals::default(),
             // A run of this query that was stopped a moment ago, under the same epoch, may still have messages and
-            // rows on their way. Counting from the time, no attempt of ours has the number of one of its.
-            next_attempt: u64::try_from(now_ms).unwrap_or(0).max(1),
+            // rows on their way: no attempt of ours has the number of one of its.
+            next_attempt: config.first_attempt,
+            questions: 0,
             executors: BTreeMap::new(),
             assignment: Assignment::default(),
             stale_assignment: true,
@@ -214,20 +277,41 @@ impl QueryMachine {
             unaborted: BTreeMap::new(),
             orphans: BTreeSet::new(),
             deferred_out_of_range: Vec::new(),
-            last_boundary_ms: now_ms,
+            topic_ids: config.topic_ids.clone(),
+            former_ids: BTreeSet::new(),
+            unconfirmed: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            log_ends: BTreeMap::new(),
+            new_ends: Positions::new(),
+            reset: BTreeSet::new(),
+            planned: false,
+            unrecorded: false,
+            last_boundary_ms: clock.now_ms(),
+            clock,
+            cuts: Cuts::default(),
+            deaths: Deaths::default(),
+            reserved: config.reserved_writers.clone(),
+            pace: Pace::default(),
             config,
         };
-        let Some(head) = head else { return (machine, Vec::new()) };
-        let writers = head.writers.clone();
-        let batch = head.batch();
-        let prepared = Prepared { record: Arc::new(head), published: BTreeSet::new() };
-        machine.phase = Phase::Resolving { prepared: Some(prepared), running: None };
-        let actions = vec![Action::Resolve { batch: Some(batch), writers }];
+        if let Some(head) = &head {
+            machine.take_up(head);
+        }
+        machine.unconfirmed = machine.topic_ids.keys().map(|source| (*source, false)).collect();
+        // Those added since the positions were recorded.
+        for partition in machine.config.end_positions.keys() {
+            machine.positions.entry(partition.clone()).or_insert(0);
+        }
+        let mut actions = Vec::new();
+        machine.resolve_everything(head, &mut actions);
         (machine, actions)
     }
 
-    /// Takes one fact at time `now_ms` and returns what to do, in order.
-    pub fn step(&mut self, event: Event, now_ms: i64) -> Vec<Action> {
+    /// Takes one fact at this moment and returns what to do, in order.
+    pub fn step(&mut self, event: Event, now: impl Into<Now>) -> Vec<Action> {
+        let now = now.into();
+        let now_ms = now.ms;
+        self.clock.advance(now);
         let mut out = Vec::new();
         if matches!(self.phase, Phase::Ended(_)) {
             return out;
@@ -238,21 +322,30 @@ impl QueryMachine {
             Event::Available { executor, partitions, marks } => {
                 self.on_available(executor, partitions, marks, now_ms);
             }
-            Event::Partitions(partitions) => self.on_partitions(partitions),
+            Event::Topic(look) => self.on_topic(look, now_ms, &mut out),
+            Event::TopicChanged { source, found } => self.on_topic_changed(source, &found, &mut out),
+            Event::TopicMissing { source, message } => self.on_topic_missing(source, message, now_ms, &mut out),
             Event::TaskDone { attempt, executor, report } => {
                 self.on_task_done(attempt, executor, *report, now_ms, &mut out);
             }
-            Event::TaskFailed { attempt, task, kind, message } => {
+            Event::TaskFailed { attempt, task, kind, message, unreachable } => {
+                if let Some(peer) = unreachable {
+                    self.on_unreachable(attempt, task, peer, now_ms);
+                }
                 self.on_task_failed(attempt, task, kind, message, now_ms, &mut out);
             }
+            Event::WritersReserved(counts) => self.on_reserved(counts),
+            Event::ReserveFailed { kind, message } => self.on_reserve_failed(kind, message, now_ms, &mut out),
+            Event::Heartbeat { executor, attempt, tasks } => self.on_heartbeat(executor, attempt, tasks, now_ms),
+            Event::Left { executor } => self.deaths.leaves(executor, self.executors.contains_key(&executor)),
             Event::Persisted { batch } => self.on_persisted(batch, now_ms, &mut out),
-            Event::PersistFailed { batch, kind, message } => self.on_persist_failed(batch, kind, message, &mut out),
-            Event::Published { attempt, writer, known } => self.on_published(attempt, writer, known, now_ms, &mut out),
-            Event::Resolved(found) => self.on_resolved(found, now_ms, &mut out),
-            Event::ResolveFailed { kind, message } => self.on_trouble(None, kind, message, &mut out),
-            Event::OutOfRange { partition, position, earliest, latest } => {
-                self.on_out_of_range(partition, position, earliest, latest, &mut out);
+            Event::PersistFailed { batch, kind, message } => {
+                self.on_persist_failed(batch, kind, message, now_ms, &mut out);
             }
+            Event::Published { attempt, writer, known } => self.on_published(attempt, writer, known, now_ms, &mut out),
+            Event::Resolved { number, found } => self.on_resolved(number, found, now_ms, &mut out),
+            Event::ResolveFailed { number, kind, message } => self.on_resolve_failed(number, kind, message, &mut out),
+            Event::OutOfRange(found) => self.on_out_of_range(found, &mut out),
             Event::Trouble { executor, kind, message } => self.on_trouble(executor, kind, message, &mut out),
             Event::Stop => self.stop_by_ms = self.stop_by_ms.or(Some(now_ms + super::ending::STOP_GRACE_MS)),
         }
@@ -280,6 +373,23 @@ impl QueryMachine {
         &self.totals
     }
 
+    /// Things to know that are over by themselves.
+    pub fn notices(&self) -> Vec<String> {
+        let named = |id: &ExecutorId| match self.executors.get(id) {
+            Some(info) => format!("{id} ({})", info.address),
+            None => id.to_string(),
+        };
+        let notice = |(out, other): (ExecutorId, ExecutorId)| {
+            format!(
+                "executor {} does no work for this query for now: it and executor {} cannot reach one another; look at \
+                 the network between them, and at --advertise",
+                named(&out),
+                named(&other)
+            )
+        };
+        self.cuts.out().map(notice).collect()
+    }
+
     /// What it is doing.
     pub fn state(&self) -> RunState {
         if let Phase::Ended(end) = &self.phase {
@@ -288,11 +398,15 @@ impl QueryMachine {
         if self.executors.is_empty() {
             return RunState::Waiting("no executor is connected; start one with `highwater executor`".into());
         }
-        if let Some(trouble) = self.troubles.values().next() {
+        if let Some(quarantined) = self.deaths.waiting(self.advanced_at_ms) {
+            return RunState::Waiting(quarantined);
+        }
+        if let Some(trouble) = self.troubles.values().chain(self.missing.values().map(|(_, message)| message)).next() {
             return RunState::Waiting(trouble.clone());
         }
         match self.phase {
             Phase::Resolving { .. } => RunState::Starting,
+            Phase::Ready { .. } if self.unconfirmed.values().any(|doubted| !doubted) => RunState::Starting,
             _ => RunState::Running,
         }
     }

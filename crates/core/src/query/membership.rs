@@ -1,13 +1,22 @@
 //! Executors and partitions: who is there, who reads what, how far they have read.
 
-use super::machine::{Phase, QueryMachine, Reach};
-use super::{Action, ExecutorInfo};
+use super::deaths::Verdict;
+use super::machine::{Execution, Phase, QueryMachine, Reach};
+use super::{Action, End, ExecutorInfo};
 use crate::align::Mark;
 use crate::assign::{AssignProblem, solve};
-use crate::ids::ExecutorId;
+use crate::ids::{AttemptId, BatchId, ExecutorId, TaskId};
 use crate::offsets::SourcePartition;
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// How long an executor may take to tell what became of writers it was told to publish, milliseconds.
+const PUBLISH_MS: i64 = 180_000;
+
+/// Executors whose tasks have neither reported nor failed.
+fn waited_for(execution: &Execution) -> BTreeSet<ExecutorId> {
+    let open = execution.placement.iter().filter(|(task, _)| !execution.reports.contains_key(task));
+    open.map(|(_, executor)| *executor).collect()
+}
 
 impl QueryMachine {
     pub(super) fn on_executors(&mut self, list: Vec<ExecutorInfo>, now_ms: i64, out: &mut Vec<Action>) {
@@ -20,9 +29,34 @@ impl QueryMachine {
             self.stale_assignment = true;
         }
         self.executors = new;
+        self.deaths.are_here(&self.executors);
         if gone.is_empty() {
             return;
         }
+        self.cuts.forget(&gone);
+        self.forget_readers(&gone);
+        let dead: Vec<ExecutorId> = gone.iter().filter(|id| !self.executors.contains_key(id)).copied().collect();
+        let verdict = self.blame(&dead, now_ms);
+        self.on_executors_gone(&gone, now_ms, out);
+        if verdict == Verdict::GiveUp {
+            self.end(End::Failed(self.deaths.gave_up()), out);
+        }
+    }
+
+    /// Counts the deaths of executors that ran a batch of this query, or published it.
+    fn blame(&mut self, dead: &[ExecutorId], now_ms: i64) -> Verdict {
+        let (batch, at_work): (BatchId, BTreeSet<ExecutorId>) = match &self.phase {
+            Phase::Executing(execution) => (execution.plan.batch, waited_for(execution)),
+            Phase::Publishing(publication) => {
+                (publication.prepared.record.batch(), publication.pending.values().copied().collect())
+            }
+            _ => return Verdict::GoOn,
+        };
+        self.deaths.lost(batch, dead.iter().filter(|id| at_work.contains(id)).copied(), now_ms)
+    }
+
+    /// What these executors have read is lost.
+    fn forget_readers(&mut self, gone: &BTreeSet<ExecutorId>) {
         self.stale_assignment = true;
         self.troubles.retain(|who, _| who.is_none_or(|id| !gone.contains(&id)));
         for (id, partitions) in &self.assignment.partitions {
@@ -36,7 +70,73 @@ impl QueryMachine {
                 }
             }
         }
-        self.on_executors_gone(&gone, now_ms, out);
+    }
+
+    /// One executor could not reach another: if that goes on, one of them is left out.
+    pub(super) fn on_unreachable(&mut self, attempt: AttemptId, task: TaskId, peer: ExecutorId, now_ms: i64) {
+        let Phase::Executing(execution) = &self.phase else { return };
+        let Some(from) = execution.placement.get(&task).filter(|_| execution.attempt == attempt) else { return };
+        if self.executors.contains_key(&peer) && self.cuts.failed(*from, peer, now_ms) {
+            self.stale_assignment = true;
+        }
+    }
+
+    /// Executors to place tasks on.
+    pub(super) fn usable(&self) -> BTreeSet<ExecutorId> {
+        self.cuts.usable(self.executors.keys().copied())
+    }
+
+    pub(super) fn on_heartbeat(
+        &mut self,
+        executor: ExecutorId,
+        attempt: Option<AttemptId>,
+        tasks: BTreeMap<TaskId, u64>,
+        now_ms: i64,
+    ) {
+        let Phase::Executing(execution) = &mut self.phase else { return };
+        match attempt {
+            None => return execution.lease.opens(executor, now_ms),
+            Some(attempt) if attempt != execution.attempt => return,
+            Some(_) => {}
+        }
+        let open =
+            execution.placement.iter().filter(|(task, id)| **id == executor && !execution.reports.contains_key(task));
+        let open = open.map(|(task, _)| *task).collect();
+        execution.lease.heard(executor, tasks, &open, now_ms);
+    }
+
+    /// When an attempt is given up if nothing is heard of it.
+    pub(super) fn lapses_at_ms(&self) -> Option<i64> {
+        match &self.phase {
+            Phase::Executing(execution) => execution.lease.lapses_at_ms(&waited_for(execution)),
+            Phase::Publishing(publication) => Some(publication.asked_at_ms + PUBLISH_MS),
+            _ => None,
+        }
+    }
+
+    /// Ends an attempt of which nothing is heard any more. The executors that are waited for open the query anew, as if
+    /// they had joined just now: whatever hangs there is left behind.
+    pub(super) fn end_lapsed(&mut self, now_ms: i64, out: &mut Vec<Action>) {
+        let hung: BTreeSet<ExecutorId> = match &self.phase {
+            Phase::Executing(execution) => execution.lease.lapsed(&waited_for(execution), now_ms),
+            Phase::Publishing(publication) if now_ms - publication.asked_at_ms >= PUBLISH_MS => {
+                publication.pending.values().copied().collect()
+            }
+            _ => return,
+        };
+        if hung.is_empty() {
+            return;
+        }
+        let named: Vec<String> = hung.iter().map(ToString::to_string).collect();
+        self.retry_later(
+            format!("tasks make no progress on executor {}; they are run again", named.join(", ")),
+            now_ms,
+        );
+        self.forget_readers(&hung);
+        self.on_executors_gone(&hung, now_ms, out);
+        out.extend(
+            hung.into_iter().filter(|id| self.executors.contains_key(id)).map(|executor| Action::Open { executor }),
+        );
     }
 
     /// What the loss of executors means for the batch under way.
@@ -78,8 +178,8 @@ impl QueryMachine {
             if position > committed {
                 self.waiting_since.entry(partition.source).or_insert(now_ms);
             }
-            if let Some(idle) = self.idle.get_mut(&partition.source) {
-                idle.observe(&partition, committed, position, at_end, now_ms);
+            if let Some(idle) = self.idle.get_mut(&partition.source).filter(|_| position > committed) {
+                idle.forget(&partition);
             }
             if self.config.max_drift_ms.is_some() {
                 marked.push((partition.clone(), committed, marks.remove(&partition).unwrap_or_default()));
@@ -108,25 +208,12 @@ impl QueryMachine {
         }
     }
 
-    pub(super) fn on_partitions(&mut self, partitions: Vec<(SourcePartition, i64)>) {
-        for (partition, start) in partitions {
-            let bounded = self.config.end_positions.keys().any(|known| known.source == partition.source);
-            if bounded && !self.config.end_positions.contains_key(&partition) {
-                continue;
-            }
-            if let Entry::Vacant(place) = self.positions.entry(partition) {
-                place.insert(start);
-                self.stale_assignment = true;
-            }
-        }
-    }
-
     /// Brings the assignment up to date. Only between batches.
     pub(super) fn reassign(&mut self, out: &mut Vec<Action>) {
         let problem = AssignProblem {
             partitions: self.positions.keys().cloned().collect(),
             shards: self.config.shards,
-            executors: self.executors.keys().copied().collect(),
+            executors: self.usable().into_iter().collect(),
         };
         let next = solve(&problem, Some(&self.assignment));
         let mut owner_before: BTreeMap<&SourcePartition, ExecutorId> = BTreeMap::new();
@@ -163,6 +250,6 @@ impl QueryMachine {
                 Some((partition.clone(), start, self.config.end_positions.get(partition).copied()))
             })
             .collect();
-        Action::Assign { executor, partitions }
+        Action::Assign { executor, partitions, topic_ids: self.topic_ids.clone() }
     }
 }

@@ -4,26 +4,34 @@
 //! brokers; they are reached through [`Action`]s and answer with [`Event`]s.
 //!
 //! Invariants:
-//! - positions never go back; a record that would is refused before it is persisted;
-//! - no writer is told to publish before its batch is persisted;
+//! - positions never go back, unless `on_data_loss` sets them anew; a record that would is refused before it is persisted;
+//! - nothing is planned before the brokers confirm that the topics are those the positions belong to;
+//! - no writer is used before its number is durable, and none told to publish before its batch is persisted;
 //! - batch N+1 is not dispatched before every writer of N is known to be published;
 //! - after `Persist` was asked for, batch N can only be finished, with the same plan and the same digests;
 //! - events of another attempt than the current one change nothing.
 
 mod action;
+mod cuts;
+mod deaths;
 mod dispatch;
 mod ending;
 mod event;
 mod execute;
+mod lease;
+mod loss;
 mod machine;
 mod membership;
+mod pace;
 mod publish;
+mod reserve;
 mod schedule;
 #[cfg(test)]
 mod tests;
+mod topics;
 
 pub use action::{Action, BatchTimings, CommittedBatch};
-pub use event::{Event, ExecutorInfo, Resolution};
+pub use event::{Event, ExecutorInfo, OutOfRange, Resolution, TopicLook};
 pub use machine::{ClockWindow, QueryConfig, QueryMachine, StageInput, StageTopology};
 
 use crate::options::DesiredState;

@@ -2,7 +2,8 @@
 
 use super::machine::{Phase, Prepared, Publication, QueryMachine};
 use super::{Action, CommittedBatch, End, Resolution};
-use crate::ids::AttemptId;
+use crate::error::ErrorKind;
+use crate::ids::{AttemptId, BatchId};
 use crate::plan::WriterPlan;
 use crate::record::PrepareRecord;
 use crate::report::{OperatorMetrics, WriterReport};
@@ -74,36 +75,73 @@ impl QueryMachine {
         let record = &publication.prepared.record;
         let writers: Vec<WriterReport> =
             record.writers.iter().filter(|report| publication.unknown.contains(&report.plan)).cloned().collect();
-        out.push(Action::Resolve { batch: Some(record.batch()), writers });
+        let number = self.ask(Some(record.batch()), writers, false, out);
         let prepared = Some(publication.prepared.clone());
-        self.phase = Phase::Resolving { prepared, running: Some(Box::new(publication)) };
+        self.phase = Phase::Resolving { number, prepared, running: Some(Box::new(publication)) };
     }
 
-    pub(super) fn on_resolved(&mut self, found: BTreeMap<WriterPlan, Resolution>, now_ms: i64, out: &mut Vec<Action>) {
-        let Phase::Resolving { .. } = &self.phase else { return };
-        let Phase::Resolving { prepared, running } = std::mem::replace(&mut self.phase, Phase::Ready { finish: None })
+    /// Asks what writers hold; `whole`: those that only the sinks know of, too. Returns the question's number, which
+    /// its answer bears.
+    pub(super) fn ask(
+        &mut self,
+        batch: Option<BatchId>,
+        writers: Vec<WriterReport>,
+        whole: bool,
+        out: &mut Vec<Action>,
+    ) -> u64 {
+        self.questions += 1;
+        out.push(Action::Resolve { number: self.questions, batch, writers, whole });
+        self.questions
+    }
+
+    pub(super) fn on_resolved(
+        &mut self,
+        number: u64,
+        found: BTreeMap<WriterPlan, Resolution>,
+        now_ms: i64,
+        out: &mut Vec<Action>,
+    ) {
+        let Phase::Resolving { number: asked, .. } = &self.phase else { return };
+        if *asked != number {
+            return;
+        }
+        let Phase::Resolving { prepared, running, .. } =
+            std::mem::replace(&mut self.phase, Phase::Ready { finish: None })
         else {
             return;
         };
         self.troubles.remove(&None);
-        let Some(mut prepared) = prepared else { return };
+        let record = prepared.as_ref().map(|prepared| prepared.record.clone());
+        let record = record.as_deref();
+        let known = |writer: WriterPlan| record.is_some_and(|record| record.writers.iter().any(|w| w.plan == writer));
+        let mut published = Vec::new();
         for (writer, resolution) in found {
-            match resolution {
-                Resolution::Published => {
-                    prepared.published.insert(writer);
+            match (resolution, record) {
+                (Resolution::Published, _) if known(writer) => published.push(writer),
+                // By a writer that the record of this batch does not have: it was another batch of this number.
+                (Resolution::Published, Some(newest)) => {
+                    return self.end(End::Failed(ahead(Some(newest), writer, newest.batch())), out);
                 }
-                Resolution::NotPublished => {}
-                Resolution::Ahead { batch } => {
-                    self.end(End::Failed(ahead(&prepared.record, writer, batch)), out);
-                    return;
+                (Resolution::Ahead { batch }, _) => {
+                    return self.end(End::Failed(ahead(record, writer, batch)), out);
                 }
+                (Resolution::Published, None) | (Resolution::NotPublished, _) => {}
             }
         }
+        let Some(mut prepared) = prepared else { return };
+        prepared.published.extend(published);
         let complete = prepared.record.writers.iter().all(|w| w.rows == 0 || prepared.published.contains(&w.plan));
         match running {
             _ if !complete => self.phase = Phase::Ready { finish: Some(prepared) },
             Some(publication) => self.commit(*publication, now_ms, out),
             None => self.adopt(prepared.record, now_ms, out),
+        }
+    }
+
+    /// Only the answer to the question that is open may stop the query.
+    pub(super) fn on_resolve_failed(&mut self, number: u64, kind: ErrorKind, message: String, out: &mut Vec<Action>) {
+        if matches!(&self.phase, Phase::Resolving { number: asked, .. } if *asked == number) {
+            self.on_trouble(None, kind, message, out);
         }
     }
 
@@ -119,6 +157,7 @@ impl QueryMachine {
             unknown: Default::default(),
             operators: Vec::new(),
             timings: Default::default(),
+            asked_at_ms: now_ms,
         };
         self.commit(publication, now_ms, out);
     }
@@ -134,6 +173,10 @@ impl QueryMachine {
             let ranges = record.plan.ranges.iter().filter(|(partition, _)| partition.source == *id);
             limiter.take(ranges.map(|(_, range)| u64::try_from(range.len()).unwrap_or(0)).sum());
         }
+        if publication.timings.planned_at_ms > 0 {
+            let took_ms = now_ms - publication.timings.planned_at_ms;
+            self.pace.committed(&record.plan.ranges, took_ms, self.config.max_attempt_ms);
+        }
         self.watermarks = record.watermarks.clone();
         self.closed = record.plan.close_before.clone();
         // Rows of windows come from records, and from operators whose windows close without any. Of batches before a
@@ -146,16 +189,21 @@ impl QueryMachine {
         }
         self.totals = record.totals.clone();
         self.failures = 0;
+        self.deaths.committed();
+        self.cuts.committed(&publication.placement.values().copied().collect());
         self.troubles.remove(&None);
         for (partition, reach) in &self.available {
             let committed = self.positions.get(partition).copied().unwrap_or(0);
             if reach.position > committed {
                 self.waiting_since.entry(partition.source).or_insert(now_ms);
             }
-            if let Some(idle) = self.idle.get_mut(&partition.source) {
-                idle.observe(partition, committed, reach.position, reach.at_end, now_ms);
+            if let Some(idle) = self.idle.get_mut(&partition.source).filter(|_| reach.position > committed) {
+                idle.forget(partition);
             }
         }
+        // No skip is applied between a record and its commit: this one holds them all.
+        self.unrecorded = false;
+        self.reset.clear();
         self.committed = Some(record.clone());
         self.phase = Phase::Ready { finish: None };
         let mut timings = publication.timings;
@@ -172,13 +220,17 @@ impl QueryMachine {
     }
 }
 
-fn ahead(record: &PrepareRecord, writer: WriterPlan, batch: crate::ids::BatchId) -> String {
+/// Nothing is skipped and nothing written twice: whatever the checkpoint lacks, a sink holds already.
+fn ahead(record: Option<&PrepareRecord>, writer: WriterPlan, batch: BatchId) -> String {
+    let ends = match record {
+        Some(record) if record.batch() == batch => format!("the checkpoint's batch {batch} is another one"),
+        Some(record) => format!("the checkpoint ends at batch {}", record.batch()),
+        None => "the checkpoint has none".to_string(),
+    };
     format!(
-        "the sink is ahead of the query: writer {} of sink {} already holds batch {batch}, but the checkpoint ends at \
-         batch {}. The checkpoint was restored from an older copy, or another driver ran this query. Restore the \
+        "the sink is ahead of the query: writer {} of sink {} already holds batch {batch}, but {ends}. The checkpoint \
+         was restored from an older copy, its newest writes were lost, or another driver ran this query. Restore the \
          newer checkpoint, or drop the query and submit it again with --new-output",
-        writer.writer,
-        writer.sink,
-        record.batch()
+        writer.writer, writer.sink
     )
 }

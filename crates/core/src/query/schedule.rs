@@ -22,13 +22,21 @@ impl QueryMachine {
         if self.stop_if_due(now_ms, out) {
             return;
         }
+        self.persist_again(now_ms, out);
+        self.drop_if_too_long(now_ms, out);
         if matches!(self.phase, Phase::Ready { finish: None }) {
-            for (partition, position, earliest, latest) in std::mem::take(&mut self.deferred_out_of_range) {
-                self.on_out_of_range(partition, position, earliest, latest, out);
+            for found in std::mem::take(&mut self.deferred_out_of_range) {
+                self.on_out_of_range(found, out);
             }
         }
+        self.end_lapsed(now_ms, out);
+        self.stale_assignment |= self.cuts.readmit(now_ms);
+        if matches!(self.phase, Phase::Reserving { .. }) {
+            self.reserve_writers(now_ms, out);
+        }
         let Phase::Ready { finish } = &self.phase else { return };
-        if self.executors.is_empty() || now_ms < self.not_before_ms {
+        let quarantined = self.deaths.waits_until_ms(now_ms).is_some();
+        if self.executors.is_empty() || now_ms < self.not_before_ms || quarantined {
             return;
         }
         if let Some(prepared) = finish.clone() {
@@ -38,8 +46,11 @@ impl QueryMachine {
         if self.stale_assignment {
             self.reassign(out);
         }
+        if self.reserve_writers(now_ms, out) || !self.unconfirmed.is_empty() {
+            return;
+        }
         self.advance_watermarks(now_ms);
-        if self.at_its_ends() && !self.windows_due(now_ms) {
+        if self.at_its_ends() && !self.unrecorded && !self.windows_due() {
             self.end(End::Finished, out);
             return;
         }
@@ -52,9 +63,15 @@ impl QueryMachine {
     /// last step: what fell due since then has not been looked at.
     pub fn next_wake_ms(&self) -> Option<i64> {
         let now_ms = self.advanced_at_ms;
-        let mut wakes: Vec<i64> = self.stop_by_ms.into_iter().collect();
+        let mut wakes: Vec<i64> =
+            self.stop_by_ms.into_iter().chain(self.too_long_at_ms()).chain(self.lapses_at_ms()).collect();
+        wakes.extend(self.cuts.readmits_at_ms());
+        if let Phase::Preparing { again_at_ms, .. } | Phase::Reserving { again_at_ms, .. } = &self.phase {
+            wakes.extend(again_at_ms);
+        }
         if matches!(self.phase, Phase::Ready { .. }) {
             wakes.extend((self.not_before_ms > now_ms).then_some(self.not_before_ms));
+            wakes.extend(self.deaths.waits_until_ms(now_ms));
             wakes.extend(self.limiters.iter().filter(|(id, _)| self.pending(**id)).map(|(_, l)| l.next_at_ms(now_ms)));
             if self.config.windowed || self.config.max_drift_ms.is_some() {
                 wakes.extend(self.idle.values().filter_map(|idle| idle.next_deadline_ms(now_ms)));
@@ -63,9 +80,9 @@ impl QueryMachine {
                 source.options.min_offsets_per_trigger?;
                 Some(self.waiting_since.get(&source.id)? + self.max_delay_ms(source.id))
             }));
-            wakes.extend(self.next_clock_end_ms());
+            wakes.extend(self.next_clock_end_ms().map(|end| self.clock.reaches_at_ms(end)));
             if let Trigger::Every { interval_ms } = self.config.trigger {
-                wakes.push(next_boundary(self.last_boundary_ms, interval_ms));
+                wakes.push(self.clock.reaches_at_ms(next_boundary(self.last_boundary_ms, interval_ms)));
             }
         }
         wakes.into_iter().filter(|wake| *wake > now_ms).min()
@@ -102,13 +119,13 @@ impl QueryMachine {
     }
 
     /// Watermarks or the clock close windows that the last batch did not.
-    fn windows_due(&self, now_ms: i64) -> bool {
+    fn windows_due(&self) -> bool {
         let by_watermark = self.config.windowed
             && self
                 .watermarks
                 .iter()
                 .any(|(id, w)| w.current_ms.is_some_and(|now| self.closed.get(id).is_none_or(|closed| now > *closed)));
-        by_watermark || self.next_clock_end_ms().is_some_and(|end| now_ms >= end)
+        by_watermark || self.next_clock_end_ms().is_some_and(|end| self.clock.now_ms() >= end)
     }
 
     /// When the first window over the time of batches ends that may have rows and was not closed.
@@ -124,18 +141,21 @@ impl QueryMachine {
         !self.positions.is_empty() && self.positions.iter().all(reached)
     }
 
-    /// The ranges of a batch that is due now; they may be empty when windows have to close.
+    /// The ranges of a batch that is due now; they may be empty when windows have to close, or a skip to be recorded.
     fn due(&mut self, now_ms: i64) -> Option<Ranges> {
         if let Trigger::Every { interval_ms } = self.config.trigger {
-            if now_ms < next_boundary(self.last_boundary_ms, interval_ms) {
+            if self.clock.now_ms() < next_boundary(self.last_boundary_ms, interval_ms) {
                 return None;
             }
-            self.last_boundary_ms = now_ms;
+            self.last_boundary_ms = self.clock.now_ms();
         }
         if self.config.trigger == Trigger::Once {
             let ends: BTreeMap<_, _> = self.config.end_positions.iter().map(|(p, end)| (p.clone(), *end)).collect();
-            let ranges = plan_ranges(&self.positions, &ends, &BTreeMap::new());
-            return (!ranges.is_empty() || self.windows_due(now_ms)).then_some(ranges);
+            // One batch, unless that takes too long.
+            let limits =
+                self.config.sources.iter().filter_map(|one| Some((one.id, self.pace.limit(one.id)?))).collect();
+            let ranges = plan_ranges(&self.positions, &ends, &limits);
+            return (!ranges.is_empty() || self.unrecorded || self.windows_due()).then_some(ranges);
         }
         let limits = self.limits(now_ms);
         let ready: BTreeSet<SourceId> =
@@ -151,7 +171,7 @@ impl QueryMachine {
             })
             .collect();
         let ranges = plan_ranges(&self.positions, &reachable, &limits);
-        (!ranges.is_empty() || self.windows_due(now_ms)).then_some(ranges)
+        (!ranges.is_empty() || self.unrecorded || self.windows_due()).then_some(ranges)
     }
 
     /// How far partitions with a watermark may be read, if none may run far ahead of the slowest.
@@ -188,7 +208,8 @@ impl QueryMachine {
         let mut limits = BTreeMap::new();
         for source in &self.config.sources {
             let rate = self.limiters.get_mut(&source.id).map(|limiter| limiter.available(now_ms));
-            let limit = [source.options.max_offsets_per_trigger, rate].into_iter().flatten().min();
+            let limit = [source.options.max_offsets_per_trigger, rate, self.pace.limit(source.id)];
+            let limit = limit.into_iter().flatten().min();
             limits.extend(limit.map(|limit| (source.id, limit)));
         }
         limits

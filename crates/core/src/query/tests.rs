@@ -4,16 +4,24 @@
 //! life, what can go wrong in it, and when batches are planned.
 
 mod align;
+mod clock;
+mod cluster;
 mod failure;
 mod life;
+mod loss;
 mod recovery;
 mod schedule;
+mod topics;
 
-use super::{Action, End, Event, ExecutorInfo, QueryConfig, QueryMachine, StageInput, StageTopology};
+use super::{
+    Action, End, Event, ExecutorInfo, OutOfRange, QueryConfig, QueryMachine, Resolution, StageInput, StageTopology,
+    TopicLook,
+};
+use crate::clock::Now;
 use crate::ids::{
     AttemptId, BatchId, Epoch, ExecutorId, OperatorId, QueryId, SinkId, SourceId, StageId, TaskId, WriterId,
 };
-use crate::offsets::{SourcePartition, TopicPartition};
+use crate::offsets::{LogEnds, SourcePartition, TopicPartition};
 use crate::options::{SourceOptions, SourceSpec, Trigger};
 use crate::plan::{BatchPlan, TaskPlan, TaskWork, WriterPlan};
 use crate::record::PrepareRecord;
@@ -50,11 +58,30 @@ fn available(executor: u128, partitions: &[(i32, i64)]) -> Event {
     Event::Available { executor: e(executor), partitions, marks: BTreeMap::new() }
 }
 
+/// What the brokers say of the topic: its id, and of each partition the earliest offset and the end of the log.
+fn topic(id: &str, partitions: &[(i32, i64, i64)]) -> Event {
+    let ends = |(number, earliest, latest): &(i32, i64, i64)| {
+        (p(*number), LogEnds { earliest: *earliest, latest: *latest, log_end: *latest })
+    };
+    let id = (!id.is_empty()).then(|| id.to_string());
+    Event::Topic(TopicLook { source: SourceId(0), id, ends: partitions.iter().map(ends).collect() })
+}
+
+/// The consumer of partition 0 was at `position`, and the log goes from `earliest` to `latest`.
+fn out_of_range(position: i64, earliest: i64, latest: i64, diverged: Option<i64>) -> Event {
+    Event::OutOfRange(OutOfRange { partition: p(0), position, earliest, latest, diverged })
+}
+
+fn assign(executor: u128, partitions: Vec<(SourcePartition, i64, Option<i64>)>) -> Action {
+    Action::Assign { executor: e(executor), partitions, topic_ids: BTreeMap::new() }
+}
+
 /// A query that counts: a source stage over two partitions, and a shard stage of four shards that writes one sink.
 fn config() -> QueryConfig {
     QueryConfig {
         query: QueryId(Uuid::nil()),
         epoch: Epoch(3),
+        first_attempt: 1,
         trigger: Trigger::Asap,
         shards: 4,
         sources: vec![SourceSpec {
@@ -73,6 +100,10 @@ fn config() -> QueryConfig {
         max_drift_ms: None,
         start_positions: [(p(0), 0), (p(1), 0)].into(),
         end_positions: BTreeMap::new(),
+        topic_ids: BTreeMap::new(),
+        end_topic_ids: BTreeMap::new(),
+        reserved_writers: [(SinkId(0), 2)].into(),
+        max_attempt_ms: 480_000,
     }
 }
 
@@ -82,11 +113,14 @@ fn with_options(options: SourceOptions) -> QueryConfig {
     config
 }
 
-/// A machine, its time, and the attempt it runs.
+/// A machine, its time, the attempt it runs, and the number of its last question about writers.
 struct Query {
     machine: QueryMachine,
     now_ms: i64,
     running: Option<Run>,
+    asked: u64,
+    /// How far the wall clock is off.
+    skew_ms: i64,
 }
 
 #[derive(Clone)]
@@ -101,9 +135,18 @@ struct Run {
 impl Query {
     /// A query that never ran.
     fn new(config: QueryConfig) -> Self {
-        let (machine, actions) = QueryMachine::recover(config, None, 0);
-        assert_eq!(actions, vec![], "nothing is to be found out before the first batch");
-        Self { machine, now_ms: 0, running: None }
+        let (mut machine, actions) = QueryMachine::recover(config, None, 0);
+        assert_eq!(names(&actions), ["resolve"], "nobody may have written for this query yet");
+        assert_eq!(machine.step(Event::Resolved { number: 1, found: BTreeMap::new() }, 0), vec![]);
+        Self { machine, now_ms: 0, running: None, asked: 1, skew_ms: 0 }
+    }
+
+    /// A run that begins with this record, of whose writers this is found.
+    fn restarted(config: QueryConfig, record: &PrepareRecord, now_ms: i64, found: Resolution) -> Self {
+        let (machine, _) = QueryMachine::recover(config, Some(record.clone()), now_ms);
+        let mut query = Self { machine, now_ms, running: None, asked: 1, skew_ms: 0 };
+        query.resolved(record.writers.iter().map(|writer| (writer.plan, found)));
+        query
     }
 
     /// Two executors are there, and each has read three records of its partition: the first batch runs.
@@ -136,8 +179,12 @@ impl Query {
 
     fn tell(&mut self, event: Event) -> Vec<Action> {
         self.now_ms += 1;
-        let actions = self.machine.step(event, self.now_ms);
+        let now = Now { ms: self.now_ms, wall_ms: self.now_ms + self.skew_ms };
+        let actions = self.machine.step(event, now);
         for action in &actions {
+            if let Action::Resolve { number, .. } = action {
+                self.asked = *number;
+            }
             if let Action::Run { attempt, plan, placement, base, published } = action {
                 self.running = Some(Run {
                     attempt: *attempt,
@@ -149,6 +196,11 @@ impl Query {
             }
         }
         actions
+    }
+
+    /// The last question about writers is answered.
+    fn resolved(&mut self, found: impl IntoIterator<Item = (WriterPlan, Resolution)>) -> Vec<Action> {
+        self.tell(Event::Resolved { number: self.asked, found: found.into_iter().collect() })
     }
 
     fn tick_at(&mut self, now_ms: i64) -> Vec<Action> {
@@ -228,6 +280,11 @@ fn writer_report(plan: WriterPlan, rows: u64) -> WriterReport {
     WriterReport { plan, rows, digest: u128::from(rows) * 13, progress_at: None }
 }
 
+/// A writer of which nothing is known.
+fn unwritten(number: u32) -> WriterReport {
+    WriterReport { digest: 0, ..writer_report(w(number), 0) }
+}
+
 /// The names of actions, in order.
 fn names(actions: &[Action]) -> Vec<&'static str> {
     actions
@@ -235,10 +292,12 @@ fn names(actions: &[Action]) -> Vec<&'static str> {
         .map(|action| match action {
             Action::Open { .. } => "open",
             Action::Assign { .. } => "assign",
+            Action::LookAtTopic { .. } => "look",
             Action::Run { .. } => "run",
             Action::Abort { .. } => "abort",
             Action::Persist { .. } => "persist",
             Action::Publish { .. } => "publish",
+            Action::ReserveWriters { .. } => "reserve",
             Action::Resolve { .. } => "resolve",
             Action::Committed(_) => "committed",
             Action::Ended(_) => "ended",

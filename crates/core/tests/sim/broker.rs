@@ -106,10 +106,17 @@ impl Broker {
         }
     }
 
-    /// The newest committed progress of a writer, as a reader finds it that begins at offset `from`.
-    pub fn progress(&self, writer: WriterPlan, from: i64) -> Option<BatchId> {
+    /// The newest committed progress of a writer, batch and digest, as a reader finds it that begins at offset `from`.
+    pub fn progress(&self, writer: WriterPlan, from: i64) -> Option<(BatchId, u128)> {
         let committed = |txn: &&Txn| txn.writer == writer && txn.state == TxnState::Committed;
-        self.txns.iter().filter(committed).filter(|txn| txn.progress_at >= from).map(|txn| txn.batch).next_back()
+        let found = self.txns.iter().filter(committed).filter(|txn| txn.progress_at >= from);
+        found.map(|txn| (txn.batch, txn.digest)).next_back()
+    }
+
+    /// Writers that a reader finds committed progress of.
+    pub fn writers(&self) -> BTreeSet<WriterPlan> {
+        let committed = self.txns.iter().filter(|txn| txn.state == TxnState::Committed);
+        committed.map(|txn| txn.writer).collect()
     }
 
     pub fn has_open(&self) -> bool {

@@ -13,12 +13,18 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use uuid::Uuid;
 
+const HOUR_MS: i64 = 3_600_000;
+
 /// How this schedule goes wrong. All probabilities are per occasion.
 pub struct Knobs {
     /// Faults left at moments that matter.
     pub strikes: u32,
     pub strike: f64,
     pub task_fails: f64,
+    /// A task is never heard of again.
+    pub task_lost: f64,
+    /// The first two executors cannot reach one another.
+    pub cut: bool,
     pub exchange_breaks: f64,
     /// A commit happens, and its answer is lost.
     pub answer_lost: f64,
@@ -36,6 +42,7 @@ impl Knobs {
         let mut often = |most: f64| if rng.random_bool(0.5) { rng.random_range(0.0..most) } else { 0.0 };
         Self {
             task_fails: often(0.1),
+            task_lost: often(0.06),
             exchange_breaks: often(0.1),
             answer_lost: often(0.3),
             commit_lost: often(0.2),
@@ -44,6 +51,7 @@ impl Knobs {
             slow_message: often(0.1),
             strike: often(0.4),
             strikes: rng.random_range(0..5),
+            cut: rng.random_bool(0.15),
         }
     }
 }
@@ -58,6 +66,7 @@ pub fn draw_config(rng: &mut ChaCha8Rng) -> QueryConfig {
     QueryConfig {
         query: QueryId(Uuid::nil()),
         epoch: Epoch(0),
+        first_attempt: 0,
         trigger,
         shards: rng.random_range(1..7),
         sources: vec![SourceSpec {
@@ -85,6 +94,10 @@ pub fn draw_config(rng: &mut ChaCha8Rng) -> QueryConfig {
         max_drift_ms: None,
         start_positions: (0..partitions).map(|number| (partition(number), 0)).collect(),
         end_positions: Default::default(),
+        topic_ids: [(SourceId(0), crate::driver::TOPIC_ID.to_string())].into(),
+        end_topic_ids: Default::default(),
+        reserved_writers: Default::default(),
+        max_attempt_ms: 60_000,
     }
 }
 
@@ -142,7 +155,7 @@ impl World {
     pub fn strike(&mut self) {
         let alive: Vec<usize> = (0..self.executors.len()).filter(|executor| self.executors[*executor].alive).collect();
         let Some(driver) = self.current_driver() else { return };
-        match self.rng.random_range(0..12) {
+        match self.rng.random_range(0..14) {
             0 | 1 => self.crash_driver(driver),
             2 => self.fail_over(driver),
             3 if alive.len() < 4 => self.at(self.now, Ev::NewExecutor),
@@ -151,12 +164,19 @@ impl World {
                 self.coverage.hit("brokers away");
                 self.broker.away_until_ms = self.now + self.rng.random_range(10..200);
             }
+            6 | 7 => self.set_wall_clock(),
             _ if !alive.is_empty() => {
                 let executor = alive[self.rng.random_range(0..alive.len())];
                 self.hurt_executor(executor);
             }
             _ => {}
         }
+    }
+
+    /// The wall clock is set wrong, by an hour at most, or right again.
+    fn set_wall_clock(&mut self) {
+        self.coverage.hit("wall clock set");
+        self.skew_ms = if self.rng.random_bool(0.3) { 0 } else { self.rng.random_range(-HOUR_MS..=HOUR_MS) };
     }
 
     fn hurt_executor(&mut self, executor: usize) {

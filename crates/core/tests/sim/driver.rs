@@ -3,18 +3,24 @@
 //! Owns: what the driver's shell does around the machine. Decisions are the machine's alone.
 
 use crate::check::partition;
-use crate::types::{Down, Ev, Fault, RunTasks, Up};
+use crate::types::{Down, Ev, Fault, Question, Rec, RunTasks, Up};
 use crate::world::World;
+use highwater_core::clock::Now;
 use highwater_core::error::ErrorKind;
-use highwater_core::ids::{AttemptId, BatchId, Epoch, ExecutorId};
+use highwater_core::ids::{AttemptId, BatchId, Epoch, ExecutorId, SinkId, SourceId};
+use highwater_core::offsets::LogEnds;
 use highwater_core::plan::WriterPlan;
-use highwater_core::query::{Action, CommittedBatch, End, Event, ExecutorInfo, QueryConfig, QueryMachine, Resolution};
+use highwater_core::query::{
+    Action, CommittedBatch, End, Event, ExecutorInfo, QueryConfig, QueryMachine, Resolution, TopicLook,
+};
 use highwater_core::record::PrepareRecord;
-use highwater_core::report::WriterReport;
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use uuid::Uuid;
+
+/// Of the source topic, which is never recreated here.
+pub const TOPIC_ID: &str = "topic";
 
 pub struct Driver {
     pub epoch: Epoch,
@@ -30,6 +36,8 @@ pub struct Driver {
     /// The first resolution of a run is answered wrongly under `Fault::SkippedReplay`.
     resolved: bool,
     committed: Option<BatchId>,
+    /// The last batch planned in this run: when, and its time.
+    planned: Option<(i64, i64)>,
 }
 
 pub fn executor_id(executor: usize) -> ExecutorId {
@@ -53,6 +61,7 @@ impl World {
             wake_at_ms: None,
             resolved: false,
             committed: None,
+            planned: None,
         });
         let driver = self.drivers.len() - 1;
         if self.calm {
@@ -65,6 +74,9 @@ impl World {
     pub fn start_run(&mut self, driver: usize) {
         if !self.drivers[driver].alive || self.drivers[driver].machine.is_some() {
             return;
+        }
+        if self.fault == Some(Fault::HeadGoesBack) {
+            self.lose_newest_records();
         }
         let mut head = self.store.latest();
         if head.is_some() {
@@ -79,16 +91,37 @@ impl World {
         let node = &mut self.drivers[driver];
         node.run += 1;
         (node.wake_at_ms, node.resolved, node.committed) = (None, false, None);
-        let config = QueryConfig { epoch: node.epoch, ..self.config.clone() };
-        let (machine, actions) = QueryMachine::recover(config, head, self.now);
+        let reserved_writers = match self.fault {
+            Some(Fault::ForgottenWriters) => BTreeMap::new(),
+            _ => self.store.reserved.clone(),
+        };
+        let first_attempt = node.run << 32;
+        let config = QueryConfig { epoch: node.epoch, first_attempt, reserved_writers, ..self.config.clone() };
+        node.planned = None;
+        let now = Now { ms: self.now, wall_ms: self.now + self.skew_ms };
+        let (machine, actions) = QueryMachine::recover(config, head, now);
         node.machine = Some(machine);
         self.act(driver, actions);
         let members = self.members(driver);
         self.step(driver, Event::Executors(members));
         // Partitions are looked up now and then; some are found later.
-        let all = (0..self.broker.source.len()).map(|number| (partition(number as i32), 0)).collect();
-        let (run, wait) = (self.drivers[driver].run, self.delay(60));
-        self.at(self.now + wait, Ev::Tell { driver, run, event: Box::new(Event::Partitions(all)) });
+        self.look_soon(driver, 60);
+        // An executor that hears of another topic from a broker that lags.
+        if self.chance(0.2) {
+            let changed = Event::TopicChanged { source: SourceId(0), found: "another".into() };
+            let (run, wait) = (self.drivers[driver].run, self.delay(200));
+            self.at(self.now + wait, Ev::Tell { driver, run, event: Box::new(changed) });
+        }
+    }
+
+    /// Asks the brokers about the source's topic; the answer may be out of date when it arrives.
+    fn look_soon(&mut self, driver: usize, most: i64) {
+        let ends = |log: &Vec<Rec>| LogEnds { earliest: 0, latest: log.len() as i64, log_end: log.len() as i64 };
+        let logs = self.broker.source.iter().enumerate();
+        let ends = logs.map(|(number, log)| (partition(number as i32), ends(log))).collect();
+        let look = TopicLook { source: SourceId(0), id: Some(TOPIC_ID.into()), ends };
+        let (run, wait) = (self.drivers[driver].run, self.delay(most));
+        self.at(self.now + wait, Ev::Tell { driver, run, event: Box::new(Event::Topic(look)) });
     }
 
     pub fn kill_driver(&mut self, driver: usize) {
@@ -146,8 +179,8 @@ impl World {
         let event = match msg {
             Up::Available(partitions) => Event::Available { executor, partitions, marks: Default::default() },
             Up::TaskDone(attempt, report) => Event::TaskDone { attempt, executor, report },
-            Up::TaskFailed(attempt, task, message) => {
-                Event::TaskFailed { attempt, task, kind: ErrorKind::Retry, message }
+            Up::TaskFailed(attempt, task, message, unreachable) => {
+                Event::TaskFailed { attempt, task, kind: ErrorKind::Retry, message, unreachable }
             }
             Up::Published(attempt, writer, known) => Event::Published { attempt, writer, known },
         };
@@ -168,7 +201,7 @@ impl World {
     }
 
     fn step(&mut self, driver: usize, event: Event) {
-        let now = self.now;
+        let now = Now { ms: self.now, wall_ms: self.now + self.skew_ms };
         let Some(machine) = self.drivers[driver].machine.as_mut() else { return };
         let before = machine.positions().clone();
         let actions = machine.step(event, now);
@@ -195,7 +228,11 @@ impl World {
             self.note(|_| format!("driver {driver}: {}", brief(&action)));
             match action {
                 Action::Open { executor } => self.tell_executor(driver, executor, Down::Open),
-                Action::Assign { executor, partitions } => {
+                Action::LookAtTopic { .. } => {
+                    self.coverage.hit("topic doubted");
+                    self.look_soon(driver, 30);
+                }
+                Action::Assign { executor, partitions, .. } => {
                     self.tell_executor(driver, executor, Down::Assign(partitions));
                 }
                 Action::Run { attempt, plan, placement, base, published } => {
@@ -203,6 +240,7 @@ impl World {
                     if plan.ranges.is_empty() {
                         self.coverage.hit("windows closed without records");
                     }
+                    self.check_time(driver, plan.timestamp_ms);
                     let run = RunTasks { attempt, plan, placement, base, published };
                     for executor in run.placement.values().copied().collect::<BTreeSet<_>>() {
                         self.tell_executor(driver, executor, Down::Run(Box::new(run.clone())));
@@ -214,14 +252,32 @@ impl World {
                 }
                 Action::Persist { record } => self.begin_persist(driver, record),
                 Action::Publish { attempt, executor, writers, .. } => self.publish(driver, attempt, executor, writers),
-                Action::Resolve { batch, writers } => {
+                Action::ReserveWriters { counts } => {
+                    let run = self.drivers[driver].run;
+                    self.soon(6, Ev::Reserve { driver, run, counts });
+                }
+                Action::Resolve { number, batch, writers, whole } => {
                     self.coverage.hit("writers resolved");
                     let run = self.drivers[driver].run;
-                    self.soon(6, Ev::Fence { driver, run, batch, writers });
+                    self.soon(6, Ev::Fence { driver, run, question: Question { number, batch, writers, whole } });
                 }
                 Action::Committed(batch) => self.commit(driver, &batch),
                 Action::Ended(end) => self.end(driver, end),
             }
+        }
+    }
+
+    /// The time of batches neither stands still nor leaps, whatever the wall clock does. A batch that is finished for
+    /// another driver keeps its time.
+    fn check_time(&mut self, driver: usize, timestamp_ms: i64) {
+        let node = &mut self.drivers[driver];
+        if self.store.records.iter().any(|record| record.plan.timestamp_ms == timestamp_ms) {
+            return;
+        }
+        let Some((at_ms, before_ms)) = node.planned.replace((self.now, timestamp_ms)) else { return };
+        let (passed, advanced) = (self.now - at_ms, timestamp_ms - before_ms);
+        if advanced < passed / 2 - 1 || advanced > passed * 2 + 1 {
+            self.violate(format!("the time of batches advanced by {advanced} ms in {passed} ms"));
         }
     }
 
@@ -280,39 +336,88 @@ impl World {
         self.soon(3, Ev::Tell { driver, run, event: Box::new(event) });
     }
 
+    /// The numbers of writers become durable, or cannot be stored just now.
+    pub fn reserve(&mut self, driver: usize, run: u64, counts: BTreeMap<SinkId, u32>) {
+        if !self.drivers[driver].alive {
+            return;
+        }
+        let event = if self.chance(self.knobs.resolve_fails) {
+            self.coverage.hit("writers could not be reserved at first");
+            Event::ReserveFailed { kind: ErrorKind::Retry, message: "no space".into() }
+        } else {
+            match self.store.reserve(self.drivers[driver].epoch, counts.clone()) {
+                Ok(()) => Event::WritersReserved(counts),
+                Err((kind, message)) => Event::ReserveFailed { kind, message },
+            }
+        };
+        self.moment(Some(driver), None);
+        self.soon(3, Ev::Tell { driver, run, event: Box::new(event) });
+    }
+
+    /// The head store forgets some of its newest records that a sink holds rows of.
+    fn lose_newest_records(&mut self) {
+        let keep = self.store.records.len().saturating_sub(self.rng.random_range(1..3));
+        let published = self.broker.writers().into_iter().filter_map(|writer| self.broker.progress(writer, 0));
+        if published.map(|(batch, _)| batch.0).max().is_some_and(|newest| newest >= keep as u64) {
+            self.store.records.truncate(keep);
+            self.coverage.hit("head went back");
+            if self.rng.random_bool(0.5) {
+                self.store.reserved.clear();
+            }
+        }
+    }
+
     /// The first half of a resolution: every writer is fenced.
-    pub fn fence(&mut self, driver: usize, run: u64, batch: Option<BatchId>, writers: Vec<WriterReport>) {
+    pub fn fence(&mut self, driver: usize, run: u64, question: Question) {
         let away = self.broker.away_until_ms > self.now;
         if away || self.chance(self.knobs.resolve_fails) {
             self.coverage.hit("resolution failed at first");
             let (kind, message) = (ErrorKind::Retry, "brokers are away".to_string());
             self.soon(2, Ev::Tell { driver, run, event: Box::new(Event::Trouble { executor: None, kind, message }) });
             let again = self.now + 20 + self.delay(10);
-            return self.at(again, Ev::Fence { driver, run, batch, writers });
+            return self.at(again, Ev::Fence { driver, run, question });
         }
         if self.fault == Some(Fault::ProgressBeforeFencing) {
-            self.at(self.now + 8, Ev::FenceLate { writers: writers.clone() });
-            return self.read_progress(driver, run, batch, writers);
+            self.at(self.now + 8, Ev::FenceLate { writers: question.writers.clone() });
+            return self.read_progress(driver, run, question);
         }
-        for writer in &writers {
-            self.broker.init(writer.plan);
+        let whole = question.whole;
+        let mut fenced: BTreeSet<WriterPlan> = question.writers.iter().map(|writer| writer.plan).collect();
+        if whole {
+            fenced.extend(self.broker.writers());
         }
-        self.soon(6, Ev::ReadProgress { driver, run, batch, writers });
+        for writer in fenced {
+            self.broker.init(writer);
+        }
+        let checks_fencing = matches!(self.fault, None | Some(Fault::ForgottenWriters));
+        let newest = self.drivers[driver].epoch.0 == self.store.epoch;
+        if whole && checks_fencing && newest && self.broker.has_open() {
+            self.violate("a run began while a transaction of an earlier one was open".into());
+        }
+        self.soon(6, Ev::ReadProgress { driver, run, question });
     }
 
     /// The second half: what they hold.
-    pub fn read_progress(&mut self, driver: usize, run: u64, batch: Option<BatchId>, writers: Vec<WriterReport>) {
+    pub fn read_progress(&mut self, driver: usize, run: u64, question: Question) {
+        let Question { number, batch, writers, whole } = question;
         let places: Option<Vec<i64>> = writers.iter().map(|writer| Some(writer.progress_at?.offset)).collect();
-        let from = places.and_then(|places| places.into_iter().min()).unwrap_or(0);
+        let from = places.filter(|_| !whole).and_then(|places| places.into_iter().min()).unwrap_or(0);
         let skip = self.fault == Some(Fault::SkippedReplay) && !self.drivers[driver].resolved;
         self.drivers[driver].resolved = true;
         let mut found: BTreeMap<WriterPlan, Resolution> = BTreeMap::new();
-        for writer in &writers {
-            let held = batch.and_then(|_| self.broker.progress(writer.plan, from));
-            let resolution = match (held, batch) {
-                _ if skip => Resolution::Published,
-                (Some(held), Some(batch)) if held == batch => Resolution::Published,
-                (Some(held), Some(batch)) if held > batch => Resolution::Ahead { batch: held },
+        let mut asked: BTreeMap<WriterPlan, Option<u128>> =
+            writers.iter().map(|writer| (writer.plan, Some(writer.digest))).collect();
+        if whole {
+            for writer in self.broker.writers() {
+                asked.entry(writer).or_insert(None);
+            }
+        }
+        for (plan, digest) in asked {
+            let held = self.broker.progress(plan, from).filter(|_| whole || batch.is_some());
+            let resolution = match held {
+                _ if skip && digest.is_some_and(|digest| digest != 0) => Resolution::Published,
+                Some((held, found)) if Some(held) == batch && digest == Some(found) => Resolution::Published,
+                Some((held, _)) if Some(held) >= batch => Resolution::Ahead { batch: held },
                 _ => Resolution::NotPublished,
             };
             self.coverage.hit(match resolution {
@@ -320,10 +425,10 @@ impl World {
                 Resolution::NotPublished => "writer found unpublished",
                 Resolution::Ahead { .. } => "writer found ahead",
             });
-            found.insert(writer.plan, resolution);
+            found.insert(plan, resolution);
         }
         let told = self.now + 9 + self.delay(4);
-        self.at(told, Ev::Tell { driver, run, event: Box::new(Event::Resolved(found)) });
+        self.at(told, Ev::Tell { driver, run, event: Box::new(Event::Resolved { number, found }) });
     }
 
     fn commit(&mut self, driver: usize, batch: &CommittedBatch) {
@@ -374,9 +479,9 @@ fn brief(action: &Action) -> String {
         }
         Action::Persist { record } => format!("persist batch {}", record.batch()),
         Action::Committed(batch) => format!("committed batch {} by {}", batch.record.batch(), batch.attempt),
-        Action::Resolve { batch, writers } => {
+        Action::Resolve { batch, writers, whole, .. } => {
             let writers: Vec<_> = writers.iter().map(|w| (w.plan.sink.0, w.plan.writer.0)).collect();
-            format!("resolve {batch:?} {writers:?}")
+            format!("resolve {batch:?} {writers:?}{}", if *whole { " and all others" } else { "" })
         }
         other => format!("{other:?}"),
     }

@@ -234,7 +234,7 @@ impl World {
         if self.chance(self.knobs.task_fails) {
             self.coverage.hit("restore failed");
             for task in tasks_here(&run, executor) {
-                self.up(executor, Up::TaskFailed(run.attempt, task.id, "state could not be fetched".into()));
+                self.up(executor, Up::TaskFailed(run.attempt, task.id, "state could not be fetched".into(), None));
             }
             return;
         }

@@ -111,6 +111,7 @@ const AT_LEAST: &[(&str, u64)] = &[
     ("driver crashed", 1_000),
     ("driver replaced while alive", 500),
     ("exchange broke", 1_000),
+    ("executor could not be reached", 2_000),
     ("executor came back before it was missed", 100),
     ("executor crashed", 1_000),
     ("executor hung beyond its lease", 1_000),
@@ -126,7 +127,10 @@ const AT_LEAST: &[(&str, u64)] = &[
     ("stale driver held back from publishing", 50),
     ("stale driver refused", 200),
     ("task failed", 500),
+    ("task lost", 500),
+    ("wall clock set", 1_000),
     ("writer fenced while writing", 500),
+    ("writers could not be reserved at first", 500),
     ("writer found published", 3_000),
     ("writer found unpublished", 3_000),
 ];
@@ -205,6 +209,24 @@ fn a_skipped_replay_is_caught() {
 #[test]
 fn a_tombstone_after_its_upsert_is_caught() {
     caught(Fault::TombstoneAfterUpsert, &["the keyed sink holds"]);
+}
+
+#[test]
+fn writers_that_nobody_remembers_are_caught() {
+    caught(Fault::ForgottenWriters, &["while a transaction of an earlier one was open"]);
+}
+
+/// Whatever records the head store has lost, and whichever writers they had: the query stops before it writes.
+#[test]
+fn a_head_that_went_back_stops_the_query_in_every_schedule() {
+    let mut stopped = 0;
+    for seed in 0..SCHEDULES / 5 {
+        if let Some(message) = run(seed, Some(Fault::HeadGoesBack), false).violation {
+            assert!(message.contains("the query failed: the sink is ahead"), "seed {seed}: {message}");
+            stopped += 1;
+        }
+    }
+    assert!(stopped > 500, "only {stopped} heads went back");
 }
 
 #[test]

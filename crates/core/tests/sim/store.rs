@@ -6,15 +6,17 @@
 use crate::types::Fault;
 use highwater_core::delta;
 use highwater_core::error::ErrorKind;
-use highwater_core::ids::{BatchId, Epoch, ShardId};
+use highwater_core::ids::{BatchId, Epoch, ShardId, SinkId};
 use highwater_core::record::PrepareRecord;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[derive(Debug, Default)]
 pub struct HeadStore {
     pub epoch: u64,
     pub records: Vec<Arc<PrepareRecord>>,
+    /// How many writers each sink may have in use.
+    pub reserved: BTreeMap<SinkId, u32>,
     /// Lost in a crash, unless a later prepare made it durable.
     pub note: Option<BatchId>,
     pub durable_note: Option<BatchId>,
@@ -40,6 +42,14 @@ impl HeadStore {
         }
         self.records.push(record);
         self.durable_note = self.note;
+        Ok(())
+    }
+
+    pub fn reserve(&mut self, epoch: Epoch, counts: BTreeMap<SinkId, u32>) -> Result<(), (ErrorKind, String)> {
+        if epoch.0 != self.epoch && self.fault != Some(Fault::NoStoreFencing) {
+            return Err((ErrorKind::Fenced, format!("epoch {epoch} is over")));
+        }
+        self.reserved = counts;
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 
 use crate::broker::digest;
 use crate::check::{add, row_of, shard_of};
+use crate::driver::executor_id;
 use crate::executor::tasks_here;
 use crate::publish::Slot;
 use crate::types::{Agg, Answer, Ev, Fault, Rec, Row, RunTasks, TaskRef, Up};
@@ -78,7 +79,7 @@ impl World {
             Ev::Restored { executor, life, run, shards } => self.restored(executor, life, run, &shards),
             Ev::SourceStep(at) => self.source_step(at),
             Ev::Exchange { from, to, task, rows } => self.exchange(from, to, task, rows),
-            Ev::Exchanged { task, ok } => self.exchanged(task, ok),
+            Ev::Exchanged { task, ok, unreachable } => self.exchanged(task, ok, unreachable),
             Ev::ShardStep(at) => self.shard_step(at),
             Ev::WriteStep(at) => self.write_step(at),
             Ev::BrokerInit { task, writer } => {
@@ -106,9 +107,13 @@ impl World {
     }
 
     fn fail(&mut self, at: TaskRef, why: &'static str) {
+        self.fail_for(at, why, None);
+    }
+
+    fn fail_for(&mut self, at: TaskRef, why: &'static str, unreachable: Option<usize>) {
         if self.current(at).is_some() {
             self.coverage.hit(why);
-            self.up(at.executor, Up::TaskFailed(at.attempt, at.task, why.into()));
+            self.up(at.executor, Up::TaskFailed(at.attempt, at.task, why.into(), unreachable.map(executor_id)));
         }
     }
 
@@ -124,6 +129,10 @@ impl World {
     fn source_step(&mut self, at: TaskRef) {
         if self.chance(self.knobs.task_fails) {
             return self.fail(at, "task failed");
+        }
+        if self.chance(self.knobs.task_lost) {
+            // Its thread hangs: nobody hears of it again.
+            return self.coverage.hit("task lost");
         }
         let shards = self.config.shards;
         let Some((_, run, plan)) = self.current(at) else { return };
@@ -165,6 +174,9 @@ impl World {
     /// Rows reach another task. A sender may be told to run before the receiver is: then its stream waits, and
     /// goes if the sender is cancelled.
     fn exchange(&mut self, from: TaskRef, to: usize, task: TaskId, rows: Vec<Rec>) {
+        if self.is_cut(from.executor, to) {
+            return self.at(self.now + 10, Ev::Exchanged { task: from, ok: false, unreachable: Some(to) });
+        }
         let broken = self.chance(self.knobs.exchange_breaks);
         let node = &mut self.executors[to];
         let running = node.worker.as_ref().and_then(|worker| Some(worker.running.as_ref()?.run.attempt));
@@ -179,13 +191,20 @@ impl World {
             node.inbox.entry((from.attempt, task)).or_default().insert(from.task, rows);
             self.compute_if_complete(to, task);
         }
-        self.soon(3, Ev::Exchanged { task: from, ok });
+        let unreachable = (!self.executors[to].alive).then_some(to);
+        self.soon(3, Ev::Exchanged { task: from, ok, unreachable });
     }
 
-    fn exchanged(&mut self, at: TaskRef, ok: bool) {
+    /// These two cannot reach one another, and never will.
+    fn is_cut(&self, one: usize, other: usize) -> bool {
+        self.knobs.cut && one.min(other) == 0 && one.max(other) == 1
+    }
+
+    fn exchanged(&mut self, at: TaskRef, ok: bool, unreachable: Option<usize>) {
         let Some((task, _, _)) = self.current(at) else { return };
         if !ok {
-            return self.fail(at, "exchange broke");
+            let why = if unreachable.is_some() { "executor could not be reached" } else { "exchange broke" };
+            return self.fail_for(at, why, unreachable);
         }
         task.unacknowledged -= 1;
         self.soon(1, Ev::WriteStep(at));

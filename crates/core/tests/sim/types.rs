@@ -2,7 +2,7 @@
 //!
 //! Owns: these types. Does not own: what happens when one is handled (`world`, `driver`, `executor`, `tasks`).
 
-use highwater_core::ids::{AttemptId, BatchId, ExecutorId, ShardId, TaskId};
+use highwater_core::ids::{AttemptId, BatchId, ExecutorId, ShardId, SinkId, TaskId};
 use highwater_core::offsets::SourcePartition;
 use highwater_core::plan::{BatchPlan, WriterPlan};
 use highwater_core::query::Event;
@@ -58,6 +58,10 @@ pub enum Fault {
     TombstoneAfterUpsert,
     /// The overlay of an aborted attempt becomes state.
     WrongOverlay,
+    /// The head store loses its newest records, of which a sink holds rows.
+    HeadGoesBack,
+    /// A restarted driver does not know which writers were in use.
+    ForgottenWriters,
 }
 
 /// Driver to executor.
@@ -85,8 +89,19 @@ pub struct RunTasks {
 pub enum Up {
     Available(Vec<(SourcePartition, i64, bool)>),
     TaskDone(AttemptId, Box<TaskReport>),
-    TaskFailed(AttemptId, TaskId, String),
+    /// The last is who could not be reached.
+    TaskFailed(AttemptId, TaskId, String, Option<ExecutorId>),
     Published(AttemptId, WriterPlan, bool),
+}
+
+/// What a driver asks about writers.
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub number: u64,
+    pub batch: Option<BatchId>,
+    pub writers: Vec<WriterReport>,
+    /// Those that only the broker knows of, too.
+    pub whole: bool,
 }
 
 /// One task of one attempt in one life of an executor's worker.
@@ -151,11 +166,15 @@ pub enum Ev {
         run: u64,
         record: Arc<PrepareRecord>,
     },
+    Reserve {
+        driver: usize,
+        run: u64,
+        counts: BTreeMap<SinkId, u32>,
+    },
     Fence {
         driver: usize,
         run: u64,
-        batch: Option<BatchId>,
-        writers: Vec<WriterReport>,
+        question: Question,
     },
     FenceLate {
         writers: Vec<WriterReport>,
@@ -163,8 +182,7 @@ pub enum Ev {
     ReadProgress {
         driver: usize,
         run: u64,
-        batch: Option<BatchId>,
-        writers: Vec<WriterReport>,
+        question: Question,
     },
     Tell {
         driver: usize,
@@ -192,6 +210,8 @@ pub enum Ev {
     Exchanged {
         task: TaskRef,
         ok: bool,
+        /// Who could not be reached.
+        unreachable: Option<usize>,
     },
     ShardStep(TaskRef),
     /// A writer of the task is to be opened, or to go on.

@@ -36,6 +36,8 @@ pub struct Link {
 
 pub struct World {
     pub now: i64,
+    /// How far the wall clock is off.
+    pub skew_ms: i64,
     pub rng: ChaCha8Rng,
     pub fault: Option<Fault>,
     pub knobs: Knobs,
@@ -81,6 +83,7 @@ impl World {
         let (knobs, config) = (Knobs::draw(&mut rng), crate::chaos::draw_config(&mut rng));
         let mut world = Self {
             now: 1_000,
+            skew_ms: 0,
             fault,
             checker: Checker::new(config.shards),
             broker: Broker::new(fault),
@@ -215,6 +218,7 @@ impl World {
             Ev::RunStart { driver: d }
             | Ev::Wake { driver: d, .. }
             | Ev::Persist { driver: d, .. }
+            | Ev::Reserve { driver: d, .. }
             | Ev::Tell { driver: d, .. } => driver(*d),
             Ev::ToExecutor { link, .. } | Ev::ExecutorLost { link } => executor(self.links[*link].executor),
             Ev::Join { executor: e }
@@ -255,11 +259,12 @@ impl World {
             Ev::RunStart { driver } => self.start_run(driver),
             Ev::Wake { driver, run } => self.wake(driver, run),
             Ev::Persist { driver, run, record } => self.persist(driver, run, record),
-            Ev::Fence { driver, run, batch, writers } => self.fence(driver, run, batch, writers),
+            Ev::Reserve { driver, run, counts } => self.reserve(driver, run, counts),
+            Ev::Fence { driver, run, question } => self.fence(driver, run, question),
             Ev::FenceLate { writers } => writers.iter().for_each(|writer| {
                 self.broker.init(writer.plan);
             }),
-            Ev::ReadProgress { driver, run, batch, writers } => self.read_progress(driver, run, batch, writers),
+            Ev::ReadProgress { driver, run, question } => self.read_progress(driver, run, question),
             Ev::Tell { driver, run, event } => self.tell(driver, run, *event),
             task_event => self.handle_task(task_event),
         }

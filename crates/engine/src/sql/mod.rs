@@ -13,6 +13,7 @@ pub mod group_windows;
 pub mod limits;
 pub mod names;
 pub mod options;
+pub mod properties;
 pub mod random;
 pub mod refuse;
 pub mod rewrite;

@@ -1,14 +1,16 @@
 //! The options of a query and of its tables, typed.
 //!
 //! Owns: every option's name (snake_case, and Spark's camelCase), its default and its checks.
-//! Does not own: the text forms of values (`values`), what the options do (driver, connectors).
+//! Does not own: the text forms of values (`values`), which properties of Kafka's client there are (`properties`), what
+//! the options do (driver, connectors).
 //! Invariant: an option nobody knows is refused with the nearest known one.
 
 use super::ddl::{OptionEntry, TableDef};
 use super::error::{Result, SqlError};
 use super::limits::MAX_SHARDS;
+use super::properties::properties;
 use super::values::{
-    bad_value, count, duration_ms, parse_duration_ms, parse_time_ms, size_bytes, text, topic_offsets, word,
+    bad_value, count, duration_ms, parse_duration_ms, parse_time_ms, plain_text, size_bytes, text, topic_offsets, word,
 };
 use crate::query::{ConnectorOptions, FileFormat, FileOptions, Format, KafkaOptions};
 use datafusion::sql::sqlparser::tokenizer::Location;
@@ -76,18 +78,6 @@ const SOURCE_KEYS: [&str; 12] = [
     "late_topic",
     "idle_timeout",
     "isolation_level",
-];
-
-/// librdkafka properties that Highwater sets itself, and what to use instead.
-const OWNED_PROPERTIES: [(&str, &str); 8] = [
-    ("auto.offset.reset", "use 'starting_offsets' and 'on_data_loss'"),
-    ("enable.auto.commit", "offsets live in the query's checkpoint"),
-    ("enable.auto.offset.store", "offsets live in the query's checkpoint"),
-    ("isolation.level", "use 'isolation_level'"),
-    ("transactional.id", "each writer of a sink has its own"),
-    ("enable.idempotence", "it is always on"),
-    ("partitioner", "rows go by murmur2_random, as Kafka's own clients do"),
-    ("enable.partition.eof", "it is always on"),
 ];
 
 /// `camelCase` and `snake_case` are one name.
@@ -231,8 +221,8 @@ pub fn table_options(table: &TableDef, defaults: &[OptionEntry]) -> Result<Table
         })
     };
     let kafka = KafkaOptions {
-        topic: find("topic").map(text).transpose()?,
-        bootstrap_servers: text(required("bootstrap.servers", "'host:9092'")?)?,
+        topic: find("topic").map(plain_text).transpose()?,
+        bootstrap_servers: plain_text(required("bootstrap.servers", "'host:9092'")?)?,
         format: match format {
             Some(format) => format,
             None => required("format", "'json'").and_then(self::format)?,
@@ -265,7 +255,7 @@ fn file(table: &TableDef, own: &[OptionEntry]) -> Result<FileOptions> {
         return Err(SqlError::at(stray.key_at, format!("'{}' goes with 'format' = 'csv'", stray.key)));
     }
     let delimiter = match find("csv.delimiter") {
-        Some(entry) => match text(entry)?.as_bytes() {
+        Some(entry) => match plain_text(entry)?.as_bytes() {
             [byte] => *byte,
             _ => return Err(bad_value(entry, "write one character, such as ';'")),
         },
@@ -282,19 +272,6 @@ fn file(table: &TableDef, own: &[OptionEntry]) -> Result<FileOptions> {
 /// The script's `SET 'kafka.…'` for a source that does not say otherwise itself.
 pub fn default_properties(defaults: &[OptionEntry]) -> Result<BTreeMap<String, String>> {
     properties(defaults)
-}
-
-fn properties(entries: &[OptionEntry]) -> Result<BTreeMap<String, String>> {
-    let mut properties = BTreeMap::new();
-    for entry in entries {
-        let Some(property) = entry.key.strip_prefix("kafka.") else { continue };
-        if let Some((_, instead)) = OWNED_PROPERTIES.iter().find(|(owned, _)| *owned == property) {
-            return Err(SqlError::at(entry.key_at, format!("'{}' cannot be set: exactly-once rests on it", entry.key))
-                .hint(*instead));
-        }
-        properties.insert(property.to_string(), text(entry)?);
-    }
-    Ok(properties)
 }
 
 fn check_known(entry: &OptionEntry, key: &str) -> Result<()> {
@@ -331,7 +308,7 @@ fn apply_source(options: &mut SourceOptions, entries: &[OptionEntry]) -> Result<
                     [("fail", OnDataLoss::Fail), ("earliest", OnDataLoss::Earliest), ("latest", OnDataLoss::Latest)];
                 options.on_data_loss = word(entry, &words)?;
             }
-            "late_topic" => options.late_topic = Some(text(entry)?),
+            "late_topic" => options.late_topic = Some(plain_text(entry)?),
             "on_bad_record" => options.on_bad_record = on_bad_record(entry, entries)?,
             "idle_timeout" => {
                 let never = entry.value.eq_ignore_ascii_case("never");
@@ -369,7 +346,7 @@ fn on_bad_record(entry: &OptionEntry, entries: &[OptionEntry]) -> Result<OnBadRe
         0 => Ok(OnBadRecord::Fail),
         1 => Ok(OnBadRecord::Skip),
         _ => {
-            let topic = entries.iter().find(|other| other.key == "dead_letter_topic").map(text).transpose()?;
+            let topic = entries.iter().find(|other| other.key == "dead_letter_topic").map(plain_text).transpose()?;
             Ok(OnBadRecord::DeadLetter { topic })
         }
     }

@@ -5,6 +5,7 @@
 
 use super::ddl::OptionEntry;
 use super::error::{Result, SqlError};
+use super::properties::{Kind, kind};
 use bytesize::ByteSize;
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 use std::collections::BTreeMap;
@@ -14,7 +15,9 @@ pub type TopicOffsets = BTreeMap<String, BTreeMap<i32, i64>>;
 
 /// An error about the value of `entry`.
 pub fn bad_value(entry: &OptionEntry, wanted: &str) -> SqlError {
-    SqlError::at(entry.value_at, format!("'{}' is not a value of '{}'", entry.value, entry.key)).hint(wanted)
+    let is_secret = entry.key.strip_prefix("kafka.").is_some_and(|property| kind(property) == Kind::Secret);
+    let shown = if is_secret { "******" } else { &entry.value };
+    SqlError::at(entry.value_at, format!("'{shown}' is not a value of '{}'", entry.key)).hint(wanted)
 }
 
 /// A duration above zero, in milliseconds: `'10 seconds'`, `'1m 30s'`, `'500 ms'`.
@@ -104,6 +107,15 @@ pub fn text(entry: &OptionEntry) -> Result<String> {
         );
     }
     Ok(entry.value.clone())
+}
+
+/// Free text without references: what it says is shown, logged and sent, so that no secret may come to stand there.
+pub fn plain_text(entry: &OptionEntry) -> Result<String> {
+    if entry.value.contains("${") {
+        let message = format!("'{}' takes no reference: only secrets and paths do", entry.key);
+        return Err(SqlError::at(entry.value_at, message).hint("write the value itself"));
+    }
+    text(entry)
 }
 
 /// Milliseconds since the Unix epoch of an ISO-8601 time; without zone it is UTC.

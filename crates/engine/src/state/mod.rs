@@ -100,9 +100,9 @@ impl QueryState {
         }
     }
 
-    /// Forgets everything, overlays too.
-    pub fn clear(&self) {
-        *self.inner.lock() = Inner::default();
+    /// Forgets everything, overlays too. Returns it: to drop it takes a while.
+    pub fn clear(&self) -> impl Send + 'static {
+        std::mem::take(&mut *self.inner.lock())
     }
 
     /// What a task of `stage` over these shards works on. An empty range is a source stage's.
@@ -141,8 +141,9 @@ impl QueryState {
         Ok(())
     }
 
-    pub fn discard(&self, attempt: AttemptId) {
-        self.inner.lock().overlays.remove(&attempt);
+    /// Forgets the overlays of an attempt. Returns them: to drop them takes a while.
+    pub fn discard(&self, attempt: AttemptId) -> Option<Vec<Overlay>> {
+        self.inner.lock().overlays.remove(&attempt)
     }
 }
 

@@ -3,15 +3,18 @@
 //! Owns: the bounded queue into the call, and why the call ended. Does not own: what is sent (`sender`).
 
 use crate::error::TaskError;
+use highwater_core::ids::ExecutorId;
 use highwater_proto::MAX_MESSAGE_BYTES;
 use highwater_proto::v1::PushBatchesRequest;
 use highwater_proto::v1::exchange_service_client::ExchangeServiceClient;
+use highwater_security::credentials::Authenticated;
+use highwater_security::dial;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 /// Messages waiting for one receiving executor.
 const QUEUE: usize = 8;
@@ -27,7 +30,7 @@ pub struct Call {
 }
 
 impl Call {
-    pub fn open(channel: Channel, address: &str) -> Self {
+    pub fn open(channel: Authenticated, peer: ExecutorId, address: &str) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let to = address.to_string();
         let result = tokio::spawn(async move {
@@ -35,7 +38,7 @@ impl Call {
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES);
             let pushed = client.push_batches(ReceiverStream::new(waiting)).await;
-            pushed.map(drop).map_err(|status| TaskError::Exchange(format!("executor at {to}: {}", status.message())))
+            pushed.map(drop).map_err(|status| failed(peer, to, &status))
         });
         Self { address: address.to_string(), queue: Some(queue), result: Some(result) }
     }
@@ -65,6 +68,16 @@ impl Call {
     }
 }
 
+/// An answer of the other executor has no cause on this side; a way that is broken has one.
+fn failed(peer: ExecutorId, address: String, status: &Status) -> TaskError {
+    let broken = status.code() == Code::Unavailable || std::error::Error::source(status).is_some();
+    let message = dial::explain(status).unwrap_or_else(|| status.message().to_string());
+    match broken {
+        true => TaskError::Unreachable { peer, address, message },
+        false => TaskError::Exchange(format!("executor at {address}: {message}")),
+    }
+}
+
 impl Drop for Call {
     fn drop(&mut self) {
         if let Some(call) = &self.result {
@@ -80,8 +93,12 @@ mod tests {
     use super::*;
     use highwater_proto::v1::PushBatchesResponse;
     use highwater_proto::v1::exchange_service_server::{ExchangeService, ExchangeServiceServer};
+    use highwater_security::credentials::Credentials;
     use tokio_stream::wrappers::TcpListenerStream;
-    use tonic::{Request, Response, Status, Streaming};
+    use tonic::transport::Channel;
+    use tonic::{Request, Response, Streaming};
+
+    const PEER: ExecutorId = ExecutorId(uuid::Uuid::nil());
 
     /// Takes one message, then wants no more.
     struct Refuses;
@@ -104,7 +121,7 @@ mod tests {
         let server = tonic::transport::Server::builder().add_service(ExchangeServiceServer::new(Refuses));
         let serving = tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-        let mut call = Call::open(channel, &address);
+        let mut call = Call::open(Credentials::default().on(channel), PEER, &address);
         let refused = tokio::task::spawn_blocking(move || {
             loop {
                 if let Err(error) = call.send(PushBatchesRequest::default()) {
@@ -116,5 +133,16 @@ mod tests {
         assert!(first.ends_with(&format!("executor at {address}: attempt 7 is over here")), "{first}");
         assert!(then.ends_with("takes no more rows"), "{then}");
         serving.abort();
+    }
+
+    #[tokio::test]
+    async fn an_executor_that_cannot_be_reached_is_named() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        let error = Call::open(channel, PEER, &address).finish().await.unwrap_err();
+        assert_eq!(error.unreachable(), Some(PEER), "{error}");
+        assert!(error.to_string().contains(&address), "{error}");
     }
 }

@@ -14,9 +14,9 @@ use highwater_engine::dataflow::{Dataflow, PipelineOutput};
 use highwater_engine::delta::DeltaBatch;
 use highwater_proto::v1::PushBatchesRequest;
 use highwater_proto::{MAX_MESSAGE_BYTES, convert};
+use highwater_security::credentials::Authenticated;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tonic::transport::Channel;
 
 /// What a message has besides its rows, at most.
 const ENVELOPE_BYTES: usize = 1024;
@@ -80,7 +80,7 @@ impl Sender {
         from: TaskId,
         placement: &Placement,
         local: Arc<AttemptInboxes>,
-        connect: &dyn Fn(&str) -> Result<Channel, TaskError>,
+        connect: &dyn Fn(&str) -> Result<Authenticated, TaskError>,
     ) -> Result<Self, TaskError> {
         let mut sender = Self {
             query,
@@ -111,7 +111,7 @@ impl Sender {
                     continue;
                 }
                 if !sender.calls.contains_key(executor) {
-                    sender.calls.insert(*executor, Call::open(connect(address)?, address));
+                    sender.calls.insert(*executor, Call::open(connect(address)?, *executor, address));
                 }
                 sender.remote.insert(task.id, *executor);
             }

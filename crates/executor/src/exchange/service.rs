@@ -44,7 +44,8 @@ impl ExchangeService for ExchangeApi {
                         Ok(Admission::Stale) => {
                             return Err(Status::failed_precondition(format!("attempt {attempt} is over here")));
                         }
-                        Err(_) => return Err(Status::unavailable(format!("attempt {attempt} did not start here"))),
+                        // Not "unavailable": that is what a broken way says.
+                        Err(_) => return Err(Status::aborted(format!("attempt {attempt} did not start here"))),
                     }
                 }
             };

@@ -53,7 +53,7 @@ pub async fn nexmark(args: NexmarkArgs, context: &Context) -> Result<(), Failure
         None => Some(Cluster::start(folder.path(), args.executors.unwrap_or(1) as usize, args.slots)?),
     };
     let driver = match &cluster {
-        Some(cluster) => Driver::new(&cluster.driver_url)?,
+        Some(cluster) => Driver::local(&cluster.driver_url)?,
         None => context.driver()?,
     };
     let mut run = Run::new(args, topics, driver, folder.path(), interrupted)?;
@@ -204,7 +204,12 @@ impl Run {
         let Some(name) = self.running.take() else { return Ok(()) };
         let name = name.as_str();
         let call = |mut client: Client| async move {
-            client.drop_query(request(DropQueryRequest { name: name.to_string(), force: true }, CHANGE)).await
+            client
+                .drop_query(request(
+                    DropQueryRequest { name: name.to_string(), force: true, delete_progress: false },
+                    CHANGE,
+                ))
+                .await
         };
         self.driver.call(call).await.map(|_| ())
     }

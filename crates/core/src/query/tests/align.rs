@@ -42,6 +42,16 @@ fn news(number: i32, log: &[i64], reach: usize, chunk: usize) -> Event {
     Event::Available { executor: e(1), partitions, marks: [(partition, ends.map(mark).collect())].into() }
 }
 
+/// What the brokers say of a source's topic.
+fn ends_of(source: u32, logs: &[Vec<i64>]) -> Event {
+    let numbers = [source as i32 * 2, source as i32 * 2 + 1];
+    let ends = |number: i32| {
+        let end = logs[number as usize].len() as i64;
+        (place(number), LogEnds { earliest: 0, latest: end, log_end: end })
+    };
+    Event::Topic(TopicLook { source: SourceId(source), id: None, ends: numbers.map(ends).into() })
+}
+
 /// What the tasks of a batch report over these logs.
 fn read(logs: &[Vec<i64>], task: &TaskPlan) -> TaskReport {
     let mut done = report(task);
@@ -71,7 +81,8 @@ fn run(logs: &[Vec<i64>], reaches: &[usize], chunk: usize, drift: i64, ends: boo
         let more = if step > 400 { log.len() } else { turns.next().copied().unwrap_or(1) };
         reached[number] = log.len().min(reached[number] + more);
         let positions: Vec<i64> = (0..4).map(|number| query.machine.positions()[&place(number)]).collect();
-        let mut actions = query.tell(news(number as i32, log, reached[number], chunk));
+        let mut actions = query.tell(ends_of(number as u32 / 2, logs));
+        actions.extend(query.tell(news(number as i32, log, reached[number], chunk)));
         while actions.iter().any(|action| matches!(action, Action::Run { .. })) {
             let before: Vec<i64> = (0..4).map(|number| query.machine.positions()[&place(number)]).collect();
             check(&query, logs, &before, chunk, drift)?;

@@ -6,7 +6,7 @@ use crate::query::{Resolution, RunState};
 
 fn failed(query: &Query, kind: ErrorKind) -> Event {
     let attempt = query.run().attempt;
-    Event::TaskFailed { attempt, task: TaskId(0), kind, message: "disk full".into() }
+    Event::TaskFailed { attempt, task: TaskId(0), kind, message: "disk full".into(), unreachable: None }
 }
 
 #[test]
@@ -19,13 +19,10 @@ fn an_executor_lost_before_prepare_drops_the_attempt_and_fences_its_writers() {
     // then
     let everyone = [e(1), e(2)].into();
     assert_eq!(actions[0], Action::Abort { attempt: first.attempt, batch: BatchId(0), executors: everyone });
-    assert_eq!(
-        actions[1],
-        Action::Resolve { batch: None, writers: vec![WriterReport { digest: 0, ..writer_report(w(1), 0) }] }
-    );
+    assert_eq!(actions[1], Action::Resolve { number: 2, batch: None, writers: vec![unwritten(1)], whole: false });
     assert_eq!(actions.len(), 2, "nothing is planned before the orphans are fenced: {actions:?}");
     // when
-    let actions = query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+    let actions = query.resolved([(w(1), Resolution::NotPublished)]);
     // then
     assert_eq!(names(&actions), ["assign", "run"]);
     let again = query.run();
@@ -34,9 +31,14 @@ fn an_executor_lost_before_prepare_drops_the_attempt_and_fences_its_writers() {
     assert!(again.placement.values().all(|executor| *executor == e(1)));
 }
 
-fn fenced(writers: &[u32]) -> Action {
-    let unwritten = |number: &u32| WriterReport { digest: 0, ..writer_report(w(*number), 0) };
-    Action::Resolve { batch: None, writers: writers.iter().map(unwritten).collect() }
+/// Writers of the first batch whose outcome is unknown are asked about.
+fn asked(number: u64, writers: &[u32]) -> Action {
+    let writers = writers.iter().map(|number| writer_report(w(*number), 2)).collect();
+    Action::Resolve { number, batch: Some(BatchId(0)), writers, whole: false }
+}
+
+fn fenced(number: u64, writers: &[u32]) -> Action {
+    Action::Resolve { number, batch: None, writers: writers.iter().copied().map(unwritten).collect(), whole: false }
 }
 
 #[test]
@@ -44,14 +46,14 @@ fn executors_lost_one_after_the_other_have_their_writers_fenced_one_after_the_ot
     // given
     let mut query = Query::executing();
     let first = query.tell(executors(&[(1, 1)]));
-    assert_eq!(first[1], fenced(&[1]));
+    assert_eq!(first[1], fenced(1, &[1]));
     // when
     let while_fencing = query.tell(executors(&[]));
-    let actions = query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+    let actions = query.resolved([(w(1), Resolution::NotPublished)]);
     // then
     assert_eq!(while_fencing, vec![], "one resolution at a time");
-    assert_eq!(actions, [fenced(&[0])], "even without an executor that could go on");
-    assert_eq!(query.tell(Event::Resolved([(w(0), Resolution::NotPublished)].into())), vec![]);
+    assert_eq!(actions, [fenced(2, &[0])], "even without an executor that could go on");
+    assert_eq!(query.resolved([(w(0), Resolution::NotPublished)]), vec![]);
     assert_eq!(names(&query.tell(executors(&[(3, 3)]))), ["open", "assign"]);
 }
 
@@ -63,9 +65,9 @@ fn an_executor_lost_after_its_attempt_was_dropped_has_its_writers_fenced_before_
     // when
     let actions = query.tell(executors(&[(1, 1)]));
     // then
-    assert_eq!(actions, [fenced(&[1])]);
+    assert_eq!(actions, [fenced(1, &[1])]);
     assert_eq!(query.tick_at(10_000), vec![], "not before they are");
-    let actions = query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+    let actions = query.resolved([(w(1), Resolution::NotPublished)]);
     assert_eq!(names(&actions), ["assign", "run"]);
 }
 
@@ -126,6 +128,7 @@ fn reports_of_a_dropped_attempt_or_of_the_wrong_executor_change_nothing() {
             task: TaskId(0),
             kind: ErrorKind::Fatal,
             message: "too late".into(),
+            unreachable: None,
         }),
         vec![]
     );
@@ -169,8 +172,7 @@ fn a_failure_that_trying_again_cannot_mend_stops_the_query() {
 
 #[test]
 fn a_checkpoint_that_cannot_be_written_stops_the_query_and_a_fenced_one_ends_it_silently() {
-    for (kind, expected) in [(ErrorKind::Retry, "failed"), (ErrorKind::Fatal, "failed"), (ErrorKind::Fenced, "fenced")]
-    {
+    for (kind, expected) in [(ErrorKind::Fix, "failed"), (ErrorKind::Fatal, "failed"), (ErrorKind::Fenced, "fenced")] {
         // given
         let (mut query, record) = Query::preparing();
         // when
@@ -187,6 +189,102 @@ fn a_checkpoint_that_cannot_be_written_stops_the_query_and_a_fenced_one_ends_it_
 }
 
 #[test]
+fn a_record_that_cannot_be_written_just_now_is_written_again_while_the_attempt_waits() {
+    // given
+    let (mut query, record) = Query::preparing();
+    for _ in 0..3 {
+        // when
+        let (kind, message) = (ErrorKind::Retry, "no space left on device".to_string());
+        let actions = query.tell(Event::PersistFailed { batch: record.batch(), kind, message });
+        // then
+        assert_eq!(actions, vec![], "nothing is dropped");
+        let RunState::Waiting(message) = query.machine.state() else { panic!("{:?}", query.machine.state()) };
+        assert!(message.contains("no space left"), "{message}");
+        let again = query.machine.next_wake_ms().unwrap();
+        assert_eq!(query.tick_at(again - 1), vec![]);
+        assert_eq!(query.tick_at(again), [Action::Persist { record: record.clone() }]);
+        assert_eq!(query.tick_at(again + 60_000), vec![], "once per answer");
+    }
+    // when
+    let actions = query.tell(Event::Persisted { batch: record.batch() });
+    // then
+    assert_eq!(names(&actions), ["publish", "publish"]);
+    assert_eq!(query.machine.state(), RunState::Running);
+}
+
+/// One executor has read six records, and they are one batch.
+fn of_six() -> Query {
+    let mut query = Query::new(config());
+    query.tell(executors(&[(1, 1)]));
+    query.tell(available(1, &[(0, 3), (1, 3)]));
+    query
+}
+
+fn read_by(query: &Query) -> i64 {
+    query.run().plan.ranges.values().map(crate::offsets::OffsetRange::len).sum()
+}
+
+#[test]
+fn a_batch_that_takes_too_long_is_dropped_and_planned_smaller_until_it_is_quick_again() {
+    // given
+    let mut query = of_six();
+    assert_eq!(read_by(&query), 6);
+    let too_long = query.machine.next_wake_ms().unwrap();
+    assert_eq!(query.tick_at(too_long - 1), vec![]);
+    // when
+    let actions = query.tick_at(too_long);
+    // then
+    assert_eq!(names(&actions), ["abort"]);
+    let RunState::Waiting(message) = query.machine.state() else { panic!("{:?}", query.machine.state()) };
+    assert!(message.contains("480 s") && message.contains("max_offsets_per_trigger"), "{message}");
+    query.tick_at(query.machine.next_wake_ms().unwrap());
+    assert_eq!(read_by(&query), 3);
+    // A failure of another kind, after so long, says the same.
+    query.tick_at(query.now_ms + 300_000);
+    let fenced = failed(&query, ErrorKind::Fenced);
+    query.tell(fenced);
+    query.tick_at(query.machine.next_wake_ms().unwrap());
+    assert_eq!(read_by(&query), 1);
+    // when
+    query.complete();
+    // then
+    assert_eq!(read_by(&query), 2, "quick, and the limit was used up");
+    query.complete();
+    assert_eq!(read_by(&query), 3);
+}
+
+#[test]
+fn an_attempt_whose_last_report_comes_too_late_is_not_prepared() {
+    // given
+    let mut query = of_six();
+    let run = query.run();
+    query.now_ms += 480_000;
+    // when
+    let done = |task: &TaskPlan| Event::TaskDone {
+        attempt: run.attempt,
+        executor: run.placement[&task.id],
+        report: Box::new(report(task)),
+    };
+    let actions: Vec<Action> = run.plan.tasks.iter().flat_map(|task| query.tell(done(task))).collect();
+    // then
+    assert_eq!(names(&actions), ["abort"], "its first transactions may be over");
+}
+
+#[test]
+fn a_prepared_batch_that_is_repeated_may_take_what_it_takes() {
+    // given
+    let (mut query, _) = Query::publishing();
+    query.published(w(0), true);
+    query.tell(executors(&[(1, 1)]));
+    query.resolved([(w(1), Resolution::NotPublished)]);
+    // when
+    let waited = query.tick_at(query.now_ms + 1_000_000);
+    // then
+    assert_eq!(waited, vec![], "it cannot be planned smaller");
+    assert_eq!(names(&query.finish_tasks()), ["publish"]);
+}
+
+#[test]
 fn an_executor_lost_while_the_record_is_written_leaves_the_batch_prepared() {
     // given
     let (mut query, record) = Query::preparing();
@@ -197,7 +295,7 @@ fn an_executor_lost_while_the_record_is_written_leaves_the_batch_prepared() {
     assert_eq!(lost, vec![], "it is too late to drop the attempt");
     assert_eq!(names(&actions), ["publish"], "the survivor's writer");
     let actions = query.published(w(0), true);
-    assert_eq!(actions, [Action::Resolve { batch: Some(BatchId(0)), writers: vec![writer_report(w(1), 2)] }]);
+    assert_eq!(actions, [asked(2, &[1])]);
 }
 
 #[test]
@@ -209,9 +307,9 @@ fn an_executor_lost_after_prepare_makes_the_same_plan_run_again() {
     // when
     let actions = query.tell(executors(&[(1, 1)]));
     // then
-    assert_eq!(actions, [Action::Resolve { batch: Some(BatchId(0)), writers: vec![writer_report(w(1), 2)] }]);
+    assert_eq!(actions, [asked(2, &[1])]);
     // when
-    query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+    query.resolved([(w(1), Resolution::NotPublished)]);
     // then
     let again = query.run();
     assert!(again.attempt > first.attempt);
@@ -241,7 +339,7 @@ fn a_repetition_with_other_rows_state_or_records_stops_before_anything_is_publis
         let (mut query, _) = Query::publishing();
         query.published(w(0), true);
         query.tell(executors(&[(1, 1)]));
-        query.tell(Event::Resolved([(w(1), Resolution::NotPublished)].into()));
+        query.resolved([(w(1), Resolution::NotPublished)]);
         // when
         let actions = query.finish_tasks_with(|task| {
             let mut report = report(task);
@@ -263,9 +361,9 @@ fn an_unknown_outcome_is_found_out_and_the_running_attempt_committed() {
     // when
     let actions = query.published(w(1), true);
     // then
-    assert_eq!(actions, [Action::Resolve { batch: Some(BatchId(0)), writers: vec![writer_report(w(0), 2)] }]);
+    assert_eq!(actions, [asked(2, &[0])]);
     // when
-    let actions = query.tell(Event::Resolved([(w(0), Resolution::Published)].into()));
+    let actions = query.resolved([(w(0), Resolution::Published)]);
     // then
     assert_eq!(committed(&actions).attempt, attempt);
     assert_eq!(committed(&actions).executors, [e(1), e(2)].into(), "its overlays become state");
@@ -291,7 +389,7 @@ fn a_sink_that_is_ahead_stops_the_query_with_the_ways_out() {
     query.published(w(0), true);
     query.published(w(1), false);
     // when
-    let actions = query.tell(Event::Resolved([(w(1), Resolution::Ahead { batch: BatchId(4) })].into()));
+    let actions = query.resolved([(w(1), Resolution::Ahead { batch: BatchId(4) })]);
     // then
     let message = failure(&actions);
     assert!(message.contains("ahead") && message.contains("batch 4") && message.contains("--new-output"), "{message}");
@@ -309,4 +407,21 @@ fn trouble_is_shown_until_it_is_over_and_ends_the_query_only_when_it_is_fatal() 
     assert_eq!(query.machine.state(), RunState::Running);
     let actions = query.tell(trouble(ErrorKind::Fix, "not authorised"));
     assert_eq!((names(&actions), failure(&actions)), (vec!["abort", "ended"], "not authorised"));
+}
+
+#[test]
+fn an_answer_to_an_earlier_question_changes_nothing() {
+    // given: the writers of one executor were asked about, then those of the other
+    let mut query = Query::executing();
+    query.tell(executors(&[(1, 1)]));
+    query.tell(executors(&[]));
+    query.resolved([(w(1), Resolution::NotPublished)]);
+    query.tell(executors(&[(3, 3)]));
+    // when
+    let (number, found) = (1, [(w(1), Resolution::NotPublished)].into());
+    let again = query.tell(Event::Resolved { number, found });
+    let failed = query.tell(Event::ResolveFailed { number, kind: ErrorKind::Fatal, message: "not authorised".into() });
+    // then
+    assert_eq!((again, failed), (vec![], vec![]), "the second question is open");
+    assert_eq!(names(&query.resolved([(w(0), Resolution::NotPublished)])), ["assign"]);
 }

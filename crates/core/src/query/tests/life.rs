@@ -11,7 +11,10 @@ fn stages_that_write_one_sink_have_writers_of_their_own() {
     let mut config = config();
     config.stages[0].sinks = vec![SinkId(0)];
     let mut query = Query::new(config);
-    query.tell(executors(&[(1, 1), (2, 2)]));
+    let actions = query.tell(executors(&[(1, 1), (2, 2)]));
+    let counts: BTreeMap<SinkId, u32> = [(SinkId(0), 4)].into();
+    assert_eq!(actions.last(), Some(&Action::ReserveWriters { counts: counts.clone() }));
+    query.tell(Event::WritersReserved(counts));
     // when
     query.tell(available(1, &[(0, 3)]));
     // then
@@ -40,8 +43,8 @@ fn executors_are_opened_then_given_their_partitions() {
     let actions = query.tell(executors(&[(1, 1), (2, 2)]));
     // then
     assert_eq!(names(&actions), ["open", "open", "assign", "assign"]);
-    assert_eq!(actions[2], Action::Assign { executor: e(1), partitions: vec![(p(0), 0, None)] });
-    assert_eq!(actions[3], Action::Assign { executor: e(2), partitions: vec![(p(1), 0, None)] });
+    assert_eq!(actions[2], assign(1, vec![(p(0), 0, None)]));
+    assert_eq!(actions[3], assign(2, vec![(p(1), 0, None)]));
     assert_eq!(query.machine.state(), RunState::Running);
 }
 
@@ -203,19 +206,20 @@ fn a_newcomer_is_opened_at_once_and_gets_its_share_with_the_next_batch() {
     let actions = query.complete();
     // then
     assert_eq!(joined, [Action::Open { executor: e(3) }]);
-    assert_eq!(names(&actions), ["committed", "assign", "assign", "assign"]);
+    assert_eq!(names(&actions), ["committed", "assign", "assign", "assign", "reserve"]);
+    query.tell(Event::WritersReserved([(SinkId(0), 3)].into()));
     query.tell(available(1, &[(0, 4)]));
     assert_eq!(query.run().plan.tasks_of(StageId(1)).count(), 3);
 }
 
 #[test]
-fn a_partition_found_later_is_read_from_where_it_begins() {
+fn a_partition_found_later_is_read_from_its_first_record() {
     // given
     let mut query = Query::new(config());
     query.tell(executors(&[(1, 1)]));
     // when
-    let actions = query.tell(Event::Partitions(vec![(p(0), 99), (p(2), 40)]));
+    let actions = query.tell(topic("", &[(0, 0, 99), (2, 0, 50)]));
     // then
-    let partitions = vec![(p(0), 0, None), (p(1), 0, None), (p(2), 40, None)];
-    assert_eq!(actions, [Action::Assign { executor: e(1), partitions }], "known partitions keep their positions");
+    let partitions = vec![(p(0), 0, None), (p(1), 0, None), (p(2), 0, None)];
+    assert_eq!(actions, [assign(1, partitions)], "known partitions keep their positions");
 }

@@ -154,7 +154,7 @@ fn a_bounded_query_ignores_partitions_that_appear_later() {
     // given
     let mut query = alone(ending(Trigger::AvailableNow));
     // when
-    let actions = query.tell(Event::Partitions(vec![(p(2), 0)]));
+    let actions = query.tell(topic("", &[(2, 0, 0)]));
     // then
     assert_eq!(actions, vec![]);
     assert!(!query.machine.positions().contains_key(&p(2)));
@@ -182,6 +182,8 @@ fn a_watermark_that_moves_closes_windows_in_a_batch_without_records() {
     let actions = query.publish_all();
     // then
     assert_eq!(names(&actions), ["committed"], "the other partition, unread so far, holds the watermark");
+    assert_eq!(query.machine.next_wake_ms(), None, "an executor's word that there is no more is not enough");
+    query.tell(topic("", &[(0, 0, 3), (1, 0, 0)]));
     // when
     let idle_at = query.machine.next_wake_ms().expect("a partition becomes idle");
     query.tick_at(idle_at);

@@ -1,0 +1,165 @@
+//! Executors that cannot reach one another, that die of a query, and a wall clock that jumps.
+
+use crate::table::Tables;
+use highwater_testkit::{Highwater, KafkaCluster, Message, Payments};
+use std::io::copy;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// A way to an executor that some processes find closed.
+struct Way {
+    /// Where the executor listens.
+    listen: String,
+    /// What others are told.
+    advertise: String,
+    closed_to: Arc<Mutex<Vec<u32>>>,
+}
+
+impl Way {
+    fn open() -> Self {
+        let front = TcpListener::bind("127.0.0.1:0").unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let way = Self {
+            listen: free.to_string(),
+            advertise: front.local_addr().unwrap().to_string(),
+            closed_to: Arc::default(),
+        };
+        let (to, closed_to) = (way.listen.clone(), way.closed_to.clone());
+        std::thread::spawn(move || {
+            for incoming in front.incoming().map_while(Result::ok) {
+                let from = incoming.peer_addr().unwrap().port();
+                let is_closed = closed_to.lock().unwrap().iter().any(|process| owns(*process, from));
+                if let (false, Ok(onward)) = (is_closed, TcpStream::connect(&to)) {
+                    pipe(incoming.try_clone().unwrap(), onward.try_clone().unwrap());
+                    pipe(onward, incoming);
+                }
+            }
+        });
+        way
+    }
+
+    fn arguments(&self) -> [&str; 6] {
+        ["--slots", "1", "--listen", &self.listen, "--advertise", &self.advertise]
+    }
+}
+
+/// Copies one direction on a thread of its own.
+fn pipe(mut from: TcpStream, mut to: TcpStream) {
+    std::thread::spawn(move || {
+        // Either end may go at any time.
+        let _ = copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Both);
+    });
+}
+
+/// The process holds the local end of a connection from this port.
+fn owns(process: u32, port: u16) -> bool {
+    let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let suffix = format!(":{port:04X}");
+    let mut inodes = connections.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        (fields.get(1)?.ends_with(&suffix)).then(|| format!("socket:[{}]", fields[9]))
+    });
+    inodes.any(|inode| {
+        let files = std::fs::read_dir(format!("/proc/{process}/fd"));
+        let mut files = files.into_iter().flatten().flatten();
+        files.any(|file| std::fs::read_link(file.path()).is_ok_and(|link| link.to_string_lossy() == inode))
+    })
+}
+
+#[test]
+fn a_cut_between_two_executors_leaves_one_of_them_out_and_the_query_goes_on() {
+    let payments = Payments::new(KafkaCluster::shared(), "cut", 6);
+    let mut cluster = Highwater::start(0);
+    let ways = [Way::open(), Way::open()];
+    let cut: Vec<usize> = ways.iter().map(|way| cluster.add_executor_with(&[], &way.arguments())).collect();
+    for (way, other) in ways.iter().zip(cut.iter().rev()) {
+        way.closed_to.lock().unwrap().push(cluster.executor(*other).id());
+    }
+    cluster.add_executor(&[]);
+    cluster.submit("totals", &payments.sql(""));
+    cluster.wait("three executors", || (cluster.status("totals")["executors"].as_array()?.len() == 3).then_some(()));
+    payments.produce(0..6_000, 6);
+    cluster.wait_caught_up("totals");
+    payments.assert_exact(6_000);
+    let status = cluster.status("totals");
+    let warnings = status["warnings"].to_string();
+    assert!(
+        warnings.contains("cannot reach one another") && ways.iter().any(|way| warnings.contains(&way.advertise)),
+        "{status}"
+    );
+
+    cluster.executor(2).terminate();
+    cluster.driver().wait_stderr("executor leaves", Duration::from_secs(60));
+    payments.produce(6_000..7_000, 6);
+    cluster.wait_caught_up("totals");
+    payments.assert_exact(7_000);
+}
+
+#[test]
+fn a_query_that_kills_executors_is_quarantined_and_the_others_go_on() {
+    let payments = Payments::new(KafkaCluster::shared(), "beside-poison", 2);
+    payments.produce(0..2_000, 2);
+    let poison = Tables::new("poison", 1);
+    poison.produce(0, 0..10);
+    poison.kafka.produce(&poison.input, [Message::new("not json")]);
+    let mut cluster = Highwater::start(0);
+    // Every executor dies of a bad record, each anew.
+    let deadly = [("HIGHWATER_CRASH_POINT", "executor_dead_letters".to_string())];
+    let mut alive: Vec<usize> = (0..2).map(|_| cluster.add_executor(&deadly)).collect();
+    cluster.submit("totals", &payments.sql(""));
+    cluster.wait_caught_up("totals");
+    cluster.submit("poison", &poison.copy("", ", 'on_bad_record'='dead_letter'"));
+    let mut deaths = 0;
+    let began = Instant::now();
+    let status = loop {
+        assert!(
+            began.elapsed() < Duration::from_secs(120),
+            "not quarantined after {deaths} deaths\n{}",
+            cluster.logs()
+        );
+        for number in &mut alive {
+            if !cluster.executor(*number).is_running() {
+                deaths += 1;
+                *number = cluster.add_executor(&deadly);
+            }
+        }
+        let status = cluster.status("poison");
+        if status["message"].as_str().is_some_and(|message| message.contains("quarantined")) {
+            break status;
+        }
+    };
+    let message = status["message"].as_str().unwrap();
+    assert!(message.contains("executors died one after another"), "{message}");
+    assert!((2..=5).contains(&deaths), "after {deaths} deaths: {message}");
+    payments.produce(2_000..4_000, 2);
+    cluster.wait_caught_up("totals");
+    payments.assert_exact(4_000);
+    assert_eq!(cluster.status("totals")["state"], "running");
+    cluster.ok(&["stop", "poison"]);
+}
+
+#[test]
+fn a_query_keeps_its_pace_while_the_wall_clock_jumps_an_hour_back_and_forth() {
+    const HOUR_MS: i64 = 3_600_000;
+    let tables = Tables::new("clock-jumps", 1);
+    let mut cluster = Highwater::stopped();
+    let skew = cluster.path().join("skew");
+    cluster.start_driver(&[("HIGHWATER_WALL_SKEW", skew.to_str().unwrap().to_string())]);
+    cluster.add_executor(&[]);
+    cluster.submit("q", &tables.copy("SET trigger = 'every 1 second';", ", 'max_records_per_second'='1000'"));
+    let mut ids = 0;
+    for hours in [0, -1, 1, 0] {
+        std::fs::write(&skew, (hours * HOUR_MS).to_string()).unwrap();
+        tables.produce(0, ids..ids + 100);
+        ids += 100;
+        cluster.wait_caught_up("q");
+    }
+    assert_eq!(tables.ids(), (0..ids).collect::<Vec<_>>());
+    let parse = |text: &serde_json::Value| text.as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+    let times: Vec<_> = cluster.progress("q").iter().map(|batch| parse(&batch["timestamp"])).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    let ahead = *times.last().unwrap() - chrono::Utc::now();
+    assert!(ahead < chrono::TimeDelta::minutes(5), "the time of batches is {ahead} ahead");
+}

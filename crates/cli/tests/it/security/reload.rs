@@ -1,0 +1,45 @@
+//! Certificates and tokens are read again while everything runs.
+
+use super::pki::Ca;
+use super::wire::{admitted, block_on, connect};
+use super::{LOCAL, Secured, write_tokens};
+use std::time::Duration;
+
+const LIST: &str = "/highwater.v1.QueryService/ListQueries";
+
+#[test]
+fn tokens_and_certificates_are_read_again_and_a_wrong_file_changes_nothing() {
+    let secured = Secured::start();
+    let log = |part: &str| secured.cluster.logs().matches(part).count();
+    block_on(async {
+        let channel = connect(&secured.cluster.url, &secured.ca.client(None)).await.unwrap();
+        let until = async |token: &str, expected: char| {
+            while admitted(&channel, LIST, Some(token)).await != expected {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        // The connection stays; what its token may do changes.
+        write_tokens(&secured.tokens, "-2");
+        until("viewer-2", 'y').await;
+        assert_eq!(admitted(&channel, LIST, Some("viewer")).await, '?');
+        std::fs::write(&secured.tokens, "[[token]]\nname = ").unwrap();
+        while log("does not read; what was read before stays in force") == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(admitted(&channel, LIST, Some("viewer-2")).await, 'y');
+        write_tokens(&secured.tokens, "-3");
+        until("viewer-3", 'y').await;
+
+        // A certificate of another CA, for new connections; the one that is open goes on.
+        let other = Ca::new(secured.cluster.path(), "other");
+        std::fs::write(secured.cluster.path().join("driver.key"), "no key").unwrap();
+        let believes = secured.ca.client(None);
+        connect(&secured.cluster.url, &believes).await.unwrap();
+        other.issue("driver", LOCAL);
+        while connect(&secured.cluster.url, &other.client(None)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(connect(&secured.cluster.url, &believes).await.is_err());
+        assert_eq!(admitted(&channel, LIST, Some("viewer-3")).await, 'y');
+    });
+}

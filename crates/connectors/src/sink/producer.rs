@@ -1,0 +1,143 @@
+//! Transactional producers: their ids, their configuration, taking an id over from whoever had it.
+//!
+//! Owns: creating and initialising them. Does not own: their transactions (`kafka`).
+//! A writer has two transactional ids, for even and odd batches: for some milliseconds after a commit the coordinator
+//! still ends that transaction, and librdkafka would wait 20 ms before it begins another one of the same id.
+
+use super::deliveries::Deliveries;
+use crate::admin;
+use crate::client::{self, Native};
+use crate::error::ConnectorError;
+use highwater_core::ids::{BatchId, QueryId, SinkId, WriterId};
+use highwater_engine::query::{ConnectorOptions, KafkaOptions, SinkTable};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, Producer};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// Longest wait for brokers in one step of a transaction; then the attempt is tried again.
+pub const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long initialising waits before it is looked whether brokers refuse to talk.
+const INIT_STEP: Duration = Duration::from_secs(2);
+/// How long brokers keep a transaction open, unless the user says otherwise; they allow 15 minutes by default.
+const TRANSACTION_TIMEOUT_MS: i64 = 600_000;
+const TRANSACTION_TIMEOUT: &str = "transaction.timeout.ms";
+/// The longest call between executors.
+const EXCHANGE_TIMEOUT_MS: i64 = 600_000;
+/// Ids initialised at the same time: each takes threads and connections of its own.
+const FENCED_AT_ONCE: usize = 16;
+
+/// Which of a writer's two transactional ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Even,
+    Odd,
+}
+
+impl Side {
+    pub const ALL: [Self; 2] = [Self::Even, Self::Odd];
+
+    pub fn of(batch: BatchId) -> Self {
+        if batch.0.is_multiple_of(2) { Self::Even } else { Self::Odd }
+    }
+
+    fn transactional_id(self, query: QueryId, sink: SinkId, writer: WriterId) -> String {
+        match self {
+            Self::Even => format!("highwater-{query}-{sink}-{writer}"),
+            Self::Odd => format!("highwater-{query}-{sink}-{writer}-odd"),
+        }
+    }
+}
+
+/// How long an attempt of a batch may take, milliseconds: what it has open by then is still there when it is published.
+pub fn max_attempt_ms(sinks: &[SinkTable]) -> i64 {
+    let open = sinks.iter().filter_map(|sink| match &sink.connector {
+        ConnectorOptions::Kafka(options) => Some(transaction_timeout_ms(options)),
+        _ => None,
+    });
+    open.chain([EXCHANGE_TIMEOUT_MS]).min().unwrap_or(EXCHANGE_TIMEOUT_MS) / 5 * 4
+}
+
+/// How long the sink asks brokers to keep a transaction open, milliseconds.
+pub fn transaction_timeout_ms(options: &KafkaOptions) -> i64 {
+    let set = options.properties.get(TRANSACTION_TIMEOUT).and_then(|value| value.parse().ok());
+    set.unwrap_or(TRANSACTION_TIMEOUT_MS)
+}
+
+/// A producer with the writer's transactional id, initialised: earlier producers of it are fenced, and their
+/// transactions have ended, markers and all.
+pub fn initialised<P>(
+    table: &SinkTable,
+    options: &KafkaOptions,
+    query: QueryId,
+    writer: WriterId,
+    side: Side,
+) -> Result<P, ConnectorError>
+where
+    P: FromClientConfigAndContext<Deliveries> + Producer<Deliveries> + Native<Deliveries>,
+{
+    let context = format!("sink '{}'", table.name);
+    let mut config = client::base(options)?;
+    client::set_default(&mut config, "linger.ms", "1");
+    client::set_default(&mut config, "compression.type", "lz4");
+    client::set_default(&mut config, "queue.buffering.max.messages", "500000");
+    client::set_default(&mut config, "queue.buffering.max.kbytes", "131072");
+    client::set_default(&mut config, TRANSACTION_TIMEOUT, &TRANSACTION_TIMEOUT_MS.to_string());
+    config
+        .set("transactional.id", side.transactional_id(query, table.id, writer))
+        .set("enable.idempotence", "true")
+        .set("partitioner", "murmur2_random");
+    let producer: P = config.make(&context, Deliveries::new(config.callbacks()))?;
+    let deadline = Instant::now() + STEP_TIMEOUT;
+    loop {
+        let initialised = producer.init_transactions(INIT_STEP);
+        producer.serve();
+        let callbacks = &producer.callbacks().callbacks;
+        let Err(error) = initialised else {
+            callbacks.forget();
+            return Ok(producer);
+        };
+        if is_retriable(&error) && Instant::now() < deadline && callbacks.refusal().is_none() {
+            continue;
+        }
+        let fatal = producer.client().fatal_error().map(|(code, _)| code);
+        let code = fatal.or(error.rdkafka_error_code());
+        if code == Some(RDKafkaErrorCode::InvalidTransactionTimeout) {
+            return Err(admin::timeout_refused(table, options));
+        }
+        let context = format!("{context}: initialising transactions");
+        return Err(callbacks.explain_code(context, code, &error.to_string()));
+    }
+}
+
+/// Initialises both transactional ids of writers, many at the same time.
+pub fn fence(
+    table: &SinkTable,
+    options: &KafkaOptions,
+    query: QueryId,
+    writers: &BTreeSet<WriterId>,
+) -> Result<(), ConnectorError> {
+    let ids: Vec<(WriterId, Side)> = writers.iter().flat_map(|writer| Side::ALL.map(|side| (*writer, side))).collect();
+    for some in ids.chunks(FENCED_AT_ONCE) {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = some
+                .iter()
+                .map(|(writer, side)| {
+                    scope.spawn(move || {
+                        initialised::<BaseProducer<Deliveries>>(table, options, query, *writer, *side).map(drop)
+                    })
+                })
+                .collect();
+            threads.into_iter().try_for_each(|thread| {
+                thread.join().map_err(|_| ConnectorError::Fatal("internal: a fencing thread panicked".into()))?
+            })
+        })?;
+    }
+    Ok(())
+}
+
+/// librdkafka says that the same call may be made again.
+pub fn is_retriable(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::Transaction(error) if error.is_retriable())
+}

@@ -1,0 +1,62 @@
+//! The driver's clock: the one place that reads time for decisions.
+//!
+//! Owns: reading the wall clock and the monotonic one. Does not own: what follows from a jump (core's `clock`).
+
+use highwater_core::clock::Now;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Cheap to clone; all clones are one clock.
+#[derive(Clone)]
+pub(crate) struct Clock {
+    began: Instant,
+    began_at_ms: i64,
+    wall: Arc<dyn Fn() -> i64 + Send + Sync>,
+}
+
+impl Clock {
+    /// The system's clocks.
+    pub fn system() -> Self {
+        Self::over(wall_ms)
+    }
+
+    /// With another wall clock.
+    pub fn over(wall: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
+        Self { began: Instant::now(), began_at_ms: wall(), wall: Arc::new(wall) }
+    }
+
+    /// This moment. By one of its clocks time never jumps.
+    pub fn now(&self) -> Now {
+        let passed = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
+        Now { ms: self.began_at_ms.saturating_add(passed), wall_ms: (self.wall)() }
+    }
+}
+
+/// The wall clock, milliseconds since the Unix epoch: for people, and to compare with times that others wrote.
+pub(crate) fn wall_ms() -> i64 {
+    chrono::Utc::now().timestamp_millis().saturating_add(highwater_crash::wall_skew_ms())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    const HOUR: i64 = 3_600_000;
+
+    #[test]
+    fn a_wall_clock_that_jumps_moves_only_one_of_its_times() {
+        let wall = Arc::new(AtomicI64::new(5 * HOUR));
+        let clock = Clock::over({
+            let wall = wall.clone();
+            move || wall.load(Ordering::Relaxed)
+        });
+        for jump in [-HOUR, 2 * HOUR, -3 * HOUR] {
+            let before = clock.now();
+            wall.fetch_add(jump, Ordering::Relaxed);
+            let after = clock.now();
+            assert_eq!(after.wall_ms, before.wall_ms + jump);
+            assert!((0..HOUR).contains(&(after.ms - before.ms)), "{before:?} {after:?}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! How a session reaches the worker of a query: its start, its queue of commands, its end.
+//!
+//! Owns: the worker's task, and that it begins when the one before it has ended. Does not own: what it does (`worker`).
+
+use crate::Shared;
+use crate::channels::DriverClient;
+use crate::outbox::Outbox;
+use crate::worker::{HEARTBEAT, Worker};
+use highwater_core::ids::{QueryId, RunId};
+use highwater_proto::v1;
+use highwater_proto::v1::stream_tasks_response::Message;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+/// How long a worker may take to let go of its consumers and transactions.
+const END_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How the session reaches a worker.
+pub struct WorkerHandle {
+    run: RunId,
+    commands: mpsc::UnboundedSender<Message>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl WorkerHandle {
+    /// The run it works for.
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+
+    pub fn command(&self, message: Message) {
+        // A worker that could not open its query has said so, and takes no commands.
+        let _ = self.commands.send(message);
+    }
+
+    /// Stops the worker's tasks, aborts its transactions and closes its consumers. One that hangs is left behind: what it
+    /// still writes is fenced by whoever takes over its writers.
+    pub async fn end(self) {
+        self.stop.cancel();
+        match tokio::time::timeout(END_PATIENCE, self.task).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "a query's worker ended badly"),
+            Err(_) => tracing::error!("a query's worker does not end; it is left behind"),
+        }
+    }
+}
+
+/// Starts a worker; it opens the query by itself, once the one before it has ended.
+pub fn start(
+    shared: Shared,
+    query: QueryId,
+    epoch: u64,
+    open: v1::OpenQuery,
+    outbox: Outbox,
+    client: DriverClient,
+    before: Option<WorkerHandle>,
+) -> WorkerHandle {
+    let (commands, queue) = mpsc::unbounded_channel();
+    let run = outbox.run();
+    let stop = CancellationToken::new();
+    let span = tracing::info_span!("query", name = %open.name, %query);
+    let stopped = stop.clone();
+    let task = tokio::spawn(
+        async move {
+            let opening = async {
+                if let Some(before) = before {
+                    before.end().await;
+                }
+                Worker::open(shared, query, epoch, &open, outbox.clone(), client).await
+            };
+            tokio::pin!(opening);
+            let mut beats = tokio::time::interval(HEARTBEAT);
+            let opened = loop {
+                tokio::select! {
+                    opened = &mut opening => break opened,
+                    _ = beats.tick() => outbox.opening().await,
+                }
+            };
+            match opened {
+                Ok(worker) => worker.run(queue, stopped).await,
+                Err((kind, message)) => outbox.trouble(kind, message).await,
+            }
+        }
+        .instrument(span),
+    );
+    WorkerHandle { run, commands, stop, task }
+}

@@ -1,0 +1,68 @@
+//! Loading state from the driver's checkpoint while a worker goes on obeying commands.
+//!
+//! Owns: that one loading follows the other. Does not own: fetching (`restore`), what waits for the state (`worker`).
+//! Invariant: an older loading never ends after a newer one has begun to put its state in.
+
+use crate::channels::DriverClient;
+use crate::error::TaskError;
+use crate::restore;
+use crate::running::Running;
+use highwater_core::ids::{AttemptId, BatchId, QueryId, ShardId};
+use highwater_engine::state::QueryState;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+
+/// The shards of an attempt are there, or are not to be had.
+pub struct Loaded {
+    pub attempt: AttemptId,
+    pub result: Result<(), TaskError>,
+}
+
+pub struct Loading {
+    last: Option<JoinHandle<()>>,
+    done: mpsc::UnboundedSender<Loaded>,
+    results: mpsc::UnboundedReceiver<Loaded>,
+}
+
+impl Loading {
+    pub fn new() -> Self {
+        let (done, results) = mpsc::unbounded_channel();
+        Self { last: None, done, results }
+    }
+
+    /// Begins to load shards as of `base` for an attempt. It ends early when the attempt is cancelled.
+    pub fn begin(
+        &mut self,
+        mut client: DriverClient,
+        (query, epoch): (QueryId, u64),
+        base: Option<BatchId>,
+        shards: BTreeSet<ShardId>,
+        state: Arc<QueryState>,
+        running: &Running,
+    ) {
+        let (attempt, cancel, steps) = (running.attempt.id, running.cancel.clone(), running.loading.clone());
+        let (done, before) = (self.done.clone(), self.last.take());
+        let loading = async move {
+            if let Some(before) = before {
+                // It has been told to end. If it panicked, nothing of it is left either.
+                let _ = before.await;
+            }
+            let result = restore::restore(&mut client, query, epoch, base, &shards, state, (&cancel, &steps)).await;
+            // The worker is gone with its session: nobody wants the state.
+            let _ = done.send(Loaded { attempt, result });
+        };
+        self.last = Some(tokio::spawn(loading.in_current_span()));
+    }
+
+    /// Waits for the next one to end.
+    pub async fn next(&mut self) -> Loaded {
+        match self.results.recv().await {
+            Some(loaded) => loaded,
+            // `self` holds a sender.
+            None => std::future::pending().await,
+        }
+    }
+}

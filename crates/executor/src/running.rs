@@ -1,0 +1,46 @@
+//! The attempt that runs on this executor: its tasks, how far each is, and what is told of that.
+//!
+//! Owns: which tasks are neither done nor failed. Does not own: running them (`worker`, `task`).
+//! Invariant: a task is listed from the moment its attempt is accepted until its result is told. A worker that hangs tells
+//! nothing.
+
+use crate::attempt::Attempt;
+use crate::outbox::Outbox;
+use crate::steps::Steps;
+use highwater_core::ids::TaskId;
+use std::collections::BTreeMap;
+use tokio_util::sync::CancellationToken;
+
+pub struct Running {
+    pub attempt: Attempt,
+    pub cancel: CancellationToken,
+    /// Of what all tasks wait for: their state.
+    pub loading: Steps,
+    tasks: BTreeMap<TaskId, Steps>,
+}
+
+impl Running {
+    pub fn new(attempt: Attempt) -> Self {
+        let tasks = attempt.mine().map(|task| (task.id, Steps::default())).collect();
+        Self { attempt, cancel: CancellationToken::new(), loading: Steps::default(), tasks }
+    }
+
+    /// The counter of a task.
+    pub fn steps(&self, task: TaskId) -> Steps {
+        self.tasks.get(&task).cloned().unwrap_or_default()
+    }
+
+    /// Its result is about to be told.
+    pub fn ended(&mut self, task: TaskId) {
+        self.tasks.remove(&task);
+    }
+
+    /// Tells the driver which tasks still run. Nothing to say of an attempt that is done.
+    pub async fn tell(&self, outbox: &Outbox) {
+        if !self.tasks.is_empty() {
+            let loaded = self.loading.count();
+            let tasks = self.tasks.iter().map(|(task, steps)| (*task, loaded + steps.count()));
+            outbox.heartbeat(self.attempt.id, self.attempt.plan.batch, tasks).await;
+        }
+    }
+}
