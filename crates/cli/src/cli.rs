@@ -125,21 +125,21 @@ pub struct DriverArgs {
     pub exit_with_parent: bool,
 }
 
+/// What scripts may reach on the machine of a driver or an executor.
+#[derive(Clone, Debug, Default, Args)]
+pub struct AccessArgs {
+    /// Environment variables that scripts may refer to [default: all on loopback without tokens, else none]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub allow_env: Option<Vec<String>>,
+    /// Folders with files that scripts may refer to and read [default: all on loopback without tokens, else none]
+    #[arg(long, value_name = "DIRS", value_delimiter = ',')]
+    pub allow_path: Option<Vec<PathBuf>>,
+}
+
 /// A number of bytes above zero.
 fn size(text: &str) -> Result<u64, String> {
     let bytes = text.trim().parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64()).filter(|bytes| *bytes > 0);
     bytes.ok_or_else(|| "write a size, for example 512MB or 4GiB".to_string())
-}
-
-/// What scripts may reach on the machine of a driver or an executor.
-#[derive(Clone, Debug, Default, Args)]
-pub struct AccessArgs {
-    /// Environment variables that scripts may refer to [default: all on a loopback address, else none]
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-    pub allow_env: Option<Vec<String>>,
-    /// Folders with files that scripts may refer to and read [default: all on a loopback address, else none]
-    #[arg(long, value_name = "DIRS", value_delimiter = ',')]
-    pub allow_path: Option<Vec<PathBuf>>,
 }
 
 #[derive(Clone, Debug, Default, Args)]

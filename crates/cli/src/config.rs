@@ -31,14 +31,14 @@ const DRIVER_KEYS: &[&str] = &[
     "allow_path",
 ];
 
+const EXECUTOR_KEYS: &[&str] =
+    &["slots", "listen", "advertise", "query_memory", "data_dir", "tls_cert", "tls_key", "allow_env", "allow_path"];
+
 /// Every key of the file, by section; "" is the top level.
 const KEYS: &[(&str, &[&str])] = &[
     ("", &["driver_url", "log_format", "tls_ca", "tls_cert", "tls_key", "driver", "executor"]),
     ("driver", DRIVER_KEYS),
-    (
-        "executor",
-        &["slots", "listen", "advertise", "query_memory", "data_dir", "tls_cert", "tls_key", "allow_env", "allow_path"],
-    ),
+    ("executor", EXECUTOR_KEYS),
 ];
 
 /// The file as parsed. Everything is optional.
