@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Random queries against the batch answer first, then kills and hangs of processes at random under load on a real
 # Kafka, whose output must stay exact. Arguments go to the second program: --minutes N, --seed S.
-# PROPTEST_CASES: random cases of each kind (20000). FUZZ_SECONDS: time of each fuzz target (300). A failure prints the seed that makes its case again.
+# PROPTEST_CASES: random cases of each kind (20000). FUZZ_SECONDS: time of each fuzz target (300). A failure prints the seed
+# that makes its case again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # As the tests are built, so that nothing is built twice.

@@ -22,7 +22,7 @@ macro_rules! requests {
         const REQUESTS: &[&str] = &[$(stringify!($name)),*];
 
         fn read_all(bytes: &[u8]) {
-            $(drop(again::<v1::$name>(bytes));)*
+            $(let _ = again::<v1::$name>(bytes);)*
         }
     };
 }
@@ -54,12 +54,14 @@ fn convert_all(bytes: &[u8]) {
     if let Some(request) = again::<v1::StreamTasksRequest>(bytes) {
         use v1::stream_tasks_request::Message;
         match request.message {
-            Some(Message::Hello(hello)) => drop(convert::executor_id(&hello.executor_id)),
+            Some(Message::Hello(hello)) => {
+                let _ = convert::executor_id(&hello.executor_id);
+            }
             Some(Message::TaskDone(done)) => {
                 let _ = (convert::attempt(done.attempt), convert::report_from_bytes(&done.report));
             }
             Some(Message::TaskFailed(failed)) => {
-                drop((convert::attempt(failed.attempt), convert::error_kind(failed.kind())))
+                let _ = (convert::attempt(failed.attempt), convert::error_kind(failed.kind()));
             }
             _ => {}
         }
