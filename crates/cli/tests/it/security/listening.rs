@@ -66,6 +66,26 @@ fn without_protection_only_loopback_is_listened_on() {
 }
 
 #[test]
+fn a_client_ca_alone_gives_every_right_to_its_certificates() {
+    let mut cluster = Highwater::stopped();
+    let ca = Ca::new(cluster.path(), "ca");
+    let (driver, client) = (ca.issue("driver", &["127.0.0.1"]), ca.issue("client", &[]));
+    let mut args = flags(&driver).to_vec();
+    args.extend(["--tls-client-ca", ca.file.to_str().unwrap()]);
+    cluster.start_driver_with(&[], &args);
+    cluster.url = cluster.url.replace("http://", "https://");
+    cluster.environment = vec![("HIGHWATER_TLS_CA", ca.file.to_str().unwrap().to_string())];
+    let mut drop = vec!["drop", "nosuch"];
+    let refused = cluster.run(&drop);
+    assert_eq!(refused.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert!(stderr.contains("asks for a client certificate"), "{stderr}");
+    drop.extend(flags(&client));
+    let stderr = String::from_utf8_lossy(&cluster.run(&drop).stderr).into_owned();
+    assert!(stderr.contains("no query named"), "{stderr}");
+}
+
+#[test]
 fn with_tokens_any_address_is_listened_on() {
     let mut cluster = Highwater::stopped();
     let tokens = cluster.path().join("tokens.toml");

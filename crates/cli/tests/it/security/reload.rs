@@ -3,9 +3,29 @@
 use super::pki::Ca;
 use super::wire::{admitted, block_on, connect};
 use super::{LOCAL, Secured, write_tokens};
+use highwater_testkit::highwater::DEADLINE;
 use std::time::Duration;
 
 const LIST: &str = "/highwater.v1.QueryService/ListQueries";
+
+#[test]
+fn an_executor_is_out_with_its_token_and_in_with_it_again() {
+    let mut secured = Secured::start();
+    let mut environment = secured.cluster.environment.clone();
+    environment.push(("HIGHWATER_TOKEN", "executor".to_string()));
+    let executor = secured.cluster.add_executor_with(&environment, &[]);
+    secured.cluster.executor(executor).wait_stderr("joined the driver", DEADLINE);
+    write_tokens(&secured.tokens, "-2");
+    secured
+        .cluster
+        .executor(executor)
+        .wait_stderr("the driver refuses this executor: the token is not among", DEADLINE);
+    write_tokens(&secured.tokens, "");
+    secured.cluster.wait("the executor to join again", || {
+        let log = secured.cluster.logs();
+        (log.matches("joined the driver").count() == 2).then_some(())
+    });
+}
 
 #[test]
 fn tokens_and_certificates_are_read_again_and_a_wrong_file_changes_nothing() {
