@@ -103,7 +103,8 @@ fn config() -> QueryConfig {
         topic_ids: BTreeMap::new(),
         end_topic_ids: BTreeMap::new(),
         reserved_writers: [(SinkId(0), 2)].into(),
-        max_attempt_ms: 480_000,
+        // Longer than any lease.
+        max_attempt_ms: 10_000_000,
     }
 }
 

@@ -212,9 +212,9 @@ fn a_record_that_cannot_be_written_just_now_is_written_again_while_the_attempt_w
     assert_eq!(query.machine.state(), RunState::Running);
 }
 
-/// One executor has read six records, and they are one batch.
+/// One executor has read six records, and they are one batch, which may take 20 s: less than a lease.
 fn of_six() -> Query {
-    let mut query = Query::new(config());
+    let mut query = Query::new(QueryConfig { max_attempt_ms: 20_000, ..config() });
     query.tell(executors(&[(1, 1)]));
     query.tell(available(1, &[(0, 3), (1, 3)]));
     query
@@ -236,11 +236,11 @@ fn a_batch_that_takes_too_long_is_dropped_and_planned_smaller_until_it_is_quick_
     // then
     assert_eq!(names(&actions), ["abort"]);
     let RunState::Waiting(message) = query.machine.state() else { panic!("{:?}", query.machine.state()) };
-    assert!(message.contains("480 s") && message.contains("max_offsets_per_trigger"), "{message}");
+    assert!(message.contains("20 s") && message.contains("max_offsets_per_trigger"), "{message}");
     query.tick_at(query.machine.next_wake_ms().unwrap());
     assert_eq!(read_by(&query), 3);
     // A failure of another kind, after so long, says the same.
-    query.tick_at(query.now_ms + 300_000);
+    query.tick_at(query.now_ms + 12_000);
     let fenced = failed(&query, ErrorKind::Fenced);
     query.tell(fenced);
     query.tick_at(query.machine.next_wake_ms().unwrap());
@@ -258,7 +258,7 @@ fn an_attempt_whose_last_report_comes_too_late_is_not_prepared() {
     // given
     let mut query = of_six();
     let run = query.run();
-    query.now_ms += 480_000;
+    query.now_ms += 20_000;
     // when
     let done = |task: &TaskPlan| Event::TaskDone {
         attempt: run.attempt,
@@ -273,12 +273,13 @@ fn an_attempt_whose_last_report_comes_too_late_is_not_prepared() {
 #[test]
 fn a_prepared_batch_that_is_repeated_may_take_what_it_takes() {
     // given
-    let (mut query, _) = Query::publishing();
-    query.published(w(0), true);
-    query.tell(executors(&[(1, 1)]));
-    query.resolved([(w(1), Resolution::NotPublished)]);
+    let mut query = of_six();
+    query.finish_tasks();
+    query.tell(Event::Persisted { batch: BatchId(0) });
+    query.published(w(0), false);
+    query.resolved([(w(0), Resolution::NotPublished)]);
     // when
-    let waited = query.tick_at(query.now_ms + 1_000_000);
+    let waited = query.tick_at(query.now_ms + 25_000);
     // then
     assert_eq!(waited, vec![], "it cannot be planned smaller");
     assert_eq!(names(&query.finish_tasks()), ["publish"]);
