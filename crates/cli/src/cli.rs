@@ -128,12 +128,18 @@ pub struct DriverArgs {
 /// What scripts may reach on the machine of a driver or an executor.
 #[derive(Clone, Debug, Default, Args)]
 pub struct AccessArgs {
-    /// Environment variables that scripts may refer to [default: all on a loopback address, else none]
+    /// Environment variables that scripts may refer to [default: all on loopback without tokens, else none]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub allow_env: Option<Vec<String>>,
-    /// Folders with files that scripts may refer to and read [default: all on a loopback address, else none]
+    /// Folders with files that scripts may refer to and read [default: all on loopback without tokens, else none]
     #[arg(long, value_name = "DIRS", value_delimiter = ',')]
     pub allow_path: Option<Vec<PathBuf>>,
+}
+
+/// A number of bytes above zero.
+fn size(text: &str) -> Result<u64, String> {
+    let bytes = text.trim().parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64()).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| "write a size, for example 512MB or 4GiB".to_string())
 }
 
 #[derive(Clone, Debug, Default, Args)]
@@ -147,6 +153,9 @@ pub struct ExecutorArgs {
     /// HOST:PORT under which other executors reach this one; port 0 stands for the port in use
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
+    /// Memory the state of one query may take here, for example 4GiB [default: half of the machine's or container's]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub query_memory: Option<u64>,
     /// Folder of private scratch space [default: the system's temporary folder]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,

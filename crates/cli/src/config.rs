@@ -31,11 +31,14 @@ const DRIVER_KEYS: &[&str] = &[
     "allow_path",
 ];
 
+const EXECUTOR_KEYS: &[&str] =
+    &["slots", "listen", "advertise", "query_memory", "data_dir", "tls_cert", "tls_key", "allow_env", "allow_path"];
+
 /// Every key of the file, by section; "" is the top level.
 const KEYS: &[(&str, &[&str])] = &[
     ("", &["driver_url", "log_format", "tls_ca", "tls_cert", "tls_key", "driver", "executor"]),
     ("driver", DRIVER_KEYS),
-    ("executor", &["slots", "listen", "advertise", "data_dir", "tls_cert", "tls_key", "allow_env", "allow_path"]),
+    ("executor", EXECUTOR_KEYS),
 ];
 
 /// The file as parsed. Everything is optional.
@@ -77,6 +80,7 @@ pub struct ExecutorSection {
     pub slots: Option<u32>,
     pub listen: Option<SocketAddr>,
     pub advertise: Option<String>,
+    pub query_memory: Option<bytesize::ByteSize>,
     pub data_dir: Option<PathBuf>,
     pub allow_env: Option<Vec<String>>,
     pub allow_path: Option<Vec<PathBuf>>,
@@ -102,6 +106,8 @@ pub struct ExecutorSettings {
     pub slots: u32,
     pub listen: SocketAddr,
     pub advertise: Option<String>,
+    /// Bytes; `None`: a share of what there is.
+    pub query_memory: Option<u64>,
     pub data_dir: Option<PathBuf>,
     pub access: AccessPolicy,
     pub security: ClientSecurity,
@@ -180,6 +186,7 @@ impl Config {
             slots: args.slots.or(file.slots).unwrap_or_else(cores),
             listen,
             advertise: args.advertise.clone().or_else(|| file.advertise.clone()),
+            query_memory: args.query_memory.or_else(|| file.query_memory.map(|size| size.as_u64())),
             data_dir: args.data_dir.clone().or_else(|| file.data_dir.clone()),
             access: access(&args.access, &file.allow_env, &file.allow_path, trusted),
             security,
@@ -262,6 +269,7 @@ listen = "0.0.0.0:9000"
 data_dir = "/var/lib/highwater"
 [executor]
 slots = 8
+query_memory = "2GiB"
 "#;
 
     #[test]
@@ -298,7 +306,8 @@ slots = 8
         let settings = Config::default().executor(&ExecutorArgs::default(), &Global::default()).unwrap();
         assert_eq!((settings.listen.port(), settings.slots), (0, cores()));
         let config = Config::parse(FILE).unwrap();
-        assert_eq!(config.executor(&ExecutorArgs::default(), &Global::default()).unwrap().slots, 8);
+        let settings = config.executor(&ExecutorArgs::default(), &Global::default()).unwrap();
+        assert_eq!((settings.slots, settings.query_memory), (8, Some(2 << 30)));
     }
 
     #[test]

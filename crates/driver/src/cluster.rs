@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 /// Commands waiting for one executor. A full queue means that it does not read: its session ends.
-const COMMAND_QUEUE: usize = 1024;
+const COMMAND_QUEUE: usize = 16_384;
 
 type CommandSender = mpsc::Sender<Result<StreamTasksResponse, tonic::Status>>;
 pub(crate) type CommandReceiver = mpsc::Receiver<Result<StreamTasksResponse, tonic::Status>>;

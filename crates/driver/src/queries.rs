@@ -2,6 +2,9 @@
 //!
 //! Owns: which query runs. Does not own: what a run does (`runner`), how one is submitted (`submit`).
 
+#[cfg(test)]
+mod tests;
+
 use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::error::DriverError;

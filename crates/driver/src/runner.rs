@@ -241,7 +241,13 @@ impl Runner {
     }
 
     fn publish_view(&self) {
-        self.view.send_replace(view_of(&self.machine, &self.input_rows, &self.warnings));
+        let view = view_of(&self.machine, &self.input_rows, &self.warnings);
+        if let RunState::Waiting(why) = &view.state
+            && self.view.borrow().state != view.state
+        {
+            tracing::warn!("the query waits: {why}");
+        }
+        self.view.send_replace(view);
     }
 }
 

@@ -9,6 +9,7 @@ use highwater_core::ids::{QueryId, SourceId};
 use highwater_core::offsets::Positions;
 use highwater_core::options::{DesiredState, EndingOffsets, QuerySpec, Trigger};
 use highwater_engine::CompiledQuery;
+use highwater_engine::sql::limits::MAX_PARTITIONS;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -72,6 +73,16 @@ fn check_name(name: &str) -> Result<(), DriverError> {
     Ok(())
 }
 
+/// Each partition costs a place in every plan, record and report of every batch.
+fn check_partitions(partitions: usize) -> Result<(), DriverError> {
+    match partitions > MAX_PARTITIONS {
+        true => Err(DriverError::Invalid(format!(
+            "the sources have {partitions} partitions together, and {MAX_PARTITIONS} are the most: split the query by source"
+        ))),
+        false => Ok(()),
+    }
+}
+
 #[derive(Default)]
 struct LookedUp {
     starts: Positions,
@@ -100,6 +111,7 @@ fn look_up(
         found.starts.extend(monitor.resolve_start()?);
         found.ends.extend(ends_of(&mut monitor, source.options.ending_offsets.as_ref(), bounded)?);
     }
+    check_partitions(found.starts.len())?;
     let mut earlier = admin::EarlierOutput::default();
     for sink in &compiled.sinks {
         if !new_output && let Some(other) = earlier.find(sink, name)? {
@@ -143,4 +155,16 @@ pub(crate) async fn fixed_ends(
         Ok((ends, ids))
     })
     .await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_counted() {
+        assert!(check_partitions(MAX_PARTITIONS).is_ok());
+        let error = check_partitions(MAX_PARTITIONS + 1).expect_err("too many").to_string();
+        assert!(error.contains("20001 partitions"), "{error}");
+    }
 }

@@ -13,6 +13,7 @@ use crate::sql::derived::DerivedFrom;
 use crate::sql::error::{Result, SqlError};
 use crate::sql::functions::Functions;
 use crate::sql::group_windows::rewrite_group_windows;
+use crate::sql::limits;
 use crate::sql::names::use_standard_names;
 use crate::sql::options::{QueryOptions, query_options, table_options};
 use crate::sql::properties::written_secrets;
@@ -38,6 +39,10 @@ use std::sync::Arc;
 
 /// Compiles a script. The error names the place, the cause and the remedy.
 pub fn compile(sql: &str) -> Result<CompiledQuery> {
+    limits::on_large_stack(|| compile_script(sql))
+}
+
+fn compile_script(sql: &str) -> Result<CompiledQuery> {
     let script = Script::parse(sql)?;
     let (options, defaults) = query_options(&script.settings)?;
     let clock = BatchClock::default();
@@ -66,6 +71,8 @@ pub fn compile(sql: &str) -> Result<CompiledQuery> {
     warnings.extend(written_secrets(&sources, &sinks));
     dead_letters::connect(&mut dataflow, &mut sources, &mut sinks);
     late_rows::connect(&mut dataflow, &sources, &mut sinks, &mut warnings);
+    let mut said = BTreeSet::new();
+    warnings.retain(|warning| said.insert(warning.clone()));
     Ok(CompiledQuery { options, sources, sinks, dataflow, lookups, warnings, clock })
 }
 
@@ -74,6 +81,10 @@ pub fn compile(sql: &str) -> Result<CompiledQuery> {
 /// # Errors
 /// A statement that cannot be read, an option nobody knows, a view that cannot be planned.
 pub fn describe(sql: &str) -> Result<BTreeMap<String, SchemaRef>> {
+    limits::on_large_stack(|| describe_script(sql))
+}
+
+fn describe_script(sql: &str) -> Result<BTreeMap<String, SchemaRef>> {
     let script = Script::parse(sql)?;
     let (_, defaults) = query_options(&script.settings)?;
     let catalog = catalog(&script, &defaults, &BatchClock::default(), 0)?;
@@ -126,6 +137,13 @@ impl Script {
 
     fn check(&self) -> Result<()> {
         let names: Vec<&Name> = self.names().collect();
+        let last = names.last().map_or(Location::empty(), |name| name.at);
+        limits::check_count("tables and views", names.len(), limits::MAX_TABLES, last)?;
+        let last = self.inserts.last().map_or(Location::empty(), |insert| insert.at);
+        limits::check_count("INSERTs", self.inserts.len(), limits::MAX_INSERTS, last)?;
+        for table in &self.tables {
+            limits::check_count("columns in one table", table.columns.len(), limits::MAX_COLUMNS, table.name.at)?;
+        }
         refuse_twice(&names, |name| format!("'{name}' is created twice"), "tables and views share one set of names")?;
         Ok(())
     }
@@ -175,12 +193,15 @@ fn catalog(script: &Script, defaults: &[OptionEntry], clock: &BatchClock, seed: 
     }
     for view in &script.views {
         let plan = plan_query(&view.query, &catalog, view.name.at)?;
-        catalog.add_view(view.name.text.clone(), name_columns(plan, view)?);
+        let plan = name_columns(plan, view)?;
+        let size = limits::check_plan(&plan, view.name.at)?;
+        catalog.add_view(view.name.text.clone(), plan, size);
     }
     Ok(catalog)
 }
 
 fn plan_query(query: &Query, catalog: &Catalog, at: Location) -> Result<LogicalPlan> {
+    limits::check_query(query, &|name| catalog.view_size(name), at)?;
     let mut query = query.clone();
     hide_metadata(&mut query, &|name| catalog.hidden(name));
     join_lateral_views(&mut query);
@@ -200,7 +221,9 @@ fn plan_query(query: &Query, catalog: &Catalog, at: Location) -> Result<LogicalP
         let plan = catalog.plan_query(query, at).ok()?;
         Some(plan.schema().fields().iter().map(|field| field.data_type().clone()).collect())
     });
-    catalog.plan_query(query, at)
+    let plan = catalog.plan_query(query, at)?;
+    limits::check_plan(&plan, at)?;
+    Ok(plan)
 }
 
 /// `CREATE VIEW v (a, b) AS …`: the columns get these names.

@@ -4,7 +4,7 @@ use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use highwater_core::delta::DeltaError;
 use highwater_core::error::ErrorKind;
-use highwater_core::ids::{AttemptId, EdgeId, ShardId, TaskId};
+use highwater_core::ids::{AttemptId, EdgeId, OperatorId, ShardId, TaskId};
 use thiserror::Error;
 
 #[derive(Debug, Error)]
@@ -29,6 +29,12 @@ pub enum EngineError {
          table declares"
     )]
     File { table: String, path: String, cause: String },
+    #[error(
+        "the query takes more memory of this executor than the {limit_bytes} bytes it may, and it was operator {operator} \
+         ({name}) that wanted more; bound its state (a window over a table with WATERMARK, state_ttl), make batches smaller \
+         (max_offsets_per_trigger), add executors, or allow more (executor --query-memory)"
+    )]
+    OverMemory { operator: OperatorId, name: String, limit_bytes: u64 },
     #[error("state is damaged: {0}")]
     Delta(#[from] DeltaError),
     #[error("state of attempt {found} cannot be committed as attempt {wanted}")]
@@ -50,6 +56,7 @@ impl EngineError {
             | Self::Arrow(_)
             | Self::DuplicateKey { .. }
             | Self::NullKey { .. }
+            | Self::OverMemory { .. }
             | Self::File { .. } => ErrorKind::Fix,
             Self::Delta(_) => ErrorKind::Fatal,
             Self::WrongAttempt { .. } | Self::MissingShard(_) => ErrorKind::Retry,

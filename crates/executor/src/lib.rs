@@ -13,6 +13,7 @@ mod error;
 mod exchange;
 mod handle;
 mod loading;
+mod memory;
 mod outbox;
 mod publish;
 mod restore;
@@ -55,6 +56,9 @@ pub struct ExecutorOptions {
     pub listen: SocketAddr,
     /// HOST:PORT by which other executors reach it, where that is not `listen`.
     pub advertise: Option<String>,
+    /// Memory that the state of one query, and what its joins give at once, may take here, bytes. `None`: a share of the
+    /// machine's, or of its control group's.
+    pub query_memory: Option<u64>,
     /// Parent of the private scratch folder; `None`: the system's temporary folder.
     pub data_dir: Option<PathBuf>,
     /// What the scripts of queries may reach on this machine.
@@ -70,6 +74,7 @@ impl Default for ExecutorOptions {
             slots: std::thread::available_parallelism().map_or(1, usize::from),
             listen: ([127, 0, 0, 1], 0).into(),
             advertise: None,
+            query_memory: None,
             data_dir: None,
             access: AccessPolicy::ALL,
             security: ClientSecurity::default(),
@@ -83,6 +88,8 @@ pub(crate) struct Shared {
     pub me: ExecutorId,
     pub slots: Arc<Semaphore>,
     pub slot_count: usize,
+    /// Of each query, bytes.
+    pub query_memory: u64,
     pub exchange: Exchange,
     pub channels: channels::Channels,
     pub access: Arc<AccessPolicy>,
@@ -106,6 +113,7 @@ pub async fn run(options: ExecutorOptions, stop: CancellationToken) -> Result<()
         me,
         slots: Arc::new(Semaphore::new(slot_count)),
         slot_count,
+        query_memory: options.query_memory.unwrap_or_else(memory::query_limit),
         exchange: Exchange::default(),
         channels: channels::Channels::new(dialer.clone(), peers.clone()),
         access: Arc::new(options.access),

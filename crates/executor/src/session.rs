@@ -226,7 +226,9 @@ impl Session {
                     (None, _) => tracing::debug!(%query, %run, "a command for a run that is not open here"),
                     (Some(_), Message::CloseQuery(_)) => {
                         // Transactions are aborted and consumers closed beside the stream's other work.
-                        self.workers.remove(&query).map(|worker| tokio::spawn(worker.end()));
+                        if let Some(worker) = self.workers.remove(&query) {
+                            tokio::spawn(worker.end());
+                        }
                     }
                     (Some(worker), message) => worker.command(message),
                 }

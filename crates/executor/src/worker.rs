@@ -101,7 +101,7 @@ impl Worker {
                 .map_err(|error| (ErrorKind::Fatal, error.to_string()))?
                 .map_err(|error| (error.kind(), error.to_string()))?
         };
-        let state = Arc::new(QueryState::new(&compiled.dataflow));
+        let state = Arc::new(QueryState::with_limit(&compiled.dataflow, shared.query_memory));
         let writers = Arc::new(Writers::new(query, &open.name, Epoch(epoch), &compiled.sinks));
         let (finished, results) = mpsc::channel(RESULT_QUEUE);
         Ok(Self {

@@ -3,6 +3,10 @@
 //! Owns: the wire. Does not own: any behaviour.
 
 pub mod convert;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "fuzz_tests.rs"]
+mod fuzz;
 pub mod json;
 pub mod version;
 

@@ -25,7 +25,9 @@ pub async fn run(args: RunArgs, context: &Context) -> Result<(), Failure> {
     let sql = script::read(&args.file)?;
     // Wrong SQL ends here, before anything is stored.
     let compiled = highwater_engine::compile(&sql).map_err(|error| Failure::invalid(error.to_string()))?;
-    output::warnings(&compiled.warnings);
+    if !context.global.json {
+        output::warnings(&compiled.warnings);
+    }
     let data_dir = context.config.data_dir(args.data_dir);
     let stored = stored_query(&data_dir, &name)?;
     if let Some(spec) = &stored {
@@ -99,6 +101,7 @@ impl Local {
             slots: cores(),
             listen: any_port,
             advertise: None,
+            query_memory: None,
             data_dir: None,
             access: AccessPolicy::ALL,
             security: ClientSecurity::default(),

@@ -54,6 +54,7 @@ pub fn executor_options(settings: ExecutorSettings) -> ExecutorOptions {
         slots: settings.slots as usize,
         listen: settings.listen,
         advertise: settings.advertise,
+        query_memory: settings.query_memory,
         data_dir: settings.data_dir,
         access: settings.access,
         security: settings.security,

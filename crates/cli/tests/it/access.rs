@@ -35,9 +35,11 @@ fn scripts_reach_what_driver_and_executor_allow() {
     std::fs::write(&inside, "x").unwrap();
     std::os::unix::fs::symlink("/etc/hostname", &link).unwrap();
     let folder = dir.path().to_str().unwrap();
-    let environment = [("ALLOWED", "x".to_string()), ("OTHER", "y".to_string())];
+    std::fs::write(dir.path().join("side.json"), "{\"id\":3,\"label\":\"three\"}\n").unwrap();
+    let folder_name = folder.to_string();
+    let environment = [("ALLOWED", "x".to_string()), ("OTHER", "y".to_string()), ("FILES", folder_name)];
     let mut cluster = Highwater::stopped();
-    let flags = ["--allow-env", "ALLOWED,UNUSED", "--allow-path", folder];
+    let flags = ["--allow-env", "ALLOWED,FILES", "--allow-path", folder];
     cluster.start_driver_with(&environment, &flags);
     let strict = cluster.add_executor_with(&environment, &["--slots", "1", "--allow-env", "", "--allow-path", folder]);
     cluster.ok(&["ls"]);
@@ -50,14 +52,16 @@ fn scripts_reach_what_driver_and_executor_allow() {
         let error = refusal(&cluster, "escape", &script(&tables, &format!("${{file:{path}}}")));
         assert!(error.contains("--allow-path"), "{error}");
     }
-    let file = "CREATE TABLE f (id BIGINT, label STRING) WITH ('connector' = 'filesystem', 'format' = 'json',
-        'path' = '/etc/hostname');";
-    let sql = format!(
-        "{} {file} {} INSERT INTO o SELECT t.id FROM t JOIN f ON f.id = t.id;",
-        tables.source(""),
-        tables.sink("id BIGINT")
-    );
-    let error = refusal(&cluster, "table", &sql);
+    let looks_up = |path: &str| {
+        format!(
+            "SET trigger = 'once'; {} {}
+             CREATE TABLE f (id BIGINT, label STRING) WITH ('connector' = 'filesystem', 'format' = 'json', 'path' = '{path}');
+             INSERT INTO o SELECT t.id FROM t JOIN f ON f.id = t.id;",
+            tables.source(""),
+            tables.sink("id BIGINT")
+        )
+    };
+    let error = refusal(&cluster, "table", &looks_up("/etc/hostname"));
     assert!(error.contains("/etc/hostname") && error.contains("--allow-path"), "{error}");
 
     // The driver allows it, the executor does not.
@@ -66,8 +70,13 @@ fn scripts_reach_what_driver_and_executor_allow() {
     let message = status["message"].as_str().unwrap();
     assert!(message.contains("this executor") && message.contains("--allow-env ALLOWED"), "{status}");
     cluster.kill_executor(strict);
-    cluster.add_executor_with(&environment, &["--slots", "1", "--allow-env", "ALLOWED", "--allow-path", folder]);
+    cluster.add_executor_with(&environment, &["--slots", "1", "--allow-env", "ALLOWED,FILES", "--allow-path", folder]);
     cluster.ok(&["start", "q", "--wait"]);
+    assert_eq!(tables.ids(), (0..10).collect::<Vec<_>>());
+    cluster.submit("looks-up", &looks_up("${env:FILES}/side.json"));
+    cluster.wait_state("looks-up", &["finished"]);
+    assert_eq!(tables.ids().iter().filter(|id| **id == 3).count(), 2, "the file has one of the ids");
+    assert_eq!(tables.ids().len(), 11);
     cluster.submit("files", &script(&tables, &format!("${{file:{}}}", inside.display())));
     cluster.wait_state("files", &["finished"]);
 }

@@ -2,10 +2,12 @@
 
 use crate::table::Tables;
 use highwater_proto::MAX_MESSAGE_BYTES;
+use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
 use highwater_proto::v1::query_service_client::QueryServiceClient;
 use highwater_proto::v1::{
-    DropQueryRequest, ExplainQueryRequest, GetLagRequest, GetQueryStatusRequest, ListQueriesRequest, QueryState,
-    StartQueryRequest, StopQueryRequest, StreamProgressRequest, SubmitQueryRequest, ValidateQueryRequest,
+    Attempt, DropQueryRequest, ExplainQueryRequest, FetchStateRequest, GetLagRequest, GetQueryStatusRequest,
+    ListQueriesRequest, PutStateDeltaRequest, QueryState, StartQueryRequest, StopQueryRequest, StreamProgressRequest,
+    SubmitQueryRequest, ValidateQueryRequest,
 };
 use highwater_testkit::Highwater;
 use tokio_stream::StreamExt;
@@ -109,5 +111,31 @@ fn messages_beyond_the_limit_and_calls_beyond_their_deadline_are_refused() {
         follow.set_timeout(std::time::Duration::from_millis(500));
         let missing = client.stream_progress(follow).await.unwrap_err();
         assert_eq!(missing.code(), Code::NotFound, "{missing}");
+    });
+}
+
+#[test]
+fn state_of_another_epoch_is_neither_taken_nor_given() {
+    let cluster = Highwater::start(0);
+    let query_id = uuid::Uuid::from_u128(1).to_string();
+    let delta = |epoch: u64| PutStateDeltaRequest {
+        query_id: query_id.clone(),
+        run_id: uuid::Uuid::from_u128(2).to_string(),
+        attempt: Some(Attempt { epoch, number: 1, batch_id: 0 }),
+        task_id: 0,
+        index: 0,
+        chunk: vec![1; 10].into(),
+    };
+    block_on(async {
+        let mut client = ClusterServiceClient::new(connect(&cluster).await);
+        client.put_state_delta(tokio_stream::iter([delta(1)])).await.unwrap();
+        for parts in [vec![delta(9)], vec![delta(1), delta(9)]] {
+            let refused = client.put_state_delta(tokio_stream::iter(parts)).await.unwrap_err();
+            assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+            assert!(refused.message().contains("epoch 9"), "{refused}");
+        }
+        let request = FetchStateRequest { query_id: query_id.clone(), batch_id: 0, shards: vec![0], epoch: 9 };
+        let refused = client.fetch_state(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
     });
 }

@@ -250,6 +250,31 @@ fn a_query_that_keeps_too_much_stops_and_names_the_operator() {
 }
 
 #[test]
+fn a_query_that_wants_too_much_memory_of_an_executor_stops_before_it_has_it_and_others_go_on() {
+    let tables = Tables::new("query-memory", 1);
+    let mut cluster = Highwater::start(0);
+    cluster.add_executor_with(&[], &["--slots", "1", "--query-memory", "200KB"]);
+    let keyed = tables.sink("id BIGINT, n BIGINT, PRIMARY KEY (id) NOT ENFORCED");
+    let select = "INSERT INTO o SELECT id, count(*) FROM t GROUP BY id;";
+    cluster.submit("q", &format!("{} {keyed} {select}", tables.source("")));
+    let other = Tables::on(tables.kafka, "query-memory-other", 1);
+    cluster.submit("other", &other.copy("", ""));
+    tables.produce(0, 0..10);
+    cluster.wait("ten rows", || (tables.rows().len() == 10).then_some(()));
+    tables.produce(0, 10..20_000);
+    let status = cluster.wait_state("q", &["failed"]);
+    let message = status["message"].as_str().unwrap();
+    assert!(
+        message.contains("than the 200000 bytes it may") && message.contains("operator 0 (aggregate count(*) by id)"),
+        "{message}"
+    );
+    // Nothing of the batch that wanted too much is there, and the executor lives.
+    assert!(tables.rows().len() <= 20_000);
+    other.produce(0, 0..10);
+    cluster.wait("the other query's rows", || (other.ids().len() == 10).then_some(()));
+}
+
+#[test]
 fn a_partition_far_ahead_waits_for_the_slowest() {
     let tables = Tables::new("aligned", 2);
     let cluster = Highwater::start(1);

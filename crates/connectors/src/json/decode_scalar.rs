@@ -6,7 +6,7 @@
 use super::scan::unescape;
 use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::datatypes::TimeUnit;
-use chrono::{NaiveDate, NaiveTime, Timelike, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, Timelike, Utc};
 
 /// A value's text for an error message, cut at 40 characters.
 pub fn shorten(text: &str) -> String {
@@ -158,6 +158,8 @@ pub fn timestamp(value: &str, unit: TimeUnit, scratch: &mut String) -> Result<i6
     let out_of_range = || format!("{} is out of range for TIMESTAMP", shorten(value));
     if is_number(value) {
         let millis: i64 = narrow(value, "a timestamp (epoch milliseconds or text)")?;
+        // What no calendar shows could not be written again.
+        DateTime::from_timestamp_millis(millis).ok_or_else(out_of_range)?;
         return match unit {
             TimeUnit::Second => Ok(millis.div_euclid(1000)),
             TimeUnit::Millisecond => Ok(millis),
@@ -249,6 +251,8 @@ mod tests {
             assert!(timestamp(text, TimeUnit::Millisecond, &mut scratch).is_err(), "{text}");
         }
         assert!(timestamp("9223372036854775807", TimeUnit::Nanosecond, &mut scratch).is_err());
+        assert!(timestamp("17671767261600123", TimeUnit::Millisecond, &mut scratch).is_err());
+        assert_eq!(timestamp("253402300800000", TimeUnit::Millisecond, &mut scratch), Ok(253_402_300_800_000));
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The Kafka sink: one writer's transactions.
 //!
 //! Owns: the transaction, and the topics rows go to. Does not own: encoding (`records`), recovery (`resolve`),
-//! producers and their two ids (`producer`).
+//! producers and their ids (`producer`).
 //! Invariants: the transaction is open from the first row to publish or abort; a writer without rows opens none; it is
 //! called published once all of it can be read; a producer whose transaction failed in any way is thrown away.
 
 use super::deliveries::{TransactionalProducer, delivery_error};
-use super::producer::{STEP_TIMEOUT, Side, initialised, is_retriable};
+use super::producer::{STEP_TIMEOUT, initialised, is_retriable};
 use super::progress::{PROGRESS_PARTITION, Progress, ProgressKey, progress_topic};
 use super::records::{Record, RecordEncoder};
 use super::visible::wait_visible;
@@ -35,11 +35,7 @@ pub struct KafkaWriter {
     config: WriterConfig,
     options: KafkaOptions,
     encoder: RecordEncoder,
-    side: Side,
-    /// Of this side.
     producer: Option<TransactionalProducer>,
-    /// Of the other one.
-    resting: Option<TransactionalProducer>,
     in_transaction: bool,
     batch: BatchId,
     recompute_only: bool,
@@ -58,9 +54,7 @@ impl KafkaWriter {
             known_topics: [topic].into(),
             config,
             options,
-            side: Side::Even,
             producer: None,
-            resting: None,
             in_transaction: false,
             batch: BatchId::default(),
             recompute_only: false,
@@ -72,10 +66,6 @@ impl KafkaWriter {
 
     pub fn begin(&mut self, batch: BatchId, _attempt: AttemptId, recompute_only: bool) {
         self.abort();
-        if self.side != Side::of(batch) {
-            self.side = Side::of(batch);
-            std::mem::swap(&mut self.producer, &mut self.resting);
-        }
         (self.batch, self.recompute_only, self.rows, self.digest) = (batch, recompute_only, 0, 0);
     }
 
@@ -129,7 +119,7 @@ impl KafkaWriter {
 
     fn initialised(&self) -> Result<TransactionalProducer, ConnectorError> {
         let config = &self.config;
-        initialised(&config.table, &self.options, config.query, config.writer, self.side)
+        initialised(&config.table, &self.options, config.query, config.writer)
     }
 
     fn check_deliveries(&self) -> Result<(), ConnectorError> {

@@ -1,14 +1,12 @@
-//! Transactional producers: their ids, their configuration, taking an id over from whoever had it.
+//! Transactional producers: their id, their configuration, taking an id over from whoever had it.
 //!
 //! Owns: creating and initialising them. Does not own: their transactions (`kafka`).
-//! A writer has two transactional ids, for even and odd batches: for some milliseconds after a commit the coordinator
-//! still ends that transaction, and librdkafka would wait 20 ms before it begins another one of the same id.
 
 use super::deliveries::Deliveries;
 use crate::admin;
 use crate::client::{self, Native};
 use crate::error::ConnectorError;
-use highwater_core::ids::{BatchId, QueryId, SinkId, WriterId};
+use highwater_core::ids::{QueryId, SinkId, WriterId};
 use highwater_engine::query::{ConnectorOptions, KafkaOptions, SinkTable};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -28,26 +26,8 @@ const EXCHANGE_TIMEOUT_MS: i64 = 600_000;
 /// Ids initialised at the same time: each takes threads and connections of its own.
 const FENCED_AT_ONCE: usize = 16;
 
-/// Which of a writer's two transactional ids.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    Even,
-    Odd,
-}
-
-impl Side {
-    pub const ALL: [Self; 2] = [Self::Even, Self::Odd];
-
-    pub fn of(batch: BatchId) -> Self {
-        if batch.0.is_multiple_of(2) { Self::Even } else { Self::Odd }
-    }
-
-    fn transactional_id(self, query: QueryId, sink: SinkId, writer: WriterId) -> String {
-        match self {
-            Self::Even => format!("highwater-{query}-{sink}-{writer}"),
-            Self::Odd => format!("highwater-{query}-{sink}-{writer}-odd"),
-        }
-    }
+fn transactional_id(query: QueryId, sink: SinkId, writer: WriterId) -> String {
+    format!("highwater-{query}-{sink}-{writer}")
 }
 
 /// How long an attempt of a batch may take, milliseconds: what it has open by then is still there when it is published.
@@ -72,7 +52,6 @@ pub fn initialised<P>(
     options: &KafkaOptions,
     query: QueryId,
     writer: WriterId,
-    side: Side,
 ) -> Result<P, ConnectorError>
 where
     P: FromClientConfigAndContext<Deliveries> + Producer<Deliveries> + Native<Deliveries>,
@@ -85,7 +64,7 @@ where
     client::set_default(&mut config, "queue.buffering.max.kbytes", "131072");
     client::set_default(&mut config, TRANSACTION_TIMEOUT, &TRANSACTION_TIMEOUT_MS.to_string());
     config
-        .set("transactional.id", side.transactional_id(query, table.id, writer))
+        .set("transactional.id", transactional_id(query, table.id, writer))
         .set("enable.idempotence", "true")
         .set("partitioner", "murmur2_random");
     let producer: P = config.make(&context, Deliveries::new(config.callbacks()))?;
@@ -111,24 +90,18 @@ where
     }
 }
 
-/// Initialises both transactional ids of writers, many at the same time.
+/// Initialises the transactional ids of writers, many at the same time.
 pub fn fence(
     table: &SinkTable,
     options: &KafkaOptions,
     query: QueryId,
     writers: &BTreeSet<WriterId>,
 ) -> Result<(), ConnectorError> {
-    let ids: Vec<(WriterId, Side)> = writers.iter().flat_map(|writer| Side::ALL.map(|side| (*writer, side))).collect();
-    for some in ids.chunks(FENCED_AT_ONCE) {
+    let writers: Vec<WriterId> = writers.iter().copied().collect();
+    for some in writers.chunks(FENCED_AT_ONCE) {
         std::thread::scope(|scope| {
-            let threads: Vec<_> = some
-                .iter()
-                .map(|(writer, side)| {
-                    scope.spawn(move || {
-                        initialised::<BaseProducer<Deliveries>>(table, options, query, *writer, *side).map(drop)
-                    })
-                })
-                .collect();
+            let fence = |writer| initialised::<BaseProducer<Deliveries>>(table, options, query, writer).map(drop);
+            let threads: Vec<_> = some.iter().map(|writer| scope.spawn(move || fence(*writer))).collect();
             threads.into_iter().try_for_each(|thread| {
                 thread.join().map_err(|_| ConnectorError::Fatal("internal: a fencing thread panicked".into()))?
             })

@@ -1,7 +1,7 @@
 //! What a sink's writers hold, found out safely after a crash or an unknown commit.
 //!
-//! Owns: the order, which is all that matters: first every writer's transactional ids are initialised, which fences
-//! whoever had them and ends their transactions one way or the other; then the end of the progress topic is taken as a
+//! Owns: the order, which is all that matters: first every writer's transactional id is initialised, which fences
+//! whoever had it and ends its transaction one way or the other; then the end of the progress topic is taken as a
 //! `read_uncommitted` reader; then it is read beyond that end as a `read_committed` one; only then is anything concluded.
 
 use super::producer::fence;

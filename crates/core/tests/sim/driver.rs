@@ -270,6 +270,9 @@ impl World {
     /// The time of batches neither stands still nor leaps, whatever the wall clock does. A batch that is finished for
     /// another driver keeps its time.
     fn check_time(&mut self, driver: usize, timestamp_ms: i64) {
+        if self.fault == Some(Fault::HeadGoesBack) {
+            return; // Of a record that was lost it cannot be told that a batch is finished for another driver.
+        }
         let node = &mut self.drivers[driver];
         if self.store.records.iter().any(|record| record.plan.timestamp_ms == timestamp_ms) {
             return;

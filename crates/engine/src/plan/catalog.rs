@@ -59,6 +59,7 @@ impl Table {
 pub struct Catalog {
     tables: BTreeMap<String, Arc<Table>>,
     views: BTreeMap<String, Arc<View>>,
+    sizes: BTreeMap<String, usize>,
     /// What is read of tables with derived columns.
     derived: BTreeMap<String, Arc<View>>,
     /// Tables some INSERT writes: they cannot be read.
@@ -83,6 +84,7 @@ impl Catalog {
         Self {
             tables: BTreeMap::new(),
             views: BTreeMap::new(),
+            sizes: BTreeMap::new(),
             derived: BTreeMap::new(),
             written,
             functions,
@@ -153,8 +155,15 @@ impl Catalog {
         }
     }
 
-    pub fn add_view(&mut self, name: String, plan: LogicalPlan) {
+    /// `size`: of how many relations it is.
+    pub fn add_view(&mut self, name: String, plan: LogicalPlan, size: usize) {
+        self.sizes.insert(name.clone(), size);
         self.views.insert(name, Arc::new(View { plan }));
+    }
+
+    /// Of how many relations a view is.
+    pub fn view_size(&self, name: &str) -> Option<usize> {
+        self.sizes.get(name).copied()
     }
 
     /// Columns that `*` over this name leaves out.

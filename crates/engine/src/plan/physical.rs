@@ -5,6 +5,7 @@
 use super::errors::sql_error;
 use super::sliding::over_any_frame;
 use crate::sql::error::Result;
+use crate::sql::limits::check_expr;
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::arrow::error::ArrowError;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 /// An expression over rows of `input`. Some functions only find out over rows that they do not take such arguments: so it
 /// is tried.
 pub fn expr(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn PhysicalExpr>> {
+    check_expr(logical, at)?;
     create_physical_expr(logical, input, &ExecutionProps::new(), &PhysicalPlanningContext::default())
         .and_then(|expr| {
             try_out(input, |rows| expr.evaluate(rows).map(drop))?;
@@ -32,6 +34,7 @@ pub fn expr(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn Ph
 
 /// An aggregate function over rows of `input`, with its FILTER.
 pub fn aggregate(logical: &Expr, input: &DFSchema, at: Location) -> Result<LoweredAggregate> {
+    check_expr(logical, at)?;
     let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
     LoweredAggregateBuilder::new(logical, input, input.as_arrow(), &props, &context)
         .build()
@@ -40,6 +43,7 @@ pub fn aggregate(logical: &Expr, input: &DFSchema, at: Location) -> Result<Lower
 
 /// A function OVER rows of `input`; an aggregate is tried like an expression.
 pub fn window(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn WindowExpr>> {
+    check_expr(logical, at)?;
     let logical = over_any_frame(logical.clone());
     let call = logical.clone().unalias();
     let is_aggregate =

@@ -1,14 +1,17 @@
 //! DataFusion's pushing down of filters, held above totals.
 //!
-//! Owns: where a filter stops. Does not own: pushing. Invariant: no condition goes below an aggregate that has a row
-//! without any input: there even one that is never true would leave that row, since a constant passes as a condition
-//! on the groups (DataFusion relies on having folded it away before).
+//! Owns: where a filter stops. Does not own: pushing. Invariants: no condition grows beyond bounds on its way down; none
+//! goes below an aggregate that has a row without any input: there even one that is never true would leave that row, since
+//! a constant passes as a condition on the groups (DataFusion relies on having folded it away before).
 
-use datafusion::common::tree_node::Transformed;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, ScalarValue};
-use datafusion::logical_expr::{Aggregate, Expr, GroupingSet, LogicalPlan};
+use datafusion::logical_expr::{Aggregate, Expr, GroupingSet, LogicalPlan, Projection};
 use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
+
+/// Parts of a condition that is still pushed below a projection.
+const MOST: usize = 20_000;
 
 #[derive(Debug, Default)]
 pub struct PushDown(PushDownFilter);
@@ -31,10 +34,35 @@ impl OptimizerRule for PushDown {
         if matches!(filter.predicate, Expr::Literal(ScalarValue::Boolean(Some(true)), _)) {
             return Ok(Transformed::yes(filter.input.as_ref().clone()));
         }
-        let is_held = matches!(filter.input.as_ref(), LogicalPlan::Aggregate(aggregate) if has_total(aggregate));
+        let is_held = match filter.input.as_ref() {
+            LogicalPlan::Aggregate(aggregate) => has_total(aggregate),
+            LogicalPlan::Projection(below) => grows_too_large(&filter.predicate, below),
+            _ => false,
+        };
         let plan = LogicalPlan::Filter(filter);
         if is_held { Ok(Transformed::no(plan)) } else { self.0.rewrite(plan, config) }
     }
+}
+
+/// A condition that names computed columns becomes as large as they are; through many projections it may double each time.
+fn grows_too_large(predicate: &Expr, below: &Projection) -> bool {
+    let named = predicate.column_refs_counts().into_iter();
+    let sizes = named.map(|(column, times)| {
+        let expr = below.schema.maybe_index_of_column(column).and_then(|index| below.expr.get(index));
+        times.saturating_mul(expr.map_or(1, |expr| size(expr, MOST)))
+    });
+    sizes.fold(size(predicate, MOST), usize::saturating_add) > MOST
+}
+
+/// How many parts an expression is of, up to about so many.
+fn size(expr: &Expr, most: usize) -> usize {
+    let mut parts = 0;
+    // The closure never fails, so neither does the walk.
+    let _ = expr.apply(|_| {
+        parts += 1;
+        Ok(if parts < most { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+    });
+    parts
 }
 
 /// One of its groups is that of all rows.

@@ -220,7 +220,10 @@ impl TaskRuntime {
         let mut operators: BTreeMap<OperatorId, OperatorMetrics> = BTreeMap::new();
         for pipeline in &mut self.pipelines {
             let mut done = Vec::new();
-            pipeline.chain.finish(&mut self.state, &mut done)?;
+            let finished = pipeline.chain.finish(&mut self.state, &mut done);
+            // What could not be kept explains whatever went wrong after it.
+            self.state.check()?;
+            finished?;
             pipeline.output.lead(done, out)?;
             pipeline.lead_late(out);
             for metrics in pipeline.chain.metrics(&self.state) {

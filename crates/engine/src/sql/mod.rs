@@ -10,6 +10,7 @@ pub mod error;
 mod everyday;
 pub mod functions;
 pub mod group_windows;
+pub mod limits;
 pub mod names;
 pub mod options;
 pub mod properties;

@@ -7,6 +7,7 @@
 
 use super::ddl::{OptionEntry, TableDef};
 use super::error::{Result, SqlError};
+use super::limits::MAX_SHARDS;
 use super::properties::properties;
 use super::values::{
     bad_value, count, duration_ms, parse_duration_ms, parse_time_ms, plain_text, size_bytes, text, topic_offsets, word,
@@ -20,7 +21,6 @@ use std::collections::BTreeMap;
 
 /// Number of key-hash slices of state, unless `SET shards` says otherwise.
 pub const DEFAULT_SHARDS: u16 = 64;
-const MAX_SHARDS: u16 = 4096;
 const DEFAULT_IDLE_TIMEOUT_MS: u64 = 60_000;
 
 /// What `SET` says about the whole query.
@@ -177,7 +177,7 @@ fn shards(entry: &OptionEntry) -> Result<u16> {
     u16::try_from(count(entry)?)
         .ok()
         .filter(|shards| *shards <= MAX_SHARDS)
-        .ok_or_else(|| bad_value(entry, "write a number from 1 to 4096"))
+        .ok_or_else(|| bad_value(entry, &format!("write a number from 1 to {MAX_SHARDS}")))
 }
 
 /// Types a table's `WITH` options over the script's defaults.

@@ -7,11 +7,12 @@
 use super::ddl::{self, OptionEntry, TableDef};
 use super::dialect::HighwaterDialect;
 use super::error::{Result, SqlError};
+use super::limits::{check_depth, check_size};
 use super::types::fold;
 use datafusion::sql::sqlparser::ast::Query;
 use datafusion::sql::sqlparser::keywords::Keyword;
-use datafusion::sql::sqlparser::parser::Parser;
-use datafusion::sql::sqlparser::tokenizer::{Location, Token};
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
 
 /// A folded name and where it stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +51,10 @@ pub struct InsertDef {
 /// Parses a whole script.
 pub fn parse_script(text: &str) -> Result<Vec<Statement>> {
     let dialect = HighwaterDialect;
-    let mut parser = Parser::new(&dialect).try_with_sql(text)?;
+    check_size(text)?;
+    let tokens = Tokenizer::new(&dialect, text).tokenize_with_location().map_err(ParserError::from)?;
+    check_depth(&tokens)?;
+    let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens);
     let mut statements = Vec::new();
     let mut set = StatementSet::None;
     loop {

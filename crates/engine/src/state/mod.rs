@@ -8,6 +8,7 @@
 //! two time lines in it: event time, which watermarks pass, and, below `MIN / 2`, `MIN` + the time of batches, at which
 //! what was not written for `state_ttl` is forgotten.
 
+mod budget;
 mod map;
 mod overlay;
 mod shard;
@@ -23,6 +24,7 @@ pub use task::{StateSize, TaskState};
 
 use crate::dataflow::Dataflow;
 use crate::error::EngineError;
+use budget::Budget;
 use highwater_core::delta::DeltaReader;
 use highwater_core::ids::{AttemptId, OperatorId, ShardId, StageId};
 use highwater_core::parallel::in_parallel;
@@ -38,6 +40,7 @@ use std::sync::Arc;
 pub struct QueryState {
     /// Stateful operators of each stage.
     operators: BTreeMap<StageId, Vec<(OperatorId, Layout)>>,
+    budget: Budget,
     inner: Mutex<Inner>,
 }
 
@@ -48,13 +51,20 @@ struct Inner {
 }
 
 impl QueryState {
-    /// Nothing is owned at first.
+    /// Nothing is owned at first, and there is no limit.
     pub fn new(dataflow: &Dataflow) -> Self {
+        Self::with_limit(dataflow, u64::MAX)
+    }
+
+    /// The same, with memory the query may take here, bytes.
+    pub fn with_limit(dataflow: &Dataflow, limit_bytes: u64) -> Self {
         let of_stage = |stage: &crate::dataflow::Stage| {
             let ops = stage.pipelines.iter().flat_map(|pipeline| &pipeline.ops);
             (stage.id, ops.filter_map(crate::dataflow::OpSpec::state).collect())
         };
-        Self { operators: dataflow.stages.iter().map(of_stage).collect(), inner: Mutex::default() }
+        let name = |info: &crate::dataflow::OperatorInfo| (info.id, format!("{} {}", info.name, info.description));
+        let budget = Budget::new(limit_bytes, dataflow.operators.iter().map(name).collect());
+        Self { operators: dataflow.stages.iter().map(of_stage).collect(), budget, inner: Mutex::default() }
     }
 
     /// Makes these shards owned, holding what the deltas say (oldest first, of any operators; entries of other
@@ -104,7 +114,8 @@ impl QueryState {
             let state = inner.shards.get(&shard).ok_or(EngineError::MissingShard(shard))?;
             mine.insert(shard, state.clone());
         }
-        Ok(TaskState::new(operators, shards, mine))
+        let committed = inner.shards.values().map(|shard| shard.bytes()).sum();
+        Ok(TaskState::new(operators, shards, mine, self.budget.task(committed)))
     }
 
     /// Keeps the changes of a finished task, tentatively.

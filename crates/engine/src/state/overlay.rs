@@ -1,5 +1,6 @@
 //! The tentative changes of one task: what becomes state when its attempt is committed.
 
+use super::budget::Growth;
 use super::map::{Layout, Map};
 use highwater_core::delta::DeltaWriter;
 use highwater_core::ids::{OperatorId, ShardId};
@@ -14,6 +15,8 @@ pub(super) type Changes = Map<Option<Box<[u8]>>>;
 #[derive(Debug, Default)]
 pub struct Overlay {
     changes: BTreeMap<(OperatorId, ShardId), Changes>,
+    /// Their memory, for as long as they are here.
+    held: Vec<Growth>,
 }
 
 impl Overlay {
@@ -62,9 +65,15 @@ impl Overlay {
         })
     }
 
+    /// Counts this memory for as long as the changes are here.
+    pub(super) fn hold(&mut self, growth: Growth) {
+        self.held.push(growth);
+    }
+
     /// Takes the changes of other shards, too.
     pub(crate) fn extend(&mut self, other: Overlay) {
         self.changes.extend(other.changes);
+        self.held.extend(other.held);
     }
 
     pub(super) fn into_changes(self) -> impl Iterator<Item = (OperatorId, ShardId, Changes)> {

@@ -63,6 +63,11 @@ impl ShardState {
         Self { maps: operators.iter().map(map).collect() }
     }
 
+    /// Memory of all operators.
+    pub fn bytes(&self) -> u64 {
+        self.maps.values().map(|map| map.read().bytes).sum()
+    }
+
     pub fn map(&self, operator: OperatorId) -> Option<&RwLock<KeyMap>> {
         self.maps.get(&operator)
     }

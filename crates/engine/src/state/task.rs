@@ -1,8 +1,10 @@
 //! What one task works on: the committed maps of its shards, read only, and its own changes.
 
+use super::budget::Growth;
 use super::map::{Direction, Layout, Stretch, Visit, successor, walk};
 use super::overlay::Overlay;
 use super::shard::{ShardState, entry_bytes};
+use crate::error::EngineError;
 use highwater_core::ids::{OperatorId, ShardId};
 use highwater_core::report::StateDelta;
 use std::collections::BTreeMap;
@@ -16,6 +18,7 @@ pub struct TaskState {
     range: Range<u16>,
     shards: BTreeMap<ShardId, Arc<ShardState>>,
     overlay: Overlay,
+    growth: Growth,
 }
 
 /// Counts of one operator's state in a task's shards, its own changes included.
@@ -32,9 +35,10 @@ impl TaskState {
         operators: Vec<(OperatorId, Layout)>,
         range: Range<u16>,
         shards: BTreeMap<ShardId, Arc<ShardState>>,
+        growth: Growth,
     ) -> Self {
         let operators = operators.into_iter().collect();
-        Self { operators, range, shards, overlay: Overlay::default() }
+        Self { operators, range, shards, overlay: Overlay::default(), growth }
     }
 
     /// The same in parts: neighbouring shards, as evenly as can be, at most one part for each shard.
@@ -45,12 +49,13 @@ impl TaskState {
             return vec![self];
         }
         let edge = |part: u16| start + (u32::from(end - start) * u32::from(part) / u32::from(count)) as u16;
-        let Self { operators, mut shards, .. } = self;
+        let Self { operators, mut shards, growth, .. } = self;
         let mut split = Vec::with_capacity(usize::from(count));
         for part in (0..count).rev() {
             let mine = shards.split_off(&ShardId(edge(part)));
             let range = edge(part)..edge(part + 1);
-            split.push(Self { operators: operators.clone(), range, shards: mine, overlay: Overlay::default() });
+            let (operators, growth) = (operators.clone(), growth.part());
+            split.push(Self { operators, range, shards: mine, overlay: Overlay::default(), growth });
         }
         split.reverse();
         split
@@ -86,10 +91,24 @@ impl TaskState {
         }
     }
 
-    /// Sets the value of a key, tentatively; `None` deletes it.
+    /// Sets the value of a key, tentatively; `None` deletes it. Without memory for it nothing is set: see [`Self::check`].
     pub fn put(&mut self, operator: OperatorId, shard: ShardId, key: &[u8], value: Option<Box<[u8]>>) {
+        let bytes = value.as_deref().map_or(0, |value| entry_bytes(key.len(), value));
+        if !self.growth.keep(operator, bytes) {
+            return;
+        }
         let layout = self.operators.get(&operator).copied().unwrap_or(Layout::Hashed);
         self.overlay.put(operator, shard, key, value, layout);
+    }
+
+    /// An operator gives rows of so many bytes, which are all there until its task ends.
+    pub fn give(&mut self, operator: OperatorId, bytes: usize) -> Result<(), EngineError> {
+        self.growth.give(operator, bytes as u64)
+    }
+
+    /// Whether there was memory for all that was set. If not, the task's changes are worth nothing.
+    pub fn check(&self) -> Result<(), EngineError> {
+        self.growth.check()
     }
 
     /// Visits the entries of an ordered operator whose key begins with `prefix`, in order, this task's changes
@@ -175,6 +194,9 @@ impl TaskState {
     /// The changes: to be kept here, and to be checkpointed.
     pub fn finish(self) -> (Overlay, Vec<StateDelta>) {
         let deltas = self.operators.keys().filter_map(|operator| self.overlay.delta(*operator, &self.range)).collect();
-        (self.overlay, deltas)
+        let Self { mut overlay, mut growth, .. } = self;
+        growth.settle();
+        overlay.hold(growth);
+        (overlay, deltas)
     }
 }

@@ -6,6 +6,7 @@
 //! - [`functions`]: every function of every type runs, or is refused before.
 //! - [`slt`]: the features, one file each, readable: `tests/slt/*.slt`.
 //! - [`docs`]: the examples of `docs/sql.md`.
+//! - [`fuzz`]: the compiler takes or refuses any text.
 //!
 //! All run on [`harness`]: the real dataflow, state and exchange as a driver and executors would run them. The planted
 //! faults show that it would notice. More cases: `PROPTEST_CASES=100000 cargo test -p highwater-engine --test oracle`.
@@ -18,6 +19,7 @@ mod data;
 mod docs;
 mod fixed;
 mod functions;
+mod fuzz;
 mod gaps;
 mod grammar;
 mod harness;

@@ -141,7 +141,7 @@ mod tests {
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-        let error = Call::open(channel, PEER, &address).finish().await.unwrap_err();
+        let error = Call::open(Credentials::default().on(channel), PEER, &address).finish().await.unwrap_err();
         assert_eq!(error.unreachable(), Some(PEER), "{error}");
         assert!(error.to_string().contains(&address), "{error}");
     }

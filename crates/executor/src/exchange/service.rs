@@ -73,11 +73,19 @@ fn refused(error: TaskError) -> Status {
     Status::failed_precondition(error.to_string())
 }
 
+/// The rows of a message. Arrow's reader believes the lengths a message tells, and panics where they are wrong.
 fn decode(bytes: &[u8]) -> Result<Vec<DeltaBatch>, Status> {
     if bytes.is_empty() {
         return Ok(Vec::new());
     }
-    let damaged = |error: &dyn std::fmt::Display| Status::data_loss(format!("not an Arrow IPC stream: {error}"));
+    std::panic::catch_unwind(|| read(bytes)).unwrap_or_else(|_| Err(damaged(&"its lengths are wrong")))
+}
+
+fn damaged(error: &dyn std::fmt::Display) -> Status {
+    Status::data_loss(format!("not an Arrow IPC stream: {error}"))
+}
+
+fn read(bytes: &[u8]) -> Result<Vec<DeltaBatch>, Status> {
     let reader = StreamReader::try_new(bytes, None).map_err(|error| damaged(&error))?;
     let mut batches = Vec::new();
     for batch in reader {
@@ -85,4 +93,54 @@ fn decode(bytes: &[u8]) -> Result<Vec<DeltaBatch>, Status> {
         batches.push(DeltaBatch::from_wire(batch).map_err(|error| damaged(&error))?);
     }
     Ok(batches)
+}
+
+#[cfg(test)]
+mod fuzz {
+    use super::decode;
+    use arrow::array::{ArrayRef, Int64Array, ListArray, RecordBatch, StringArray};
+    use arrow::datatypes::Int32Type;
+    use arrow_ipc::writer::StreamWriter;
+    use std::sync::Arc;
+
+    /// Rows as a sender writes them.
+    fn stream() -> Vec<u8> {
+        let lists = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None]);
+        let columns: [(&str, ArrayRef); 3] = [
+            ("n", Arc::new(Int64Array::from(vec![Some(1), None]))),
+            ("s", Arc::new(StringArray::from(vec!["a", "bc"]))),
+            ("l", Arc::new(lists)),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+        writer.write(&batch).unwrap();
+        writer.into_inner().unwrap()
+    }
+
+    /// Rows that were taken are rows: all of their values can be read.
+    fn check(bytes: &[u8]) {
+        for rows in decode(bytes).into_iter().flatten() {
+            let _ = format!("{:?}", rows.batch);
+        }
+    }
+
+    #[test]
+    fn fuzz_batches_of_any_bytes() {
+        bolero::check!().for_each(check);
+    }
+
+    #[test]
+    fn fuzz_batches_that_are_nearly_right() {
+        let whole = stream();
+        assert_eq!(decode(&whole).unwrap()[0].num_rows(), 2);
+        bolero::check!().with_type::<Vec<(u16, u8)>>().for_each(|edits| {
+            let mut bytes = whole.clone();
+            for (place, byte) in edits {
+                let place = usize::from(*place) % bytes.len();
+                bytes[place] = *byte;
+            }
+            check(&bytes);
+            check(&bytes[..edits.first().map_or(0, |(place, _)| usize::from(*place) % bytes.len())]);
+        });
+    }
 }

@@ -32,7 +32,7 @@ fn placed_on(query: &Query) -> BTreeSet<u128> {
 #[test]
 fn an_executor_that_others_cannot_reach_is_left_out_and_taken_back_later() {
     // given
-    let mut query = Query::new(config());
+    let mut query = Query::new(QueryConfig { reserved_writers: [(SinkId(0), 3)].into(), ..config() });
     query.tell(executors(&[(1, 1), (2, 2), (3, 3)]));
     query.tell(available(1, &[(0, 3)]));
     assert_eq!(placed_on(&query), [1, 2, 3].into());

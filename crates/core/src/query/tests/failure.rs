@@ -46,13 +46,13 @@ fn executors_lost_one_after_the_other_have_their_writers_fenced_one_after_the_ot
     // given
     let mut query = Query::executing();
     let first = query.tell(executors(&[(1, 1)]));
-    assert_eq!(first[1], fenced(1, &[1]));
+    assert_eq!(first[1], fenced(2, &[1]));
     // when
     let while_fencing = query.tell(executors(&[]));
     let actions = query.resolved([(w(1), Resolution::NotPublished)]);
     // then
     assert_eq!(while_fencing, vec![], "one resolution at a time");
-    assert_eq!(actions, [fenced(2, &[0])], "even without an executor that could go on");
+    assert_eq!(actions, [fenced(3, &[0])], "even without an executor that could go on");
     assert_eq!(query.resolved([(w(0), Resolution::NotPublished)]), vec![]);
     assert_eq!(names(&query.tell(executors(&[(3, 3)]))), ["open", "assign"]);
 }
@@ -65,7 +65,7 @@ fn an_executor_lost_after_its_attempt_was_dropped_has_its_writers_fenced_before_
     // when
     let actions = query.tell(executors(&[(1, 1)]));
     // then
-    assert_eq!(actions, [fenced(1, &[1])]);
+    assert_eq!(actions, [fenced(2, &[1])]);
     assert_eq!(query.tick_at(10_000), vec![], "not before they are");
     let actions = query.resolved([(w(1), Resolution::NotPublished)]);
     assert_eq!(names(&actions), ["assign", "run"]);

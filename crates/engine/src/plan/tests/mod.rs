@@ -4,6 +4,7 @@ mod errors;
 mod forms;
 mod keys;
 mod late_rows;
+mod limits;
 mod lookups;
 mod refusals;
 mod runs;

@@ -151,7 +151,12 @@ impl Join {
             self.codecs[1].rows.decode(chunk.stores[1].bytes())?,
         ];
         let keys: Vec<&KeyRows> = chunk.keys.iter().map(|(_, _, rows)| rows).collect();
-        give_pairs(&self.spec, &keys, &mut chunk.stores, &columns, out)?;
+        let mut given = |rows: &DeltaBatch| state.give(self.operator, rows.batch.get_array_memory_size());
+        give_pairs(&self.spec, &keys, &mut chunk.stores, &columns, &mut |rows| {
+            given(&rows)?;
+            out.push(rows);
+            Ok(())
+        })?;
         for (side, columns) in columns.iter().enumerate() {
             self.settle_side(side, &chunk, columns, state, out)?;
         }

@@ -17,13 +17,16 @@ struct Pairs {
     right: Vec<u32>,
 }
 
+/// Takes rows, if there is memory for them.
+pub type Give<'a> = &'a mut dyn FnMut(DeltaBatch) -> Result<(), EngineError>;
+
 /// Goes through all pairs of these keys: counts matches in the stores, and gives the pairs that change.
 pub fn give_pairs(
     spec: &JoinSpec,
     keys: &[&KeyRows],
     stores: &mut [Store; 2],
     columns: &[Vec<ArrayRef>; 2],
-    out: &mut Vec<DeltaBatch>,
+    give: Give<'_>,
 ) -> Result<(), EngineError> {
     let mut pairs = Pairs::default();
     for key in keys {
@@ -33,13 +36,13 @@ pub fn give_pairs(
                     pairs.left.push(l as u32);
                     pairs.right.push(r as u32);
                     if pairs.left.len() == OUTPUT_ROWS {
-                        flush(spec, std::mem::take(&mut pairs), stores, columns, out)?;
+                        flush(spec, std::mem::take(&mut pairs), stores, columns, give)?;
                     }
                 }
             }
         }
     }
-    flush(spec, pairs, stores, columns, out)
+    flush(spec, pairs, stores, columns, give)
 }
 
 fn flush(
@@ -47,7 +50,7 @@ fn flush(
     pairs: Pairs,
     stores: &mut [Store; 2],
     columns: &[Vec<ArrayRef>; 2],
-    out: &mut Vec<DeltaBatch>,
+    give: Give<'_>,
 ) -> Result<(), EngineError> {
     if pairs.left.is_empty() {
         return Ok(());
@@ -82,7 +85,7 @@ fn flush(
         let changes: BooleanArray = weights.iter().map(|weight| Some(*weight != 0)).collect();
         let paired = paired.with_schema(spec.output_schema.clone())?;
         let rows = DeltaBatch { batch: paired, weights: Some(Int64Array::from(weights)) };
-        out.push(rows.filter(&changes)?);
+        give(rows.filter(&changes)?)?;
     }
     Ok(())
 }

@@ -206,7 +206,7 @@ impl Cluster {
             let plan = self.plan(step, true);
             dropped = Some(self.run(&plan, step.chunk, step.executors)?);
             if self.fault != Fault::WrongOverlay {
-                self.executors.iter().for_each(|state| state.discard(dropped.as_ref().unwrap().attempt));
+                self.executors.iter().for_each(|state| drop(state.discard(dropped.as_ref().unwrap().attempt)));
                 self.restart(step.executors)?;
             }
         }

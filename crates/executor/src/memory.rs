@@ -1,0 +1,76 @@
+//! How much memory this machine, or the container the process is in, has.
+//!
+//! Owns: finding it out. Does not own: counting what queries take (the engine's `state`).
+
+use std::path::Path;
+
+/// Share of the memory that one query may take, unless `--query-memory` says otherwise: a half.
+const QUERY_SHARE: u64 = 2;
+
+/// What one query may take by default, bytes. Without an answer from the system there is no limit.
+pub fn query_limit() -> u64 {
+    total(Path::new("/")).map_or(u64::MAX, |total| total / QUERY_SHARE)
+}
+
+/// The least of the machine's memory and the limits of the process' control groups, bytes.
+fn total(root: &Path) -> Option<u64> {
+    let machine = read(root, "proc/meminfo").and_then(|text| meminfo(&text));
+    let group = read(root, "proc/self/cgroup").unwrap_or_default();
+    let mut paths = vec!["sys/fs/cgroup/memory.max".to_string(), "sys/fs/cgroup/memory/memory.limit_in_bytes".into()];
+    // Within a container the group's own folder is the mount itself; outside, it and its parents lie below.
+    let own = group.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    let parents = own.match_indices('/').skip(1).map(|(end, _)| &own[..end]).chain([own]);
+    paths.extend(parents.map(|group| format!("sys/fs/cgroup{}/memory.max", group.trim_end_matches('/'))));
+    let limits = paths.iter().filter_map(|path| read(root, path)?.trim().parse().ok());
+    limits.chain(machine).min()
+}
+
+fn read(root: &Path, path: &str) -> Option<String> {
+    std::fs::read_to_string(root.join(path)).ok()
+}
+
+/// `MemTotal:       24643600 kB`.
+fn meminfo(text: &str) -> Option<u64> {
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn total_of(files: &[(&str, &str)]) -> Option<u64> {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        total(root.path())
+    }
+
+    const MACHINE: (&str, &str) = ("proc/meminfo", "MemTotal:       1000 kB\nMemFree:         10 kB\n");
+
+    #[test]
+    fn the_least_of_machine_and_groups_counts() {
+        assert_eq!(total_of(&[]), None);
+        assert_eq!(total_of(&[MACHINE]), Some(1_024_000));
+        assert_eq!(total_of(&[MACHINE, ("sys/fs/cgroup/memory.max", "max\n")]), Some(1_024_000));
+        assert_eq!(total_of(&[MACHINE, ("sys/fs/cgroup/memory.max", "5000\n")]), Some(5_000));
+        let first = ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+        assert_eq!(total_of(&[MACHINE, first]), Some(1_024_000));
+    }
+
+    #[test]
+    fn a_group_is_bounded_by_those_above_it() {
+        let group = ("proc/self/cgroup", "0::/system.slice/highwater.service\n");
+        let own = ("sys/fs/cgroup/system.slice/highwater.service/memory.max", "max\n");
+        let above = ("sys/fs/cgroup/system.slice/memory.max", "7000\n");
+        assert_eq!(total_of(&[MACHINE, group, own, above]), Some(7_000));
+    }
+
+    #[test]
+    fn this_machine_has_memory() {
+        assert!(query_limit() > 1 << 20);
+    }
+}
