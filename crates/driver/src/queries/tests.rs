@@ -24,13 +24,15 @@ fn spec(name: &str) -> QuerySpec {
         start_positions: Positions::new(),
         end_positions: Positions::new(),
         topic_ids: BTreeMap::new(),
+        source_topic_ids: BTreeMap::new(),
+        end_topic_ids: BTreeMap::new(),
     }
 }
 
 fn queries() -> Queries {
     let store = CheckpointStore::in_memory();
     let epoch = store.claim_epoch().unwrap();
-    Queries::new(store, Cluster::new(epoch, Duration::from_secs(3)), Clock::system())
+    Queries::new(store, Cluster::new(epoch, Duration::from_secs(3)), AccessPolicy::ALL, Clock::system())
 }
 
 /// Nobody waits for the threads that look for the broker.
