@@ -18,6 +18,9 @@ use rdkafka::topic_partition_list::Offset;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+/// Longest wait for one answer, where the question is asked again.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Which records a reader sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {
@@ -113,10 +116,13 @@ impl KafkaCluster {
     pub fn stable_ends(&self) -> impl Fn(&str, i32) -> i64 + use<> {
         let mut config = self.consumer_config();
         config.set("isolation.level", "read_committed");
-        let consumer: BaseConsumer = config.create().expect("a consumer can be made");
+        let connect = move || -> BaseConsumer { config.create().expect("a consumer can be made") };
+        let consumer = connect();
         move |topic, partition| {
+            let ask = |consumer: &BaseConsumer| consumer.fetch_watermarks(topic, partition, ANSWER_TIMEOUT).ok();
             crate::wait_for("the stable end of a partition", DEADLINE, || {
-                consumer.fetch_watermarks(topic, partition, DEADLINE).ok().map(|(_, end)| end)
+                // A client whose broker hung may wait for an answer that is lost: another one asks anew.
+                ask(&consumer).or_else(|| ask(&connect())).map(|(_, end)| end)
             })
         }
     }
