@@ -113,7 +113,7 @@ impl AccessPolicy {
             }
             if real.is_dir() {
                 let entries = std::fs::read_dir(&real).map_err(|_| refusal(&path))?;
-                open.extend(entries.flatten().filter(|entry| leads_elsewhere(entry)).map(|entry| entry.path()));
+                open.extend(entries.flatten().filter(leads_elsewhere).map(|entry| entry.path()));
             }
         }
         Ok(())

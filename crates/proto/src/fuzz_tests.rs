@@ -120,8 +120,8 @@ fn messages() -> Vec<Vec<u8>> {
     let report = convert::report_to_bytes(&TaskReport::default()).unwrap();
     let done = v1::TaskDone { query_id: id.clone(), attempt, report: report.into(), ..Default::default() };
     let tasks = v1::RunTasks { query_id: id.clone(), attempt, plan: plan.to_vec().into(), ..Default::default() };
-    let hello = v1::Hello { executor_id: id.clone(), epoch: 3, ..Default::default() };
-    let sent = |message| v1::StreamTasksRequest { message: Some(message), ..Default::default() }.encode_to_vec();
+    let hello = v1::Hello { executor_id: id.clone(), epoch: 3 };
+    let sent = |message| v1::StreamTasksRequest { message: Some(message) }.encode_to_vec();
     vec![
         sent(v1::stream_tasks_request::Message::Hello(hello)),
         sent(v1::stream_tasks_request::Message::TaskDone(done)),

@@ -236,7 +236,7 @@ fn a_recreated_topic_is_never_taken_for_the_old_one_however_long_it_is() {
         cluster.ok(&["stop", &names[1]]);
         tables.recreate();
         if records > 0 {
-            let new = (0..records).map(|id| Message::json(&json!({"id": 1_000 + id})).partition((id % 2) as i32));
+            let new = (0..records).map(|id| Message::json(&json!({"id": 1_000 + id})).partition(id % 2));
             tables.kafka.produce(&tables.input, new);
         }
         cluster.ok(&["start", &names[1]]);
