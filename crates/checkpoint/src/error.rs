@@ -98,7 +98,7 @@ impl CheckpointError {
             | Self::WentBack { .. }
             | Self::EpochWentBack { .. }
             | Self::NotEmpty(_) => ErrorKind::Fix,
-            // After a failed head write nobody knows what is durable: only a restart can tell.
+            // After a failed head write it is unknown which writes are durable, until a restart reads them back.
             Self::Head { .. }
             | Self::Sync { .. }
             | Self::Poisoned { .. }
@@ -120,8 +120,8 @@ impl CheckpointError {
         move |source| Self::Sync { path, source }
     }
 
-    /// After it nobody knows what is durable. A failed sync must not be tried again: the kernel may have dropped what
-    /// it could not write, and would then say that all is well.
+    /// True if it is unknown after this error which writes are durable. A failed sync is never retried: the kernel may
+    /// have dropped the pages it could not write, and a second sync would then succeed.
     pub(crate) fn poisons(&self) -> bool {
         matches!(self, Self::Sync { .. } | Self::Head { .. })
     }

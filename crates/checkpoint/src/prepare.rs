@@ -86,7 +86,7 @@ fn check_order(before: &Tip, record: &PrepareRecord) -> Result<(), CheckpointErr
     if got != expected {
         return Err(CheckpointError::OutOfOrder { query, expected, got });
     }
-    // A position that was set anew may be anywhere, or gone with its partition.
+    // A partition in `record.reset` may be at any position, or absent if the partition no longer exists.
     for (partition, from) in before.positions.iter().filter(|(partition, _)| !record.reset.contains(*partition)) {
         // A partition that is left out would be read from its start again.
         let to = record.positions.get(partition).copied().unwrap_or(0);

@@ -1,5 +1,5 @@
-//! A head store that has gone back, and writes that fail: nothing older is taken for the newest, nothing is deleted
-//! that may be wanted, nobody writes on after a failed sync.
+//! A head store that lost its newest writes, and writes that fail: an older checkpoint is never taken for the newest,
+//! blobs that may still be needed are kept, and every write after a failed sync is refused.
 
 use super::*;
 use crate::blob::{BlobStore, MemBlobStore};

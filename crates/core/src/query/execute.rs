@@ -159,7 +159,7 @@ impl QueryMachine {
                 self.end(End::Failed(message), out);
             }
             ErrorKind::Retry | ErrorKind::Fenced => {
-                // Whatever ended it, less would have been done by now.
+                // Whatever made the attempt fail, a smaller batch would have been done by now.
                 if self.took_ms(now_ms).is_some_and(|took_ms| took_ms >= self.config.max_attempt_ms / 2) {
                     self.shrink();
                 }
@@ -177,19 +177,23 @@ impl QueryMachine {
         self.not_before_ms = self.not_before_ms.max(now_ms + pause);
     }
 
-    /// How long the attempt of a new batch runs. One that is repeated has its plan, and takes what it takes.
+    /// When the attempt of a new batch was planned; `None` if none runs. The attempt of a prepared batch has no limit:
+    /// its plan is fixed.
+    fn began_at_ms(&self) -> Option<i64> {
+        match &self.phase {
+            Phase::Executing(execution) if execution.finish.is_none() => Some(execution.timings.planned_at_ms),
+            _ => None,
+        }
+    }
+
+    /// How long the attempt of a new batch has been running.
     fn took_ms(&self, now_ms: i64) -> Option<i64> {
-        Some(now_ms - self.too_long_at_ms()? + self.config.max_attempt_ms)
+        Some(now_ms - self.began_at_ms()?)
     }
 
     /// When the attempt will have taken too long.
     pub(super) fn too_long_at_ms(&self) -> Option<i64> {
-        match &self.phase {
-            Phase::Executing(execution) if execution.finish.is_none() => {
-                Some(execution.timings.planned_at_ms + self.config.max_attempt_ms)
-            }
-            _ => None,
-        }
+        Some(self.began_at_ms()? + self.config.max_attempt_ms)
     }
 
     /// The batch under way is to be planned smaller.
