@@ -16,6 +16,8 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider, parse_p
 
 /// Longest time for one request.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// A token that lasts longer is renewed as if it ended then.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// A longer answer is no token.
 const ANSWER_BYTES: u64 = 1 << 20;
 /// Longest part of an endpoint's own words in an error.
@@ -153,14 +155,13 @@ fn read(value: &str, expires_in: Option<f64>, oidc: &Oidc) -> Result<Token, Stri
         .and_then(|claims| serde_json::from_slice(&claims).ok())
         .unwrap_or_default();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let left = claims["exp"].as_f64().map(|end| end - now.as_secs_f64()).or(expires_in);
-    let left = left.ok_or("the token does not say when it ends")?;
-    if left.is_nan() || left <= 0.0 {
+    let ends = claims["exp"].as_f64().or(expires_in.map(|left| now.as_secs_f64() + left));
+    let ends = ends.ok_or("the token does not say when it ends")?;
+    if ends.is_nan() || ends <= now.as_secs_f64() {
         return Err("the token is over already: the clocks differ, or the endpoint gives old tokens".into());
     }
-    // A year is as good as for ever.
-    let left = Duration::from_secs_f64(left.min(31_536_000.0));
-    let ends = now + left;
+    let ends = Duration::from_secs_f64(ends.min((now + YEAR).as_secs_f64()));
+    let left = ends.saturating_sub(now);
     Ok(Token {
         value: value.to_string(),
         principal: claims["sub"].as_str().unwrap_or(&oidc.client_id).to_string(),
