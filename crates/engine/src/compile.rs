@@ -5,7 +5,6 @@
 
 use crate::plan::build::{Builder, Target};
 use crate::plan::catalog::Catalog;
-use crate::plan::clock::BatchClock;
 use crate::plan::{dead_letters, insert, late_rows, optimize, sinks, sources};
 use crate::query::{CompiledQuery, SinkTable};
 use crate::sql::ddl::{Column, OptionEntry, TableDef};
@@ -34,6 +33,7 @@ use datafusion::sql::sqlparser::ast::Query;
 use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_core::ids::SinkId;
 use highwater_core::options::OutputMode;
+use highwater_functions::clock::BatchClock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

@@ -11,7 +11,6 @@ pub mod delta;
 pub mod error;
 pub mod explain;
 pub mod files;
-mod functions;
 mod lookup;
 pub mod plan;
 pub mod query;

@@ -7,13 +7,13 @@ use crate::dataflow::Dataflow;
 use crate::error::EngineError;
 use crate::files::{FileContents, FileTable};
 use crate::lookup::Lookup;
-use crate::plan::clock::BatchClock;
 use crate::sql::options::QueryOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use highwater_core::files::FileVersions;
 use highwater_core::ids::{SinkId, SourceId};
 use highwater_core::options::{OutputMode, SourceOptions, SourceSpec};
+use highwater_functions::clock::BatchClock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -6,14 +6,14 @@
 //! does not follow.
 
 use super::as_of::TemporalJoin;
-use super::hop::Overlapping;
 use super::lineage::{one_to_one, part_of, position};
-use super::session::Session;
-use super::tumble::{Part, Shape, Tumble, Window};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::JoinType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Volatility};
+use highwater_functions::windows::hop::Overlapping;
+use highwater_functions::windows::session::Session;
+use highwater_functions::windows::tumble::{Part, Shape, Tumble, Window};
 use std::collections::BTreeSet;
 
 /// Places of columns in the output of a relation.

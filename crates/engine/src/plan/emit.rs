@@ -6,11 +6,11 @@
 use super::aggregate::{clock_window, closing};
 use super::build::Target;
 use super::lineage::{Kind, part_of};
-use super::tumble::Tumble;
 use crate::dataflow::EmitMode;
 use crate::sql::error::{Result, SqlError};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 use highwater_core::options::OutputMode;
+use highwater_functions::windows::tumble::Tumble;
 
 /// When the aggregate puts out rows, or why it cannot.
 pub fn emit_mode(node: &Aggregate, closes: bool, target: Target<'_>) -> Result<EmitMode> {

@@ -8,7 +8,6 @@ use super::build::{Builder, Flow, Target, merge_upstream, project, refuse_clock}
 use super::errors::sql_error;
 use super::lineage::{Kind, trace};
 use super::physical;
-use super::tumble::Part;
 use crate::dataflow::{
     CloseKind, Expiry, JoinOutput, JoinSide, JoinSpec, OpSpec, OperatorInfo, PipelineInput, PipelineOutput, Upstream,
 };
@@ -21,6 +20,7 @@ use datafusion::logical_expr::{BinaryExpr, Expr, Join, LogicalPlan, Operator};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use highwater_core::options::OutputMode;
+use highwater_functions::windows::tumble::Part;
 use std::sync::Arc;
 
 /// A join with the sides in the order that the output has them.

@@ -6,13 +6,13 @@
 use super::as_of::TemporalJoin;
 use super::catalog::{Stream, Table};
 use super::derived::EventTime;
-use super::hop::Overlapping;
-use super::session::Session;
-use super::tumble::{Part, Tumble, Window};
 use crate::dataflow::CloseKind;
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::{Column, JoinType, ScalarValue};
 use datafusion::logical_expr::{Expr, LogicalPlan};
+use highwater_functions::windows::hop::Overlapping;
+use highwater_functions::windows::session::Session;
+use highwater_functions::windows::tumble::{Part, Tumble, Window};
 use std::sync::Arc;
 
 /// What a traced expression is.

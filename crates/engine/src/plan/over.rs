@@ -7,7 +7,6 @@ use super::build::{Builder, Flow, Target, merge_flows, project, refuse_clock};
 use super::errors::sql_error;
 use super::lineage::trace_output;
 use super::physical;
-use super::session::Session;
 use crate::dataflow::{Expiry, OpSpec, OperatorInfo, OverSpec, PipelineInput, PipelineOutput, Rank, RankLimit};
 use crate::explain::{over_name, over_text};
 use crate::sql::error::{Result, SqlError};
@@ -24,6 +23,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::window::WindowExpr;
 use highwater_core::options::OutputMode;
+use highwater_functions::windows::session::Session;
 use std::sync::Arc;
 
 /// A filter over ranks, as far as it limits them.

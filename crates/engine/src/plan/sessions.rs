@@ -6,8 +6,6 @@ use super::build::{Builder, Flow, Target, merge_flows, project};
 use super::lineage::{Kind, trace};
 use super::over::Computed;
 use super::physical;
-use super::session::Session;
-use super::tumble::{Part, Window};
 use crate::dataflow::{OpSpec, OperatorInfo, PipelineInput, PipelineOutput, SessionSpec};
 use crate::explain::session_text;
 use crate::sql::error::{Result, SqlError};
@@ -15,6 +13,8 @@ use datafusion::arrow::datatypes::Schema;
 use datafusion::logical_expr::expr::WindowFunction;
 use datafusion::logical_expr::{Expr, Window as WindowNode};
 use highwater_core::options::OutputMode;
+use highwater_functions::windows::session::Session;
+use highwater_functions::windows::tumble::{Part, Window};
 use std::sync::Arc;
 
 /// One flow, with a column more for the session's times.

@@ -9,9 +9,9 @@ use super::catalog::Stream;
 use super::dependencies::{Columns, Holds, Times, closure, follows, has_plain_groups, output_times};
 use super::lineage::{one_to_one, position, trace};
 use super::over::{self, rank_limit, ranks};
-use super::tumble::{Part, Shape};
 use crate::dataflow::{CloseKind, Rank};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Window};
+use highwater_functions::windows::tumble::{Part, Shape};
 
 /// Whether each row of `plan` has a key of its own in these columns, and then: [`Holds::Always`] if all changes of a key
 /// come from one shard, [`Holds::AtCommits`] if those of a batch must be brought together first.

@@ -7,12 +7,12 @@
 use super::catalog::{Stream, Table};
 use super::lineage::{Kind, trace};
 use super::over::rank_limit;
-use super::tumble::Part;
 use crate::dataflow::{Rank, RankLimit};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, DFSchemaRef, Result};
 use datafusion::logical_expr::expr::{Sort as SortExpr, WindowFunctionParams};
 use datafusion::logical_expr::{Expr, Filter, LogicalPlan, TableScan, Window, lit};
+use highwater_functions::windows::tumble::Part;
 use std::sync::Arc;
 
 /// A relation with versions.

@@ -5,9 +5,6 @@
 //! Invariant: rows without a time are in no window, so they leave here.
 
 use super::errors::{external, sql_error};
-use super::hop::Overlapping;
-use super::session::Session;
-use super::tumble::{Part, Tumble};
 use crate::sql::error::SqlError;
 use crate::sql::types::{fold, type_name};
 use crate::sql::window_call::{WindowCall, WindowFunction, WindowInput};
@@ -21,6 +18,9 @@ use datafusion::logical_expr::{
     WindowFunctionDefinition, WindowUDF, ident, lit,
 };
 use datafusion::sql::sqlparser::ast::{self, ObjectName, Spanned, TableFactor};
+use highwater_functions::windows::hop::Overlapping;
+use highwater_functions::windows::session::Session;
+use highwater_functions::windows::tumble::{Part, Tumble};
 use std::sync::Arc;
 
 const DAY_MS: i64 = 86_400_000;

@@ -6,10 +6,10 @@
 
 use super::refuse::function_name;
 use super::syntax::{arguments, call};
-use crate::functions::chrono_pattern;
 use datafusion::sql::sqlparser::ast::{
     CastKind, DataType, Expr, Function, Spanned, TimezoneInfo, UnaryOperator, Value,
 };
+use highwater_functions::chrono_pattern;
 
 /// The same in DataFusion's words, if those are others.
 pub fn standard(expr: &Expr) -> Option<Expr> {

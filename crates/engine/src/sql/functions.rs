@@ -5,11 +5,11 @@
 //! arrival order; `now()` and its kin read the batch's own clock, so that a replay sees the same time.
 
 use super::suggest::nearest;
-use crate::plan::clock::{BatchClock, ClockFunction};
-use crate::plan::hop::Overlapping;
-use crate::plan::tumble::Tumble;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF, Volatility, WindowUDF};
+use highwater_functions::clock::{BatchClock, ClockFunction};
+use highwater_functions::windows::hop::Overlapping;
+use highwater_functions::windows::tumble::Tumble;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -124,7 +124,7 @@ impl Functions {
                 register(&mut scalars, function);
             }
         }
-        for function in crate::functions::all() {
+        for function in highwater_functions::all() {
             register(&mut scalars, function);
         }
         // Where names are taken, DataFusion's meaning stays.
@@ -165,7 +165,7 @@ impl Functions {
                 }
             }
         }
-        for function in crate::functions::aggregates::all() {
+        for function in highwater_functions::aggregates::all() {
             aggregates.insert(function.name().to_string(), function);
         }
         for (name, known) in SAME_AGGREGATES {
@@ -249,7 +249,7 @@ mod tests {
     fn no_volatile_function_but_the_clock() {
         let functions = Functions::new(&BatchClock::default());
         for (name, function) in &functions.scalars {
-            let is_clock = crate::plan::clock::is_clock(name);
+            let is_clock = highwater_functions::clock::is_clock(name);
             assert_eq!(is_clock, function.inner().is::<ClockFunction>(), "{name} reads another clock");
             assert!(is_clock || function.signature().volatility != Volatility::Volatile, "{name} is volatile");
             assert!(

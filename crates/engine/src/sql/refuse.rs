@@ -10,12 +10,12 @@ use super::names::lacks_order;
 use super::types::fold;
 use super::unnest::is_generator;
 use super::window_call::WINDOW_FUNCTIONS;
-use crate::plan::clock::is_clock;
 use datafusion::sql::sqlparser::ast::{
     Distinct, Expr, Function, GroupByExpr, ObjectName, OrderByKind, Query, Select, SetExpr, Spanned, TableFactor,
     Visit, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
+use highwater_functions::clock::is_clock;
 use std::ops::ControlFlow;
 
 type Flow = ControlFlow<SqlError>;

@@ -14,7 +14,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 use std::sync::Arc;
 
 /// The zone of every `TIMESTAMP … WITH TIME ZONE` and `TIMESTAMP_LTZ`.
-pub const UTC: &str = "UTC";
+pub use highwater_functions::UTC;
 
 const TYPES: &str = "BOOLEAN, TINYINT, SMALLINT, INT, BIGINT, FLOAT, DOUBLE, DECIMAL(p, s), STRING, VARCHAR, BYTES, \
      DATE, TIME, TIMESTAMP(p), TIMESTAMP_LTZ(p), ARRAY<T>, MAP<STRING, T>, ROW<name T, …>";

@@ -8,11 +8,11 @@ use super::refuse::{function_name, not_yet};
 use super::syntax::call;
 use super::types::fold;
 use crate::plan::as_of::AS_OF;
-use crate::plan::clock::is_clock;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Join, JoinConstraint, JoinOperator, ObjectName, Query, Select, Spanned, TableFactor,
     TableVersion, TableWithJoins, VisitMut, VisitorMut,
 };
+use highwater_functions::clock::is_clock;
 use std::ops::ControlFlow;
 
 const USAGE: &str = "write FROM orders AS o JOIN rates FOR SYSTEM_TIME AS OF o.ts AS r ON o.currency = r.currency";

@@ -5,8 +5,8 @@ use crate::harness::answer::{answer, assigned};
 use crate::harness::fold::{Text, texts};
 use crate::harness::scenario::Scenario;
 use arrow::array::RecordBatch;
-use highwater_engine::plan::clock::{BatchClock, is_clock};
 use highwater_engine::sql::functions::Functions;
+use highwater_functions::clock::{BatchClock, is_clock};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// A type and three values of it.

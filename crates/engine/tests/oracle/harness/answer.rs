@@ -8,8 +8,8 @@ use datafusion::datasource::MemTable;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use highwater_engine::plan::clock::BatchClock;
 use highwater_engine::sql::functions::Functions;
+use highwater_functions::clock::BatchClock;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 

@@ -93,7 +93,7 @@ pub struct Commit {
 
 pub struct Cluster {
     script: String,
-    /// What rows look up: as it was at the start.
+    /// What rows of the next batch look up.
     files: (LocalFiles, FileVersions),
     pub compiled: CompiledQuery,
     pub sinks: BTreeMap<SinkId, Sink>,
@@ -135,10 +135,9 @@ impl Cluster {
                 logs.insert(SourcePartition { source: source.id, tp }, rows);
             }
         }
-        let files = LocalFiles::look(&compiled.file_tables()).map_err(|error| error.to_string())?;
         Ok(Self {
             script: script.to_string(),
-            files,
+            files: Default::default(),
             sinks: compiled.sinks.iter().map(|sink| (sink.id, Sink::new(sink))).collect(),
             positions: logs.keys().map(|partition| (partition.clone(), 0)).collect(),
             compiled,
@@ -197,6 +196,7 @@ impl Cluster {
     /// Plans, runs and commits one batch.
     pub fn commit(&mut self, step: &Step) -> Result<Commit, String> {
         self.now_ms = step.now_ms.unwrap_or(self.now_ms + 1);
+        self.files = LocalFiles::look(&self.compiled.file_tables()).map_err(|error| error.to_string())?;
         if step.resumed {
             let anew = highwater_engine::compile(&self.script).map_err(|error| error.to_string())?;
             if anew.fingerprint() != self.compiled.fingerprint() {

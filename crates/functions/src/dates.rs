@@ -17,7 +17,7 @@ use std::sync::Arc;
 const MICROS: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
 
 pub fn all() -> Vec<Columns> {
-    let utc = DataType::Timestamp(TimeUnit::Millisecond, Some(crate::sql::types::UTC.into()));
+    let utc = DataType::Timestamp(TimeUnit::Millisecond, Some(crate::UTC.into()));
     vec![
         Columns::new("date_format(timestamp, pattern)", (2, 2), DataType::Utf8, date_format),
         Columns::new("year(timestamp)", (1, 1), DataType::Int64, |c, _| part(c, DatePart::Year)),
@@ -166,7 +166,7 @@ fn to_timestamp_ltz(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
             _ => None,
         });
     }
-    Ok(Arc::new(TimestampMillisecondArray::from(found).with_timezone(crate::sql::types::UTC)))
+    Ok(Arc::new(TimestampMillisecondArray::from(found).with_timezone(crate::UTC)))
 }
 
 /// A unit of time.

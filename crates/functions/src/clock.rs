@@ -113,7 +113,7 @@ impl ScalarUDFImpl for ClockFunction {
 
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
         Ok(match self.part {
-            Part::Timestamp => DataType::Timestamp(TimeUnit::Millisecond, Some(crate::sql::types::UTC.into())),
+            Part::Timestamp => DataType::Timestamp(TimeUnit::Millisecond, Some(crate::UTC.into())),
             Part::Date => DataType::Date32,
             Part::Time => DataType::Time32(TimeUnit::Millisecond),
         })
@@ -127,7 +127,7 @@ impl ScalarUDFImpl for ClockFunction {
     fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let now = self.clock.now_ms();
         Ok(ColumnarValue::Scalar(match self.part {
-            Part::Timestamp => ScalarValue::TimestampMillisecond(Some(now), Some(crate::sql::types::UTC.into())),
+            Part::Timestamp => ScalarValue::TimestampMillisecond(Some(now), Some(crate::UTC.into())),
             Part::Date => ScalarValue::Date32(i32::try_from(now.div_euclid(DAY_MS)).ok()),
             Part::Time => ScalarValue::Time32Millisecond(i32::try_from(now.rem_euclid(DAY_MS)).ok()),
         }))

@@ -1,15 +1,20 @@
 //! Functions that people know from Spark SQL and Flink SQL and DataFusion does not have.
 //!
-//! Owns: their registration and their common shape. Does not own: which of them a script may call (`sql::functions`).
-//! Invariants: no function here depends on a clock, a random source, a locale or a time zone but UTC; NULL in gives
-//! NULL out; a text that cannot be read gives NULL, a pattern that cannot be read is an error.
+//! Owns: their registration and their common shape; the clock of a batch ([`clock`]), windows as functions ([`windows`]).
+//! Does not own: which of them a script may call (crate `engine`, `sql::functions`).
+//! Invariants: no function here depends on a random source, a locale, a time zone but UTC or a clock but the batch's; NULL
+//! in gives NULL out; a text that cannot be read gives NULL, a pattern that cannot be read is an error.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod aggregates;
+pub mod clock;
 mod dates;
 mod json;
 mod lists;
 mod random;
 mod text;
+pub mod windows;
 
 pub use dates::chrono_pattern;
 
@@ -20,6 +25,9 @@ use datafusion::common::{Result, plan_err};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+
+/// The one time zone that timestamps with a zone are in.
+pub const UTC: &str = "UTC";
 
 /// All of them.
 pub fn all() -> Vec<Arc<ScalarUDF>> {

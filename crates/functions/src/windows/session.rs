@@ -5,8 +5,8 @@
 //! Invariant: rows are in one session if and only if no two neighbours are further apart than the gap.
 
 use super::hop::fields;
+use super::tumble::Shape;
 use super::tumble::{Window, per_second};
-use crate::plan::tumble::Shape;
 use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, StructArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Int64Type, TimeUnit};
