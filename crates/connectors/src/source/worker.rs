@@ -15,7 +15,6 @@ use super::raw::RawRecords;
 use super::shared::{WorkerShared, WorkerState};
 use super::trouble::Trouble;
 use super::{Place, SourceEvent, SourceReaderConfig};
-use crate::error::ConnectorError;
 use highwater_core::offsets::TopicPartition;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
