@@ -8,7 +8,7 @@ CARGO ?= cargo
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help demo test test-unit check bench nexmark chaos kafka kafka-stop release setup setup-build setup-java setup-duckdb
+.PHONY: help demo test fast oracle check bench nexmark chaos kafka kafka-stop release setup setup-build setup-java setup-duckdb
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,14 +18,18 @@ demo: setup-build ## Build, and show a cluster at work on generated card payment
 	"$${CARGO_TARGET_DIR:-target}"/debug/highwater demo $(DEMO_ARGS)
 
 test: setup ## Every test, those on a real Kafka included
-	$(CARGO) test --locked --workspace --features crash-points
+	$(CARGO) test --locked --workspace
 
-test-unit: setup-build ## The tests that need no Kafka
-	$(CARGO) test --locked --workspace --lib
+fast: setup-build ## What to run while editing: unit tests, simulation, some of the oracle; no Kafka
+	PROPTEST_CASES=32 HIGHWATER_SEED=1 BOLERO_RANDOM_TEST_TIME_MS=200 \
+	$(CARGO) test --locked --workspace --lib --bins --test sim --test oracle
+
+oracle: setup-build ## Tests of SQL against the batch answer: make oracle T=grammar CASES=1000 (new random cases each time)
+	$(if $(CASES),PROPTEST_CASES=$(CASES) )$(CARGO) test --locked --workspace --test oracle -- --nocapture $(T)
 
 check: setup-build ## Format, lints, tidiness, licences
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets --features crash-points -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	scripts/tidy.sh
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \
 	else echo "cargo-deny is not installed: licences and advisories were not checked"; fi

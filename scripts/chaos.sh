@@ -6,10 +6,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # As the tests are built, so that nothing is built twice.
-cargo build --locked --workspace --all-targets --features crash-points
+cargo build --locked --workspace --all-targets
 PROPTEST_CASES="${PROPTEST_CASES:-20000}" \
-  cargo test --locked --workspace --features crash-points --test oracle -- --nocapture hold
+  cargo test --locked --workspace --test oracle -- --nocapture hold
 # Fuzz targets: each for FUZZ_SECONDS (300), from a seed of its own that a failure prints.
 BOLERO_RANDOM_SEED="$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')" BOLERO_RANDOM_TEST_TIME_MS="$((${FUZZ_SECONDS:-300} * 1000))" \
-  cargo test --locked --workspace --features crash-points --lib --test oracle -- --nocapture fuzz_
+  cargo test --locked --workspace --lib --test oracle -- --nocapture fuzz_
 exec "${CARGO_TARGET_DIR:-target}"/debug/examples/chaos "$@"

@@ -170,6 +170,7 @@ impl CheckpointStore {
         for blob in &unused {
             self.inner.blobs.delete(blob)?;
         }
+        self.delete_unneeded_files(query, &slot)?;
         Ok(batches_removed)
     }
 }

@@ -81,7 +81,7 @@ impl CheckpointStore {
                     folder.write_numbered(&["state", &operator.to_string()], name, &bytes)?;
                     folder.done.state_files += 1;
                 }
-                Kind::Spec => {}
+                Kind::Spec | Kind::File => {}
             }
         }
         Ok(record)

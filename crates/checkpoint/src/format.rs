@@ -26,6 +26,8 @@ pub enum Kind {
     Spec,
     /// A state delta (`core::delta`) over the shards `first..end`.
     State { operator: OperatorId, first: ShardId, end: ShardId },
+    /// The bytes of a file that rows look up.
+    File,
 }
 
 /// Directory entry of one section.
@@ -126,7 +128,7 @@ impl<'a> Container<'a> {
     pub fn end_shard(&self) -> u16 {
         let ends = self.sections.iter().filter_map(|(section, _)| match section.kind {
             Kind::State { end, .. } => Some(end.0),
-            Kind::Record | Kind::Spec => None,
+            Kind::Record | Kind::Spec | Kind::File => None,
         });
         ends.max().unwrap_or(0)
     }

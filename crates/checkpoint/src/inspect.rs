@@ -37,6 +37,8 @@ pub struct BatchSummary {
 pub struct Verification {
     pub batches: u64,
     pub snapshots: u64,
+    /// Files that rows look up.
+    pub files: u64,
     /// Sections of files: records, and state of one operator each.
     pub sections: u64,
     pub size_bytes: u64,
@@ -95,6 +97,10 @@ impl CheckpointStore {
             }
             before = Some(record);
         }
+        for file in self.verify_files(query) {
+            report.files += 1;
+            report.size_bytes += report.keep(file).unwrap_or_default();
+        }
         let latest = self.latest_batch(query)?;
         report.keep(self.check_mark(query, latest));
         if let Some(latest) = latest
@@ -117,7 +123,7 @@ impl CheckpointStore {
             match kind {
                 Kind::Record => record = report.keep(parse_record(&file, &container)),
                 Kind::State { operator, .. } => report.verify_delta(&file, operator, &bytes),
-                Kind::Spec => {}
+                Kind::Spec | Kind::File => {}
             }
         }
         record

@@ -2,6 +2,7 @@
 //!
 //! Owns: their text forms. Invariant: keys of one kind sort by batch, so that a scan is in batch order.
 
+use highwater_core::files::ContentDigest;
 use highwater_core::ids::{AttemptId, BatchId, Epoch, QueryId};
 use std::fmt;
 
@@ -26,6 +27,8 @@ pub enum HeadKey {
     Batch(QueryId, BatchId),
     /// `query/ID/snapshot/N` → [`SnapshotEntry`](crate::values::SnapshotEntry): the whole state after batch N. At most one.
     Snapshot(QueryId, BatchId),
+    /// `query/ID/files/N` → digests of the files that rows of batch N look up. Only where there are any.
+    Files(QueryId, BatchId),
 }
 
 impl fmt::Display for HeadKey {
@@ -40,6 +43,7 @@ impl fmt::Display for HeadKey {
             Self::Writers(query) => write!(f, "query/{query}/writers"),
             Self::Batch(query, batch) => write!(f, "query/{query}/batch/{:020}", batch.0),
             Self::Snapshot(query, batch) => write!(f, "query/{query}/snapshot/{:020}", batch.0),
+            Self::Files(query, batch) => write!(f, "query/{query}/files/{:020}", batch.0),
         }
     }
 }
@@ -60,6 +64,7 @@ impl HeadKey {
             ["query", id, "writers"] => Some(Self::Writers(query(id)?)),
             ["query", id, "batch", n] => Some(Self::Batch(query(id)?, batch(n)?)),
             ["query", id, "snapshot", n] => Some(Self::Snapshot(query(id)?, batch(n)?)),
+            ["query", id, "files", n] => Some(Self::Files(query(id)?, batch(n)?)),
             _ => None,
         }
     }
@@ -77,6 +82,11 @@ impl HeadKey {
         format!("query/{query}/batch/")
     }
 
+    /// Prefix of the keys that name the files of one query's batches.
+    pub fn files_of(query: QueryId) -> String {
+        format!("query/{query}/files/")
+    }
+
     /// Prefix of the snapshot keys of one query.
     pub fn snapshots_of(query: QueryId) -> String {
         format!("query/{query}/snapshot/")
@@ -92,6 +102,8 @@ pub enum BlobName {
     SnapshotPart(QueryId, BatchId, Epoch, u32),
     /// `queries/ID/spec-EPOCH.VERSION`: a spec too large for the head store.
     Spec(QueryId, Epoch, u64),
+    /// `queries/ID/file-DIGEST`: content of a file that rows look up. The same name always means the same bytes.
+    File(QueryId, ContentDigest),
 }
 
 impl fmt::Display for BlobName {
@@ -102,6 +114,7 @@ impl fmt::Display for BlobName {
                 write!(f, "queries/{query}/snapshot-{:020}-{epoch}-{part:05}", batch.0)
             }
             Self::Spec(query, epoch, version) => write!(f, "queries/{query}/spec-{epoch}.{version}"),
+            Self::File(query, digest) => write!(f, "queries/{query}/file-{digest}"),
         }
     }
 }
@@ -113,6 +126,11 @@ impl BlobName {
     /// The query that a blob belongs to.
     pub fn query_of(name: &str) -> Option<QueryId> {
         name.strip_prefix(Self::ALL)?.split('/').next()?.parse().ok()
+    }
+
+    /// Prefix of the content of one query's files.
+    pub fn files_of(query: QueryId) -> String {
+        format!("queries/{query}/file-")
     }
 
     /// Prefix of all blobs of one query.
@@ -139,6 +157,7 @@ mod tests {
             HeadKey::Writers(id),
             HeadKey::Batch(id, BatchId(9)),
             HeadKey::Snapshot(id, BatchId(u64::MAX)),
+            HeadKey::Files(id, BatchId(3)),
         ];
         for key in keys {
             assert_eq!(HeadKey::parse(&key.to_string()), Some(key));

@@ -11,6 +11,7 @@ pub mod blob;
 mod compact;
 mod error;
 mod export;
+mod files;
 mod format;
 pub mod head;
 mod inspect;

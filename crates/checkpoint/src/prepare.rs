@@ -5,6 +5,7 @@
 //! follows the head.
 
 use crate::error::CheckpointError;
+use crate::files;
 use crate::format::{self, Kind};
 use crate::head::HeadOp;
 use crate::keys::{BlobName, HeadKey};
@@ -45,17 +46,26 @@ impl CheckpointStore {
         let records = record.partitions.values().map(|partition| partition.records).sum();
         let entry = BatchEntry { body, prepared_at_ms: now_ms(), records };
         let number = |batch: BatchId| batch.to_string().into_bytes();
-        self.transact(
-            epoch,
-            query,
-            &[
-                HeadOp::ExpectPresent(HeadKey::Spec(query)),
-                HeadOp::Expect(HeadKey::Latest(query), before.batch.map(number)),
-                HeadOp::Put(HeadKey::Batch(query, batch), values::encode(&entry)?),
-                HeadOp::Put(HeadKey::Latest(query), number(batch)),
-            ],
-        )?;
-        self.guarded(self.inner.marks.set_batch(query, epoch, batch))
+        let mut ops = vec![
+            HeadOp::ExpectPresent(HeadKey::Spec(query)),
+            HeadOp::Expect(HeadKey::Latest(query), before.batch.map(number)),
+            HeadOp::Put(HeadKey::Batch(query, batch), values::encode(&entry)?),
+            HeadOp::Put(HeadKey::Latest(query), number(batch)),
+        ];
+        let (files, some_unneeded) = self.files_ops(query, &record.plan)?;
+        ops.extend(files);
+        self.transact(epoch, query, &ops)?;
+        self.guarded(self.inner.marks.set_batch(query, epoch, batch))?;
+        let slot = self.slot(query);
+        files::release_before(&slot, &record.plan);
+        // While someone reads, a batch does not wait for that: the next compaction deletes them.
+        if some_unneeded
+            && let Ok(_deleting) = slot.files.try_write()
+            && let Err(error) = self.delete_unneeded_files(query, &slot)
+        {
+            tracing::warn!(%error, "looked-up files of older batches could not be deleted; it is tried again");
+        }
+        Ok(())
     }
 
     fn read_tip(&self, query: QueryId) -> Result<Tip, CheckpointError> {

@@ -8,6 +8,7 @@
 
 use crate::blob::{BlobStore, FileBlobStore, MemBlobStore, create_durably};
 use crate::error::CheckpointError;
+use crate::files::Digests;
 use crate::head::{HeadOp, HeadStore, MemHeadStore, SledHeadStore, Transacted};
 use crate::keys::{BlobName, HeadKey};
 use crate::lock::FolderLock;
@@ -15,7 +16,7 @@ use crate::marks::Marks;
 use crate::values::{BatchEntry, Body, INLINE_MAX_BYTES, STORE_VERSION, SnapshotEntry, SpecEntry, decode, decode_text};
 use highwater_core::ids::{BatchId, Epoch, QueryId};
 use highwater_core::offsets::Positions;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
@@ -45,6 +46,8 @@ pub(crate) struct QuerySlot {
     pub files: RwLock<()>,
     /// Held by the one compaction there may be.
     pub compacting: Mutex<()>,
+    /// Content that batches under way, or planned next, look up; oldest version first.
+    pub held: Mutex<VecDeque<Digests>>,
 }
 
 /// The newest prepared batch, if any, and its positions.
@@ -184,6 +187,10 @@ impl CheckpointStore {
             match key {
                 HeadKey::Spec(_) => keep(&decode::<SpecEntry>(&key, &value)?.body),
                 HeadKey::Batch(..) => keep(&decode::<BatchEntry>(&key, &value)?.body),
+                HeadKey::Files(query, _) => {
+                    let names = decode::<Digests>(&key, &value)?.into_iter();
+                    used.extend(names.map(|digest| BlobName::File(query, digest).to_string()));
+                }
                 HeadKey::Snapshot(..) => {
                     decode::<SnapshotEntry>(&key, &value)?.parts.iter().for_each(|part| keep(&part.body));
                 }

@@ -1,6 +1,7 @@
 //! The store as the driver uses it: order, fencing, folding, compaction, damage, restarts.
 
 mod behind;
+mod files;
 
 use crate::head::HeadStore;
 use crate::{CheckpointError, CheckpointStore, CompactionPolicy};
@@ -62,6 +63,7 @@ fn record(query: QueryId, epoch: Epoch, batch: u64, position: i64, changes: &Cha
             ranges: BTreeMap::new(),
             late_before: BTreeMap::new(),
             close_before: BTreeMap::new(),
+            files: BTreeMap::new(),
             tasks: Vec::new(),
         },
         positions: [(partition(0), position)].into(),

@@ -7,6 +7,7 @@
 
 use crate::error::ConnectorError;
 use highwater_engine::CompiledQuery;
+use highwater_engine::files::FileTable;
 use highwater_engine::query::{ConnectorOptions, KafkaOptions};
 use highwater_engine::references;
 use highwater_engine::sql::properties::{Kind, kind};
@@ -45,7 +46,7 @@ impl AccessPolicy {
         Self { env: decide(env, trusting), paths: decide(paths, trusting) }
     }
 
-    /// Checks all a script refers to. `process` is `driver` or `executor`, for the error, which names the flag.
+    /// Checks all that the connections of a script refer to. `process` is `driver` or `executor`, for the error, which names the flag.
     pub fn check(&self, query: &CompiledQuery, process: &str) -> Result<(), ConnectorError> {
         let refused = |table: &str, reason: Refusal| ConnectorError::Config(reason.text(table, process));
         let sources = query.sources.iter().map(|source| (&source.name, &source.connector));
@@ -55,12 +56,13 @@ impl AccessPolicy {
                 self.check_kafka(options).map_err(|reason| refused(table, reason))?;
             }
         }
-        for lookup in &query.lookups {
-            for (table, (file, _)) in lookup.files() {
-                self.check_value("path", &file.path, true).map_err(|reason| refused(&table, reason))?;
-            }
-        }
         Ok(())
+    }
+
+    /// Checks where the files of a table are. Only the driver opens them.
+    pub fn check_file(&self, table: &FileTable) -> Result<(), ConnectorError> {
+        let checked = self.check_value("path", &table.options.path, true);
+        checked.map_err(|reason| ConnectorError::Config(reason.text(&table.name, "driver")))
     }
 
     fn check_kafka(&self, options: &KafkaOptions) -> Result<(), Refusal> {

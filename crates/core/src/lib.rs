@@ -11,6 +11,7 @@ pub mod assign;
 pub mod clock;
 pub mod delta;
 pub mod error;
+pub mod files;
 pub mod ids;
 pub mod names;
 pub mod offsets;

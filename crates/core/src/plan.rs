@@ -3,6 +3,7 @@
 //! Owns: the plan's shape. Does not own: making it (`planner`, `assign`) or where tasks run (placement is
 //! not part of the plan: whole tasks move between executors, they are never re-split).
 
+use crate::files::FileVersions;
 use crate::ids::{BatchId, ShardId, SinkId, SourceId, StageId, TaskId, WriterId};
 use crate::offsets::{Ranges, as_pairs};
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,9 @@ pub struct BatchPlan {
     pub late_before: BTreeMap<SourceId, i64>,
     /// Windows ending at or before this close at the end of this batch.
     pub close_before: BTreeMap<SourceId, i64>,
+    /// The files that rows look up in this batch: all tasks see the same, and so does a repetition.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: FileVersions,
     /// Tasks in id order; a task's id is its position.
     pub tasks: Vec<TaskPlan>,
 }

@@ -1,7 +1,7 @@
 //! Delays at named points.
 //!
 //! Owns: which points wait, and how long: up to the limit the environment gives, by a hash of the point, the process
-//! and how often it was passed. Invariant: compiled in for tests only; it is called on threads that may block.
+//! and how often it was passed. Invariant: compiled only with debug assertions; it is called on threads that may block.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,6 +1,7 @@
 //! Named crash points: places between planning and commit where a recovery test kills the process, or slows it down.
 //!
-//! Owns: the points' effect. Without the `crash-points` feature [`point`] is an empty inline function.
+//! Owns: the points' effect. Only builds with debug assertions (`cargo build`, `cargo test`) have it, and only where the
+//! environment names a point; in release builds [`point`] is an empty inline function.
 //! `HIGHWATER_CRASH_POINT=name[:nth]` names the point, and its which passing kills (1 = the first);
 //! `HIGHWATER_CRASH_LOG=FILE` gets the name written before the process dies, so that a test can tell that its
 //! point was hit. The file is also the memory: a process started with a point already in it is spared, so that
@@ -9,37 +10,37 @@
 //! for the same passing, so that tasks overtake each other as they would on busy machines.
 //! `HIGHWATER_WALL_SKEW=FILE` adds the milliseconds in FILE to the driver's wall clock, whenever it is read.
 
-#[cfg(feature = "crash-points")]
+#[cfg(debug_assertions)]
 mod delays;
-#[cfg(feature = "crash-points")]
+#[cfg(debug_assertions)]
 mod skew;
 
 /// Kills this process with SIGKILL, or waits, when the environment names this point.
-#[cfg(feature = "crash-points")]
+#[cfg(debug_assertions)]
 pub fn point(name: &str) {
     delays::wait(name);
     armed::point(name);
 }
 
 /// How far the wall clock is off, milliseconds, by the environment.
-#[cfg(feature = "crash-points")]
+#[cfg(debug_assertions)]
 pub fn wall_skew_ms() -> i64 {
     skew::milliseconds()
 }
 
 /// Not at all in this build.
-#[cfg(not(feature = "crash-points"))]
+#[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn wall_skew_ms() -> i64 {
     0
 }
 
 /// Does nothing in this build.
-#[cfg(not(feature = "crash-points"))]
+#[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn point(_name: &str) {}
 
-#[cfg(feature = "crash-points")]
+#[cfg(debug_assertions)]
 mod armed {
     use std::io::Write;
     use std::path::PathBuf;

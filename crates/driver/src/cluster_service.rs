@@ -18,7 +18,7 @@ use highwater_proto::{MAX_DELTA_BYTES, convert, version};
 use highwater_security::credentials::Token;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -116,9 +116,7 @@ impl ClusterService for ClusterApi {
         let shards: BTreeSet<ShardId> = request.shards.iter().map(|shard| ShardId(*shard as u16)).collect();
         let store = self.queries.store();
         let (sender, receiver) = tokio::sync::mpsc::channel(4);
-        // What is read waits in memory until it is sent.
-        let turn = self.state_reads.clone().acquire_owned().await;
-        let turn = turn.map_err(|_| Status::unavailable("the driver is ending"))?;
+        let turn = self.turn().await?;
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let answer = match store.read_state(query, BatchId(request.batch_id), &shards) {
@@ -141,6 +139,37 @@ impl ClusterService for ClusterApi {
                     if sender.blocking_send(Ok(message)).is_err() {
                         return;
                     }
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    type FetchFileStream = ReceiverStream<Result<v1::FetchFileResponse, Status>>;
+
+    async fn fetch_file(
+        &self,
+        request: Request<v1::FetchFileRequest>,
+    ) -> Result<Response<Self::FetchFileStream>, Status> {
+        let request = request.into_inner();
+        self.check_epoch(request.epoch)?;
+        let query = convert::query_id(&request.query_id)?;
+        let content = convert::file_content(&request.digest, request.size_bytes)?;
+        let (store, turn) = (self.queries.store(), self.turn().await?);
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let bytes = match store.read_file(query, content) {
+                Ok(bytes) => bytes::Bytes::from(bytes),
+                Err(error) => {
+                    let _ = sender.blocking_send(Err(Status::data_loss(error.to_string())));
+                    return;
+                }
+            };
+            for start in (0..bytes.len()).step_by(STATE_CHUNK_BYTES) {
+                let chunk = bytes.slice(start..(start + STATE_CHUNK_BYTES).min(bytes.len()));
+                if sender.blocking_send(Ok(v1::FetchFileResponse { chunk })).is_err() {
+                    return;
                 }
             }
         });
@@ -180,6 +209,12 @@ impl ClusterApi {
     pub fn new(cluster: Cluster, queries: Queries, exchange_secret: Token, secured: bool) -> Self {
         let state_reads = Arc::new(Semaphore::new(STATE_READS));
         Self { cluster, queries, state_reads, exchange_secret, secured }
+    }
+
+    /// What is read from the checkpoint waits in memory until it is sent: only some do that at a time.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let turn = self.state_reads.clone().acquire_owned().await;
+        turn.map_err(|_| Status::unavailable("the driver is ending"))
     }
 
     fn check_epoch(&self, epoch: u64) -> Result<(), Status> {

@@ -16,6 +16,9 @@ pub enum DriverError {
     Exists(String),
     #[error("{0}")]
     Refused(String),
+    /// What a script looks up cannot be read.
+    #[error("{0}")]
+    File(#[from] highwater_engine::error::EngineError),
     #[error("{0}")]
     Connector(#[from] highwater_connectors::error::ConnectorError),
     #[error("{0}")]
@@ -36,6 +39,7 @@ impl DriverError {
             Self::Sql(_) | Self::Invalid(_) | Self::NotFound { .. } | Self::Exists(_) | Self::Refused(_) => {
                 ErrorKind::Fix
             }
+            Self::File(error) => error.kind(),
             Self::Connector(error) => error.kind(),
             Self::Checkpoint(error) => error.kind(),
             Self::Listen { .. } | Self::Security(_) => ErrorKind::Fix,
@@ -51,11 +55,9 @@ impl From<DriverError> for tonic::Status {
             DriverError::Sql(_) | DriverError::Invalid(_) => Self::invalid_argument(message),
             DriverError::NotFound { .. } => Self::not_found(message),
             DriverError::Exists(_) => Self::already_exists(message),
-            DriverError::Refused(_) => Self::failed_precondition(message),
-            DriverError::Connector(inner) => match inner.kind() {
-                ErrorKind::Retry => Self::failed_precondition(message),
-                _ => Self::failed_precondition(message),
-            },
+            DriverError::Refused(_) | DriverError::File(_) | DriverError::Connector(_) => {
+                Self::failed_precondition(message)
+            }
             DriverError::Checkpoint(_)
             | DriverError::Listen { .. }
             | DriverError::Security(_)

@@ -63,6 +63,7 @@ enum Subject {
     OutOfRange(SourcePartition),
     Topic(SourceId),
     Latest,
+    FileWarnings,
 }
 
 /// An inbox and its reader.
@@ -164,6 +165,7 @@ fn subject(event: &RunnerEvent) -> Option<Subject> {
         }
         RunnerEvent::Machine(Event::Heartbeat { executor, .. }) => Some(Subject::Heartbeat(*executor)),
         RunnerEvent::Latest { .. } => Some(Subject::Latest),
+        RunnerEvent::FileWarnings(_) => Some(Subject::FileWarnings),
         RunnerEvent::Machine(_) | RunnerEvent::StateDelta { .. } => None,
     }
 }

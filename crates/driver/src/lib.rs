@@ -9,6 +9,7 @@ mod cluster;
 mod cluster_service;
 mod effects;
 mod error;
+mod files;
 mod http;
 mod inbox;
 mod limits;

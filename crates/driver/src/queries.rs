@@ -8,6 +8,7 @@ mod tests;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::error::DriverError;
+use crate::files::FileKeeper;
 use crate::monitor;
 use crate::progress::ProgressLog;
 use crate::runner::{self, Found, Run, RunHandle, RunnerEvent};
@@ -72,7 +73,11 @@ impl Queries {
 
     async fn check_access(&self, compiled: &Arc<CompiledQuery>) -> Result<(), DriverError> {
         let (access, compiled) = (self.access.clone(), compiled.clone());
-        Ok(tokio::task::spawn_blocking(move || access.check(&compiled, "driver")).await??)
+        let check = move || {
+            access.check(&compiled, "driver")?;
+            compiled.file_tables().iter().try_for_each(|table| access.check_file(table))
+        };
+        Ok(tokio::task::spawn_blocking(check).await??)
     }
 
     pub fn store(&self) -> CheckpointStore {
@@ -187,8 +192,11 @@ impl Queries {
             clock: self.clock.clone(),
             number: self.runs.fetch_add(1, Ordering::Relaxed) + 1,
         };
+        let used = found.head.as_ref().map(|head| head.plan.files.clone()).unwrap_or_default();
+        let keeper = FileKeeper::new(&run, self.access.clone(), used);
         let handle = runner::start(run, found);
         monitor::spawn(compiled, handle.clone());
+        keeper.spawn(handle.clone());
         if let Some(entry) = self.entries.lock().get_mut(&id) {
             entry.run = Some(handle);
         }

@@ -70,6 +70,8 @@ pub(crate) enum RunnerEvent {
         ends: Positions,
         warnings: Vec<String>,
     },
+    /// Why rows look up other files than there are; replaces those told before.
+    FileWarnings(Vec<String>),
 }
 
 /// A snapshot of a run, replaced after every step.
@@ -104,6 +106,7 @@ pub(crate) fn start(run: Run, found: Found) -> RunHandle {
         deltas: BTreeMap::new(),
         latest: Positions::new(),
         warnings: Vec::new(),
+        file_warnings: Vec::new(),
     };
     let executors = run.cluster.watch();
     tokio::spawn(runner.run(reader, executors, actions));
@@ -128,6 +131,7 @@ fn config(run: &Run, reserved_writers: BTreeMap<SinkId, u32>) -> QueryConfig {
         end_topic_ids: topic_ids(run, &run.spec.end_topic_ids),
         reserved_writers,
         max_attempt_ms: max_attempt_ms(&run.compiled.sinks),
+        looks_up_files: !run.compiled.file_tables().is_empty(),
     }
 }
 
@@ -153,6 +157,7 @@ struct Runner {
     deltas: BTreeMap<(AttemptId, TaskId, u32), Vec<u8>>,
     latest: Positions,
     warnings: Vec<String>,
+    file_warnings: Vec<String>,
 }
 
 impl Runner {
@@ -213,6 +218,11 @@ impl Runner {
                 self.publish_view();
                 None
             }
+            RunnerEvent::FileWarnings(warnings) => {
+                self.file_warnings = warnings;
+                self.publish_view();
+                None
+            }
         }
     }
 
@@ -241,7 +251,8 @@ impl Runner {
     }
 
     fn publish_view(&self) {
-        let view = view_of(&self.machine, &self.input_rows, &self.warnings);
+        let warnings: Vec<String> = self.warnings.iter().chain(&self.file_warnings).cloned().collect();
+        let view = view_of(&self.machine, &self.input_rows, &warnings);
         if let RunState::Waiting(why) = &view.state
             && self.view.borrow().state != view.state
         {

@@ -3,6 +3,7 @@
 //! Owns: the order of these steps. Nothing is stored before everything has been checked.
 
 use crate::error::DriverError;
+use crate::files;
 use crate::queries::Queries;
 use highwater_connectors::{admin, monitor};
 use highwater_core::ids::{QueryId, SourceId};
@@ -26,6 +27,7 @@ pub(crate) struct Submission {
 pub(crate) async fn submit(queries: &Queries, submission: Submission) -> Result<(QueryId, Vec<String>), DriverError> {
     check_name(&submission.name)?;
     let compiled = queries.compile(submission.sql.clone()).await?;
+    files::check(&compiled).await?;
     let _one = queries.changes.lock().await;
     let existing = queries.find(&submission.name);
     if existing.is_some() && !submission.replace {

@@ -25,8 +25,8 @@ pub enum EngineError {
     )]
     NullKey { sink: String, column: String },
     #[error(
-        "table '{table}': the file '{path}' cannot be read: {cause}; every executor must see it, with the columns the \
-         table declares"
+        "table '{table}': '{path}' cannot be read: {cause}; it must be on the driver's machine, with the columns the table \
+         declares"
     )]
     File { table: String, path: String, cause: String },
     #[error(
@@ -35,6 +35,16 @@ pub enum EngineError {
          (max_offsets_per_trigger), add executors, or allow more (executor --query-memory)"
     )]
     OverMemory { operator: OperatorId, name: String, limit_bytes: u64 },
+    #[error("content of a looked-up file could not be fetched from the driver: {0}")]
+    FileContent(String),
+    /// In the checkpoint it is missing or damaged.
+    #[error("content of a looked-up file could not be fetched from the driver: {0}")]
+    DamagedFileContent(String),
+    #[error(
+        "the files that rows look up take {bytes} bytes of this executor's memory, and {limit_bytes} is the most; use \
+         smaller ones, join a Kafka table with PRIMARY KEY instead, or allow more (executor --query-memory)"
+    )]
+    LookupsTooLarge { bytes: u64, limit_bytes: u64 },
     #[error("state is damaged: {0}")]
     Delta(#[from] DeltaError),
     #[error("state of attempt {found} cannot be committed as attempt {wanted}")]
@@ -57,9 +67,10 @@ impl EngineError {
             | Self::DuplicateKey { .. }
             | Self::NullKey { .. }
             | Self::OverMemory { .. }
+            | Self::LookupsTooLarge { .. }
             | Self::File { .. } => ErrorKind::Fix,
-            Self::Delta(_) => ErrorKind::Fatal,
-            Self::WrongAttempt { .. } | Self::MissingShard(_) => ErrorKind::Retry,
+            Self::Delta(_) | Self::DamagedFileContent(_) => ErrorKind::Fatal,
+            Self::WrongAttempt { .. } | Self::MissingShard(_) | Self::FileContent(_) => ErrorKind::Retry,
             Self::UnknownTask(_) | Self::UnknownEdge(_) | Self::Internal(_) => ErrorKind::Fatal,
         }
     }

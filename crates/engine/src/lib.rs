@@ -10,6 +10,7 @@ pub mod dataflow;
 pub mod delta;
 pub mod error;
 pub mod explain;
+pub mod files;
 mod functions;
 mod lookup;
 pub mod plan;

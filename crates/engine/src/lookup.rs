@@ -1,28 +1,29 @@
-//! Files that rows look up: read by DataFusion when the first batch needs them, and again when they are old.
+//! What rows look up: files and VALUES, as the plan of a batch says.
 //!
-//! Owns: the content of files in memory, and when it is read anew. Does not own: looking up (`runtime::lookup`).
-//! Invariants: a batch sees one version of a file from its first to its last task of this process; a file without
-//! `refresh` is read once.
+//! Owns: the rows in memory, and which version of the files they are of. Does not own: reading a table's files (`files`),
+//! which version a batch looks up (its plan), looking up (`runtime::lookup`).
+//! Invariant: the rows given for a plan are those of its versions, or there are none.
 
 use crate::error::EngineError;
+use crate::files::{FileContents, FileTable, read_files};
 use crate::plan::catalog::Stream;
-use crate::query::{ConnectorOptions, FileFormat, FileOptions};
-use crate::references;
+use crate::query::ConnectorOptions;
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::{MemTable, provider_as_source};
-use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::prelude::{CsvReadOptions, JsonReadOptions, SessionContext};
+use highwater_core::files::FileVersions;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// What a query reads from files beside its streams.
+/// What a query looks up in one join.
 #[derive(Debug)]
 pub struct Lookup {
     plan: LogicalPlan,
+    /// By name.
+    tables: BTreeMap<String, FileTable>,
     loaded: RwLock<Option<Loaded>>,
     loading: tokio::sync::Mutex<()>,
 }
@@ -30,88 +31,95 @@ pub struct Lookup {
 #[derive(Clone, Debug)]
 struct Loaded {
     rows: Arc<RecordBatch>,
-    /// Timestamp of the batch it was read for, milliseconds.
-    at_ms: i64,
+    /// Of its tables.
+    versions: FileVersions,
 }
 
 impl Lookup {
-    /// `plan` reads nothing but file tables.
-    pub fn new(plan: LogicalPlan) -> Self {
-        Self { plan, loaded: RwLock::new(None), loading: tokio::sync::Mutex::new(()) }
+    /// `plan` reads nothing but file tables. `pinned`: rows it was looked up for may be taken back later, so that its
+    /// files never change.
+    pub fn new(plan: LogicalPlan, pinned: bool) -> Self {
+        let mut tables = BTreeMap::new();
+        // The closure never fails, so neither does the walk.
+        let _ = plan.apply(|node| {
+            if let LogicalPlan::TableScan(scan) = node
+                && let Some(stream) = scan.source.downcast_ref::<Stream>()
+                && let ConnectorOptions::File(options) = &stream.table.options.connector
+            {
+                let name = stream.table.def.name.text.clone();
+                let schema = stream.table.schema.clone();
+                tables.insert(name.clone(), FileTable { name, options: options.clone(), schema, pinned });
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+        Self { plan, tables, loaded: RwLock::new(None), loading: tokio::sync::Mutex::new(()) }
     }
 
     pub fn plan(&self) -> &LogicalPlan {
         &self.plan
     }
 
-    /// The shortest of its files' `refresh`.
-    pub fn refresh_ms(&self) -> Option<u64> {
-        self.files().into_values().filter_map(|(file, _)| file.refresh_ms).min()
+    /// Its tables of files.
+    pub fn tables(&self) -> impl Iterator<Item = &FileTable> {
+        self.tables.values()
     }
 
-    /// Its files by table name, with the tables' schemas.
-    pub fn files(&self) -> BTreeMap<String, (FileOptions, SchemaRef)> {
-        let mut files = BTreeMap::new();
-        // The closure never fails, so neither does the walk.
-        let _ = self.plan.apply(|node| {
-            if let LogicalPlan::TableScan(scan) = node
-                && let Some(stream) = scan.source.downcast_ref::<Stream>()
-                && let ConnectorOptions::File(file) = &stream.table.options.connector
-            {
-                files.insert(stream.table.def.name.text.clone(), (file.clone(), stream.table.schema.clone()));
-            }
-            Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
-        });
-        files
+    /// The rows of these versions, which must be loaded; shape: the columns of the plan.
+    pub fn rows(&self, versions: &FileVersions) -> Result<Arc<RecordBatch>, EngineError> {
+        self.loaded_for(versions).ok_or_else(|| EngineError::Internal("a file is looked up before it is read".into()))
     }
 
-    /// The rows as read last; shape: the columns of the plan.
-    pub fn rows(&self) -> Result<Arc<RecordBatch>, EngineError> {
+    /// What its rows take in memory, bytes; 0 before they are loaded.
+    pub fn size_bytes(&self) -> u64 {
         let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
-        let loaded =
-            loaded.as_ref().ok_or_else(|| EngineError::Internal("a file is looked up before it is read".into()))?;
-        Ok(loaded.rows.clone())
+        loaded.as_ref().map_or(0, |loaded| loaded.rows.get_array_memory_size() as u64)
     }
 
-    fn is_fresh(&self, now_ms: i64) -> bool {
+    fn loaded_for(&self, versions: &FileVersions) -> Option<Arc<RecordBatch>> {
         let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(loaded) = loaded.as_ref() else { return false };
-        // Tasks of one batch come with one time, so they see one version.
-        self.refresh_ms().is_none_or(|refresh| now_ms.saturating_sub(loaded.at_ms) < refresh as i64)
+        let loaded = loaded.as_ref()?;
+        let same = self.tables.keys().all(|table| loaded.versions.get(table) == versions.get(table));
+        same.then(|| loaded.rows.clone())
     }
 
-    /// Reads the files, unless what is there is fresh enough for a batch of this timestamp.
+    /// Loads the rows of these versions, unless they are there. Returns whether it did.
     ///
     /// # Errors
-    /// A file cannot be read, or its content is not what the table declares; the message names both.
-    pub async fn load(&self, now_ms: i64) -> Result<(), EngineError> {
-        if self.is_fresh(now_ms) {
-            return Ok(());
+    /// The content of a file is not to be had, or is not what the table declares; the message names both.
+    pub async fn load(&self, versions: &FileVersions, contents: &impl FileContents) -> Result<bool, EngineError> {
+        if self.loaded_for(versions).is_some() {
+            return Ok(false);
         }
         let _guard = self.loading.lock().await;
-        if self.is_fresh(now_ms) {
-            return Ok(());
+        if self.loaded_for(versions).is_some() {
+            return Ok(false);
         }
-        let rows = Arc::new(self.read().await?);
-        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = Some(Loaded { rows, at_ms: now_ms });
-        Ok(())
+        let rows = Arc::new(self.read(versions, contents).await?);
+        let mine = versions.iter().filter(|(table, _)| self.tables.contains_key(*table));
+        let versions = mine.map(|(table, version)| (table.clone(), version.clone())).collect();
+        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = Some(Loaded { rows, versions });
+        Ok(true)
     }
 
-    async fn read(&self) -> Result<RecordBatch, EngineError> {
-        let context = SessionContext::new();
-        let mut tables = BTreeMap::new();
-        for (name, (file, schema)) in self.files() {
-            let batches = read_file(&context, &file, &schema).await.map_err(|error| EngineError::File {
-                table: name.clone(),
-                path: file.path.clone(),
-                cause: error.to_string(),
-            })?;
-            tables.insert(name, Arc::new(MemTable::try_new(schema, vec![batches])?));
+    async fn read(&self, versions: &FileVersions, contents: &impl FileContents) -> Result<RecordBatch, EngineError> {
+        let context = crate::files::session();
+        let mut read = BTreeMap::new();
+        for (name, table) in &self.tables {
+            let version = versions
+                .get(name)
+                .ok_or_else(|| EngineError::Internal(format!("the plan has no version of table '{name}'")))?;
+            let mut paths = Vec::with_capacity(version.len());
+            for content in version {
+                paths.push(contents.path(*content).await?);
+            }
+            let batches = read_files(&context, table, &paths).await?.collect().await;
+            let batches = batches.map_err(|error| table.unreadable(&error.to_string()))?;
+            read.insert(name, Arc::new(MemTable::try_new(table.schema.clone(), vec![batches])?));
         }
         let plan = self.plan.clone().transform(|node| {
             let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
             let name = scan.source.downcast_ref::<Stream>().map(|stream| stream.table.def.name.text.clone());
-            if let Some(table) = name.and_then(|name| tables.get(&name)) {
+            if let Some(table) = name.and_then(|name| read.get(&name)) {
                 scan.source = provider_as_source(table.clone());
             }
             Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
@@ -127,43 +135,4 @@ impl Lookup {
         });
         Ok(concat_batches(&schema, &batches.collect::<Result<Vec<_>, _>>()?)?)
     }
-}
-
-async fn read_file(
-    context: &SessionContext,
-    file: &FileOptions,
-    schema: &SchemaRef,
-) -> datafusion::common::Result<Vec<RecordBatch>> {
-    let mut hidden = Vec::new();
-    let path = references::resolve(&file.path, &mut hidden).map_err(DataFusionError::Configuration)?;
-    let read = read_path(context, &FileOptions { path, ..file.clone() }, schema).await;
-    match read {
-        // What a reference stands for is not shown.
-        Err(error) if !hidden.is_empty() => {
-            Err(DataFusionError::Execution(references::hide(&error.to_string(), &hidden)))
-        }
-        read => read,
-    }
-}
-
-async fn read_path(
-    context: &SessionContext,
-    file: &FileOptions,
-    schema: &SchemaRef,
-) -> datafusion::common::Result<Vec<RecordBatch>> {
-    // A path that is not there would be an empty table to DataFusion.
-    std::fs::metadata(&file.path)?;
-    let extension = std::path::Path::new(&file.path).extension().map(|ext| format!(".{}", ext.to_string_lossy()));
-    let extension = extension.unwrap_or_default();
-    let frame = match &file.format {
-        FileFormat::Csv { header, delimiter } => {
-            let options = CsvReadOptions::new().schema(schema).has_header(*header).delimiter(*delimiter);
-            context.read_csv(file.path.as_str(), options.file_extension(&extension)).await?
-        }
-        FileFormat::Json => {
-            let options = JsonReadOptions::default().schema(schema).file_extension(&extension);
-            context.read_json(file.path.as_str(), options).await?
-        }
-    };
-    frame.collect().await
 }

@@ -5,11 +5,13 @@
 
 use crate::dataflow::Dataflow;
 use crate::error::EngineError;
+use crate::files::{FileContents, FileTable};
 use crate::lookup::Lookup;
 use crate::plan::clock::BatchClock;
 use crate::sql::options::QueryOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
+use highwater_core::files::FileVersions;
 use highwater_core::ids::{SinkId, SourceId};
 use highwater_core::options::{OutputMode, SourceOptions, SourceSpec};
 use std::collections::BTreeMap;
@@ -49,15 +51,30 @@ impl CompiledQuery {
         self.sources.iter().map(spec).collect()
     }
 
-    /// Reads the files that rows look up, where a batch of this timestamp needs them anew. Milliseconds.
+    /// The tables of files that rows look up, each once.
+    pub fn file_tables(&self) -> Vec<FileTable> {
+        let mut tables: BTreeMap<&str, FileTable> = BTreeMap::new();
+        for table in self.lookups.iter().flat_map(|lookup| lookup.tables()) {
+            tables.entry(&table.name).or_insert_with(|| table.clone()).pinned |= table.pinned;
+        }
+        tables.into_values().collect()
+    }
+
+    /// Loads what rows look up in a batch that is planned with these versions. Returns whether anything had to be loaded.
     ///
     /// # Errors
-    /// A file cannot be read, or its content is not what its table declares.
-    pub async fn load_files(&self, now_ms: i64) -> Result<(), EngineError> {
+    /// The content of a file is not to be had, or is not what its table declares.
+    pub async fn load_files(&self, versions: &FileVersions, contents: &impl FileContents) -> Result<bool, EngineError> {
+        let mut loaded = false;
         for lookup in &self.lookups {
-            lookup.load(now_ms).await?;
+            loaded |= lookup.load(versions, contents).await?;
         }
-        Ok(())
+        Ok(loaded)
+    }
+
+    /// What the rows that are loaded for looking up take in memory, bytes.
+    pub fn lookups_size_bytes(&self) -> u64 {
+        self.lookups.iter().map(|lookup| lookup.size_bytes()).sum()
     }
 
     /// A hash of all that decides what the query does, as 32 hex digits: equal for two processes if and only

@@ -11,6 +11,7 @@ mod channels;
 mod compute;
 mod error;
 mod exchange;
+mod files;
 mod handle;
 mod loading;
 mod memory;
@@ -40,7 +41,7 @@ use highwater_security::tls::{self, Protocol};
 use highwater_security::{ClientSecurity, SecurityError, exposure};
 use session::{Session, Way};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -93,6 +94,8 @@ pub(crate) struct Shared {
     pub exchange: Exchange,
     pub channels: channels::Channels,
     pub access: Arc<AccessPolicy>,
+    /// For files that end with the process.
+    pub scratch: Arc<Path>,
 }
 
 /// Runs an executor until `stop` is cancelled. A driver that is away is waited for, for ever.
@@ -117,6 +120,7 @@ pub async fn run(options: ExecutorOptions, stop: CancellationToken) -> Result<()
         exchange: Exchange::default(),
         channels: channels::Channels::new(dialer.clone(), peers.clone()),
         access: Arc::new(options.access),
+        scratch: scratch.path().into(),
     };
     let server =
         server::start(options.listen, shared.exchange.clone(), peers.clone(), server_tls, stop.clone()).await?;

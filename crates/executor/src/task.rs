@@ -9,6 +9,7 @@ use crate::compute::{Compute, Computed, Input};
 use crate::error::TaskError;
 use crate::exchange::AttemptInboxes;
 use crate::exchange::sender::{Placement, Sender};
+use crate::files::Files;
 use crate::restore;
 use crate::sources::Sources;
 use crate::steps::Steps;
@@ -48,6 +49,7 @@ pub struct TaskContext {
     pub state: Arc<QueryState>,
     pub inboxes: Arc<AttemptInboxes>,
     pub client: DriverClient,
+    pub files: Arc<Files>,
     pub cancel: CancellationToken,
     /// Of this task; clones of the context share all but these.
     pub steps: Steps,
@@ -73,7 +75,7 @@ pub async fn run(context: TaskContext, task: TaskPlan) -> Result<Done, TaskError
 
 async fn run_to_end(mut context: TaskContext, task: TaskPlan) -> Result<Done, TaskError> {
     let id = task.id;
-    context.compiled.load_files(context.plan.timestamp_ms).await?;
+    context.files.load(&context.compiled, &context.plan.files, &context.client, &context.steps).await?;
     let mut computed = match &task.work {
         TaskWork::Source { source, ranges } => {
             let (source, ranges) = (*source, ranges.clone());

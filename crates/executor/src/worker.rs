@@ -9,6 +9,7 @@ use crate::Shared;
 use crate::attempt::{self, Attempt};
 use crate::channels::DriverClient;
 use crate::error::TaskError;
+use crate::files::Files;
 use crate::loading::{Loaded, Loading};
 use crate::outbox::Outbox;
 use crate::publish;
@@ -51,6 +52,7 @@ pub struct Worker {
     state: Arc<QueryState>,
     sources: Arc<Sources>,
     writers: Arc<Writers>,
+    files: Arc<Files>,
     current: Option<Running>,
     finished: mpsc::Sender<Finished>,
     results: mpsc::Receiver<Finished>,
@@ -103,6 +105,7 @@ impl Worker {
         };
         let state = Arc::new(QueryState::with_limit(&compiled.dataflow, shared.query_memory));
         let writers = Arc::new(Writers::new(query, &open.name, Epoch(epoch), &compiled.sinks));
+        let files = Arc::new(Files::new(&shared.scratch, query, epoch, shared.query_memory));
         let (finished, results) = mpsc::channel(RESULT_QUEUE);
         Ok(Self {
             shared,
@@ -115,6 +118,7 @@ impl Worker {
             state,
             sources: Arc::new(sources),
             writers,
+            files,
             current: None,
             finished,
             results,
@@ -294,6 +298,7 @@ impl Worker {
             state: self.state.clone(),
             inboxes,
             client: self.client.clone(),
+            files: self.files.clone(),
             cancel,
             steps: Steps::default(),
         };

@@ -5,6 +5,7 @@
 
 use crate::v1;
 use highwater_core::error::ErrorKind;
+use highwater_core::files::FileContent;
 use highwater_core::ids::{AttemptId, AttemptNumber, BatchId, Epoch, ExecutorId, QueryId, RunId};
 use highwater_core::plan::BatchPlan;
 use highwater_core::report::TaskReport;
@@ -17,6 +18,11 @@ fn parse<T: FromStr>(field: &str, text: &str) -> Result<T, Status> {
 
 pub fn query_id(text: &str) -> Result<QueryId, Status> {
     parse("query_id", text)
+}
+
+/// A file by its content.
+pub fn file_content(digest: &str, size_bytes: u64) -> Result<FileContent, Status> {
+    Ok(FileContent { digest: parse("digest", digest)?, size_bytes })
 }
 
 pub fn run_id(text: &str) -> Result<RunId, Status> {

@@ -32,6 +32,7 @@ requests!(
     RenewLeaseRequest,
     StreamTasksRequest,
     FetchStateRequest,
+    FetchFileRequest,
     PutStateDeltaRequest,
     PushBatchesRequest,
     SubmitQueryRequest,

@@ -42,6 +42,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("/highwater.v1.ClusterService/RenewLease", Rule::Executor),
     ("/highwater.v1.ClusterService/StreamTasks", Rule::Executor),
     ("/highwater.v1.ClusterService/FetchState", Rule::Executor),
+    ("/highwater.v1.ClusterService/FetchFile", Rule::Executor),
     ("/highwater.v1.ClusterService/PutStateDelta", Rule::Executor),
     ("/highwater.v1.ExchangeService/PushBatches", Rule::Peer),
     ("/health", Rule::Open),

@@ -55,8 +55,8 @@ fn verify(args: &CheckpointArgs, context: &Context) -> Result<(), Failure> {
     let (store, query) = open(args, context)?;
     let found = store.verify(query)?;
     let text = format!(
-        "{} batches, {} snapshots, {} sections, {} bytes read",
-        found.batches, found.snapshots, found.sections, found.size_bytes
+        "{} batches, {} snapshots, {} looked-up files, {} sections, {} bytes read",
+        found.batches, found.snapshots, found.files, found.sections, found.size_bytes
     );
     context.show(|| json!(found), || text)?;
     damages(&found)

@@ -20,6 +20,7 @@ mod lag;
 mod ledger;
 mod limits;
 mod logins;
+mod lookup_files;
 mod nexmark;
 mod nexmark_check;
 mod progress_topics;

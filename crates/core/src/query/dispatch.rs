@@ -17,7 +17,9 @@ impl QueryMachine {
             self.watermarks.iter().filter_map(|(id, w)| Some((*id, w.current_ms?))).collect();
         let (tasks, placement) = self.split(&ranges);
         let timestamp_ms = self.clock.now_ms();
-        let plan = BatchPlan { batch, timestamp_ms, ranges, late_before: self.closed.clone(), close_before, tasks };
+        let late_before = self.closed.clone();
+        let files = self.files.known().cloned().unwrap_or_default();
+        let plan = BatchPlan { batch, timestamp_ms, ranges, late_before, close_before, files, tasks };
         // What it leaves unread goes on waiting.
         self.waiting_since.retain(|id, _| !plan.ranges.keys().any(|partition| partition.source == *id));
         self.dispatch(Arc::new(plan), placement, None, now_ms, out);
@@ -25,7 +27,13 @@ impl QueryMachine {
 
     /// Executes a prepared batch again: the same plan, whole tasks placed on whoever is there.
     pub(super) fn run_again(&mut self, prepared: Prepared, now_ms: i64, out: &mut Vec<Action>) {
-        let plan = Arc::new(prepared.record.plan.clone());
+        let mut plan = prepared.record.plan.clone();
+        if plan.files.is_empty() {
+            // Its rows look up none; or it was planned by a version of Highwater that did not note them.
+            let Some(known) = self.files.known() else { return };
+            plan.files = known.clone();
+        }
+        let plan = Arc::new(plan);
         let executors: Vec<ExecutorId> = self.usable().into_iter().collect();
         let mut seen: BTreeMap<_, usize> = BTreeMap::new();
         let mut placement = BTreeMap::new();

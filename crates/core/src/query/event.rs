@@ -2,6 +2,7 @@
 
 use crate::align::Mark;
 use crate::error::ErrorKind;
+use crate::files::FileVersions;
 use crate::ids::{AttemptId, BatchId, ExecutorId, SinkId, SourceId, TaskId};
 use crate::offsets::{LogEnds, SourcePartition};
 use crate::plan::WriterPlan;
@@ -69,6 +70,12 @@ pub enum Event {
     },
     /// What the brokers say of a source's topic.
     Topic(TopicLook),
+    /// The newest version of the files that rows look up. Their content is durable.
+    Files(FileVersions),
+    /// Why those files cannot be read: the cause and the remedy.
+    FilesUnreadable {
+        message: String,
+    },
     /// A consumer was told another id of its topic than the one its positions belong to. It reads nothing of it.
     TopicChanged {
         source: SourceId,

@@ -2,6 +2,7 @@
 
 use super::cuts::Cuts;
 use super::deaths::Deaths;
+use super::files::Files;
 use super::lease::Lease;
 use super::pace::Pace;
 use super::{Action, End, Event, ExecutorInfo, OutOfRange, RunState};
@@ -51,6 +52,8 @@ pub struct QueryConfig {
     /// An attempt that takes longer is dropped, and its batch planned smaller, milliseconds: transactions and calls
     /// between executors have an end that cannot be moved.
     pub max_attempt_ms: i64,
+    /// Rows look up files: nothing is planned before their versions are known.
+    pub looks_up_files: bool,
 }
 
 /// A stage as planning sees it.
@@ -158,6 +161,8 @@ pub struct QueryMachine {
     pub(super) pace: Pace,
     /// The time of batches.
     pub(super) clock: BatchClock,
+    /// The newest version of the files that rows look up; each batch keeps the one it was planned with.
+    pub(super) files: Files,
     /// Executors that cannot reach one another.
     pub(super) cuts: Cuts,
     /// Executors that died under the query.
@@ -291,6 +296,7 @@ impl QueryMachine {
             unrecorded: false,
             last_boundary_ms: clock.now_ms(),
             clock,
+            files: Files::new(config.looks_up_files),
             cuts: Cuts::default(),
             deaths: Deaths::default(),
             reserved: config.reserved_writers.clone(),
@@ -326,6 +332,8 @@ impl QueryMachine {
                 self.on_available(executor, partitions, marks, now_ms);
             }
             Event::Topic(look) => self.on_topic(look, now_ms, &mut out),
+            Event::Files(versions) => self.files = Files::Known(versions),
+            Event::FilesUnreadable { message } => self.files.unreadable(message),
             Event::TopicChanged { source, found } => self.on_topic_changed(source, &found, &mut out),
             Event::TopicMissing { source, message } => self.on_topic_missing(source, message, now_ms, &mut out),
             Event::TaskDone { attempt, executor, report } => {
@@ -407,8 +415,12 @@ impl QueryMachine {
         if let Some(trouble) = self.troubles.values().chain(self.missing.values().map(|(_, message)| message)).next() {
             return RunState::Waiting(trouble.clone());
         }
+        if let Files::Awaited(Some(reason)) = &self.files {
+            return RunState::Waiting(reason.clone());
+        }
         match self.phase {
             Phase::Resolving { .. } => RunState::Starting,
+            Phase::Ready { .. } if self.files.known().is_none() => RunState::Starting,
             Phase::Ready { .. } if self.unconfirmed.values().any(|doubted| !doubted) => RunState::Starting,
             _ => RunState::Running,
         }

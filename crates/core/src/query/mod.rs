@@ -6,6 +6,7 @@
 //! Invariants:
 //! - positions never go back, unless `on_data_loss` sets them anew; a record that would is refused before it is persisted;
 //! - nothing is planned before the brokers confirm that the topics are those the positions belong to;
+//! - nothing is planned before the content of the files that rows look up is known and kept;
 //! - no writer is used before its number is durable, and none told to publish before its batch is persisted;
 //! - batch N+1 is not dispatched before every writer of N is known to be published;
 //! - after `Persist` was asked for, batch N can only be finished, with the same plan and the same digests;
@@ -18,6 +19,7 @@ mod dispatch;
 mod ending;
 mod event;
 mod execute;
+mod files;
 mod lease;
 mod loss;
 mod machine;

@@ -46,7 +46,7 @@ impl QueryMachine {
         if self.stale_assignment {
             self.reassign(out);
         }
-        if self.reserve_writers(now_ms, out) || !self.unconfirmed.is_empty() {
+        if self.reserve_writers(now_ms, out) || !self.unconfirmed.is_empty() || self.files.known().is_none() {
             return;
         }
         self.advance_watermarks(now_ms);

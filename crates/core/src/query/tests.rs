@@ -7,6 +7,7 @@ mod align;
 mod clock;
 mod cluster;
 mod failure;
+mod files;
 mod last_records;
 mod life;
 mod loss;
@@ -106,6 +107,7 @@ fn config() -> QueryConfig {
         reserved_writers: [(SinkId(0), 2)].into(),
         // Longer than any lease.
         max_attempt_ms: 10_000_000,
+        looks_up_files: false,
     }
 }
 

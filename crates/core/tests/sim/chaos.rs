@@ -98,6 +98,7 @@ pub fn draw_config(rng: &mut ChaCha8Rng) -> QueryConfig {
         end_topic_ids: Default::default(),
         reserved_writers: Default::default(),
         max_attempt_ms: 60_000,
+        looks_up_files: false,
     }
 }
 

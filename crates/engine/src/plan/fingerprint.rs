@@ -101,7 +101,9 @@ fn describe_schemas(op: &crate::dataflow::OpSpec, out: &mut Text) -> std::fmt::R
             describe_schema(&spec.output_schema, out)
         }
         OpSpec::Lookup(spec) => {
-            writeln!(out, "{:?}", spec.lookup.files())?;
+            for table in spec.lookup.tables() {
+                writeln!(out, "{table:?}")?;
+            }
             describe_schema(&spec.output_schema, out)
         }
         OpSpec::Unnest(spec) => {

@@ -61,8 +61,9 @@ pub fn build(
         refuse_clock(expr, "the condition of a join", target)?;
     }
     let mut flows = builder.build(sides.inputs[stream], target)?;
-    let lookup = Arc::new(Lookup::new(sides.inputs[1 - stream].clone()));
-    if lookup.refresh_ms().is_some() && flows.iter().any(|flow| flow.retracts) {
+    let corrected = flows.iter().any(|flow| flow.retracts);
+    let lookup = Arc::new(Lookup::new(sides.inputs[1 - stream].clone(), corrected));
+    if corrected && lookup.tables().any(|table| table.options.refresh_ms.is_some()) {
         return Err(SqlError::at(
             target.at,
             "looking up a file that is refreshed, for rows that later records correct, is not supported in streaming yet",

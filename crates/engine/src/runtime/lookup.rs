@@ -12,6 +12,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBat
 use arrow::compute::take;
 use arrow::datatypes::Int64Type;
 use datafusion::physical_expr::PhysicalExpr;
+use highwater_core::files::FileVersions;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
@@ -30,8 +31,8 @@ pub struct LookupJoin {
 }
 
 impl LookupJoin {
-    pub fn new(spec: Arc<LookupSpec>) -> Result<Self, EngineError> {
-        let rows = spec.lookup.rows()?;
+    pub fn new(spec: Arc<LookupSpec>, files: &FileVersions) -> Result<Self, EngineError> {
+        let rows = spec.lookup.rows(files)?;
         let schema = rows.schema();
         let types = spec.lookup_key.iter().map(|key| key.data_type(&schema)).collect::<Result<Vec<_>, _>>()?;
         let codec = Codec::new(types.iter())?;

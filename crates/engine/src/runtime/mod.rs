@@ -44,6 +44,7 @@ use crate::error::EngineError;
 use crate::state::{Overlay, TaskState};
 use arrow::array::RecordBatch;
 use exchange::Router;
+use highwater_core::files::FileVersions;
 use highwater_core::ids::{BatchId, EdgeId, OperatorId, ShardId, SinkId, SourceId, StageId};
 use highwater_core::plan::{BatchPlan, TaskWork};
 use highwater_core::report::{OperatorMetrics, StateDelta};
@@ -66,6 +67,8 @@ pub struct BatchContext {
     pub receivers: BTreeMap<EdgeId, Vec<ShardId>>,
     /// How long operators keep what is not written, milliseconds; those without forget nothing by time.
     pub ttl: BTreeMap<OperatorId, i64>,
+    /// The files that rows look up; they are loaded.
+    pub files: FileVersions,
 }
 
 impl BatchContext {
@@ -94,6 +97,7 @@ impl BatchContext {
             shards,
             receivers: receivers.collect(),
             ttl: dataflow.operators.iter().filter_map(|info| Some((info.id, info.ttl_ms?))).collect(),
+            files: plan.files.clone(),
         }
     }
 

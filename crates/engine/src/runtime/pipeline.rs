@@ -80,7 +80,7 @@ impl Chain {
                 OpSpec::Temporal { op, spec } => {
                     Operator::Stateful(Box::new(Temporal::new(*op, spec.clone(), context)?))
                 }
-                OpSpec::Lookup(spec) => Operator::Lookup(LookupJoin::new(spec.clone())?),
+                OpSpec::Lookup(spec) => Operator::Lookup(LookupJoin::new(spec.clone(), &context.files)?),
                 OpSpec::Unnest(spec) => Operator::Unnest(spec.clone()),
                 OpSpec::Expand { lists, schema } => Operator::Expand { lists: lists.clone(), schema: schema.clone() },
                 OpSpec::Complete { op, schema } => {

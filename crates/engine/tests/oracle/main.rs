@@ -9,7 +9,7 @@
 //! - [`fuzz`]: the compiler takes or refuses any text.
 //!
 //! All run on [`harness`]: the real dataflow, state and exchange as a driver and executors would run them. The planted
-//! faults show that it would notice. More cases: `PROPTEST_CASES=100000 cargo test -p highwater-engine --test oracle`.
+//! faults show that it would notice. More cases: `make oracle CASES=100000`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 

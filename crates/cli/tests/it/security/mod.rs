@@ -73,6 +73,7 @@ const EXPECTED: &[(&str, &str)] = &[
     ("/grpc.health.v1.Health/Watch", "yyyyyyy"),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "??yyyn?"),
     ("/highwater.v1.ClusterService/FetchState", "??nnnyy"),
+    ("/highwater.v1.ClusterService/FetchFile", "??nnnyy"),
     ("/highwater.v1.ClusterService/PutStateDelta", "??nnnyy"),
     ("/highwater.v1.ClusterService/RegisterExecutor", "??nnnyy"),
     ("/highwater.v1.ClusterService/RenewLease", "??nnnyy"),

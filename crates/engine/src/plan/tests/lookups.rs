@@ -1,13 +1,16 @@
 //! Files that records look up: plans, rows and errors.
 
 use super::*;
+use crate::files::LocalFiles;
 use crate::runtime::{BatchContext, Emit, TaskRuntime};
 use crate::state::QueryState;
 use arrow::array::{Int64Array, RecordBatch, StringArray};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use highwater_core::files::FileVersions;
 use highwater_core::ids::StageId;
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 /// A file of this content, and a script that looks it up for records `(id, k)` of `ids`.
@@ -19,8 +22,13 @@ struct Case {
 fn case(content: &str, options: &str, select: &str) -> Case {
     let mut file = tempfile::Builder::new().suffix(".csv").tempfile().unwrap();
     file.write_all(content.as_bytes()).unwrap();
+    let query = of_path(file.path(), options, select);
+    Case { file, query }
+}
+
+fn of_path(path: &Path, options: &str, select: &str) -> CompiledQuery {
     let kafka = "WITH ('connector'='kafka','topic'='t','bootstrap.servers'='localhost:1','format'='json')";
-    let path = file.path().display();
+    let path = path.display();
     let query = compile(&format!(
         "CREATE TABLE ids (id BIGINT, k STRING) {kafka}; CREATE TABLE o (a BIGINT, b STRING) {kafka}; \
          CREATE TABLE side (key BIGINT, `value` STRING) WITH ('connector'='filesystem', 'path'='{path}', {options}); \
@@ -28,16 +36,21 @@ fn case(content: &str, options: &str, select: &str) -> Case {
     ));
     let query = query.unwrap();
     check(&query);
-    Case { file, query }
+    query
 }
 
 impl Case {
-    /// What the sink gets of records with ids 1 to 4, the last with no id, at this time.
-    fn rows(&self, now_ms: i64) -> Result<Vec<String>, String> {
+    /// What the sink gets of records with ids 1 to 4, the last with no id, of the file as it is now.
+    fn rows(&self) -> Result<Vec<String>, String> {
+        let (local, files) = LocalFiles::look(&self.query.file_tables()).map_err(|error| error.to_string())?;
+        self.rows_of(&local, files)
+    }
+
+    fn rows_of(&self, local: &LocalFiles, files: FileVersions) -> Result<Vec<String>, String> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(self.query.load_files(now_ms)).map_err(|error| error.to_string())?;
+        runtime.block_on(self.query.load_files(&files, local)).map_err(|error| error.to_string())?;
         let state = QueryState::new(&self.query.dataflow).task(StageId(0), 0..0).unwrap();
-        let context = BatchContext { shards: 1, ..BatchContext::default() };
+        let context = BatchContext { shards: 1, files, ..BatchContext::default() };
         let sinks = BTreeMap::new();
         let mut task = TaskRuntime::new(&self.query.dataflow, &sinks, StageId(0), &context, state).unwrap();
         let source = &self.query.sources[0];
@@ -85,34 +98,82 @@ fn each_record_finds_its_rows() {
             vec!["1 1", "1 1", "1 2", "3 1", "3 2"],
         ),
     ] {
-        assert_eq!(case(CSV, "'format'='csv'", select).rows(0).unwrap(), expected, "{select}");
+        assert_eq!(case(CSV, "'format'='csv'", select).rows().unwrap(), expected, "{select}");
     }
     let select = "SELECT id, `value` FROM ids JOIN side ON id = key";
     let other = case("key;value\n1;eins\n", "'format'='csv', 'csv.header'='true', 'csv.delimiter'=';'", select);
-    assert_eq!(other.rows(0).unwrap(), ["1 eins"]);
+    assert_eq!(other.rows().unwrap(), ["1 eins"]);
     let json = case("{\"key\": 2, \"value\": \"zwei\", \"more\": 1}\n", "'format'='json'", select);
-    assert_eq!(json.rows(0).unwrap(), ["2 zwei"]);
+    assert_eq!(json.rows().unwrap(), ["2 zwei"]);
 }
 
 #[test]
-fn a_file_is_read_again_when_it_is_old() {
+fn rows_look_up_the_version_their_plan_names() {
     let select = "SELECT id, `value` FROM ids JOIN side ON id = key";
-    for (options, later) in [("'format'='csv', 'refresh'='10 seconds'", "1 new"), ("'format'='csv'", "1 one")] {
-        let case = case("1,one\n", options, select);
-        assert_eq!(case.rows(5_000).unwrap(), ["1 one"]);
-        std::fs::write(case.file.path(), "1,new\n").unwrap();
-        assert_eq!(case.rows(14_999).unwrap(), ["1 one"]);
-        assert_eq!(case.rows(15_000).unwrap(), [later]);
+    let case = case("1,one\n", "'format'='csv'", select);
+    let look = || LocalFiles::look(&case.query.file_tables()).unwrap();
+    let old = look();
+    assert_eq!(case.rows_of(&old.0, old.1.clone()).unwrap(), ["1 one"]);
+    std::fs::write(case.file.path(), "1,new\n").unwrap();
+    let new = look();
+    assert_eq!(case.rows_of(&old.0, old.1.clone()).unwrap(), ["1 one"], "loaded already");
+    assert_eq!(case.rows_of(&new.0, new.1.clone()).unwrap(), ["1 new"]);
+    let side = &case.query.file_tables()[0];
+    assert_ne!(old.1[&side.name], new.1[&side.name]);
+    let error = case.rows_of(&LocalFiles::default(), old.1).unwrap_err();
+    assert!(error.contains("no file with the content"), "{error}");
+}
+
+#[test]
+fn a_folder_is_its_files_in_the_order_of_their_names() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in [("b.csv", "1,second\n"), ("a.csv", "1,first\n3,three\n"), ("_log", "x"), (".hidden", "x")] {
+        std::fs::write(folder.path().join(name), content).unwrap();
     }
+    let side = of_path(folder.path(), "'format'='csv'", "SELECT id, `value` FROM ids JOIN side ON id = key");
+    let (local, files) = LocalFiles::look(&side.file_tables()).unwrap();
+    assert_eq!(files["side"].len(), 2);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    assert!(runtime.block_on(side.load_files(&files, &local)).unwrap());
+    assert!(!runtime.block_on(side.load_files(&files, &local)).unwrap(), "once");
+    let rows = side.lookups[0].rows(&files).unwrap();
+    let values = ArrayFormatter::try_new(rows.column_by_name("value").unwrap(), &FormatOptions::default()).unwrap();
+    let values: Vec<String> = (0..rows.num_rows()).map(|row| values.value(row).to_string()).collect();
+    assert_eq!(values, ["first", "three", "second"]);
+    std::fs::write(folder.path().join("c.csv"), "").unwrap();
+    assert_eq!(LocalFiles::look(&side.file_tables()).unwrap().1["side"].len(), 3);
+    for file in ["a.csv", "b.csv", "c.csv"] {
+        std::fs::remove_file(folder.path().join(file)).unwrap();
+    }
+    let (local, files) = LocalFiles::look(&side.file_tables()).unwrap();
+    assert!(runtime.block_on(side.load_files(&files, &local)).unwrap());
+    assert_eq!(side.lookups[0].rows(&files).unwrap().num_rows(), 0, "an empty folder is an empty table");
+}
+
+#[test]
+fn rows_that_are_taken_back_keep_what_they_found() {
+    let pinned = |from: &str| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let kafka = "WITH ('connector'='kafka','topic'='t','bootstrap.servers'='localhost:1','format'='json')";
+        let path = file.path().display();
+        let script = format!(
+            "CREATE TABLE ids (id BIGINT, k STRING{from}) {kafka}; \
+             CREATE TABLE o (id BIGINT, b STRING, PRIMARY KEY (id) NOT ENFORCED) {kafka}; \
+             CREATE TABLE side (key BIGINT, `value` STRING) WITH ('connector'='filesystem', 'path'='{path}', 'format'='csv'); \
+             INSERT INTO o SELECT id, `value` FROM ids JOIN side ON id = key;"
+        );
+        compile(&script).unwrap().file_tables()[0].pinned
+    };
+    assert_eq!((pinned(""), pinned(", PRIMARY KEY (id) NOT ENFORCED")), (false, true));
 }
 
 #[test]
 fn what_goes_wrong_is_told() {
     let case = case("x,one\n", "'format'='csv'", "SELECT id, `value` FROM ids JOIN side ON id = key");
-    let error = case.rows(0).unwrap_err();
-    assert!(error.contains("table 'side'") && error.contains("every executor must see it"), "{error}");
+    let error = case.rows().unwrap_err();
+    assert!(error.contains("table 'side'") && error.contains("must be on the driver's machine"), "{error}");
     std::fs::remove_file(case.file.path()).unwrap();
-    assert!(case.rows(0).unwrap_err().contains("No such file"));
+    assert!(case.rows().unwrap_err().contains("No such file"));
     let side = "CREATE TABLE side (key BIGINT) WITH ('connector'='filesystem', 'path'='/x', 'format'='csv');";
     for (statements, expected) in [
         ("INSERT INTO rows_out SELECT 'a', key FROM side;", "is a file, and no stream to read"),

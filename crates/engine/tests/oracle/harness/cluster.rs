@@ -10,6 +10,7 @@ use arrow::array::{Array, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
 use arrow::compute::filter_record_batch;
 use arrow::compute::kernels::cmp::gt;
 use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
+use highwater_core::files::FileVersions;
 use highwater_core::ids::{AttemptId, AttemptNumber, BatchId, EdgeId, Epoch, ShardId, SinkId, SourceId, TaskId};
 use highwater_core::offsets::{OffsetRange, Ranges, SourcePartition, TopicPartition};
 use highwater_core::plan::{BatchPlan, TaskPlan, TaskWork};
@@ -20,6 +21,7 @@ use highwater_engine::CompiledQuery;
 use highwater_engine::dataflow::StageInput;
 use highwater_engine::delta::DeltaBatch;
 use highwater_engine::error::EngineError;
+use highwater_engine::files::LocalFiles;
 use highwater_engine::runtime::{BatchContext, Emit, Lanes, TaskRuntime};
 use highwater_engine::state::QueryState;
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,6 +93,8 @@ pub struct Commit {
 
 pub struct Cluster {
     script: String,
+    /// What rows look up: as it was at the start.
+    files: (LocalFiles, FileVersions),
     pub compiled: CompiledQuery,
     pub sinks: BTreeMap<SinkId, Sink>,
     fault: Fault,
@@ -131,8 +135,10 @@ impl Cluster {
                 logs.insert(SourcePartition { source: source.id, tp }, rows);
             }
         }
+        let files = LocalFiles::look(&compiled.file_tables()).map_err(|error| error.to_string())?;
         Ok(Self {
             script: script.to_string(),
+            files,
             sinks: compiled.sinks.iter().map(|sink| (sink.id, Sink::new(sink))).collect(),
             positions: logs.keys().map(|partition| (partition.clone(), 0)).collect(),
             compiled,
@@ -319,6 +325,7 @@ impl Cluster {
             ranges,
             late_before: self.closed.clone(),
             close_before: close_before.collect(),
+            files: self.files.1.clone(),
             tasks,
         }
     }
@@ -328,7 +335,9 @@ impl Cluster {
         self.attempts += 1;
         let attempt = AttemptId { epoch: Epoch(1), number: AttemptNumber(self.attempts) };
         self.compiled.clock.set_ms(plan.timestamp_ms);
-        load_files(&self.compiled, plan.timestamp_ms)?;
+        if !self.compiled.lookups.is_empty() {
+            block_on(self.compiled.load_files(&plan.files, &self.files.0)).map_err(|error| error.to_string())?;
+        }
         let mut context = BatchContext::of(plan, &self.compiled.dataflow, self.shards());
         if self.fault == Fault::LateAdmitted {
             context.late_before.clear();
@@ -480,13 +489,8 @@ fn in_layout(rows: &RecordBatch, layout: &SchemaRef) -> RecordBatch {
     RecordBatch::try_new_with_options(layout.clone(), columns.collect(), &options).unwrap()
 }
 
-/// Files that rows look up are read before the tasks.
-fn load_files(compiled: &CompiledQuery, now_ms: i64) -> Result<(), String> {
-    if compiled.lookups.is_empty() {
-        return Ok(());
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(compiled.load_files(now_ms)).map_err(|error| error.to_string())
+fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
 /// Shards of the executor at this place, of so many.

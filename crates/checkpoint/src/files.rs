@@ -1,0 +1,121 @@
+//! Content of the files that rows look up, by digest: a batch that is repeated looks up what it did before.
+//!
+//! Owns: storing it, and when it is deleted. Does not own: reading the files it comes from (crate `driver`).
+//! Invariants: content is durable before a batch is planned with it, and is kept while the newest two prepared batches, one
+//! under way, or one yet to be planned needs it.
+
+use crate::error::CheckpointError;
+use crate::format::{self, Container, Kind};
+use crate::head::HeadOp;
+use crate::keys::{BlobName, HeadKey};
+use crate::store::{CheckpointStore, QuerySlot, lock};
+use crate::values::{self, decode};
+use highwater_core::files::{ContentDigest, FileContent, FileVersions};
+use highwater_core::ids::{BatchId, Epoch, QueryId};
+use highwater_core::plan::BatchPlan;
+use std::collections::BTreeSet;
+
+/// The content that one batch needs.
+pub(crate) type Digests = BTreeSet<ContentDigest>;
+
+impl CheckpointStore {
+    /// Stores content durably and keeps it for batches planned with these versions, and for those planned before.
+    /// `new` holds what is not stored yet.
+    pub fn keep_files(
+        &self,
+        epoch: Epoch,
+        query: QueryId,
+        versions: &FileVersions,
+        new: &[Vec<u8>],
+    ) -> Result<(), CheckpointError> {
+        self.check_epoch(epoch)?;
+        // Held before it is written: a compaction may be about to delete the same content.
+        lock(&self.slot(query).held).push_back(digests(versions));
+        for bytes in new {
+            let name = BlobName::File(query, FileContent::of(bytes).digest).to_string();
+            self.guarded(self.inner.blobs.put(&name, &format::encode([(Kind::File, bytes.as_slice())])?))?;
+        }
+        Ok(())
+    }
+
+    /// The bytes of one file.
+    pub fn read_file(&self, query: QueryId, content: FileContent) -> Result<Vec<u8>, CheckpointError> {
+        let slot = self.slot(query);
+        let _reading = slot.files.read();
+        self.read_content(query, content.digest)
+    }
+
+    fn read_content(&self, query: QueryId, digest: ContentDigest) -> Result<Vec<u8>, CheckpointError> {
+        let name = BlobName::File(query, digest).to_string();
+        let Some(stored) = self.inner.blobs.get(&name)? else {
+            return Err(CheckpointError::damaged(name, "the file is missing"));
+        };
+        let bytes = Container::parse(&name, &stored)?.read_one(Kind::File)?;
+        match FileContent::of(&bytes).digest == digest {
+            true => Ok(bytes),
+            false => Err(CheckpointError::damaged(name, "it holds other content than its name says")),
+        }
+    }
+
+    /// What notes, in the transaction of a batch, which content it needs; and whether some is not needed any more after it.
+    pub(crate) fn files_ops(&self, query: QueryId, plan: &BatchPlan) -> Result<(Vec<HeadOp>, bool), CheckpointError> {
+        if plan.files.is_empty() {
+            return Ok((Vec::new(), false));
+        }
+        let needed = digests(&plan.files);
+        let mut ops = vec![HeadOp::Put(HeadKey::Files(query, plan.batch), values::encode(&needed)?)];
+        let mut others = false;
+        if let Some(old) = plan.batch.0.checked_sub(2).map(|old| HeadKey::Files(query, BatchId(old)))
+            && let Some(value) = self.inner.heads.get(&old)?
+        {
+            others = decode::<Digests>(&old, &value).ok() != Some(needed);
+            ops.push(HeadOp::Delete(old));
+        }
+        Ok((ops, others))
+    }
+
+    /// Content that the newest two batches of a query need.
+    pub(crate) fn needed_files(&self, query: QueryId) -> Result<Digests, CheckpointError> {
+        let mut needed = Digests::new();
+        for (key, value) in self.inner.heads.scan(&HeadKey::files_of(query))? {
+            needed.extend(decode::<Digests>(&key, &value)?);
+        }
+        Ok(needed)
+    }
+
+    /// Deletes content that nothing needs. The caller holds the query's `files` for writing.
+    pub(crate) fn delete_unneeded_files(&self, query: QueryId, slot: &QuerySlot) -> Result<(), CheckpointError> {
+        let mut needed = self.needed_files(query)?;
+        lock(&slot.held).iter().for_each(|held| needed.extend(held));
+        let needed: BTreeSet<String> =
+            needed.into_iter().map(|digest| BlobName::File(query, digest).to_string()).collect();
+        for blob in self.inner.blobs.list(&BlobName::files_of(query))? {
+            if !needed.contains(&blob) {
+                self.inner.blobs.delete(&blob)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads all content that is needed; the size of each, bytes.
+    pub(crate) fn verify_files(&self, query: QueryId) -> Vec<Result<u64, CheckpointError>> {
+        let size = |digest| self.read_content(query, digest).map(|bytes| bytes.len() as u64);
+        match self.needed_files(query) {
+            Ok(needed) => needed.into_iter().map(size).collect(),
+            Err(error) => vec![Err(error)],
+        }
+    }
+}
+
+/// A batch is prepared: its record keeps what it needs, and none planned with older versions follows.
+pub(crate) fn release_before(slot: &QuerySlot, plan: &BatchPlan) {
+    let needed = digests(&plan.files);
+    let mut held = lock(&slot.held);
+    if let Some(place) = held.iter().position(|held| *held == needed) {
+        held.drain(..place);
+    }
+}
+
+fn digests(versions: &FileVersions) -> Digests {
+    versions.values().flatten().map(|content| content.digest).collect()
+}

@@ -1,0 +1,181 @@
+//! The files that a run's rows look up: read here, so that all executors look up one version.
+//!
+//! Owns: when files are read, and which version is the newest. Does not own: reading them (engine), keeping their content
+//! (checkpoint), which version a batch looks up (its plan).
+//! Invariant: a version is told to the run when it has been read as its table declares and its content is durable.
+
+use crate::error::DriverError;
+use crate::runner::{Run, RunHandle, RunnerEvent};
+use highwater_checkpoint::CheckpointStore;
+use highwater_connectors::access::AccessPolicy;
+use highwater_core::files::{FileContent, FileVersions};
+use highwater_core::ids::{Epoch, QueryId};
+use highwater_core::query::Event;
+use highwater_engine::CompiledQuery;
+use highwater_engine::files::FileTable;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Pause before files that could not be read are tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Reads the files of a script once, so that whoever submits it hears of what is wrong with them.
+pub(crate) async fn check(compiled: &CompiledQuery) -> Result<(), DriverError> {
+    for table in compiled.file_tables() {
+        look(&table).await?;
+    }
+    Ok(())
+}
+
+/// A table's files with their content, read as the table declares.
+async fn look(table: &FileTable) -> Result<Vec<(PathBuf, FileContent)>, DriverError> {
+    let looked = table.clone();
+    let found = tokio::task::spawn_blocking(move || looked.look()).await??;
+    let paths: Vec<PathBuf> = found.iter().map(|(path, _)| path.clone()).collect();
+    table.check(&paths).await?;
+    Ok(found)
+}
+
+/// Keeps one run told of the newest versions.
+pub(crate) struct FileKeeper {
+    tables: Vec<Watched>,
+    store: CheckpointStore,
+    access: Arc<AccessPolicy>,
+    epoch: Epoch,
+    query: QueryId,
+    /// As told last, or, before that, as used before this run.
+    versions: FileVersions,
+    told: bool,
+}
+
+struct Watched {
+    table: FileTable,
+    /// When it is read next; `None`: never again in this run.
+    due: Option<Instant>,
+    /// Why what is in use is not what there is.
+    warning: Option<String>,
+}
+
+/// A version that was not known, and what it holds.
+type Changed = (Vec<FileContent>, Vec<Vec<u8>>);
+
+impl FileKeeper {
+    /// For a run whose newest batch looked up the versions `used`.
+    pub fn new(run: &Run, access: Arc<AccessPolicy>, used: FileVersions) -> Self {
+        let watched = |table| Watched { table, due: Some(Instant::now()), warning: None };
+        let tables: Vec<Watched> = run.compiled.file_tables().into_iter().map(watched).collect();
+        // Those of other tables are read anew.
+        let pinned = |name: &String| tables.iter().any(|one| one.table.pinned && one.table.name == *name);
+        let versions = used.into_iter().filter(|(name, _)| pinned(name)).collect();
+        let (store, epoch, query) = (run.store.clone(), run.cluster.epoch(), run.spec.id);
+        Self { tables, store, access, epoch, query, versions, told: false }
+    }
+
+    /// Reads in the background until the run ends; nothing if its rows look up no files.
+    pub fn spawn(self, run: RunHandle) {
+        if !self.tables.is_empty() {
+            tokio::spawn(self.keep(run));
+        }
+    }
+
+    async fn keep(mut self, run: RunHandle) {
+        loop {
+            let mut warnings = Vec::new();
+            match self.read_due().await {
+                Ok(Some(versions)) => run.events.push(RunnerEvent::Machine(Event::Files(versions))),
+                Ok(None) => {}
+                Err(message) => {
+                    // Those that were read are read again: of what was not told, nothing is kept.
+                    self.tables.iter_mut().for_each(|one| one.due = Some(Instant::now() + RETRY));
+                    warnings.push(format!("{message}. It is tried again every second"));
+                    run.events.push(RunnerEvent::Machine(Event::FilesUnreadable { message }));
+                }
+            }
+            warnings.extend(self.tables.iter().filter_map(|one| one.warning.clone()));
+            run.events.push(RunnerEvent::FileWarnings(warnings));
+            let Some(next) = self.tables.iter().filter_map(|one| one.due).min() else { return };
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => {}
+                () = run.events.closed() => return,
+            }
+        }
+    }
+
+    /// Reads what is due, and returns the versions if there is one to tell. The error says why none is known yet.
+    async fn read_due(&mut self) -> Result<Option<FileVersions>, String> {
+        let (mut versions, mut contents) = (self.versions.clone(), Vec::new());
+        let now = Instant::now();
+        for watched in self.tables.iter_mut().filter(|one| one.due.is_some_and(|due| due <= now)) {
+            let name = watched.table.name.clone();
+            let read = read(watched.table.clone(), self.access.clone(), versions.get(&name).cloned()).await;
+            if let Some((version, new)) = watched.settle(read, versions.contains_key(&name), now)? {
+                versions.insert(name, version);
+                contents.extend(new);
+            }
+        }
+        if self.told && versions == self.versions {
+            return Ok(None);
+        }
+        let (store, epoch, query, kept) = (self.store.clone(), self.epoch, self.query, versions.clone());
+        let stored = tokio::task::spawn_blocking(move || store.keep_files(epoch, query, &kept, &contents)).await;
+        if let Err(error) = stored.map_err(DriverError::from).and_then(|stored| stored.map_err(DriverError::from)) {
+            return Err(format!("the content of looked-up files cannot be stored: {error}"));
+        }
+        (self.versions, self.told) = (versions.clone(), true);
+        Ok(Some(versions))
+    }
+}
+
+impl Watched {
+    /// Takes what reading gave: the version to use from now on, if it is another one. The error says why there is none.
+    fn settle(
+        &mut self,
+        read: Result<Option<Changed>, DriverError>,
+        known: bool,
+        now: Instant,
+    ) -> Result<Option<Changed>, String> {
+        let refresh = self.table.options.refresh_ms.map(|refresh| now + Duration::from_millis(refresh));
+        match read {
+            _ if known && self.table.pinned => {
+                self.due = None;
+                self.warning = matches!(read, Ok(Some(_))).then(|| {
+                    format!(
+                        "table '{}': '{}' is not what it was when the query began, which its rows go on looking up, since \
+                         they may be taken back; submit the query with --replace to use the new content",
+                        self.table.name, self.table.options.path
+                    )
+                });
+                Ok(None)
+            }
+            Ok(changed) => {
+                (self.due, self.warning) = (refresh, None);
+                Ok(changed)
+            }
+            Err(error) => {
+                self.due = Some(Instant::now() + RETRY);
+                self.warning = known.then(|| format!("{error}. Until then rows look up what was read before"));
+                if known { Ok(None) } else { Err(error.to_string()) }
+            }
+        }
+    }
+}
+
+/// Reads a table's files; `None` if they are the `known` ones.
+async fn read(
+    table: FileTable,
+    access: Arc<AccessPolicy>,
+    known: Option<Vec<FileContent>>,
+) -> Result<Option<Changed>, DriverError> {
+    // A link may have come to lead elsewhere.
+    let checked = table.clone();
+    tokio::task::spawn_blocking(move || access.check_file(&checked)).await??;
+    let found = look(&table).await?;
+    let version: Vec<FileContent> = found.iter().map(|(_, content)| *content).collect();
+    if known.as_ref() == Some(&version) {
+        return Ok(None);
+    }
+    let contents = tokio::task::spawn_blocking(move || table.contents(&found)).await??;
+    Ok(Some((version, contents)))
+}

@@ -1,0 +1,124 @@
+//! The files that rows look up: fetched from the driver by content, and loaded before a batch's tasks.
+//!
+//! Owns: local copies in the scratch folder, which last until their rows are in memory. Does not own: which content a batch
+//! looks up (its plan), reading it (engine). Invariant: a copy under its name has the content of its name.
+
+use crate::channels::DriverClient;
+use crate::error::TaskError;
+use crate::steps::Steps;
+use highwater_core::files::{ContentHasher, FileContent, FileVersions};
+use highwater_core::ids::QueryId;
+use highwater_engine::CompiledQuery;
+use highwater_engine::error::EngineError;
+use highwater_engine::files::FileContents;
+use highwater_proto::v1::FetchFileRequest;
+use std::path::{Path, PathBuf};
+use tokio::fs;
+use tokio::io::{AsyncWriteExt, BufWriter};
+use tonic::Code;
+
+/// Of one query, as long as it is open.
+pub struct Files {
+    /// Its own: another run of the query may still be closing.
+    folder: PathBuf,
+    query: QueryId,
+    epoch: u64,
+    /// What the rows may take in memory, bytes.
+    limit_bytes: u64,
+    /// One fetch at a time.
+    fetching: tokio::sync::Mutex<()>,
+}
+
+impl Files {
+    pub fn new(scratch: &Path, query: QueryId, epoch: u64, limit_bytes: u64) -> Self {
+        let folder = scratch.join(format!("files-{}", uuid::Uuid::now_v7()));
+        Self { folder, query, epoch, limit_bytes, fetching: tokio::sync::Mutex::new(()) }
+    }
+
+    /// Loads what rows of a batch with these versions look up.
+    pub async fn load(
+        &self,
+        compiled: &CompiledQuery,
+        versions: &FileVersions,
+        client: &DriverClient,
+        steps: &Steps,
+    ) -> Result<(), TaskError> {
+        if !compiled.load_files(versions, &Fetching { files: self, client, steps }).await? {
+            return Ok(());
+        }
+        let bytes = compiled.lookups_size_bytes();
+        if bytes > self.limit_bytes {
+            return Err(EngineError::LookupsTooLarge { bytes, limit_bytes: self.limit_bytes }.into());
+        }
+        // All rows are in memory.
+        match fs::remove_dir_all(&self.folder).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(folder = %self.folder.display(), %error, "copies of looked-up files could not be removed");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn fetch(&self, content: FileContent, client: &DriverClient, steps: &Steps) -> Result<PathBuf, EngineError> {
+        let _one = self.fetching.lock().await;
+        let path = self.folder.join(content.digest.to_string());
+        if fs::try_exists(&path).await.map_err(|error| local(&path, &error))? {
+            return Ok(path);
+        }
+        let request = FetchFileRequest {
+            query_id: self.query.to_string(),
+            digest: content.digest.to_string(),
+            size_bytes: content.size_bytes,
+            epoch: self.epoch,
+        };
+        let mut parts = client.clone().fetch_file(request).await.map_err(remote)?.into_inner();
+        fs::create_dir_all(&self.folder).await.map_err(|error| local(&self.folder, &error))?;
+        let unfinished = path.with_extension("part");
+        let failed = |error| local(&unfinished, &error);
+        let mut file = BufWriter::new(fs::File::create(&unfinished).await.map_err(failed)?);
+        let mut hasher = ContentHasher::default();
+        while let Some(part) = parts.message().await.map_err(remote)? {
+            hasher.update(&part.chunk);
+            file.write_all(&part.chunk).await.map_err(failed)?;
+            steps.step();
+        }
+        file.flush().await.map_err(failed)?;
+        if hasher.finish() != content {
+            return Err(EngineError::FileContent("it arrived incomplete; it is tried again".into()));
+        }
+        fs::rename(&unfinished, &path).await.map_err(failed)?;
+        Ok(path)
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        // What is left of a load that was given up. The scratch folder goes with the process anyway.
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+struct Fetching<'a> {
+    files: &'a Files,
+    client: &'a DriverClient,
+    steps: &'a Steps,
+}
+
+impl FileContents for Fetching<'_> {
+    async fn path(&self, content: FileContent) -> Result<PathBuf, EngineError> {
+        self.files.fetch(content, self.client, self.steps).await
+    }
+}
+
+fn local(path: &Path, error: &std::io::Error) -> EngineError {
+    EngineError::FileContent(format!("{}: {error}; check --data-dir of this executor", path.display()))
+}
+
+fn remote(status: tonic::Status) -> EngineError {
+    let message = status.message().to_string();
+    match status.code() {
+        Code::DataLoss => EngineError::DamagedFileContent(message),
+        _ => EngineError::FileContent(message),
+    }
+}
