@@ -75,6 +75,7 @@ fn record(query: QueryId, epoch: Epoch, batch: u64, position: i64, changes: &Cha
         topic_ids: BTreeMap::new(),
         ends: BTreeMap::new(),
         reset: BTreeSet::new(),
+        last_records: BTreeMap::new(),
     }
 }
 

@@ -66,8 +66,18 @@ pub struct LogEnds {
     pub log_end: i64,
 }
 
+/// The last record before a position. A log that still holds a record of this leader epoch at this offset holds all that
+/// was read below it, too; one that was truncated there and written anew has a higher epoch (KIP-320).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRecord {
+    pub offset: i64,
+    pub leader_epoch: i32,
+}
+
 /// Next offset to read of every partition of every source.
 pub type Positions = BTreeMap<SourcePartition, i64>;
+/// The last record before each position; absent where none was read, or where its leader epoch is not known.
+pub type LastRecords = BTreeMap<SourcePartition, LastRecord>;
 /// Ranges of one micro-batch. Partitions without new records may be absent.
 pub type Ranges = BTreeMap<SourcePartition, OffsetRange>;
 

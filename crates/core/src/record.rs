@@ -5,7 +5,7 @@
 //! (checked by [`PrepareRecord::regressed`]).
 
 use crate::ids::{AttemptId, BatchId, QueryId, SourceId};
-use crate::offsets::{Positions, SourcePartition, as_pairs};
+use crate::offsets::{LastRecords, Positions, SourcePartition, as_pairs};
 use crate::plan::BatchPlan;
 use crate::report::{PartitionReport, StateDelta, WriterReport};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,9 @@ pub struct PrepareRecord {
     /// their log truncated: only these may go back, or be gone.
     #[serde(default)]
     pub reset: BTreeSet<SourcePartition>,
+    /// What the logs must still hold for reading to go on at `positions`.
+    #[serde(default, with = "as_pairs")]
+    pub last_records: LastRecords,
 }
 
 /// Watermark of one source: the least of its partitions that are not idle. Never goes back.

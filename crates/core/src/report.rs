@@ -3,7 +3,7 @@
 //! Owns: the report's shape. Invariant: a report is about exactly one attempt of one task.
 
 use crate::ids::{OperatorId, ShardId, TaskId};
-use crate::offsets::{SourcePartition, as_pairs};
+use crate::offsets::{LastRecord, SourcePartition, as_pairs};
 use crate::plan::WriterPlan;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -36,6 +36,9 @@ pub struct PartitionReport {
     pub max_timestamp_ms: Option<i64>,
     /// Records that did not decode and were skipped or dead-lettered.
     pub bad_records: u64,
+    /// The last of the range's records, where its leader epoch is known.
+    #[serde(default)]
+    pub last_record: Option<LastRecord>,
 }
 
 /// Event times of some records, milliseconds.

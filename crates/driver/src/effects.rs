@@ -65,11 +65,14 @@ impl Effects {
             Action::Open { executor } => self.cluster.send(executor, self.open_query()),
             // All sources' watchers look; a waiter that comes too late looks within a second.
             Action::LookAtTopic { .. } => self.look.notify_waiters(),
-            Action::Assign { executor, partitions, topic_ids } => {
+            Action::Assign { executor, partitions, topic_ids, last_records } => {
                 let partitions = partitions
                     .into_iter()
                     .map(|(partition, position, end)| v1::PartitionStart {
                         topic_id: topic_ids.get(&partition.source).cloned(),
+                        last_record: last_records
+                            .get(&partition)
+                            .map(|last| v1::LastRecord { offset: last.offset, leader_epoch: last.leader_epoch }),
                         source_id: partition.source.0,
                         topic: partition.tp.topic.to_string(),
                         partition: partition.tp.partition,

@@ -200,4 +200,7 @@ fn add(report: &mut PartitionReport, chunk: &Chunk) {
     report.event_time = EventTimes::all([report.event_time, chunk.event_time].into_iter());
     report.max_timestamp_ms = report.max_timestamp_ms.max(chunk.max_timestamp_ms);
     report.bad_records += chunk.bad.len() as u64;
+    if chunk.records > 0 {
+        report.last_record = chunk.last_record;
+    }
 }

@@ -5,10 +5,10 @@
 
 use crate::outbox::Outbox;
 use highwater_connectors::error::ConnectorError;
-use highwater_connectors::source::{DEFAULT_PREFETCH_BYTES, SourceEvent, SourceReader, SourceReaderConfig};
+use highwater_connectors::source::{DEFAULT_PREFETCH_BYTES, Place, SourceEvent, SourceReader, SourceReaderConfig};
 use highwater_core::error::ErrorKind;
 use highwater_core::ids::SourceId;
-use highwater_core::offsets::{SourcePartition, TopicPartition};
+use highwater_core::offsets::{LastRecord, SourcePartition, TopicPartition};
 use highwater_core::plan::{TaskPlan, TaskWork};
 use highwater_engine::SourceTable;
 use highwater_proto::v1::{self, PartitionStart};
@@ -91,7 +91,12 @@ impl Sources {
                 };
             }
             let place = |start: &&PartitionStart| {
-                (TopicPartition::new(start.topic.as_str(), start.partition), (start.position, start.end))
+                let last = start
+                    .last_record
+                    .as_ref()
+                    .map(|last| LastRecord { offset: last.offset, leader_epoch: last.leader_epoch });
+                let place = Place { start: start.position, limit: start.end, last };
+                (TopicPartition::new(start.topic.as_str(), start.partition), place)
             };
             reader.assign(&mine.iter().map(place).collect());
         }

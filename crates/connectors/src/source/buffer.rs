@@ -7,6 +7,7 @@
 use super::chunk::DecodedChunk;
 use crate::error::ConnectorError;
 use highwater_core::align::Mark;
+use highwater_core::offsets::LastRecord;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ pub struct PartitionBuffer {
     pub generation: u64,
     /// Records from here on are held or still to come.
     pub start: i64,
+    /// The last record before what this buffer began with.
+    pub last: Option<LastRecord>,
     /// Up to here everything is decoded.
     sealed_to: i64,
     /// Up to here everything is read.
@@ -57,6 +60,7 @@ impl PartitionBuffer {
         Self {
             generation,
             start,
+            last: None,
             sealed_to: start,
             position: start,
             at_end: false,

@@ -5,7 +5,7 @@
 //! Invariant: the reports of slices that partition a chunk add up to the report of the chunk.
 
 use super::meta::Meta;
-use super::raw::{Keep, RawRecords};
+use super::raw::{Keep, LeaderEpochs, RawRecords};
 use super::{BadRecord, Chunk};
 use crate::error::ConnectorError;
 use crate::json::decode::JsonDecoder;
@@ -64,6 +64,7 @@ pub struct DecodedChunk {
     timestamps: Vec<Option<i64>>,
     sizes: Vec<u32>,
     hashes: Vec<u64>,
+    leader_epochs: LeaderEpochs,
     /// One per row of `batch`.
     watermarks: Option<Int64Array>,
     /// The same of event times.
@@ -180,6 +181,7 @@ impl ChunkDecoder {
             timestamps: raw.timestamps.clone(),
             sizes: raw.sizes.clone(),
             hashes: raw.hashes.clone(),
+            leader_epochs: raw.leader_epochs.clone(),
             watermarks,
             event_times,
             bad,
@@ -330,6 +332,7 @@ impl DecodedChunk {
             max_watermark_ms: watermarks.as_ref().and_then(arrow::compute::max),
             event_time: self.event_times.as_ref().and_then(|all| event_times(&all.slice(first_row, rows))),
             max_timestamp_ms: self.timestamps[from..to].iter().copied().flatten().max(),
+            last_record: self.offsets[from..to].last().and_then(|last| self.leader_epochs.record(*last)),
             bad: bad.to_vec(),
         })
     }

@@ -258,6 +258,21 @@ proptest! {
 }
 
 #[test]
+fn the_last_record_is_that_of_the_slice_and_has_its_leader_epoch() {
+    let mut raw = raw(&[3, 4, 7, 9], &[4]);
+    for (offset, leader_epoch) in [(3, 0), (4, 0), (7, 2), (9, -1)] {
+        raw.leader_epochs.push(offset, leader_epoch);
+    }
+    let chunk = ChunkDecoder::new(&table(OnBadRecord::Skip, vec![0])).unwrap().decode(&tp(), &raw).unwrap();
+    let of = |from, to| chunk.slice(from, to).unwrap().last_record.map(|last| (last.offset, last.leader_epoch));
+    assert_eq!(of(0, 4), Some((3, 0)));
+    assert_eq!(of(0, 7), Some((4, 0)), "a bad record is one");
+    assert_eq!(of(4, 9), Some((7, 2)));
+    assert_eq!(of(0, 10), None, "its leader epoch is not known");
+    assert_eq!(of(5, 7), None);
+}
+
+#[test]
 fn event_times_are_those_of_the_slice() {
     let chunk = decode(OnBadRecord::Skip, &[1, 2, 3, 6], &[2]);
     let of = |from, to| {

@@ -8,7 +8,7 @@ use super::worker::{Worker, current};
 use crate::error::ConnectorError;
 use highwater_core::offsets::TopicPartition;
 use rdkafka::consumer::Consumer;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::time::Duration;
 
 /// Longest wait for the ends of a log.
@@ -54,13 +54,29 @@ impl Worker {
         }
     }
 
-    /// The log does not have the position, or other records below it. Looks up what it has, and lets the reads fail.
+    /// The log does not have the position, or other records below it.
     fn out_of_range(&mut self, partition: i32, message: &str) {
-        let Some(position) = self.held.get(&partition).filter(|held| !held.parked).map(|held| held.next) else {
-            return;
-        };
-        let tp = TopicPartition::new(self.topic.clone(), partition);
+        let Some(held) = self.held.get_mut(&partition).filter(|held| !held.parked) else { return };
         let diverged = truncated_at(message);
+        if !held.is_read() || (diverged.is_some() && held.validation.ask_again()) {
+            if let Err(error) = self.place_again(partition) {
+                self.fail_to_place(partition, &error);
+            }
+            return;
+        }
+        self.lost(partition, diverged, message);
+    }
+
+    /// There is a record where there was none when the partition was read.
+    pub(super) fn rewritten(&mut self, partition: i32, offset: i64) {
+        self.lost(partition, Some(offset), "a record that was not there before");
+    }
+
+    /// Looks up what the log has, and lets the reads fail.
+    fn lost(&mut self, partition: i32, diverged: Option<i64>, message: &str) {
+        let Some(held) = self.held.get_mut(&partition) else { return };
+        let position = held.next;
+        let tp = TopicPartition::new(self.topic.clone(), partition);
         match self.queue.consumer().fetch_watermarks(&self.topic, partition, ENDS_TIMEOUT) {
             Ok((earliest, latest)) if position < earliest || position > latest || diverged.is_some() => {
                 tracing::warn!(%tp, position, earliest, latest, message, "offset out of range");
@@ -69,13 +85,22 @@ impl Worker {
                 self.trouble.send(SourceEvent::OffsetOutOfRange { tp, position, earliest, latest, diverged });
             }
             // It is there after all, or the brokers do not say: have it fetched again.
-            _ => {
-                let again = self.unplace(partition).and_then(|()| self.place(partition, position));
-                if let Err(error) = again {
-                    self.fail(partition, ConnectorError::kafka(format!("assigning {tp}"), &error));
+            found => {
+                if found.is_ok_and(|(earliest, _)| held.validation.last.is_some_and(|last| last.offset + 1 < earliest))
+                {
+                    // The last record was deleted, and all that followed it up to where the log begins.
+                    held.validation.last = None;
+                }
+                if let Err(error) = self.place_again(partition) {
+                    self.fail_to_place(partition, &error);
                 }
             }
         }
+    }
+
+    pub(super) fn fail_to_place(&mut self, partition: i32, error: &KafkaError) {
+        let tp = TopicPartition::new(self.topic.clone(), partition);
+        self.fail(partition, ConnectorError::kafka(format!("assigning {tp}"), error));
     }
 
     fn refused(&mut self, partition: Option<i32>, code: RDKafkaErrorCode, message: String) {
@@ -113,8 +138,13 @@ impl Worker {
 
 /// From where on a log was rewritten, of the message by which librdkafka tells that it was truncated.
 fn truncated_at(message: &str) -> Option<i64> {
-    let (_, rest) = message.split_once("log truncation detected")?.1.split_once("broker end offset is ")?;
-    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    if !message.contains("log truncation detected") {
+        return None;
+    }
+    let (_, rest) = message.split_once("broker end offset is ")?;
+    let number = rest.split(|c: char| c != '-' && !c.is_ascii_digit()).next()?;
+    // -1: the log has no record of such an epoch, nor of an earlier one.
+    number.parse().ok().map(|at: i64| at.max(0))
 }
 
 #[cfg(test)]
@@ -126,6 +156,9 @@ mod tests {
         let message = "Partition log truncation detected at offset 12 (leader epoch 3): broker end offset is 7 (offset \
                        leader epoch 2). Reset to INVALID.: Local: Partition log truncation detected";
         assert_eq!(truncated_at(message), Some(7));
+        let nothing = "No epoch found less or equal to offset 12 (leader epoch 3): broker end offset is -1 (offset leader \
+                       epoch -1). Reset using configured policy.: Local: Partition log truncation detected (broker 2)";
+        assert_eq!(truncated_at(nothing), Some(0), "nothing of it is as it was");
         let gone = "fetch failed due to requested offset not available on the broker: Broker: Offset out of range";
         assert_eq!(truncated_at(gone), None);
     }

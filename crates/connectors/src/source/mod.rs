@@ -11,6 +11,7 @@ mod dead_letters;
 mod failing;
 mod incarnation;
 mod meta;
+mod placing;
 mod queue;
 mod raw;
 mod reader;
@@ -25,7 +26,7 @@ pub use reader::{RangeRead, SourceReader};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use highwater_core::align::Mark;
-use highwater_core::offsets::TopicPartition;
+use highwater_core::offsets::{LastRecord, TopicPartition};
 use highwater_core::report::EventTimes;
 use highwater_engine::query::SourceTable;
 
@@ -46,6 +47,17 @@ pub struct SourceReaderConfig {
     /// Partitions are read side by side by their watermarks: those are told, and a partition with much that waits does not
     /// keep the others from being read on.
     pub aligned: bool,
+}
+
+/// Where a partition is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// First offset wanted.
+    pub start: i64,
+    /// Exclusive end, where it has one.
+    pub limit: Option<i64>,
+    /// The last record that was read before `start`: nothing is read of a log that does not hold it any more.
+    pub last: Option<LastRecord>,
 }
 
 /// How far the consumer of a partition is.
@@ -79,6 +91,8 @@ pub struct Chunk {
     pub event_time: Option<EventTimes>,
     /// Newest Kafka timestamp, milliseconds.
     pub max_timestamp_ms: Option<i64>,
+    /// The last of those records, where its leader epoch is known.
+    pub last_record: Option<LastRecord>,
     /// Records that did not decode, by offset. Empty under `on_bad_record = 'fail'`: reading them fails.
     pub bad: Vec<BadRecord>,
 }

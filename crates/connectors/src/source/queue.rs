@@ -11,12 +11,17 @@
 use super::incarnation::noted_change;
 use crate::client::{Callbacks, Lookup, Native};
 use crate::error::ConnectorError;
+use highwater_core::offsets::LastRecord;
 use rdkafka::bindings as sys;
 use rdkafka::consumer::Consumer;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr::{self, NonNull};
 use std::time::Duration;
+
+/// Longest wait for the client to take a seek; it asks no broker before it answers.
+const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What one poll found.
 pub enum Polled<'a> {
@@ -46,6 +51,8 @@ pub struct Record<'a> {
     pub partition: i32,
     pub offset: i64,
     pub timestamp_ms: Option<i64>,
+    /// Of the leader that wrote it; -1 if that is not known.
+    pub leader_epoch: i32,
     pub key: Option<&'a [u8]>,
     /// `None` for a tombstone.
     pub payload: Option<&'a [u8]>,
@@ -56,6 +63,11 @@ pub struct Record<'a> {
 pub type Header = (String, Option<Vec<u8>>);
 
 impl Record<'_> {
+    /// What the log must hold for reading to go on behind it.
+    pub fn as_last(&self) -> Option<LastRecord> {
+        (self.leader_epoch >= 0).then_some(LastRecord { offset: self.offset, leader_epoch: self.leader_epoch })
+    }
+
     pub fn headers(&self) -> Vec<Header> {
         let mut found = Vec::new();
         let mut headers = ptr::null_mut();
@@ -130,6 +142,18 @@ impl ConsumerQueue {
         unsafe { sys::rd_kafka_queue_yield(self.queue.0.as_ptr()) }
     }
 
+    /// Sends the consumer of an assigned partition to the place behind `last`. The client first asks the leader whether the
+    /// log still holds a record of this leader epoch there, and fetches nothing until it has the answer; no record that was
+    /// fetched before is polled any more. False: the client has not begun with the partition, ask again.
+    pub fn seek_behind(&self, topic: &str, partition: i32, last: LastRecord) -> Result<bool, KafkaError> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(last.offset + 1))?;
+        // SAFETY: the list is alive and has one element, the first.
+        unsafe { sys::rd_kafka_topic_partition_set_leader_epoch((*list.ptr()).elems, last.leader_epoch) };
+        let list = self.consumer.seek_partitions(list, SEEK_TIMEOUT)?;
+        Ok(list.elements().iter().all(|one| one.error().is_ok()))
+    }
+
     /// Waits up to `timeout` for one event and hands it to `handle`. `None`: timed out or woken.
     pub fn poll<R>(&self, timeout: Duration, handle: impl FnOnce(Polled<'_>) -> R) -> Option<R> {
         let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
@@ -169,9 +193,10 @@ fn read<'a>(event: &'a Event, callbacks: &Callbacks) -> Polled<'a> {
 fn record(message: &sys::rd_kafka_message_t) -> Record<'_> {
     let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
     // SAFETY: the message is alive and its lengths are those of its buffers.
-    let (timestamp, key, payload) = unsafe {
+    let (timestamp, leader_epoch, key, payload) = unsafe {
         (
             sys::rd_kafka_message_timestamp(message, &mut kind),
+            sys::rd_kafka_message_leader_epoch(message),
             bytes(message.key, message.key_len),
             bytes(message.payload, message.len),
         )
@@ -180,6 +205,7 @@ fn record(message: &sys::rd_kafka_message_t) -> Record<'_> {
         partition: message.partition,
         offset: message.offset,
         timestamp_ms: (timestamp >= 0).then_some(timestamp),
+        leader_epoch,
         key,
         payload,
         native: message,

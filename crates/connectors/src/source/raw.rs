@@ -4,6 +4,7 @@
 //! Invariant: offsets ascend strictly.
 
 use super::queue::{Header, Record};
+use highwater_core::offsets::LastRecord;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Which parts besides the payload are kept.
@@ -20,6 +21,26 @@ struct Entry {
     key: Option<(usize, usize)>,
 }
 
+/// Leader epochs of consecutive records: they change seldom, so that only the first offset of each is kept.
+#[derive(Clone, Debug, Default)]
+pub struct LeaderEpochs(Vec<(i64, i32)>);
+
+impl LeaderEpochs {
+    /// Adds a record behind the others; -1: its leader epoch is not known.
+    pub fn push(&mut self, offset: i64, leader_epoch: i32) {
+        if self.0.last().is_none_or(|(_, last)| *last != leader_epoch) {
+            self.0.push((offset, leader_epoch));
+        }
+    }
+
+    /// The record at `offset`, if its leader epoch is known.
+    pub fn record(&self, offset: i64) -> Option<LastRecord> {
+        let after = self.0.partition_point(|(first, _)| *first <= offset);
+        let (_, leader_epoch) = *self.0.get(after.checked_sub(1)?)?;
+        (leader_epoch >= 0).then_some(LastRecord { offset, leader_epoch })
+    }
+}
+
 /// Consecutive undecoded records of one partition.
 #[derive(Debug, Default)]
 pub struct RawRecords {
@@ -33,12 +54,14 @@ pub struct RawRecords {
     pub sizes: Vec<u32>,
     /// Hash of (offset, payload) of each record.
     pub hashes: Vec<u64>,
+    pub leader_epochs: LeaderEpochs,
 }
 
 impl RawRecords {
     pub fn push(&mut self, record: &Record<'_>, keep: Keep) {
         let headers = if keep.headers { Some(record.headers()) } else { None };
         let key = if keep.keys { record.key } else { None };
+        self.leader_epochs.push(record.offset, record.leader_epoch);
         self.push_parts(record.offset, record.timestamp_ms, key, record.payload, headers);
     }
 
@@ -99,6 +122,7 @@ impl RawRecords {
         self.timestamps.clear();
         self.sizes.clear();
         self.hashes.clear();
+        self.leader_epochs.0.clear();
     }
 }
 

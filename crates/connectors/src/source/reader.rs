@@ -9,7 +9,7 @@ use super::chunk::ChunkDecoder;
 use super::queue::ConsumerQueue;
 use super::shared::{WorkerShared, WorkerState};
 use super::worker::Worker;
-use super::{Chunk, PartitionAvailability, SourceEvent, SourceReaderConfig};
+use super::{Chunk, PartitionAvailability, Place, SourceEvent, SourceReaderConfig};
 use crate::client;
 use crate::error::ConnectorError;
 use highwater_core::offsets::{OffsetRange, TopicPartition};
@@ -107,10 +107,9 @@ impl SourceReader {
         true
     }
 
-    /// Makes these the partitions read, from `start` on and not beyond `end` if there is one.
-    /// Partitions that go on keep what is prefetched, if it serves `start`.
-    pub fn assign(&self, partitions: &BTreeMap<TopicPartition, (i64, Option<i64>)>) {
-        let wanted: BTreeMap<i32, (i64, Option<i64>)> = partitions
+    /// Makes these the partitions read, and where. Those that go on keep what is prefetched, if it serves their start.
+    pub fn assign(&self, partitions: &BTreeMap<TopicPartition, Place>) {
+        let wanted: BTreeMap<i32, Place> = partitions
             .iter()
             .filter(|(tp, _)| tp.topic == self.inner.topic)
             .map(|(tp, place)| (tp.partition, *place))
@@ -122,10 +121,10 @@ impl SourceReader {
                 unplaced.retain(|partition, _| !state.partitions.contains_key(partition));
             });
         }
-        for (partition, (start, limit)) in unplaced {
+        for (partition, place) in unplaced {
             let count = |worker: &&Arc<WorkerShared>| worker.with(|state| state.partitions.len());
             if let Some(worker) = self.inner.workers.iter().min_by_key(count) {
-                worker.with(|state| state.restart(partition, start, limit));
+                worker.with(|state| state.restart(partition, place));
             }
         }
         for worker in &self.inner.workers {
@@ -188,15 +187,15 @@ impl SourceReader {
 }
 
 /// Drops partitions no longer wanted and restarts those whose buffer does not serve their start.
-fn keep(state: &mut WorkerState, wanted: &BTreeMap<i32, (i64, Option<i64>)>) {
+fn keep(state: &mut WorkerState, wanted: &BTreeMap<i32, Place>) {
     for partition in state.partitions.keys().copied().collect::<Vec<_>>() {
         match (wanted.get(&partition), state.partitions.get_mut(&partition)) {
-            (Some((start, limit)), Some(buffer)) if buffer.serves(*start) => {
-                buffer.limit = *limit;
+            (Some(place), Some(buffer)) if buffer.serves(place.start) => {
+                buffer.limit = place.limit;
                 buffer.tell_again();
                 state.dirty.insert(partition);
             }
-            (Some((start, limit)), _) => state.restart(partition, *start, *limit),
+            (Some(place), _) => state.restart(partition, *place),
             (None, _) => {
                 state.partitions.remove(&partition);
                 state.dirty.insert(partition);
@@ -270,8 +269,8 @@ impl RangeRead {
                     }
                 }
                 Found::Gone => {
-                    let limit = buffer.limit;
-                    state.restart(self.tp.partition, self.next, limit);
+                    let place = Place { start: self.next, limit: buffer.limit, last: None };
+                    state.restart(self.tp.partition, place);
                 }
                 _ => {}
             }

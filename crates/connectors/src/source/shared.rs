@@ -3,6 +3,7 @@
 //! Owns: the lock around the buffers of one thread, and waking each other. Does not own: Kafka.
 //! Invariant: nothing blocks while the lock is held.
 
+use super::Place;
 use super::buffer::PartitionBuffer;
 use super::queue::ConsumerQueue;
 use parking_lot::{Condvar, Mutex};
@@ -42,11 +43,13 @@ impl WorkerState {
         self.partitions.values().map(PartitionBuffer::memory_bytes).sum()
     }
 
-    /// Has the consumer of `partition` start at `start`, with an empty buffer.
-    pub fn restart(&mut self, partition: i32, start: i64, limit: Option<i64>) {
-        tracing::info!(partition, offset = start, "reads a partition from here");
+    /// Has the consumer of `partition` start at this place, with an empty buffer.
+    pub fn restart(&mut self, partition: i32, place: Place) {
+        tracing::info!(partition, offset = place.start, "reads a partition from here");
         self.generations += 1;
-        self.partitions.insert(partition, PartitionBuffer::new(self.generations, start, limit));
+        let mut buffer = PartitionBuffer::new(self.generations, place.start, place.limit);
+        buffer.last = place.last.filter(|last| last.offset < place.start);
+        self.partitions.insert(partition, buffer);
         self.dirty.insert(partition);
     }
 }

@@ -1,7 +1,7 @@
 //! A reader thread: polls its consumer, decodes, fills buffers.
 //!
-//! Owns: one consumer and its assignment, undecoded records, back-pressure. Does not own: the
-//! buffers (shared with the async side), what an error means (`failing`). It never sleeps: it waits for events of Kafka, and when
+//! Owns: one consumer, undecoded records, back-pressure. Does not own: the buffers (shared with the async side), how a
+//! partition is assigned (`placing`), what an error means (`failing`). It never sleeps: it waits for events of Kafka, and when
 //! its memory is full for space.
 //! Decoding is late on purpose: records are decoded when someone reads them or when a chunk is
 //! full, so that a trickle of records does not become a trickle of one-row batches.
@@ -9,16 +9,16 @@
 use super::buffer::PartitionBuffer;
 use super::chunk::ChunkDecoder;
 use super::incarnation::Incarnation;
+use super::placing::Validation;
 use super::queue::{ConsumerQueue, Polled, Record};
 use super::raw::RawRecords;
 use super::shared::{WorkerShared, WorkerState};
 use super::trouble::Trouble;
-use super::{SourceEvent, SourceReaderConfig};
-use crate::error::ConnectorError;
+use super::{Place, SourceEvent, SourceReaderConfig};
 use highwater_core::offsets::TopicPartition;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::TopicPartitionList;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +34,8 @@ const IDLE_RECORDS: usize = 1024;
 const ROUND: usize = 4096;
 /// Longest wait for an event; a wake ends it at once.
 const WAIT: Duration = Duration::from_secs(1);
+/// The same while the consumer is not ready for a seek.
+const SEEK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A partition as the consumer has it.
 pub(super) struct Held {
@@ -46,7 +48,8 @@ pub(super) struct Held {
     at_end: bool,
     /// Read to its limit or failed: no longer with the consumer.
     pub(super) parked: bool,
-    paused: bool,
+    pub(super) paused: bool,
+    pub(super) validation: Validation,
 }
 
 pub struct Worker {
@@ -83,12 +86,13 @@ impl Worker {
     pub fn run(mut self) {
         while !self.shared.with(|state| state.stop) {
             self.apply_changes();
+            let wait = if self.validate_due() { SEEK_AGAIN } else { WAIT };
             self.decode_wanted(false);
             if self.is_full() {
                 self.shared.wait();
                 continue;
             }
-            let drained = self.poll_round();
+            let drained = self.poll_round(wait);
             self.decode_wanted(drained);
             self.publish();
         }
@@ -109,17 +113,16 @@ impl Worker {
         for partition in dirty {
             let place = self.shared.with(|state| {
                 let buffer = state.partitions.get(&partition)?;
-                Some((buffer.generation, buffer.start, buffer.limit))
+                Some((buffer.generation, Place { start: buffer.start, limit: buffer.limit, last: buffer.last }))
             });
             if let Err(error) = self.apply(partition, place) {
-                let tp = TopicPartition::new(self.topic.clone(), partition);
-                self.fail(partition, ConnectorError::kafka(format!("assigning {tp}"), &error));
+                self.fail_to_place(partition, &error);
             }
         }
     }
 
-    fn apply(&mut self, partition: i32, place: Option<(u64, i64, Option<i64>)>) -> Result<(), KafkaError> {
-        let Some((generation, start, limit)) = place else {
+    fn apply(&mut self, partition: i32, place: Option<(u64, Place)>) -> Result<(), KafkaError> {
+        let Some((generation, Place { start, limit, last })) = place else {
             return self.let_go(partition);
         };
         if let Some(held) = self.held.get_mut(&partition)
@@ -129,8 +132,7 @@ impl Worker {
             let goes_on = limit.is_none_or(|limit| held.next < limit);
             if held.parked && goes_on {
                 held.parked = false;
-                let next = held.next;
-                self.place(partition, next)?;
+                self.place(partition)?;
             }
             self.touched.insert(partition);
             return Ok(());
@@ -139,17 +141,11 @@ impl Worker {
         let tp = TopicPartition::new(self.topic.clone(), partition);
         let parked = limit.is_some_and(|limit| start >= limit);
         let raw = RawRecords::default();
-        let held = Held { tp, generation, raw, next: start, limit, at_end: false, parked, paused: false };
+        let validation = Validation::behind(last);
+        let held = Held { tp, generation, raw, next: start, limit, at_end: false, parked, paused: false, validation };
         self.held.insert(partition, held);
         self.touched.insert(partition);
-        if parked { Ok(()) } else { self.place(partition, start) }
-    }
-
-    /// Has the consumer read `partition` from `offset` on.
-    pub(super) fn place(&self, partition: i32, offset: i64) -> Result<(), KafkaError> {
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.topic, partition, Offset::Offset(offset))?;
-        self.queue.consumer().incremental_assign(&list)
+        if parked { Ok(()) } else { self.place(partition) }
     }
 
     fn let_go(&mut self, partition: i32) -> Result<(), KafkaError> {
@@ -162,26 +158,8 @@ impl Worker {
         unplaced
     }
 
-    pub(super) fn unplace(&mut self, partition: i32) -> Result<(), KafkaError> {
-        let list = self.list_of(partition);
-        if let Some(held) = self.held.get_mut(&partition)
-            && std::mem::take(&mut held.paused)
-        {
-            // librdkafka keeps the pause for the next time the partition is assigned.
-            self.queue.consumer().resume(&list)?;
-        }
-        self.queue.consumer().incremental_unassign(&list)
-    }
-
-    fn list_of(&self, partition: i32) -> TopicPartitionList {
-        let mut list = TopicPartitionList::new();
-        list.add_partition(&self.topic, partition);
-        list
-    }
-
     /// Takes events until there are none, or a round is full. True: nothing is left to take.
-    fn poll_round(&mut self) -> bool {
-        let mut wait = WAIT;
+    fn poll_round(&mut self, mut wait: Duration) -> bool {
         for _ in 0..ROUND {
             let queue = Arc::clone(&self.queue);
             if queue.poll(wait, |polled| self.take(polled)).is_none() {
@@ -203,12 +181,7 @@ impl Worker {
                 if !self.incarnation.is_expected() {
                     return self.topic_changed();
                 }
-                if let Some(held) = self.held.get_mut(&partition).filter(|held| !held.parked) {
-                    held.next = held.next.max(offset);
-                    held.at_end = true;
-                    self.touched.insert(partition);
-                    self.park_at_limit(partition);
-                }
+                self.take_end(partition, offset);
             }
             Polled::Failed { partition, code, message, fatal } => self.take_failure(partition, code, message, fatal),
             Polled::TopicId { topic, id } if *topic == *self.topic => {
@@ -221,18 +194,38 @@ impl Worker {
         }
     }
 
+    fn take_end(&mut self, partition: i32, offset: i64) {
+        let Some(held) = self.held.get_mut(&partition).filter(|held| held.is_read()) else { return };
+        if offset < held.next && held.validation.last.take().is_some() {
+            // It began behind the last record, and found none up to here: whether the log goes on to the position, a
+            // fetch from there tells.
+            if let Err(error) = self.place_again(partition) {
+                self.fail_to_place(partition, &error);
+            }
+            return;
+        }
+        held.next = held.next.max(offset);
+        held.at_end = true;
+        self.touched.insert(partition);
+        self.park_at_limit(partition);
+    }
+
     fn take_record(&mut self, record: &Record<'_>) {
         self.trouble.over();
         if !self.incarnation.is_expected() {
             return self.topic_changed();
         }
         let keep = self.decoder.keep;
-        let Some(held) = self.held.get_mut(&record.partition).filter(|held| !held.parked) else { return };
+        let Some(held) = self.held.get_mut(&record.partition).filter(|held| held.is_read()) else { return };
         if record.offset < held.next {
+            if held.validation.is_new(record.offset, held.next) {
+                self.rewritten(record.partition, record.offset);
+            }
             return;
         }
         if held.limit.is_none_or(|limit| record.offset < limit) {
             held.raw.push(record, keep);
+            held.validation.last = record.as_last();
         }
         held.next = record.offset + 1;
         held.at_end = false;

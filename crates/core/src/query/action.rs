@@ -1,7 +1,7 @@
 //! What the query machine asks of the world.
 
 use crate::ids::{AttemptId, BatchId, ExecutorId, SinkId, SourceId, TaskId};
-use crate::offsets::SourcePartition;
+use crate::offsets::{LastRecords, SourcePartition};
 use crate::plan::{BatchPlan, WriterPlan};
 use crate::query::End;
 use crate::record::PrepareRecord;
@@ -15,11 +15,13 @@ pub enum Action {
     /// Tell an executor to compile the query and get ready.
     Open { executor: ExecutorId },
     /// Tell an executor which partitions to read, from where, and where to end; and the ids of the topics those
-    /// positions belong to: of a topic with another id nothing may be read.
+    /// positions belong to: of a topic with another id nothing may be read. Nor may anything be read of a log that does
+    /// not hold the last record before the position any more, where that is told.
     Assign {
         executor: ExecutorId,
         partitions: Vec<(SourcePartition, i64, Option<i64>)>,
         topic_ids: BTreeMap<SourceId, String>,
+        last_records: LastRecords,
     },
     /// Look at the source's topic now, not at the next interval. Answers: `Topic` or `TopicMissing`.
     LookAtTopic { source: SourceId },

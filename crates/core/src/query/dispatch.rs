@@ -50,7 +50,7 @@ impl QueryMachine {
             });
             let partitions =
                 ranges.flatten().map(|(partition, range)| (partition.clone(), range.start, None)).collect();
-            out.push(Action::Assign { executor: *executor, partitions, topic_ids: prepared.record.topic_ids.clone() });
+            out.push(self.assign_action(*executor, partitions, prepared.record.topic_ids.clone()));
         }
         self.stale_assignment = true;
         self.available.clear();

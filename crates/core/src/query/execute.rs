@@ -4,7 +4,7 @@ use super::machine::{Execution, Phase, Prepared, Publication, QueryMachine};
 use super::{Action, End};
 use crate::error::ErrorKind;
 use crate::ids::{AttemptId, ExecutorId, SourceId, TaskId};
-use crate::offsets::SourcePartition;
+use crate::offsets::{LastRecords, SourcePartition};
 use crate::plan::WriterPlan;
 use crate::record::{PrepareRecord, SourceWatermark};
 use crate::report::{OperatorMetrics, PartitionReport, StateDelta, TaskReport, WriterReport};
@@ -87,6 +87,7 @@ impl QueryMachine {
             attempt: execution.attempt,
             plan: (*execution.plan).clone(),
             watermarks: self.watermarks_after(&positions, &partitions, now_ms),
+            last_records: self.last_records_after(&partitions),
             positions,
             partitions,
             writers,
@@ -96,6 +97,19 @@ impl QueryMachine {
             ends: self.new_ends.clone(),
             reset: self.reset.clone(),
         }
+    }
+
+    /// A range without records leaves the last record where it was: markers and gaps lie between it and the position, and
+    /// the leader may have changed among them.
+    fn last_records_after(&self, partitions: &BTreeMap<SourcePartition, PartitionReport>) -> LastRecords {
+        let mut last_records = self.last_records.clone();
+        for (partition, report) in partitions.iter().filter(|(_, report)| report.records > 0) {
+            match report.last_record {
+                Some(last) => last_records.insert(partition.clone(), last),
+                None => last_records.remove(partition),
+            };
+        }
+        last_records
     }
 
     fn watermarks_after(

@@ -107,6 +107,8 @@ impl QueryMachine {
         }
         self.totals.lost_offsets += u64::try_from(lost).unwrap_or(0);
         self.positions.insert(found.partition.clone(), to);
+        // What comes before the new position was not read, or is no more.
+        self.last_records.remove(&found.partition);
         self.forget_reach(&found.partition);
         self.unrecorded = true;
         self.stale_assignment = true;

@@ -12,7 +12,7 @@ use crate::clock::{BatchClock, Now};
 use crate::ids::{
     AttemptId, AttemptNumber, BatchId, Epoch, ExecutorId, OperatorId, QueryId, SinkId, SourceId, StageId, TaskId,
 };
-use crate::offsets::{LogEnds, Positions, SourcePartition};
+use crate::offsets::{LastRecords, LogEnds, Positions, SourcePartition};
 use crate::options::{SourceSpec, Trigger};
 use crate::plan::{BatchPlan, WriterPlan};
 use crate::query::BatchTimings;
@@ -97,6 +97,8 @@ pub struct QueryMachine {
     pub(super) config: QueryConfig,
     /// Positions after the last committed batch, with skips by `on_data_loss` applied.
     pub(super) positions: Positions,
+    /// The last records before `positions`.
+    pub(super) last_records: LastRecords,
     pub(super) watermarks: BTreeMap<SourceId, SourceWatermark>,
     /// `close_before` of the last committed batch.
     pub(super) closed: BTreeMap<SourceId, i64>,
@@ -256,6 +258,7 @@ impl QueryMachine {
             config.sources.iter().map(|source| (source.id, IdleTracker::new(source.options.idle_timeout_ms))).collect();
         let mut machine = Self {
             positions: config.start_positions.clone(),
+            last_records: LastRecords::new(),
             watermarks: BTreeMap::new(),
             closed: BTreeMap::new(),
             committed: None,

@@ -5,7 +5,7 @@ use super::machine::{Execution, Phase, QueryMachine, Reach};
 use super::{Action, End, ExecutorInfo};
 use crate::align::Mark;
 use crate::assign::{AssignProblem, solve};
-use crate::ids::{AttemptId, BatchId, ExecutorId, TaskId};
+use crate::ids::{AttemptId, BatchId, ExecutorId, SourceId, TaskId};
 use crate::offsets::SourcePartition;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -235,21 +235,26 @@ impl QueryMachine {
         self.stale_assignment = false;
         for executor in self.executors.keys() {
             let partitions = self.assignment.partitions.get(executor).map_or(&[][..], Vec::as_slice);
-            out.push(self.assign_action(*executor, partitions.iter()));
+            let start = |partition: &SourcePartition| {
+                let position = *self.positions.get(partition)?;
+                Some((partition.clone(), position, self.config.end_positions.get(partition).copied()))
+            };
+            let partitions = partitions.iter().filter_map(start).collect();
+            out.push(self.assign_action(*executor, partitions, self.topic_ids.clone()));
         }
     }
 
-    pub(super) fn assign_action<'a>(
+    /// `partitions` begin at the positions that are committed.
+    pub(super) fn assign_action(
         &self,
         executor: ExecutorId,
-        partitions: impl Iterator<Item = &'a SourcePartition>,
+        partitions: Vec<(SourcePartition, i64, Option<i64>)>,
+        topic_ids: BTreeMap<SourceId, String>,
     ) -> Action {
-        let partitions = partitions
-            .filter_map(|partition| {
-                let start = *self.positions.get(partition)?;
-                Some((partition.clone(), start, self.config.end_positions.get(partition).copied()))
-            })
-            .collect();
-        Action::Assign { executor, partitions, topic_ids: self.topic_ids.clone() }
+        let last = |(partition, _, _): &(SourcePartition, i64, Option<i64>)| {
+            Some((partition.clone(), *self.last_records.get(partition)?))
+        };
+        let last_records = partitions.iter().filter_map(last).collect();
+        Action::Assign { executor, partitions, topic_ids, last_records }
     }
 }

@@ -169,6 +169,7 @@ impl QueryMachine {
         for (partition, position) in &previous {
             self.positions.entry(partition.clone()).or_insert(*position);
         }
+        self.last_records = record.last_records.clone();
         for (id, limiter) in &mut self.limiters {
             let ranges = record.plan.ranges.iter().filter(|(partition, _)| partition.source == *id);
             limiter.take(ranges.map(|(_, range)| u64::try_from(range.len()).unwrap_or(0)).sum());

@@ -8,6 +8,7 @@ mod clock;
 mod cluster;
 mod failure;
 mod files;
+mod last_records;
 mod life;
 mod loss;
 mod recovery;
@@ -22,7 +23,7 @@ use crate::clock::Now;
 use crate::ids::{
     AttemptId, BatchId, Epoch, ExecutorId, OperatorId, QueryId, SinkId, SourceId, StageId, TaskId, WriterId,
 };
-use crate::offsets::{LogEnds, SourcePartition, TopicPartition};
+use crate::offsets::{LogEnds, OffsetRange, SourcePartition, TopicPartition};
 use crate::options::{SourceOptions, SourceSpec, Trigger};
 use crate::plan::{BatchPlan, TaskPlan, TaskWork, WriterPlan};
 use crate::record::PrepareRecord;
@@ -74,7 +75,7 @@ fn out_of_range(position: i64, earliest: i64, latest: i64, diverged: Option<i64>
 }
 
 fn assign(executor: u128, partitions: Vec<(SourcePartition, i64, Option<i64>)>) -> Action {
-    Action::Assign { executor: e(executor), partitions, topic_ids: BTreeMap::new() }
+    Action::Assign { executor: e(executor), partitions, topic_ids: BTreeMap::new(), last_records: BTreeMap::new() }
 }
 
 /// A query that counts: a source stage over two partitions, and a shard stage of four shards that writes one sink.
@@ -259,7 +260,7 @@ fn report(task: &TaskPlan) -> TaskReport {
     let mut report = TaskReport { task: task.id, ..TaskReport::default() };
     match &task.work {
         TaskWork::Source { ranges, .. } => {
-            let read = |range: &crate::offsets::OffsetRange| PartitionReport {
+            let read = |range: &OffsetRange| PartitionReport {
                 records: range.len() as u64,
                 checksum: 7,
                 ..PartitionReport::default()

@@ -24,6 +24,9 @@ impl QueryMachine {
             (partition.clone(), range.map_or(*end, |range| range.start))
         };
         self.positions = head.positions.iter().map(start).collect();
+        // What was before a range of the batch is not in its record; if it is read again, its checksum is compared.
+        self.last_records = head.last_records.clone();
+        self.last_records.retain(|partition, _| !head.plan.ranges.contains_key(partition));
         for (source, id) in &head.topic_ids {
             let former = self.topic_ids.insert(*source, id.clone()).filter(|former| former != id);
             self.former_ids.extend(former.map(|former| (*source, former)));
@@ -158,6 +161,7 @@ impl QueryMachine {
         let source = look.source;
         for partition in self.partitions_of(source) {
             let committed = self.positions.remove(&partition).unwrap_or_default();
+            self.last_records.remove(&partition);
             let read = self.available.get(&partition).map_or(committed, |reach| reach.position);
             let latest = self.log_ends.remove(&partition).map_or(committed, |ends| ends.latest);
             self.totals.lost_offsets += u64::try_from(read.max(latest) - committed).unwrap_or(0);

@@ -5,6 +5,7 @@
 
 use crate::types::{Answer, Fault, Rec, Row};
 use highwater_core::ids::BatchId;
+use highwater_core::offsets::LastRecord;
 use highwater_core::plan::WriterPlan;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -38,6 +39,12 @@ pub struct Broker {
     fault: Option<Fault>,
     /// Until then no call is answered, milliseconds.
     pub away_until_ms: i64,
+}
+
+/// The last record of the source topic before a position. Its leader changes every seven offsets.
+pub fn last_record(position: i64) -> Option<LastRecord> {
+    let offset = position - 1;
+    (offset >= 0).then_some(LastRecord { offset, leader_epoch: (offset / 7) as i32 })
 }
 
 /// Order-independent digest of rows.

@@ -3,7 +3,7 @@
 //! Owns: the exact answer over every prepared prefix, and the comparison of all that is durable with it. It sees
 //! the plain facts (records, transactions, promoted state), never the machines' own opinion.
 
-use crate::broker::{Broker, Txn};
+use crate::broker::{Broker, Txn, last_record};
 use crate::types::{Agg, Answer};
 use highwater_core::ids::{BatchId, ShardId, SourceId};
 use highwater_core::offsets::{Positions, SourcePartition, TopicPartition};
@@ -93,6 +93,13 @@ impl Checker {
             if range.map_or((start, start), |range| (range.start, range.end)) != (start, *position) {
                 return Err(format!(
                     "batch {batch}: {range:?} of {} does not lead from {start} to {position}",
+                    partition.tp
+                ));
+            }
+            let (last, expected) = (record.last_records.get(partition).copied(), last_record(*position));
+            if last != expected {
+                return Err(format!(
+                    "batch {batch}: {last:?} for {expected:?} before the position of {}",
                     partition.tp
                 ));
             }

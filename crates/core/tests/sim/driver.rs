@@ -2,13 +2,14 @@
 //!
 //! Owns: what the driver's shell does around the machine. Decisions are the machine's alone.
 
+use crate::broker::last_record;
 use crate::check::partition;
 use crate::types::{Down, Ev, Fault, Question, Rec, RunTasks, Up};
 use crate::world::World;
 use highwater_core::clock::Now;
 use highwater_core::error::ErrorKind;
 use highwater_core::ids::{AttemptId, BatchId, Epoch, ExecutorId, SinkId, SourceId};
-use highwater_core::offsets::LogEnds;
+use highwater_core::offsets::{LastRecords, LogEnds, SourcePartition};
 use highwater_core::plan::WriterPlan;
 use highwater_core::query::{
     Action, CommittedBatch, End, Event, ExecutorInfo, QueryConfig, QueryMachine, Resolution, TopicLook,
@@ -232,7 +233,8 @@ impl World {
                     self.coverage.hit("topic doubted");
                     self.look_soon(driver, 30);
                 }
-                Action::Assign { executor, partitions, .. } => {
+                Action::Assign { executor, partitions, last_records, .. } => {
+                    self.check_last_records(&partitions, &last_records);
                     self.tell_executor(driver, executor, Down::Assign(partitions));
                 }
                 Action::Run { attempt, plan, placement, base, published } => {
@@ -269,6 +271,17 @@ impl World {
 
     /// The time of batches neither stands still nor leaps, whatever the wall clock does. A batch that is finished for
     /// another driver keeps its time.
+    /// An executor may know nothing of the last record before a position, but nothing wrong.
+    fn check_last_records(&mut self, partitions: &[(SourcePartition, i64, Option<i64>)], last_records: &LastRecords) {
+        for (partition, start, _) in partitions {
+            if let Some(last) = last_records.get(partition)
+                && last_record(*start) != Some(*last)
+            {
+                self.violate(format!("{last:?} is not the last record before {start} of {}", partition.tp));
+            }
+        }
+    }
+
     fn check_time(&mut self, driver: usize, timestamp_ms: i64) {
         if self.fault == Some(Fault::HeadGoesBack) {
             return; // Of a record that was lost it cannot be told that a batch is finished for another driver.

@@ -3,7 +3,7 @@
 //! Owns: a toy computation with the shape of the real one, in small steps between which anything may fail.
 //! Requests that are under way to the brokers take effect there even if the one who sent them is gone.
 
-use crate::broker::digest;
+use crate::broker::{digest, last_record};
 use crate::check::{add, row_of, shard_of};
 use crate::driver::executor_id;
 use crate::executor::tasks_here;
@@ -165,7 +165,8 @@ impl World {
             let mut checksum = DefaultHasher::new();
             slice.hash(&mut checksum);
             let (records, checksum) = (slice.len() as u64, checksum.finish());
-            let report = PartitionReport { records, checksum, ..PartitionReport::default() };
+            let last_record = last_record(range.end).filter(|_| records > 0);
+            let report = PartitionReport { records, checksum, last_record, ..PartitionReport::default() };
             reports.insert(partition.clone(), report);
         }
         (reports, appended, all)
