@@ -4,8 +4,7 @@
 //! are as many as rows; an append-only batch carries none and pays nothing.
 
 use crate::error::EngineError;
-use arrow::array::BooleanArray;
-use arrow::array::{Array, Int64Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
 use arrow::compute::{concat, concat_batches, filter, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use std::sync::Arc;
@@ -34,6 +33,11 @@ impl DeltaBatch {
     /// Weight of one row.
     pub fn weight(&self, row: usize) -> i64 {
         self.weights.as_ref().map_or(1, |weights| weights.value(row))
+    }
+
+    /// What the values take, bytes, whatever buffers they are slices of.
+    pub fn size_bytes(&self) -> usize {
+        self.batch.columns().iter().map(array_bytes).sum()
     }
 
     /// So many rows from one on, without copying.
@@ -91,5 +95,25 @@ impl DeltaBatch {
         let weights = batch.column(last).as_any().downcast_ref::<Int64Array>().cloned();
         let kept: Vec<usize> = (0..last).collect();
         Ok(Self { batch: batch.project(&kept)?, weights })
+    }
+}
+
+/// What the values of an array take, bytes, whatever buffers they are slices of.
+pub fn array_bytes(array: &ArrayRef) -> usize {
+    let between = |offsets: &[i32], values: ArrayRef| {
+        let (first, end) = (offsets[0] as usize, offsets[offsets.len() - 1] as usize);
+        size_of_val(offsets) + array_bytes(&values.slice(first, end - first))
+    };
+    match array.data_type() {
+        DataType::List(_) => {
+            let list = array.as_list::<i32>();
+            between(list.value_offsets(), list.values().clone())
+        }
+        DataType::Map(_, _) => {
+            let map = array.as_map();
+            between(map.value_offsets(), Arc::new(map.entries().clone()))
+        }
+        DataType::Struct(_) => array.as_struct().columns().iter().map(array_bytes).sum(),
+        _ => array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size()),
     }
 }

@@ -5,6 +5,7 @@
 //! NULL out; a text that cannot be read gives NULL, a pattern that cannot be read is an error.
 
 pub mod aggregates;
+pub mod bounds;
 mod dates;
 mod json;
 mod lists;
