@@ -62,8 +62,8 @@ enum Subject {
     Heartbeat(ExecutorId),
     OutOfRange(SourcePartition),
     Topic(SourceId),
-    Latest,
     FileWarnings,
+    Latest(SourceId),
 }
 
 /// An inbox and its reader.
@@ -164,8 +164,8 @@ fn subject(event: &RunnerEvent) -> Option<Subject> {
             Some(Subject::Topic(*source))
         }
         RunnerEvent::Machine(Event::Heartbeat { executor, .. }) => Some(Subject::Heartbeat(*executor)),
-        RunnerEvent::Latest { .. } => Some(Subject::Latest),
         RunnerEvent::FileWarnings(_) => Some(Subject::FileWarnings),
+        RunnerEvent::Latest { source, .. } => Some(Subject::Latest(*source)),
         RunnerEvent::Machine(_) | RunnerEvent::StateDelta { .. } => None,
     }
 }
@@ -255,6 +255,23 @@ mod tests {
         inbox.closed().await;
         inbox.push(failed(0));
         assert_eq!(inbox.shared.waiting.lock().queue.len(), 0, "after the end nothing is kept");
+    }
+
+    #[tokio::test]
+    async fn the_ends_of_one_source_do_not_replace_those_of_another() {
+        let (inbox, mut reader) = inbox();
+        let latest = |source, end| RunnerEvent::Latest {
+            source: SourceId(source),
+            ends: [(partition(source as i32), end)].into(),
+            warnings: Vec::new(),
+        };
+        for event in [latest(0, 1), latest(1, 5), latest(0, 2)] {
+            inbox.push(event);
+        }
+        for expected in [(SourceId(0), 2), (SourceId(1), 5)] {
+            let RunnerEvent::Latest { source, ends, .. } = reader.next().await else { panic!() };
+            assert_eq!((source, ends.into_values().next().unwrap()), expected);
+        }
     }
 
     #[tokio::test]

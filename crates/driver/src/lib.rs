@@ -21,6 +21,7 @@ mod runner;
 mod state_limit;
 mod status;
 mod submit;
+mod watched;
 
 pub use error::DriverError;
 

@@ -86,7 +86,7 @@ fn report(
         latest.extend(look.ends.iter().map(|(partition, ends)| (partition.clone(), ends.latest)));
         let warnings =
             look.ends.iter().filter_map(|(p, ends)| retention_warning(p, *positions.get(p)?, *ends)).collect();
-        run.events.push(RunnerEvent::Latest { ends: latest.clone(), warnings });
+        run.events.push(RunnerEvent::Latest { source: source.id, ends: latest.clone(), warnings });
     }
     Some(RunnerEvent::Machine(Event::Topic(look)))
 }

@@ -8,6 +8,7 @@ use crate::cluster::Cluster;
 use crate::effects::Effects;
 use crate::inbox::{Inbox, InboxReader, inbox};
 use crate::progress::ProgressLog;
+use crate::watched::Watched;
 use highwater_checkpoint::CheckpointStore;
 use highwater_connectors::sink::max_attempt_ms;
 use highwater_core::ids::{AttemptId, BatchId, ExecutorId, QueryId, RunId, SinkId, SourceId, TaskId};
@@ -65,8 +66,9 @@ pub(crate) enum RunnerEvent {
         index: u32,
         bytes: Vec<u8>,
     },
-    /// Newest ends known to the brokers, for progress and warnings.
+    /// Newest ends of one source known to the brokers, for progress and warnings.
     Latest {
+        source: SourceId,
         ends: Positions,
         warnings: Vec<String>,
     },
@@ -104,8 +106,7 @@ pub(crate) fn start(run: Run, found: Found) -> RunHandle {
         view: publish_view,
         input_rows: BTreeMap::new(),
         deltas: BTreeMap::new(),
-        latest: Positions::new(),
-        warnings: Vec::new(),
+        watched: Watched::default(),
         file_warnings: Vec::new(),
     };
     let executors = run.cluster.watch();
@@ -155,8 +156,7 @@ struct Runner {
     input_rows: BTreeMap<ExecutorId, u64>,
     /// Large state deltas by attempt, task and index, until their task's report comes.
     deltas: BTreeMap<(AttemptId, TaskId, u32), Vec<u8>>,
-    latest: Positions,
-    warnings: Vec<String>,
+    watched: Watched,
     file_warnings: Vec<String>,
 }
 
@@ -212,9 +212,8 @@ impl Runner {
                 self.deltas.insert((attempt, task, index), bytes);
                 None
             }
-            RunnerEvent::Latest { ends, warnings } => {
-                self.latest = ends;
-                self.warnings = warnings;
+            RunnerEvent::Latest { source, ends, warnings } => {
+                self.watched.see(source, ends, warnings);
                 self.publish_view();
                 None
             }
@@ -241,7 +240,7 @@ impl Runner {
                         let rows = rows_of(&batch.record, *task);
                         *self.input_rows.entry(*executor).or_default() += rows;
                     }
-                    self.effects.committed(*batch, &self.latest).await;
+                    self.effects.committed(*batch, &self.watched.ends()).await;
                 }
                 Action::Ended(end) => return Some(end),
                 other => self.effects.carry_out(other).await,
@@ -251,7 +250,7 @@ impl Runner {
     }
 
     fn publish_view(&self) {
-        let warnings: Vec<String> = self.warnings.iter().chain(&self.file_warnings).cloned().collect();
+        let warnings = [self.watched.warnings(), self.file_warnings.clone()].concat();
         let view = view_of(&self.machine, &self.input_rows, &warnings);
         if let RunState::Waiting(why) = &view.state
             && self.view.borrow().state != view.state

@@ -4,10 +4,10 @@
 //! are as many as rows; an append-only batch carries none and pays nothing.
 
 use crate::error::EngineError;
-use arrow::array::BooleanArray;
-use arrow::array::{Array, Int64Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
 use arrow::compute::{concat, concat_batches, filter, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use highwater_functions::size::array_bytes;
 use std::sync::Arc;
 
 /// Name of the trailing weight column on the wire.
@@ -34,6 +34,11 @@ impl DeltaBatch {
     /// Weight of one row.
     pub fn weight(&self, row: usize) -> i64 {
         self.weights.as_ref().map_or(1, |weights| weights.value(row))
+    }
+
+    /// What the values take, bytes, whatever buffers they are slices of.
+    pub fn size_bytes(&self) -> usize {
+        self.batch.columns().iter().map(array_bytes).sum()
     }
 
     /// So many rows from one on, without copying.

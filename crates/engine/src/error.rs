@@ -4,14 +4,17 @@ use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use highwater_core::delta::DeltaError;
 use highwater_core::error::ErrorKind;
-use highwater_core::ids::{AttemptId, EdgeId, OperatorId, ShardId, TaskId};
+use highwater_core::ids::{AttemptId, EdgeId, ShardId, TaskId};
+use highwater_functions::bounds::TooLarge;
 use thiserror::Error;
 
 #[derive(Debug, Error)]
 pub enum EngineError {
     /// An expression failed on the data: a cast, an overflow, a division by zero.
     #[error("the query's expressions failed on its data: {0}; guard the expression (TRY_CAST, NULLIF, CASE)")]
-    Expression(#[from] DataFusionError),
+    Expression(DataFusionError),
+    #[error("the query's expressions failed on its data: {0}")]
+    TooLarge(#[from] TooLarge),
     #[error("the query's data cannot be processed: {0}")]
     Arrow(#[from] ArrowError),
     #[error(
@@ -30,11 +33,11 @@ pub enum EngineError {
     )]
     File { table: String, path: String, cause: String },
     #[error(
-        "the query takes more memory of this executor than the {limit_bytes} bytes it may, and it was operator {operator} \
-         ({name}) that wanted more; bound its state (a window over a table with WATERMARK, state_ttl), make batches smaller \
+        "the query takes more memory of this executor than the {limit_bytes} bytes it may, and it was {what} \
+         that wanted more; bound its state (a window over a table with WATERMARK, state_ttl), make batches smaller \
          (max_offsets_per_trigger), add executors, or allow more (executor --query-memory)"
     )]
-    OverMemory { operator: OperatorId, name: String, limit_bytes: u64 },
+    OverMemory { what: String, limit_bytes: u64 },
     #[error("content of a looked-up file could not be fetched from the driver: {0}")]
     FileContent(String),
     /// In the checkpoint it is missing or damaged.
@@ -59,10 +62,20 @@ pub enum EngineError {
     Internal(String),
 }
 
+impl From<DataFusionError> for EngineError {
+    fn from(error: DataFusionError) -> Self {
+        match TooLarge::find(&error) {
+            Some(too_large) => Self::TooLarge(too_large.clone()),
+            None => Self::Expression(error),
+        }
+    }
+}
+
 impl EngineError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Expression(_)
+            | Self::TooLarge(_)
             | Self::Arrow(_)
             | Self::DuplicateKey { .. }
             | Self::NullKey { .. }

@@ -16,7 +16,7 @@ use highwater_crash as crash;
 use highwater_engine::CompiledQuery;
 use highwater_engine::delta::DeltaBatch;
 use highwater_engine::runtime::{Emit, Lanes, TaskOutcome, TaskRuntime};
-use highwater_engine::state::Overlay;
+use highwater_engine::state::{Growth, Overlay};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -72,6 +72,7 @@ impl Compute {
                         }
                         runtime.push_source(chunk.batch, &mut emitted)?;
                         leading.lead(&mut emitted)?;
+                        runtime.settle();
                         crash::point("executor_mid_read");
                     }
                     Some(Input::End) => break,
@@ -85,12 +86,12 @@ impl Compute {
         })
     }
 
-    /// Computes what other tasks have sent, on as many threads as there are slots. All but one are given back before rows
+    /// Computes what other tasks have sent (with what its memory is counted by), on as many threads as there are slots. All but one are given back before rows
     /// are sent and written.
     pub fn shards(
         self,
         lanes: Lanes,
-        input: Vec<(EdgeId, DeltaBatch)>,
+        (input, held): (Vec<(EdgeId, DeltaBatch)>, Growth),
         mut slots: Vec<OwnedSemaphorePermit>,
     ) -> Result<Computed, TaskError> {
         self.run(move |leading| {
@@ -100,6 +101,7 @@ impl Compute {
                 !cancel.is_cancelled()
             };
             let done = lanes.run(input, slots.len(), &wanted)?;
+            drop(held);
             slots.truncate(1);
             let Some((mut emitted, outcome)) = done else { return Err(TaskError::Cancelled) };
             leading.lead(&mut emitted)?;
@@ -120,7 +122,8 @@ impl Compute {
         }
         let labels = Labels { batch: self.batch, compiled: self.compiled };
         let mut leading = Leading { sender: self.sender, in_use, labels, cancel: &self.cancel, steps: &self.steps };
-        let (partitions, outcome) = work(&mut leading)?;
+        let (partitions, mut outcome) = work(&mut leading)?;
+        outcome.overlay.settle();
         leading.check()?;
         crash::point("executor_before_exchange_end");
         leading.sender.end()?;

@@ -38,6 +38,9 @@ pub enum TaskError {
     /// There is no way to another executor, though the driver may see both.
     #[error("exchange: the executor at {address} cannot be reached from here: {message}")]
     Unreachable { peer: ExecutorId, address: String, message: String },
+    /// The query has no memory left on the executor that is to take its rows.
+    #[error("executor at {address}: {message}")]
+    NoMemoryThere { address: String, message: String },
     /// No message can have it.
     #[error(
         "a row of {bytes} bytes goes from one stage to another, and {MAX_MESSAGE_BYTES} bytes is the most: let the query \
@@ -93,7 +96,7 @@ impl TaskError {
             Self::Connector(error) => error.kind(),
             Self::Engine(error) => error.kind(),
             Self::Exchange(_) | Self::Unreachable { .. } | Self::State(_) | Self::Cancelled => ErrorKind::Retry,
-            Self::DeltaTooLarge { .. } => ErrorKind::Fix,
+            Self::DeltaTooLarge { .. } | Self::NoMemoryThere { .. } => ErrorKind::Fix,
             Self::DamagedState(_) | Self::NotInQuery(_) | Self::Panicked(..) | Self::RowTooLarge { .. } => {
                 ErrorKind::Fatal
             }

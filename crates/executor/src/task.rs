@@ -143,7 +143,7 @@ async fn from_shards(
     end: ShardId,
 ) -> Result<Computed, TaskError> {
     let id = task.id;
-    let input = context.inboxes.take(id).await?;
+    let (input, held) = context.inboxes.take(id).await?;
     let slots = &context.shared.slots;
     let mut permits = vec![slot(context).await?];
     let (batch, names, state) = parts(context, &task, first.0..end.0)?;
@@ -156,7 +156,7 @@ async fn from_shards(
         permits.push(more);
     }
     let compute = compute(context, task)?;
-    let computing = tokio::task::spawn_blocking(move || compute.shards(lanes, input, permits));
+    let computing = tokio::task::spawn_blocking(move || compute.shards(lanes, (input, held), permits));
     computing.await.map_err(|error| TaskError::panicked(id, error))?
 }
 

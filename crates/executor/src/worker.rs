@@ -283,7 +283,8 @@ impl Worker {
         let Some(Running { attempt, cancel, .. }) = &self.current else { return };
         let (attempt, cancel) = (attempt.clone(), cancel.clone());
         self.compiled.clock.set_ms(attempt.plan.timestamp_ms);
-        let inboxes = self.shared.exchange.open(self.query, attempt.id, attempt.streams(&self.compiled.dataflow));
+        let (streams, memory) = (attempt.streams(&self.compiled.dataflow), self.state.waiting());
+        let inboxes = self.shared.exchange.open(self.query, attempt.id, streams, &memory);
         let context = TaskContext {
             shared: self.shared.clone(),
             query: self.query,

@@ -8,11 +8,13 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod aggregates;
+pub mod bounds;
 pub mod clock;
 mod dates;
 mod json;
 mod lists;
 mod random;
+pub mod size;
 mod text;
 pub mod windows;
 

@@ -82,11 +82,13 @@ impl Highwater {
         self.path().join("driver")
     }
 
-    fn spawn(&self, name: &str, args: &[&str], environment: Environment<'_>) -> Process {
+    /// `command` is a program and its arguments.
+    fn spawn(&self, name: &str, command: &[&str], environment: Environment<'_>) -> Process {
         let log = std::env::var("HIGHWATER_TEST_LOG").unwrap_or_else(|_| "info,rdkafka=off,librdkafka=off".into());
         let mut env: Vec<(&str, &str)> = vec![("RUST_LOG", &log)];
         env.extend(environment.iter().map(|(key, value)| (*key, value.as_str())));
-        Process::spawn(binary(), args, &env, self.path(), name)
+        let (program, args) = command.split_first().expect("a command has a program");
+        Process::spawn(program, args, &env, self.path(), name)
     }
 
     /// Starts the driver on the addresses and the folder of the one before.
@@ -96,11 +98,19 @@ impl Highwater {
 
     /// Starts the driver with more arguments.
     pub fn start_driver_with(&mut self, environment: Environment<'_>, more: &[&str]) {
+        self.start_driver_under(&[], environment, more);
+    }
+
+    /// Starts the driver as a command that `wrapper` (a program and its arguments) runs in its own place.
+    pub fn start_driver_under(&mut self, wrapper: &[&str], environment: Environment<'_>, more: &[&str]) {
         let data = self.data_dir();
         let data = data.to_str().expect("a folder's name is text");
         let name = format!("driver-{}", self.drivers);
         self.drivers += 1;
-        let mut args = vec!["driver", "--listen", &self.grpc, "--http", &self.http, "--data-dir", data];
+        let binary = binary();
+        let binary = binary.to_str().expect("a file's name is text");
+        let mut args = wrapper.to_vec();
+        args.extend([binary, "driver", "--listen", &self.grpc, "--http", &self.http, "--data-dir", data]);
         args.extend(more);
         self.driver = Some(self.spawn(&name, &args, environment));
     }
@@ -113,7 +123,8 @@ impl Highwater {
     /// Starts another executor with more arguments; returns its number.
     pub fn add_executor_with(&mut self, environment: Environment<'_>, more: &[&str]) -> usize {
         let number = self.executors.len();
-        let mut args = vec!["executor", "--driver", &self.url];
+        let binary = binary();
+        let mut args = vec![binary.to_str().expect("a file's name is text"), "executor", "--driver", &self.url];
         args.extend(more);
         let process = self.spawn(&format!("executor-{number}"), &args, environment);
         self.executors.push(Some(process));

@@ -16,6 +16,7 @@ fn one_run_outlives_the_leader_the_coordinator_and_an_outage_of_all_brokers() {
     let run = cluster.status("totals")["runId"].clone();
 
     crate::visible::a_commit_that_one_leader_does_not_know_of_yet_is_not_published(&kafka);
+    crate::windows::a_partition_behind_a_lost_connection_is_not_idle(&kafka, &cluster);
     progress_is_as_safe_as_the_rows(&kafka, &cluster);
 
     // The leader of a source partition, while a backlog is read.

@@ -68,6 +68,28 @@ fn owns(process: u32, port: u16) -> bool {
     })
 }
 
+/// It keeps its connection, and all of its other queries: what stands still is the part of it that obeys this one.
+#[test]
+fn a_query_that_hangs_on_one_executor_is_computed_elsewhere_when_its_lease_ends() {
+    let tables = Tables::new("hangs", 2);
+    let mut cluster = Highwater::start(1);
+    let delays = ("HIGHWATER_DELAYS", "executor_after_promote:3600000".to_string());
+    let hung = cluster.add_executor_with(&[delays], &["--slots", "1"]);
+    cluster.submit("q", &tables.copy("", ""));
+    cluster.wait("both executors", || (cluster.status("q")["executors"].as_array()?.len() == 2).then_some(()));
+    for partition in 0..2 {
+        tables.produce(partition.into(), i64::from(partition) * 100..i64::from(partition) * 100 + 100);
+    }
+    cluster.wait("the first batch", || (tables.ids().len() == 200).then_some(()));
+    tables.produce(0, 200..300);
+    tables.produce(1, 300..400);
+    cluster.wait_caught_up("q");
+    assert_eq!(tables.ids(), (0..400).collect::<Vec<_>>());
+    assert!(cluster.executor(hung).is_running());
+    let log = cluster.driver().stderr();
+    assert!(log.contains("tasks make no progress on executor"), "{log}");
+}
+
 #[test]
 fn a_cut_between_two_executors_leaves_one_of_them_out_and_the_query_goes_on() {
     let payments = Payments::new(KafkaCluster::shared(), "cut", 6);

@@ -35,6 +35,29 @@ fn two_sources_write_one_sink_in_one_batch() {
 }
 
 #[test]
+fn progress_tells_the_newest_ends_of_every_source() {
+    let (tables, others) = (Tables::new("ends-t", 1), Tables::new("ends-u", 1));
+    let cluster = Highwater::start(1);
+    let second = others.source("").replace("TABLE t ", "TABLE u ");
+    let sql = format!(
+        "{} {second} {} INSERT INTO o SELECT id FROM t UNION ALL SELECT id FROM u;",
+        tables.source(""),
+        tables.sink("id BIGINT")
+    );
+    cluster.submit("q", &sql);
+    let mut next = 0;
+    cluster.wait("ends of both sources in one batch", || {
+        tables.produce(0, next..next + 1);
+        others.produce(0, next..next + 1);
+        next += 1;
+        cluster.wait_caught_up("q");
+        let batch = cluster.progress("q").pop()?;
+        let of = |topic: &str| batch["sources"].as_array()?.iter().find_map(|s| s["latestOffset"][topic]["0"].as_i64());
+        of(&tables.input).zip(of(&others.input))
+    });
+}
+
+#[test]
 fn available_now_reads_to_the_ends_of_its_start_within_the_limits() {
     let tables = Tables::new("available-now", 2);
     tables.produce(0, 0..500);

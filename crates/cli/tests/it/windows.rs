@@ -1,7 +1,7 @@
 //! Event time: windows close by the watermark, late rows are counted, idle partitions do not hold time.
 
 use crate::table::Tables;
-use highwater_testkit::{Highwater, Isolation, Message};
+use highwater_testkit::{Highwater, Isolation, KafkaCluster, Message};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -173,6 +173,49 @@ fn a_partition_behind_an_open_transaction_is_not_idle() {
     tables.kafka.produce(&tables.input, [at(40, 5).partition(0)]);
     cluster.wait("the first window", || (!tables.rows().is_empty()).then_some(()));
     assert_eq!(appended(&tables)[0], (start_of(0), 3), "no row of the transaction is late");
+}
+
+/// The broker of one partition hangs for longer than the timeout of idleness, on a cluster of three.
+pub fn a_partition_behind_a_lost_connection_is_not_idle(kafka: &KafkaCluster, cluster: &Highwater) {
+    let script = |name: &str, partitions: &[i32]| {
+        let (input, output) = (format!("{name}-in"), format!("{name}-out"));
+        kafka.create_topic_on(&input, partitions);
+        kafka.create_topic(&output, 1);
+        let with = |topic: &str| {
+            let servers = kafka.bootstrap_servers();
+            format!("WITH ('connector'='kafka', 'topic'='{topic}', 'bootstrap.servers'='{servers}', 'format'='json')")
+        };
+        let sql = format!(
+            "SET idle_timeout = '2 seconds';
+             CREATE TABLE t (id BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts - INTERVAL '5' SECOND) {};
+             CREATE TABLE o ({APPENDED}) {};
+             INSERT INTO o SELECT window_start, window_end, count(*)
+               FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '10' SECOND)) GROUP BY window_start, window_end;",
+            with(&input),
+            with(&output)
+        );
+        cluster.submit(name, &sql);
+        (input, output)
+    };
+    let rows = |topic: &str| kafka.read_all(topic, Isolation::Committed).iter().map(|r| r.json()).collect::<Vec<_>>();
+    let (input, output) = script("lost", &[1, 2]);
+    let (other_input, other_output) = script("not-lost", &[2, 2]);
+    kafka.produce(&input, [at(5, 1).partition(0), at(6, 2).partition(1)]);
+    cluster.wait_caught_up("lost");
+    cluster.wait_caught_up("not-lost");
+    kafka.freeze_broker(1);
+    kafka.produce(&input, [at(60, 3).partition(1)]);
+    // A partition that was read to its end after the broker hung, and is idle by now.
+    kafka.produce(&other_input, [at(1, 1).partition(1), at(60, 2).partition(0)]);
+    cluster.wait("the other query's partition to be idle", || (!rows(&other_output).is_empty()).then_some(()));
+    kafka.thaw_broker(1);
+    kafka.produce(&input, [at(8, 4).partition(0), at(60, 5).partition(0)]);
+    cluster.wait("the first window", || (!rows(&output).is_empty()).then_some(()));
+    assert_eq!(rows(&output)[0]["n"], 3, "a row of the broker that hung is late");
+    for name in ["lost", "not-lost"] {
+        cluster.ok(&["drop", name, "--force"]);
+    }
+    kafka.wait_in_sync("__transaction_state");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Arguments that are constants become literals before types are derived from them.
+//! Arguments that are constants become literals before types are derived from them, and calls get their bounds before they
+//! are folded.
 //!
 //! Owns: finding them. Does not own: folding anything else (DataFusion's simplifier). The type of `round(x, 2)` depends
 //! on the 2, and DataFusion's analyzer makes a cast of it: planned and computed types would differ.
@@ -7,6 +8,7 @@ use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Cast, Expr, LogicalPlan};
+use highwater_functions::bounds::bounded;
 
 /// The same plan; its schemas are true again where an argument became a literal.
 pub fn literal_arguments(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
@@ -15,10 +17,10 @@ pub fn literal_arguments(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> 
         node.map_expressions(|expr| {
             // It has no name of its own to keep, and those of its members are known above.
             if matches!(expr, Expr::GroupingSet(_)) {
-                return Ok(Transformed::no(expr));
+                return expr.transform_up(bounded);
             }
             let name = names.save(&expr);
-            Ok(expr.transform_up(call)?.update_data(|expr| name.restore(expr)))
+            Ok(expr.transform_up(argument_and_bounds)?.update_data(|expr| name.restore(expr)))
         })
     })?;
     if !folded.transformed {
@@ -26,6 +28,10 @@ pub fn literal_arguments(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> 
     }
     let plan = folded.data.transform_up_with_subqueries(|node| node.recompute_schema().map(Transformed::yes))?.data;
     Ok(Transformed::yes(plan))
+}
+
+fn argument_and_bounds(expr: Expr) -> Result<Transformed<Expr>> {
+    call(expr)?.transform_data(bounded)
 }
 
 fn call(expr: Expr) -> Result<Transformed<Expr>> {

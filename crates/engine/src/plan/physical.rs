@@ -18,12 +18,14 @@ use datafusion::physical_expr::window::WindowExpr;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion::physical_planner::create_window_expr;
 use datafusion::sql::sqlparser::tokenizer::Location;
+use highwater_functions::bounds::all_bounded;
 use std::sync::Arc;
 
 /// An expression over rows of `input`. Some functions only find out over rows that they do not take such arguments: so it
 /// is tried.
 pub fn expr(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn PhysicalExpr>> {
     check_expr(logical, at)?;
+    let logical = &within_bounds(logical, at)?;
     create_physical_expr(logical, input, &ExecutionProps::new(), &PhysicalPlanningContext::default())
         .and_then(|expr| {
             try_out(input, |rows| expr.evaluate(rows).map(drop))?;
@@ -35,6 +37,7 @@ pub fn expr(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn Ph
 /// An aggregate function over rows of `input`, with its FILTER.
 pub fn aggregate(logical: &Expr, input: &DFSchema, at: Location) -> Result<LoweredAggregate> {
     check_expr(logical, at)?;
+    let logical = &within_bounds(logical, at)?;
     let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
     LoweredAggregateBuilder::new(logical, input, input.as_arrow(), &props, &context)
         .build()
@@ -44,7 +47,7 @@ pub fn aggregate(logical: &Expr, input: &DFSchema, at: Location) -> Result<Lower
 /// A function OVER rows of `input`; an aggregate is tried like an expression.
 pub fn window(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn WindowExpr>> {
     check_expr(logical, at)?;
-    let logical = over_any_frame(logical.clone());
+    let logical = over_any_frame(within_bounds(logical, at)?);
     let call = logical.clone().unalias();
     let is_aggregate =
         matches!(&call, Expr::WindowFunction(call) if matches!(call.fun, WindowFunctionDefinition::AggregateUDF(_)));
@@ -56,6 +59,11 @@ pub fn window(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn 
             Ok(window)
         })
         .map_err(|error| sql_error(error, at))
+}
+
+/// The expression as it may be computed: no call makes more than it may.
+fn within_bounds(logical: &Expr, at: Location) -> Result<Expr> {
+    all_bounded(logical.clone()).map_err(|error| sql_error(error, at))
 }
 
 /// What fails over a row of NULLs and over no row fails over any, but for what only a value can do wrong: a constant in a

@@ -206,12 +206,17 @@ impl TaskRuntime {
         self.push(PipelineInput::Edge(edge), &rows, out)
     }
 
+    /// The rows given so far have gone on.
+    pub fn settle(&mut self) {
+        self.state.settle();
+    }
+
     fn push(&mut self, input: PipelineInput, rows: &DeltaBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
         for pipeline in &mut self.pipelines {
             let ports = pipeline.inputs.iter().enumerate().filter(|(_, mine)| **mine == input);
             for (port, _) in ports {
                 let mut done = Vec::new();
-                pipeline.chain.push(port, rows.clone(), &mut done)?;
+                pipeline.chain.push(port, rows.clone(), &mut self.state, &mut done)?;
                 pipeline.output.lead(done, out)?;
             }
             pipeline.lead_late(out);

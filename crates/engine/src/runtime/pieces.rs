@@ -5,12 +5,9 @@
 
 use super::pipeline::OUTPUT_ROWS;
 use crate::delta::DeltaBatch;
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::DataType;
-use std::sync::Arc;
 
 /// A piece has no more than this, bytes; messages may have some times as much.
-const PIECE_BYTES: usize = 2 << 20;
+pub const PIECE_BYTES: usize = 2 << 20;
 
 /// Cuts rows into pieces.
 pub fn pieces(rows: DeltaBatch) -> Vec<DeltaBatch> {
@@ -23,7 +20,7 @@ pub fn pieces(rows: DeltaBatch) -> Vec<DeltaBatch> {
 
 fn cut(rows: DeltaBatch, pieces: &mut Vec<DeltaBatch>) {
     let count = rows.num_rows();
-    if count <= 1 || bytes_of(&rows.batch) <= PIECE_BYTES {
+    if count <= 1 || rows.size_bytes() <= PIECE_BYTES {
         pieces.push(rows);
         return;
     }
@@ -31,36 +28,13 @@ fn cut(rows: DeltaBatch, pieces: &mut Vec<DeltaBatch>) {
     cut(rows.slice(count / 2, count - count / 2), pieces);
 }
 
-/// What the values take, bytes, whatever buffers they are slices of.
-fn bytes_of(batch: &RecordBatch) -> usize {
-    batch.columns().iter().map(array_bytes).sum()
-}
-
-fn array_bytes(array: &ArrayRef) -> usize {
-    let between = |offsets: &[i32], values: ArrayRef| {
-        let (first, end) = (offsets[0] as usize, offsets[offsets.len() - 1] as usize);
-        size_of_val(offsets) + array_bytes(&values.slice(first, end - first))
-    };
-    match array.data_type() {
-        DataType::List(_) => {
-            let list = array.as_list::<i32>();
-            between(list.value_offsets(), list.values().clone())
-        }
-        DataType::Map(_, _) => {
-            let map = array.as_map();
-            between(map.value_offsets(), Arc::new(map.entries().clone()))
-        }
-        DataType::Struct(_) => array.as_struct().columns().iter().map(array_bytes).sum(),
-        _ => array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{Int64Array, ListArray, StringArray};
+    use arrow::array::{ArrayRef, Int64Array, ListArray, RecordBatch, StringArray};
     use arrow::compute::concat_batches;
     use arrow::datatypes::Int32Type;
+    use std::sync::Arc;
 
     fn whole(pieces: &[DeltaBatch]) -> RecordBatch {
         concat_batches(&pieces[0].batch.schema(), pieces.iter().map(|piece| &piece.batch)).unwrap()
@@ -88,7 +62,7 @@ mod tests {
         assert_eq!(kept, weights.values().to_vec());
         for piece in &pieces {
             assert!(piece.num_rows() <= OUTPUT_ROWS);
-            assert!(piece.num_rows() == 1 || bytes_of(&piece.batch) <= PIECE_BYTES, "{} rows", piece.num_rows());
+            assert!(piece.num_rows() == 1 || piece.size_bytes() <= PIECE_BYTES, "{} rows", piece.num_rows());
         }
         assert!(pieces.len() < 40, "{} pieces: slices of lists are not taken for the whole", pieces.len());
     }

@@ -1,6 +1,7 @@
 //! A chain of operators: what one gives is what the next takes.
 //!
-//! Owns: stateless operators, and the order of finishing. Does not own: the stateful ones.
+//! Owns: stateless operators, how many rows they compute at once, and the order of finishing. Does not own: the stateful
+//! ones. Invariant: whatever rows become, it is counted before more of it is made.
 
 use super::BatchContext;
 use super::complete::CompleteResult;
@@ -21,15 +22,22 @@ use super::upsert::Upsert;
 use crate::dataflow::{OpSpec, UnnestSpec};
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
-use crate::state::{StateSize, TaskState};
+use crate::state::{StateSize, Taker, TaskState};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
 use highwater_core::report::OperatorMetrics;
+use highwater_functions::bounds::{MAX_COLUMN_BYTES, TooLarge};
+use highwater_functions::size::array_bytes;
 use std::sync::Arc;
 
 /// Rows an operator gives at once, at most.
 pub const OUTPUT_ROWS: usize = 8192;
+
+/// What is computed at once, bytes; a row may be more.
+const AT_ONCE_BYTES: usize = 64 << 20;
+/// A single row.
+const MAX_ROW_BYTES: usize = MAX_COLUMN_BYTES as usize;
 
 /// The operators of one pipeline.
 pub struct Chain {
@@ -96,34 +104,15 @@ impl Chain {
         Ok(Self { operators })
     }
 
-    /// Sends rows through; what comes out at the end is appended to `out`.
-    pub fn push(&mut self, port: usize, rows: DeltaBatch, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
-        Self::push_from(&mut self.operators, port, rows, out)
-    }
-
-    fn push_from(
-        operators: &mut [Operator],
+    /// Sends rows through; what comes out at the end is appended to `out`. What they grow by is counted.
+    pub fn push(
+        &mut self,
         port: usize,
         rows: DeltaBatch,
+        state: &mut TaskState,
         out: &mut Vec<DeltaBatch>,
     ) -> Result<(), EngineError> {
-        let mut rows = rows;
-        for (place, operator) in operators.iter_mut().enumerate() {
-            if rows.num_rows() == 0 {
-                return Ok(());
-            }
-            rows = match operator {
-                Operator::Filter(predicate) => filter(predicate, rows)?,
-                Operator::Project { exprs, schema } => project(exprs, schema, rows)?,
-                Operator::Expand { lists, schema } => expand(lists, schema, &rows)?,
-                Operator::Unnest(spec) => unnest(spec, &rows)?,
-                Operator::Lookup(lookup) => lookup.join(rows)?,
-                // Ports are the first operator's.
-                Operator::Stateful(operator) => return operator.push(if place == 0 { port } else { 0 }, rows),
-            };
-        }
-        out.push(rows);
-        Ok(())
+        push_from(&mut self.operators, port, rows, state, out)
     }
 
     /// Finishes the operators in order, each one's rows going through those after it.
@@ -133,8 +122,12 @@ impl Chain {
             let mut given = Vec::new();
             let Operator::Stateful(operator) = &mut before[index] else { continue };
             operator.finish(state, &mut given)?;
+            let by = operator.operator().filter(|_| !operator.counts_output());
             for rows in given {
-                Self::push_from(after, 0, rows, out)?;
+                if let Some(by) = by {
+                    state.give(by, rows.size_bytes())?;
+                }
+                push_from(after, 0, rows, state, out)?;
             }
         }
         Ok(())
@@ -186,34 +179,116 @@ impl Chain {
     }
 }
 
+fn push_from(
+    operators: &mut [Operator],
+    port: usize,
+    rows: DeltaBatch,
+    state: &mut TaskState,
+    out: &mut Vec<DeltaBatch>,
+) -> Result<(), EngineError> {
+    let came = rows.size_bytes();
+    let grown = |rows: &DeltaBatch, state: &mut TaskState| match rows.size_bytes().saturating_sub(came) {
+        0 => Ok(()),
+        more => state.give(Taker::Part("what the expressions make of its rows"), more),
+    };
+    let mut rows = rows;
+    for place in 0..operators.len() {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let (operator, after) = operators[place..].split_at_mut(1);
+        let computed = match &mut operator[0] {
+            Operator::Filter(predicate) => filter(predicate, &rows)?,
+            Operator::Project { exprs, schema } => project(exprs, schema, &rows)?,
+            Operator::Expand { lists, schema } => {
+                for exprs in lists.iter() {
+                    let made = project(exprs, schema, &rows)?;
+                    let Some(made) = made else { return push_halves(&mut operators[place..], &rows, state, out) };
+                    state.give(Taker::Part("GROUPING SETS"), made.size_bytes())?;
+                    push_from(after, 0, made, state, out)?;
+                }
+                return Ok(());
+            }
+            Operator::Unnest(spec) => {
+                return unnest(spec, &rows, &mut |piece| {
+                    state.give(Taker::Part("UNNEST"), piece.size_bytes())?;
+                    push_from(after, 0, piece, state, out)
+                });
+            }
+            Operator::Lookup(lookup) => Some(lookup.join(rows.clone())?),
+            // Ports are the first operator's.
+            Operator::Stateful(operator) => {
+                grown(&rows, state)?;
+                return operator.push(if place == 0 { port } else { 0 }, rows);
+            }
+        };
+        match computed {
+            Some(computed) => rows = computed,
+            None => return push_halves(&mut operators[place..], &rows, state, out),
+        }
+    }
+    grown(&rows, state)?;
+    out.push(rows);
+    Ok(())
+}
+
+/// What is too much to be computed at once is computed in two parts.
+fn push_halves(
+    operators: &mut [Operator],
+    rows: &DeltaBatch,
+    state: &mut TaskState,
+    out: &mut Vec<DeltaBatch>,
+) -> Result<(), EngineError> {
+    let half = rows.num_rows() / 2;
+    push_from(operators, 0, rows.slice(0, half), state, out)?;
+    push_from(operators, 0, rows.slice(half, rows.num_rows() - half), state, out)
+}
+
 /// Values of an expression over a batch.
 pub fn evaluate(expr: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef, EngineError> {
     Ok(expr.evaluate(batch)?.into_array(batch.num_rows())?)
 }
 
-fn filter(predicate: &Arc<dyn PhysicalExpr>, rows: DeltaBatch) -> Result<DeltaBatch, EngineError> {
-    let keep = evaluate(predicate, &rows.batch)?;
+/// The values of an expression over several rows; `None`: they are too many at once.
+fn evaluate_within(expr: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<Option<ArrayRef>, EngineError> {
+    match evaluate(expr, batch) {
+        Ok(values) => Ok(Some(values)),
+        Err(EngineError::TooLarge(TooLarge::Column { .. })) if batch.num_rows() > 1 => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// `None`: the rows are too many at once.
+fn filter(predicate: &Arc<dyn PhysicalExpr>, rows: &DeltaBatch) -> Result<Option<DeltaBatch>, EngineError> {
+    let Some(keep) = evaluate_within(predicate, &rows.batch)? else { return Ok(None) };
     let keep = keep.as_boolean_opt().ok_or_else(|| EngineError::Internal("a predicate that is no boolean".into()))?;
     if keep.true_count() == rows.num_rows() {
-        return Ok(rows);
+        return Ok(Some(rows.clone()));
     }
-    rows.filter(keep)
+    rows.filter(keep).map(Some)
 }
 
-fn project(exprs: &[Arc<dyn PhysicalExpr>], schema: &SchemaRef, rows: DeltaBatch) -> Result<DeltaBatch, EngineError> {
-    let columns = exprs.iter().map(|expr| evaluate(expr, &rows.batch)).collect::<Result<Vec<_>, _>>()?;
-    let batch = batch(schema, columns, rows.num_rows())?;
-    Ok(DeltaBatch { batch, weights: rows.weights })
-}
-
-/// Each row once for every list.
-fn expand(
-    lists: &[Vec<Arc<dyn PhysicalExpr>>],
+/// `None`: the rows are too many at once.
+fn project(
+    exprs: &[Arc<dyn PhysicalExpr>],
     schema: &SchemaRef,
     rows: &DeltaBatch,
-) -> Result<DeltaBatch, EngineError> {
-    let parts = lists.iter().map(|exprs| project(exprs, schema, rows.clone())).collect::<Result<Vec<_>, _>>()?;
-    DeltaBatch::concat(schema, &parts)?.ok_or_else(|| EngineError::Internal("an expansion to nothing".into()))
+) -> Result<Option<DeltaBatch>, EngineError> {
+    let mut columns = Vec::with_capacity(exprs.len());
+    let mut bytes = 0;
+    for expr in exprs {
+        let Some(column) = evaluate_within(expr, &rows.batch)? else { return Ok(None) };
+        bytes += array_bytes(&column);
+        if bytes > AT_ONCE_BYTES && rows.num_rows() > 1 {
+            return Ok(None);
+        }
+        if bytes > MAX_ROW_BYTES {
+            return Err(TooLarge::Row { bytes: bytes as u64 }.into());
+        }
+        columns.push(column);
+    }
+    let batch = batch(schema, columns, rows.num_rows())?;
+    Ok(Some(DeltaBatch { batch, weights: rows.weights.clone() }))
 }
 
 /// A batch of these columns; the number of rows counts where there are none.

@@ -23,6 +23,11 @@ pub trait Stateful: Send {
     /// The input is complete.
     fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError>;
 
+    /// It counts the rows it gives itself, while it makes them.
+    fn counts_output(&self) -> bool {
+        false
+    }
+
     /// Rows it dropped because their time was over; `None`: it never does.
     fn late(&mut self) -> Option<&mut Late> {
         None

@@ -15,6 +15,7 @@ pub mod names;
 pub mod options;
 pub mod properties;
 pub mod random;
+pub mod redact;
 pub mod refuse;
 pub mod rewrite;
 pub mod script;

@@ -8,6 +8,7 @@ use super::ddl::{self, OptionEntry, TableDef};
 use super::dialect::HighwaterDialect;
 use super::error::{Result, SqlError};
 use super::limits::{check_depth, check_size};
+use super::redact::without_secrets;
 use super::types::fold;
 use datafusion::sql::sqlparser::ast::Query;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -50,6 +51,10 @@ pub struct InsertDef {
 
 /// Parses a whole script.
 pub fn parse_script(text: &str) -> Result<Vec<Statement>> {
+    parse_statements(text).map_err(|error| without_secrets(text, error))
+}
+
+fn parse_statements(text: &str) -> Result<Vec<Statement>> {
     let dialect = HighwaterDialect;
     check_size(text)?;
     let tokens = Tokenizer::new(&dialect, text).tokenize_with_location().map_err(ParserError::from)?;

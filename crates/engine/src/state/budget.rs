@@ -5,11 +5,28 @@
 //! Invariants: what a task adds is counted until its changes are state, or dropped; once a query has too much, nothing
 //! more of it is kept, and its task fails before anything it gave is prepared.
 
+use crate::dataflow::{Dataflow, PipelineInput};
 use crate::error::EngineError;
-use highwater_core::ids::OperatorId;
+use highwater_core::ids::{EdgeId, OperatorId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// What takes memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Taker {
+    Operator(OperatorId),
+    /// Rows that came over an edge and wait for the task they are for.
+    Edge(EdgeId),
+    /// A part of a stage that keeps no state, as people call it.
+    Part(&'static str),
+}
+
+impl From<OperatorId> for Taker {
+    fn from(operator: OperatorId) -> Self {
+        Self::Operator(operator)
+    }
+}
 
 /// The memory of one query on this executor. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -17,12 +34,43 @@ pub struct Budget {
     limit_bytes: u64,
     /// What tasks added that is no state yet.
     added: Arc<AtomicU64>,
-    names: Arc<BTreeMap<OperatorId, String>>,
+    names: Arc<BTreeMap<Taker, String>>,
 }
 
 impl Budget {
-    pub fn new(limit_bytes: u64, names: BTreeMap<OperatorId, String>) -> Self {
+    pub fn new(limit_bytes: u64, names: BTreeMap<Taker, String>) -> Self {
         Self { limit_bytes, added: Arc::default(), names: Arc::new(names) }
+    }
+
+    /// The budget of a query with this dataflow.
+    pub fn of(dataflow: &Dataflow, limit_bytes: u64) -> Self {
+        let operator = |id: OperatorId| {
+            let info = dataflow.operators.iter().find(|info| info.id == id)?;
+            Some(format!("operator {id} ({} {})", info.name, info.description))
+        };
+        let mut names: BTreeMap<Taker, String> =
+            dataflow.operators.iter().filter_map(|info| Some((info.id.into(), operator(info.id)?))).collect();
+        for edge in &dataflow.edges {
+            let Some(consumer) = dataflow.consumer(edge.id) else { continue };
+            let input = PipelineInput::Edge(edge.id);
+            let mut ops = consumer
+                .pipelines
+                .iter()
+                .filter(|pipeline| pipeline.inputs.contains(&input))
+                .flat_map(|pipeline| &pipeline.ops);
+            let first = ops.find_map(|op| operator(op.state()?.0));
+            let to = first.unwrap_or_else(|| format!("stage {}", consumer.id));
+            names.insert(Taker::Edge(edge.id), format!("the rows that wait for {to}"));
+        }
+        Self::new(limit_bytes, names)
+    }
+
+    fn name(&self, taker: Taker) -> String {
+        self.names.get(&taker).cloned().unwrap_or_else(|| match taker {
+            Taker::Operator(id) => format!("operator {id}"),
+            Taker::Edge(id) => format!("the rows of edge {id}"),
+            Taker::Part(name) => name.to_string(),
+        })
     }
 
     /// For a task that begins while so much is state.
@@ -38,11 +86,21 @@ pub struct Growth {
     committed_bytes: u64,
     kept: u64,
     given: u64,
-    /// The operator that was one too many.
-    over: Option<OperatorId>,
+    /// What was one too many.
+    over: Option<Taker>,
 }
 
 impl Growth {
+    /// Without a limit.
+    pub fn unlimited() -> Self {
+        Self::limited(u64::MAX)
+    }
+
+    /// Of a query that may take so many bytes.
+    pub fn limited(limit_bytes: u64) -> Self {
+        Budget::new(limit_bytes, BTreeMap::new()).task(0)
+    }
+
     /// The same for a part of the task.
     pub fn part(&self) -> Self {
         self.budget.task(self.committed_bytes)
@@ -51,38 +109,44 @@ impl Growth {
     /// An operator keeps so much more; false: it must not.
     pub fn keep(&mut self, operator: OperatorId, bytes: u64) -> bool {
         self.kept += bytes;
-        self.add(operator, bytes)
+        self.add(operator.into(), bytes)
     }
 
-    /// An operator gives rows of so many bytes, which wait for the end of their task.
-    pub fn give(&mut self, operator: OperatorId, bytes: u64) -> Result<(), EngineError> {
-        self.given += bytes;
-        self.add(operator, bytes);
+    /// Rows of so many bytes are there until they are settled.
+    pub fn give(&mut self, by: impl Into<Taker>, bytes: u64) -> Result<(), EngineError> {
+        self.given = self.given.saturating_add(bytes);
+        self.add(by.into(), bytes);
         self.check()
     }
 
-    fn add(&mut self, operator: OperatorId, bytes: u64) -> bool {
+    /// So many of the bytes given are gone.
+    pub fn take_back(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.given);
+        self.given -= bytes;
+        self.budget.added.fetch_sub(bytes, Relaxed);
+    }
+
+    fn add(&mut self, by: Taker, bytes: u64) -> bool {
         let before = self.budget.added.fetch_add(bytes, Relaxed);
-        if self.over.is_none() && self.committed_bytes.saturating_add(before + bytes) > self.budget.limit_bytes {
-            self.over = Some(operator);
+        let all = self.committed_bytes.saturating_add(before.saturating_add(bytes));
+        if self.over.is_none() && all > self.budget.limit_bytes {
+            self.over = Some(by);
         }
         self.over.is_none()
     }
 
     /// The rows it gave have gone on.
     pub fn settle(&mut self) {
-        self.budget.added.fetch_sub(std::mem::take(&mut self.given), Relaxed);
+        self.take_back(self.given);
     }
 
     /// Whether all of it was kept.
     pub fn check(&self) -> Result<(), EngineError> {
         match self.over {
             None => Ok(()),
-            Some(operator) => Err(EngineError::OverMemory {
-                operator,
-                name: self.budget.names.get(&operator).cloned().unwrap_or_default(),
-                limit_bytes: self.budget.limit_bytes,
-            }),
+            Some(by) => {
+                Err(EngineError::OverMemory { what: self.budget.name(by), limit_bytes: self.budget.limit_bytes })
+            }
         }
     }
 }
@@ -101,7 +165,7 @@ mod tests {
 
     #[test]
     fn up_to_the_limit_and_no_further() {
-        let budget = Budget::new(100, BTreeMap::from([(OP, "join a with b".to_string())]));
+        let budget = Budget::new(100, BTreeMap::from([(OP.into(), "operator 3 (join a with b)".to_string())]));
         let mut one = budget.task(40);
         assert!(one.keep(OP, 60));
         assert!(one.check().is_ok());
@@ -119,8 +183,12 @@ mod tests {
         assert!(two.give(OP, 1).is_err());
         drop(two);
         assert!(one.give(OP, 50).is_ok());
+        one.take_back(20);
+        assert!(one.give(Taker::Part("UNNEST"), 20).is_ok());
         one.settle();
         assert!(one.keep(OP, 50));
+        let error = one.give(Taker::Part("UNNEST"), 1).unwrap_err().to_string();
+        assert!(error.contains("it was UNNEST that wanted more"), "{error}");
         drop(one);
         assert_eq!(budget.added.load(Relaxed), 0);
     }

@@ -25,6 +25,7 @@ pub use task::{StateSize, TaskState};
 use crate::dataflow::Dataflow;
 use crate::error::EngineError;
 use budget::Budget;
+pub use budget::{Growth, Taker};
 use highwater_core::delta::DeltaReader;
 use highwater_core::ids::{AttemptId, OperatorId, ShardId, StageId};
 use highwater_core::parallel::in_parallel;
@@ -50,6 +51,12 @@ struct Inner {
     overlays: BTreeMap<AttemptId, Vec<Overlay>>,
 }
 
+impl Inner {
+    fn committed_bytes(&self) -> u64 {
+        self.shards.values().map(|shard| shard.bytes()).sum()
+    }
+}
+
 impl QueryState {
     /// Nothing is owned at first, and there is no limit.
     pub fn new(dataflow: &Dataflow) -> Self {
@@ -62,8 +69,7 @@ impl QueryState {
             let ops = stage.pipelines.iter().flat_map(|pipeline| &pipeline.ops);
             (stage.id, ops.filter_map(crate::dataflow::OpSpec::state).collect())
         };
-        let name = |info: &crate::dataflow::OperatorInfo| (info.id, format!("{} {}", info.name, info.description));
-        let budget = Budget::new(limit_bytes, dataflow.operators.iter().map(name).collect());
+        let budget = Budget::of(dataflow, limit_bytes);
         Self { operators: dataflow.stages.iter().map(of_stage).collect(), budget, inner: Mutex::default() }
     }
 
@@ -114,8 +120,13 @@ impl QueryState {
             let state = inner.shards.get(&shard).ok_or(EngineError::MissingShard(shard))?;
             mine.insert(shard, state.clone());
         }
-        let committed = inner.shards.values().map(|shard| shard.bytes()).sum();
-        Ok(TaskState::new(operators, shards, mine, self.budget.task(committed)))
+        Ok(TaskState::new(operators, shards, mine, self.budget.task(inner.committed_bytes())))
+    }
+
+    /// What rows that wait for tasks are counted by.
+    pub fn waiting(&self) -> Growth {
+        let committed = self.inner.lock().committed_bytes();
+        self.budget.task(committed)
     }
 
     /// Keeps the changes of a finished task, tentatively.

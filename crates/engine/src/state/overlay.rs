@@ -65,9 +65,14 @@ impl Overlay {
         })
     }
 
-    /// Counts this memory for as long as the changes are here.
+    /// Counts this memory for as long as the changes are here, and that of rows until they are settled.
     pub(super) fn hold(&mut self, growth: Growth) {
         self.held.push(growth);
+    }
+
+    /// The rows given with these changes have gone on.
+    pub fn settle(&mut self) {
+        self.held.iter_mut().for_each(Growth::settle);
     }
 
     /// Takes the changes of other shards, too.

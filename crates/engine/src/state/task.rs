@@ -1,6 +1,6 @@
 //! What one task works on: the committed maps of its shards, read only, and its own changes.
 
-use super::budget::Growth;
+use super::budget::{Growth, Taker};
 use super::map::{Direction, Layout, Stretch, Visit, successor, walk};
 use super::overlay::Overlay;
 use super::shard::{ShardState, entry_bytes};
@@ -101,9 +101,19 @@ impl TaskState {
         self.overlay.put(operator, shard, key, value, layout);
     }
 
-    /// An operator gives rows of so many bytes, which are all there until its task ends.
-    pub fn give(&mut self, operator: OperatorId, bytes: usize) -> Result<(), EngineError> {
-        self.growth.give(operator, bytes as u64)
+    /// Rows of so many bytes are made, which are all there until they are settled.
+    pub fn give(&mut self, by: impl Into<Taker>, bytes: usize) -> Result<(), EngineError> {
+        self.growth.give(by, bytes as u64)
+    }
+
+    /// So many of them are gone.
+    pub fn take_back(&mut self, bytes: usize) {
+        self.growth.take_back(bytes as u64);
+    }
+
+    /// All of them have gone on.
+    pub fn settle(&mut self) {
+        self.growth.settle();
     }
 
     /// Whether there was memory for all that was set. If not, the task's changes are worth nothing.
@@ -194,8 +204,7 @@ impl TaskState {
     /// The changes: to be kept here, and to be checkpointed.
     pub fn finish(self) -> (Overlay, Vec<StateDelta>) {
         let deltas = self.operators.keys().filter_map(|operator| self.overlay.delta(*operator, &self.range)).collect();
-        let Self { mut overlay, mut growth, .. } = self;
-        growth.settle();
+        let Self { mut overlay, growth, .. } = self;
         overlay.hold(growth);
         (overlay, deltas)
     }

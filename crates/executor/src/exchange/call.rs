@@ -74,6 +74,7 @@ fn failed(peer: ExecutorId, address: String, status: &Status) -> TaskError {
     let message = dial::explain(status).unwrap_or_else(|| status.message().to_string());
     match broken {
         true => TaskError::Unreachable { peer, address, message },
+        false if status.code() == Code::ResourceExhausted => TaskError::NoMemoryThere { address, message },
         false => TaskError::Exchange(format!("executor at {address}: {message}")),
     }
 }
@@ -133,6 +134,15 @@ mod tests {
         assert!(first.ends_with(&format!("executor at {address}: attempt 7 is over here")), "{first}");
         assert!(then.ends_with("takes no more rows"), "{then}");
         serving.abort();
+    }
+
+    #[test]
+    fn an_executor_without_memory_for_more_ends_the_query() {
+        let status = Status::resource_exhausted("the query takes more memory than it may");
+        let error = failed(PEER, "host:1".into(), &status);
+        assert_eq!(error.kind(), highwater_core::error::ErrorKind::Fix, "{error}");
+        let error = failed(PEER, "host:1".into(), &Status::failed_precondition("attempt 7 is over here"));
+        assert_eq!(error.kind(), highwater_core::error::ErrorKind::Retry, "{error}");
     }
 
     #[tokio::test]

@@ -3,7 +3,8 @@
 //! Owns: inboxes of the current attempt of every query. Does not own: the network (`service`, `sender`, `call`).
 //! Invariants: a batch of another attempt never gets into an inbox; an inbox is complete only when every sender
 //! has ended and as many rows as each says have come; rows come out in (sender, sequence) order.
-//! What an inbox holds is bounded by the micro-batch, which is bounded by what its readers prefetch.
+//! What an inbox holds counts as the query's memory here, from a batch's arrival until the task has computed it: a query
+//! that sends more than it may take stops.
 
 mod call;
 pub mod sender;
@@ -12,6 +13,7 @@ pub mod service;
 use crate::error::TaskError;
 use highwater_core::ids::{AttemptId, EdgeId, QueryId, TaskId};
 use highwater_engine::delta::DeltaBatch;
+use highwater_engine::state::{Growth, Taker};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -38,10 +40,11 @@ struct Inbox {
     complete: watch::Sender<bool>,
 }
 
-#[derive(Default)]
 struct Content {
     waiting_for: BTreeSet<Stream>,
     streams: BTreeMap<Stream, StreamContent>,
+    /// The memory of what is in `streams`.
+    held: Growth,
 }
 
 #[derive(Default)]
@@ -58,16 +61,18 @@ pub enum Admission {
 }
 
 impl Exchange {
-    /// Opens the inboxes of an attempt, with the streams each expects; those of the attempt before are gone.
+    /// Opens the inboxes of an attempt, with the streams each expects; those of the attempt before are gone. `memory` is
+    /// the query's.
     pub fn open(
         &self,
         query: QueryId,
         attempt: AttemptId,
         tasks: BTreeMap<TaskId, BTreeSet<Stream>>,
+        memory: &Growth,
     ) -> Arc<AttemptInboxes> {
         let inbox = |streams: BTreeSet<Stream>| Inbox {
             complete: watch::channel(streams.is_empty()).0,
-            content: Mutex::new(Content { waiting_for: streams, streams: BTreeMap::new() }),
+            content: Mutex::new(Content { waiting_for: streams, streams: BTreeMap::new(), held: memory.part() }),
         };
         let inboxes = tasks.into_iter().map(|(task, streams)| (task, inbox(streams))).collect();
         let opened = Arc::new(AttemptInboxes { attempt, inboxes });
@@ -111,12 +116,14 @@ impl AttemptInboxes {
         self.inboxes.get(&task).ok_or_else(|| TaskError::Exchange(format!("task {task} does not run here")))
     }
 
-    /// Takes the next batch of a stream.
+    /// Takes the next batch of a stream, if there is memory for it.
     pub fn push(&self, to: TaskId, stream: Stream, rows: DeltaBatch) -> Result<(), TaskError> {
+        let bytes = rows.size_bytes() as u64;
         let mut content = self.inbox(to)?.content.lock();
         if !content.waiting_for.contains(&stream) {
             return Err(unexpected(to, stream));
         }
+        content.held.give(Taker::Edge(stream.0), bytes)?;
         let entry = content.streams.entry(stream).or_default();
         entry.rows += rows.num_rows() as u64;
         entry.batches.push(rows);
@@ -140,17 +147,22 @@ impl AttemptInboxes {
         Ok(())
     }
 
-    /// Waits for every stream's end, and takes all batches in (edge, sender, sequence) order.
-    pub async fn take(&self, task: TaskId) -> Result<Vec<(EdgeId, DeltaBatch)>, TaskError> {
+    /// Waits for every stream's end, and takes all batches in (edge, sender, sequence) order, and what their memory is
+    /// counted by.
+    pub async fn take(&self, task: TaskId) -> Result<(Vec<(EdgeId, DeltaBatch)>, Growth), TaskError> {
         let inbox = self.inbox(task)?;
         let mut complete = inbox.complete.subscribe();
         if complete.wait_for(|complete| *complete).await.is_err() {
             return Err(TaskError::Cancelled);
         }
-        let streams = std::mem::take(&mut inbox.content.lock().streams);
+        let (streams, held) = {
+            let mut content = inbox.content.lock();
+            let nothing = content.held.part();
+            (std::mem::take(&mut content.streams), std::mem::replace(&mut content.held, nothing))
+        };
         let batches =
             |((edge, _), content): (Stream, StreamContent)| content.batches.into_iter().map(move |batch| (edge, batch));
-        Ok(streams.into_iter().flat_map(batches).collect())
+        Ok((streams.into_iter().flat_map(batches).collect(), held))
     }
 }
 
@@ -181,13 +193,13 @@ mod tests {
     #[tokio::test]
     async fn batches_come_out_in_sender_order_whatever_came_first() {
         let exchange = Exchange::default();
-        let inboxes = exchange.open(QUERY, attempt(1), [(TO, [A, B].into())].into());
+        let inboxes = exchange.open(QUERY, attempt(1), [(TO, [A, B].into())].into(), &Growth::unlimited());
         inboxes.push(TO, B, rows(&[3])).unwrap();
         inboxes.push(TO, A, rows(&[1])).unwrap();
         inboxes.end(TO, B, 1).unwrap();
         inboxes.push(TO, A, rows(&[2])).unwrap();
         inboxes.end(TO, A, 2).unwrap();
-        let taken = inboxes.take(TO).await.unwrap();
+        let (taken, _) = inboxes.take(TO).await.unwrap();
         let values: Vec<i64> = taken
             .iter()
             .map(|(_, rows)| rows.batch.column(0).as_any().downcast_ref::<Int64Array>().unwrap().value(0))
@@ -197,7 +209,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_wrong_row_count_or_a_second_end_is_refused() {
-        let inboxes = Exchange::default().open(QUERY, attempt(1), [(TO, [A].into())].into());
+        let inboxes = Exchange::default().open(QUERY, attempt(1), [(TO, [A].into())].into(), &Growth::unlimited());
         inboxes.push(TO, A, rows(&[1])).unwrap();
         assert!(inboxes.end(TO, A, 2).is_err());
         inboxes.end(TO, A, 1).unwrap();
@@ -207,14 +219,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_waits_counts_as_the_querys_memory_until_it_is_computed() {
+        // given memory for two batches
+        let limit = 2 * rows(&[1, 2]).size_bytes() as u64;
+        let memory = Growth::limited(limit);
+        let exchange = Exchange::default();
+        let inboxes = exchange.open(QUERY, attempt(1), [(TO, [A].into()), (TaskId(8), [B].into())].into(), &memory);
+        inboxes.push(TO, A, rows(&[1, 2])).unwrap();
+        inboxes.push(TaskId(8), B, rows(&[3, 4])).unwrap();
+        // when one more comes, then it is refused, and what it is for is named
+        let error = inboxes.push(TaskId(8), B, rows(&[5, 6])).unwrap_err();
+        assert_eq!(error.kind(), highwater_core::error::ErrorKind::Fix);
+        assert!(
+            error.to_string().contains("the rows of edge 0") && error.to_string().contains("--query-memory"),
+            "{error}"
+        );
+        // and what is taken still counts, until it is let go
+        inboxes.end(TO, A, 2).unwrap();
+        let (_, held) = inboxes.take(TO).await.unwrap();
+        assert!(memory.part().give(Taker::Part("more"), 1).is_err());
+        drop(held);
+        exchange.close(QUERY, attempt(1));
+        drop(inboxes);
+        assert!(memory.part().give(Taker::Part("all"), limit).is_ok());
+    }
+
+    #[tokio::test]
     async fn a_sender_waits_for_its_attempt_and_a_stale_one_is_refused() {
         let exchange = Exchange::default();
         let early = tokio::spawn({
             let exchange = exchange.clone();
             async move { matches!(exchange.admit(QUERY, attempt(2)).await, Admission::Current(_)) }
         });
-        exchange.open(QUERY, attempt(1), BTreeMap::new());
-        exchange.open(QUERY, attempt(2), BTreeMap::new());
+        exchange.open(QUERY, attempt(1), BTreeMap::new(), &Growth::unlimited());
+        exchange.open(QUERY, attempt(2), BTreeMap::new(), &Growth::unlimited());
         assert!(early.await.unwrap());
         assert!(matches!(exchange.admit(QUERY, attempt(1)).await, Admission::Stale));
     }

@@ -5,6 +5,7 @@
 use super::{Admission, Exchange};
 use crate::error::TaskError;
 use arrow_ipc::reader::StreamReader;
+use highwater_core::error::ErrorKind;
 use highwater_core::ids::{EdgeId, TaskId};
 use highwater_engine::delta::DeltaBatch;
 use highwater_proto::convert;
@@ -69,8 +70,12 @@ impl ExchangeService for ExchangeApi {
     }
 }
 
+/// What no new attempt heals has a code of its own.
 fn refused(error: TaskError) -> Status {
-    Status::failed_precondition(error.to_string())
+    match error.kind() {
+        ErrorKind::Fix => Status::resource_exhausted(error.to_string()),
+        _ => Status::failed_precondition(error.to_string()),
+    }
 }
 
 /// The rows of a message. Arrow's reader believes the lengths a message tells, and panics where they are wrong.

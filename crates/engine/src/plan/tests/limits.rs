@@ -176,3 +176,57 @@ fn grouping_sets_are_counted() {
     good(&cube(4));
     refused(&cube(12), "are the most");
 }
+
+#[test]
+fn constants_that_would_be_huge_are_refused() {
+    let calls = [
+        ("repeat('a', 2000000000)", "repeat makes a constant of 2000000000 bytes, and 65536 bytes are the most"),
+        ("lpad('a', 2000000000)", "lpad makes a constant"),
+        ("rpad('a', 2000000000, 'xy')", "rpad makes a constant"),
+        ("rpad(card, 2000000000)", "rpad makes a value"),
+        ("space(2000000000)", "space makes a constant"),
+        ("format_string('%2000000000d', 1)", "format_string makes a constant"),
+        ("CAST(cardinality(range(2000000000)) AS STRING)", "range makes a constant"),
+        ("CAST(cardinality(generate_series(0, 9000000000000000000, 1)) AS STRING)", "generate_series makes a constant"),
+        ("CAST(cardinality(array_repeat(1, 2000000000)) AS STRING)", "array_repeat makes a constant"),
+        ("CAST(cardinality(array_resize([1], 2000000000, 0)) AS STRING)", "array_resize makes a constant"),
+        ("replace(repeat('a', 60000), 'a', repeat('b', 60000))", "replace makes a constant"),
+        ("repeat('a', 60000) || repeat('b', 60000)", "|| makes a constant of 120000 bytes"),
+        ("concat(repeat('a', 60000), repeat('b', 60000))", "concat makes a constant"),
+        ("CAST(arrow_cast(NULL, 'FixedSizeBinary(2000000000)') AS STRING)", "FixedSizeBinary(2000000000)"),
+        ("CASE WHEN id > 0 THEN repeat('a', 2000000000) END", "repeat makes a constant"),
+    ];
+    for (call, expected) in calls {
+        let error = bad(&format!("INSERT INTO rows_out SELECT {call}, id FROM plain;"));
+        assert!(error.contains(expected) && error.starts_with("line "), "{call}: {error}");
+    }
+    let grouped = [
+        ("string_agg(card, repeat('x', 1000))", "the text between values has 1000 bytes"),
+        ("CAST(approx_percentile_cont(id, 0.5, 2000000000) AS STRING)", "2000000000 centroids are asked for"),
+    ];
+    for (call, expected) in grouped {
+        let error = bad(&format!("INSERT INTO rows_out SELECT {call}, max(id) FROM plain;"));
+        assert!(error.contains(expected), "{call}: {error}");
+    }
+}
+
+#[test]
+fn what_is_no_constant_is_bounded_when_it_is_computed() {
+    let query = good("INSERT INTO rows_out SELECT repeat(card, id) || card, id FROM plain;");
+    let OpSpec::Project { exprs, .. } = &query.dataflow.stages[0].pipelines[0].ops[0] else { panic!("no projection") };
+    let schema = query.sources[0].layout();
+    let rows = |id: i64| {
+        let columns = schema.fields().iter().map(|field| match field.data_type() {
+            arrow::datatypes::DataType::Utf8 => std::sync::Arc::new(arrow::array::StringArray::from(vec!["a"])) as _,
+            arrow::datatypes::DataType::Int64 => std::sync::Arc::new(arrow::array::Int64Array::from(vec![id])) as _,
+            other => new_null_array(other, 1),
+        });
+        RecordBatch::try_new(schema.clone(), columns.collect()).unwrap()
+    };
+    let error = crate::error::EngineError::from(exprs[0].evaluate(&rows(2_000_000_000)).unwrap_err());
+    assert_eq!(error.kind(), highwater_core::error::ErrorKind::Fix);
+    let text = error.to_string();
+    assert!(text.contains("repeat makes a value of 2000000000 bytes here, and 16777216 bytes are the most"), "{text}");
+    let made = exprs[0].evaluate(&rows(3)).unwrap().into_array(1).unwrap();
+    assert_eq!(made.as_string::<i32>().value(0), "aaaa");
+}

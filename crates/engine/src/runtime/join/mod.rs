@@ -319,6 +319,10 @@ impl Stateful for Join {
         Some(self.operator)
     }
 
+    fn counts_output(&self) -> bool {
+        true
+    }
+
     fn push(&mut self, port: usize, rows: DeltaBatch) -> Result<(), EngineError> {
         let rows = self.in_time(port, rows)?;
         let rows = self.matchable(port, rows)?;

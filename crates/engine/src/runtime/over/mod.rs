@@ -6,7 +6,7 @@
 //! broken by the rows themselves, so that every process sees the same order; of inputs that take nothing back,
 //! rows behind the limit are forgotten. With a TTL a partition expires as a whole when no row of it changed for that
 //! long, since the ranks of those that stayed would otherwise shift without being given; its deadline has a key of its
-//! own: length with the highest bit set, partition.
+//! own: length with the highest bit set, partition. What is made of a partition's rows is counted before it is made.
 
 mod partition;
 
@@ -25,7 +25,11 @@ use crate::error::EngineError;
 use crate::state::{NEVER, TaskState};
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch};
 use arrow::compute::concat;
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{WindowFrame, WindowFrameBound, WindowFrameUnits};
+use datafusion::physical_expr::window::{PlainAggregateWindowExpr, SlidingAggregateWindowExpr, WindowExpr};
 use highwater_core::ids::{OperatorId, ShardId};
+use highwater_functions::size::array_bytes;
 use partition::{Entry, deadline_key, is_empty, limited, prefix_of, prune, scan};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -99,7 +103,7 @@ impl Over {
             None => None,
         };
         let (mut old, mut new) = (Rows::default(), Rows::default());
-        let mut at = 0;
+        let (mut at, mut making) = (0, 0);
         while at < changes.len() {
             let end = changes.key_end(at);
             let key = changes.key(at);
@@ -109,6 +113,7 @@ impl Over {
             }
             let prefix = prefix_of(key);
             let before = scan(self.operator, state, shard, &prefix, self.spec.limit)?;
+            making += self.reserve(&before, state)?;
             for change in at..end {
                 let row = changes.index(change) as usize;
                 let order = orders.row(row);
@@ -125,6 +130,7 @@ impl Over {
                 state.put(self.operator, shard, &full, (weight > 0).then(|| kept.encode()));
             }
             let after = scan(self.operator, state, shard, &prefix, self.spec.limit)?;
+            making += self.reserve(&after, state)?;
             if !self.spec.input_retracts && self.spec.limit.is_some() {
                 prune(self.operator, state, shard, &prefix, &after);
             }
@@ -140,34 +146,65 @@ impl Over {
             }
             at = end;
             if new.bytes.len() + old.bytes.len() > OUTPUT_ROWS {
-                self.give(&std::mem::take(&mut old), &std::mem::take(&mut new), out)?;
+                self.give(&std::mem::take(&mut old), &std::mem::take(&mut new), state, out)?;
+            }
+            if new.bytes.is_empty() && old.bytes.is_empty() {
+                state.take_back(std::mem::take(&mut making));
             }
         }
-        self.give(&old, &new, out)
+        self.give(&old, &new, state, out)?;
+        state.take_back(making);
+        Ok(())
+    }
+
+    /// Counts what is made of a partition's rows until they are given: they are copied, decoded, put together with the
+    /// functions' columns and encoded again. Returns the bytes.
+    fn reserve(&self, rows: &[Entry], state: &mut TaskState) -> Result<usize, EngineError> {
+        const COPIES: usize = 4;
+        let bytes = partition::size_bytes(rows, self.spec.limit).saturating_mul(COPIES);
+        state.give(self.operator, bytes)?;
+        Ok(bytes)
     }
 
     /// Rows with the functions' columns.
-    fn shaped(&self, rows: &Rows) -> Result<Option<RecordBatch>, EngineError> {
+    fn shaped(&self, rows: &Rows, state: &mut TaskState) -> Result<Option<RecordBatch>, EngineError> {
         if rows.bytes.is_empty() {
             return Ok(None);
         }
         let columns = self.changes.rows.decode(rows.bytes.iter().map(Vec::as_slice))?;
         let all = batch(&self.spec.input_schema, columns, rows.bytes.len())?;
         let mut shaped: Vec<ArrayRef> = all.columns()[..self.spec.width].to_vec();
+        let mut made = 0;
         for function in &self.spec.functions {
             let mut parts = Vec::new();
             for (start, end) in rows.ranges().filter(|(start, end)| start < end) {
-                parts.push(function.evaluate(&all.slice(start, end - start))?);
+                let rows = all.slice(start, end - start);
+                if let Some(most) = gathered_bytes(function.as_ref(), &rows)? {
+                    // Counted before it is made: every row has what is in its frame.
+                    state.give(self.operator, most)?;
+                    state.take_back(most);
+                }
+                let values = function.evaluate(&rows)?;
+                made += array_bytes(&values);
+                state.give(self.operator, array_bytes(&values))?;
+                parts.push(values);
             }
             let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
             shaped.push(concat(&parts)?);
         }
+        state.take_back(made);
         Ok(Some(batch(&self.spec.output_schema, shaped, rows.bytes.len())?))
     }
 
     /// The difference of partitions as they were and as they are.
-    fn give(&self, old: &Rows, new: &Rows, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
-        let (was, is) = (self.shaped(old)?, self.shaped(new)?);
+    fn give(
+        &self,
+        old: &Rows,
+        new: &Rows,
+        state: &mut TaskState,
+        out: &mut Vec<DeltaBatch>,
+    ) -> Result<(), EngineError> {
+        let (was, is) = (self.shaped(old, state)?, self.shaped(new, state)?);
         let encode = |rows: &Option<RecordBatch>| match rows {
             Some(rows) => self.output.encode(rows.columns(), rows.num_rows()).map(Some),
             None => Ok(None),
@@ -191,7 +228,9 @@ impl Over {
         for (rows, places, weight) in [(was, gone, -1), (is, come, 1)] {
             if let Some(rows) = rows.filter(|_| !places.is_empty()) {
                 let weights = Some(Int64Array::from(vec![weight; places.len()]));
-                out.push(DeltaBatch { batch: pick(&DeltaBatch::inserts(rows), places)?.batch, weights });
+                let given = DeltaBatch { batch: pick(&DeltaBatch::inserts(rows), places)?.batch, weights };
+                state.give(self.operator, given.size_bytes())?;
+                out.push(given);
             }
         }
         Ok(())
@@ -230,6 +269,7 @@ impl Over {
         let mut rows = Rows::default();
         for (shard, prefix) in over {
             let all = scan(self.operator, state, shard, &prefix, None)?;
+            let making = if self.spec.on_close { self.reserve(&all, state)? } else { 0 };
             for entry in &all {
                 state.put(self.operator, shard, &entry.key, None);
             }
@@ -238,17 +278,56 @@ impl Over {
                 rows.add(&limited(first, self.spec.limit));
             }
             if rows.bytes.len() > OUTPUT_ROWS {
-                out.extend(self.shaped(&std::mem::take(&mut rows))?.map(DeltaBatch::inserts));
+                self.give_final(&std::mem::take(&mut rows), state, out)?;
             }
+            state.take_back(making);
         }
-        out.extend(self.shaped(&rows)?.map(DeltaBatch::inserts));
+        self.give_final(&rows, state, out)
+    }
+
+    fn give_final(&self, rows: &Rows, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+        if let Some(rows) = self.shaped(rows, state)?.map(DeltaBatch::inserts) {
+            state.give(self.operator, rows.size_bytes())?;
+            out.push(rows);
+        }
         Ok(())
     }
+}
+
+/// What a function that gathers all values of a frame may make of a partition, bytes; `None`: it gives one value a row.
+fn gathered_bytes(function: &dyn WindowExpr, rows: &RecordBatch) -> Result<Option<usize>, EngineError> {
+    let (plain, sliding) = (
+        function.as_any().downcast_ref::<PlainAggregateWindowExpr>(),
+        function.as_any().downcast_ref::<SlidingAggregateWindowExpr>(),
+    );
+    let aggregate =
+        plain.map(|plain| plain.get_aggregate_expr()).or(sliding.map(|sliding| sliding.get_aggregate_expr()));
+    if aggregate.is_none_or(|aggregate| !matches!(aggregate.fun().name(), "array_agg" | "string_agg")) {
+        return Ok(None);
+    }
+    let values = function.evaluate_args(rows)?.first().map_or(0, array_bytes);
+    Ok(Some(values.saturating_mul(frame_rows(function.get_window_frame()).min(rows.num_rows()))))
+}
+
+/// Rows of a frame at most.
+fn frame_rows(frame: &WindowFrame) -> usize {
+    let away = |bound: &WindowFrameBound| match bound {
+        WindowFrameBound::CurrentRow => Some(0),
+        WindowFrameBound::Preceding(ScalarValue::UInt64(Some(rows)))
+        | WindowFrameBound::Following(ScalarValue::UInt64(Some(rows))) => usize::try_from(*rows).ok(),
+        _ => None,
+    };
+    let both = away(&frame.start_bound).zip(away(&frame.end_bound)).filter(|_| frame.units == WindowFrameUnits::Rows);
+    both.map_or(usize::MAX, |(before, after)| before.saturating_add(after).saturating_add(1))
 }
 
 impl Stateful for Over {
     fn operator(&self) -> Option<OperatorId> {
         Some(self.operator)
+    }
+
+    fn counts_output(&self) -> bool {
+        true
     }
 
     fn push(&mut self, _: usize, rows: DeltaBatch) -> Result<(), EngineError> {

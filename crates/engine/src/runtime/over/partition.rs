@@ -161,6 +161,18 @@ pub fn limited(entries: Vec<Entry>, limit: Option<RankLimit>) -> Vec<Entry> {
     kept
 }
 
+/// What the rows take that the limit looks at, each as often as it is there.
+pub fn size_bytes(entries: &[Entry], limit: Option<RankLimit>) -> usize {
+    let most = match limit {
+        Some(RankLimit { rank: Rank::RowNumber, most, .. }) => most,
+        _ => u64::MAX,
+    };
+    let times =
+        |entry: &Entry| usize::try_from(u64::try_from(entry.weight).unwrap_or(0).min(most)).unwrap_or(usize::MAX);
+    let of = |entry: &Entry| entry.key.len() + (entry.row.len() + size_of::<Vec<u8>>()).saturating_mul(times(entry));
+    entries.iter().map(of).fold(0, usize::saturating_add)
+}
+
 /// Forgets the rows behind these.
 pub fn prune(operator: OperatorId, state: &mut TaskState, shard: ShardId, prefix: &[u8], wanted: &[Entry]) {
     let mut behind: Vec<Vec<u8>> = Vec::new();
