@@ -32,6 +32,7 @@ fn spec(name: &str) -> QuerySpec {
         topic_ids: BTreeMap::new(),
         source_topic_ids: BTreeMap::new(),
         end_topic_ids: BTreeMap::new(),
+        plan: None,
     }
 }
 

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod delta;
 pub mod error;
 pub mod files;
+pub mod identity;
 pub mod ids;
 pub mod names;
 pub mod offsets;

@@ -2,6 +2,7 @@
 //!
 //! Owns: the typed options of the SQL contract. Does not own: parsing them (engine), using them (driver).
 
+use crate::identity::PlanIdentity;
 use crate::ids::{QueryId, SourceId};
 use crate::offsets::{Positions, TopicPartition, as_pairs};
 use serde::{Deserialize, Serialize};
@@ -167,6 +168,9 @@ pub struct QuerySpec {
     /// Kafka topic ids that `end_positions` belong to; they are fixed anew when a finished query is started.
     #[serde(default)]
     pub end_topic_ids: BTreeMap<SourceId, String>,
+    /// The plan that the query's state is of; `None` in specs of before it was noted.
+    #[serde(default)]
+    pub plan: Option<PlanIdentity>,
 }
 
 /// Positions of one topic, for callers that hold them per partition.

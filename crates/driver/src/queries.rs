@@ -80,6 +80,29 @@ impl Queries {
         Ok(tokio::task::spawn_blocking(check).await??)
     }
 
+    /// The spec of a query that is to run. Refuses a plan that the stored state is not of: this build may compile the script
+    /// to another one.
+    async fn with_plan(&self, spec: QuerySpec, compiled: &CompiledQuery) -> Result<QuerySpec, DriverError> {
+        let now = compiled.plan_identity();
+        let Some(then) = &spec.plan else {
+            // Of a version that did not note it.
+            let spec = QuerySpec { plan: Some(now), ..self.stored(spec.id).await?.unwrap_or(spec) };
+            self.put(spec.clone()).await?;
+            if let Some(entry) = self.entries.lock().get_mut(&spec.id) {
+                entry.spec = spec.clone();
+            }
+            return Ok(spec);
+        };
+        match then.difference(&now) {
+            None => Ok(spec),
+            Some(difference) => Err(DriverError::Refused(format!(
+                "the state of query `{}` is of another plan than this version of Highwater makes of its script: \
+                 {difference}. Run it with the version that it was submitted to, or submit it again with --replace",
+                spec.name
+            ))),
+        }
+    }
+
     pub fn store(&self) -> CheckpointStore {
         self.store.clone()
     }
@@ -176,6 +199,7 @@ impl Queries {
         let compiled = entry.compiled()?.clone();
         // This driver may allow less than the one it was submitted to.
         self.check_access(&compiled).await?;
+        let spec = self.with_plan(entry.spec.clone(), &compiled).await?;
         let store = self.store.clone();
         let found = tokio::task::spawn_blocking(move || {
             let head = store.latest(id)?.map(|head| head.record);
@@ -183,7 +207,7 @@ impl Queries {
         })
         .await??;
         let run = Run {
-            spec: entry.spec.clone(),
+            spec,
             run_id: RunId(Uuid::now_v7()),
             compiled: compiled.clone(),
             store: self.store.clone(),

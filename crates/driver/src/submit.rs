@@ -52,6 +52,7 @@ pub(crate) async fn submit(queries: &Queries, submission: Submission) -> Result<
         topic_ids: looked_up.topic_ids,
         end_topic_ids: looked_up.source_topic_ids.clone(),
         source_topic_ids: looked_up.source_topic_ids,
+        plan: Some(compiled.plan_identity()),
     };
     let warnings = compiled.warnings.clone();
     match existing {

@@ -73,7 +73,12 @@ fn compile_script(sql: &str) -> Result<CompiledQuery> {
     late_rows::connect(&mut dataflow, &sources, &mut sinks, &mut warnings);
     let mut said = BTreeSet::new();
     warnings.retain(|warning| said.insert(warning.clone()));
-    Ok(CompiledQuery { options, sources, sinks, dataflow, lookups, warnings, clock })
+    let query = CompiledQuery { options, sources, sinks, dataflow, lookups, warnings, clock };
+    query.check_schemas().map_err(|error| {
+        SqlError::at(Location::empty(), error.to_string())
+            .hint("this is a fault of Highwater, not of the script: please report it with the script")
+    })?;
+    Ok(query)
 }
 
 /// The declared columns of a script's tables, and those its views give, by name. Its INSERTs are not looked at.

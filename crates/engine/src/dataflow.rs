@@ -4,16 +4,18 @@
 //! Invariants: stages come before the stages they feed; a pipeline ends in exactly one exchange or sink; every
 //! stateful operator has an entry in `operators` and runs in a shards stage.
 
-mod specs;
+pub mod operator;
+mod times;
+pub mod words;
 
-pub use specs::*;
+pub use operator::{Op, OperatorSpec};
+pub use times::*;
 
-use crate::state::{Layout, closes_at};
+use crate::error::EngineError;
+use crate::state::closes_at;
 use arrow::datatypes::SchemaRef;
-use datafusion::physical_expr::PhysicalExpr;
 use highwater_core::ids::{EdgeId, OperatorId, SinkId, SourceId, StageId};
 use highwater_core::query::{ClockWindow, StageInput as CoreInput, StageTopology};
-use std::sync::Arc;
 
 /// All INSERTs of a script. Indexes of `stages` and `edges` are their ids.
 #[derive(Clone, Debug, Default)]
@@ -66,7 +68,7 @@ pub struct Pipeline {
     pub inputs: Vec<PipelineInput>,
     /// Where rows of each input go that an operator drops as late, if not nowhere; empty: none of any.
     pub late: Vec<Option<SinkId>>,
-    pub ops: Vec<OpSpec>,
+    pub ops: Vec<Op>,
     pub output: PipelineOutput,
 }
 
@@ -81,82 +83,6 @@ pub enum PipelineInput {
 pub enum PipelineOutput {
     Exchange(EdgeId),
     Sink(SinkId),
-}
-
-/// One operator. Expressions are over the rows the operator before gives.
-#[derive(Clone, Debug)]
-pub enum OpSpec {
-    /// Keeps rows for which the expression is true.
-    Filter(Arc<dyn PhysicalExpr>),
-    Project {
-        exprs: Vec<Arc<dyn PhysicalExpr>>,
-        schema: SchemaRef,
-    },
-    /// Aggregates what one task reads; gives `partial_schema` rows. Drops and counts late rows.
-    PartialAggregate {
-        op: OperatorId,
-        spec: Arc<AggregateSpec>,
-    },
-    /// Merges partial rows into state; gives `output_schema` rows.
-    FinalAggregate {
-        op: OperatorId,
-        spec: Arc<AggregateSpec>,
-        emit: EmitMode,
-    },
-    /// Merges rows into state whatever they are: taken back, distinct, ordered; gives `output_schema` rows.
-    GeneralAggregate {
-        op: OperatorId,
-        spec: Arc<GeneralSpec>,
-    },
-    /// Joins its two inputs.
-    Join {
-        op: OperatorId,
-        spec: Arc<JoinSpec>,
-    },
-    /// Ranks, limits and computes over partitions in order.
-    Over {
-        op: OperatorId,
-        spec: Arc<OverSpec>,
-    },
-    /// Rows of a key as long as they come without a gap.
-    Session {
-        op: OperatorId,
-        spec: Arc<SessionSpec>,
-    },
-    /// Records of a keyed table as the rows they add up to.
-    Upsert {
-        op: OperatorId,
-        spec: Arc<UpsertSpec>,
-    },
-    /// Each row of its first input with the version of its time in the second.
-    Temporal {
-        op: OperatorId,
-        spec: Arc<TemporalSpec>,
-    },
-    /// Each row with what a file holds for it.
-    Lookup(Arc<LookupSpec>),
-    /// Each row once for every element of its lists.
-    Unnest(Arc<UnnestSpec>),
-    /// Each row once for every list of expressions.
-    Expand {
-        lists: Vec<Vec<Arc<dyn PhysicalExpr>>>,
-        schema: SchemaRef,
-    },
-    /// Gives the whole result at every batch.
-    Complete {
-        op: OperatorId,
-        schema: SchemaRef,
-    },
-    /// At most one row per key and batch. Without proof that keys are `unique`, rows per key are state.
-    KeyedSink {
-        op: OperatorId,
-        key: Vec<usize>,
-        unique: bool,
-        /// Of the key's columns the one that frees its rows.
-        close: Option<CloseKey>,
-        watermark: Vec<Upstream>,
-        schema: SchemaRef,
-    },
 }
 
 /// When an aggregate gives rows.
@@ -179,39 +105,6 @@ pub struct Edge {
     pub key: Vec<usize>,
     /// Rows carry weights.
     pub weighted: bool,
-}
-
-impl OpSpec {
-    /// The operator whose state it keeps, and how that is looked up.
-    pub fn state(&self) -> Option<(OperatorId, Layout)> {
-        match self {
-            Self::FinalAggregate { op, .. } => Some((*op, Layout::Hashed)),
-            Self::KeyedSink { op, unique: false, .. } | Self::Upsert { op, .. } => Some((*op, Layout::Hashed)),
-            Self::GeneralAggregate { op, .. }
-            | Self::Complete { op, .. }
-            | Self::Join { op, .. }
-            | Self::Session { op, .. }
-            | Self::Temporal { op, .. }
-            | Self::Over { op, .. } => Some((*op, Layout::Ordered)),
-            _ => None,
-        }
-    }
-}
-
-impl OpSpec {
-    /// The operator that goes by a watermark, and the sources it is the least of.
-    pub fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {
-        let (op, watermark, goes) = match self {
-            Self::FinalAggregate { op, spec, .. } => (op, &spec.watermark, spec.close.is_some()),
-            Self::GeneralAggregate { op, spec } => (op, &spec.watermark, spec.close.is_some()),
-            Self::Join { op, spec } => (op, &spec.watermark, spec.sides.iter().any(|side| side.expiry.is_some())),
-            Self::Over { op, spec } => (op, &spec.watermark, spec.expiry.is_some()),
-            Self::Session { op, spec } => (op, &spec.watermark, spec.closes),
-            Self::KeyedSink { op, watermark, close, .. } => (op, watermark, close.is_some()),
-            _ => return None,
-        };
-        goes.then_some((*op, watermark.as_slice()))
-    }
 }
 
 /// How a group's window end is known from one of its columns, a timestamp.
@@ -263,6 +156,14 @@ impl Dataflow {
     /// Windows that the clock closes, without records.
     pub fn clock_windows(&self) -> Vec<(OperatorId, ClockWindow)> {
         self.operators.iter().filter_map(|operator| Some((operator.id, operator.clock_window?))).collect()
+    }
+
+    /// The edge of this id.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn edge(&self, id: EdgeId) -> Result<&Edge, EngineError> {
+        self.edges.get(id.0 as usize).ok_or(EngineError::UnknownEdge(id))
     }
 
     /// The stage that consumes an edge.

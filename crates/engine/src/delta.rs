@@ -4,7 +4,7 @@
 //! are as many as rows; an append-only batch carries none and pays nothing.
 
 use crate::error::EngineError;
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
+use arrow::array::{Array, BooleanArray, Int64Array, RecordBatch};
 use arrow::compute::{concat, concat_batches, filter, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use highwater_functions::size::array_bytes;

@@ -4,7 +4,7 @@ use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use highwater_core::delta::DeltaError;
 use highwater_core::error::ErrorKind;
-use highwater_core::ids::{AttemptId, EdgeId, ShardId, TaskId};
+use highwater_core::ids::{AttemptId, EdgeId, OperatorId, ShardId, TaskId};
 use highwater_functions::bounds::TooLarge;
 use thiserror::Error;
 
@@ -50,6 +50,11 @@ pub enum EngineError {
     LookupsTooLarge { bytes: u64, limit_bytes: u64 },
     #[error("state is damaged: {0}")]
     Delta(#[from] DeltaError),
+    #[error(
+        "there is state of operator {0}, which keeps none in this plan; the checkpoint is of another plan: submit the query \
+         again with --replace"
+    )]
+    UndeclaredState(OperatorId),
     #[error("state of attempt {found} cannot be committed as attempt {wanted}")]
     WrongAttempt { wanted: AttemptId, found: AttemptId },
     #[error("shard {0} has no state here to work on")]
@@ -82,7 +87,7 @@ impl EngineError {
             | Self::OverMemory { .. }
             | Self::LookupsTooLarge { .. }
             | Self::File { .. } => ErrorKind::Fix,
-            Self::Delta(_) | Self::DamagedFileContent(_) => ErrorKind::Fatal,
+            Self::Delta(_) | Self::DamagedFileContent(_) | Self::UndeclaredState(_) => ErrorKind::Fatal,
             Self::WrongAttempt { .. } | Self::MissingShard(_) | Self::FileContent(_) => ErrorKind::Retry,
             Self::UnknownTask(_) | Self::UnknownEdge(_) | Self::Internal(_) => ErrorKind::Fatal,
         }

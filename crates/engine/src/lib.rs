@@ -12,6 +12,7 @@ pub mod error;
 pub mod explain;
 pub mod files;
 mod lookup;
+pub mod operators;
 pub mod plan;
 pub mod query;
 pub mod references;

@@ -3,7 +3,8 @@
 //! Owns: the shape of a compiled query and its tables. Does not own: making them (the SQL frontend), reading
 //! and writing Kafka (crate `connectors`). Invariant: references to secrets in option values stay unresolved.
 
-use crate::dataflow::Dataflow;
+use crate::dataflow::operator::{expect_types, only};
+use crate::dataflow::{Dataflow, PipelineInput, PipelineOutput, StageInput};
 use crate::error::EngineError;
 use crate::files::{FileContents, FileTable};
 use crate::lookup::Lookup;
@@ -11,6 +12,7 @@ use crate::sql::options::QueryOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use highwater_core::files::FileVersions;
+use highwater_core::identity::PlanIdentity;
 use highwater_core::ids::{SinkId, SourceId};
 use highwater_core::options::{OutputMode, SourceOptions, SourceSpec};
 use highwater_functions::clock::BatchClock;
@@ -72,9 +74,53 @@ impl CompiledQuery {
         Ok(loaded)
     }
 
+    /// Checks that every operator gets the rows it was planned for, and that every exchange and sink gets its own.
+    ///
+    /// # Errors
+    /// It does not: the planner has a fault. The message names the operator.
+    pub fn check_schemas(&self) -> Result<(), EngineError> {
+        let internal = |what: String| EngineError::Internal(what);
+        for stage in &self.dataflow.stages {
+            for pipeline in &stage.pipelines {
+                let schema_of = |input: &PipelineInput| match (input, stage.input) {
+                    (PipelineInput::Edge(edge), _) => self.dataflow.edge(*edge).map(|edge| edge.schema.clone()),
+                    (PipelineInput::Source, StageInput::Source(id)) => {
+                        let source = self.sources.iter().find(|source| source.id == id);
+                        Ok(source.ok_or_else(|| internal(format!("no source {id}")))?.layout())
+                    }
+                    (PipelineInput::Source, StageInput::Shards) => Err(internal("shards have no source".into())),
+                };
+                let mut rows = pipeline.inputs.iter().map(schema_of).collect::<Result<Vec<SchemaRef>, _>>()?;
+                for op in &pipeline.ops {
+                    rows = vec![op.output(&rows).map_err(|error| internal(format!("{}: {error}", op.describe())))?];
+                }
+                let rows = only(&rows)?;
+                match pipeline.output {
+                    PipelineOutput::Exchange(edge) => {
+                        expect_types("an exchange", rows, &self.dataflow.edge(edge)?.schema)?
+                    }
+                    PipelineOutput::Sink(id) => {
+                        let sink = self.sinks.iter().find(|sink| sink.id == id);
+                        let sink = sink.ok_or_else(|| internal(format!("no sink {id}")))?;
+                        if *rows != sink.schema {
+                            let text = format!("sink {} has {:?} and gets {rows:?}", sink.name, sink.schema);
+                            return Err(internal(text));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What the rows that are loaded for looking up take in memory, bytes.
     pub fn lookups_size_bytes(&self) -> u64 {
         self.lookups.iter().map(|lookup| lookup.size_bytes()).sum()
+    }
+
+    /// Identifies what the query keeps. Another build that gives the same identity reads the same state.
+    pub fn plan_identity(&self) -> PlanIdentity {
+        crate::plan::fingerprint::plan_of(self)
     }
 
     /// A hash of all that decides what the query does, as 32 hex digits: equal for two processes if and only

@@ -78,3 +78,52 @@ fn a_driver_that_dies_while_it_replaces_a_query_has_the_old_one_or_the_new_one()
     cluster.wait_caught_up("q");
     assert_eq!(cluster.json(&["ls"]).as_array().unwrap().len(), 1);
 }
+
+#[test]
+fn a_plan_that_the_stored_state_is_not_of_is_refused_by_name() {
+    let tables = Tables::new("replanned", 1);
+    tables.produce(0, 0..10);
+    let mut cluster = Highwater::start(1);
+    let script = |sum: &str| {
+        let sink = tables.sink("id BIGINT, n BIGINT, PRIMARY KEY (id) NOT ENFORCED");
+        format!("{} {sink} INSERT INTO o SELECT id % 3, {sum}(id) FROM t GROUP BY id % 3;", tables.source(""))
+    };
+    cluster.submit("q", &script("sum"));
+    cluster.wait_caught_up("q");
+    cluster.driver().terminate();
+    cluster.driver().wait(DEADLINE);
+    let (sql, plan) = {
+        // As if a later version made another plan of the same script.
+        let store = CheckpointStore::open(&cluster.data_dir()).unwrap();
+        let epoch = store.claim_epoch().unwrap();
+        let mut spec = store.queries().unwrap().remove(0);
+        let before = (spec.sql.clone(), spec.plan.clone());
+        spec.sql = spec.sql.replace("sum(id)", "count(id)");
+        store.put_query(epoch, &spec).unwrap();
+        before
+    };
+    cluster.start_driver(&[]);
+    let refused = cluster.wait_state("q", &["failed"]);
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.contains("operator 0 (aggregate) has other keys, schemas or expressions"), "{message}");
+    assert!(message.contains("--replace"), "{message}");
+    assert_eq!(cluster.run(&["start", "q"]).status.code(), Some(1), "nor is it started by hand");
+    cluster.driver().terminate();
+    cluster.driver().wait(DEADLINE);
+    {
+        // The right plan again, in a spec of before plans were noted.
+        let store = CheckpointStore::open(&cluster.data_dir()).unwrap();
+        let epoch = store.claim_epoch().unwrap();
+        let mut spec = store.queries().unwrap().remove(0);
+        (spec.sql, spec.plan) = (sql, None);
+        store.put_query(epoch, &spec).unwrap();
+    }
+    cluster.start_driver(&[]);
+    cluster.ok(&["start", "q"]);
+    tables.produce(0, 10..20);
+    cluster.wait_caught_up("q");
+    cluster.driver().terminate();
+    cluster.driver().wait(DEADLINE);
+    let store = CheckpointStore::open(&cluster.data_dir()).unwrap();
+    assert_eq!(store.queries().unwrap()[0].plan, plan, "it is noted at the next start");
+}

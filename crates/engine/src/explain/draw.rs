@@ -3,8 +3,8 @@
 //! Owns: lines and their order. Does not own: the words for operators (`explain`). Legend: `+` rows only come, `±` rows
 //! may be taken back; below an operator that keeps state stands what, and what bounds it.
 
-use super::{columns_read, connector_text, op_text, output_text, sink_text};
-use crate::dataflow::{JoinSpec, OpSpec, OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
+use super::{columns_read, connector_text, output_text, sink_text};
+use crate::dataflow::{OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
 use crate::query::{CompiledQuery, SourceTable};
 use highwater_core::ids::{EdgeId, OperatorId};
 use std::fmt::{Result, Write};
@@ -63,9 +63,11 @@ fn draw_pipeline(query: &CompiledQuery, stage: &Stage, pipeline: &Pipeline, out:
         }
     }
     for op in &pipeline.ops {
-        writeln!(out, "│    ▼ {}", op_text(op))?;
-        if let Some(info) = op.state().and_then(|(id, _)| info(query, id)) {
-            writeln!(out, "│        keeps {}", state_text(info, op))?;
+        writeln!(out, "│    ▼ {}", op.describe())?;
+        if let Some(state) = op.state()
+            && let Some(info) = info(query, state.operator)
+        {
+            writeln!(out, "│        keeps {}", state_text(info, state.keeps))?;
         }
     }
     for sink in pipeline.late.iter().flatten() {
@@ -104,34 +106,9 @@ fn info(query: &CompiledQuery, id: OperatorId) -> Option<&OperatorInfo> {
 }
 
 /// What an operator keeps, and what bounds it.
-fn state_text(info: &OperatorInfo, op: &OpSpec) -> String {
-    let kept = kept_text(info, op);
+fn state_text(info: &OperatorInfo, keeps: &str) -> String {
     match &info.bounded_by {
-        Some(bound) => format!("{kept}, bounded by {bound}"),
-        None => format!("{kept}, UNBOUNDED: nothing ever frees them"),
-    }
-}
-
-/// What an operator keeps.
-pub fn kept_text(info: &OperatorInfo, op: &OpSpec) -> &'static str {
-    match op {
-        OpSpec::FinalAggregate { .. } | OpSpec::GeneralAggregate { .. } => match info.name.as_str() {
-            "distinct" => "distinct rows",
-            _ => "groups",
-        },
-        OpSpec::Join { spec, .. } => join_state(spec),
-        OpSpec::Over { spec, .. } if spec.limit.is_some() && !spec.input_retracts => "the first rows of partitions",
-        OpSpec::Over { .. } => "the rows of partitions",
-        OpSpec::Session { .. } => "sessions and their rows",
-        OpSpec::Temporal { .. } => "rows and versions the watermark has not passed, and the last version of each key",
-        OpSpec::Complete { .. } => "all rows of the result",
-        _ => "the live row of each key",
-    }
-}
-
-fn join_state(spec: &JoinSpec) -> &'static str {
-    match spec.counts().contains(&true) {
-        true => "the rows of both sides, with how many match",
-        false => "the rows of both sides",
+        Some(bound) => format!("{keeps}, bounded by {bound}"),
+        None => format!("{keeps}, UNBOUNDED: nothing ever frees them"),
     }
 }

@@ -11,11 +11,15 @@ use super::emit::emit_mode;
 use super::general::{self, General};
 use super::physical;
 use super::{join, over, temporal, unnest, upsert};
+use crate::dataflow::Op;
 use crate::dataflow::{
-    CloseKey, Dataflow, Edge, EmitMode, OpSpec, OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage,
-    StageInput, Upstream,
+    CloseKey, Dataflow, Edge, EmitMode, OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput,
+    Upstream,
 };
 use crate::lookup::Lookup;
+use crate::operators::aggregate::{FinalAggregateSpec, PartialAggregateSpec};
+use crate::operators::retracting::GeneralAggregateSpec;
+use crate::operators::rows::{self, Expand, Project};
 use crate::query::SourceTable;
 use crate::sql::error::{Result, SqlError};
 use crate::sql::options::QueryOptions;
@@ -37,7 +41,7 @@ pub struct Flow {
     /// Index of the stage they are in.
     pub stage: usize,
     pub inputs: Vec<PipelineInput>,
-    pub ops: Vec<OpSpec>,
+    pub ops: Vec<Op>,
     pub schema: SchemaRef,
     /// Rows may be taken back (weight −1).
     pub retracts: bool,
@@ -227,7 +231,7 @@ impl<'a> Builder<'a> {
         refuse_clock(&filter.predicate, "a condition", target)?;
         if !matches!(filter.predicate, Expr::Literal(ScalarValue::Boolean(Some(true)), _)) {
             let predicate = physical::expr(&filter.predicate, filter.input.schema(), target.at)?;
-            flows.iter_mut().for_each(|flow| flow.ops.push(OpSpec::Filter(predicate.clone())));
+            flows.iter_mut().for_each(|flow| flow.ops.push(Arc::new(rows::Filter(predicate.clone()))));
         }
         Ok(flows)
     }
@@ -287,11 +291,11 @@ impl<'a> Builder<'a> {
         let op = self.add_aggregate_operator(node, spec.close, emit, &upstream);
         let (stage, edge) = self.add_exchange(spec.partial_schema.clone(), (0..spec.group.len()).collect(), false);
         for mut flow in flows.drain(..) {
-            flow.ops.push(OpSpec::PartialAggregate { op, spec: spec.clone() });
+            flow.ops.push(Arc::new(PartialAggregateSpec { op, spec: spec.clone() }));
             self.lead(flow, PipelineOutput::Exchange(edge));
         }
         let schema = spec.output_schema.clone();
-        let ops = vec![OpSpec::FinalAggregate { op, spec, emit }];
+        let ops: Vec<Op> = vec![Arc::new(FinalAggregateSpec { op, spec, emit })];
         let retracts = emit == EmitMode::Updates;
         Ok(vec![Flow { stage, inputs: vec![PipelineInput::Edge(edge)], ops, schema, retracts, upstream }])
     }
@@ -315,15 +319,15 @@ impl<'a> Builder<'a> {
             match lists.as_slice() {
                 [exprs] => {
                     let (exprs, schema) = (exprs.clone(), spec.input_schema.clone());
-                    flow.ops.push(OpSpec::Project { exprs, schema });
+                    flow.ops.push(Arc::new(Project { exprs, schema }));
                 }
-                _ => flow.ops.push(OpSpec::Expand { lists: lists.clone(), schema: spec.input_schema.clone() }),
+                _ => flow.ops.push(Arc::new(Expand { lists: lists.clone(), schema: spec.input_schema.clone() })),
             }
             flow.schema = spec.input_schema.clone();
             self.lead(flow, PipelineOutput::Exchange(edge));
         }
         let (schema, retracts) = (spec.output_schema.clone(), emit == EmitMode::Updates);
-        let ops = vec![OpSpec::GeneralAggregate { op, spec: Arc::new(spec) }];
+        let ops: Vec<Op> = vec![Arc::new(GeneralAggregateSpec { op, spec: Arc::new(spec) })];
         let inputs = vec![PipelineInput::Edge(edge)];
         Ok(vec![Flow { stage, inputs, ops, schema, retracts, upstream: merged.upstream }])
     }
@@ -423,7 +427,7 @@ pub fn project(flow: &mut Flow, exprs: &[Arc<dyn PhysicalExpr>], schema: &Schema
             .enumerate()
             .all(|(index, expr)| expr.downcast_ref::<Column>().is_some_and(|column| column.index() == index));
     if !is_same {
-        flow.ops.push(OpSpec::Project { exprs: exprs.to_vec(), schema: schema.clone() });
+        flow.ops.push(Arc::new(Project { exprs: exprs.to_vec(), schema: schema.clone() }));
     }
     flow.schema = schema.clone();
 }
@@ -431,13 +435,15 @@ pub fn project(flow: &mut Flow, exprs: &[Arc<dyn PhysicalExpr>], schema: &Schema
 /// Gives the flow exactly the names and nullability of `schema`; the types are the same already. Never left
 /// out: names that `project` only noted are not in the batches yet.
 pub fn rename(flow: &mut Flow, schema: &SchemaRef) {
-    if let Some(OpSpec::Project { schema: last, .. }) = flow.ops.last_mut() {
-        *last = schema.clone();
+    let projects = flow.ops.last().and_then(|last| last.downcast_ref::<Project>()).map(|last| last.exprs.clone());
+    if let Some(exprs) = projects {
+        flow.ops.pop();
+        flow.ops.push(Arc::new(Project { exprs, schema: schema.clone() }));
     } else {
         let column =
             |(index, field): (usize, &FieldRef)| Arc::new(Column::new(field.name(), index)) as Arc<dyn PhysicalExpr>;
         let exprs = flow.schema.fields().iter().enumerate().map(column).collect();
-        flow.ops.push(OpSpec::Project { exprs, schema: schema.clone() });
+        flow.ops.push(Arc::new(Project { exprs, schema: schema.clone() }));
     }
     flow.schema = schema.clone();
 }

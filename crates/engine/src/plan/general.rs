@@ -6,7 +6,9 @@
 use super::aggregate::freeing;
 use super::errors::sql_error;
 use super::physical;
-use crate::dataflow::{CallSpec, EmitMode, GeneralSpec, Keeps, LinearKind, Total, Upstream};
+use crate::dataflow::{EmitMode, Upstream};
+use crate::operators::retracting::{CallSpec, GeneralSpec, Keeps, Total};
+use crate::runtime::LinearKind;
 use crate::sql::error::{Result, SqlError};
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};

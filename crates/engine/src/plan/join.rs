@@ -8,10 +8,9 @@ use super::build::{Builder, Flow, Target, merge_upstream, project, refuse_clock}
 use super::errors::sql_error;
 use super::lineage::{Kind, trace};
 use super::physical;
-use crate::dataflow::{
-    CloseKind, Expiry, JoinOutput, JoinSide, JoinSpec, OpSpec, OperatorInfo, PipelineInput, PipelineOutput, Upstream,
-};
-use crate::explain::{join_name, join_text};
+use crate::dataflow::{CloseKind, Expiry, JoinOutput, OperatorInfo, PipelineInput, PipelineOutput, Upstream};
+use crate::operators::join::JoinOperator;
+use crate::operators::join::{JoinSide, JoinSpec};
 use crate::sql::error::{Result, SqlError};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::{JoinType, NullEquality, ScalarValue};
@@ -103,7 +102,7 @@ pub fn build(builder: &mut Builder<'_>, join: &Join, target: Target<'_>) -> Resu
     Ok(vec![Flow {
         stage,
         inputs: edges.into_iter().map(PipelineInput::Edge).collect(),
-        ops: vec![OpSpec::Join { op, spec: Arc::new(spec) }],
+        ops: vec![Arc::new(JoinOperator { op, spec: Arc::new(spec) })],
         schema: output_schema,
         retracts: gives_back,
         upstream,
@@ -213,8 +212,8 @@ fn spec(
 
 fn add_operator(builder: &mut Builder<'_>, spec: &JoinSpec, upstream: &[Upstream]) -> highwater_core::ids::OperatorId {
     let bounded = spec.sides.iter().all(|side| side.expiry.is_some());
-    let description = join_text(spec);
-    let name = join_name(spec);
+    let description = spec.text();
+    let name = spec.name();
     let sources = upstream.iter().map(|one| one.source).collect();
     let info = |id| OperatorInfo {
         id,

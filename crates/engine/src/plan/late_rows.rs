@@ -5,7 +5,7 @@
 //! the first source, in the script's order of reading, whose rows reach that input of the operator and that names one.
 
 use super::dead_letters::schema;
-use crate::dataflow::{CLOCK, Dataflow, OpSpec, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
+use crate::dataflow::{Dataflow, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
 use crate::query::{ConnectorOptions, Format, KafkaOptions, SinkTable, SourceTable};
 use highwater_core::ids::{EdgeId, SinkId, SourceId};
 use highwater_core::options::OutputMode;
@@ -28,7 +28,7 @@ pub fn connect(
     for stage in &mut dataflow.stages {
         let input = stage.input;
         let mut used: Vec<SinkId> = Vec::new();
-        for pipeline in stage.pipelines.iter_mut().filter(|pipeline| pipeline.ops.iter().any(drops_late)) {
+        for pipeline in stage.pipelines.iter_mut().filter(|pipeline| pipeline.ops.iter().any(|op| op.drops_late())) {
             let sources_of = |one: &PipelineInput| sources_of(one, input, &reach);
             let first = |of: BTreeSet<SourceId>| of.into_iter().find(|source| asking.contains_key(source));
             let wanted: Vec<Option<SourceId>> = pipeline.inputs.iter().map(|one| first(sources_of(one))).collect();
@@ -74,23 +74,6 @@ fn sink_of(source: &SourceTable) -> Option<SinkTable> {
         mode: OutputMode::Append,
         connector: ConnectorOptions::Kafka(connector),
     })
-}
-
-/// Whether the operator may drop rows because a watermark has passed them.
-fn drops_late(op: &OpSpec) -> bool {
-    match op {
-        OpSpec::PartialAggregate { spec, .. } => {
-            spec.close.is_some() && spec.watermark.iter().all(|one| one.source != CLOCK)
-        }
-        OpSpec::GeneralAggregate { spec, .. } => {
-            spec.close.is_some() && spec.watermark.iter().all(|one| one.source != CLOCK)
-        }
-        OpSpec::Join { spec, .. } => spec.sides.iter().any(|side| side.expiry.is_some()),
-        OpSpec::Over { spec, .. } => spec.expiry.is_some(),
-        OpSpec::Session { spec, .. } => spec.closes,
-        OpSpec::Temporal { .. } => true,
-        _ => false,
-    }
 }
 
 /// Sources whose rows go over each edge. Edges lead forward, so one pass over the stages does.

@@ -8,8 +8,10 @@ use super::catalog::Stream;
 use super::errors::sql_error;
 use super::join::Sides;
 use super::physical;
-use crate::dataflow::{JoinOutput, LookupSpec, OpSpec};
+use crate::dataflow::JoinOutput;
 use crate::lookup::Lookup;
+use crate::operators::lookup::LookupOperator;
+use crate::operators::lookup::LookupSpec;
 use crate::query::ConnectorOptions;
 use crate::sql::error::{Result, SqlError};
 use datafusion::arrow::datatypes::Schema;
@@ -97,7 +99,7 @@ pub fn build(
     });
     builder.lookups.push(lookup);
     for flow in &mut flows {
-        flow.ops.push(OpSpec::Lookup(spec.clone()));
+        flow.ops.push(Arc::new(LookupOperator(spec.clone())));
         flow.schema = schema.clone();
     }
     Ok(Some(flows))

@@ -7,8 +7,10 @@ use super::build::{Builder, Flow, Target, merge_flows, project, refuse_clock};
 use super::errors::sql_error;
 use super::lineage::trace_output;
 use super::physical;
-use crate::dataflow::{Expiry, OpSpec, OperatorInfo, OverSpec, PipelineInput, PipelineOutput, Rank, RankLimit};
-use crate::explain::{over_name, over_text};
+use crate::dataflow::Op;
+use crate::dataflow::{Expiry, OperatorInfo, PipelineInput, PipelineOutput};
+use crate::operators::over::OverOperator;
+use crate::operators::over::{OverSpec, Rank, RankLimit};
 use crate::sql::error::{Result, SqlError};
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
@@ -234,13 +236,13 @@ fn partitions(
         watermark: merged.upstream.clone(),
     };
     let op = add_operator(builder, &spec);
-    let ops = vec![OpSpec::Over { op, spec: Arc::new(spec) }];
+    let ops: Vec<Op> = vec![Arc::new(OverOperator { op, spec: Arc::new(spec) })];
     let inputs = vec![PipelineInput::Edge(edge)];
     Ok(Flow { stage, inputs, ops, schema: output_schema, retracts: !on_close, upstream: merged.upstream })
 }
 
 fn add_operator(builder: &mut Builder<'_>, spec: &OverSpec) -> highwater_core::ids::OperatorId {
-    let (name, description) = (over_name(spec), over_text(spec));
+    let (name, description) = (spec.name(), spec.text());
     let bounded_by = match (spec.expiry, spec.limit, spec.partition.is_empty()) {
         (Some(expiry), _, _) => Some(format!("{}, by the watermark", spec.input_schema.field(expiry.column).name())),
         (None, Some(limit), true) if !spec.input_retracts => Some(format!("its limit of {} rows", limit.most)),

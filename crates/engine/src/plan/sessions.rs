@@ -6,8 +6,10 @@ use super::build::{Builder, Flow, Target, merge_flows, project};
 use super::lineage::{Kind, trace};
 use super::over::Computed;
 use super::physical;
-use crate::dataflow::{OpSpec, OperatorInfo, PipelineInput, PipelineOutput, SessionSpec};
-use crate::explain::session_text;
+use crate::dataflow::Op;
+use crate::dataflow::{OperatorInfo, PipelineInput, PipelineOutput};
+use crate::operators::session::SessionOperator;
+use crate::operators::session::SessionSpec;
 use crate::sql::error::{Result, SqlError};
 use datafusion::arrow::datatypes::Schema;
 use datafusion::logical_expr::expr::WindowFunction;
@@ -67,7 +69,7 @@ pub fn build(
         on_close,
         watermark: merged.upstream.clone(),
     };
-    let description = session_text(&spec);
+    let description = spec.text();
     let info = |id| OperatorInfo {
         id,
         name: "session".into(),
@@ -79,7 +81,7 @@ pub fn build(
         ttl_ms: None,
     };
     let op = builder.add_operator(info, "it keeps every row; declare WATERMARK FOR the sessions' time column");
-    let ops = vec![OpSpec::Session { op, spec: Arc::new(spec) }];
+    let ops: Vec<Op> = vec![Arc::new(SessionOperator { op, spec: Arc::new(spec) })];
     let inputs = vec![PipelineInput::Edge(edge)];
     Ok(vec![Flow { stage, inputs, ops, schema: output_schema, retracts: !on_close, upstream: merged.upstream }])
 }

@@ -8,7 +8,10 @@ use super::build::{Builder, Flow, Merged, Target, merge_flows, rename};
 use super::catalog::Table;
 use super::dependencies::Holds;
 use super::unique::{proof, settles};
-use crate::dataflow::{CloseKey, OpSpec, OperatorInfo, PipelineInput, PipelineOutput, Upstream};
+use crate::dataflow::Op;
+use crate::dataflow::{CloseKey, OperatorInfo, PipelineInput, PipelineOutput, Upstream};
+use crate::operators::complete::CompleteSpec;
+use crate::operators::keyed_sink::KeyedSinkSpec;
 use crate::query::{ConnectorOptions, SinkTable};
 use crate::sql::ddl::Column;
 use crate::sql::error::{Result, SqlError};
@@ -256,19 +259,20 @@ fn complete(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable) {
         ttl_ms: None,
     };
     let op = builder.add_operator(info, "it keeps the whole result");
-    let ops = vec![OpSpec::Complete { op, schema: sink.schema.clone() }];
+    let ops = vec![Arc::new(CompleteSpec { op, schema: sink.schema.clone() }) as Op];
     let inputs = vec![PipelineInput::Edge(edge)];
     let flow = Flow { stage, inputs, ops, schema: sink.schema.clone(), retracts: false, upstream };
     builder.lead(flow, PipelineOutput::Sink(sink.id));
 }
 
-fn keyed(op: OperatorId, sink: &SinkTable, keys: Keys, upstream: Vec<Upstream>) -> OpSpec {
+fn keyed(op: OperatorId, sink: &SinkTable, keys: Keys, upstream: Vec<Upstream>) -> Op {
     let unique = matches!(keys, Keys::Together | Keys::Apart);
     let (close, watermark) = match keys {
         Keys::SharedUntil(close) => (Some(close), upstream),
         _ => (None, Vec::new()),
     };
-    OpSpec::KeyedSink { op, key: sink.primary_key.clone(), unique, close, watermark, schema: sink.schema.clone() }
+    let (key, schema) = (sink.primary_key.clone(), sink.schema.clone());
+    Arc::new(KeyedSinkSpec { op, key, unique, close, watermark, schema })
 }
 
 fn description(sink: &SinkTable) -> String {

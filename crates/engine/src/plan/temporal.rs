@@ -12,8 +12,10 @@ use super::lineage::{injective, trace};
 use super::over::Computed;
 use super::physical;
 use super::versioned::{Base, Versioned, is_event_time, over, recognize};
-use crate::dataflow::{OpSpec, OperatorInfo, PipelineInput, PipelineOutput, TemporalSpec, TimedSide, VersionSide};
-use crate::explain::temporal_text;
+use crate::dataflow::Op;
+use crate::dataflow::{OperatorInfo, PipelineInput, PipelineOutput};
+use crate::operators::temporal::TemporalOperator;
+use crate::operators::temporal::{TemporalSpec, TimedSide, VersionSide};
 use crate::sql::error::{Result, SqlError};
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
@@ -68,12 +70,12 @@ pub fn build(builder: &mut Builder<'_>, node: &TemporalJoin, target: Target<'_>)
     let op = add_operator(builder, &spec);
     let stage = builder.add_shards();
     let inputs = vec![PipelineInput::Edge(left), PipelineInput::Edge(right)];
-    let ops = vec![OpSpec::Temporal { op, spec: Arc::new(spec) }];
+    let ops: Vec<Op> = vec![Arc::new(TemporalOperator { op, spec: Arc::new(spec) })];
     Ok(vec![Flow { stage, inputs, ops, schema, retracts: !on_close, upstream }])
 }
 
 fn add_operator(builder: &mut Builder<'_>, spec: &TemporalSpec) -> highwater_core::ids::OperatorId {
-    let description = temporal_text(spec);
+    let description = spec.text();
     let sources = spec.watermark.iter().map(|one| one.source).collect();
     let info = |id| OperatorInfo {
         id,

@@ -9,7 +9,8 @@ use super::catalog::Stream;
 use super::dependencies::{Columns, Holds, Times, closure, follows, has_plain_groups, output_times};
 use super::lineage::{one_to_one, position, trace};
 use super::over::{self, rank_limit, ranks};
-use crate::dataflow::{CloseKind, Rank};
+use crate::dataflow::CloseKind;
+use crate::operators::over::Rank;
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Window};
 use highwater_functions::windows::tumble::{Part, Shape};
 

@@ -3,7 +3,8 @@
 //! Owns: which columns become what. Does not own: doing it (`runtime::unnest`).
 
 use super::build::{Builder, Flow, Target};
-use crate::dataflow::{OpSpec, UnnestSpec, Unnested};
+use crate::operators::unnest::UnnestOperator;
+use crate::operators::unnest::{UnnestSpec, Unnested};
 use crate::sql::error::{Result, SqlError};
 use datafusion::arrow::datatypes::Schema;
 use datafusion::common::NullHandling;
@@ -45,7 +46,7 @@ pub fn build(builder: &mut Builder<'_>, node: &Unnest, target: Target<'_>) -> Re
         schema: schema.clone(),
     });
     for flow in &mut flows {
-        flow.ops.push(OpSpec::Unnest(spec.clone()));
+        flow.ops.push(Arc::new(UnnestOperator(spec.clone())));
         flow.schema = schema.clone();
     }
     Ok(flows)

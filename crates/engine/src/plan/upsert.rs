@@ -4,8 +4,9 @@
 //! Invariant: filters and projections come after the fold: a row they drop still replaces the one before.
 
 use super::build::{Builder, Flow, columns, project};
-use crate::dataflow::{OpSpec, OperatorInfo, PipelineInput, PipelineOutput, UpsertSpec};
-use crate::explain::upsert_text;
+use crate::dataflow::{OperatorInfo, PipelineInput, PipelineOutput};
+use crate::operators::keyed_source::UpsertOperator;
+use crate::operators::keyed_source::UpsertSpec;
 use crate::query::{SourceTable, UpsertKey};
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use std::sync::Arc;
@@ -36,7 +37,7 @@ pub fn fold(
     let upstream = flow.upstream.clone();
     builder.lead(flow, PipelineOutput::Exchange(edge));
     let spec = UpsertSpec { input_schema, key, width: kept.len(), output_schema: output_schema.clone() };
-    let description = format!("{} {}", source.name, upsert_text(&spec));
+    let description = format!("{} {}", source.name, spec.text());
     let info = |id| OperatorInfo {
         id,
         name: "keyed source".into(),
@@ -51,7 +52,7 @@ pub fn fold(
     Flow {
         stage,
         inputs: vec![PipelineInput::Edge(edge)],
-        ops: vec![OpSpec::Upsert { op, spec: Arc::new(spec) }],
+        ops: vec![Arc::new(UpsertOperator { op, spec: Arc::new(spec) })],
         schema: output_schema,
         retracts: true,
         upstream,

@@ -7,7 +7,7 @@
 use super::catalog::{Stream, Table};
 use super::lineage::{Kind, trace};
 use super::over::rank_limit;
-use crate::dataflow::{Rank, RankLimit};
+use crate::operators::over::{Rank, RankLimit};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, DFSchemaRef, Result};
 use datafusion::logical_expr::expr::{Sort as SortExpr, WindowFunctionParams};

@@ -2,8 +2,8 @@
 //!
 //! Owns: numbering groups and feeding accumulators. Does not own: which rows, or what is done with the results.
 
-use crate::dataflow::AggregateSpec;
 use crate::error::EngineError;
+use crate::operators::aggregate::AggregateSpec;
 use arrow::array::{ArrayRef, BooleanArray};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;

@@ -5,9 +5,10 @@
 
 use super::keys::{Codec, normalize};
 use super::pipeline::{batch, evaluate};
-use crate::dataflow::{JoinOutput, LookupSpec};
+use crate::dataflow::JoinOutput;
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
+use crate::operators::lookup::LookupSpec;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::Int64Type;

@@ -30,15 +30,29 @@ mod ttl;
 mod unnest;
 mod upsert;
 
+pub(crate) use complete::CompleteResult;
+pub(crate) use final_aggregate::FinalAggregate;
+pub(crate) use general::GeneralAggregate;
 pub use general::linear::LinearKind;
+pub(crate) use join::Join;
+pub(crate) use keyed_sink::KeyedSink;
 pub use keys::shard_of;
 pub use lanes::{Lanes, lanes_of};
 pub use late::LateRows;
+pub(crate) use lookup::LookupJoin;
 pub use lookup::LookupTable;
+pub(crate) use over::Over;
+pub(crate) use partial_aggregate::PartialAggregate;
 pub(crate) use partial_aggregate::close_times;
+pub(crate) use pipeline::{batch, evaluate};
+pub(crate) use session::Sessions;
+pub use stateful::Stateful;
 pub(crate) use sums::{Sum, SumKind};
+pub(crate) use temporal::Temporal;
+pub(crate) use unnest::unnest;
+pub(crate) use upsert::Upsert;
 
-use crate::dataflow::{CLOCK, Dataflow, OpSpec, PipelineInput, PipelineOutput, Upstream};
+use crate::dataflow::{CLOCK, Dataflow, PipelineInput, PipelineOutput, Upstream};
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::state::{Overlay, TaskState};
@@ -105,7 +119,7 @@ impl BatchContext {
     pub fn watermarks(&self, dataflow: &Dataflow) -> BTreeMap<OperatorId, [Option<i64>; 2]> {
         let ops = dataflow.stages.iter().flat_map(|stage| &stage.pipelines).flat_map(|pipeline| &pipeline.ops);
         let of = |(id, upstream)| (id, [&self.late_before, &self.close_before].map(|all| Self::least(all, upstream)));
-        ops.filter_map(OpSpec::watermark).map(of).collect()
+        ops.filter_map(|op| op.watermark()).map(of).collect()
     }
 
     /// The watermark of an operator: the least of its sources', once all have one. Milliseconds.

@@ -6,9 +6,9 @@
 
 use super::pieces::PIECE_BYTES;
 use super::pipeline::{OUTPUT_ROWS, batch};
-use crate::dataflow::{UnnestSpec, Unnested};
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
+use crate::operators::unnest::{UnnestSpec, Unnested};
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array, new_null_array};
 use arrow::compute::kernels::nullif::nullif;
 use arrow::compute::{cast, is_null, take};

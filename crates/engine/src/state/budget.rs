@@ -58,7 +58,7 @@ impl Budget {
                 .iter()
                 .filter(|pipeline| pipeline.inputs.contains(&input))
                 .flat_map(|pipeline| &pipeline.ops);
-            let first = ops.find_map(|op| operator(op.state()?.0));
+            let first = ops.find_map(|op| operator(op.state()?.operator));
             let to = first.unwrap_or_else(|| format!("stage {}", consumer.id));
             names.insert(Taker::Edge(edge.id), format!("the rows that wait for {to}"));
         }

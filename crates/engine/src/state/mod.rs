@@ -67,7 +67,7 @@ impl QueryState {
     pub fn with_limit(dataflow: &Dataflow, limit_bytes: u64) -> Self {
         let of_stage = |stage: &crate::dataflow::Stage| {
             let ops = stage.pipelines.iter().flat_map(|pipeline| &pipeline.ops);
-            (stage.id, ops.filter_map(crate::dataflow::OpSpec::state).collect())
+            (stage.id, ops.filter_map(|op| op.state()).map(|state| (state.operator, state.layout)).collect())
         };
         let budget = Budget::of(dataflow, limit_bytes);
         Self { operators: dataflow.stages.iter().map(of_stage).collect(), budget, inner: Mutex::default() }
@@ -82,6 +82,9 @@ impl QueryState {
         for delta in deltas {
             let reader = DeltaReader::new(delta)?;
             let operator = reader.operator();
+            if !operators.iter().any(|(known, _)| *known == operator) {
+                return Err(EngineError::UndeclaredState(operator));
+            }
             for entry in reader {
                 let entry = entry?;
                 if let Some(shard) = loaded.get_mut(&entry.shard) {

@@ -19,6 +19,8 @@ pub struct TaskState {
     shards: BTreeMap<ShardId, Arc<ShardState>>,
     overlay: Overlay,
     growth: Growth,
+    /// Set when an operator wrote that is not among `operators`.
+    undeclared: Option<OperatorId>,
 }
 
 /// Counts of one operator's state in a task's shards, its own changes included.
@@ -38,7 +40,7 @@ impl TaskState {
         growth: Growth,
     ) -> Self {
         let operators = operators.into_iter().collect();
-        Self { operators, range, shards, overlay: Overlay::default(), growth }
+        Self { operators, range, shards, overlay: Overlay::default(), growth, undeclared: None }
     }
 
     /// The same in parts: neighbouring shards, as evenly as can be, at most one part for each shard.
@@ -55,7 +57,7 @@ impl TaskState {
             let mine = shards.split_off(&ShardId(edge(part)));
             let range = edge(part)..edge(part + 1);
             let (operators, growth) = (operators.clone(), growth.part());
-            split.push(Self { operators, range, shards: mine, overlay: Overlay::default(), growth });
+            split.push(Self { operators, range, shards: mine, overlay: Overlay::default(), growth, undeclared: None });
         }
         split.reverse();
         split
@@ -97,8 +99,10 @@ impl TaskState {
         if !self.growth.keep(operator, bytes) {
             return;
         }
-        let layout = self.operators.get(&operator).copied().unwrap_or(Layout::Hashed);
-        self.overlay.put(operator, shard, key, value, layout);
+        match self.operators.get(&operator) {
+            Some(layout) => self.overlay.put(operator, shard, key, value, *layout),
+            None => self.undeclared = Some(operator),
+        }
     }
 
     /// Rows of so many bytes are made, which are all there until they are settled.
@@ -118,6 +122,9 @@ impl TaskState {
 
     /// Whether there was memory for all that was set. If not, the task's changes are worth nothing.
     pub fn check(&self) -> Result<(), EngineError> {
+        if let Some(operator) = self.undeclared {
+            return Err(EngineError::UndeclaredState(operator));
+        }
         self.growth.check()
     }
 

@@ -1,7 +1,9 @@
 //! Overlays, promotion, restoring: what a task sees and what becomes state.
 
 use super::*;
-use crate::dataflow::{OpSpec, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
+use crate::dataflow::{Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
+use crate::operators::complete::CompleteSpec;
+use crate::operators::keyed_sink::KeyedSinkSpec;
 use arrow::datatypes::Schema;
 use highwater_core::ids::{AttemptNumber, EdgeId, Epoch, SinkId};
 
@@ -9,7 +11,7 @@ const OP: OperatorId = OperatorId(0);
 const STAGE: StageId = StageId(0);
 
 fn state() -> QueryState {
-    let keyed = OpSpec::KeyedSink {
+    let keyed = KeyedSinkSpec {
         op: OP,
         key: vec![],
         unique: false,
@@ -20,7 +22,7 @@ fn state() -> QueryState {
     let pipeline = Pipeline {
         late: Vec::new(),
         inputs: vec![PipelineInput::Edge(EdgeId(0))],
-        ops: vec![keyed],
+        ops: vec![Arc::new(keyed)],
         output: PipelineOutput::Sink(SinkId(0)),
     };
     let stage = Stage { id: STAGE, input: StageInput::Shards, pipelines: vec![pipeline], sinks: vec![SinkId(0)] };
@@ -125,11 +127,11 @@ fn memory_counts_what_an_entry_costs_and_goes_when_it_goes() {
 
 #[test]
 fn a_stretch_is_walked_both_ways_with_the_tasks_own_changes() {
-    let op = OpSpec::Complete { op: OP, schema: Arc::new(Schema::empty()) };
+    let op = CompleteSpec { op: OP, schema: Arc::new(Schema::empty()) };
     let pipeline = Pipeline {
         inputs: vec![PipelineInput::Edge(EdgeId(0))],
         late: Vec::new(),
-        ops: vec![op],
+        ops: vec![Arc::new(op)],
         output: PipelineOutput::Sink(SinkId(0)),
     };
     let stage = Stage { id: STAGE, input: StageInput::Shards, pipelines: vec![pipeline], sinks: vec![SinkId(0)] };
@@ -157,4 +159,19 @@ fn a_stretch_is_walked_both_ways_with_the_tasks_own_changes() {
     assert_eq!(walked("a2", Some("b"), Direction::Forward), ["a2", "a5"]);
     assert_eq!(walked("a2", None, Direction::Backward), ["b1", "a5", "a2"]);
     assert_eq!(walked("a5", Some("a5"), Direction::Forward), [""; 0]);
+}
+
+#[test]
+fn state_of_an_operator_that_declares_none_is_refused() {
+    let state = state();
+    let mut delta = highwater_core::delta::DeltaWriter::new(OperatorId(7));
+    delta.push(ShardId(0), b"k", Some(&value(NEVER, "v")));
+    let loaded = state.load(0..1, &[delta.finish()]);
+    assert!(matches!(loaded, Err(EngineError::UndeclaredState(OperatorId(7)))), "{loaded:?}");
+    state.load(0..1, &[]).unwrap();
+    let mut task = state.task(STAGE, 0..1).unwrap();
+    task.put(OP, ShardId(0), b"k", Some(value(NEVER, "v")));
+    task.check().unwrap();
+    task.put(OperatorId(7), ShardId(0), b"k", Some(value(NEVER, "v")));
+    assert!(matches!(task.check(), Err(EngineError::UndeclaredState(OperatorId(7)))));
 }

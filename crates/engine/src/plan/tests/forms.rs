@@ -1,6 +1,7 @@
 //! Forms that people bring from Spark and Flink: what they compile to, and what is said where they cannot run.
 
 use super::*;
+use crate::operators::over::OverOperator;
 
 const KAFKA: &str = "WITH ('connector'='kafka','topic'='t','bootstrap.servers'='h:1','format'='json')";
 
@@ -166,9 +167,8 @@ fn ranks_in_every_form_are_limits() {
     ] {
         let query = good(&format!("INSERT INTO keyed {sql};"));
         let ops = query.dataflow.stages.iter().flat_map(|stage| &stage.pipelines).flat_map(|pipeline| &pipeline.ops);
-        let limits: Vec<bool> = ops
-            .filter_map(|op| if let OpSpec::Over { spec, .. } = op { Some(spec.limit.is_some()) } else { None })
-            .collect();
+        let limits: Vec<bool> =
+            ops.filter_map(|op| op.downcast_ref::<OverOperator>()).map(|over| over.spec.limit.is_some()).collect();
         assert_eq!(limits, [limited], "{sql}");
     }
 }

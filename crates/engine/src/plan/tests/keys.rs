@@ -1,6 +1,8 @@
 //! Sinks with PRIMARY KEY: when the key is proven unique, and what is kept when it is not.
 
 use super::*;
+use crate::operators::keyed_sink::KeyedSinkSpec;
+use crate::operators::rows::Project;
 
 #[track_caller]
 fn expect(sink: &str, select: &str, lines: &[&str]) -> CompiledQuery {
@@ -95,7 +97,7 @@ fn not_null_is_kept_in_the_rows_schema() {
         "SELECT card, id FROM plain WHERE card IS NOT NULL",
         &["0: filter project -> sink 0"],
     );
-    let OpSpec::Project { schema, .. } = &query.dataflow.stages[0].pipelines[0].ops[1] else { panic!("no projection") };
+    let Project { schema, .. } = query.dataflow.stages[0].pipelines[0].ops[1].downcast_ref().expect("a projection");
     assert!(!schema.field(0).is_nullable() && schema.field(1).is_nullable());
 }
 
@@ -117,12 +119,11 @@ fn told(columns: &str, key: &str, select: &str) -> (String, Vec<String>) {
     let query = good(&format!("{table} INSERT INTO s {select};"));
     let op = query.dataflow.stages.iter().flat_map(|stage| &stage.pipelines).flat_map(|pipeline| &pipeline.ops);
     let gathered = shape(&query).iter().any(|line| line.contains(": keyed"));
-    let keyed = op.filter_map(|op| match op {
-        OpSpec::KeyedSink { unique: true, .. } if gathered => Some("apart".to_string()),
-        OpSpec::KeyedSink { unique: true, .. } => Some("together".to_string()),
-        OpSpec::KeyedSink { close: Some(close), .. } => Some(format!("until {} {:?}", close.group_index, close.kind)),
-        OpSpec::KeyedSink { .. } => Some("shared".to_string()),
-        _ => None,
+    let keyed = op.filter_map(|op| op.downcast_ref()).map(|keyed| match keyed {
+        KeyedSinkSpec { unique: true, .. } if gathered => "apart".to_string(),
+        KeyedSinkSpec { unique: true, .. } => "together".to_string(),
+        KeyedSinkSpec { close: Some(close), .. } => format!("until {} {:?}", close.group_index, close.kind),
+        KeyedSinkSpec { .. } => "shared".to_string(),
     });
     let told = keyed.collect::<Vec<_>>().join(" ");
     let own = query.warnings.into_iter().filter(|warning| warning.contains("every key ever written")).collect();

@@ -1,6 +1,7 @@
 //! What a script may ask for, up to the limit and beyond.
 
 use super::*;
+use crate::operators::rows::{Filter, Project};
 use crate::sql::limits::{
     MAX_COLUMNS, MAX_DEPTH, MAX_INSERTS, MAX_PLAN_NODES, MAX_SCRIPT_BYTES, MAX_SHARDS, MAX_TABLES,
 };
@@ -42,7 +43,7 @@ fn the_deepest_expressions_run_on_a_small_stack() {
             _ => chain(first, more, deepest - 2),
         };
         let query = good(&format!("{COPY} WHERE {condition};"));
-        let OpSpec::Filter(predicate) = &query.dataflow.stages[0].pipelines[0].ops[0] else { panic!("no filter") };
+        let Filter(predicate) = query.dataflow.stages[0].pipelines[0].ops[0].downcast_ref().expect("a filter");
         let (predicate, schema) = (predicate.clone(), query.sources[0].layout());
         let run = move || {
             let columns = schema.fields().iter().map(|field| new_null_array(field.data_type(), 3)).collect();
@@ -213,7 +214,7 @@ fn constants_that_would_be_huge_are_refused() {
 #[test]
 fn what_is_no_constant_is_bounded_when_it_is_computed() {
     let query = good("INSERT INTO rows_out SELECT repeat(card, id) || card, id FROM plain;");
-    let OpSpec::Project { exprs, .. } = &query.dataflow.stages[0].pipelines[0].ops[0] else { panic!("no projection") };
+    let Project { exprs, .. } = query.dataflow.stages[0].pipelines[0].ops[0].downcast_ref().expect("a projection");
     let schema = query.sources[0].layout();
     let rows = |id: i64| {
         let columns = schema.fields().iter().map(|field| match field.data_type() {

@@ -15,7 +15,20 @@ mod versions;
 mod windows;
 
 use crate::compile;
-use crate::dataflow::{OpSpec, PipelineOutput};
+use crate::dataflow::operator::StateSpec;
+use crate::dataflow::{Op, OperatorSpec, PipelineOutput};
+use crate::operators::aggregate::{FinalAggregateSpec, PartialAggregateSpec};
+use crate::operators::complete::CompleteSpec;
+use crate::operators::join::JoinOperator;
+use crate::operators::keyed_sink::KeyedSinkSpec;
+use crate::operators::keyed_source::UpsertOperator;
+use crate::operators::lookup::LookupOperator;
+use crate::operators::over::OverOperator;
+use crate::operators::retracting::GeneralAggregateSpec;
+use crate::operators::rows::{Expand, Filter, Project};
+use crate::operators::session::SessionOperator;
+use crate::operators::temporal::TemporalOperator;
+use crate::operators::unnest::UnnestOperator;
 use crate::query::CompiledQuery;
 
 /// Two sources, three sinks.
@@ -83,24 +96,33 @@ fn shape(query: &CompiledQuery) -> Vec<String> {
     lines
 }
 
-fn op_name(op: &OpSpec) -> String {
-    match op {
-        OpSpec::Filter(_) => "filter".into(),
-        OpSpec::Project { .. } => "project".into(),
-        OpSpec::PartialAggregate { op, .. } => format!("partial{op}"),
-        OpSpec::FinalAggregate { op, emit, .. } => format!("final{op}:{emit:?}"),
-        OpSpec::GeneralAggregate { op, spec } => format!("aggregate{op}:{:?}", spec.emit),
-        OpSpec::Join { op, spec } => format!("{}{op}", crate::explain::join_name(spec).replace(' ', "-")),
-        OpSpec::Over { op, spec } => format!("{}{op}", crate::explain::over_name(spec)),
-        OpSpec::Session { op, .. } => format!("session{op}"),
-        OpSpec::Upsert { op, spec } => format!("upsert{op}{:?}", spec.key),
-        OpSpec::Temporal { op, spec } => format!("temporal{op}:{}", if spec.on_close { "final" } else { "at-once" }),
-        OpSpec::Lookup(_) => "lookup".into(),
-        OpSpec::Complete { op, .. } => format!("complete{op}"),
-        OpSpec::Unnest(_) => "unnest".into(),
-        OpSpec::Expand { lists, .. } => format!("expand{}", lists.len()),
-        OpSpec::KeyedSink { op, key, unique, .. } => format!("keyed{op}{key:?}{}", if *unique { "unique" } else { "" }),
-    }
+fn op_name(op: &Op) -> String {
+    let names: [fn(&dyn OperatorSpec) -> Option<String>; 15] = [
+        |op| op.downcast_ref::<Filter>().map(|_| "filter".into()),
+        |op| op.downcast_ref::<Project>().map(|_| "project".into()),
+        |op| op.downcast_ref::<Expand>().map(|expand| format!("expand{}", expand.lists.len())),
+        |op| op.downcast_ref::<UnnestOperator>().map(|_| "unnest".into()),
+        |op| op.downcast_ref::<LookupOperator>().map(|_| "lookup".into()),
+        |op| op.downcast_ref::<PartialAggregateSpec>().map(|half| format!("partial{}", half.op)),
+        |op| op.downcast_ref::<FinalAggregateSpec>().map(|half| format!("final{}:{:?}", half.op, half.emit)),
+        |op| op.downcast_ref::<GeneralAggregateSpec>().map(|all| format!("aggregate{}:{:?}", all.op, all.spec.emit)),
+        |op| op.downcast_ref::<JoinOperator>().map(|join| format!("{}{}", join.spec.name().replace(' ', "-"), join.op)),
+        |op| op.downcast_ref::<OverOperator>().map(|over| format!("{}{}", over.spec.name(), over.op)),
+        |op| op.downcast_ref::<SessionOperator>().map(|session| format!("session{}", session.op)),
+        |op| op.downcast_ref::<UpsertOperator>().map(|upsert| format!("upsert{}{:?}", upsert.op, upsert.spec.key)),
+        |op| {
+            let when = |on_close| if on_close { "final" } else { "at-once" };
+            op.downcast_ref::<TemporalOperator>()
+                .map(|join| format!("temporal{}:{}", join.op, when(join.spec.on_close)))
+        },
+        |op| op.downcast_ref::<CompleteSpec>().map(|complete| format!("complete{}", complete.op)),
+        |op| {
+            let unique = |unique| if unique { "unique" } else { "" };
+            op.downcast_ref::<KeyedSinkSpec>()
+                .map(|keyed| format!("keyed{}{:?}{}", keyed.op, keyed.key, unique(keyed.unique)))
+        },
+    ];
+    names.iter().find_map(|name| name(op.as_ref())).unwrap_or_else(|| panic!("no name for {op:?}"))
 }
 
 /// Every invariant the runtime counts on.
@@ -120,119 +142,16 @@ fn check(query: &CompiledQuery) {
                 PipelineOutput::Sink(sink) => assert!(stage.sinks.contains(&sink)),
             }
             for op in &pipeline.ops {
-                if let Some((op, _)) = op.state() {
+                if let Some(StateSpec { operator: op, .. }) = op.state() {
                     assert_eq!(stage.input, StageInput::Shards);
                     assert!(flow.operators.iter().any(|info| info.id == op));
                 }
             }
         }
     }
-    check_types(query);
+    query.check_schemas().unwrap();
     for (index, operator) in flow.operators.iter().enumerate() {
         assert_eq!(operator.id.0 as usize, index);
         assert!(!operator.sources.is_empty());
-    }
-}
-
-/// What each operator computes has the types its schema says, through all pipelines.
-#[track_caller]
-fn check_types(query: &CompiledQuery) {
-    use crate::dataflow::{PipelineInput, StageInput, Unnested};
-    use arrow::datatypes::{DataType, SchemaRef};
-    let types = |schema: &SchemaRef| -> Vec<DataType> {
-        schema.fields().iter().map(|field| field.data_type().clone()).collect()
-    };
-    for stage in &query.dataflow.stages {
-        for pipeline in &stage.pipelines {
-            let mut input: SchemaRef = match (pipeline.inputs[0], stage.input) {
-                (PipelineInput::Edge(edge), _) => query.dataflow.edges[edge.0 as usize].schema.clone(),
-                (PipelineInput::Source, StageInput::Source(id)) => {
-                    let source = &query.sources[id.0 as usize];
-                    source.layout()
-                }
-                (PipelineInput::Source, StageInput::Shards) => panic!("a shards stage has no source"),
-            };
-            for op in &pipeline.ops {
-                match op {
-                    OpSpec::Filter(predicate) => assert_eq!(predicate.data_type(&input).unwrap(), DataType::Boolean),
-                    OpSpec::Project { exprs, schema } => {
-                        let given: Vec<DataType> = exprs.iter().map(|expr| expr.data_type(&input).unwrap()).collect();
-                        assert_eq!(given, types(schema));
-                        input = schema.clone();
-                    }
-                    OpSpec::PartialAggregate { spec, .. } => {
-                        let given: Vec<DataType> =
-                            spec.group.iter().map(|expr| expr.data_type(&input).unwrap()).collect();
-                        assert_eq!(given, types(&spec.group_schema));
-                        assert_eq!(spec.filters.len(), spec.aggregates.len());
-                        input = spec.partial_schema.clone();
-                    }
-                    OpSpec::FinalAggregate { spec, .. } => {
-                        assert_eq!(types(&input), types(&spec.partial_schema));
-                        let values = spec.aggregates.iter().map(|call| call.field().data_type().clone());
-                        let given: Vec<DataType> = types(&spec.group_schema).into_iter().chain(values).collect();
-                        assert_eq!(given, types(&spec.output_schema));
-                        input = spec.output_schema.clone();
-                    }
-                    OpSpec::Expand { lists, schema } => {
-                        for exprs in lists {
-                            let given: Vec<DataType> =
-                                exprs.iter().map(|expr| expr.data_type(&input).unwrap()).collect();
-                            assert_eq!(given, types(schema));
-                        }
-                        input = schema.clone();
-                    }
-                    OpSpec::Session { spec, .. } => {
-                        assert_eq!(types(&input), types(&spec.input_schema));
-                        input = spec.output_schema.clone();
-                    }
-                    OpSpec::Lookup(spec) => input = spec.output_schema.clone(),
-                    OpSpec::Upsert { spec, .. } => {
-                        assert_eq!(types(&input), types(&spec.input_schema));
-                        assert_eq!(types(&input)[..spec.width], types(&spec.output_schema));
-                        input = spec.output_schema.clone();
-                    }
-                    OpSpec::Temporal { spec, .. } => {
-                        let sides = [&spec.rows, &spec.versions.timed];
-                        for (side, edge) in sides.into_iter().zip(&pipeline.inputs) {
-                            let PipelineInput::Edge(edge) = edge else { panic!("a join reads exchanges") };
-                            assert_eq!(types(&query.dataflow.edges[edge.0 as usize].schema), types(&side.schema));
-                        }
-                        input = spec.output_schema.clone();
-                    }
-                    OpSpec::Unnest(spec) => {
-                        let whole = spec.columns.iter().zip(spec.schema.fields());
-                        for ((column, _), field) in whole.filter(|((_, what), _)| *what == Unnested::Same) {
-                            assert_eq!(input.field(*column).data_type(), field.data_type());
-                        }
-                        input = spec.schema.clone();
-                    }
-                    OpSpec::GeneralAggregate { spec, .. } => {
-                        assert_eq!(types(&input), types(&spec.input_schema));
-                        input = spec.output_schema.clone();
-                    }
-                    OpSpec::Join { spec, .. } => {
-                        for (side, edge) in spec.sides.iter().zip(&pipeline.inputs) {
-                            let PipelineInput::Edge(edge) = edge else { panic!("a join reads exchanges") };
-                            assert_eq!(types(&query.dataflow.edges[edge.0 as usize].schema), types(&side.schema));
-                        }
-                        input = spec.output_schema.clone();
-                    }
-                    OpSpec::Over { spec, .. } => {
-                        assert_eq!(types(&input), types(&spec.input_schema));
-                        input = spec.output_schema.clone();
-                    }
-                    OpSpec::Complete { schema, .. } | OpSpec::KeyedSink { schema, .. } => {
-                        assert_eq!(types(&input), types(schema))
-                    }
-                }
-            }
-            match pipeline.output {
-                PipelineOutput::Exchange(edge) => {
-                    assert_eq!(types(&input), types(&query.dataflow.edges[edge.0 as usize].schema))
-                }
-                PipelineOutput::Sink(sink) => assert_eq!(input, query.sinks[sink.0 as usize].schema),
-            }
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! Compiled expressions give the right rows.
 
 use super::*;
+use crate::operators::rows::{Filter, Project};
 use arrow::array::{AsArray, Decimal128Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int64Type, TimestampMillisecondType};
@@ -26,18 +27,15 @@ fn plain(query: &CompiledQuery) -> RecordBatch {
 fn run(query: &CompiledQuery) -> RecordBatch {
     let mut batch = plain(query);
     for op in &query.dataflow.stages[0].pipelines[0].ops {
-        batch = match op {
-            OpSpec::Filter(predicate) => {
-                let keep = predicate.evaluate(&batch).unwrap().into_array(batch.num_rows()).unwrap();
-                filter_record_batch(&batch, keep.as_boolean()).unwrap()
-            }
-            OpSpec::Project { exprs, schema } => {
-                let columns =
-                    exprs.iter().map(|expr| expr.evaluate(&batch).unwrap().into_array(batch.num_rows()).unwrap());
-                RecordBatch::try_new(schema.clone(), columns.collect()).unwrap()
-            }
-            _ => return batch,
-        };
+        if let Some(Filter(predicate)) = op.downcast_ref() {
+            let keep = predicate.evaluate(&batch).unwrap().into_array(batch.num_rows()).unwrap();
+            batch = filter_record_batch(&batch, keep.as_boolean()).unwrap();
+        } else if let Some(Project { exprs, schema }) = op.downcast_ref() {
+            let columns = exprs.iter().map(|expr| expr.evaluate(&batch).unwrap().into_array(batch.num_rows()).unwrap());
+            batch = RecordBatch::try_new(schema.clone(), columns.collect()).unwrap();
+        } else {
+            return batch;
+        }
     }
     batch
 }

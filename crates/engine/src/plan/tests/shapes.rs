@@ -1,7 +1,9 @@
 //! Which stages, exchanges and operators a query becomes.
 
 use super::*;
-use crate::dataflow::{AggregateSpec, CloseKey, CloseKind, EmitMode};
+use crate::dataflow::{CloseKey, CloseKind, EmitMode};
+use crate::operators::aggregate::AggregateSpec;
+use crate::operators::aggregate::FinalAggregateSpec;
 use std::sync::Arc;
 
 #[track_caller]
@@ -13,9 +15,7 @@ fn expect(statements: &str, lines: &[&str]) -> CompiledQuery {
 
 fn final_spec(query: &CompiledQuery) -> Arc<AggregateSpec> {
     let ops = query.dataflow.stages.iter().flat_map(|stage| &stage.pipelines).flat_map(|pipeline| &pipeline.ops);
-    ops.filter_map(|op| if let OpSpec::FinalAggregate { spec, .. } = op { Some(spec.clone()) } else { None })
-        .next()
-        .unwrap()
+    ops.filter_map(|op| op.downcast_ref::<FinalAggregateSpec>()).next().unwrap().spec.clone()
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn distinct_gives_each_row_when_first_seen() {
     );
     assert_eq!(query.dataflow.operators[0].name, "distinct");
     let ops = &query.dataflow.stages[1].pipelines[0].ops;
-    assert!(matches!(&ops[0], OpSpec::FinalAggregate { emit: EmitMode::OnFirst, .. }));
+    assert_eq!(ops[0].downcast_ref::<FinalAggregateSpec>().unwrap().emit, EmitMode::OnFirst);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Tables, options, settings and watermarks.
 
 use super::*;
+use crate::operators::rows::Project;
 use crate::query::ConnectorOptions;
 use highwater_core::options::{OnDataLoss, OutputMode, StartingOffsets, Trigger};
 
@@ -137,9 +138,7 @@ fn a_sink_routes_by_its_metadata_columns() {
 #[test]
 fn columns_are_assigned_by_position_and_cast() {
     let query = good("INSERT INTO rows_out (b, a) SELECT CAST(1 AS SMALLINT), id FROM plain;");
-    let OpSpec::Project { schema, exprs } = &query.dataflow.stages[0].pipelines[0].ops[0] else {
-        panic!("no projection")
-    };
+    let Project { schema, exprs } = query.dataflow.stages[0].pipelines[0].ops[0].downcast_ref().expect("a projection");
     assert_eq!(schema, &query.sinks[0].schema);
     assert!(exprs[0].to_string().starts_with("CAST(id@"), "{}", exprs[0]);
     let missing = good("INSERT INTO rows_out (a) SELECT card FROM plain;");

@@ -6,8 +6,8 @@
 
 use super::linear::{Linear, Terms};
 use super::tagged;
-use crate::dataflow::{CallSpec, GeneralSpec, Keeps};
 use crate::error::EngineError;
+use crate::operators::retracting::{CallSpec, GeneralSpec, Keeps};
 use crate::runtime::kept::Kept;
 use crate::runtime::keys::{Codec, Encoded, normalize};
 use crate::runtime::ttl::Ttl;

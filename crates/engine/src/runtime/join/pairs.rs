@@ -4,9 +4,10 @@
 //! rows' weights after the batch less that before it.
 
 use super::rows::{KeyRows, Store};
-use crate::dataflow::{JoinOutput, JoinSpec};
+use crate::dataflow::JoinOutput;
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
+use crate::operators::join::JoinSpec;
 use crate::runtime::pipeline::{OUTPUT_ROWS, batch, evaluate};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, UInt32Array};
 use arrow::compute::take;

@@ -1,7 +1,7 @@
 //! One partition's rows in order, and how many of them a limit wants.
 
-use crate::dataflow::{Rank, RankLimit};
 use crate::error::EngineError;
+use crate::operators::over::{Rank, RankLimit};
 use crate::runtime::kept::Kept;
 use crate::state::{Direction, TaskState};
 use highwater_core::ids::{OperatorId, ShardId};

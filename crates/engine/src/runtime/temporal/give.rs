@@ -4,9 +4,9 @@
 //! Invariant: conditions are evaluated one after the other, each over what the ones before let pass, and columns over
 //! what all let pass: as guarded expressions expect.
 
-use crate::dataflow::TemporalSpec;
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
+use crate::operators::temporal::TemporalSpec;
 use crate::runtime::keys::Codec;
 use crate::runtime::pipeline::{batch, evaluate};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array, new_null_array};

@@ -4,9 +4,9 @@
 //! Invariant: of a deletion no row is kept, but its time is.
 
 use super::{FOR_GOOD, VERSION, closes, codec_of, cut_off, encode_time, prefix_of, times};
-use crate::dataflow::VersionSide;
 use crate::delta::DeltaBatch;
 use crate::error::EngineError;
+use crate::operators::temporal::VersionSide;
 use crate::runtime::kept::{Kept, never_inserted};
 use crate::runtime::keys::{Codec, normalize};
 use crate::state::{Direction, Stretch, TaskState, successor};

@@ -1,0 +1,87 @@
+//! What a checkpoint's state depends on: the plan that made it.
+//!
+//! Owns: the identity of a plan, as stored with a query, and telling how two differ. Does not own: computing it (crate
+//! `engine`). Invariant: state is read only by a plan of the identity that wrote it.
+
+use crate::ids::OperatorId;
+use serde::{Deserialize, Serialize};
+
+/// Identifies what a query keeps, whatever build compiles its script.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanIdentity {
+    /// Number of slices that keys are hashed into.
+    pub shards: u16,
+    /// Operators that keep state, by id.
+    pub operators: Vec<StateIdentity>,
+}
+
+/// Identifies the state of one operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateIdentity {
+    pub operator: OperatorId,
+    /// `join`, `aggregate`, …
+    pub kind: String,
+    /// Version of the layout of its keys and values.
+    pub version: u32,
+    /// Hash of its keys, schemas and expressions, as text.
+    pub digest: String,
+}
+
+impl PlanIdentity {
+    /// How `now`, of this build, differs from the plan that wrote the state; `None`: not at all.
+    pub fn difference(&self, now: &Self) -> Option<String> {
+        if self.shards != now.shards {
+            return Some(format!("its state is in {} shards, and the plan has {} now", self.shards, now.shards));
+        }
+        for then in &self.operators {
+            let Some(found) = now.operators.iter().find(|found| found.operator == then.operator) else {
+                return Some(format!("the plan has no operator {} ({}) any more", then.operator, then.kind));
+            };
+            let differs = |how: String| Some(format!("operator {} ({}) {how}", then.operator, then.kind));
+            if found.kind != then.kind {
+                return differs(format!("is now of kind {}", found.kind));
+            }
+            if found.version != then.version {
+                let (old, new) = (then.version, found.version);
+                return differs(format!("keeps its state in layout {old}, and this build reads layout {new}"));
+            }
+            if found.digest != then.digest {
+                return differs("has other keys, schemas or expressions now".into());
+            }
+        }
+        let known = |found: &&StateIdentity| self.operators.iter().any(|then| then.operator == found.operator);
+        let new = now.operators.iter().find(|found| !known(found))?;
+        Some(format!("operator {} ({}) is new in the plan", new.operator, new.kind))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn join(operator: u32) -> StateIdentity {
+        StateIdentity { operator: OperatorId(operator), kind: "join".into(), version: 1, digest: "a".into() }
+    }
+
+    #[test]
+    fn every_difference_is_named() {
+        let then = PlanIdentity { shards: 64, operators: vec![join(0), join(2)] };
+        assert_eq!(then.difference(&then.clone()), None);
+        let with = |operators| PlanIdentity { shards: 64, operators };
+        let cases = [
+            (PlanIdentity { shards: 8, ..then.clone() }, "64 shards, and the plan has 8"),
+            (with(vec![join(0)]), "no operator 2 (join) any more"),
+            (
+                with(vec![join(0), StateIdentity { kind: "aggregate".into(), ..join(2) }]),
+                "operator 2 (join) is now of kind aggregate",
+            ),
+            (with(vec![join(0), StateIdentity { version: 2, ..join(2) }]), "layout 1, and this build reads layout 2"),
+            (with(vec![StateIdentity { digest: "b".into(), ..join(0) }, join(2)]), "operator 0 (join) has other keys"),
+            (with(vec![join(0), join(1), join(2)]), "operator 1 (join) is new"),
+        ];
+        for (now, expected) in cases {
+            let difference = then.difference(&now).unwrap();
+            assert!(difference.contains(expected), "{difference}");
+        }
+    }
+}
