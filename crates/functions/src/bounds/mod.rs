@@ -16,6 +16,7 @@ use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
     ColumnarValue, Expr, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
@@ -62,7 +63,14 @@ impl ScalarUDFImpl for Bounded {
         self.inner.coerce_types(arguments)
     }
 
-    // Without `simplify`: it would put the function itself in place of this one.
+    /// Some functions stand for others: those get their bounds before they run. What multiplies is never left to itself,
+    /// not even while constants are folded.
+    fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
+        match estimate_of(self.name()) {
+            Some(_) => Ok(ExprSimplifyResult::Original(args)),
+            None => self.inner.simplify(args, info),
+        }
+    }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
@@ -142,11 +150,25 @@ fn bounded_call(call: ScalarFunction) -> Result<Transformed<Expr>> {
     {
         limits::check_type(&data_type)?;
     }
+    check_literals(&call)?;
     if !grows(call.func.name()) || call.func.inner().is::<Bounded>() {
         return Ok(Transformed::no(Expr::ScalarFunction(call)));
     }
     let function = Arc::new(ScalarUDF::from(Bounded { inner: call.func }));
     Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(function, call.args))))
+}
+
+/// A call of constants is refused even where no row may come to it.
+fn check_literals(call: &ScalarFunction) -> Result<()> {
+    let Some(estimate) = estimate_of(call.func.name()) else { return Ok(()) };
+    let literal = |arg: &Expr| match arg {
+        Expr::Literal(value, _) => Some(ColumnarValue::Scalar(value.clone())),
+        _ => None,
+    };
+    match call.args.iter().map(literal).collect::<Option<Vec<_>>>() {
+        Some(args) if !args.is_empty() => limits::check(call.func.name(), true, 1, estimate.sizes(&args, 1)?),
+        _ => Ok(()),
+    }
 }
 
 /// Those of a chain of `||`.

@@ -1,3 +1,5 @@
+//! Calls that would make too much, and calls that nearly would.
+
 use super::*;
 use datafusion::arrow::array::{ArrayRef, Int64Array, StringArray};
 use datafusion::arrow::datatypes::Field;
