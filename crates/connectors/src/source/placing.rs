@@ -15,6 +15,9 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+/// How often a leader is asked from where on a log was rewritten.
+const MOST_ASKED: u8 = 20;
+
 /// How far the log of a partition is validated.
 #[derive(Debug, Default)]
 pub(super) struct Validation {
@@ -24,17 +27,28 @@ pub(super) struct Validation {
     due: bool,
     /// The leader has once said that the log was truncated.
     doubted: bool,
+    /// How often it was asked although a fetch had failed.
+    asked: u8,
 }
 
 impl Validation {
     pub fn behind(last: Option<LastRecord>) -> Self {
-        Self { last, due: false, doubted: false }
+        Self { last, ..Self::default() }
     }
 
     /// True when a truncation is told for the first time: the answer may be one to an earlier question, about another
     /// position. False where there is nothing to ask about.
     pub fn ask_again(&mut self) -> bool {
         self.last.is_some() && !std::mem::replace(&mut self.doubted, true)
+    }
+
+    /// The log ends at or before the last record, and a fetch was told so before the leader said from where on it was
+    /// rewritten: one that is sent between the assignment and the seek. True a limited number of times, since brokers that
+    /// do not know the question always let the fetch fail.
+    pub fn ask_where(&mut self, latest: i64) -> bool {
+        let ask = self.asked < MOST_ASKED && self.last.is_some_and(|last| last.offset >= latest);
+        self.asked += u8::from(ask);
+        ask
     }
 
     /// There was no record at `offset` when the log was read up to `next`.
@@ -122,6 +136,14 @@ mod tests {
         assert!(validation.ask_again());
         assert!(!validation.ask_again());
         assert!(!Validation::default().ask_again());
+    }
+
+    #[test]
+    fn where_a_shorter_log_was_rewritten_is_asked_but_not_for_ever() {
+        let mut validation = behind(9);
+        assert!(!validation.ask_where(10), "it holds the last record");
+        assert_eq!((0..100).filter(|_| validation.ask_where(9)).count(), usize::from(MOST_ASKED));
+        assert!(!Validation::default().ask_where(0));
     }
 
     #[test]

@@ -101,6 +101,10 @@ impl QueryMachine {
     fn check_positions(&mut self, look: &TopicLook, out: &mut Vec<Action>) {
         for (partition, ends) in &look.ends {
             let Some(position) = self.positions.get(partition).copied() else { continue };
+            let is_read = self.config.end_positions.get(partition).is_none_or(|end| position < *end);
+            if position > ends.latest && is_read && self.last_records.contains_key(partition) {
+                continue; // Where its log was rewritten, perhaps far below its end, the consumer finds out.
+            }
             if !(ends.earliest..=ends.latest).contains(&position) {
                 let (partition, earliest, latest) = (partition.clone(), ends.earliest, ends.latest);
                 self.on_out_of_range(OutOfRange { partition, position, earliest, latest, diverged: None }, out);

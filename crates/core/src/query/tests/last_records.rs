@@ -124,6 +124,28 @@ fn a_log_rewritten_while_nobody_read_is_treated_as_one_rewritten_under_a_reader(
 }
 
 #[test]
+fn a_log_that_is_shorter_now_is_asked_where_it_was_rewritten() {
+    // given 3 records that were read, of a log that ends at 2 now
+    let (query, record) = three_read(OnDataLoss::Earliest);
+    let options = || with_options(SourceOptions { on_data_loss: OnDataLoss::Earliest, ..SourceOptions::default() });
+    let look = || topic("", &[(0, 0, 2), (1, 0, 0)]);
+    let mut again = Query::restarted(options(), &record, query.now_ms, Resolution::Published);
+    again.tell(executors(&[(1, 1)]));
+    // when
+    let told = again.tell(look());
+    // then it is not said to go on at its end: the consumer finds other records from 1 on
+    assert_eq!((told, again.machine.positions()[&p(0)]), (vec![], 3));
+    again.tell(out_of_range(3, 0, 2, Some(1)));
+    assert_eq!(again.machine.positions()[&p(0)], 1);
+    // and a partition that is not read any more goes by its end
+    let ends = [(p(0), 3), (p(1), 4)].into();
+    let config = QueryConfig { end_positions: ends, trigger: Trigger::AvailableNow, ..options() };
+    let mut again = Query::restarted(config, &record, query.now_ms, Resolution::Published);
+    again.tell(look());
+    assert_eq!(again.machine.positions()[&p(0)], 2);
+}
+
+#[test]
 fn it_ends_with_its_topic_and_with_what_retention_took() {
     let (mut query, _) = three_read(OnDataLoss::Earliest);
     query.tell(topic("old", &[(0, 0, 3), (1, 0, 0)]));
