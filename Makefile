@@ -1,7 +1,7 @@
 # Everything one does with this repository. `make help` lists it.
 #
-# Cold, on two cores: `make demo` and `make test` build the dependencies once (debug, optimised lightly); no
-# target except `release` and `bench` makes a release build.
+# Cold, on two cores: `make demo` and `make test` build the dependencies once (debug, optimised lightly); only
+# `release`, `bench` and `nexmark` make a release build.
 
 CARGO ?= cargo
 # Debug builds of the demo and the tests share one target directory and one set of features.

@@ -283,7 +283,7 @@ pub struct CheckpointArgs {
 
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// End by itself after so many seconds
+    /// End after this many seconds
     #[arg(long, value_name = "N")]
     pub seconds: Option<u64>,
     /// Card payments generated per second

@@ -23,7 +23,7 @@ pub enum Failure {
     /// The user pressed ^C; the text says what goes on without them.
     #[error("{0}")]
     Interrupted(String),
-    /// Whoever read our stdout is gone (`… | head`): nothing to say to nobody.
+    /// The reader of stdout has closed it (`… | head`): nothing is said.
     #[error("stdout is closed")]
     OutputClosed,
 }

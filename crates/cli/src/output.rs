@@ -24,7 +24,7 @@ pub fn json(value: &Value) -> Result<(), Failure> {
 
 /// Says something to people, on stderr.
 pub fn note(text: &str) {
-    // Nobody reads stderr any more: then nobody misses it.
+    // Stderr is closed: there is no place left to say so.
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 

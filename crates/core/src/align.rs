@@ -39,7 +39,7 @@ impl Waiting<'_> {
         self.marks.iter().filter(|mark| mark.position > self.position && mark.position <= self.reach)
     }
 
-    /// How far its time is, at least, once it is read a little; `None`: nobody knows.
+    /// How far its time is, at least, once it is read a little; `None`: not known.
     fn time_ms(&self) -> Option<i64> {
         self.watermark_ms.or_else(|| self.ahead().next()?.watermark_ms)
     }

@@ -165,7 +165,7 @@ pub struct QuerySpec {
     /// Kafka topic ids that `start_positions` belong to, to notice a topic recreated under its name.
     #[serde(default)]
     pub source_topic_ids: BTreeMap<SourceId, String>,
-    /// Kafka topic ids that `end_positions` belong to; they are fixed anew when a finished query is started.
+    /// Kafka topic ids that `end_positions` belong to; they are fixed again when a finished query is started.
     #[serde(default)]
     pub end_topic_ids: BTreeMap<SourceId, String>,
     /// The plan that the query's state is of; `None` in specs of before it was noted.

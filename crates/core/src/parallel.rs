@@ -4,7 +4,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-/// Works on all items on so many threads, this one among them; results in the items' order, the first error first.
+/// Works on all items on `threads` threads, this one among them; results in the items' order, the first error first.
 ///
 /// # Errors
 /// That of the first item, in their order, whose work failed. All items are worked on first.

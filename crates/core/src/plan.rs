@@ -1,6 +1,6 @@
 //! What was decided for one micro-batch: everything a task needs to produce the same rows again.
 //!
-//! Owns: the plan's shape. Does not own: making it (`planner`, `assign`) or where tasks run (placement is
+//! Owns: the plan's shape. Does not own: making it (`query`, `ranges`) or where tasks run (placement is
 //! not part of the plan: whole tasks move between executors, they are never re-split).
 
 use crate::files::FileVersions;

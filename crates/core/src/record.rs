@@ -1,7 +1,7 @@
 //! The prepare record: the checkpoint of one micro-batch, written durably in one step.
 //!
 //! Owns: what is in a checkpoint. Does not own: its bytes on disk (crate `checkpoint`).
-//! Invariant: `positions` never go below those of the record before, unless the record says that they were set anew
+//! Invariant: `positions` never go below those of the record before, unless the record lists the partition in `reset`
 //! (checked by [`PrepareRecord::regressed`]).
 
 use crate::ids::{AttemptId, BatchId, QueryId, SourceId};
@@ -36,7 +36,7 @@ pub struct PrepareRecord {
     /// Ends of sources whose topic was recreated, in place of those in the query's spec.
     #[serde(default, with = "as_pairs")]
     pub ends: Positions,
-    /// Partitions whose position was set anew by `on_data_loss` before this batch, because their topic was recreated or
+    /// Partitions whose position was reset by `on_data_loss` before this batch, because their topic was recreated or
     /// their log truncated: only these may go back, or be gone.
     #[serde(default)]
     pub reset: BTreeSet<SourcePartition>,
@@ -64,7 +64,7 @@ pub struct Totals {
     pub bad_records: u64,
     /// Offsets skipped under `on_data_loss`.
     pub lost_offsets: u64,
-    /// Times `on_data_loss` set positions anew: once per recreated topic, once per truncated partition.
+    /// Number of resets by `on_data_loss`: once per recreated topic, once per truncated partition.
     #[serde(default)]
     pub resets: u64,
 }

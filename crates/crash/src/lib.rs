@@ -6,7 +6,7 @@
 //! `HIGHWATER_CRASH_LOG=FILE` gets the name written before the process dies, so that a test can tell that its
 //! point was hit. The file is also the memory: a process started with a point already in it is spared, so that
 //! a restarted process does not die again.
-//! `HIGHWATER_DELAYS=name:ms,name:ms` makes each passing of a point take up to so many milliseconds, always the same ones
+//! `HIGHWATER_DELAYS=name:ms,name:ms` makes each passing of a point take up to `ms` milliseconds, always the same
 //! for the same passing, so that tasks overtake each other as they would on busy machines.
 //! `HIGHWATER_WALL_SKEW=FILE` adds the milliseconds in FILE to the driver's wall clock, whenever it is read.
 

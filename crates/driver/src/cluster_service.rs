@@ -91,7 +91,7 @@ impl ClusterService for ClusterApi {
         tokio::spawn(async move {
             while let Some(Ok(message)) = incoming.next().await {
                 if !cluster.is_current(executor, session) {
-                    break; // It has joined anew, or is gone: what it says here is of the past.
+                    break; // The executor has a newer session, or has left: messages of this one are stale.
                 }
                 match route(&queries, executor, message) {
                     Ok(true) => {}

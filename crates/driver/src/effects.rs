@@ -292,7 +292,7 @@ impl Effects {
             let close = v1::CloseQuery { query_id: self.query_id(), run_id: self.run_id.to_string() };
             self.cluster.send(executor, Message::CloseQuery(close));
         }
-        // Whoever stopped it has stored that, or has something else in mind.
+        // `stop` has stored the state already; `replace` and `drop` store what they need.
         if end == End::Stopped {
             return;
         }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 /// Pause before files that could not be read are tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Reads the files of a script once, so that whoever submits it hears of what is wrong with them.
+/// Reads the files of a script once, so that a submit fails with what is wrong with them.
 pub(crate) async fn check(compiled: &CompiledQuery) -> Result<(), DriverError> {
     for table in compiled.file_tables() {
         look(&table).await?;
@@ -66,7 +66,7 @@ impl FileKeeper {
     pub fn new(run: &Run, access: Arc<AccessPolicy>, used: FileVersions) -> Self {
         let watched = |table| Watched { table, due: Some(Instant::now()), warning: None };
         let tables: Vec<Watched> = run.compiled.file_tables().into_iter().map(watched).collect();
-        // Those of other tables are read anew.
+        // Files of other tables are read again.
         let pinned = |name: &String| tables.iter().any(|one| one.table.pinned && one.table.name == *name);
         let versions = used.into_iter().filter(|(name, _)| pinned(name)).collect();
         let (store, epoch, query) = (run.store.clone(), run.cluster.epoch(), run.spec.id);

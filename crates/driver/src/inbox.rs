@@ -3,7 +3,7 @@
 //! Owns: the queue of one run. Does not own: who sends (streams, effects, monitors) or what a fact means (core).
 //!
 //! Invariants:
-//! - nobody waits to put something in: a run that is behind holds up no executor's stream, which carries other queries'
+//! - putting something in never waits: a run that is behind holds up no executor's stream, which carries other queries'
 //!   messages too;
 //! - what an executor says again and again (how far it has read, that it is in trouble, that its tasks run) waits once
 //!   per executor, the newest for the older;

@@ -84,7 +84,7 @@ fn compile_script(sql: &str) -> Result<CompiledQuery> {
 /// The declared columns of a script's tables, and those its views give, by name. Its INSERTs are not looked at.
 ///
 /// # Errors
-/// A statement that cannot be read, an option nobody knows, a view that cannot be planned.
+/// A statement that cannot be read, an unknown option, a view that cannot be planned.
 pub fn describe(sql: &str) -> Result<BTreeMap<String, SchemaRef>> {
     limits::on_large_stack(|| describe_script(sql))
 }

@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// The files of one table may have so many bytes together: every executor holds their rows in memory.
+/// Most bytes that the files of one table may have together: every executor holds their rows in memory.
 pub const MAX_TABLE_BYTES: u64 = 1 << 30;
 
 /// A table that rows look up.

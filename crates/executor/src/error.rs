@@ -89,7 +89,7 @@ impl TaskError {
 
     pub fn kind(&self) -> ErrorKind {
         match self {
-            // A writer fenced by recovery is opened anew in the next attempt.
+            // A writer fenced by recovery is opened again in the next attempt.
             Self::Connector(error) if error.kind() == ErrorKind::Fenced => ErrorKind::Retry,
             // The source tells the driver itself, which knows `on_data_loss`; a task that comes first must not decide.
             Self::Connector(ConnectorError::OffsetOutOfRange { .. }) => ErrorKind::Retry,

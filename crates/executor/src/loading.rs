@@ -1,4 +1,4 @@
-//! Loading state from the driver's checkpoint while a worker goes on obeying commands.
+//! Loading state from the driver's checkpoint while its worker obeys commands.
 //!
 //! Owns: that one loading follows the other. Does not own: fetching (`restore`), what waits for the state (`worker`).
 //! Invariant: an older loading never ends after a newer one has begun to put its state in.
@@ -51,7 +51,7 @@ impl Loading {
                 let _ = before.await;
             }
             let result = restore::restore(&mut client, query, epoch, base, &shards, state, (&cancel, &steps)).await;
-            // The worker is gone with its session: nobody wants the state.
+            // The worker ended with its session: the state is not needed.
             let _ = done.send(Loaded { attempt, result });
         };
         self.last = Some(tokio::spawn(loading.in_current_span()));

@@ -31,7 +31,7 @@ impl Outbox {
     }
 
     async fn send(&self, message: Message) {
-        // The session is over: whoever sends is being dropped as well.
+        // The session is over: the sender is being dropped as well.
         let _ = self.stream.send(StreamTasksRequest { message: Some(message) }).await;
     }
 

@@ -19,8 +19,8 @@ use tonic::Code;
 /// Deltas above this size go ahead of the report, in parts of this size, bytes.
 const INLINE_MAX_BYTES: usize = 1024 * 1024;
 
-/// Loads shards as of `base` from the checkpoint; before the first batch they are empty. Once fetched they are loaded to
-/// the end: half of them would be nobody's.
+/// Loads shards as of `base` from the checkpoint; before the first batch they are empty. A load that has begun is
+/// finished, since a shard that is loaded in part has no use.
 pub async fn restore(
     client: &mut DriverClient,
     query: QueryId,
@@ -75,7 +75,7 @@ async fn load(shards: &BTreeSet<ShardId>, deltas: Arc<Vec<Vec<u8>>>, state: Arc<
     Ok(())
 }
 
-/// Shards in even parts of neighbours, so many at most.
+/// Shards in at most `count` even parts of neighbours.
 fn parts(shards: &BTreeSet<ShardId>, count: usize) -> Vec<BTreeSet<ShardId>> {
     let all: Vec<ShardId> = shards.iter().copied().collect();
     let size = all.len().div_ceil(count.max(1)).max(1);

@@ -2,7 +2,7 @@
 //!
 //! Owns: the session and the workers of its queries. Does not own: what a worker does with a command.
 //! Invariants: all workers end with the session, because the driver then counts this executor as gone; commands
-//! of an epoch below the highest ever seen are refused, whoever sends them.
+//! of an epoch below the highest ever seen are refused, from every sender.
 
 use crate::Shared;
 use crate::channels::DriverClient;
@@ -190,7 +190,7 @@ impl Session {
         }
     }
 
-    /// Lets other executors of this driver in, and nobody else.
+    /// Lets only other executors of this driver in.
     fn meet_peers(&self, joined: &v1::RegisterExecutorResponse) -> Result<(), Loss> {
         if let (Some(address), false) = (self.way.exposed, joined.secured) {
             return Err(Loss::Refused(format!(
@@ -202,7 +202,7 @@ impl Session {
         self.way.peers.join(&joined.exchange_secret, joined.secured).map_err(Loss::Refused)
     }
 
-    /// Hands a command to its query's worker, and waits for nobody: the next one may be about another query.
+    /// Hands a command to its query's worker, without waiting: the next one may be about another query.
     fn obey(
         &mut self,
         message: Message,

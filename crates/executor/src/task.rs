@@ -149,7 +149,7 @@ async fn from_shards(
     let (batch, names, state) = parts(context, &task, first.0..end.0)?;
     let count = lanes_of(&state, &input);
     let lanes = Lanes::new(&context.compiled.dataflow, &names, task.stage, &batch, state, count)?;
-    // Slots that nobody else wants are taken too.
+    // Free slots are taken too.
     while permits.len() < lanes.count()
         && let Ok(more) = slots.clone().try_acquire_owned()
     {

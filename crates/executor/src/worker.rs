@@ -312,7 +312,7 @@ impl Worker {
                 async move {
                     let ran = tokio::spawn(task::run(context, plan).in_current_span()).await;
                     let result = ran.unwrap_or_else(|error| Err(TaskError::panicked(task, error)));
-                    // The worker is gone with its session: nobody wants the result.
+                    // The worker ended with its session: the result is not needed.
                     let _ = finished.send(Finished { attempt: id, batch, task, result }).await;
                 }
                 .instrument(span),

@@ -1,4 +1,4 @@
-//! `now()` and its kin: the time of the micro-batch, not of the machine.
+//! `now()` and its synonyms: the time of the micro-batch, not of the machine.
 //!
 //! Owns: the clock a task sets before its batch, and the functions that read it.
 //! Does not own: the batch's timestamp (it is in the plan). Invariant: every call in one batch, in any

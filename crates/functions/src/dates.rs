@@ -1,4 +1,4 @@
-//! Times: `DATE_FORMAT`, `HOUR` and its kin, `TIMESTAMPDIFF`, `TIMESTAMPADD`, `UNIX_TIMESTAMP`.
+//! Times: `DATE_FORMAT`, `HOUR`, `MINUTE` and the like, `TIMESTAMPDIFF`, `TIMESTAMPADD`, `UNIX_TIMESTAMP`.
 //!
 //! Patterns are Java's, as Spark and Flink have them; all times are UTC.
 

@@ -116,7 +116,7 @@ fn texts(column: &ArrayRef) -> Result<StringArray> {
     Ok(cast(column, &DataType::Utf8)?.as_string::<i32>().clone())
 }
 
-/// One value made anew only when its text changes: patterns are the same in nearly every row.
+/// A value computed again only when its text changes: patterns are the same in nearly every row.
 struct Last<T>(Option<(String, T)>);
 
 impl<T> Last<T> {

@@ -56,7 +56,7 @@ fn regexp_extract(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     Ok(Arc::new(StringArray::from(found)))
 }
 
-/// The part at an index, from 0, of a text split at a delimiter; NULL if there are not so many.
+/// The part at an index, from 0, of a text split at a delimiter; NULL if there are fewer.
 fn split_index(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     let (text, delimiter) = (texts(&columns[0])?, texts(&columns[1])?);
     let indexes = numbers(columns, 2, 0, rows)?;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use thiserror::Error;
 
-/// Why a process does not start, or goes on with what it read before.
+/// Why a process does not start, or keeps using what it read before.
 #[derive(Debug, Error)]
 pub enum SecurityError {
     #[error("cannot read {path}: {source}")]

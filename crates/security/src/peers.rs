@@ -1,6 +1,6 @@
 //! Who may call an executor: other executors, by the secret that the driver tells its executors.
 //!
-//! Invariant: between sessions with a driver nobody may send batches.
+//! Invariant: without a session with a driver, batches of all senders are refused.
 
 use crate::credentials::{Credentials, Token};
 use crate::guard::{Authority, Caller, Refusal, bearer};

@@ -32,7 +32,7 @@ impl Stream {
 
     pub fn tls(stream: impl Into<tokio_rustls::TlsStream<TcpStream>>) -> Self {
         let stream = stream.into();
-        // The verifier lets nobody in whose certificate it could not verify.
+        // The verifier refuses every certificate that it cannot verify.
         let certified = stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty());
         Self { io: Io::Tls(Box::new(stream)), peer: Peer { certified } }
     }

@@ -119,7 +119,7 @@ impl Participant {
         effects
     }
 
-    /// The shards asked for by [`Effect::Restore`] are there. False: nobody wants them any more.
+    /// The shards asked for by [`Effect::Restore`] are loaded. False: the attempt they were for is over.
     pub fn restored(&mut self, attempt: AttemptId) -> bool {
         let Some(current) = self.current.as_mut().filter(|c| c.run.attempt == attempt && !c.started) else {
             return false;

@@ -1,4 +1,4 @@
-//! What the query machine asks of the world.
+//! Actions of the query machine: all that it asks the driver to do.
 
 use crate::ids::{AttemptId, BatchId, ExecutorId, SinkId, SourceId, TaskId};
 use crate::offsets::{LastRecords, SourcePartition};

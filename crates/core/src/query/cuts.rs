@@ -101,7 +101,7 @@ impl Cuts {
         self.left_out.retain(|id, out| out.is_out || pairs.keys().any(|(one, other)| one == id || other == id));
     }
 
-    /// Those to place tasks on; all, if nobody is left.
+    /// Executors to place tasks on; all, if none would be left.
     pub fn usable(&self, all: impl Iterator<Item = ExecutorId> + Clone) -> BTreeSet<ExecutorId> {
         let usable: BTreeSet<ExecutorId> = all.clone().filter(|id| !self.is_out(id)).collect();
         if usable.is_empty() { all.collect() } else { usable }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Deaths longer ago than this have nothing to do with each other, milliseconds.
 const WINDOW_MS: i64 = 10 * 60 * 1000;
-/// From so many on the query waits between attempts.
+/// Number of deaths from which on the query waits between attempts.
 const WAIT_FROM: usize = 3;
 /// So many end the run.
 const GIVE_UP_AT: usize = 5;

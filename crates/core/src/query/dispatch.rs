@@ -20,12 +20,12 @@ impl QueryMachine {
         let late_before = self.closed.clone();
         let files = self.files.known().cloned().unwrap_or_default();
         let plan = BatchPlan { batch, timestamp_ms, ranges, late_before, close_before, files, tasks };
-        // What it leaves unread goes on waiting.
+        // Records beyond its ranges wait for the next batch.
         self.waiting_since.retain(|id, _| !plan.ranges.keys().any(|partition| partition.source == *id));
         self.dispatch(Arc::new(plan), placement, None, now_ms, out);
     }
 
-    /// Executes a prepared batch again: the same plan, whole tasks placed on whoever is there.
+    /// Executes a prepared batch again: the same plan, whole tasks placed on the executors there are.
     pub(super) fn run_again(&mut self, prepared: Prepared, now_ms: i64, out: &mut Vec<Action>) {
         let mut plan = prepared.record.plan.clone();
         if plan.files.is_empty() {

@@ -1,4 +1,4 @@
-//! What the world tells the query machine.
+//! Events of the query machine: all that it learns from outside.
 
 use crate::align::Mark;
 use crate::error::ErrorKind;

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 enum Verdict {
     /// What is committed is as it was read: everything beyond is read again from there.
     ReadAgain,
-    /// Reading goes on at `to`; `lost` offsets that nobody has read are left out.
+    /// Reading continues at `to`; `lost` offsets that were never read are skipped.
     GoOn {
         to: i64,
         lost: i64,

@@ -129,7 +129,7 @@ pub struct QueryMachine {
     pub(super) failures: u32,
     pub(super) stop_by_ms: Option<i64>,
     /// Writers of dropped attempts, with the executor that is told to abort them. Until a later attempt takes
-    /// them over, nobody else ends their transactions.
+    /// them over, no other process ends their transactions.
     pub(super) unaborted: BTreeMap<WriterPlan, ExecutorId>,
     /// Those whose executor is gone: to be fenced before anything else is planned.
     pub(super) orphans: BTreeSet<WriterPlan>,
@@ -147,11 +147,11 @@ pub struct QueryMachine {
     pub(super) log_ends: BTreeMap<SourcePartition, LogEnds>,
     /// Ends of recreated topics, in place of those of the spec.
     pub(super) new_ends: Positions,
-    /// Partitions whose positions were set anew since the last record.
+    /// Partitions whose positions were reset since the last record.
     pub(super) reset: BTreeSet<SourcePartition>,
     /// This run has planned a batch.
     pub(super) planned: bool,
-    /// Something was skipped or set anew since the last record: it is worth a batch of its own.
+    /// Offsets were skipped or positions reset since the last record: that is recorded by a batch without tasks.
     pub(super) unrecorded: bool,
     /// The trigger `every`: the boundary last used, a time of batches.
     pub(super) last_boundary_ms: i64,

@@ -72,7 +72,7 @@ impl QueryMachine {
         }
     }
 
-    /// One executor could not reach another: if that goes on, one of them is left out.
+    /// One executor could not reach another: if that happens again, one of them gets no tasks.
     pub(super) fn on_unreachable(&mut self, attempt: AttemptId, task: TaskId, peer: ExecutorId, now_ms: i64) {
         let Phase::Executing(execution) = &self.phase else { return };
         let Some(from) = execution.placement.get(&task).filter(|_| execution.attempt == attempt) else { return };

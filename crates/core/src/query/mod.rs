@@ -4,7 +4,7 @@
 //! brokers; they are reached through [`Action`]s and answer with [`Event`]s.
 //!
 //! Invariants:
-//! - positions never go back, unless `on_data_loss` sets them anew; a record that would is refused before it is persisted;
+//! - positions never go back, unless `on_data_loss` resets them; a record that would is refused before it is persisted;
 //! - nothing is planned before the brokers confirm that the topics are those the positions belong to;
 //! - nothing is planned before the content of the files that rows look up is known and kept;
 //! - no writer is used before its number is durable, and none told to publish before its batch is persisted;

@@ -37,7 +37,7 @@ pub struct JoinSpec {
 pub struct JoinSide {
     pub schema: SchemaRef,
     pub key: Vec<usize>,
-    /// The first so many columns are the input's; computed keys follow.
+    /// Number of the input's columns; computed keys follow them.
     pub width: usize,
     /// When a row can match nothing any more; `None` = never.
     pub expiry: Option<Expiry>,

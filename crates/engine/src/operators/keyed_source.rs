@@ -18,7 +18,7 @@ pub struct UpsertSpec {
     /// Columns kept, key columns that are not among them, and whether the record deletes its key.
     pub input_schema: SchemaRef,
     pub key: Vec<usize>,
-    /// The first so many columns are kept.
+    /// Number of columns, from the first, that are kept.
     pub width: usize,
     pub output_schema: SchemaRef,
 }

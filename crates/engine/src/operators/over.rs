@@ -22,10 +22,10 @@ pub struct OverSpec {
     pub order: Vec<(usize, SortOptions)>,
     /// Over whole partitions, sorted by `order`; each adds a column.
     pub functions: Vec<Arc<dyn WindowExpr>>,
-    /// Columns of the input that are passed on: the first so many.
+    /// Number of the input's columns, from the first, that are passed on.
     pub width: usize,
     pub output_schema: SchemaRef,
-    /// Only so many ranks of each partition are looked at.
+    /// The ranks of each partition that are given; `None`: all.
     pub limit: Option<RankLimit>,
     /// The input takes rows back.
     pub input_retracts: bool,
@@ -41,7 +41,7 @@ pub struct RankLimit {
     pub rank: Rank,
     /// Ranks below or equal to this are kept.
     pub most: u64,
-    /// Of those, so many are left out first (OFFSET); of `ROW_NUMBER` alone.
+    /// Number of rows left out first (OFFSET); with `ROW_NUMBER` only.
     pub skip: u64,
 }
 

@@ -61,7 +61,7 @@ pub enum Keeps {
     Least,
     /// All, to find the greatest.
     Greatest,
-    /// All: the function is computed anew from them.
+    /// All: the function is computed again from them.
     All,
     /// All, each once, to know which are new.
     Distinct,

@@ -20,7 +20,7 @@ pub struct SessionSpec {
     /// The column of times, a timestamp.
     pub time: usize,
     pub gap_ms: i64,
-    /// Columns of the input that are passed on: the first so many.
+    /// Number of the input's columns, from the first, that are passed on.
     pub width: usize,
     /// Those, then the session's times as one column.
     pub output_schema: SchemaRef,

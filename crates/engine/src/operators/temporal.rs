@@ -41,7 +41,7 @@ pub struct TimedSide {
     pub key: Vec<usize>,
     /// The column of times, a timestamp.
     pub time: usize,
-    /// The first so many columns are the input's.
+    /// Number of the input's columns; computed ones follow them.
     pub width: usize,
 }
 

@@ -1,8 +1,8 @@
 //! A logical plan becomes pipelines in stages.
 //!
 //! Owns: which operator goes into which stage, and the exchanges between. Does not own: sinks (`sinks`),
-//! the inside of aggregates (`aggregate`). Invariants: an aggregate's input never retracts; stages come out
-//! in an order in which edges lead forward; whatever is not named here is refused.
+//! the inside of aggregates (`aggregate`, `general`). Invariants: stages come out in an order in which edges lead
+//! forward; whatever is not named here is refused.
 
 use super::aggregate;
 use super::as_of::TemporalJoin;

@@ -94,7 +94,7 @@ pub fn build(builder: &mut Builder<'_>, join: &Join, target: Target<'_>) -> Resu
     let spec = spec(&sides, join, [specs.remove(0), specs.remove(0)], &upstream, retracts, target)?;
     let output_schema = spec.output_schema.clone();
     let gives_back = spec.retracts;
-    // What waits for its match is older than the watermark when it goes on.
+    // A row that has waited for its match is older than the watermark when it is emitted.
     let wait = expiries.iter().flatten().map(|expiry| expiry.later_ms).max().unwrap_or(0).max(0);
     let op = add_operator(builder, &spec, &upstream);
     let stage = builder.add_shards();

@@ -44,7 +44,7 @@ pub fn analyze(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Resul
     analyzed.map_err(|error| sql_error(error, at))
 }
 
-/// Resolves types, then simplifies, pushes filters down and drops what nobody reads.
+/// Resolves types, then simplifies, pushes filters down and prunes unused columns.
 pub fn optimize(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Result<LogicalPlan, SqlError> {
     let analyzed = analyze(plan, config, at)?;
     super::subqueries::check_single(&analyzed, at)?;

@@ -54,7 +54,7 @@ fn grows_too_large(predicate: &Expr, below: &Projection) -> bool {
     sizes.fold(size(predicate, MOST), usize::saturating_add) > MOST
 }
 
-/// How many parts an expression is of, up to about so many.
+/// Number of nodes of an expression; counting stops a little above `most`.
 fn size(expr: &Expr, most: usize) -> usize {
     let mut parts = 0;
     // The closure never fails, so neither does the walk.

@@ -217,7 +217,7 @@ fn keys(builder: &Builder<'_>, parts: &[Part<'_>], sink: &SinkTable) -> Keys {
     };
     match proven {
         Some(Holds::Always) => return Keys::Together,
-        // What is forgotten takes back no row, and one that comes anew may meet it.
+        // A forgotten key retracts no row, and a new row of the key may meet the old one in the sink.
         Some(Holds::AtCommits) if builder.ttl_ms.is_none() => return Keys::Apart,
         _ => {}
     }

@@ -1,4 +1,4 @@
-//! Aggregates OVER a frame that slides: those that cannot take a row back are computed anew from the frame.
+//! Aggregates OVER a frame that slides: those that cannot retract a row are computed again from the whole frame.
 //!
 //! Owns: the rows of a frame, for such aggregates. Does not own: which rows those are (DataFusion's window functions).
 //! Invariant: rows leave a frame in the order they came into it.

@@ -44,7 +44,7 @@ struct Part {
     shards: Vec<ShardId>,
     /// When each closes, milliseconds.
     closes: Vec<i64>,
-    /// The first so many groups have a state already.
+    /// Number of groups, from the first, that have a state already.
     old: usize,
     old_states: Vec<ArrayRef>,
     /// Merged partial states of this batch; `None` for groups that only close.

@@ -2,7 +2,7 @@
 //!
 //! Owns: the registry handed to DataFusion, and the lists of what is refused or replaced.
 //! Does not own: evaluating them. Invariants: no function here depends on a clock, a random source or
-//! arrival order; `now()` and its kin read the batch's own clock, so that a replay sees the same time.
+//! arrival order; `now()` and its synonyms read the batch's own clock, so that a replay sees the same time.
 
 use super::suggest::nearest;
 use datafusion::execution::SessionStateDefaults;
@@ -115,7 +115,7 @@ pub enum Verdict {
 }
 
 impl Functions {
-    /// DataFusion's functions, with `now()` and its kin reading `clock`.
+    /// DataFusion's functions, with `now()` and its synonyms reading `clock`.
     pub fn new(clock: &BatchClock) -> Self {
         let mut scalars = BTreeMap::new();
         let builtin = SessionStateDefaults::default_scalar_functions();

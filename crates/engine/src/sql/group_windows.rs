@@ -146,7 +146,7 @@ fn table_function(
     call(window.function.name(), args.into_iter().chain(intervals.iter().cloned()).collect(), window.span)
 }
 
-/// `HOP_START(…)` and its kin, wherever the SELECT names them.
+/// `HOP_START(…)`, `HOP_END(…)` and the like, wherever the SELECT names them.
 fn replace_times(select: &mut Select, function: WindowFunction) -> Result<(), SqlError> {
     struct Times {
         function: WindowFunction,

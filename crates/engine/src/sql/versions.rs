@@ -96,7 +96,7 @@ impl Versions<'_> {
     }
 }
 
-/// The version at the time of reading would be another one when a batch is replayed or read anew.
+/// The version at the time of reading would be another one when a batch is replayed.
 fn refuse_now(time: &Expr) -> Result<(), SqlError> {
     match time {
         Expr::Function(function) if is_clock(&function_name(&function.name)) => {

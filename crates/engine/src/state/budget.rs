@@ -96,7 +96,7 @@ impl Growth {
         Self::limited(u64::MAX)
     }
 
-    /// Of a query that may take so many bytes.
+    /// The budget of a query that may take `limit_bytes`.
     pub fn limited(limit_bytes: u64) -> Self {
         Budget::new(limit_bytes, BTreeMap::new()).task(0)
     }

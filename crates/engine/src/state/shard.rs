@@ -72,7 +72,7 @@ impl ShardState {
         self.maps.get(&operator)
     }
 
-    /// For loading, when nobody else has the shard.
+    /// For loading, before any task has the shard.
     pub fn apply(&mut self, operator: OperatorId, key: &[u8], value: Option<&[u8]>) {
         if let Some(map) = self.maps.get_mut(&operator) {
             map.get_mut().put(key.into(), value.map(Into::into));

@@ -44,7 +44,7 @@ impl Part {
     }
 }
 
-/// `hw_tumble_start(ts, size_ms, offset_ms)` and its kin; they keep the type of `ts`.
+/// `hw_tumble_start(ts, size_ms, offset_ms)`, `hw_tumble_end`, `hw_tumble_time`; they keep the type of `ts`.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Tumble {
     part: Part,

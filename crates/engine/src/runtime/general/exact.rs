@@ -15,7 +15,7 @@ pub struct ExactSum {
 }
 
 impl ExactSum {
-    /// Adds `value` so many times; negative = takes it away.
+    /// Adds `value` `times` times; negative = retracts it.
     pub fn add(&mut self, value: f64, times: i64) {
         if value.is_finite() {
             self.add_product(value, times);
@@ -39,7 +39,7 @@ impl ExactSum {
         }
     }
 
-    /// Adds the square of `value` so many times, exactly.
+    /// Adds the square of `value` `times` times, exactly.
     pub fn add_square(&mut self, value: f64, times: i64) {
         let square = value * value;
         if square.is_finite() {

@@ -90,7 +90,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Adds row `row` so many times; negative = takes it away.
+    /// Adds row `row` `weight` times; a negative weight retracts it.
     pub fn add(&mut self, kind: &LinearKind, terms: &Terms, row: usize, times: i64) -> Result<(), EngineError> {
         match terms {
             Terms::There(there) => self.count += if there[row] { times } else { 0 },

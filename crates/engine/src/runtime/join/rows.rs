@@ -1,7 +1,7 @@
 //! The rows of some join keys: as they were, and what changes.
 //!
 //! Owns: reading them from state. Invariant: where the other side changes, all rows of the key are there; else
-//! only those that change. No row is taken away more often than it is there.
+//! only those that change. No row is retracted more often than it was inserted.
 
 use super::state_prefix;
 use crate::error::EngineError;

@@ -1,6 +1,6 @@
 //! The versions of a key in order of their times.
 //!
-//! Owns: changing them, finding the one of a time, freeing those that can be nobody's any more.
+//! Owns: changing them, finding the one of a time, evicting those that no row can need any more.
 //! Invariant: of a deletion no row is kept, but its time is.
 
 use super::{FOR_GOOD, VERSION, closes, codec_of, cut_off, encode_time, prefix_of, times};
