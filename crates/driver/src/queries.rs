@@ -256,7 +256,11 @@ impl Queries {
         if let Some(entry) = self.entries.lock().get_mut(&spec.id) {
             entry.spec = spec.clone();
         }
-        self.start_run(spec.id).await
+        let started = self.start_run(spec.id).await;
+        if let Err(error) = &started {
+            self.fail(spec.id, error.to_string()).await?;
+        }
+        started
     }
 
     /// Stops a query after its batch in flight and waits for that.

@@ -1,7 +1,7 @@
 //! What rows look up: files and VALUES, as the plan of a batch says.
 //!
 //! Owns: the rows in memory, and which version of the files they are of. Does not own: reading a table's files (`files`),
-//! which version a batch looks up (its plan), looking up (`runtime::lookup`).
+//! which version a batch looks up (its plan), looking up (`operators::lookup`).
 //! Invariant: the rows given for a plan are those of its versions, or there are none.
 
 use crate::error::EngineError;

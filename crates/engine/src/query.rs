@@ -62,14 +62,24 @@ impl CompiledQuery {
         tables.into_values().collect()
     }
 
-    /// Loads what rows look up in a batch that is planned with these versions. Returns whether anything had to be loaded.
+    /// Loads what rows look up in a batch that is planned with these versions, into at most `limit_bytes` of memory. Returns
+    /// whether anything had to be loaded.
     ///
     /// # Errors
-    /// The content of a file is not to be had, or is not what its table declares.
-    pub async fn load_files(&self, versions: &FileVersions, contents: &impl FileContents) -> Result<bool, EngineError> {
-        let mut loaded = false;
+    /// The content of a file is not to be had, or is not what its table declares; or all of it together is too large.
+    pub async fn load_files(
+        &self,
+        versions: &FileVersions,
+        contents: &impl FileContents,
+        limit_bytes: u64,
+    ) -> Result<bool, EngineError> {
+        let (mut loaded, mut bytes) = (false, 0);
         for lookup in &self.lookups {
             loaded |= lookup.load(versions, contents).await?;
+            bytes += lookup.size_bytes();
+            if bytes > limit_bytes {
+                return Err(EngineError::LookupsTooLarge { bytes, limit_bytes });
+            }
         }
         Ok(loaded)
     }
@@ -111,11 +121,6 @@ impl CompiledQuery {
             }
         }
         Ok(())
-    }
-
-    /// What the rows that are loaded for looking up take in memory, bytes.
-    pub fn lookups_size_bytes(&self) -> u64 {
-        self.lookups.iter().map(|lookup| lookup.size_bytes()).sum()
     }
 
     /// Identifies what the query keeps. Another build that gives the same identity reads the same state.

@@ -43,12 +43,8 @@ impl Files {
         client: &DriverClient,
         steps: &Steps,
     ) -> Result<(), TaskError> {
-        if !compiled.load_files(versions, &Fetching { files: self, client, steps }).await? {
+        if !compiled.load_files(versions, &Fetching { files: self, client, steps }, self.limit_bytes).await? {
             return Ok(());
-        }
-        let bytes = compiled.lookups_size_bytes();
-        if bytes > self.limit_bytes {
-            return Err(EngineError::LookupsTooLarge { bytes, limit_bytes: self.limit_bytes }.into());
         }
         // All rows are in memory.
         match fs::remove_dir_all(&self.folder).await {

@@ -5,7 +5,9 @@
 use super::{CloseKey, CloseKind};
 use crate::error::EngineError;
 use crate::state::closes_at;
-use arrow::array::{Int64Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use highwater_core::ids::SourceId;
 
 /// Stands for the clock of batches where a source's watermark is asked for.
@@ -54,7 +56,21 @@ impl Expiry {
     /// When each row is over, milliseconds; null: never.
     pub fn times(&self, rows: &RecordBatch) -> Result<Int64Array, EngineError> {
         let close = CloseKey { group_index: self.column, kind: self.kind };
-        let times = crate::runtime::close_times(close, rows.columns())?;
+        let times = close_times(close, rows.columns())?;
         Ok(times.unary(|time| closes_at(time.saturating_add(self.later_ms))))
     }
+}
+
+/// When each group closes, milliseconds; null where its key has no time.
+pub fn close_times(close: CloseKey, keys: &[ArrayRef]) -> Result<Int64Array, EngineError> {
+    let column = keys
+        .get(close.group_index)
+        .ok_or_else(|| EngineError::Internal("a close key beyond the group's columns".into()))?;
+    let timestamps = match column.data_type() {
+        DataType::Timestamp(TimeUnit::Millisecond, _) => column.clone(),
+        DataType::Timestamp(_, zone) => cast(column, &DataType::Timestamp(TimeUnit::Millisecond, zone.clone()))?,
+        other => return Err(EngineError::Internal(format!("a close key of type {other}"))),
+    };
+    let millis = cast(&timestamps, &DataType::Int64)?;
+    Ok(millis.as_primitive::<Int64Type>().unary::<_, Int64Type>(|value| close.kind.closes_at_ms(value)))
 }

@@ -1,7 +1,8 @@
-//! Every operator there is, as planned: one module each.
+//! Every operator there is: one folder each.
 //!
-//! Owns: what an operator is told, and what it says of itself. Does not own: how operators hang together (`dataflow`),
-//! building them (`plan`).
+//! In a folder's `mod.rs` stands the operator as planned: what it is told, and what it says of itself. Beside it (`run`)
+//! stands how it runs. Does not own: how operators hang together (`dataflow`), building them (`plan`), what they share
+//! (`runtime`).
 
 pub mod aggregate;
 pub mod complete;

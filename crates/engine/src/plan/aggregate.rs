@@ -10,7 +10,7 @@ use super::lineage::{Kind, Origin, trace, trace_clock};
 use super::physical;
 use crate::dataflow::{CLOCK, CloseKey, CloseKind, EmitMode, Upstream};
 use crate::operators::aggregate::AggregateSpec;
-use crate::runtime::{Sum, SumKind};
+use crate::operators::over::{Sum, SumKind};
 use crate::sql::error::Result;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::DFSchema;

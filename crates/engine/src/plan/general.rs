@@ -1,14 +1,14 @@
 //! A GROUP BY in general form: over rows that may be taken back, with DISTINCT, ORDER BY, GROUPING SETS.
 //!
 //! Owns: which functions have running values, which keep their arguments; the layout of what goes over the
-//! exchange. Does not own: GROUP BY in plain form (`aggregate`), computing (`runtime::general`).
+//! exchange. Does not own: GROUP BY in plain form (`aggregate`), computing (`operators::retracting`).
 
 use super::aggregate::freeing;
 use super::errors::sql_error;
 use super::physical;
 use crate::dataflow::{EmitMode, Upstream};
+use crate::operators::retracting::LinearKind;
 use crate::operators::retracting::{CallSpec, GeneralSpec, Keeps, Total};
-use crate::runtime::LinearKind;
 use crate::sql::error::{Result, SqlError};
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};

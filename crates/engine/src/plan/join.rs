@@ -1,7 +1,7 @@
 //! A join becomes two exchanges by its key, and a stage that joins.
 //!
 //! Owns: which rows can match nothing any more, and when a join's rows are final. Does not own: joining
-//! (`runtime::join`). Invariants: both sides are exchanged by keys of the same types; a join that may take rows back
+//! (`operators::join`). Invariants: both sides are exchanged by keys of the same types; a join that may take rows back
 //! never reaches a sink that cannot.
 
 use super::build::{Builder, Flow, Target, merge_upstream, project, refuse_clock};

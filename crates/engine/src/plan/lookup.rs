@@ -1,7 +1,7 @@
 //! A join with a file or with VALUES: every row looks up what is there.
 //!
 //! Owns: which side of a join reads no stream, and the checks. Does not own: reading files (`crate::lookup`), looking up
-//! (`runtime::lookup`). Invariant: the side that is looked up is never the side whose rows must all be shown.
+//! (`operators::lookup`). Invariant: the side that is looked up is never the side whose rows must all be shown.
 
 use super::build::{Builder, Flow, Target, refuse_clock};
 use super::catalog::Stream;

@@ -1,7 +1,7 @@
 //! `OVER`, ranks with a limit, and `ORDER BY … LIMIT` become partitions kept in order.
 //!
 //! Owns: recognizing limits on ranks; grouping functions that share a partition and an order. Does not own: keeping
-//! partitions (`runtime::over`).
+//! partitions (`operators::over`).
 
 use super::build::{Builder, Flow, Target, merge_flows, project, refuse_clock};
 use super::errors::sql_error;

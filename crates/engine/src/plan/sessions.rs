@@ -1,6 +1,6 @@
 //! `SESSION` becomes an operator that keeps sessions.
 //!
-//! Owns: its exchange, what closes it. Does not own: keeping sessions (`runtime::session`).
+//! Owns: its exchange, what closes it. Does not own: keeping sessions (`operators::session`).
 
 use super::build::{Builder, Flow, Target, merge_flows, project};
 use super::lineage::{Kind, trace};

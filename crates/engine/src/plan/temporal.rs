@@ -1,7 +1,7 @@
 //! A temporal join becomes two exchanges by its key, and a stage that keeps the versions.
 //!
 //! Owns: the checks of its key and its times, and when its rows are given. Does not own: what has versions
-//! (`versioned`), joining (`runtime::temporal`). Invariants: both sides are exchanged by keys of the same types; the
+//! (`versioned`), joining (`operators::temporal`). Invariants: both sides are exchanged by keys of the same types; the
 //! key of the versions is compared as a whole, so that a row has one version at most.
 
 use super::as_of::TemporalJoin;

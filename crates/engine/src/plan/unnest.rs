@@ -1,6 +1,6 @@
 //! `UNNEST`: lists and structs told apart.
 //!
-//! Owns: which columns become what. Does not own: doing it (`runtime::unnest`).
+//! Owns: which columns become what. Does not own: doing it (`operators::unnest`).
 
 use super::build::{Builder, Flow, Target};
 use crate::operators::unnest::UnnestOperator;

@@ -1,6 +1,6 @@
 //! A table with PRIMARY KEY becomes an exchange by it, and the rows its records add up to.
 //!
-//! Owns: what is kept of each key. Does not own: folding (`runtime::upsert`), reading the key of a record (connectors).
+//! Owns: what is kept of each key. Does not own: folding (`operators::keyed_source`), reading the key of a record (connectors).
 //! Invariant: filters and projections come after the fold: a row they drop still replaces the one before.
 
 use super::build::{Builder, Flow, columns, project};

@@ -1,6 +1,6 @@
 //! What has versions: a keyed table with WATERMARK, and a view of the last row of each key by event time.
 //!
-//! Owns: recognizing them in a plan. Does not own: keeping versions (`runtime::temporal`).
+//! Owns: recognizing them in a plan. Does not own: keeping versions (`operators::temporal`).
 //! Invariant: filters and projections above the versions are told apart from them: a version that does not pass is no
 //! row, and still ends the one before.
 

@@ -5,52 +5,22 @@
 //! Invariants: output is a function of plan, state and input in its given order; nothing waits, nothing reads a
 //! clock; a batch that is in no window any more is counted, never silently dropped.
 
-mod aggregator;
-mod changes;
-mod complete;
-mod exchange;
-mod final_aggregate;
-mod general;
-mod join;
-mod kept;
-mod keyed_sink;
-mod keys;
+pub(crate) mod changes;
+pub(crate) mod exchange;
+pub(crate) mod kept;
+pub(crate) mod keys;
 mod lanes;
-mod late;
-mod lookup;
-mod over;
-mod partial_aggregate;
-mod pieces;
-mod pipeline;
-mod session;
-mod stateful;
-mod sums;
-mod temporal;
-mod ttl;
-mod unnest;
-mod upsert;
+pub(crate) mod late;
+pub(crate) mod pieces;
+pub(crate) mod pipeline;
+pub(crate) mod stateful;
+pub(crate) mod ttl;
 
-pub(crate) use complete::CompleteResult;
-pub(crate) use final_aggregate::FinalAggregate;
-pub(crate) use general::GeneralAggregate;
-pub use general::linear::LinearKind;
-pub(crate) use join::Join;
-pub(crate) use keyed_sink::KeyedSink;
 pub use keys::shard_of;
 pub use lanes::{Lanes, lanes_of};
 pub use late::LateRows;
-pub(crate) use lookup::LookupJoin;
-pub use lookup::LookupTable;
-pub(crate) use over::Over;
-pub(crate) use partial_aggregate::PartialAggregate;
-pub(crate) use partial_aggregate::close_times;
 pub(crate) use pipeline::{batch, evaluate};
-pub(crate) use session::Sessions;
 pub use stateful::Stateful;
-pub(crate) use sums::{Sum, SumKind};
-pub(crate) use temporal::Temporal;
-pub(crate) use unnest::unnest;
-pub(crate) use upsert::Upsert;
 
 use crate::dataflow::{CLOCK, Dataflow, PipelineInput, PipelineOutput, Upstream};
 use crate::delta::DeltaBatch;

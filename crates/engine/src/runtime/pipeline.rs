@@ -115,31 +115,50 @@ fn push_from(
     state: &mut TaskState,
     out: &mut Vec<DeltaBatch>,
 ) -> Result<(), EngineError> {
+    let counted = rows.size_bytes();
+    push_counted(operators, port, (rows, counted), state, out)
+}
+
+/// As [`push_from`], for rows of which so many bytes are counted already.
+fn push_counted(
+    operators: &mut [Running],
+    port: usize,
+    (rows, counted): (DeltaBatch, usize),
+    state: &mut TaskState,
+    out: &mut Vec<DeltaBatch>,
+) -> Result<(), EngineError> {
     if rows.num_rows() == 0 {
         return Ok(());
     }
-    let Some((operator, after)) = operators.split_first_mut() else {
-        out.push(rows);
-        return Ok(());
-    };
-    match operator {
-        Running::Stateful(operator) => operator.push(port, rows),
-        Running::Rows(operator) => {
-            let (came, came_rows) = (rows.size_bytes(), rows.num_rows());
-            let grows = operator.grows();
+    match operators.split_first_mut() {
+        Some((Running::Rows(operator), after)) => {
+            let (grows, came) = (operator.grows(), rows.num_rows());
             operator.apply(rows, &mut |piece| {
-                // Of rows that become more rows, all is new; of others, what is more than they were.
-                let (name, before) = match grows {
-                    Some(name) => (name, 0),
-                    None => ("what the expressions make of its rows", came * piece.num_rows() / came_rows),
+                let counted = match grows {
+                    // Of rows that become more rows, all is new.
+                    Some(name) => {
+                        let bytes = piece.size_bytes();
+                        state.give(Taker::Part(name), bytes)?;
+                        bytes
+                    }
+                    None => counted * piece.num_rows() / came,
                 };
-                let more = piece.size_bytes().saturating_sub(before);
-                if more > 0 {
-                    state.give(Taker::Part(name), more)?;
-                }
                 // Ports are the first operator's.
-                push_from(after, 0, piece, state, out)
+                push_counted(after, 0, (piece, counted), state, out)
             })
+        }
+        rest => {
+            let more = rows.size_bytes().saturating_sub(counted);
+            if more > 0 {
+                state.give(Taker::Part("what the expressions make of its rows"), more)?;
+            }
+            match rest {
+                Some((Running::Stateful(operator), _)) => operator.push(port, rows),
+                _ => {
+                    out.push(rows);
+                    Ok(())
+                }
+            }
         }
     }
 }

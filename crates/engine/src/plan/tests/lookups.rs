@@ -48,7 +48,7 @@ impl Case {
 
     fn rows_of(&self, local: &LocalFiles, files: FileVersions) -> Result<Vec<String>, String> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(self.query.load_files(&files, local)).map_err(|error| error.to_string())?;
+        runtime.block_on(self.query.load_files(&files, local, u64::MAX)).map_err(|error| error.to_string())?;
         let state = QueryState::new(&self.query.dataflow).task(StageId(0), 0..0).unwrap();
         let context = BatchContext { shards: 1, files, ..BatchContext::default() };
         let sinks = BTreeMap::new();
@@ -134,8 +134,8 @@ fn a_folder_is_its_files_in_the_order_of_their_names() {
     let (local, files) = LocalFiles::look(&side.file_tables()).unwrap();
     assert_eq!(files["side"].len(), 2);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    assert!(runtime.block_on(side.load_files(&files, &local)).unwrap());
-    assert!(!runtime.block_on(side.load_files(&files, &local)).unwrap(), "once");
+    assert!(runtime.block_on(side.load_files(&files, &local, u64::MAX)).unwrap());
+    assert!(!runtime.block_on(side.load_files(&files, &local, u64::MAX)).unwrap(), "once");
     let rows = side.lookups[0].rows(&files).unwrap();
     let values = ArrayFormatter::try_new(rows.column_by_name("value").unwrap(), &FormatOptions::default()).unwrap();
     let values: Vec<String> = (0..rows.num_rows()).map(|row| values.value(row).to_string()).collect();
@@ -146,7 +146,7 @@ fn a_folder_is_its_files_in_the_order_of_their_names() {
         std::fs::remove_file(folder.path().join(file)).unwrap();
     }
     let (local, files) = LocalFiles::look(&side.file_tables()).unwrap();
-    assert!(runtime.block_on(side.load_files(&files, &local)).unwrap());
+    assert!(runtime.block_on(side.load_files(&files, &local, u64::MAX)).unwrap());
     assert_eq!(side.lookups[0].rows(&files).unwrap().num_rows(), 0, "an empty folder is an empty table");
 }
 
@@ -196,4 +196,13 @@ fn what_goes_wrong_is_told() {
         let error = bad(&format!("CREATE TABLE s (a INT) WITH ('connector'='filesystem', {options});"));
         assert!(error.contains(expected), "{options}: {error}");
     }
+}
+
+#[test]
+fn files_that_take_too_much_memory_are_refused() {
+    let case = case(CSV, "'format'='csv'", "SELECT id, `value` FROM ids JOIN side ON id = key");
+    let (local, files) = LocalFiles::look(&case.query.file_tables()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let error = runtime.block_on(case.query.load_files(&files, &local, 10)).unwrap_err().to_string();
+    assert!(error.contains("10 is the most") && error.contains("--query-memory"), "{error}");
 }

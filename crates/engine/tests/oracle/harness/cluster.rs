@@ -336,7 +336,8 @@ impl Cluster {
         let attempt = AttemptId { epoch: Epoch(1), number: AttemptNumber(self.attempts) };
         self.compiled.clock.set_ms(plan.timestamp_ms);
         if !self.compiled.lookups.is_empty() {
-            block_on(self.compiled.load_files(&plan.files, &self.files.0)).map_err(|error| error.to_string())?;
+            block_on(self.compiled.load_files(&plan.files, &self.files.0, u64::MAX))
+                .map_err(|error| error.to_string())?;
         }
         let mut context = BatchContext::of(plan, &self.compiled.dataflow, self.shards());
         if self.fault == Fault::LateAdmitted {

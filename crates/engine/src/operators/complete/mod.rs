@@ -1,0 +1,59 @@
+//! The whole result at every batch (`output_mode = 'complete'`).
+//!
+//! Owns: its plan. Does not own: running it (`run`).
+
+mod run;
+
+use crate::dataflow::Upstream;
+use crate::dataflow::operator::{OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema, only};
+use crate::error::EngineError;
+use crate::state::Layout;
+use arrow::datatypes::SchemaRef;
+use highwater_core::ids::OperatorId;
+use run::CompleteResult;
+use std::fmt::{self, Write};
+
+/// Gives the whole result at every batch.
+#[derive(Clone, Debug)]
+pub struct CompleteSpec {
+    pub op: OperatorId,
+    pub schema: SchemaRef,
+}
+
+impl OperatorSpec for CompleteSpec {
+    fn describe(&self) -> String {
+        format!("complete result {}: all rows at every batch", self.op)
+    }
+
+    fn identify(&self, out: &mut dyn Write) -> fmt::Result {
+        identify_schema(&self.schema, out)
+    }
+
+    fn state(&self) -> Option<StateSpec> {
+        Some(StateSpec {
+            operator: self.op,
+            kind: "complete result",
+            version: 1,
+            layout: Layout::Ordered,
+            keeps: "all rows of the result",
+        })
+    }
+
+    fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {
+        None
+    }
+
+    fn drops_late(&self) -> bool {
+        false
+    }
+
+    fn output(&self, inputs: &[SchemaRef]) -> Result<SchemaRef, EngineError> {
+        let input = only(inputs)?;
+        expect_types("a complete result", input, &self.schema)?;
+        Ok(input.clone())
+    }
+
+    fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
+        Ok(Running::Stateful(Box::new(CompleteResult::new(self.op, &self.schema, context.batch)?)))
+    }
+}

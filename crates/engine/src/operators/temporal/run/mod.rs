@@ -1,0 +1,424 @@
+//! Rows joined with the version of their time: `FOR SYSTEM_TIME AS OF`.
+//!
+//! Owns: the rows and versions of this task's shards. In state: a row, `0 | length (u32) | key | time | row`; a version,
+//! `1 | length (u32) | key | time | order | row`; times as eight bytes in order. Their values are [`Kept`]; a version's
+//! count is the length of its order, or less than zero where the version is that there is no row.
+//! Invariants: a row is joined with the greatest version that is not after it, and is final once the watermark has
+//! passed it, since no version before it can come any more. What a batch gives is the rows as they are less the rows as
+//! they were, or, where only final rows are wanted, each row once. Of versions the watermark has passed only the last
+//! one of each key stays, and not that one if it is a deletion.
+
+mod give;
+mod versions;
+
+use crate::dataflow::close_times;
+use crate::dataflow::{CloseKey, CloseKind};
+use crate::delta::DeltaBatch;
+use crate::error::EngineError;
+use crate::operators::temporal::{TemporalSpec, TimedSide};
+use crate::runtime::BatchContext;
+use crate::runtime::changes::{ChangeCodec, Changes};
+use crate::runtime::kept::{Kept, never_inserted};
+use crate::runtime::keys::{Codec, shard_of};
+use crate::runtime::late::Late;
+use crate::runtime::pipeline::OUTPUT_ROWS;
+use crate::runtime::stateful::Stateful;
+use crate::state::{Direction, NEVER, Stretch, TaskState, successor};
+use arrow::array::{Array, BooleanArray, Int64Array, RecordBatch};
+use arrow::compute::{and, is_not_null, not};
+use arrow::datatypes::{DataType, TimeUnit};
+use give::{Given, timeless};
+use highwater_core::ids::{OperatorId, ShardId};
+use highwater_functions::windows::tumble::per_second;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+use versions::{KeyChanges, VersionCodec, version_at};
+
+const ROW: u8 = 0;
+const VERSION: u8 = 1;
+
+pub struct Temporal {
+    operator: OperatorId,
+    spec: Arc<TemporalSpec>,
+    shards: u16,
+    late_before_ms: Option<i64>,
+    close_before_ms: Option<i64>,
+    /// The finer unit of both times.
+    unit: TimeUnit,
+    rows: ChangeCodec,
+    versions: VersionCodec,
+    input: [Vec<DeltaBatch>; 2],
+    /// Rows without a time: they match nothing.
+    timeless: Vec<DeltaBatch>,
+    late: Late,
+}
+
+/// A row that a batch changes, or whose version it may change.
+struct Affected {
+    time: i64,
+    old: Option<Kept>,
+    /// Change of its weight.
+    delta: i64,
+    close_ms: i64,
+}
+
+impl Affected {
+    fn old_weight(&self) -> i64 {
+        self.old.map_or(0, |old| old.weight)
+    }
+}
+
+/// What a batch does to one key.
+struct KeyWork<'a> {
+    shard: ShardId,
+    key: &'a [u8],
+    run: Range<usize>,
+    versions: Option<&'a KeyChanges>,
+}
+
+/// The rows that change, with their times.
+struct RowChanges {
+    changes: Changes,
+    times: Int64Array,
+    closes: Int64Array,
+}
+
+impl Temporal {
+    pub fn new(operator: OperatorId, spec: Arc<TemporalSpec>, context: &BatchContext) -> Result<Self, EngineError> {
+        let unit = unit_of(&spec.rows)?.max(unit_of(&spec.versions.timed)?);
+        Ok(Self {
+            operator,
+            shards: context.shards,
+            late_before_ms: BatchContext::least(&context.late_before, &spec.watermark),
+            close_before_ms: BatchContext::least(&context.close_before, &spec.watermark),
+            unit,
+            rows: ChangeCodec::new(&spec.rows.schema, &spec.rows.key)?,
+            versions: VersionCodec::new(&spec.versions, unit)?,
+            input: Default::default(),
+            timeless: Vec::new(),
+            late: Late::default(),
+            spec,
+        })
+    }
+
+    /// Without rows whose time is over.
+    fn in_time(&mut self, port: usize, side: &TimedSide, rows: DeltaBatch) -> Result<DeltaBatch, EngineError> {
+        let Some(late_before) = self.late_before_ms else { return Ok(rows) };
+        let closes = closes(side, &rows.batch)?;
+        let keep: BooleanArray =
+            closes.iter().map(|close| Some(close.is_none_or(|close| close > late_before))).collect();
+        self.late.drop_from(port, rows, &keep, (self.operator, self.late_before_ms), &closes)
+    }
+
+    fn push_row(&mut self, rows: DeltaBatch) -> Result<(), EngineError> {
+        let spec = self.spec.clone();
+        let rows = self.in_time(0, &spec.rows, rows)?;
+        let timed = is_not_null(rows.batch.column(spec.rows.time))?;
+        if timed.false_count() > 0 && spec.keeps_unmatched {
+            let timeless = rows.filter(&not(&timed)?)?;
+            match spec.on_close && spec.input_retracts {
+                // No watermark ever makes it final.
+                true => self.drop_timeless(0, timeless)?,
+                false => self.timeless.push(timeless),
+            }
+        }
+        // A row that has no version is only there if it is shown without.
+        let known = if spec.keeps_unmatched { timed } else { and(&timed, &there(&rows.batch, &spec.rows.key)?)? };
+        self.input[0].push(rows.filter(&known)?);
+        Ok(())
+    }
+
+    /// Counts rows without a time as late.
+    fn drop_timeless(&mut self, port: usize, rows: DeltaBatch) -> Result<(), EngineError> {
+        let count = rows.num_rows();
+        let (none, never) = (BooleanArray::from(vec![false; count]), Int64Array::new_null(count));
+        self.late.drop_from(port, rows, &none, (self.operator, self.late_before_ms), &never)?;
+        Ok(())
+    }
+
+    fn push_version(&mut self, rows: DeltaBatch) -> Result<(), EngineError> {
+        let spec = self.spec.clone();
+        let side = &spec.versions.timed;
+        let rows = self.in_time(1, side, rows)?;
+        let timed = is_not_null(rows.batch.column(side.time))?;
+        if timed.false_count() > 0 {
+            self.drop_timeless(1, rows.filter(&not(&timed)?)?)?;
+        }
+        self.input[1].push(rows.filter(&and(&timed, &there(&rows.batch, &side.key)?)?)?);
+        Ok(())
+    }
+
+    fn row_changes(&self, input: &[DeltaBatch]) -> Result<Option<RowChanges>, EngineError> {
+        let Some(changes) = self.rows.consolidate(input)? else { return Ok(None) };
+        let times = times(&self.spec.rows, &changes.batch, self.unit)?;
+        let closes = closes(&self.spec.rows, &changes.batch)?;
+        Ok(Some(RowChanges { changes, times, closes }))
+    }
+
+    /// Applies what the batch changes, key by key; gives what that makes of rows.
+    fn update(
+        &self,
+        rows: Option<&RowChanges>,
+        versions: &BTreeMap<Vec<u8>, KeyChanges>,
+        state: &mut TaskState,
+        out: &mut Vec<DeltaBatch>,
+    ) -> Result<(), EngineError> {
+        let mut work: BTreeMap<&[u8], (Range<usize>, Option<&KeyChanges>)> =
+            versions.iter().map(|(key, changes)| (key.as_slice(), (0..0, Some(changes)))).collect();
+        if let Some(rows) = rows {
+            let mut at = 0;
+            while at < rows.changes.len() {
+                let end = rows.changes.key_end(at);
+                work.entry(rows.changes.key(at)).or_default().0 = at..end;
+                at = end;
+            }
+        }
+        let mut given = Vec::new();
+        for (key, (run, versions)) in work {
+            let shard = shard_of(key, self.shards);
+            if !state.owns(shard) {
+                return Err(EngineError::MissingShard(shard));
+            }
+            self.update_key(KeyWork { shard, key, run, versions }, rows, state, &mut given)?;
+            if given.len() >= OUTPUT_ROWS {
+                self.give(std::mem::take(&mut given), out)?;
+            }
+        }
+        self.give(given, out)
+    }
+
+    fn update_key(
+        &self,
+        work: KeyWork<'_>,
+        rows: Option<&RowChanges>,
+        state: &mut TaskState,
+        given: &mut Vec<Given>,
+    ) -> Result<(), EngineError> {
+        let KeyWork { shard, key, .. } = work;
+        let affected = self.affected(&work, rows, state)?;
+        let at = |state: &TaskState, time| version_at(self.operator, state, shard, key, time);
+        let mut before = Vec::with_capacity(affected.len());
+        for row in affected.values() {
+            let was_given = !self.spec.on_close && row.old_weight() > 0;
+            before.push(if was_given { at(state, row.time)? } else { None });
+        }
+        if let Some(changes) = work.versions {
+            versions::apply(self.operator, state, shard, key, changes)?;
+        }
+        let prefix = prefix_of(ROW, key);
+        for ((suffix, row), old) in affected.into_iter().zip(before) {
+            let weight = row.old_weight() + row.delta;
+            if weight < 0 {
+                return Err(never_inserted("temporal join"));
+            }
+            let is_over = self.is_over(row.close_ms);
+            let is_gone = weight == 0 || is_over;
+            if is_gone && row.old.is_some() || !is_gone && row.delta != 0 {
+                let kept = Kept { close_ms: row.close_ms, weight, count: 0 };
+                let full = [prefix.as_slice(), &suffix].concat();
+                state.put(self.operator, shard, &full, (!is_gone).then(|| kept.encode()));
+            }
+            let old_weight = if self.spec.on_close { 0 } else { row.old_weight() };
+            let new_weight = if self.spec.on_close && !is_over { 0 } else { weight };
+            let new = if new_weight > 0 { at(state, row.time)? } else { None };
+            if old != new || old_weight != new_weight {
+                given.push(Given { row: suffix[8..].to_vec(), old, new, old_weight, new_weight });
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows that change, and those that were given with a version that may not be theirs any more; by time and row.
+    fn affected(
+        &self,
+        work: &KeyWork<'_>,
+        rows: Option<&RowChanges>,
+        state: &TaskState,
+    ) -> Result<BTreeMap<Vec<u8>, Affected>, EngineError> {
+        let prefix = prefix_of(ROW, work.key);
+        let mut affected = BTreeMap::new();
+        for (change, rows) in work.run.clone().zip(std::iter::repeat(rows)) {
+            let Some(RowChanges { changes, times, closes }) = rows else { break };
+            let row = changes.index(change) as usize;
+            let suffix = [&encode_time(times.value(row)), changes.row(change)].concat();
+            let mut value = Vec::new();
+            let is_there = state.read(self.operator, work.shard, &[prefix.as_slice(), &suffix].concat(), &mut value);
+            let old = if is_there { Some(Kept::decode(&value)?) } else { None };
+            let (time, delta, close_ms) = (times.value(row), changes.weight(change), closes.value(row));
+            affected.insert(suffix, Affected { time, old, delta, close_ms });
+        }
+        let first = work.versions.and_then(|changes| changes.first_key_value()).filter(|_| !self.spec.on_close);
+        let Some((first, _)) = first else { return Ok(affected) };
+        let start = [prefix.as_slice(), first.get(..8).unwrap_or_default()].concat();
+        let end = successor(&prefix);
+        let stretch = Stretch { start: &start, end: end.as_deref() };
+        let mut failed = None;
+        state.walk_stretch(self.operator, work.shard, stretch, Direction::Forward, &mut |key, value| match (
+            Kept::decode(value),
+            decode_time(&key[prefix.len()..]),
+        ) {
+            (Ok(kept), Ok(time)) => {
+                let close_ms = kept.close_ms;
+                let known = Affected { time, old: Some(kept), delta: 0, close_ms };
+                affected.entry(key[prefix.len()..].to_vec()).or_insert(known);
+                ControlFlow::Continue(())
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        });
+        failed.map_or(Ok(affected), Err)
+    }
+
+    fn is_over(&self, close_ms: i64) -> bool {
+        self.close_before_ms.is_some_and(|before| close_ms <= before)
+    }
+
+    /// Rows and versions that the watermark has passed, apart from those this batch has touched.
+    fn close(
+        &self,
+        touched: impl Iterator<Item = Vec<u8>>,
+        state: &mut TaskState,
+        out: &mut Vec<DeltaBatch>,
+    ) -> Result<(), EngineError> {
+        let Some(close_before) = self.close_before_ms else { return Ok(()) };
+        let mut over: BTreeSet<(ShardId, Vec<u8>)> = touched.map(|key| (shard_of(&key, self.shards), key)).collect();
+        let mut given = Vec::new();
+        for (shard, bytes) in state.due(self.operator, close_before) {
+            let (kind, key, suffix) = split_key(&bytes)?;
+            if kind == VERSION {
+                over.insert((shard, key.to_vec()));
+                continue;
+            }
+            if self.spec.on_close {
+                let mut value = Vec::new();
+                state.read(self.operator, shard, &bytes, &mut value);
+                let new = version_at(self.operator, state, shard, key, decode_time(suffix)?)?;
+                let new_weight = Kept::decode(&value)?.weight;
+                given.push(Given { row: suffix[8..].to_vec(), old: None, new, old_weight: 0, new_weight });
+                if given.len() >= OUTPUT_ROWS {
+                    self.give(std::mem::take(&mut given), out)?;
+                }
+            }
+            state.put(self.operator, shard, &bytes, None);
+        }
+        self.give(given, out)?;
+        for (shard, key) in over {
+            versions::prune(self.operator, state, shard, &key, |close| self.is_over(close))?;
+        }
+        Ok(())
+    }
+
+    fn give(&self, given: Vec<Given>, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+        give::give(&self.spec, &self.rows.rows, self.versions.rows(), &given, out)
+    }
+}
+
+impl Stateful for Temporal {
+    fn operator(&self) -> Option<OperatorId> {
+        Some(self.operator)
+    }
+
+    fn push(&mut self, port: usize, rows: DeltaBatch) -> Result<(), EngineError> {
+        match port {
+            0 => self.push_row(rows),
+            _ => self.push_version(rows),
+        }
+    }
+
+    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+        let [rows, versions] = std::mem::take(&mut self.input);
+        let rows = self.row_changes(&rows)?;
+        let versions = self.versions.changes(&self.spec.versions, &versions)?;
+        self.update(rows.as_ref(), &versions, state, out)?;
+        self.close(versions.into_keys(), state, out)?;
+        for rows in std::mem::take(&mut self.timeless) {
+            out.push(timeless(&self.spec, rows)?);
+        }
+        if self.spec.on_close {
+            out.iter_mut().try_for_each(crate::operators::join::insert_only)?;
+        }
+        Ok(())
+    }
+
+    fn late(&mut self) -> Option<&mut Late> {
+        Some(&mut self.late)
+    }
+
+    fn late_rows(&self) -> u64 {
+        self.late.count()
+    }
+}
+
+/// Rows where all of these columns are there.
+fn there(rows: &RecordBatch, columns: &[usize]) -> Result<BooleanArray, EngineError> {
+    let mut all = BooleanArray::from(vec![true; rows.num_rows()]);
+    for column in columns {
+        all = and(&all, &is_not_null(rows.column(*column))?)?;
+    }
+    Ok(all)
+}
+
+fn unit_of(side: &TimedSide) -> Result<TimeUnit, EngineError> {
+    match side.schema.field(side.time).data_type() {
+        DataType::Timestamp(unit, _) => Ok(*unit),
+        other => Err(EngineError::Internal(format!("a time of type {other}"))),
+    }
+}
+
+/// When each row is final, milliseconds.
+fn closes(side: &TimedSide, rows: &RecordBatch) -> Result<Int64Array, EngineError> {
+    close_times(CloseKey { group_index: side.time, kind: CloseKind::EventTime }, rows.columns())
+}
+
+/// The times of rows in this unit.
+fn times(side: &TimedSide, rows: &RecordBatch, unit: TimeUnit) -> Result<Int64Array, EngineError> {
+    let factor = per_second(unit) / per_second(unit_of(side)?);
+    let times = arrow::compute::cast(rows.column(side.time), &DataType::Int64)?;
+    let times = times.as_any().downcast_ref::<Int64Array>().cloned();
+    let times = times.ok_or_else(|| EngineError::Internal("times that are no numbers".into()))?;
+    Ok(times.unary(|time| time.saturating_mul(factor)))
+}
+
+/// Eight bytes in the order of times.
+fn encode_time(time: i64) -> [u8; 8] {
+    (time.cast_unsigned() ^ (1 << 63)).to_be_bytes()
+}
+
+fn decode_time(suffix: &[u8]) -> Result<i64, EngineError> {
+    let bytes = suffix.first_chunk::<8>().ok_or_else(cut_off)?;
+    Ok((u64::from_be_bytes(*bytes) ^ (1 << 63)).cast_signed())
+}
+
+fn cut_off() -> EngineError {
+    EngineError::Internal("a temporal join's key is cut off".into())
+}
+
+/// What all rows or versions of a key begin with in state.
+fn prefix_of(kind: u8, key: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(5 + key.len());
+    bytes.push(kind);
+    bytes.extend_from_slice(&(key.len() as u32).to_be_bytes());
+    bytes.extend_from_slice(key);
+    bytes
+}
+
+/// Kind, key, and what follows.
+fn split_key(bytes: &[u8]) -> Result<(u8, &[u8], &[u8]), EngineError> {
+    let split = || {
+        let (kind, rest) = bytes.split_first()?;
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        let (key, suffix) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        (suffix.len() >= 8).then_some((*kind, key, suffix))
+    };
+    split().ok_or_else(cut_off)
+}
+
+/// A version that is final for good.
+const FOR_GOOD: i64 = NEVER;
+
+fn codec_of(side: &TimedSide) -> Result<Codec, EngineError> {
+    Codec::new(side.key.iter().map(|column| side.schema.field(*column).data_type()))
+}
