@@ -1,0 +1,107 @@
+//! Formats of a table's records: their options, which part of a record a column is in, and what is refused where.
+
+use super::*;
+use crate::formats::RecordColumns;
+use crate::query::ConnectorOptions;
+
+/// A script that reads table `s`, of these columns and options, on its first two lines.
+fn reads(columns: &str, options: &str) -> Result<CompiledQuery, crate::sql::SqlError> {
+    compile(&format!(
+        "CREATE TABLE s ({columns})\nWITH ('connector' = 'kafka', 'topic' = 's', 'bootstrap.servers' = 'h:1', {options});
+         CREATE TABLE t (n BIGINT, PRIMARY KEY (n)) WITH ('connector' = 'console'); INSERT INTO t SELECT count(*) FROM s;"
+    ))
+}
+
+/// The same of one that writes it.
+fn writes(columns: &str, options: &str, select: &str) -> Result<CompiledQuery, crate::sql::SqlError> {
+    let tables = format!(
+        "CREATE TABLE s ({columns})\nWITH ('connector' = 'kafka', 'topic' = 's', 'bootstrap.servers' = 'h:1', {options});"
+    );
+    compile(&format!("{tables} INSERT INTO s {select};{TABLES}"))
+}
+
+#[track_caller]
+fn refused(result: Result<CompiledQuery, crate::sql::SqlError>, expected: &str) {
+    match result {
+        Ok(_) => panic!("compiles: {expected}"),
+        Err(error) => assert!(error.to_string().starts_with(expected), "{error}\nand not\n{expected}"),
+    }
+}
+
+fn parts(columns: &str, options: &str) -> RecordColumns {
+    reads(columns, options).unwrap_or_else(|error| panic!("{options}: {error}")).sources[0].record_columns()
+}
+
+#[test]
+fn columns_are_in_the_value_and_those_of_the_key_in_the_key_too() {
+    let columns = "a STRING, _offset BIGINT, b STRING, c STRING";
+    let of = |key: &[usize], value: &[usize], by_key| RecordColumns { key: key.into(), value: value.into(), by_key };
+    assert_eq!(parts(columns, "'format'='json'"), of(&[], &[0, 2, 3], false));
+    assert_eq!(parts(columns, "'value.format'='json', 'key.fields'='c; A'"), of(&[3, 0], &[0, 2, 3], true));
+    let keyed = format!("{columns}, PRIMARY KEY (c, a)");
+    assert_eq!(parts(&keyed, "'format'='json'"), of(&[3, 0], &[0, 2, 3], false));
+    assert_eq!(parts(&keyed, "'format'='json', 'key.fields'='c,a'"), of(&[3, 0], &[0, 2, 3], true));
+    for name in ["value.fields-include", "value.fields_include", "valueFieldsInclude"] {
+        let options =
+            format!("'format'='json', 'key.format'='json', '{}'='EXCEPT_KEY'", name.replace("valueF", "value.f"));
+        assert_eq!(parts(&keyed, &options), of(&[3, 0], &[2], true), "{options}");
+    }
+}
+
+#[test]
+fn options_that_say_nothing_or_the_same_twice_are_refused_where_they_stand() {
+    for (options, expected) in [
+        (
+            "'format'='jsn'",
+            "line 2, column 83: format 'jsn' is not supported in streaming yet\n  hint: did you mean 'json'?",
+        ),
+        ("'topic_'='x'", "line 2, column 74: unknown option 'topic_'\n  hint: did you mean 'topic'?"),
+        ("'format'='json', 'value.format'='json'", "line 2, column 91: 'format' and 'value.format' are one option"),
+        ("'format'='json', 'key.format'='json'", "line 2, column 91: 'key.format' does nothing: table 's' has neither"),
+        (
+            "'format'='json', 'keyformat'='json'",
+            "line 2, column 91: unknown option 'keyformat'\n  hint: did you mean 'key.format'?",
+        ),
+        ("'format'='json', 'key.fields'='a,x'", "line 2, column 104: 'key.fields': table 's' stores no column 'x'"),
+        ("'format'='json', 'key.fields'='a, A'", "line 2, column 104: 'key.fields' names 'A' twice"),
+        ("'format'='json', 'key.fields'='_key'", "line 2, column 104: 'key.fields': table 's' stores no column '_key'"),
+        ("'format'='json', 'csv.delimiter'=';'", "line 2, column 91: 'csv.delimiter' goes with 'format' = 'csv'"),
+        ("'format'='json', 'csv.header'='true'", "line 2, column 91: 'csv.header' is an option of files"),
+        (
+            "'format'='json', 'key.fields'='a', 'value.fields-include'='except_key'",
+            "line 1, column 14: table 's' has no column for the values",
+        ),
+        ("'topic_x'='json'", "line 2, column 74: unknown option 'topic_x'"),
+    ] {
+        refused(reads("a STRING", options), expected);
+    }
+    refused(
+        reads("a STRING, b STRING, PRIMARY KEY (a)", "'format'='json', 'key.fields'='b'"),
+        "line 2, column 104: 'key.fields' is not the PRIMARY KEY",
+    );
+    refused(
+        writes("_key BYTES, a STRING", "'format'='json', 'key.fields'='a'", "SELECT _key, card FROM plain"),
+        "line 1, column 17: '_key' and 'key.fields' both say",
+    );
+    assert!(bad("SET 'key.format' = 'json';").contains("'key.format' belongs to one table"));
+    refused(
+        compile("CREATE TABLE c (a INT) WITH ('connector' = 'console', 'format' = 'csv');"),
+        "line 1, column 66: the console prints JSON",
+    );
+}
+
+#[test]
+fn dead_letters_and_late_rows_are_bytes_whatever_the_table_is() {
+    let options = "'format'='json', 'key.fields'='a', 'on_bad_record'='dead_letter'";
+    let query = reads("a STRING", options).unwrap();
+    let ConnectorOptions::Kafka(kafka) = &query.sinks[1].connector else { panic!("a topic") };
+    assert_eq!((kafka.format.name(), kafka.key.fields.len()), ("raw", 0));
+    let columns = query.sinks[1].record_columns();
+    assert_eq!((columns.key.len(), columns.value), (0, vec![0]));
+}
+
+#[test]
+fn a_sinks_format_is_no_idle_option() {
+    let query = writes("a STRING", "'format'='json', 'key.fields'='a'", "SELECT card FROM plain").unwrap();
+    assert_eq!(query.warnings, Vec::<String>::new());
+}
