@@ -55,12 +55,12 @@ static CSV: FormatSpec = FormatSpec {
 pub static RAW: FormatSpec = FormatSpec {
     name: "raw",
     options: &[],
-    reads: false,
+    reads: true,
     writes: true,
-    keys: false,
+    keys: true,
     files: None,
     single: true,
-    holds: |data_type| *data_type == DataType::Binary,
-    types: "one column of type BYTES",
+    holds: |data_type| matches!(data_type, DataType::Utf8 | DataType::Binary),
+    types: "one column of type STRING or BYTES",
     conflict: |_| None,
 };

@@ -105,3 +105,41 @@ fn a_sinks_format_is_no_idle_option() {
     let query = writes("a STRING", "'format'='json', 'key.fields'='a'", "SELECT card FROM plain").unwrap();
     assert_eq!(query.warnings, Vec::<String>::new());
 }
+
+#[test]
+fn raw_is_one_column_beside_the_key() {
+    let raw = "'format'='raw'";
+    assert_eq!(parts("a STRING, _key BYTES", raw).value, [0]);
+    let columns = parts("a STRING, b BYTES, PRIMARY KEY (b)", raw);
+    assert_eq!((columns.key, columns.value, columns.by_key), (vec![1], vec![0], true));
+    parts("a BIGINT, b BYTES, PRIMARY KEY (a)", "'format'='raw', 'key.format'='json'");
+    writes("a STRING", raw, "SELECT card FROM plain").unwrap();
+    for (columns, options, expected) in [
+        (
+            "a STRING, b STRING",
+            raw,
+            "line 1, column 27: a value of format 'raw' is one column, 'a', and 'b' is another\n  hint: write 'format' = 'json'",
+        ),
+        (
+            "a INT",
+            raw,
+            "line 1, column 17: column 'a' is INT, which format 'raw' does not hold\n  hint: it holds one column of type STRING or BYTES; or write 'format' = 'json'",
+        ),
+        (
+            "a STRING, b STRING, PRIMARY KEY (a, b)",
+            "'format'='json', 'key.format'='raw'",
+            "line 1, column 27: a key of format 'raw' is one column",
+        ),
+        (
+            "a INT, b STRING, PRIMARY KEY (a)",
+            raw,
+            "line 1, column 17: column 'a' is INT, which format 'raw' does not hold",
+        ),
+        ("a STRING, PRIMARY KEY (a)", raw, "line 1, column 14: table 's' has no column for the values"),
+        ("_key BYTES", raw, "line 1, column 14: table 's' has no column for the values"),
+    ] {
+        refused(reads(columns, options), expected);
+    }
+    let select = "SELECT card, id FROM plain";
+    refused(writes("a STRING, b BIGINT", raw, select), "line 1, column 27: a value of format 'raw' is one column");
+}
