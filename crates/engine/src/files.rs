@@ -191,7 +191,9 @@ pub(crate) async fn read_files(
     let frame = match format.spec().files {
         Some(FileReader::Csv) => {
             let options = CsvReadOptions::new().schema(&table.schema).has_header(format.flag("csv.header"));
-            let options = options.delimiter(format.character("csv.delimiter")).file_extension("");
+            let options = options.delimiter(format.character("csv.delimiter")).quote(format.character("csv.quote"));
+            let null = Some(format.text("csv.null")).filter(|null| !null.is_empty());
+            let options = options.null_regex(null.map(|null| format!("^{}$", regex::escape(null)))).file_extension("");
             context.read_csv(paths, options).await
         }
         Some(FileReader::Json) => {

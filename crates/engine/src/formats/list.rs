@@ -2,7 +2,7 @@
 //!
 //! Owns: one declaration each. Does not own: reading and writing them (`formats` in crate `connectors`).
 
-use super::{FileReader, FormatSpec, OptionKind, OptionScope, OptionSpec};
+use super::{FileReader, Format, FormatSpec, OptionKind, OptionScope, OptionSpec};
 use datafusion::arrow::datatypes::DataType;
 
 /// All of them, the most usual first.
@@ -23,7 +23,7 @@ pub static JSON: FormatSpec = FormatSpec {
 };
 
 /// A line a record, columns by position.
-static CSV: FormatSpec = FormatSpec {
+pub static CSV: FormatSpec = FormatSpec {
     name: "csv",
     options: &[
         OptionSpec {
@@ -40,16 +40,39 @@ static CSV: FormatSpec = FormatSpec {
             scope: OptionScope::Files,
             about: "whether the first line of a file names its columns",
         },
+        OptionSpec {
+            name: "csv.quote",
+            kind: OptionKind::Character,
+            default: "\"",
+            scope: OptionScope::Everywhere,
+            about: "what stands around a field that holds a delimiter, a quote (twice) or an end of line",
+        },
+        OptionSpec {
+            name: "csv.null",
+            kind: OptionKind::Text,
+            default: "",
+            scope: OptionScope::Everywhere,
+            about: "the text, without quotes, that is NULL",
+        },
     ],
-    reads: false,
-    writes: false,
-    keys: false,
+    reads: true,
+    writes: true,
+    keys: true,
     files: Some(FileReader::Csv),
     single: false,
     holds: |data_type| !data_type.is_nested(),
     types: "every type but ARRAY, MAP and ROW",
-    conflict: |_| None,
+    conflict: csv_conflict,
 };
+
+fn csv_conflict(format: &Format) -> Option<(&'static str, &'static str)> {
+    let syntax = [format.character("csv.delimiter"), format.character("csv.quote"), b'\n', b'\r'];
+    if syntax[0] == syntax[1] {
+        return Some(("csv.delimiter", "the delimiter and the quote are one character"));
+    }
+    let is_syntax = format.text("csv.null").bytes().any(|byte| syntax.contains(&byte));
+    is_syntax.then_some(("csv.null", "the text of NULL would have to be quoted, and what is quoted is no NULL"))
+}
 
 /// The bytes of one column, as they are.
 pub static RAW: FormatSpec = FormatSpec {

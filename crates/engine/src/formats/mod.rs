@@ -8,7 +8,7 @@ mod columns;
 mod list;
 
 pub use columns::RecordColumns;
-pub use list::{FORMATS, JSON, RAW};
+pub use list::{CSV, FORMATS, JSON, RAW};
 
 use datafusion::arrow::datatypes::DataType;
 use std::collections::BTreeMap;

@@ -5,11 +5,14 @@
 mod decode;
 mod decode_column;
 mod decode_map;
-mod decode_scalar;
+pub(super) mod decode_scalar;
 mod encode;
 mod scan;
 
-pub use encode::ObjectEncoder;
+/// What other formats of text have in common with it.
+pub(super) use decode_column::{Column, nanos_per, put};
+pub(super) use decode_scalar as scalar;
+pub use encode::{ObjectEncoder, encoder_options};
 
 use super::{Codec, Decoded, Input, Layout, RowDecoder};
 use crate::error::ConnectorError;

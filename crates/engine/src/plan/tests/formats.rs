@@ -143,3 +143,64 @@ fn raw_is_one_column_beside_the_key() {
     let select = "SELECT card, id FROM plain";
     refused(writes("a STRING, b BIGINT", raw, select), "line 1, column 27: a value of format 'raw' is one column");
 }
+
+#[test]
+fn csv_holds_what_is_not_nested() {
+    parts("a STRING, b DECIMAL(10, 2), PRIMARY KEY (a)", "'format'='csv', 'csv.delimiter'='\\t', 'csv.null'=''");
+    let columns = "a STRING,\n b ARRAY<INT>";
+    let expected = "line 2, column 2: column 'b' is ARRAY<INT>, which format 'csv' does not hold\n  hint: it holds every type but ARRAY, MAP and ROW; or write 'format' = 'json'";
+    refused(reads(columns, "'format'='csv'"), expected);
+    refused(writes(columns, "'format'='csv'", "SELECT card, NULL FROM plain"), expected);
+    let key = "a ROW<x INT>, b INT, PRIMARY KEY (a)";
+    refused(
+        reads(key, "'format'='json', 'key.format'='csv'"),
+        "line 1, column 17: column 'a' is ROW<x INT>, which format 'csv'",
+    );
+}
+
+#[test]
+fn options_of_formats_are_for_key_and_value_or_for_one() {
+    let chosen = |options: &str| {
+        let query =
+            reads("a STRING, b STRING, PRIMARY KEY (a)", options).unwrap_or_else(|error| panic!("{options}: {error}"));
+        let ConnectorOptions::Kafka(kafka) = &query.sources[0].connector else { panic!("a topic") };
+        [&kafka.format, kafka.key_format()].map(|format| format.text("csv.delimiter").to_string())
+    };
+    assert_eq!(chosen("'format'='csv'"), [",", ","]);
+    assert_eq!(chosen("'format'='csv', 'csv.delimiter'=';'"), [";", ";"]);
+    assert_eq!(chosen("'key.csv.delimiter'='|', 'format'='csv', 'csv.delimiter'=';'"), [";", "|"]);
+    assert_eq!(chosen("'format'='csv', 'value.csv.delimiter'='|', 'csv.delimiter'=';'"), ["|", ";"]);
+    assert_eq!(chosen("'format'='csv', 'key.format'='json', 'csv.delimiter'=';'"), [";", ""]);
+    for (options, expected) in [
+        (
+            "'format'='csv', 'csv.delimter'=';'",
+            "line 2, column 90: unknown option 'csv.delimter'\n  hint: did you mean 'csv.delimiter'?",
+        ),
+        (
+            "'format'='csv', 'csv.delimiter'=';;'",
+            "line 2, column 106: ';;' is not a value of 'csv.delimiter'\n  hint: write one character",
+        ),
+        ("'format'='csv', 'csv.delimiter'='é'", "line 2, column 106: 'é' is not a value of 'csv.delimiter'"),
+        ("'format'='csv', 'csv.delimiter'='${env:X}'", "line 2, column 106: 'csv.delimiter' takes no reference"),
+        ("'format'='csv', 'csv.delimiter'='\"'", "line 2, column 106: the delimiter and the quote are one character"),
+        ("'format'='csv', 'csv.null'='a,b'", "line 2, column 101: the text of NULL would have to be quoted"),
+        ("'format'='csv', 'csv.header'='true'", "line 2, column 90: 'csv.header' is an option of files"),
+        (
+            "'format'='csv', 'key.format'='json', 'key.csv.delimiter'=';'",
+            "line 2, column 111: 'key.csv.delimiter' goes with 'key.format' = 'csv'",
+        ),
+    ] {
+        refused(reads("a STRING, b STRING, PRIMARY KEY (a)", options), expected);
+    }
+    for (options, expected) in [
+        ("'format'='csv', 'key.csv.delimiter'=';'", "a file has no option 'key.csv.delimiter'"),
+        ("'value.format'='csv', 'format'='csv'", "a file has no option 'value.format'"),
+        (
+            "'format'='raw'",
+            "format 'raw' is not one for 'format' here\n  hint: use 'format' = 'json' or 'format' = 'csv'",
+        ),
+    ] {
+        let error = bad(&format!("CREATE TABLE s (a INT) WITH ('connector'='filesystem', 'path'='/x', {options});"));
+        assert!(error.contains(expected), "{options}: {error}");
+    }
+}
