@@ -14,6 +14,7 @@ mod exactly_once;
 mod exchange;
 mod fencing;
 mod full_disk;
+mod formats;
 mod grpc;
 mod keyed;
 mod keyed_sink;
