@@ -11,7 +11,7 @@ mod kafka;
 mod late_rows;
 mod producer;
 mod progress;
-mod records;
+pub(crate) mod records;
 mod resolve;
 mod visible;
 

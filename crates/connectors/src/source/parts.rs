@@ -214,3 +214,7 @@ fn open(
     let fields: Fields = columns.iter().map(|column| table.schema.fields()[*column].clone()).collect();
     formats::decoder(&Layout { format, fields: &fields, wanted })
 }
+
+#[cfg(test)]
+#[path = "parts_tests.rs"]
+mod tests;
