@@ -7,8 +7,8 @@ use super::meta::Meta;
 use super::raw::RawRecords;
 use crate::error::ConnectorError;
 use crate::formats::{self, Decoded, Input, Layout, RowDecoder, Wanted};
-use arrow::array::{ArrayRef, BooleanArray};
-use arrow::compute::kernels::zip::zip;
+use arrow::array::ArrayRef;
+use arrow::compute::interleave;
 use arrow::datatypes::Fields;
 use arrow::error::ArrowError;
 use highwater_engine::formats::{Format, RecordColumns};
@@ -118,14 +118,13 @@ impl PartDecoder {
         if let Some(key) = &mut self.key
             && (key.always || raw.has_tombstones())
         {
-            let decoded = key.decode(raw, self.is_keyed, &mut bad)?;
+            keys = key.decode(raw, self.is_keyed, &mut bad)?;
             if !key.stand_in.is_empty() {
-                let deleted = BooleanArray::from_iter((0..raw.len()).map(|index| Some(raw.payload(index).is_none())));
+                let rows = rows_of_both(raw);
                 for (value, key) in &key.stand_in {
-                    values[*value] = zip(&deleted, &decoded[*key], &values[*value])?;
+                    values[*value] = interleave(&[values[*value].as_ref(), keys[*key].as_ref()], &rows)?;
                 }
             }
-            keys = decoded;
             // Of a record that is bad in both parts the value's reason comes first, and counts.
             bad.sort_by_key(|(index, _)| *index);
             bad.dedup_by_key(|(index, _)| *index);
@@ -150,6 +149,7 @@ impl PartDecoder {
 }
 
 impl KeyDecoder {
+    /// One row for every record, or for those without value alone.
     fn decode(
         &mut self,
         raw: &RawRecords,
@@ -160,23 +160,37 @@ impl KeyDecoder {
             true => "the key of a record without value",
             false => "the key",
         };
-        let mut inputs = Vec::with_capacity(raw.len());
-        for index in 0..raw.len() {
-            inputs.push(match raw.key(index) {
-                _ if !self.always && raw.payload(index).is_some() => Input::Skip,
+        let asked: Vec<usize> = (0..raw.len()).filter(|index| self.always || raw.payload(*index).is_none()).collect();
+        let mut inputs = Vec::with_capacity(asked.len());
+        for index in &asked {
+            inputs.push(match raw.key(*index) {
                 Some(key) => Input::Bytes(key),
                 None if !is_keyed => Input::Null,
                 None => {
-                    let nothing = if raw.payload(index).is_none() { ", so nothing to delete" } else { "" };
-                    bad.push((index, format!("{}: there is none{nothing}", part(index))));
+                    let nothing = if raw.payload(*index).is_none() { ", so nothing to delete" } else { "" };
+                    bad.push((*index, format!("{}: there is none{nothing}", part(*index))));
                     Input::Skip
                 }
             });
         }
         let Decoded { columns, bad: faults } = self.decoder.decode(&inputs)?;
-        bad.extend(faults.into_iter().map(|(index, fault)| (index, format!("{}: {fault}", part(index)))));
+        let faults = faults.into_iter().map(|(place, fault)| (asked[place], fault));
+        bad.extend(faults.map(|(index, fault)| (index, format!("{}: {fault}", part(index)))));
         Ok(columns)
     }
+}
+
+/// Where the row of each record is: of the first array, or, without value, the next of the second.
+fn rows_of_both(raw: &RawRecords) -> Vec<(usize, usize)> {
+    let mut deleted = 0;
+    let row = |index| match raw.payload(index) {
+        Some(_) => (0, index),
+        None => {
+            deleted += 1;
+            (1, deleted - 1)
+        }
+    };
+    (0..raw.len()).map(row).collect()
 }
 
 /// Asks for a column once more, and tells its place among those asked for.
