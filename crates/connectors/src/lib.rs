@@ -9,7 +9,7 @@ pub mod access;
 pub mod admin;
 pub mod client;
 pub mod error;
-pub mod json;
+pub mod formats;
 pub mod monitor;
 pub mod sink;
 pub mod source;

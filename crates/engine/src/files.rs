@@ -4,7 +4,8 @@
 //! read and where their content is kept (crates `driver`, `executor`). Blocking where it says so.
 
 use crate::error::EngineError;
-use crate::query::{FileFormat, FileOptions};
+use crate::formats::FileReader;
+use crate::query::FileOptions;
 use crate::references;
 use arrow::datatypes::SchemaRef;
 use datafusion::dataframe::DataFrame;
@@ -186,14 +187,19 @@ pub(crate) async fn read_files(
         let none = datafusion::datasource::MemTable::try_new(table.schema.clone(), vec![Vec::new()])?;
         return Ok(context.read_table(std::sync::Arc::new(none))?);
     }
-    let frame = match &table.options.format {
-        FileFormat::Csv { header, delimiter } => {
-            let options = CsvReadOptions::new().schema(&table.schema).has_header(*header).delimiter(*delimiter);
-            context.read_csv(paths, options.file_extension("")).await
+    let format = &table.options.format;
+    let frame = match format.spec().files {
+        Some(FileReader::Csv) => {
+            let options = CsvReadOptions::new().schema(&table.schema).has_header(format.flag("csv.header"));
+            let options = options.delimiter(format.character("csv.delimiter")).quote(format.character("csv.quote"));
+            let null = Some(format.text("csv.null")).filter(|null| !null.is_empty());
+            let options = options.null_regex(null.map(|null| format!("^{}$", regex::escape(null)))).file_extension("");
+            context.read_csv(paths, options).await
         }
-        FileFormat::Json => {
+        Some(FileReader::Json) => {
             context.read_json(paths, JsonReadOptions::default().schema(&table.schema).file_extension("")).await
         }
+        None => return Err(table.unreadable(&format!("files of format '{}' are not read", format.name()))),
     };
     frame.map_err(|error| table.unreadable(&error.to_string()))
 }

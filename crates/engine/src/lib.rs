@@ -1,6 +1,6 @@
 //! The engine: SQL scripts to dataflows, and dataflows over Arrow batches with weights.
 //!
-//! Owns: the SQL frontend (`sql`, `plan`), the compiled query (`query`, `dataflow`), the incremental operators
+//! Owns: the SQL frontend (`sql`, `plan`), the declarations of `formats`, the compiled query (`query`, `dataflow`), the incremental operators
 //! (`runtime`) and their state (`state`). Does not own: Kafka, the network, storage, threads.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -11,6 +11,7 @@ pub mod delta;
 pub mod error;
 pub mod explain;
 pub mod files;
+pub mod formats;
 mod lookup;
 pub mod operators;
 pub mod plan;

@@ -7,6 +7,7 @@ use crate::dataflow::operator::{expect_types, only};
 use crate::dataflow::{Dataflow, PipelineInput, PipelineOutput, StageInput};
 use crate::error::EngineError;
 use crate::files::{FileContents, FileTable};
+use crate::formats::Format;
 use crate::lookup::Lookup;
 use crate::sql::options::QueryOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -212,20 +213,9 @@ pub enum ConnectorOptions {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileOptions {
     pub path: String,
-    pub format: FileFormat,
+    pub format: Format,
     /// How old its content in memory may get; `None` = it is read once.
     pub refresh_ms: Option<u64>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FileFormat {
-    Csv {
-        /// The first line names the columns.
-        header: bool,
-        delimiter: u8,
-    },
-    /// An object in each line.
-    Json,
 }
 
 /// Options of a Kafka table. Values keep `${env:X}` and `${file:X}` unresolved.
@@ -234,16 +224,27 @@ pub struct KafkaOptions {
     /// Absent only in a sink that routes by a `_topic` column.
     pub topic: Option<String>,
     pub bootstrap_servers: String,
+    /// Of record values.
     pub format: Format,
+    pub key: KeyOptions,
     /// The `kafka.*` options, without the prefix.
     pub properties: BTreeMap<String, String>,
 }
 
-/// How record values are encoded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
-    #[default]
-    Json,
-    /// The bytes of the column `value` as they are. Of dead letters; not to be chosen in SQL.
-    Raw,
+impl KafkaOptions {
+    /// How record keys are encoded that are made of columns.
+    pub fn key_format(&self) -> &Format {
+        self.key.format.as_ref().unwrap_or(&self.format)
+    }
+}
+
+/// What record keys are made of, besides the PRIMARY KEY.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyOptions {
+    /// `None`: the value's.
+    pub format: Option<Format>,
+    /// `key.fields`: the columns of the key, in their order.
+    pub fields: Vec<String>,
+    /// The columns of the key are not in the value.
+    pub apart: bool,
 }

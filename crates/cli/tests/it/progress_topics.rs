@@ -3,7 +3,8 @@
 use highwater_connectors::sink::{ProgressReader, progress_topic};
 use highwater_core::ids::{QueryId, SinkId};
 use highwater_core::options::IsolationLevel;
-use highwater_engine::query::{Format, KafkaOptions};
+use highwater_engine::formats::{Format, JSON};
+use highwater_engine::query::{KafkaOptions, KeyOptions};
 use highwater_testkit::KafkaCluster;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,7 +18,8 @@ fn a_topic_that_is_gone_is_noticed_and_passed_over_where_all_are_read() {
     let options = KafkaOptions {
         topic: None,
         bootstrap_servers: kafka.bootstrap_servers().into(),
-        format: Format::Json,
+        format: Format::of(&JSON),
+        key: KeyOptions::default(),
         properties: BTreeMap::new(),
     };
     let reader = ProgressReader::open(&options, IsolationLevel::ReadCommitted).unwrap();

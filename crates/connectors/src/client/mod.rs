@@ -301,13 +301,15 @@ fn isolation_name(isolation: IsolationLevel) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use highwater_engine::query::Format;
+    use highwater_engine::formats::{Format, JSON};
+    use highwater_engine::query::KeyOptions;
 
     fn options(properties: &[(&str, &str)]) -> KafkaOptions {
         KafkaOptions {
             topic: Some("t".into()),
             bootstrap_servers: "localhost:1".into(),
-            format: Format::Json,
+            format: Format::of(&JSON),
+            key: KeyOptions::default(),
             properties: properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
         }
     }

@@ -17,9 +17,9 @@ pub struct ConsoleWriter {
 }
 
 impl ConsoleWriter {
-    pub fn new(config: WriterConfig) -> Self {
-        let encoder = RecordEncoder::new(&config.table, "");
-        Self { config, encoder, lines: Vec::new(), rows: 0, digest: 0, recompute_only: false }
+    pub fn open(config: WriterConfig) -> Result<Self, ConnectorError> {
+        let encoder = RecordEncoder::new(&config.table, "")?;
+        Ok(Self { config, encoder, lines: Vec::new(), rows: 0, digest: 0, recompute_only: false })
     }
 
     pub fn begin(&mut self, recompute_only: bool) {

@@ -49,7 +49,7 @@ impl KafkaWriter {
     pub fn open(config: WriterConfig, options: KafkaOptions) -> Result<Self, ConnectorError> {
         let topic = options.topic.clone().unwrap_or_default();
         Ok(Self {
-            encoder: RecordEncoder::new(&config.table, &topic),
+            encoder: RecordEncoder::new(&config.table, &topic)?,
             // Made sure of at submit.
             known_topics: [topic].into(),
             config,

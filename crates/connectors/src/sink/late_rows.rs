@@ -4,7 +4,7 @@
 //! (`highwater_engine::plan::late_rows`). Invariant: the same rows give the same records in every process.
 
 use crate::error::ConnectorError;
-use crate::json::encode::ObjectEncoder;
+use crate::formats::{self, RowEncoder};
 use arrow::array::{
     Array, ArrayRef, BinaryArray, BinaryBuilder, Int64Array, ListBuilder, RecordBatch, StringBuilder, StructBuilder,
     TimestampMillisecondArray,
@@ -26,8 +26,8 @@ pub fn late_rows(
 ) -> Result<DeltaBatch, ConnectorError> {
     let rows = &late.rows;
     let count = rows.num_rows();
-    let objects = ObjectEncoder::new((0..rows.batch.num_columns()).collect()).encode(&rows.batch)?;
-    let values: BinaryArray = (0..count).map(|row| Some(objects.get(row))).collect();
+    let objects = formats::json::ObjectEncoder::new((0..rows.batch.num_columns()).collect()).encode(&rows.batch)?;
+    let values: BinaryArray = objects.iter().collect();
     let columns: Vec<ArrayRef> = vec![
         Arc::new(values),
         Arc::new(BinaryArray::new_null(count)),

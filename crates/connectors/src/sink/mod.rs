@@ -11,7 +11,7 @@ mod kafka;
 mod late_rows;
 mod producer;
 mod progress;
-mod records;
+pub(crate) mod records;
 mod resolve;
 mod visible;
 
@@ -68,7 +68,7 @@ impl SinkWriter {
                 let options = options.clone();
                 Ok(Self::Kafka(Box::new(KafkaWriter::open(config, options)?)))
             }
-            ConnectorOptions::Console => Ok(Self::Console(Box::new(ConsoleWriter::new(config)))),
+            ConnectorOptions::Console => Ok(Self::Console(Box::new(ConsoleWriter::open(config)?))),
             ConnectorOptions::File(_) => {
                 Err(ConnectorError::Config(format!("table '{}' is a file and cannot be written", config.table.name)))
             }

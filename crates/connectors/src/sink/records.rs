@@ -1,16 +1,19 @@
 //! Rows of a sink table as records: topic, key, value, headers, timestamp.
 //!
-//! Owns: which column becomes which part, and a record's digest. Does not own: sending.
-//! Contract: with a PRIMARY KEY the key is an object of its columns and a deleted row has no value; without, the key is
-//! `_key` or nothing. Metadata columns are not part of the value.
+//! Owns: which column becomes which part, and a record's digest. Does not own: sending, formats.
+//! Contract: with a PRIMARY KEY the key is made of its columns and a deleted row has no value; without, the key is made
+//! of `key.fields`, is `_key`, or nothing. Metadata columns are not part of the value. Invariant: in a keyed topic only
+//! the record of a deleted row has no value, and none has no key.
 
 use crate::error::ConnectorError;
-use crate::json::encode::ObjectEncoder;
+use crate::formats::{RowEncoder, encoder};
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use highwater_engine::delta::DeltaBatch;
-use highwater_engine::query::{ConnectorOptions, Format, KafkaOptions, SinkTable};
+use highwater_engine::formats::{Format, JSON};
+use highwater_engine::query::{ConnectorOptions, SinkTable};
+use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 /// One record, as it will be in Kafka.
@@ -52,44 +55,39 @@ impl Record<'_> {
 pub struct RecordEncoder {
     table: String,
     topic: String,
-    value: Values,
-    /// Of the PRIMARY KEY.
-    primary_key: Option<ObjectEncoder>,
+    value: Arc<dyn RowEncoder>,
+    /// Of the PRIMARY KEY or of `key.fields`.
+    key: Option<Arc<dyn RowEncoder>>,
+    /// There is a PRIMARY KEY.
+    is_keyed: bool,
     topic_column: Option<usize>,
     key_column: Option<usize>,
     headers_column: Option<usize>,
     timestamp_column: Option<usize>,
 }
 
-/// What record values are made of.
-#[derive(Clone, Debug)]
-enum Values {
-    Objects(ObjectEncoder),
-    /// The bytes of this column.
-    Raw(usize),
-}
-
 impl RecordEncoder {
     /// `topic` is where rows go that do not say it themselves.
-    pub fn new(table: &SinkTable, topic: &str) -> Self {
+    pub fn new(table: &SinkTable, topic: &str) -> Result<Self, ConnectorError> {
         let column = |name: &str| table.schema.index_of(name).ok();
-        let is_meta = |name: &str| matches!(name, "_topic" | "_key" | "_headers" | "_timestamp");
-        let fields = table.schema.fields().iter().enumerate();
-        let value = fields.filter(|(_, field)| !is_meta(field.name())).map(|(index, _)| index).collect();
-        let raw = match &table.connector {
-            ConnectorOptions::Kafka(KafkaOptions { format: Format::Raw, .. }) => column("value"),
-            _ => None,
+        let columns = table.record_columns();
+        let json = Format::of(&JSON);
+        let (format, key_format) = match &table.connector {
+            ConnectorOptions::Kafka(kafka) => (&kafka.format, kafka.key_format()),
+            ConnectorOptions::Console | ConnectorOptions::File(_) => (&json, &json),
         };
-        Self {
+        let has_key = !columns.key.is_empty();
+        Ok(Self {
             table: table.name.clone(),
             topic: topic.to_string(),
-            value: raw.map_or_else(|| Values::Objects(ObjectEncoder::new(value)), Values::Raw),
-            primary_key: (!table.primary_key.is_empty()).then(|| ObjectEncoder::new(table.primary_key.clone())),
+            value: encoder(format, columns.value)?,
+            key: has_key.then(|| encoder(key_format, columns.key)).transpose()?,
+            is_keyed: !table.primary_key.is_empty(),
             topic_column: column("_topic"),
             key_column: column("_key"),
             headers_column: column("_headers"),
             timestamp_column: column("_timestamp"),
-        }
+        })
     }
 
     /// Gives every row's record to `each`.
@@ -99,11 +97,8 @@ impl RecordEncoder {
         mut each: impl FnMut(Record<'_>) -> Result<(), ConnectorError>,
     ) -> Result<(), ConnectorError> {
         let batch = &rows.batch;
-        let (objects, raw) = match &self.value {
-            Values::Objects(encoder) => (Some(encoder.encode(batch)?), None),
-            Values::Raw(column) => (None, Some(self.cast(batch.column(*column), &DataType::Binary)?)),
-        };
-        let primary_keys = self.primary_key.as_ref().map(|encoder| encoder.encode(batch)).transpose()?;
+        let values = self.value.encode(batch)?;
+        let made_keys = self.key.as_ref().map(|key| key.encode(batch)).transpose()?;
         let column =
             |index: Option<usize>, to: DataType| index.map(|index| self.cast(batch.column(index), &to)).transpose();
         let topics = column(self.topic_column, DataType::Utf8)?;
@@ -118,23 +113,21 @@ impl RecordEncoder {
                 Some(topics) if topics.is_valid(row) => topics.as_string::<i32>().value(row),
                 Some(_) => return Err(self.no_topic()),
             };
-            let key = match (&primary_keys, &keys) {
-                (Some(primary_keys), _) => Some(primary_keys.get(row)),
+            let key = match (&made_keys, &keys) {
+                (Some(made), _) => made.is_valid(row).then(|| made.value(row)),
                 (None, Some(keys)) => keys.is_valid(row).then(|| keys.as_binary::<i32>().value(row)),
                 (None, None) => None,
             };
-            let is_deleted = primary_keys.is_some() && rows.weight(row) < 0;
+            let is_deleted = self.is_keyed && rows.weight(row) < 0;
+            let value = (!is_deleted && values.is_valid(row)).then(|| values.value(row));
+            if self.is_keyed && (key.is_none() || value.is_none() && !is_deleted) {
+                return Err(self.null_record(if key.is_none() { "key" } else { "value" }));
+            }
             let timestamp_ms = timestamps
                 .as_ref()
                 .filter(|timestamps| timestamps.is_valid(row))
                 .map(|timestamps| timestamps.as_primitive::<Int64Type>().value(row));
             let headers = self.headers_column.map(|column| headers(batch.column(column), row)).unwrap_or_default();
-            let value = match (&objects, &raw) {
-                _ if is_deleted => None,
-                (Some(objects), _) => Some(objects.get(row)),
-                (None, Some(raw)) => raw.is_valid(row).then(|| raw.as_binary::<i32>().value(row)),
-                (None, None) => None,
-            };
             each(Record { topic, partition: None, key, value, headers, timestamp_ms })?;
         }
         Ok(())
@@ -142,6 +135,18 @@ impl RecordEncoder {
 
     fn cast(&self, column: &ArrayRef, to: &DataType) -> Result<ArrayRef, ConnectorError> {
         cast(column, to).map_err(|error| ConnectorError::Config(format!("sink '{}': {error}", self.table)))
+    }
+
+    fn null_record(&self, part: &str) -> ConnectorError {
+        let why = match part {
+            "key" => "the record would have no key",
+            _ => "a record without value deletes its key",
+        };
+        ConnectorError::Config(format!(
+            "sink '{}': a row of a table with PRIMARY KEY has NULL as the whole {part} of its record, and {why}; filter \
+             such rows out (WHERE … IS NOT NULL), or give the {part} a format that has NULLs, such as 'json'",
+            self.table
+        ))
     }
 
     fn no_topic(&self) -> ConnectorError {
@@ -200,7 +205,7 @@ mod tests {
         let rows = DeltaBatch { batch, weights: weights.map(Int64Array::from) };
         let text = |bytes: Option<&[u8]>| bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
         let mut all = Vec::new();
-        RecordEncoder::new(table, "t").encode(&rows, |record| {
+        RecordEncoder::new(table, "t")?.encode(&rows, |record| {
             all.push((record.topic.to_string(), text(record.key), text(record.value)));
             Ok(())
         })?;

@@ -1,18 +1,19 @@
 //! Decoding raw records to Arrow, and cutting exact ranges out of what was decoded.
 //!
-//! Owns: projection, bad records, records that delete, watermark values, checksums per slice. Does not own: JSON
-//! (crate's `json`), where chunks are kept (`buffer`).
+//! Owns: projection, bad records, records that delete, watermark values, checksums per slice. Does not own: keys and values
+//! (`parts`), where chunks are kept (`buffer`).
 //! Invariant: the reports of slices that partition a chunk add up to the report of the chunk.
 
 use super::meta::Meta;
+use super::parts::{Origin, PartDecoder};
 use super::raw::{Keep, LeaderEpochs, RawRecords};
+use super::reader::kafka_options;
 use super::{BadRecord, Chunk};
 use crate::error::ConnectorError;
-use crate::json::decode::JsonDecoder;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatchOptions, TimestampMillisecondArray};
 use arrow::compute::kernels::zip::zip;
 use arrow::compute::{and, cast, filter, is_not_null, nullif};
-use arrow::datatypes::{DataType, Fields, Int64Type, SchemaRef, TimeUnit, TimestampMillisecondType};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit, TimestampMillisecondType};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
@@ -26,7 +27,7 @@ use std::sync::Arc;
 
 /// Decodes the records of one table.
 pub struct ChunkDecoder {
-    json: JsonDecoder,
+    parts: PartDecoder,
     /// Where each decoded column comes from.
     origins: Vec<Origin>,
     /// Columns decoded: those used, then those only the watermark needs.
@@ -40,11 +41,6 @@ pub struct ChunkDecoder {
     pub keep: Keep,
     pub fail_on_bad: bool,
     context: String,
-}
-
-enum Origin {
-    Value(usize),
-    Meta(Meta),
 }
 
 /// What a table with PRIMARY KEY asks for.
@@ -92,27 +88,17 @@ impl ChunkDecoder {
             .map(|expr| reassign_expr_columns(Arc::clone(expr), &decoded))
             .transpose()
             .map_err(|error| internal(&error))?;
-        let mut values = Vec::new();
-        let mut origins = Vec::new();
-        for field in decoded.fields() {
-            origins.push(match Meta::of(field.name()) {
-                Some(meta) => Origin::Meta(meta),
-                None => {
-                    values.push(field.clone());
-                    Origin::Value(values.len() - 1)
-                }
-            });
-        }
-        let key: Vec<usize> = keys_of(table, &wanted, &origins);
+        let (kafka, _) = kafka_options(table)?;
+        let (parts, origins) = PartDecoder::open(table, &kafka.format, kafka.key_format(), &wanted)?;
         let keyed = table.upsert.as_ref().map(|upsert| keyed(upsert, &wanted, &origins));
         let has = |meta| origins.iter().any(|origin| matches!(origin, Origin::Meta(found) if *found == meta));
         let on_bad = &table.options.on_bad_record;
         Ok(Self {
             keep: Keep {
-                keys: has(Meta::Key) || matches!(on_bad, OnBadRecord::DeadLetter { .. }) || keyed.is_some(),
+                keys: has(Meta::Key) || matches!(on_bad, OnBadRecord::DeadLetter { .. }) || parts.reads_keys(),
                 headers: has(Meta::Headers),
             },
-            json: JsonDecoder::new(&Fields::from(values), &key)?,
+            parts,
             event_time: table.event_time.and_then(|column| wanted.iter().position(|wanted| *wanted == column)),
             origins,
             decoded,
@@ -126,37 +112,25 @@ impl ChunkDecoder {
 
     /// Decodes all of `raw`, which may be cleared afterwards.
     pub fn decode(&mut self, tp: &TopicPartition, raw: &RawRecords) -> Result<DecodedChunk, ConnectorError> {
-        let mut good = vec![true; raw.len()];
-        let mut bad = Vec::new();
-        for (index, good) in good.iter_mut().enumerate() {
-            let appended = match raw.payload(index) {
-                None if self.keyed.is_some() => {
-                    let failed = |fault| format!("the key of a record without value: {fault}");
-                    self.json.append_key(raw.key(index)).map_err(failed)
-                }
-                payload => self.json.append(payload).map_err(|fault| fault.to_string()),
-            };
-            if let Err(reason) = appended {
-                *good = false;
-                bad.push(bad_record(tp, raw, index, reason));
-            }
-        }
-        let rows = raw.len() - bad.len();
-        let values = self.json.finish().map_err(|error| self.internal(&error))?;
+        let parts = self.parts.decode(raw).map_err(|error| self.internal(&error))?;
+        let rows = raw.len() - parts.bad.len();
         let mut columns = Vec::with_capacity(self.origins.len());
         for (origin, field) in self.origins.iter().zip(self.decoded.fields()) {
             columns.push(match origin {
-                Origin::Value(index) => Arc::clone(&values[*index]),
                 Origin::Meta(meta) => meta.column(field, tp, raw)?,
+                origin => parts.column(*origin).cloned().ok_or_else(|| self.internal(&"a column was not decoded"))?,
             });
         }
         if self.keyed.is_some() {
             columns.push(Arc::new(BooleanArray::from_iter((0..raw.len()).map(|i| Some(raw.payload(i).is_none())))));
             columns.push(Arc::new(TimestampMillisecondArray::from_iter(raw.timestamps.iter().copied())));
         }
-        if !bad.is_empty() {
+        if !parts.bad.is_empty() {
+            let mut good = vec![true; raw.len()];
+            parts.bad.iter().for_each(|(index, _)| good[*index] = false);
             columns = self.without_bad(&columns, good)?;
         }
+        let bad = parts.bad.into_iter().map(|(index, reason)| bad_record(tp, raw, index, reason)).collect();
         let hidden = columns.split_off(self.decoded.fields().len());
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let decoded = RecordBatch::try_new_with_options(self.decoded.clone(), columns, &options)
@@ -255,13 +229,6 @@ fn event_times(times: &Int64Array) -> Option<EventTimes> {
         avg_ms: i64::try_from(sum / records.max(1) as i128).unwrap_or(i64::MAX),
         records: records as u64,
     })
-}
-
-/// Which of the values are of the PRIMARY KEY.
-fn keys_of(table: &SourceTable, wanted: &[usize], origins: &[Origin]) -> Vec<usize> {
-    let is_key = |column: &usize| table.upsert.as_ref().is_some_and(|upsert| upsert.columns.contains(column));
-    let of_key = wanted.iter().zip(origins).filter(|(column, _)| is_key(column));
-    of_key.filter_map(|(_, origin)| if let Origin::Value(value) = origin { Some(*value) } else { None }).collect()
 }
 
 fn keyed(upsert: &UpsertKey, wanted: &[usize], origins: &[Origin]) -> Keyed {

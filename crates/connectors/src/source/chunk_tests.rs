@@ -6,7 +6,8 @@ use arrow::datatypes::{Field, Schema};
 use datafusion::physical_expr::expressions::Column;
 use highwater_core::ids::SourceId;
 use highwater_core::options::SourceOptions;
-use highwater_engine::query::{ConnectorOptions, Format, KafkaOptions, UpsertKey};
+use highwater_engine::formats::{Format, JSON};
+use highwater_engine::query::{ConnectorOptions, KafkaOptions, KeyOptions, UpsertKey};
 use proptest::prelude::*;
 
 pub fn table(on_bad_record: OnBadRecord, columns_used: Vec<usize>) -> SourceTable {
@@ -25,7 +26,8 @@ pub fn table(on_bad_record: OnBadRecord, columns_used: Vec<usize>) -> SourceTabl
         connector: ConnectorOptions::Kafka(KafkaOptions {
             topic: Some("topic".into()),
             bootstrap_servers: "localhost:1".into(),
-            format: Format::Json,
+            format: Format::of(&JSON),
+            key: KeyOptions::default(),
             properties: Default::default(),
         }),
         options: SourceOptions { on_bad_record, ..SourceOptions::default() },
@@ -181,6 +183,65 @@ fn keys_that_are_none_are_bad_records() {
     }
     assert_eq!(chunk.batch.column(0).as_primitive::<Int64Type>().values(), &[1]);
     assert!(chunk.batch.column(2).as_boolean().value(0));
+}
+
+/// Decodes records of key and value where columns `name` and `id` are those of the key.
+fn by_key(options: KeyOptions, is_keyed: bool, records: &[(Option<&str>, Option<&str>)]) -> (Chunk, Vec<String>) {
+    let mut table = table(OnBadRecord::Skip, vec![0, 1, 2]);
+    table.upsert = is_keyed.then(|| UpsertKey { columns: vec![2, 0], time: None });
+    let ConnectorOptions::Kafka(kafka) = &mut table.connector else { panic!("kafka") };
+    kafka.key = options;
+    let mut raw = RawRecords::default();
+    for (offset, (key, value)) in records.iter().enumerate() {
+        raw.push_parts(offset as i64, Some(5000), key.map(str::as_bytes), value.map(str::as_bytes), None);
+    }
+    let mut decoder = ChunkDecoder::new(&table).unwrap();
+    assert!(decoder.keep.keys);
+    let chunk = decoder.decode(&tp(), &raw).unwrap().slice(0, 100).unwrap();
+    let reasons = chunk.bad.iter().map(|bad| format!("{}: {}", bad.offset, bad.reason)).collect();
+    (chunk, reasons)
+}
+
+#[test]
+fn columns_of_the_key_are_what_the_key_says() {
+    let value = Some(r#"{"id":3,"ts":7,"name":"of the value"}"#);
+    let records = [
+        (Some(r#"{"name":"a","id":1}"#), value),
+        (None, value),
+        (Some(r#"{"id":"x"}"#), value),
+        (Some("nothing"), Some("nothing")),
+        (Some(r#"{"id":2}"#), None),
+    ];
+    let key = KeyOptions { fields: vec!["name".into(), "id".into()], ..KeyOptions::default() };
+    for apart in [false, true] {
+        let (chunk, bad) = by_key(KeyOptions { apart, ..key.clone() }, false, &records);
+        assert_eq!(chunk.batch.column(0).as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [Some(1), None]);
+        assert_eq!(chunk.batch.column(2).as_string::<i32>().iter().collect::<Vec<_>>(), [Some("a"), None]);
+        assert_eq!(chunk.batch.column(1).as_primitive::<TimestampMillisecondType>().values(), &[7, 7]);
+        assert_eq!(bad[0], "2: the key: column 'id': expected BIGINT, found string \"x\"");
+        assert!(bad[1].starts_with("3: malformed JSON"), "the value's reason comes first: {}", bad[1]);
+        assert!(bad[2].starts_with("4: the value is null (a tombstone)") && bad.len() == 3, "{bad:?}");
+    }
+}
+
+#[test]
+fn a_keyed_table_may_have_its_key_in_the_key_alone() {
+    let records = [
+        (Some(r#"{"name":"a","id":1}"#), Some(r#"{"ts":7}"#)),
+        (Some(r#"{"name":"a","id":1}"#), None),
+        (None, Some(r#"{"ts":7}"#)),
+        (None, None),
+        (Some(r#"{"name":"a"}"#), Some(r#"{"id":1}"#)),
+    ];
+    let (chunk, bad) = by_key(KeyOptions { apart: true, ..KeyOptions::default() }, true, &records);
+    assert_eq!(chunk.batch.column(0).as_primitive::<Int64Type>().values(), &[1, 1]);
+    assert_eq!(chunk.batch.column(3).as_boolean().iter().collect::<Vec<_>>(), [Some(false), Some(true)]);
+    let expected = [
+        "2: the key: there is none",
+        "3: the key of a record without value: there is none, so nothing to delete",
+        "4: the key: column 'id': null or absent, but part of the PRIMARY KEY",
+    ];
+    assert_eq!(bad, expected);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Owns: the types a reader's user sees. Does not own: which ranges are read (plans), what is
 //! done with the rows (engine).
 //! Path of a record: `queue` (librdkafka) → `worker` (a thread) → `raw` (undecoded) → `chunk`
-//! (decoded) → `buffer` (kept until released) → `reader` (the async side).
+//! (decoded, key and value by `parts`) → `buffer` (kept until released) → `reader` (the async side).
 
 mod buffer;
 mod chunk;
@@ -11,6 +11,7 @@ mod dead_letters;
 mod failing;
 mod incarnation;
 mod meta;
+mod parts;
 mod placing;
 mod queue;
 mod raw;

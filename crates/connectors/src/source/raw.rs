@@ -55,6 +55,8 @@ pub struct RawRecords {
     /// Hash of (offset, payload) of each record.
     pub hashes: Vec<u64>,
     pub leader_epochs: LeaderEpochs,
+    /// Records without value.
+    tombstones: usize,
 }
 
 impl RawRecords {
@@ -75,6 +77,7 @@ impl RawRecords {
     ) {
         let entry = Entry { payload: self.copy(payload), key: self.copy(key) };
         self.entries.push(entry);
+        self.tombstones += usize::from(payload.is_none());
         self.offsets.push(offset);
         self.timestamps.push(timestamp_ms);
         self.sizes.push(u32::try_from(payload.map_or(0, <[u8]>::len)).unwrap_or(u32::MAX));
@@ -107,6 +110,10 @@ impl RawRecords {
         self.entries.is_empty()
     }
 
+    pub fn has_tombstones(&self) -> bool {
+        self.tombstones > 0
+    }
+
     /// Memory in use.
     pub fn size_bytes(&self) -> usize {
         // What the vectors hold per record besides the bytes themselves.
@@ -123,6 +130,7 @@ impl RawRecords {
         self.sizes.clear();
         self.hashes.clear();
         self.leader_epochs.0.clear();
+        self.tombstones = 0;
     }
 }
 

@@ -4,7 +4,8 @@
 //! same batch, by the same tasks, as what was made of the records around the bad one.
 
 use crate::dataflow::{Dataflow, StageInput};
-use crate::query::{ConnectorOptions, Format, KafkaOptions, SinkTable, SourceTable};
+use crate::formats::{Format, RAW};
+use crate::query::{ConnectorOptions, KafkaOptions, KeyOptions, SinkTable, SourceTable};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use highwater_core::ids::SinkId;
 use highwater_core::options::{OnBadRecord, OutputMode};
@@ -34,7 +35,8 @@ pub fn connect(dataflow: &mut Dataflow, sources: &mut [SourceTable], sinks: &mut
         let id = SinkId(sinks.len() as u32);
         let read = kafka.topic.as_deref().unwrap_or_default();
         let topic = topic.clone().unwrap_or_else(|| format!("{read}-dead-letters"));
-        let connector = KafkaOptions { topic: Some(topic), format: Format::Raw, ..kafka.clone() };
+        let (format, key) = (Format::of(&RAW), KeyOptions::default());
+        let connector = KafkaOptions { topic: Some(topic), format, key, ..kafka.clone() };
         sinks.push(SinkTable {
             id,
             name: format!("{} (dead letters)", source.name),

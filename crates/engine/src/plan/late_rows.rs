@@ -6,7 +6,8 @@
 
 use super::dead_letters::schema;
 use crate::dataflow::{Dataflow, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
-use crate::query::{ConnectorOptions, Format, KafkaOptions, SinkTable, SourceTable};
+use crate::formats::{Format, RAW};
+use crate::query::{ConnectorOptions, KafkaOptions, KeyOptions, SinkTable, SourceTable};
 use highwater_core::ids::{EdgeId, SinkId, SourceId};
 use highwater_core::options::OutputMode;
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,7 +66,8 @@ fn sink_of(source: &SourceTable) -> Option<SinkTable> {
     let (Some(topic), ConnectorOptions::Kafka(kafka)) = (&source.options.late_topic, &source.connector) else {
         return None;
     };
-    let connector = KafkaOptions { topic: Some(topic.clone()), format: Format::Raw, ..kafka.clone() };
+    let (format, key) = (Format::of(&RAW), KeyOptions::default());
+    let connector = KafkaOptions { topic: Some(topic.clone()), format, key, ..kafka.clone() };
     Some(SinkTable {
         id: SinkId(0),
         name: format!("{} (late rows)", source.name),

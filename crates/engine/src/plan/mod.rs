@@ -17,6 +17,7 @@ pub mod derived;
 pub mod emit;
 pub mod errors;
 pub mod fingerprint;
+pub mod formats;
 pub mod general;
 pub mod insert;
 pub mod join;

@@ -7,6 +7,7 @@
 use super::build::{Builder, Flow, Merged, Target, merge_flows, rename};
 use super::catalog::Table;
 use super::dependencies::Holds;
+use super::formats;
 use super::unique::{proof, settles};
 use crate::dataflow::Op;
 use crate::dataflow::{CloseKey, OperatorInfo, PipelineInput, PipelineOutput, Upstream};
@@ -15,7 +16,8 @@ use crate::operators::keyed_sink::KeyedSinkSpec;
 use crate::query::{ConnectorOptions, SinkTable};
 use crate::sql::ddl::Column;
 use crate::sql::error::{Result, SqlError};
-use crate::sql::options::QueryOptions;
+use crate::sql::formats::is_format_key;
+use crate::sql::options::{QueryOptions, canonical};
 use crate::sql::star::{METADATA, metadata_field};
 use crate::sql::types::type_name;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -58,6 +60,7 @@ pub fn sink_table(id: SinkId, table: &Table, options: &QueryOptions) -> Result<S
         )
         .hint("write to 'connector' = 'kafka' or 'console'"));
     }
+    formats::check_written(table, &schema, &primary_key)?;
     Ok(SinkTable { id, name: def.name.text.clone(), schema, primary_key, mode, connector })
 }
 
@@ -138,7 +141,10 @@ pub fn primary_key(table: &Table, schema: &Schema) -> Result<Vec<usize>> {
 pub fn idle_parts(table: &Table) -> Vec<String> {
     let name = &table.def.name.text;
     let is_sink = |key: &str| {
-        matches!(key, "connector" | "format") || key.starts_with("kafka.") || key.eq_ignore_ascii_case("topic")
+        key == "connector"
+            || is_format_key(&canonical(key))
+            || key.starts_with("kafka.")
+            || key.eq_ignore_ascii_case("topic")
     };
     let is_servers = |key: &str| matches!(key, "bootstrap.servers" | "bootstrap_servers" | "bootstrapServers");
     let options =

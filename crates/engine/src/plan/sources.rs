@@ -6,6 +6,7 @@
 
 use super::aggregate::closing_tables;
 use super::catalog::{Catalog, Stream, Table};
+use super::formats;
 use super::sinks::primary_key;
 use super::watermark;
 use crate::query::{ConnectorOptions, KafkaOptions, SourceTable, UpsertKey};
@@ -102,6 +103,8 @@ fn source_table(id: SourceId, want: Wanted, catalog: &Catalog, defaults: &[Optio
         columns.extend(&watermark.columns);
     }
     let upsert = upsert_key(&table, &mut columns, closes)?;
+    let key = upsert.as_ref().map(|upsert| upsert.columns.as_slice()).unwrap_or_default();
+    formats::check_read(&table, key, &connector)?;
     if columns.is_empty() {
         columns.insert(0);
     }

@@ -8,6 +8,7 @@ pub mod derived;
 pub mod dialect;
 pub mod error;
 mod everyday;
+pub mod formats;
 pub mod functions;
 pub mod group_windows;
 pub mod limits;

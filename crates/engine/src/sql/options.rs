@@ -1,18 +1,19 @@
 //! The options of a query and of its tables, typed.
 //!
 //! Owns: every option's name (snake_case, and Spark's camelCase), its default and its checks.
-//! Does not own: the text forms of values (`values`), which properties of Kafka's client there are (`properties`), what
-//! the options do (driver, connectors).
+//! Does not own: the text forms of values (`values`), which properties of Kafka's client there are (`properties`), the
+//! options of formats (`formats`), what the options do (driver, connectors).
 //! Invariant: an option nobody knows is refused with the nearest known one.
 
 use super::ddl::{OptionEntry, TableDef};
 use super::error::{Result, SqlError};
+use super::formats::{file_format, format_keys, is_format_key, json_only, record_formats};
 use super::limits::MAX_SHARDS;
 use super::properties::properties;
 use super::values::{
     bad_value, count, duration_ms, parse_duration_ms, parse_time_ms, plain_text, size_bytes, text, topic_offsets, word,
 };
-use crate::query::{ConnectorOptions, FileFormat, FileOptions, Format, KafkaOptions};
+use crate::query::{ConnectorOptions, FileOptions, KafkaOptions};
 use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_core::options::{
     EndingOffsets, IsolationLevel, OnBadRecord, OnDataLoss, OutputMode, SourceOptions, StartingOffsets, Trigger,
@@ -63,8 +64,8 @@ pub struct TableOptions {
 
 const QUERY_KEYS: [&str; 7] =
     ["trigger", "output_mode", "shards", "allowed_lateness", "state_memory_limit", "state_ttl", "max_watermark_drift"];
-const CONNECTOR_KEYS: [&str; 4] = ["connector", "topic", "bootstrap.servers", "format"];
-const FILE_KEYS: [&str; 4] = ["path", "refresh", "csv.header", "csv.delimiter"];
+const CONNECTOR_KEYS: [&str; 3] = ["connector", "topic", "bootstrap.servers"];
+const FILE_KEYS: [&str; 2] = ["path", "refresh"];
 const SOURCE_KEYS: [&str; 12] = [
     "starting_offsets",
     "ending_offsets",
@@ -81,7 +82,7 @@ const SOURCE_KEYS: [&str; 12] = [
 ];
 
 /// `camelCase` and `snake_case` are one name.
-fn canonical(key: &str) -> String {
+pub(crate) fn canonical(key: &str) -> String {
     if key.starts_with("kafka.") && key != "kafka.bootstrap.servers" {
         return key.to_string();
     }
@@ -95,6 +96,8 @@ fn canonical(key: &str) -> String {
     match snake.as_str() {
         "bootstrap_servers" | "kafka.bootstrap.servers" => "bootstrap.servers".into(),
         "subscribe" => "topic".into(),
+        // Flink's.
+        "value.fields-include" => "value.fields_include".into(),
         // Flink's.
         "table.exec.state.ttl" => "state_ttl".into(),
         _ => snake,
@@ -120,7 +123,7 @@ pub fn query_options(settings: &[OptionEntry]) -> Result<(QueryOptions, Vec<Opti
             _ if SOURCE_KEYS.contains(&key.as_str()) || key.starts_with("kafka.") => {
                 defaults.push(OptionEntry { key, ..entry.clone() });
             }
-            _ if CONNECTOR_KEYS.contains(&key.as_str()) => {
+            _ if CONNECTOR_KEYS.contains(&key.as_str()) || is_format_key(&key) => {
                 return Err(SqlError::at(entry.key_at, format!("'{}' belongs to one table", entry.key))
                     .hint("write it in the WITH (…) of each table"));
             }
@@ -206,12 +209,12 @@ pub fn table_options(table: &TableDef, defaults: &[OptionEntry]) -> Result<Table
         return Err(SqlError::at(stray.key_at, format!("'{}' is an option of files", stray.key))
             .hint("drop it, or use 'connector' = 'filesystem'"));
     }
-    let format = find("format").map(format).transpose()?;
     if connector == 1 {
         if let Some(stray) = own.iter().find(|entry| !matches!(entry.key.as_str(), "connector" | "format")) {
             return Err(SqlError::at(stray.key_at, format!("the console connector has no option '{}'", stray.key))
                 .hint("drop it, or use 'connector' = 'kafka'"));
         }
+        find("format").map(json_only).transpose()?;
         return Ok(TableOptions { connector: ConnectorOptions::Console, source });
     }
     let required = |key: &str, example: &str| {
@@ -220,15 +223,10 @@ pub fn table_options(table: &TableDef, defaults: &[OptionEntry]) -> Result<Table
                 .hint(format!("add '{key}' = {example}"))
         })
     };
-    let kafka = KafkaOptions {
-        topic: find("topic").map(plain_text).transpose()?,
-        bootstrap_servers: plain_text(required("bootstrap.servers", "'host:9092'")?)?,
-        format: match format {
-            Some(format) => format,
-            None => required("format", "'json'").and_then(self::format)?,
-        },
-        properties: properties(&own)?,
-    };
+    let topic = find("topic").map(plain_text).transpose()?;
+    let bootstrap_servers = plain_text(required("bootstrap.servers", "'host:9092'")?)?;
+    let (format, key) = record_formats(table, &own)?;
+    let kafka = KafkaOptions { topic, bootstrap_servers, format, key, properties: properties(&own)? };
     Ok(TableOptions { connector: ConnectorOptions::Kafka(kafka), source })
 }
 
@@ -240,7 +238,8 @@ fn file(table: &TableDef, own: &[OptionEntry]) -> Result<FileOptions> {
             .hint(format!("add '{key}' = {example}"))
     };
     let known = |entry: &&OptionEntry| {
-        !FILE_KEYS.contains(&entry.key.as_str()) && !matches!(entry.key.as_str(), "connector" | "format")
+        let key = entry.key.as_str();
+        !FILE_KEYS.contains(&key) && key != "connector" && !is_format_key(key)
     };
     if let Some(stray) = own.iter().find(known) {
         return Err(SqlError::at(stray.key_at, format!("a file has no option '{}'", stray.key)).suggest(
@@ -249,22 +248,9 @@ fn file(table: &TableDef, own: &[OptionEntry]) -> Result<FileOptions> {
             "its options",
         ));
     }
-    let format = find("format").ok_or_else(|| lacks("format", "'csv' or 'json'"))?;
-    let is_csv = word(format, &[("csv", true), ("json", false)])?;
-    if let Some(stray) = own.iter().find(|entry| !is_csv && entry.key.starts_with("csv.")) {
-        return Err(SqlError::at(stray.key_at, format!("'{}' goes with 'format' = 'csv'", stray.key)));
-    }
-    let delimiter = match find("csv.delimiter") {
-        Some(entry) => match plain_text(entry)?.as_bytes() {
-            [byte] => *byte,
-            _ => return Err(bad_value(entry, "write one character, such as ';'")),
-        },
-        None => b',',
-    };
-    let header = find("csv.header").map(|entry| word(entry, &[("true", true), ("false", false)])).transpose()?;
     Ok(FileOptions {
         path: text(find("path").ok_or_else(|| lacks("path", "'/data/side.csv'"))?)?,
-        format: if is_csv { FileFormat::Csv { header: header.unwrap_or(false), delimiter } } else { FileFormat::Json },
+        format: file_format(table, own)?,
         refresh_ms: find("refresh").map(duration_ms).transpose()?,
     })
 }
@@ -275,7 +261,9 @@ pub fn default_properties(defaults: &[OptionEntry]) -> Result<BTreeMap<String, S
 }
 
 fn check_known(entry: &OptionEntry, key: &str) -> Result<()> {
-    let known = || CONNECTOR_KEYS.into_iter().chain(SOURCE_KEYS).chain(FILE_KEYS);
+    let keys = format_keys();
+    let known =
+        || CONNECTOR_KEYS.into_iter().chain(SOURCE_KEYS).chain(FILE_KEYS).chain(keys.iter().map(String::as_str));
     if known().any(|name| name == key) || key.strip_prefix("kafka.").is_some_and(|rest| !rest.is_empty()) {
         return Ok(());
     }
@@ -284,14 +272,6 @@ fn check_known(entry: &OptionEntry, key: &str) -> Result<()> {
             .hint(format!("write SET {key} = '{}'; before the tables", entry.value)));
     }
     Err(SqlError::at(entry.key_at, format!("unknown option '{}'", entry.key)).suggest(&entry.key, known(), "options"))
-}
-
-fn format(entry: &OptionEntry) -> Result<Format> {
-    if entry.value.eq_ignore_ascii_case("json") {
-        return Ok(Format::Json);
-    }
-    Err(SqlError::at(entry.value_at, format!("format '{}' is not supported in streaming yet", entry.value))
-        .hint("use 'format' = 'json'"))
 }
 
 fn apply_source(options: &mut SourceOptions, entries: &[OptionEntry]) -> Result<()> {

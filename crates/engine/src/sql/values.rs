@@ -111,11 +111,17 @@ pub fn text(entry: &OptionEntry) -> Result<String> {
 
 /// Free text without references: what it says is shown, logged and sent, so that no secret may come to stand there.
 pub fn plain_text(entry: &OptionEntry) -> Result<String> {
+    refuse_reference(entry)?;
+    text(entry)
+}
+
+/// Refuses `${env:NAME}` and `${file:PATH}`.
+pub fn refuse_reference(entry: &OptionEntry) -> Result<()> {
     if entry.value.contains("${") {
         let message = format!("'{}' takes no reference: only secrets and paths do", entry.key);
         return Err(SqlError::at(entry.value_at, message).hint("write the value itself"));
     }
-    text(entry)
+    Ok(())
 }
 
 /// Milliseconds since the Unix epoch of an ISO-8601 time; without zone it is UTC.

@@ -1,6 +1,7 @@
 //! Scripts through the whole frontend: the shapes they compile to, and the errors they get.
 
 mod errors;
+mod formats;
 mod forms;
 mod keys;
 mod late_rows;

@@ -4,9 +4,10 @@
 //! in the order of their keys, each key once, the last of a repeated one, so that equal objects are equal maps; every
 //! append adds exactly one entry to the column, also when it fails.
 
-use super::decode::{Fault, FieldDecoder};
+use super::decode::FieldDecoder;
 use super::decode_scalar::expected;
 use super::scan::{Scanner, Span, unescape};
+use crate::formats::Fault;
 use arrow::array::{ArrayRef, MapArray, StringBuilder, StructArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, FieldRef, Fields};
@@ -111,6 +112,7 @@ fn members(value: &str, scratch: &mut String) -> Result<BTreeMap<String, Span>, 
 mod tests {
     use super::super::decode::JsonDecoder;
     use super::super::encode::ObjectEncoder;
+    use crate::formats::{Input, RowEncoder};
     use arrow::array::RecordBatch;
     use arrow::datatypes::{DataType, Field, Fields, Schema};
     use std::sync::Arc;
@@ -125,15 +127,15 @@ mod tests {
         let fields = Fields::from(vec![Field::new("m", map_of(DataType::Int32), true)]);
         let mut decoder = JsonDecoder::new(&fields, &[]).unwrap();
         for text in [r#"{"m": {"b": 1, "a\n": null, "b": 2}}"#, r#"{"m": null}"#, r#"{"m": {}}"#] {
-            decoder.append(Some(text.as_bytes())).unwrap();
+            decoder.append(Input::Bytes(text.as_bytes())).unwrap();
         }
-        let error = decoder.append(Some(br#"{"m": {"a": "x"}}"#)).unwrap_err().to_string();
+        let error = decoder.append(Input::Bytes(br#"{"m": {"a": "x"}}"#)).unwrap_err().to_string();
         assert!(error.starts_with("column 'm.a'"), "{error}");
-        let error = decoder.append(Some(br#"{"m": [1]}"#)).unwrap_err().to_string();
+        let error = decoder.append(Input::Bytes(br#"{"m": [1]}"#)).unwrap_err().to_string();
         assert!(error.contains("an object"), "{error}");
         let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), decoder.finish().unwrap()).unwrap();
         let objects = ObjectEncoder::new(vec![0]).encode(&batch).unwrap();
-        let texts: Vec<&str> = (0..3).map(|row| std::str::from_utf8(objects.get(row)).unwrap()).collect();
+        let texts: Vec<&str> = (0..3).map(|row| std::str::from_utf8(objects.value(row)).unwrap()).collect();
         assert_eq!(texts, [r#"{"m":{"a\n":null,"b":2}}"#, r#"{"m":null}"#, r#"{"m":{}}"#]);
     }
 }

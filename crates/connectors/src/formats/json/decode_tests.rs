@@ -14,7 +14,7 @@ fn fields(list: &[(&str, DataType)]) -> Fields {
 /// Decodes one record into one column `c`.
 fn one(data_type: DataType, payload: &str) -> Result<ArrayRef, String> {
     let mut decoder = JsonDecoder::new(&fields(&[("c", data_type)]), &[]).unwrap();
-    decoder.append(Some(payload.as_bytes())).map_err(|fault| fault.to_string())?;
+    decoder.append(Input::Bytes(payload.as_bytes())).map_err(|fault| fault.to_string())?;
     Ok(decoder.finish().unwrap().remove(0))
 }
 
@@ -34,14 +34,13 @@ fn members_are_matched_exactly_and_in_any_order() {
         r#"{"a":1,"a":7,"\u0062":"escaped name"}"#,
     ];
     for record in records {
-        decoder.append(Some(record.as_bytes())).unwrap();
+        decoder.append(Input::Bytes(record.as_bytes())).unwrap();
     }
     let columns = decoder.finish().unwrap();
     let a = columns[0].as_primitive::<arrow::datatypes::Int64Type>();
     let b = columns[1].as_string::<i32>();
     assert_eq!(a.iter().collect::<Vec<_>>(), [Some(1), Some(2), None, None, None, Some(7)]);
     assert_eq!(b.iter().collect::<Vec<_>>(), [Some("x"), Some("y"), None, None, None, Some("escaped name")]);
-    assert_eq!(decoder.rows(), 0);
 }
 
 #[test]
@@ -98,9 +97,10 @@ fn broken_records_are_refused_with_the_reason() {
         assert!(error.contains(reason), "{payload}: {error}");
     }
     let mut decoder = JsonDecoder::new(&fields(&[("c", DataType::Int64)]), &[]).unwrap();
-    assert!(decoder.append(None).unwrap_err().to_string().contains("tombstone"));
-    assert!(decoder.append(Some(b"{\"c\":\"\xff\"}")).unwrap_err().to_string().contains("not UTF-8 at byte 6"));
-    assert_eq!(decoder.finish().unwrap()[0].len(), 2);
+    assert_eq!(decoder.append(Input::Null), Ok(()));
+    assert!(decoder.append(Input::Bytes(b"{\"c\":\"\xff\"}")).unwrap_err().to_string().contains("not UTF-8 at byte 6"));
+    assert_eq!(decoder.append(Input::Skip), Ok(()));
+    assert_eq!(decoder.finish().unwrap()[0].null_count(), 3);
 }
 
 #[test]
@@ -121,7 +121,9 @@ fn not_null_is_enforced_and_keeps_columns_equally_long() {
         r#"{"a":1,"#,
     ]
     .iter()
-    .map(|record| decoder.append(Some(record.as_bytes())).err().map(|fault| fault.to_string()).unwrap_or_default())
+    .map(|record| {
+        decoder.append(Input::Bytes(record.as_bytes())).err().map(|fault| fault.to_string()).unwrap_or_default()
+    })
     .collect();
     assert_eq!(faults[0], "");
     assert_eq!(faults[1], "column 'a': null or absent, but declared NOT NULL");
@@ -129,8 +131,11 @@ fn not_null_is_enforced_and_keeps_columns_equally_long() {
     assert_eq!(faults[3], "column 'l': null or absent, but declared NOT NULL");
     assert!(faults[4].starts_with("column 'l[1]'"), "{}", faults[4]);
     assert!(faults[5].contains("malformed"));
+    let nothing = decoder.append(Input::Null).unwrap_err().to_string();
+    assert_eq!(nothing, "column 'a': null or absent, but declared NOT NULL");
+    assert_eq!(decoder.append(Input::Skip), Ok(()), "nobody looks at it");
     let columns = decoder.finish().unwrap();
-    assert!(columns.iter().all(|column| column.len() == 6));
+    assert!(columns.iter().all(|column| column.len() == 8));
     assert_eq!(columns[0].null_count(), 0);
     assert_eq!(columns[2].null_count(), 0);
 }
@@ -166,9 +171,8 @@ fn a_type_json_cannot_hold_is_named() {
 #[test]
 fn no_columns_still_check_the_syntax() {
     let mut decoder = JsonDecoder::new(&Fields::empty(), &[]).unwrap();
-    decoder.append(Some(br#"{"a":[1,2,{"b":"c"}]}"#)).unwrap();
-    assert!(decoder.append(Some(b"{]")).is_err());
-    assert_eq!(decoder.rows(), 2);
+    decoder.append(Input::Bytes(br#"{"a":[1,2,{"b":"c"}]}"#)).unwrap();
+    assert!(decoder.append(Input::Bytes(b"{]")).is_err());
     assert!(decoder.finish().unwrap().is_empty());
 }
 
@@ -225,7 +229,7 @@ proptest! {
         ]);
         let mut decoder = JsonDecoder::new(&all, &[]).unwrap();
         for (row, order, junk) in &rows {
-            decoder.append(Some(record(row, *order, junk).as_bytes())).unwrap();
+            decoder.append(Input::Bytes(record(row, *order, junk).as_bytes())).unwrap();
         }
         let columns = decoder.finish().unwrap();
         for (index, ((i, f, s, b, l), _, _)) in rows.iter().enumerate() {
@@ -249,7 +253,7 @@ proptest! {
     ]) {
         let all = fields(&[("i", DataType::Int64), ("s", DataType::Utf8), ("l", ints(DataType::Int32))]);
         let mut decoder = JsonDecoder::new(&all, &[]).unwrap();
-        if decoder.append(Some(&payload)).is_ok() {
+        if decoder.append(Input::Bytes(&payload)).is_ok() {
             // Control characters in strings are the one thing taken more freely than by serde_json.
             let control = payload.iter().any(|byte| *byte < 0x20);
             prop_assert!(control || serde_json::from_slice::<serde::de::IgnoredAny>(&payload).is_ok());

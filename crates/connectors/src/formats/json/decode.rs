@@ -10,6 +10,8 @@ use super::decode_column::Column;
 use super::decode_scalar::expected;
 use super::scan::{Scanner, Span, unescape};
 use crate::error::ConnectorError;
+use crate::formats::fault::utf8;
+use crate::formats::{Fault, Input};
 use arrow::array::ArrayRef;
 use arrow::datatypes::{Field, Fields};
 use arrow::error::ArrowError;
@@ -18,40 +20,10 @@ use std::collections::HashMap;
 /// Member positions remembered from record to record.
 const MAX_REMEMBERED: usize = 256;
 
-/// Why a record is bad, and in which column.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    path: String,
-    message: String,
-}
-
-impl Fault {
-    pub fn new(message: impl Into<String>) -> Self {
-        Self { path: String::new(), message: message.into() }
-    }
-
-    /// Puts `name` before the path: `a` within `b` is `b.a`.
-    pub fn within(mut self, name: &str) -> Self {
-        let separator = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
-        self.path = format!("{name}{separator}{}", self.path);
-        self
-    }
-}
-
-impl std::fmt::Display for Fault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.path.is_empty() {
-            return f.write_str(&self.message);
-        }
-        write!(f, "column '{}': {}", self.path, self.message)
-    }
-}
-
 /// Decodes record after record into columns.
 pub struct JsonDecoder {
     root: ObjectDecoder,
     scratch: String,
-    rows: usize,
 }
 
 impl JsonDecoder {
@@ -59,14 +31,19 @@ impl JsonDecoder {
     pub fn new(fields: &Fields, key: &[usize]) -> Result<Self, ConnectorError> {
         let mut root = ObjectDecoder::new(fields)?;
         key.iter().for_each(|column| root.fields[*column].is_key = true);
-        Ok(Self { root, scratch: String::new(), rows: 0 })
+        Ok(Self { root, scratch: String::new() })
     }
 
-    /// Appends one record; `None` is a tombstone. On error the row appended holds stand-ins and
-    /// must be filtered out.
-    pub fn append(&mut self, payload: Option<&[u8]>) -> Result<(), Fault> {
-        self.rows += 1;
-        let result = text(payload).and_then(|text| self.root.append_record(text, &mut self.scratch));
+    /// Appends one row. On error it holds stand-ins and must be filtered out.
+    pub fn append(&mut self, record: Input<'_>) -> Result<(), Fault> {
+        let result = match record {
+            Input::Bytes(bytes) => object_text(bytes).and_then(|text| self.root.append_record(text, &mut self.scratch)),
+            Input::Null => Ok(self.root.append_null(&mut self.scratch)),
+            Input::Skip => {
+                self.root.append_absent();
+                return Ok(());
+            }
+        };
         match result {
             Ok(inner) => inner,
             Err(fault) => {
@@ -74,45 +51,16 @@ impl JsonDecoder {
                 Err(fault)
             }
         }
-    }
-
-    /// Appends a record without value by its key, an object of the key's columns; the others are null or stand-ins.
-    /// On error the row must be filtered out.
-    pub fn append_key(&mut self, key: Option<&[u8]>) -> Result<(), Fault> {
-        self.rows += 1;
-        let key = key.ok_or_else(|| Fault::new("there is none, so nothing to delete"));
-        let result = key.and_then(object_text).and_then(|text| self.root.append_key(text, &mut self.scratch));
-        match result {
-            Ok(inner) => inner,
-            Err(fault) => {
-                self.root.append_absent();
-                Err(fault)
-            }
-        }
-    }
-
-    /// Rows since the last `finish`.
-    pub fn rows(&self) -> usize {
-        self.rows
     }
 
     /// The columns of the rows so far; starts anew.
     pub fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
-        self.rows = 0;
         self.root.finish()
     }
 }
 
-fn text(payload: Option<&[u8]>) -> Result<&str, Fault> {
-    let payload = payload.ok_or_else(|| {
-        Fault::new("the value is null (a tombstone), and an append-only source has nothing to delete")
-    })?;
-    object_text(payload)
-}
-
 fn object_text(bytes: &[u8]) -> Result<&str, Fault> {
-    let text =
-        std::str::from_utf8(bytes).map_err(|error| Fault::new(format!("not UTF-8 at byte {}", error.valid_up_to())))?;
+    let text = utf8(bytes)?;
     if text.trim_ascii().is_empty() {
         return Err(Fault::new("the value is empty"));
     }
@@ -209,23 +157,10 @@ impl ObjectDecoder {
         Ok(self.append_slots(text, scratch))
     }
 
-    /// The same for the key of a record without value.
-    fn append_key(&mut self, text: &str, scratch: &mut String) -> Result<Result<(), Fault>, Fault> {
-        let mut scanner = Scanner::new(text, 0);
-        self.members(&mut scanner, scratch)?;
-        scanner.end().map_err(Fault::new)?;
-        let mut first = Ok(());
-        for (field, slot) in self.fields.iter_mut().zip(&self.slots) {
-            if !field.is_key {
-                field.append_absent();
-                continue;
-            }
-            let result = field.append(slot.map(|span| span.of(text)), scratch);
-            if first.is_ok() {
-                first = result.map_err(|fault| fault.within(&field.name));
-            }
-        }
-        Ok(first)
+    /// A record of which nothing is there.
+    fn append_null(&mut self, scratch: &mut String) -> Result<(), Fault> {
+        self.slots.fill(None);
+        self.append_slots("", scratch)
     }
 
     /// The text of one value. Appends one entry to every field, also on error.

@@ -4,7 +4,8 @@
 //! the same.
 
 use super::JsonDecoder;
-use crate::json::encode::ObjectEncoder;
+use crate::formats::json::ObjectEncoder;
+use crate::formats::{Input, RowEncoder};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Fields, Float64Type, Int64Type, Schema, TimeUnit, TimestampMillisecondType};
 use serde_json::Value;
@@ -52,9 +53,8 @@ fn fields() -> Fields {
 /// One record, or why it is refused.
 fn read(payload: &[u8]) -> Option<Vec<ArrayRef>> {
     let mut decoder = JsonDecoder::new(&fields(), &[]).unwrap();
-    let taken = decoder.append(Some(payload)).is_ok();
+    let taken = decoder.append(Input::Bytes(payload)).is_ok();
     // A record that is refused has a row, too, which is filtered out later.
-    assert_eq!(decoder.rows(), 1);
     let columns = decoder.finish().unwrap();
     assert!(columns.iter().all(|column| column.len() == 1));
     taken.then_some(columns)
@@ -72,9 +72,9 @@ fn check(payload: &[u8]) {
     }
     let batch = RecordBatch::try_new(Arc::new(Schema::new(fields())), columns.clone()).unwrap();
     let written = ObjectEncoder::new((0..columns.len()).collect()).encode(&batch).unwrap();
-    let again = read(written.get(0)).unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(written.get(0))));
+    let again = read(written.value(0)).unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(written.value(0))));
     for ((column, again), field) in columns.iter().zip(&again).zip(&fields()) {
-        assert_eq!(column, again, "{}: {}", field.name(), String::from_utf8_lossy(written.get(0)));
+        assert_eq!(column, again, "{}: {}", field.name(), String::from_utf8_lossy(written.value(0)));
     }
 }
 

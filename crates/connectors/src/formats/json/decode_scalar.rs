@@ -28,7 +28,8 @@ pub fn expected(what: &str, value: &str) -> String {
     format!("expected {what}, found {found} {}", shorten(value))
 }
 
-fn is_number(value: &str) -> bool {
+/// Whether a value begins as a number does.
+pub fn is_number(value: &str) -> bool {
     matches!(value.as_bytes().first(), Some(b'-' | b'0'..=b'9'))
 }
 
@@ -169,31 +170,50 @@ pub fn timestamp(value: &str, unit: TimeUnit, scratch: &mut String) -> Result<i6
     }
     let what = "a timestamp (epoch milliseconds or text such as '2026-01-01T00:00:00Z')";
     let text = string(value, scratch).map_err(|_| expected(what, value))?;
-    let time = string_to_datetime(&Utc, text.trim()).map_err(|_| expected(what, value))?;
+    let time = time(text).ok_or_else(|| expected(what, value))?;
+    in_unit(time, unit).ok_or_else(out_of_range)
+}
+
+/// The time that an ISO-8601 or SQL text says, in UTC unless it says otherwise.
+pub fn time(text: &str) -> Option<DateTime<Utc>> {
+    string_to_datetime(&Utc, text.trim()).ok()
+}
+
+/// A time in `unit` since the epoch, finer digits cut; `None` where that is no number of 64 bits.
+pub fn in_unit(time: DateTime<Utc>, unit: TimeUnit) -> Option<i64> {
     match unit {
-        TimeUnit::Second => Ok(time.timestamp()),
-        TimeUnit::Millisecond => Ok(time.timestamp_millis()),
-        TimeUnit::Microsecond => Ok(time.timestamp_micros()),
-        TimeUnit::Nanosecond => time.timestamp_nanos_opt().ok_or_else(out_of_range),
+        TimeUnit::Second => Some(time.timestamp()),
+        TimeUnit::Millisecond => Some(time.timestamp_millis()),
+        TimeUnit::Microsecond => Some(time.timestamp_micros()),
+        TimeUnit::Nanosecond => time.timestamp_nanos_opt(),
     }
 }
 
-/// Days since the epoch, from `YYYY-MM-DD`.
+/// Days since the epoch, from a string with `YYYY-MM-DD`.
 pub fn date(value: &str, scratch: &mut String) -> Result<i32, String> {
     let what = "a date such as '2026-01-31'";
     let text = string(value, scratch).map_err(|_| expected(what, value))?;
-    let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").map_err(|_| expected(what, value))?;
-    i32::try_from((date - NaiveDate::default()).num_days()).map_err(|_| expected(what, value))
+    days(text).ok_or_else(|| expected(what, value))
 }
 
-/// Nanoseconds since midnight, from `HH:MM[:SS[.fff]]`.
+/// Days since the epoch, from `YYYY-MM-DD`.
+pub fn days(text: &str) -> Option<i32> {
+    let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
+    i32::try_from((date - NaiveDate::default()).num_days()).ok()
+}
+
+/// Nanoseconds since midnight, from a string with `HH:MM[:SS[.fff]]`.
 pub fn time_nanos(value: &str, scratch: &mut String) -> Result<i64, String> {
     let what = "a time such as '23:59:59'";
     let text = string(value, scratch).map_err(|_| expected(what, value))?;
-    let time = NaiveTime::parse_from_str(text, "%H:%M:%S%.f")
-        .or_else(|_| NaiveTime::parse_from_str(text, "%H:%M"))
-        .map_err(|_| expected(what, value))?;
-    Ok(i64::from(time.num_seconds_from_midnight()) * 1_000_000_000 + i64::from(time.nanosecond()))
+    nanos(text).ok_or_else(|| expected(what, value))
+}
+
+/// Nanoseconds since midnight, from `HH:MM[:SS[.fff]]`.
+pub fn nanos(text: &str) -> Option<i64> {
+    let time = NaiveTime::parse_from_str(text, "%H:%M:%S%.f").or_else(|_| NaiveTime::parse_from_str(text, "%H:%M"));
+    let time = time.ok()?;
+    Some(i64::from(time.num_seconds_from_midnight()) * 1_000_000_000 + i64::from(time.nanosecond()))
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@
 //! Invariant: every append adds exactly one entry, also when it fails; so columns of a batch stay
 //! equally long and a bad record is filtered out afterwards instead of rolled back.
 
-use super::decode::{Fault, FieldDecoder, ObjectDecoder};
+use super::decode::{FieldDecoder, ObjectDecoder};
 use super::decode_map::MapDecoder;
 use super::decode_scalar as scalar;
 use super::scan::Scanner;
+use crate::formats::Fault;
 use arrow::array::*;
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::*;
@@ -54,7 +55,7 @@ impl Validity {
 }
 
 /// Appends what a value decoded to, or the stand-in of a value that did not.
-fn put<T: Default>(result: Result<T, String>, append: impl FnOnce(T)) -> Result<(), Fault> {
+pub fn put<T: Default>(result: Result<T, String>, append: impl FnOnce(T)) -> Result<(), Fault> {
     match result {
         Ok(value) => {
             append(value);
@@ -250,7 +251,8 @@ fn binary(value: &str, scratch: &mut String) -> Result<Vec<u8>, String> {
         .map_err(|error| format!("expected a base64 string, found {}: {error}", scalar::shorten(value)))
 }
 
-fn nanos_per(unit: TimeUnit) -> i64 {
+/// Nanoseconds of a unit.
+pub fn nanos_per(unit: TimeUnit) -> i64 {
     match unit {
         TimeUnit::Second => 1_000_000_000,
         TimeUnit::Millisecond => 1_000_000,

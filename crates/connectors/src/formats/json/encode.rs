@@ -4,7 +4,8 @@
 //! columns are there, nulls explicit; a value is encoded alike in every process.
 
 use crate::error::ConnectorError;
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StructArray};
+use crate::formats::{BytesOfRows, RowEncoder};
+use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray, RecordBatch, StructArray};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float32Type, Float64Type};
 use arrow::error::ArrowError;
 use arrow_json::writer::{NullableEncoder, make_encoder};
@@ -20,29 +21,20 @@ pub struct ObjectEncoder {
     options: EncoderOptions,
 }
 
-/// Objects one after another.
-#[derive(Debug, Default)]
-pub struct Objects {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-}
-
-impl Objects {
-    /// The object of a row.
-    pub fn get(&self, row: usize) -> &[u8] {
-        let start = if row == 0 { 0 } else { self.ends[row - 1] };
-        &self.bytes[start..self.ends[row]]
-    }
-}
-
 impl ObjectEncoder {
     /// `columns` in the order of their fields in the object.
     pub fn new(columns: Vec<usize>) -> Self {
-        let options = EncoderOptions::default().with_explicit_nulls(true).with_encoder_factory(Arc::new(Overrides));
-        Self { columns, options }
+        Self { columns, options: encoder_options() }
     }
+}
 
-    pub fn encode(&self, batch: &RecordBatch) -> Result<Objects, ConnectorError> {
+/// How single values are written.
+pub fn encoder_options() -> EncoderOptions {
+    EncoderOptions::default().with_explicit_nulls(true).with_encoder_factory(Arc::new(Overrides))
+}
+
+impl RowEncoder for ObjectEncoder {
+    fn encode(&self, batch: &RecordBatch) -> Result<LargeBinaryArray, ConnectorError> {
         let rows = batch.num_rows();
         let schema = batch.schema();
         let fields: Fields = self.columns.iter().map(|column| Arc::new(schema.field(*column).clone())).collect();
@@ -51,12 +43,12 @@ impl ObjectEncoder {
         let all = StructArray::try_new_with_length(fields, columns, None, rows).map_err(failed)?;
         let field: FieldRef = Arc::new(Field::new("row", all.data_type().clone(), false));
         let mut encoder = make_encoder(&field, &all, &self.options).map_err(failed)?;
-        let mut objects = Objects { bytes: Vec::with_capacity(rows * 64), ends: Vec::with_capacity(rows) };
+        let mut objects = BytesOfRows::with_capacity(rows, rows * 64);
         for row in 0..rows {
-            encoder.encode(row, &mut objects.bytes);
-            objects.ends.push(objects.bytes.len());
+            encoder.encode(row, objects.bytes());
+            objects.end_row();
         }
-        Ok(objects)
+        objects.finish().map_err(failed)
     }
 }
 
@@ -130,7 +122,7 @@ mod tests {
         let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true))).unwrap();
         let encoder = ObjectEncoder::new((0..batch.num_columns()).collect());
         let objects = encoder.encode(&batch).unwrap();
-        (0..batch.num_rows()).map(|row| serde_json::from_slice(objects.get(row)).unwrap()).collect()
+        (0..batch.num_rows()).map(|row| serde_json::from_slice(objects.value(row)).unwrap()).collect()
     }
 
     #[test]
@@ -181,7 +173,7 @@ mod tests {
     fn columns_come_in_the_order_asked_for() {
         let column: ArrayRef = Arc::new(Int32Array::from(vec![1]));
         let batch = RecordBatch::try_from_iter([("a", column.clone()), ("b", column)]).unwrap();
-        assert_eq!(ObjectEncoder::new(vec![1, 0]).encode(&batch).unwrap().get(0), br#"{"b":1,"a":1}"#);
+        assert_eq!(ObjectEncoder::new(vec![1, 0]).encode(&batch).unwrap().value(0), br#"{"b":1,"a":1}"#);
     }
 
     proptest! {
@@ -193,7 +185,7 @@ mod tests {
             let batch = RecordBatch::try_from_iter([("f", column)]).unwrap();
             let objects = ObjectEncoder::new(vec![0]).encode(&batch).unwrap();
             // Read by the standard library: serde_json rounds long numbers.
-            let written = std::str::from_utf8(objects.get(0)).unwrap();
+            let written = std::str::from_utf8(objects.value(0)).unwrap();
             let written = written.strip_prefix("{\"f\":").unwrap().strip_suffix('}').unwrap();
             prop_assert_eq!(written.parse::<f64>().ok(), float.is_finite().then_some(float));
         }

@@ -1,0 +1,57 @@
+//! The CSV format: a line per record, columns by position.
+//!
+//! Owns: cutting a line into fields (`split`), reading them (`decode`) and writing them (`encode`). Does not own: how values
+//! look as text, which is as in JSON, without its quotes. Invariants: what is written is read as it was; an empty text is
+//! told from NULL by its quotes.
+
+mod decode;
+mod encode;
+mod split;
+mod values;
+
+use super::{Codec, Decoded, Input, Layout, RowDecoder};
+use arrow::error::ArrowError;
+use decode::CsvDecoder;
+use encode::CsvEncoder;
+use highwater_engine::formats::{CSV, Format};
+use std::sync::Arc;
+
+pub const CODEC: Codec = Codec {
+    spec: &CSV,
+    decoder: |layout: &Layout<'_>| Ok(Box::new(CsvDecoder::new(layout)?)),
+    encoder: |format, columns| Ok(Arc::new(CsvEncoder::new(format, columns))),
+};
+
+/// How records are written.
+#[derive(Clone, Debug)]
+struct Style {
+    delimiter: u8,
+    quote: u8,
+    /// The text, without quotes, that is NULL.
+    null: String,
+}
+
+impl Style {
+    fn of(format: &Format) -> Self {
+        Self {
+            delimiter: format.character("csv.delimiter"),
+            quote: format.character("csv.quote"),
+            null: format.text("csv.null").to_string(),
+        }
+    }
+}
+
+impl RowDecoder for CsvDecoder {
+    fn decode(&mut self, records: &[Input<'_>]) -> Result<Decoded, ArrowError> {
+        let mut bad = Vec::new();
+        for (index, record) in records.iter().enumerate() {
+            if let Err(fault) = self.append(*record) {
+                bad.push((index, fault));
+            }
+        }
+        Ok(Decoded { columns: self.finish()?, bad })
+    }
+}
+
+#[cfg(test)]
+mod tests;
