@@ -192,8 +192,7 @@ pub(crate) async fn read_files(
         Some(FileReader::Csv) => {
             let options = CsvReadOptions::new().schema(&table.schema).has_header(format.flag("csv.header"));
             let options = options.delimiter(format.character("csv.delimiter")).quote(format.character("csv.quote"));
-            let null = Some(format.text("csv.null")).filter(|null| !null.is_empty());
-            let options = options.null_regex(null.map(|null| format!("^{}$", regex::escape(null)))).file_extension("");
+            let options = options.file_extension("");
             context.read_csv(paths, options).await
         }
         Some(FileReader::Json) => {

@@ -51,7 +51,7 @@ pub static CSV: FormatSpec = FormatSpec {
             name: "csv.null",
             kind: OptionKind::Text,
             default: "",
-            scope: OptionScope::Everywhere,
+            scope: OptionScope::Records,
             about: "the text, without quotes, that is NULL",
         },
     ],

@@ -63,6 +63,7 @@ pub enum OptionKind {
 pub enum OptionScope {
     Everywhere,
     Files,
+    Records,
 }
 
 /// What reads whole files.

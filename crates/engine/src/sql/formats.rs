@@ -92,6 +92,10 @@ pub fn file_format(table: &TableDef, own: &[OptionEntry]) -> Result<Format> {
     for entry in own {
         match option_of(&entry.key) {
             Some(("", of, _)) if of.name != spec.name => return Err(stray(entry, "format", of)),
+            Some(("", _, option)) if option.scope == OptionScope::Records => {
+                return Err(SqlError::at(entry.key_at, format!("'{}' is an option of records", entry.key))
+                    .hint("drop it: in a file an empty field is NULL"));
+            }
             Some(("", ..)) => {}
             Some((part, ..)) => return Err(not_of_files(entry, part)),
             None if KEYS.contains(&entry.key.as_str()) && entry.key != "format" => {

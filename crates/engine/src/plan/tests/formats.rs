@@ -195,6 +195,7 @@ fn options_of_formats_are_for_key_and_value_or_for_one() {
     for (options, expected) in [
         ("'format'='csv', 'key.csv.delimiter'=';'", "a file has no option 'key.csv.delimiter'"),
         ("'value.format'='csv', 'format'='csv'", "a file has no option 'value.format'"),
+        ("'format'='csv', 'csv.null'='x'", "'csv.null' is an option of records"),
         (
             "'format'='raw'",
             "format 'raw' is not one for 'format' here\n  hint: use 'format' = 'json' or 'format' = 'csv'",

@@ -103,6 +103,8 @@ fn each_record_finds_its_rows() {
     let select = "SELECT id, `value` FROM ids JOIN side ON id = key";
     let other = case("key;value\n1;eins\n", "'format'='csv', 'csv.header'='true', 'csv.delimiter'=';'", select);
     assert_eq!(other.rows().unwrap(), ["1 eins"]);
+    let quoted = case("1,'a,b'\n2,x\n", "'format'='csv', 'csv.quote'=''''", select);
+    assert_eq!(quoted.rows().unwrap(), ["1 a,b", "2 x"]);
     let json = case("{\"key\": 2, \"value\": \"zwei\", \"more\": 1}\n", "'format'='json'", select);
     assert_eq!(json.rows().unwrap(), ["2 zwei"]);
 }
