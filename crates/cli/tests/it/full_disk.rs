@@ -64,8 +64,11 @@ fn a_write_that_fails_within_the_head_store_is_told_and_a_restart_heals_it() {
     cluster.wait_state("q", &["running"]);
     let mut produced = 0;
     let message = cluster.wait("the head store to fail", || {
-        tables.produce(0, produced..produced + 1);
-        produced += 1;
+        // Each is a batch of its own, or nearly: the head store grows by batches.
+        for _ in 0..25 {
+            tables.produce(0, produced..produced + 1);
+            produced += 1;
+        }
         let status = cluster.status("q");
         (status["state"] != "running").then(|| status["message"].as_str().unwrap().to_string())
     });

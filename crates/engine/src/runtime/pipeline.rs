@@ -119,7 +119,7 @@ fn push_from(
     push_counted(operators, port, (rows, counted), state, out)
 }
 
-/// As [`push_from`], for rows of which so many bytes are counted already.
+/// As [`push_from`], for rows of which `counted` bytes are counted already.
 fn push_counted(
     operators: &mut [Running],
     port: usize,
