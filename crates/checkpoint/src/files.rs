@@ -38,6 +38,16 @@ impl CheckpointStore {
         Ok(())
     }
 
+    /// No batch that is under way or to come needs versions that were kept before these: deletes their content, but for what
+    /// the newest two prepared batches need.
+    pub fn release_files(&self, epoch: Epoch, query: QueryId, before: &FileVersions) -> Result<(), CheckpointError> {
+        self.check_epoch(epoch)?;
+        let slot = self.slot(query);
+        release_before(&slot, before);
+        let _deleting = slot.files.write();
+        self.delete_unneeded_files(query, &slot)
+    }
+
     /// The bytes of one file.
     pub fn read_file(&self, query: QueryId, content: FileContent) -> Result<Vec<u8>, CheckpointError> {
         let slot = self.slot(query);
@@ -107,9 +117,9 @@ impl CheckpointStore {
     }
 }
 
-/// A batch is prepared: its record keeps what it needs, and none planned with older versions follows.
-pub(crate) fn release_before(slot: &QuerySlot, plan: &BatchPlan) {
-    let needed = digests(&plan.files);
+/// No batch planned with versions from before these follows.
+pub(crate) fn release_before(slot: &QuerySlot, versions: &FileVersions) {
+    let needed = digests(versions);
     let mut held = lock(&slot.held);
     if let Some(place) = held.iter().position(|held| *held == needed) {
         held.drain(..place);

@@ -57,7 +57,7 @@ impl CheckpointStore {
         self.transact(epoch, query, &ops)?;
         self.guarded(self.inner.marks.set_batch(query, epoch, batch))?;
         let slot = self.slot(query);
-        files::release_before(&slot, &record.plan);
+        files::release_before(&slot, &record.plan.files);
         // While someone reads, a batch does not wait for that: the next compaction deletes them.
         if some_unneeded
             && let Ok(_deleting) = slot.files.try_write()

@@ -12,6 +12,7 @@ use crate::state_limit::over_limit;
 use highwater_checkpoint::CheckpointStore;
 use highwater_connectors::sink::resolve_writers;
 use highwater_core::error::ErrorKind;
+use highwater_core::files::FileVersions;
 use highwater_core::ids::{AttemptId, BatchId, ExecutorId, RunId, SinkId, TaskId};
 use highwater_core::offsets::Positions;
 use highwater_core::options::QuerySpec;
@@ -112,6 +113,7 @@ impl Effects {
                 crash::point("driver_between_publishes");
             }
             Action::ReserveWriters { counts } => self.reserve_writers(counts),
+            Action::ReleaseFiles { before } => self.release_files(before),
             Action::Resolve { number, batch, writers, whole } => self.resolve(number, batch, writers, whole),
             Action::Committed(_) | Action::Ended(_) => {}
         }
@@ -210,6 +212,15 @@ impl Effects {
                 Err(error) => Event::ReserveFailed { kind: error.kind(), message: error.to_string() },
             };
             inbox.push(RunnerEvent::Machine(event));
+        });
+    }
+
+    fn release_files(&self, before: FileVersions) {
+        let (store, epoch, query) = (self.store.clone(), self.cluster.epoch(), self.spec.id);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = store.release_files(epoch, query, &before) {
+                tracing::warn!(%error, "looked-up files of older versions could not be deleted; it is tried again");
+            }
         });
     }
 

@@ -3,10 +3,10 @@
 //! Owns: one driver and its executors (killed when dropped), and waiting for what they do. Does not own: Kafka
 //! (`cluster`). The binary is the one built beside the test: `target/<profile>/highwater`.
 
+use crate::ports::free_port;
 use crate::process::Process;
 use crate::wait::wait_for;
 use serde_json::Value;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub fn binary() -> PathBuf {
 }
 
 fn free_address() -> String {
-    format!("127.0.0.1:{}", TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port())
+    format!("127.0.0.1:{}", free_port())
 }
 
 impl Highwater {

@@ -102,3 +102,17 @@ fn compaction_deletes_what_nobody_needs_and_nothing_else() {
     assert_eq!(case.store.compact_with(epoch, query, policy).unwrap().snapshot, Some(BatchId(0)));
     assert_eq!((case.kept(all), stray.exists()), ([true; 3], false));
 }
+
+#[test]
+fn versions_that_no_batch_was_planned_with_are_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, epoch, query) = opened(dir.path());
+    let case = Case { store, epoch, query };
+    let all: [&[u8]; 3] = [b"1,one", b"1,new", b"1,newer"];
+    case.keep(all[0]);
+    case.prepare(0, all[0]);
+    case.keep(all[1]);
+    case.keep(all[2]);
+    case.store.release_files(epoch, query, &versions(all[2])).unwrap();
+    assert_eq!(case.kept(all), [true, false, true], "the first is the prepared batch's");
+}

@@ -1,6 +1,7 @@
 //! Executors that cannot reach one another, that die of a query, and a wall clock that jumps.
 
 use crate::table::Tables;
+use highwater_testkit::ports::free_port;
 use highwater_testkit::{Highwater, KafkaCluster, Message, Payments};
 use std::io::copy;
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -19,9 +20,8 @@ struct Way {
 impl Way {
     fn open() -> Self {
         let front = TcpListener::bind("127.0.0.1:0").unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let way = Self {
-            listen: free.to_string(),
+            listen: format!("127.0.0.1:{}", free_port()),
             advertise: front.local_addr().unwrap().to_string(),
             closed_to: Arc::default(),
         };

@@ -1,5 +1,6 @@
 //! Actions of the query machine: all that it asks the driver to do.
 
+use crate::files::FileVersions;
 use crate::ids::{AttemptId, BatchId, ExecutorId, SinkId, SourceId, TaskId};
 use crate::offsets::{LastRecords, SourcePartition};
 use crate::plan::{BatchPlan, WriterPlan};
@@ -45,6 +46,9 @@ pub enum Action {
     /// a crash of everything nobody else knows whose transactions are open. Answers: `WritersReserved` or
     /// `ReserveFailed`.
     ReserveWriters { counts: BTreeMap<SinkId, u32> },
+    /// No batch to come looks up versions of files from before these: of their content, only what prepared batches need is
+    /// kept.
+    ReleaseFiles { before: FileVersions },
     /// Fence these writers (initialise their transactional ids), then find out what they hold.
     /// `batch` is the prepared batch asked about; `None` when only fencing is wanted, or nothing is prepared. `whole`:
     /// every writer that a sink has progress of is fenced and told of, known or not. Answers: `Resolved` of the same

@@ -1,5 +1,7 @@
 //! What the machine knows of the files that rows look up.
 
+use super::Action;
+use super::machine::{Phase, QueryMachine};
 use crate::files::FileVersions;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,5 +29,16 @@ impl Files {
         if let Self::Awaited(why) = self {
             *why = Some(reason);
         }
+    }
+}
+
+impl QueryMachine {
+    /// The next batch looks up these versions.
+    pub(super) fn on_files(&mut self, versions: FileVersions, out: &mut Vec<Action>) {
+        // A batch under way may look up older ones; what it needs is released when it is prepared.
+        if matches!(self.phase, Phase::Ready { finish: None } | Phase::Reserving { .. }) {
+            out.push(Action::ReleaseFiles { before: versions.clone() });
+        }
+        self.files = Files::Known(versions);
     }
 }

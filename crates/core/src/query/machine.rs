@@ -332,7 +332,7 @@ impl QueryMachine {
                 self.on_available(executor, partitions, marks, now_ms);
             }
             Event::Topic(look) => self.on_topic(look, now_ms, &mut out),
-            Event::Files(versions) => self.files = Files::Known(versions),
+            Event::Files(versions) => self.on_files(versions, &mut out),
             Event::FilesUnreadable { message } => self.files.unreadable(message),
             Event::TopicChanged { source, found } => self.on_topic_changed(source, &found, &mut out),
             Event::TopicMissing { source, message } => self.on_topic_missing(source, message, now_ms, &mut out),

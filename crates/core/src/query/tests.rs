@@ -302,6 +302,7 @@ fn names(actions: &[Action]) -> Vec<&'static str> {
             Action::Persist { .. } => "persist",
             Action::Publish { .. } => "publish",
             Action::ReserveWriters { .. } => "reserve",
+            Action::ReleaseFiles { .. } => "release",
             Action::Resolve { .. } => "resolve",
             Action::Committed(_) => "committed",
             Action::Ended(_) => "ended",

@@ -263,6 +263,8 @@ impl World {
                     let run = self.drivers[driver].run;
                     self.soon(6, Ev::Fence { driver, run, question: Question { number, batch, writers, whole } });
                 }
+                // Rows of the simulation look up no files.
+                Action::ReleaseFiles { .. } => {}
                 Action::Committed(batch) => self.commit(driver, &batch),
                 Action::Ended(end) => self.end(driver, end),
             }

@@ -23,7 +23,7 @@ fn nothing_is_planned_before_the_files_are_read() {
     assert_eq!(query.tell(Event::FilesUnreadable { message: "no such file".into() }), vec![]);
     // then
     assert_eq!(query.machine.state(), RunState::Waiting("no such file".into()));
-    assert_eq!(names(&query.tell(Event::Files(version("a")))), ["run"]);
+    assert_eq!(names(&query.tell(Event::Files(version("a")))), ["release", "run"]);
     assert_eq!((query.machine.state(), query.run().plan.files.clone()), (RunState::Running, version("a")));
 }
 
@@ -35,7 +35,7 @@ fn a_batch_keeps_its_version_and_the_next_one_has_the_newest() {
     query.tell(Event::Files(version("a")));
     query.tell(available(1, &[(0, 3)]));
     // when
-    query.tell(Event::Files(version("b")));
+    assert_eq!(query.tell(Event::Files(version("b"))), vec![], "the batch under way looks up the old one");
     query.tell(Event::FilesUnreadable { message: "no such file".into() });
     // then
     assert_eq!(query.machine.state(), RunState::Running, "a version that is known stays in use");
@@ -43,6 +43,9 @@ fn a_batch_keeps_its_version_and_the_next_one_has_the_newest() {
     assert_eq!(record.plan.files, version("a"));
     query.tell(available(1, &[(0, 4)]));
     assert_eq!(query.run().plan.files, version("b"));
+    query.complete();
+    let actions = query.tell(Event::Files(version("c")));
+    assert_eq!(actions, [Action::ReleaseFiles { before: version("c") }], "nothing is under way");
 }
 
 #[test]
