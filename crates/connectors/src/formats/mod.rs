@@ -28,8 +28,12 @@ static CODECS: &[Codec] = &[json::CODEC, csv::CODEC, raw::CODEC];
 pub struct Codec {
     pub spec: &'static FormatSpec,
     pub decoder: fn(&Layout<'_>) -> Result<Box<dyn RowDecoder>, ConnectorError>,
-    pub encoder: fn(&Format, Vec<usize>) -> Result<Arc<dyn RowEncoder>, ConnectorError>,
+    /// Of these columns.
+    pub encoder: fn(&Format, Vec<usize>) -> Encoder,
 }
+
+/// An encoder, or why there is none.
+pub type Encoder = Result<Arc<dyn RowEncoder>, ConnectorError>;
 
 /// What a decoder is opened for: the keys or the values of a table.
 #[derive(Clone, Debug)]

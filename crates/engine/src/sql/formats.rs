@@ -206,7 +206,7 @@ fn key_fields(table: &TableDef, entry: &OptionEntry) -> Result<Vec<String>> {
 }
 
 /// The place of the option that says the format of values, or of keys.
-pub fn format_entry<'a>(table: &'a TableDef, of_key: bool) -> Option<&'a OptionEntry> {
+pub fn format_entry(table: &TableDef, of_key: bool) -> Option<&OptionEntry> {
     let find = |key: &str| table.options.iter().find(|entry| canonical(&entry.key) == key);
     let key = if of_key { find("key.format") } else { None };
     key.or_else(|| find("value.format")).or_else(|| find("format"))

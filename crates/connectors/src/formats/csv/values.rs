@@ -73,10 +73,7 @@ fn integer<T: TryFrom<i128>>(value: &str, what: &str) -> Result<T, String> {
     number(value, what).and_then(|value| scalar::narrow(value, what))
 }
 
-fn float<T: std::str::FromStr>(value: &str, what: &str, is_finite: impl Fn(T) -> bool) -> Result<T, String>
-where
-    T: Copy,
-{
+fn float<T: std::str::FromStr + Copy>(value: &str, what: &str, is_finite: impl Fn(T) -> bool) -> Result<T, String> {
     let parsed: T = number(value, what)?.parse().map_err(|_| expected(what, value))?;
     if is_finite(parsed) { Ok(parsed) } else { Err(format!("{} is out of range for {what}", scalar::shorten(value))) }
 }
