@@ -30,12 +30,21 @@ impl CheckpointStore {
     ) -> Result<(), CheckpointError> {
         self.check_epoch(epoch)?;
         // Held before it is written: a compaction may be about to delete the same content.
-        lock(&self.slot(query).held).push_back(digests(versions));
+        self.hold(query, digests(versions));
         for bytes in new {
             let name = BlobName::File(query, FileContent::of(bytes).digest).to_string();
             self.guarded(self.inner.blobs.put(&name, &format::encode([(Kind::File, bytes.as_slice())])?))?;
         }
         Ok(())
+    }
+
+    /// A try that is repeated, for want of room on the disk, holds the same once.
+    fn hold(&self, query: QueryId, content: Digests) {
+        let slot = self.slot(query);
+        let mut held = lock(&slot.held);
+        if held.back() != Some(&content) {
+            held.push_back(content);
+        }
     }
 
     /// No batch that is under way or to come needs versions that were kept before these: deletes their content, but for what

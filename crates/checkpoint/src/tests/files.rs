@@ -14,6 +14,12 @@ struct Case {
 }
 
 impl Case {
+    /// A store in a folder, with one query.
+    fn opened(dir: &Path) -> Self {
+        let (store, epoch, query) = opened(dir);
+        Self { store, epoch, query }
+    }
+
     fn keep(&self, bytes: &[u8]) {
         self.store.keep_files(self.epoch, self.query, &versions(bytes), &[bytes.to_vec()]).unwrap();
     }
@@ -33,8 +39,7 @@ impl Case {
 #[test]
 fn content_is_kept_while_a_batch_may_need_it() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, epoch, query) = opened(dir.path());
-    let case = Case { store, epoch, query };
+    let case = Case::opened(dir.path());
     let all: [&[u8]; 3] = [b"1,one", b"1,new", b"1,newer"];
     case.keep(all[0]);
     case.prepare(0, all[0]);
@@ -61,14 +66,13 @@ fn a_restart_keeps_what_is_needed_and_removes_what_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let all: [&[u8]; 3] = [b"1,one", b"1,new", b"1,newer"];
     let query = {
-        let (store, epoch, query) = opened(dir.path());
-        let case = Case { store, epoch, query };
+        let case = Case::opened(dir.path());
         case.keep(all[0]);
         case.prepare(0, all[0]);
         case.keep(all[1]);
         case.prepare(1, all[1]);
         case.keep(all[2]);
-        query
+        case.query
     };
     let store = CheckpointStore::open(dir.path()).unwrap();
     let case = Case { epoch: store.claim_epoch().unwrap(), store, query };
@@ -87,8 +91,7 @@ fn a_restart_keeps_what_is_needed_and_removes_what_is_not() {
 #[test]
 fn compaction_deletes_what_nobody_needs_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, epoch, query) = opened(dir.path());
-    let case = Case { store, epoch, query };
+    let case = Case::opened(dir.path());
     let all: [&[u8]; 3] = [b"1,one", b"1,new", b"1,newer"];
     case.keep(all[0]);
     case.prepare(0, all[0]);
@@ -96,23 +99,31 @@ fn compaction_deletes_what_nobody_needs_and_nothing_else() {
     case.prepare(1, all[1]);
     case.keep(all[2]);
     // Of a run that ended before a batch was planned with it.
-    let stray = dir.path().join(format!("blobs/queries/{query}/file-{}", FileContent::of(b"stray").digest));
+    let stray = dir.path().join(format!("blobs/queries/{}/file-{}", case.query, FileContent::of(b"stray").digest));
     std::fs::write(&stray, b"stray").unwrap();
     let policy = CompactionPolicy { min_delta_bytes: 0, max_deltas: 1, part_bytes: 1000 };
-    assert_eq!(case.store.compact_with(epoch, query, policy).unwrap().snapshot, Some(BatchId(0)));
+    assert_eq!(case.store.compact_with(case.epoch, case.query, policy).unwrap().snapshot, Some(BatchId(0)));
     assert_eq!((case.kept(all), stray.exists()), ([true; 3], false));
 }
 
 #[test]
 fn versions_that_no_batch_was_planned_with_are_deleted() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, epoch, query) = opened(dir.path());
-    let case = Case { store, epoch, query };
+    let case = Case::opened(dir.path());
     let all: [&[u8]; 3] = [b"1,one", b"1,new", b"1,newer"];
     case.keep(all[0]);
     case.prepare(0, all[0]);
     case.keep(all[1]);
     case.keep(all[2]);
-    case.store.release_files(epoch, query, &versions(all[2])).unwrap();
+    case.store.release_files(case.epoch, case.query, &versions(all[2])).unwrap();
     assert_eq!(case.kept(all), [true, false, true], "the first is the prepared batch's");
+}
+
+#[test]
+fn a_repeated_try_holds_its_content_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let case = Case::opened(dir.path());
+    case.keep(b"1,one");
+    case.keep(b"1,one");
+    assert_eq!(case.store.slot(case.query).held.lock().unwrap().len(), 1);
 }
