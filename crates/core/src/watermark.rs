@@ -32,13 +32,13 @@ pub fn advance(
     watermark.current_ms = watermark.current_ms.max(next);
 }
 
-/// How long a word of the brokers that a partition has nothing unread is believed, milliseconds. They are asked every
-/// second.
+/// How long what the brokers say of the end of a log is believed, milliseconds. They are asked every second.
 const CONFIRMED_FOR_MS: i64 = 5_000;
 
-/// Knows which partitions are idle: the brokers confirm that everything in the log is read, open transactions
-/// included, and have done so for the whole timeout. One of which they have not said so lately is active: a
-/// consumer that sees no more may have lost its connection, or wait behind a transaction.
+/// Knows which partitions are idle: the brokers confirmed that everything in the log is read, open transactions
+/// included, for the whole timeout and without a gap. A partition of which they have not said so lately is active: its
+/// consumer may have lost its connection, or wait behind a transaction, and what was written meanwhile comes when they
+/// are back.
 #[derive(Clone, Debug)]
 pub struct IdleTracker {
     timeout_ms: Option<i64>,
@@ -65,8 +65,13 @@ impl IdleTracker {
             self.forget(partition);
             return;
         }
-        let entry = AtEnd { since_ms: now_ms, confirmed_ms: now_ms };
-        self.at_end.entry(partition.clone()).or_insert(entry).confirmed_ms = now_ms;
+        let fresh = AtEnd { since_ms: now_ms, confirmed_ms: now_ms };
+        let known = self.at_end.entry(partition.clone()).or_insert(fresh);
+        if known.is_believed(now_ms) {
+            known.confirmed_ms = now_ms;
+        } else {
+            *known = fresh;
+        }
     }
 
     /// Something waits in the partition, or it has lost its reader.
@@ -77,17 +82,17 @@ impl IdleTracker {
     /// Partitions idle at `now_ms`.
     pub fn idle(&self, now_ms: i64) -> BTreeSet<SourcePartition> {
         let Some(timeout_ms) = self.timeout_ms else { return BTreeSet::new() };
-        let idle = self.at_end.iter().filter(|(_, end)| {
-            now_ms.saturating_sub(end.since_ms) >= timeout_ms
-                && now_ms.saturating_sub(end.confirmed_ms) <= CONFIRMED_FOR_MS
-        });
+        let idle = self
+            .at_end
+            .iter()
+            .filter(|(_, end)| end.is_believed(now_ms) && end.confirmed_ms.saturating_sub(end.since_ms) >= timeout_ms);
         idle.map(|(partition, _)| partition.clone()).collect()
     }
+}
 
-    /// When the next partition becomes idle, milliseconds, if nothing comes in between.
-    pub fn next_deadline_ms(&self, now_ms: i64) -> Option<i64> {
-        let timeout_ms = self.timeout_ms?;
-        self.at_end.values().map(|end| end.since_ms.saturating_add(timeout_ms)).filter(|at| *at > now_ms).min()
+impl AtEnd {
+    fn is_believed(&self, now_ms: i64) -> bool {
+        now_ms.saturating_sub(self.confirmed_ms) <= CONFIRMED_FOR_MS
     }
 }
 
@@ -122,8 +127,10 @@ mod tests {
         idle.confirm(&p(0), 5, 9, 0);
         assert_eq!(idle.idle(1_000), BTreeSet::new(), "records are there that are not committed");
         idle.confirm(&p(0), 9, 9, 1_000);
-        assert_eq!(idle.next_deadline_ms(1_000), Some(1_010));
-        assert_eq!(idle.idle(1_009), BTreeSet::new());
+        assert_eq!(idle.idle(1_010), BTreeSet::new(), "what the brokers said is older than the timeout");
+        idle.confirm(&p(0), 9, 9, 1_009);
+        assert_eq!(idle.idle(1_010), BTreeSet::new());
+        idle.confirm(&p(0), 9, 9, 1_010);
         assert_eq!(idle.idle(1_010), BTreeSet::from([p(0)]));
         idle.confirm(&p(0), 9, 10, 1_011);
         assert_eq!(idle.idle(2_000), BTreeSet::new());
@@ -135,11 +142,15 @@ mod tests {
     #[test]
     fn a_partition_nobody_can_say_anything_of_is_active() {
         let mut idle = IdleTracker::new(Some(10));
-        idle.confirm(&p(0), 9, 9, 0);
-        assert_eq!(idle.idle(CONFIRMED_FOR_MS), BTreeSet::from([p(0)]));
-        assert_eq!(idle.idle(CONFIRMED_FOR_MS + 1), BTreeSet::new(), "the brokers have been silent for too long");
+        for now_ms in [0, 10] {
+            idle.confirm(&p(0), 9, 9, now_ms);
+        }
+        assert_eq!(idle.idle(10 + CONFIRMED_FOR_MS), BTreeSet::from([p(0)]));
+        assert_eq!(idle.idle(11 + CONFIRMED_FOR_MS), BTreeSet::new(), "the brokers have been silent for too long");
         idle.confirm(&p(0), 9, 9, 20_000);
-        assert_eq!(idle.idle(20_000), BTreeSet::from([p(0)]), "nothing came in between");
+        assert_eq!(idle.idle(20_000), BTreeSet::new(), "what is written to a broker that is back comes yet");
+        idle.confirm(&p(0), 9, 9, 20_010);
+        assert_eq!(idle.idle(20_010), BTreeSet::from([p(0)]));
     }
 
     proptest! {
@@ -181,8 +192,8 @@ mod tests {
 
         #[test]
         fn idle_is_read_to_its_end_without_a_break_and_confirmed(
-            timeout in 1u64..50,
-            steps in proptest::collection::vec((1i64..4_000, 0u8..4), 1..40),
+            timeout in 1u64..8_000,
+            steps in proptest::collection::vec((1i64..6_000, 0u8..6), 1..40),
         ) {
             let mut tracker = IdleTracker::new(Some(timeout));
             let (mut now, mut end) = (0i64, None);
@@ -196,15 +207,16 @@ mod tests {
                 }
                 end = match kind {
                     1 => end,
-                    3 => Some((end.map_or(now, |(since, _)| since), now)),
-                    _ => None,
+                    0 | 2 => None,
+                    _ => Some(match end {
+                        Some((since, confirmed)) if now - confirmed <= CONFIRMED_FOR_MS => (since, now),
+                        _ => (now, now),
+                    }),
                 };
                 let expected = end.is_some_and(|(since, confirmed)| {
-                    now - since >= timeout as i64 && now - confirmed <= CONFIRMED_FOR_MS
+                    confirmed - since >= timeout as i64 && now - confirmed <= CONFIRMED_FOR_MS
                 });
                 prop_assert_eq!(tracker.idle(now).contains(&p(0)), expected);
-                let deadline = end.map(|(since, _)| since + timeout as i64).filter(|at| *at > now);
-                prop_assert_eq!(tracker.next_deadline_ms(now), deadline);
             }
         }
     }

@@ -186,7 +186,7 @@ pub fn a_partition_behind_a_lost_connection_is_not_idle(kafka: &KafkaCluster, cl
             format!("WITH ('connector'='kafka', 'topic'='{topic}', 'bootstrap.servers'='{servers}', 'format'='json')")
         };
         let sql = format!(
-            "SET idle_timeout = '2 seconds';
+            "SET idle_timeout = '8 seconds';
              CREATE TABLE t (id BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts - INTERVAL '5' SECOND) {};
              CREATE TABLE o ({APPENDED}) {};
              INSERT INTO o SELECT window_start, window_end, count(*)
@@ -200,9 +200,12 @@ pub fn a_partition_behind_a_lost_connection_is_not_idle(kafka: &KafkaCluster, cl
     let rows = |topic: &str| kafka.read_all(topic, Isolation::Committed).iter().map(|r| r.json()).collect::<Vec<_>>();
     let (input, output) = script("lost", &[1, 2]);
     let (other_input, _) = script("not-lost", &[2, 2]);
-    kafka.produce(&input, [at(5, 1).partition(0), at(6, 2).partition(1)]);
-    cluster.wait_caught_up("lost");
+    kafka.produce(&input, [at(5, 1).partition(0)]);
     cluster.wait_caught_up("not-lost");
+    cluster.wait_caught_up("lost");
+    // It must hang before the partition was at its end for the timeout.
+    kafka.produce(&input, [at(6, 2).partition(0)]);
+    cluster.wait_caught_up("lost");
     kafka.freeze_broker(1);
     kafka.produce(&input, [at(60, 3).partition(1)]);
     // A partition that was read to its end after the broker hung, and is idle by now.

@@ -73,9 +73,6 @@ impl QueryMachine {
             wakes.extend((self.not_before_ms > now_ms).then_some(self.not_before_ms));
             wakes.extend(self.deaths.waits_until_ms(now_ms));
             wakes.extend(self.limiters.iter().filter(|(id, _)| self.pending(**id)).map(|(_, l)| l.next_at_ms(now_ms)));
-            if self.config.windowed || self.config.max_drift_ms.is_some() {
-                wakes.extend(self.idle.values().filter_map(|idle| idle.next_deadline_ms(now_ms)));
-            }
             wakes.extend(self.config.sources.iter().filter_map(|source| {
                 source.options.min_offsets_per_trigger?;
                 Some(self.waiting_since.get(&source.id)? + self.max_delay_ms(source.id))
