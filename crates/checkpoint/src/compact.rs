@@ -12,8 +12,8 @@ use crate::keys::{BlobName, HeadKey};
 use crate::read::Chain;
 use crate::store::CheckpointStore;
 use crate::values::{self, BatchEntry, Body, SnapshotEntry, SnapshotPart, decode};
-use highwater_core::delta;
-use highwater_core::ids::{BatchId, Epoch, OperatorId, QueryId, ShardId};
+use highwater_protocol::ids::{BatchId, Epoch, OperatorId, QueryId, ShardId};
+use highwater_protocol::state_delta;
 use std::collections::BTreeMap;
 
 use std::sync::{PoisonError, TryLockError};
@@ -104,7 +104,7 @@ impl CheckpointStore {
             let mut sections = Vec::new();
             for (operator, deltas) in by_operator {
                 let slices: Vec<&[u8]> = deltas.iter().map(Vec::as_slice).collect();
-                let whole = delta::merge(&slices, keep, true)
+                let whole = state_delta::merge(&slices, keep, true)
                     .map_err(|error| CheckpointError::delta(&format!("query {query}"), error))?;
                 sections.push((Kind::State { operator, first: ShardId(first), end: ShardId(end) }, whole));
             }

@@ -2,10 +2,10 @@
 //!
 //! Owns: the one error type of this crate. Every text names the file or key, the cause and the way out.
 
-use highwater_core::delta::DeltaError;
-use highwater_core::error::ErrorKind;
-use highwater_core::ids::{BatchId, Epoch, QueryId};
-use highwater_core::offsets::SourcePartition;
+use highwater_protocol::error::ErrorKind;
+use highwater_protocol::ids::{BatchId, Epoch, QueryId};
+use highwater_protocol::offsets::SourcePartition;
+use highwater_protocol::state_delta::DeltaError;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -135,7 +135,7 @@ impl CheckpointError {
             DeltaError::UnknownVersion(found) => Self::UnknownVersion {
                 file: format!("a state delta in {file}"),
                 found: found.into(),
-                supported: highwater_core::delta::VERSION.into(),
+                supported: highwater_protocol::state_delta::VERSION.into(),
             },
             other => Self::damaged(file, other),
         }

@@ -3,7 +3,7 @@
 //! Owns: the layout of the export. Invariant: it only writes into a folder that is new or empty.
 //! Layout: `offsets/N` one line of JSON, `{"topic":{"0":100}}`, exclusive ends after batch N; `commits/N` one line of
 //! JSON with the watermarks after it, for committed batches; `state/OPERATOR/N.delta` what batch N changed, and
-//! `state/OPERATOR/N.snapshot-FIRST-END` the whole state of some shards after it, in the layout of `core::delta`.
+//! `state/OPERATOR/N.snapshot-FIRST-END` the whole state of some shards after it, in the layout of `protocol::state_delta`.
 
 use crate::error::CheckpointError;
 use crate::format::{Container, Kind};
@@ -11,9 +11,9 @@ use crate::keys::HeadKey;
 use crate::read::parse_record;
 use crate::store::CheckpointStore;
 use crate::values::{BatchEntry, Body, SnapshotEntry, decode};
-use highwater_core::ids::QueryId;
-use highwater_core::offsets::to_topic_json;
-use highwater_core::record::PrepareRecord;
+use highwater_protocol::ids::QueryId;
+use highwater_protocol::offsets::to_topic_json;
+use highwater_protocol::prepare_record::PrepareRecord;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 

@@ -10,9 +10,9 @@ use crate::head::HeadOp;
 use crate::keys::{BlobName, HeadKey};
 use crate::store::{CheckpointStore, QuerySlot, lock};
 use crate::values::{self, decode};
-use highwater_core::files::{ContentDigest, FileContent, FileVersions};
-use highwater_core::ids::{BatchId, Epoch, QueryId};
-use highwater_core::plan::BatchPlan;
+use highwater_protocol::files::{ContentDigest, FileContent, FileVersions};
+use highwater_protocol::ids::{BatchId, Epoch, QueryId};
+use highwater_protocol::plan::BatchPlan;
 use std::collections::BTreeSet;
 
 /// The content that one batch needs.

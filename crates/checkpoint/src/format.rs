@@ -6,7 +6,7 @@
 //! Invariant: a changed, missing or added byte anywhere is noticed before anything of that section is used.
 
 use crate::error::CheckpointError;
-use highwater_core::ids::{OperatorId, ShardId};
+use highwater_protocol::ids::{OperatorId, ShardId};
 use serde::{Deserialize, Serialize};
 
 const MAGIC: &[u8; 4] = b"HWCP";
@@ -24,7 +24,7 @@ pub enum Kind {
     Record,
     /// JSON of a `QuerySpec`.
     Spec,
-    /// A state delta (`core::delta`) over the shards `first..end`.
+    /// A state delta (`protocol::state_delta`) over the shards `first..end`.
     State { operator: OperatorId, first: ShardId, end: ShardId },
     /// The bytes of a file that rows look up.
     File,

@@ -8,10 +8,10 @@ use crate::keys::HeadKey;
 use crate::read::parse_record;
 use crate::store::CheckpointStore;
 use crate::values::{BatchEntry, Body, SnapshotEntry, decode};
-use highwater_core::delta;
-use highwater_core::ids::{BatchId, OperatorId, QueryId};
-use highwater_core::offsets::SourcePartition;
-use highwater_core::record::PrepareRecord;
+use highwater_protocol::ids::{BatchId, OperatorId, QueryId};
+use highwater_protocol::offsets::SourcePartition;
+use highwater_protocol::prepare_record::PrepareRecord;
+use highwater_protocol::state_delta;
 use serde::Serialize;
 
 /// One kept batch.
@@ -136,7 +136,7 @@ impl Verification {
     }
 
     fn verify_delta(&mut self, file: &str, operator: OperatorId, bytes: &[u8]) {
-        let merged = delta::merge(&[bytes], |_| true, false);
+        let merged = state_delta::merge(&[bytes], |_| true, false);
         let merged = merged.map_err(|error| CheckpointError::delta(&format!("{file}, operator {operator}"), error));
         self.keep(merged);
     }

@@ -2,8 +2,8 @@
 //!
 //! Owns: their text forms. Invariant: keys of one kind sort by batch, so that a scan is in batch order.
 
-use highwater_core::files::ContentDigest;
-use highwater_core::ids::{AttemptId, BatchId, Epoch, QueryId};
+use highwater_protocol::files::ContentDigest;
+use highwater_protocol::ids::{AttemptId, BatchId, Epoch, QueryId};
 use std::fmt;
 
 /// A key of the head store. Values are small, versioned and checksummed (`values`).

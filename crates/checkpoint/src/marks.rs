@@ -9,7 +9,7 @@
 
 use crate::blob::{create_durably, sync_folder};
 use crate::error::CheckpointError;
-use highwater_core::ids::{BatchId, Epoch, QueryId};
+use highwater_protocol::ids::{BatchId, Epoch, QueryId};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

@@ -11,8 +11,8 @@ use crate::head::HeadOp;
 use crate::keys::{BlobName, HeadKey};
 use crate::store::{CheckpointStore, Tip, lock};
 use crate::values::{self, BatchEntry};
-use highwater_core::ids::{BatchId, Epoch, QueryId};
-use highwater_core::record::PrepareRecord;
+use highwater_protocol::ids::{BatchId, Epoch, QueryId};
+use highwater_protocol::prepare_record::PrepareRecord;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 impl CheckpointStore {

@@ -8,10 +8,10 @@ use crate::format::{Container, Kind};
 use crate::keys::HeadKey;
 use crate::store::CheckpointStore;
 use crate::values::{BatchEntry, Body, SnapshotEntry, decode};
-use highwater_core::delta;
-use highwater_core::ids::{BatchId, OperatorId, QueryId, ShardId};
-use highwater_core::parallel::in_parallel;
-use highwater_core::record::PrepareRecord;
+use highwater_protocol::ids::{BatchId, OperatorId, QueryId, ShardId};
+use highwater_protocol::parallel::in_parallel;
+use highwater_protocol::prepare_record::PrepareRecord;
+use highwater_protocol::state_delta;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// More threads than this do not make a disk faster.
@@ -151,7 +151,7 @@ impl CheckpointStore {
         let drop_deleted = snapshot_parts == 0;
         for (operator, deltas) in later {
             let slices: Vec<&[u8]> = deltas.iter().map(|(_, bytes)| bytes.as_slice()).collect();
-            let merged = delta::merge(&slices, keep, drop_deleted);
+            let merged = state_delta::merge(&slices, keep, drop_deleted);
             out.push((operator, merged.map_err(|error| CheckpointError::delta(&format!("query {query}"), error))?));
         }
         Ok(out)
@@ -172,7 +172,7 @@ impl CheckpointStore {
         for (kind, bytes) in container.read(wanted)? {
             let Kind::State { operator, first, end } = kind else { continue };
             let all = (first.0..end.0).all(|shard| keep(ShardId(shard)));
-            let cut = if all { Ok(bytes) } else { delta::merge(&[&bytes], keep, false) };
+            let cut = if all { Ok(bytes) } else { state_delta::merge(&[&bytes], keep, false) };
             found.push((operator, cut.map_err(|error| CheckpointError::delta(&file, error))?));
         }
         Ok(found)

@@ -8,8 +8,8 @@ use crate::head::HeadOp;
 use crate::keys::{BlobName, HeadKey};
 use crate::store::CheckpointStore;
 use crate::values::{self, SpecEntry, decode, decode_text};
-use highwater_core::ids::{Epoch, QueryId};
-use highwater_core::options::QuerySpec;
+use highwater_protocol::ids::{Epoch, QueryId};
+use highwater_protocol::options::QuerySpec;
 
 impl CheckpointStore {
     /// Stores a query durably, new or changed. A name that another query has is refused.

@@ -5,13 +5,15 @@ mod files;
 
 use crate::head::HeadStore;
 use crate::{CheckpointError, CheckpointStore, CompactionPolicy};
-use highwater_core::delta::{DeltaReader, DeltaWriter};
-use highwater_core::ids::{AttemptId, AttemptNumber, BatchId, Epoch, OperatorId, QueryId, ShardId, SinkId, SourceId};
-use highwater_core::offsets::{Positions, SourcePartition, TopicPartition};
-use highwater_core::options::{DesiredState, QuerySpec};
-use highwater_core::plan::BatchPlan;
-use highwater_core::record::{PrepareRecord, Totals};
-use highwater_core::report::StateDelta;
+use highwater_protocol::ids::{
+    AttemptId, AttemptNumber, BatchId, Epoch, OperatorId, QueryId, ShardId, SinkId, SourceId,
+};
+use highwater_protocol::offsets::{Positions, SourcePartition, TopicPartition};
+use highwater_protocol::options::{DesiredState, QuerySpec};
+use highwater_protocol::plan::BatchPlan;
+use highwater_protocol::prepare_record::{PrepareRecord, Totals};
+use highwater_protocol::report::StateDelta;
+use highwater_protocol::state_delta::{DeltaReader, DeltaWriter};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -250,7 +252,10 @@ fn a_query_takes_the_place_of_another_in_one_step_or_not_at_all() {
     let of_another = QuerySpec { name: "other".into(), ..new.clone() };
     assert!(matches!(store.replace_query(epoch, old.id, &of_another), Err(CheckpointError::AlreadyExists { .. })));
     let newer = store.claim_epoch().unwrap();
-    assert_eq!(store.replace_query(epoch, old.id, &new).unwrap_err().kind(), highwater_core::error::ErrorKind::Fenced);
+    assert_eq!(
+        store.replace_query(epoch, old.id, &new).unwrap_err().kind(),
+        highwater_protocol::error::ErrorKind::Fenced
+    );
     assert_eq!(store.query_by_name("q").unwrap().unwrap(), old, "refused, and nothing is changed");
     assert!(store.latest(old.id).unwrap().is_some());
 

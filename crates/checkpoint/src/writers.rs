@@ -8,7 +8,7 @@ use crate::head::HeadOp;
 use crate::keys::HeadKey;
 use crate::store::CheckpointStore;
 use crate::values::{self, decode};
-use highwater_core::ids::{Epoch, QueryId, SinkId};
+use highwater_protocol::ids::{Epoch, QueryId, SinkId};
 use std::collections::BTreeMap;
 
 impl CheckpointStore {

@@ -4,7 +4,7 @@
 //! Invariant: 0 success, 1 failure, 2 usage or invalid SQL, 3 driver unreachable, 130 interrupted.
 
 use highwater_checkpoint::CheckpointError;
-use highwater_core::error::ErrorKind;
+use highwater_protocol::error::ErrorKind;
 use thiserror::Error;
 use tonic::{Code, Status};
 

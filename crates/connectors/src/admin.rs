@@ -5,9 +5,9 @@
 use crate::client::{self, Callbacks, Lookup};
 use crate::error::ConnectorError;
 use crate::sink::{Progress, ProgressKey, ProgressReader, progress_topic, transaction_timeout_ms};
-use highwater_core::ids::QueryId;
-use highwater_core::options::IsolationLevel;
 use highwater_engine::query::{ConnectorOptions, KafkaOptions, SinkTable};
+use highwater_protocol::ids::QueryId;
+use highwater_protocol::options::IsolationLevel;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::RDKafkaErrorCode;
 use std::collections::BTreeMap;

@@ -3,8 +3,8 @@
 //! Owns: what went wrong at the edge to Kafka, and which of *retry, fix, fatal, fenced* it is.
 //! Invariant: a message names the topic, partition or option at fault, and never holds a secret.
 
-use highwater_core::error::ErrorKind;
-use highwater_core::offsets::TopicPartition;
+use highwater_protocol::error::ErrorKind;
+use highwater_protocol::offsets::TopicPartition;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 /// An error of a source or a sink.

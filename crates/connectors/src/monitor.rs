@@ -8,11 +8,11 @@
 use crate::client::{self, Lookup};
 use crate::error::ConnectorError;
 use crate::source::kafka_options;
-use highwater_core::ids::SourceId;
-use highwater_core::offsets::{LogEnds, Positions, SourcePartition, TopicPartition};
-use highwater_core::options::{EndingOffsets, IsolationLevel, StartingOffsets};
-use highwater_core::query::TopicLook;
 use highwater_engine::query::SourceTable;
+use highwater_protocol::ids::SourceId;
+use highwater_protocol::offsets::{LogEnds, Positions, SourcePartition, TopicPartition};
+use highwater_protocol::options::{EndingOffsets, IsolationLevel, StartingOffsets};
+use highwater_protocol::query::TopicLook;
 use rdkafka::Message;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};

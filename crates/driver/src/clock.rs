@@ -2,7 +2,7 @@
 //!
 //! Owns: reading the wall clock and the monotonic one. Does not own: what follows from a jump (core's `clock`).
 
-use highwater_core::clock::Now;
+use highwater_protocol::clock::Now;
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -3,9 +3,9 @@
 //! Owns: executor sessions and leases. Does not own: queries (they watch [`Cluster::watch`]).
 //! Invariant: an executor is a member only while its task stream is open and its lease has not lapsed.
 
-use highwater_core::ids::{Epoch, ExecutorId};
-use highwater_core::query::ExecutorInfo;
 use highwater_proto::v1::{StreamTasksResponse, stream_tasks_response::Message};
+use highwater_protocol::ids::{Epoch, ExecutorId};
+use highwater_protocol::query::ExecutorInfo;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -5,16 +5,16 @@
 use crate::cluster::Cluster;
 use crate::queries::Queries;
 use crate::runner::RunnerEvent;
-use highwater_core::align::Mark;
-use highwater_core::error::ErrorKind;
-use highwater_core::ids::{BatchId, ExecutorId, ShardId, SourceId, TaskId};
-use highwater_core::offsets::{SourcePartition, TopicPartition};
-use highwater_core::plan::WriterPlan;
-use highwater_core::query::{Event, ExecutorInfo, OutOfRange};
 use highwater_proto::v1::cluster_service_server::ClusterService;
 use highwater_proto::v1::stream_tasks_request::Message;
 use highwater_proto::v1::{self, StreamTasksRequest};
 use highwater_proto::{MAX_DELTA_BYTES, convert, version};
+use highwater_protocol::align::Mark;
+use highwater_protocol::error::ErrorKind;
+use highwater_protocol::ids::{BatchId, ExecutorId, ShardId, SourceId, TaskId};
+use highwater_protocol::offsets::{SourcePartition, TopicPartition};
+use highwater_protocol::plan::WriterPlan;
+use highwater_protocol::query::{Event, ExecutorInfo, OutOfRange};
 use highwater_security::credentials::Token;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -127,7 +127,7 @@ impl ClusterService for ClusterApi {
                 }
             };
             for (operator, delta) in answer {
-                let parts = match highwater_core::delta::split(&delta, STATE_CHUNK_BYTES) {
+                let parts = match highwater_protocol::state_delta::split(&delta, STATE_CHUNK_BYTES) {
                     Ok(parts) => parts,
                     Err(error) => {
                         let _ = sender.blocking_send(Err(Status::data_loss(error.to_string())));
@@ -280,8 +280,8 @@ fn route(queries: &Queries, executor: ExecutorId, request: StreamTasksRequest) -
             let (attempt, _) = convert::attempt(message.attempt)?;
             let known = message.outcome() == v1::PublishOutcome::Published;
             let writer = WriterPlan {
-                sink: highwater_core::ids::SinkId(message.sink_id),
-                writer: highwater_core::ids::WriterId(message.writer_id),
+                sink: highwater_protocol::ids::SinkId(message.sink_id),
+                writer: highwater_protocol::ids::WriterId(message.writer_id),
             };
             (message.query_id, message.run_id, Event::Published { attempt, writer, known })
         }

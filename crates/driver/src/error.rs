@@ -1,6 +1,6 @@
 //! The driver's errors, and the one place that maps them to gRPC status codes.
 
-use highwater_core::error::ErrorKind;
+use highwater_protocol::error::ErrorKind;
 use thiserror::Error;
 
 /// What a call to the driver can fail with. Every text names the cause and the remedy.

@@ -11,10 +11,10 @@
 //!   and writer; an executor that sends beyond [`MOST_FACTS`] is to lose its session, and its attempt with it.
 
 use crate::runner::RunnerEvent;
-use highwater_core::error::ErrorKind;
-use highwater_core::ids::{ExecutorId, SourceId};
-use highwater_core::offsets::SourcePartition;
-use highwater_core::query::{Event, TopicLook};
+use highwater_protocol::error::ErrorKind;
+use highwater_protocol::ids::{ExecutorId, SourceId};
+use highwater_protocol::offsets::SourcePartition;
+use highwater_protocol::query::{Event, TopicLook};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -190,9 +190,9 @@ fn merge(older: &mut RunnerEvent, newer: RunnerEvent) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use highwater_core::align::Mark;
-    use highwater_core::ids::{AttemptId, AttemptNumber, Epoch, TaskId};
-    use highwater_core::offsets::TopicPartition;
+    use highwater_protocol::align::Mark;
+    use highwater_protocol::ids::{AttemptId, AttemptNumber, Epoch, TaskId};
+    use highwater_protocol::offsets::TopicPartition;
 
     fn executor(number: u128) -> ExecutorId {
         ExecutorId(uuid::Uuid::from_u128(number))

@@ -14,7 +14,7 @@ mod http;
 mod inbox;
 mod limits;
 mod monitor;
-mod progress;
+mod progress_history;
 mod queries;
 mod query_service;
 mod runner;

@@ -3,9 +3,9 @@
 //! Owns: which options count as bounds, and their text. Does not own: applying them (core's planning, `state_limit`).
 
 use bytesize::ByteSize;
-use highwater_core::options::Trigger;
 use highwater_engine::CompiledQuery;
 use highwater_proto::v1::QueryLimit;
+use highwater_protocol::options::Trigger;
 use std::time::Duration;
 
 /// Returns the configured bounds: those of the whole query first, then those of each source table.

@@ -7,10 +7,10 @@ use crate::clock::wall_ms;
 use crate::runner::{RunHandle, RunnerEvent};
 use highwater_connectors::error::ConnectorError;
 use highwater_connectors::monitor::TopicMonitor;
-use highwater_core::offsets::{LogEnds, Positions, SourcePartition};
-use highwater_core::query::{Event, TopicLook};
 use highwater_engine::{CompiledQuery, SourceTable};
 use highwater_proto::v1;
+use highwater_protocol::offsets::{LogEnds, Positions, SourcePartition};
+use highwater_protocol::query::{Event, TopicLook};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -10,16 +10,16 @@ use crate::cluster::Cluster;
 use crate::error::DriverError;
 use crate::files::FileKeeper;
 use crate::monitor;
-use crate::progress::ProgressLog;
+use crate::progress_history::ProgressLog;
 use crate::runner::{self, Found, Run, RunHandle, RunnerEvent};
 use highwater_checkpoint::CheckpointStore;
 use highwater_connectors::access::AccessPolicy;
 use highwater_connectors::admin;
-use highwater_core::ids::{ExecutorId, QueryId, RunId};
-use highwater_core::options::{DesiredState, QuerySpec, Trigger};
-use highwater_core::query::{Event, RunState};
 use highwater_crash as crash;
 use highwater_engine::CompiledQuery;
+use highwater_protocol::ids::{ExecutorId, QueryId, RunId};
+use highwater_protocol::options::{DesiredState, QuerySpec, Trigger};
+use highwater_protocol::query::{Event, RunState};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -164,7 +164,7 @@ impl Queries {
     pub fn get(&self, name: &str) -> Result<Entry, DriverError> {
         self.find(name).ok_or_else(|| {
             let names: Vec<String> = self.all().into_iter().map(|entry| entry.spec.name).collect();
-            let hint = match highwater_core::names::nearest(name, names.iter().map(String::as_str)) {
+            let hint = match highwater_protocol::names::nearest(name, names.iter().map(String::as_str)) {
                 Some(near) => format!("; did you mean `{near}`?"),
                 None => "; `highwater ls` shows them all".to_string(),
             };

@@ -7,9 +7,9 @@ use crate::monitor;
 use crate::queries::{Entry, Queries, compile};
 use crate::status::status_of;
 use crate::submit::{Submission, submit};
-use highwater_core::query::RunState;
 use highwater_proto::v1::query_service_server::QueryService;
 use highwater_proto::v1::{self, StreamProgressResponse};
+use highwater_protocol::query::RunState;
 use highwater_security::guard;
 use highwater_security::tokens::Role;
 use tokio::sync::broadcast::error::RecvError;
@@ -145,7 +145,7 @@ async fn send_progress(
     request: v1::StreamProgressRequest,
     sender: &ProgressSender,
 ) -> Result<(), mpsc::error::SendError<Result<StreamProgressResponse, Status>>> {
-    let document = |progress: &highwater_core::progress::StreamingQueryProgress| StreamProgressResponse {
+    let document = |progress: &highwater_protocol::query_progress::StreamingQueryProgress| StreamProgressResponse {
         progress_json: serde_json::to_string(progress).unwrap_or_default(),
         ended: None,
     };
@@ -198,7 +198,7 @@ async fn send_end(
 async fn committed_positions(
     queries: &Queries,
     entry: &Entry,
-) -> Result<highwater_core::offsets::Positions, DriverError> {
+) -> Result<highwater_protocol::offsets::Positions, DriverError> {
     if let Some(run) = &entry.run {
         return Ok(run.view.borrow().positions.clone());
     }

@@ -7,16 +7,16 @@ use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::effects::Effects;
 use crate::inbox::{Inbox, InboxReader, inbox};
-use crate::progress::ProgressLog;
+use crate::progress_history::ProgressLog;
 use crate::watched::Watched;
 use highwater_checkpoint::CheckpointStore;
 use highwater_connectors::sink::max_attempt_ms;
-use highwater_core::ids::{AttemptId, BatchId, ExecutorId, QueryId, RunId, SinkId, SourceId, TaskId};
-use highwater_core::offsets::{Positions, SourcePartition};
-use highwater_core::options::{QuerySpec, SourceSpec};
-use highwater_core::query::{Action, End, Event, QueryConfig, QueryMachine, RunState};
-use highwater_core::record::{PrepareRecord, Totals};
 use highwater_engine::CompiledQuery;
+use highwater_protocol::ids::{AttemptId, BatchId, ExecutorId, QueryId, RunId, SinkId, SourceId, TaskId};
+use highwater_protocol::offsets::{Positions, SourcePartition};
+use highwater_protocol::options::{QuerySpec, SourceSpec};
+use highwater_protocol::prepare_record::{PrepareRecord, Totals};
+use highwater_protocol::query::{Action, End, Event, QueryConfig, QueryMachine, RunState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -165,7 +165,7 @@ impl Runner {
     async fn run(
         mut self,
         mut events: InboxReader,
-        mut executors: watch::Receiver<Vec<highwater_core::query::ExecutorInfo>>,
+        mut executors: watch::Receiver<Vec<highwater_protocol::query::ExecutorInfo>>,
         actions: Vec<Action>,
     ) {
         let mut ended = self.act(actions).await;
@@ -265,10 +265,10 @@ impl Runner {
 fn rows_of(record: &PrepareRecord, task: TaskId) -> u64 {
     let Some(plan) = record.plan.tasks.get(task.0 as usize) else { return 0 };
     match &plan.work {
-        highwater_core::plan::TaskWork::Source { ranges, .. } => {
+        highwater_protocol::plan::TaskWork::Source { ranges, .. } => {
             ranges.keys().filter_map(|partition| record.partitions.get(partition)).map(|p| p.records).sum()
         }
-        highwater_core::plan::TaskWork::Shards { .. } => 0,
+        highwater_protocol::plan::TaskWork::Shards { .. } => 0,
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! Owns: the comparison, and the words that name the operator. Does not own: measuring (the engine), stopping (core).
 
-use highwater_core::ids::OperatorId;
-use highwater_core::report::OperatorMetrics;
 use highwater_engine::CompiledQuery;
+use highwater_protocol::ids::OperatorId;
+use highwater_protocol::report::OperatorMetrics;
 use std::collections::BTreeMap;
 
 /// Why the query must stop: its operators keep more bytes than it may.

@@ -3,10 +3,10 @@
 use crate::limits::limits_of;
 use crate::queries::{Entry, Queries};
 use crate::runner::QueryView;
-use highwater_core::ids::ExecutorId;
-use highwater_core::options::DesiredState;
-use highwater_core::query::{End, ExecutorInfo, RunState};
 use highwater_proto::v1::{self, QueryState};
+use highwater_protocol::ids::ExecutorId;
+use highwater_protocol::options::DesiredState;
+use highwater_protocol::query::{End, ExecutorInfo, RunState};
 use std::collections::HashMap;
 
 /// Everything `status` and `ls` show.

@@ -3,8 +3,8 @@
 //! Owns: the newest of every source. Does not own: looking (`monitor`).
 //! Invariant: what one source's watcher says replaces what it said before, and nothing of another source.
 
-use highwater_core::ids::SourceId;
-use highwater_core::offsets::Positions;
+use highwater_protocol::ids::SourceId;
+use highwater_protocol::offsets::Positions;
 use std::collections::BTreeMap;
 
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use highwater_core::offsets::{SourcePartition, TopicPartition};
+    use highwater_protocol::offsets::{SourcePartition, TopicPartition};
 
     #[test]
     fn every_source_keeps_what_its_own_watcher_said() {

@@ -13,6 +13,7 @@ use crate::sql::error::{Result, SqlError};
 use crate::sql::functions::Functions;
 use crate::sql::group_windows::rewrite_group_windows;
 use crate::sql::limits;
+use crate::sql::metadata_columns::{METADATA, collect_metadata, hide_metadata};
 use crate::sql::names::use_standard_names;
 use crate::sql::options::{QueryOptions, query_options, table_options};
 use crate::sql::properties::written_secrets;
@@ -23,7 +24,6 @@ use crate::sql::rewrite::{
 };
 use crate::sql::script::{InsertDef, Name, Statement, ViewDef, parse_script};
 use crate::sql::spark_windows::rewrite_spark_windows;
-use crate::sql::star::{METADATA, collect_metadata, hide_metadata};
 use crate::sql::tuples::compare_rows;
 use crate::sql::unnest::{join_lateral_views, make_lateral};
 use crate::sql::versions::rewrite_versions;
@@ -31,9 +31,9 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::sqlparser::ast::Query;
 use datafusion::sql::sqlparser::tokenizer::Location;
-use highwater_core::ids::SinkId;
-use highwater_core::options::OutputMode;
 use highwater_functions::clock::BatchClock;
+use highwater_protocol::ids::SinkId;
+use highwater_protocol::options::OutputMode;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

@@ -14,8 +14,8 @@ pub use times::*;
 use crate::error::EngineError;
 use crate::state::closes_at;
 use arrow::datatypes::SchemaRef;
-use highwater_core::ids::{EdgeId, OperatorId, SinkId, SourceId, StageId};
-use highwater_core::query::{ClockWindow, StageInput as CoreInput, StageTopology};
+use highwater_protocol::ids::{EdgeId, OperatorId, SinkId, SourceId, StageId};
+use highwater_protocol::query::{ClockWindow, StageInput as CoreInput, StageTopology};
 
 /// All INSERTs of a script. Indexes of `stages` and `edges` are their ids.
 #[derive(Clone, Debug, Default)]

@@ -2,10 +2,10 @@
 
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
-use highwater_core::delta::DeltaError;
-use highwater_core::error::ErrorKind;
-use highwater_core::ids::{AttemptId, EdgeId, OperatorId, ShardId, TaskId};
 use highwater_functions::bounds::TooLarge;
+use highwater_protocol::error::ErrorKind;
+use highwater_protocol::ids::{AttemptId, EdgeId, OperatorId, ShardId, TaskId};
+use highwater_protocol::state_delta::DeltaError;
 use thiserror::Error;
 
 #[derive(Debug, Error)]

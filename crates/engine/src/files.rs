@@ -11,7 +11,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::dataframe::DataFrame;
 use datafusion::prelude::{CsvReadOptions, JsonReadOptions, SessionConfig, SessionContext};
 use futures::StreamExt;
-use highwater_core::files::{ContentHasher, FileContent, FileVersions};
+use highwater_protocol::files::{ContentHasher, FileContent, FileVersions};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;

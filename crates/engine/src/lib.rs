@@ -5,9 +5,9 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod changelog;
 pub mod compile;
 pub mod dataflow;
-pub mod delta;
 pub mod error;
 pub mod explain;
 pub mod files;

@@ -14,7 +14,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::logical_expr::LogicalPlan;
-use highwater_core::files::FileVersions;
+use highwater_protocol::files::FileVersions;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 

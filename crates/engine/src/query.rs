@@ -12,11 +12,11 @@ use crate::lookup::Lookup;
 use crate::sql::options::QueryOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
-use highwater_core::files::FileVersions;
-use highwater_core::identity::PlanIdentity;
-use highwater_core::ids::{SinkId, SourceId};
-use highwater_core::options::{OutputMode, SourceOptions, SourceSpec};
 use highwater_functions::clock::BatchClock;
+use highwater_protocol::files::FileVersions;
+use highwater_protocol::identity::PlanIdentity;
+use highwater_protocol::ids::{SinkId, SourceId};
+use highwater_protocol::options::{OutputMode, SourceOptions, SourceSpec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -4,11 +4,11 @@
 
 use crate::exchange::Stream;
 use crate::exchange::sender::{Placement, streams_into};
-use highwater_core::ids::{AttemptId, BatchId, ExecutorId, ShardId, SinkId, TaskId, WriterId};
-use highwater_core::participant::RunCommand;
-use highwater_core::plan::{BatchPlan, TaskPlan, TaskWork, WriterPlan};
 use highwater_engine::dataflow::Dataflow;
 use highwater_proto::{convert, v1};
+use highwater_protocol::ids::{AttemptId, BatchId, ExecutorId, ShardId, SinkId, TaskId, WriterId};
+use highwater_protocol::participant::RunCommand;
+use highwater_protocol::plan::{BatchPlan, TaskPlan, TaskWork, WriterPlan};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tonic::Status;

@@ -8,15 +8,15 @@ use crate::exchange::sender::Sender;
 use crate::steps::Steps;
 use crate::writers::{InUse, Slot, Writers};
 use highwater_connectors::source::Chunk;
-use highwater_core::ids::{AttemptId, BatchId, EdgeId, SinkId};
-use highwater_core::offsets::SourcePartition;
-use highwater_core::plan::{TaskPlan, WriterPlan};
-use highwater_core::report::{EventTimes, PartitionReport, TaskReport};
 use highwater_crash as crash;
 use highwater_engine::CompiledQuery;
-use highwater_engine::delta::DeltaBatch;
+use highwater_engine::changelog::ChangeBatch;
 use highwater_engine::runtime::{Emit, Lanes, TaskOutcome, TaskRuntime};
 use highwater_engine::state::{Growth, Overlay};
+use highwater_protocol::ids::{AttemptId, BatchId, EdgeId, SinkId};
+use highwater_protocol::offsets::SourcePartition;
+use highwater_protocol::plan::{TaskPlan, WriterPlan};
+use highwater_protocol::report::{EventTimes, PartitionReport, TaskReport};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -91,7 +91,7 @@ impl Compute {
     pub fn shards(
         self,
         lanes: Lanes,
-        (input, held): (Vec<(EdgeId, DeltaBatch)>, Growth),
+        (input, held): (Vec<(EdgeId, ChangeBatch)>, Growth),
         mut slots: Vec<OwnedSemaphorePermit>,
     ) -> Result<Computed, TaskError> {
         self.run(move |leading| {

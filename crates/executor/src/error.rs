@@ -1,10 +1,10 @@
 //! What can go wrong in an executor, and what to do about it.
 
 use highwater_connectors::error::ConnectorError;
-use highwater_core::error::ErrorKind;
-use highwater_core::ids::{ExecutorId, TaskId};
 use highwater_engine::error::EngineError;
 use highwater_proto::{MAX_DELTA_BYTES, MAX_MESSAGE_BYTES};
+use highwater_protocol::error::ErrorKind;
+use highwater_protocol::ids::{ExecutorId, TaskId};
 use std::net::SocketAddr;
 use thiserror::Error;
 
@@ -107,7 +107,7 @@ impl TaskError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use highwater_core::offsets::TopicPartition;
+    use highwater_protocol::offsets::TopicPartition;
 
     #[tokio::test]
     async fn a_panic_is_told() {

@@ -6,12 +6,12 @@
 use crate::channels::DriverClient;
 use crate::error::TaskError;
 use crate::steps::Steps;
-use highwater_core::files::{ContentHasher, FileContent, FileVersions};
-use highwater_core::ids::QueryId;
 use highwater_engine::CompiledQuery;
 use highwater_engine::error::EngineError;
 use highwater_engine::files::FileContents;
 use highwater_proto::v1::FetchFileRequest;
+use highwater_protocol::files::{ContentHasher, FileContent, FileVersions};
+use highwater_protocol::ids::QueryId;
 use std::path::{Path, PathBuf};
 use tokio::fs;
 use tokio::io::{AsyncWriteExt, BufWriter};

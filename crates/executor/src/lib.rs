@@ -9,6 +9,7 @@
 mod attempt;
 mod channels;
 mod compute;
+mod driver_session;
 mod error;
 mod exchange;
 mod files;
@@ -21,7 +22,6 @@ mod restore;
 mod running;
 mod scratch;
 mod server;
-mod session;
 mod sources;
 mod steps;
 mod task;
@@ -30,16 +30,16 @@ mod writers;
 
 pub use error::ExecutorError;
 
+use driver_session::{Session, Way};
 use exchange::Exchange;
 use highwater_connectors::access::AccessPolicy;
-use highwater_core::ids::ExecutorId;
+use highwater_protocol::ids::ExecutorId;
 use highwater_security::credentials::Credentials;
 use highwater_security::dial::Dialer;
 use highwater_security::peers::Peers;
 use highwater_security::reload::Reloading;
 use highwater_security::tls::{self, Protocol};
 use highwater_security::{ClientSecurity, SecurityError, exposure};
-use session::{Session, Way};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

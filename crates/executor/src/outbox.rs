@@ -4,13 +4,13 @@
 //! silently when the session is over: then the driver has already counted this executor as gone.
 
 use highwater_connectors::source::PartitionAvailability;
-use highwater_core::error::ErrorKind;
-use highwater_core::ids::{AttemptId, BatchId, ExecutorId, QueryId, RunId, SourceId, TaskId};
-use highwater_core::offsets::TopicPartition;
-use highwater_core::plan::WriterPlan;
-use highwater_core::report::TaskReport;
 use highwater_proto::convert;
 use highwater_proto::v1::{self, StreamTasksRequest, stream_tasks_request::Message};
+use highwater_protocol::error::ErrorKind;
+use highwater_protocol::ids::{AttemptId, BatchId, ExecutorId, QueryId, RunId, SourceId, TaskId};
+use highwater_protocol::offsets::TopicPartition;
+use highwater_protocol::plan::WriterPlan;
+use highwater_protocol::report::TaskReport;
 use tokio::sync::mpsc;
 
 /// Cheap to clone.

@@ -4,9 +4,9 @@
 
 use crate::outbox::Outbox;
 use crate::writers::Writers;
-use highwater_core::ids::{AttemptId, BatchId};
-use highwater_core::plan::WriterPlan;
 use highwater_crash as crash;
+use highwater_protocol::ids::{AttemptId, BatchId};
+use highwater_protocol::plan::WriterPlan;
 use std::sync::Arc;
 
 /// Commits `writers` on blocking threads.

@@ -5,11 +5,11 @@
 use crate::channels::DriverClient;
 use crate::error::TaskError;
 use crate::steps::Steps;
-use highwater_core::ids::{AttemptId, BatchId, QueryId, RunId, ShardId, TaskId};
-use highwater_core::report::StateDelta;
 use highwater_engine::state::QueryState;
 use highwater_proto::v1::{FetchStateRequest, PutStateDeltaRequest};
 use highwater_proto::{MAX_DELTA_BYTES, convert};
+use highwater_protocol::ids::{AttemptId, BatchId, QueryId, RunId, ShardId, TaskId};
+use highwater_protocol::report::StateDelta;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -156,13 +156,13 @@ mod tests {
                    INSERT INTO o SELECT k, count(*) FROM s GROUP BY k;";
         let dataflow = highwater_engine::compile(sql).unwrap().dataflow;
         let state = Arc::new(QueryState::new(&dataflow));
-        let operator = highwater_core::ids::OperatorId(0);
-        let mut delta = highwater_core::delta::DeltaWriter::new(operator);
+        let operator = highwater_protocol::ids::OperatorId(0);
+        let mut delta = highwater_protocol::state_delta::DeltaWriter::new(operator);
         (0..10u16).for_each(|shard| delta.push(ShardId(shard), &shard.to_be_bytes(), Some(&[0; 8])));
         let shards: BTreeSet<ShardId> = (2..9).map(ShardId).collect();
         load(&shards, Arc::new(vec![delta.finish()]), state.clone()).await.unwrap();
         assert_eq!(state.owned(), shards);
-        let stage = highwater_core::ids::StageId(1);
+        let stage = highwater_protocol::ids::StageId(1);
         let task = state.task(stage, 2..9).unwrap();
         for shard in 2..9u16 {
             assert!(task.read(operator, ShardId(shard), &shard.to_be_bytes(), &mut Vec::new()), "shard {shard}");

@@ -7,7 +7,7 @@
 use crate::attempt::Attempt;
 use crate::outbox::Outbox;
 use crate::steps::Steps;
-use highwater_core::ids::TaskId;
+use highwater_protocol::ids::TaskId;
 use std::collections::BTreeMap;
 use tokio_util::sync::CancellationToken;
 

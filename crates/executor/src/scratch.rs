@@ -5,7 +5,7 @@
 //! Invariant: a folder whose process lives is never removed: the process holds a lock on the file `LOCK` in it.
 
 use crate::ExecutorError;
-use highwater_core::ids::ExecutorId;
+use highwater_protocol::ids::ExecutorId;
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};

@@ -6,12 +6,12 @@
 use crate::outbox::Outbox;
 use highwater_connectors::error::ConnectorError;
 use highwater_connectors::source::{DEFAULT_PREFETCH_BYTES, Place, SourceEvent, SourceReader, SourceReaderConfig};
-use highwater_core::error::ErrorKind;
-use highwater_core::ids::SourceId;
-use highwater_core::offsets::{LastRecord, SourcePartition, TopicPartition};
-use highwater_core::plan::{TaskPlan, TaskWork};
 use highwater_engine::SourceTable;
 use highwater_proto::v1::{self, PartitionStart};
+use highwater_protocol::error::ErrorKind;
+use highwater_protocol::ids::SourceId;
+use highwater_protocol::offsets::{LastRecord, SourcePartition, TopicPartition};
+use highwater_protocol::plan::{TaskPlan, TaskWork};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use tokio::sync::mpsc;

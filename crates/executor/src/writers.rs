@@ -6,11 +6,11 @@
 
 use highwater_connectors::error::ConnectorError;
 use highwater_connectors::sink::{Published, SinkWriter, WriterConfig};
-use highwater_core::ids::{AttemptId, BatchId, Epoch, QueryId};
-use highwater_core::plan::WriterPlan;
-use highwater_core::report::WriterReport;
 use highwater_engine::SinkTable;
-use highwater_engine::delta::DeltaBatch;
+use highwater_engine::changelog::ChangeBatch;
+use highwater_protocol::ids::{AttemptId, BatchId, Epoch, QueryId};
+use highwater_protocol::plan::WriterPlan;
+use highwater_protocol::report::WriterReport;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -130,7 +130,7 @@ pub struct InUse<'a> {
 }
 
 impl InUse<'_> {
-    pub fn write(&mut self, rows: &DeltaBatch) -> Result<(), ConnectorError> {
+    pub fn write(&mut self, rows: &ChangeBatch) -> Result<(), ConnectorError> {
         match self.content.writer.as_mut() {
             Some(writer) => writer.write(rows),
             None => Err(ConnectorError::Closed("the writer failed before".into())),

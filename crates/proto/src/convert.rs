@@ -4,11 +4,11 @@
 //! documents of the core's types: both ends are of one version.
 
 use crate::v1;
-use highwater_core::error::ErrorKind;
-use highwater_core::files::FileContent;
-use highwater_core::ids::{AttemptId, AttemptNumber, BatchId, Epoch, ExecutorId, QueryId, RunId};
-use highwater_core::plan::BatchPlan;
-use highwater_core::report::TaskReport;
+use highwater_protocol::error::ErrorKind;
+use highwater_protocol::files::FileContent;
+use highwater_protocol::ids::{AttemptId, AttemptNumber, BatchId, Epoch, ExecutorId, QueryId, RunId};
+use highwater_protocol::plan::BatchPlan;
+use highwater_protocol::report::TaskReport;
 use std::str::FromStr;
 use tonic::Status;
 

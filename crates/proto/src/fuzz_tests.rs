@@ -3,8 +3,8 @@
 //! Nothing panics, and what was read is written and read again as the same.
 
 use crate::{convert, v1};
-use highwater_core::plan::BatchPlan;
-use highwater_core::report::TaskReport;
+use highwater_protocol::plan::BatchPlan;
+use highwater_protocol::report::TaskReport;
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use std::collections::BTreeSet;

@@ -3,7 +3,7 @@
 use super::{HeadOp, HeadStore, Transacted, check_epoch};
 use crate::error::CheckpointError;
 use crate::keys::HeadKey;
-use highwater_core::ids::Epoch;
+use highwater_protocol::ids::Epoch;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -13,7 +13,7 @@ pub use mem::MemHeadStore;
 
 use crate::error::CheckpointError;
 use crate::keys::HeadKey;
-use highwater_core::ids::Epoch;
+use highwater_protocol::ids::Epoch;
 
 /// One part of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,8 +60,8 @@ fn check_epoch(yours: Epoch, current: Epoch) -> Result<(), CheckpointError> {
 #[cfg(test)]
 mod contract {
     use super::*;
-    use highwater_core::error::ErrorKind;
-    use highwater_core::ids::{BatchId, QueryId};
+    use highwater_protocol::error::ErrorKind;
+    use highwater_protocol::ids::{BatchId, QueryId};
     use uuid::Uuid;
 
     fn query() -> QueryId {

@@ -9,7 +9,7 @@ use crate::blob::{create_durably, make_private, sync_folder};
 use crate::error::CheckpointError;
 use crate::keys::HeadKey;
 use crate::values::decode_text;
-use highwater_core::ids::Epoch;
+use highwater_protocol::ids::Epoch;
 use sled::transaction::{ConflictableTransactionError as Abort, TransactionError, TransactionalTree};
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@
 use super::*;
 use crate::blob::{BlobStore, MemBlobStore};
 use crate::head::MemHeadStore;
-use highwater_core::error::ErrorKind;
+use highwater_protocol::error::ErrorKind;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -1,7 +1,7 @@
 //! Content of looked-up files: kept as long as a batch may need it.
 
 use super::*;
-use highwater_core::files::{FileContent, FileVersions};
+use highwater_protocol::files::{FileContent, FileVersions};
 
 fn versions(bytes: &[u8]) -> FileVersions {
     [("items".to_string(), vec![FileContent::of(bytes)])].into()

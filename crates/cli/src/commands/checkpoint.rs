@@ -10,10 +10,10 @@ use crate::output;
 use crate::table::{maybe, number, table};
 use comfy_table::Cell;
 use highwater_checkpoint::{BatchSummary, CheckpointError, CheckpointStore, Verification};
-use highwater_core::ids::{BatchId, QueryId};
-use highwater_core::offsets::to_topic_json;
-use highwater_core::record::PrepareRecord;
 use highwater_engine::sql::values::iso_ms;
+use highwater_protocol::ids::{BatchId, QueryId};
+use highwater_protocol::offsets::to_topic_json;
+use highwater_protocol::prepare_record::PrepareRecord;
 use serde_json::{Value, json};
 
 pub fn checkpoint(command: CheckpointCommand, context: &Context) -> Result<(), Failure> {

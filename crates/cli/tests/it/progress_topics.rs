@@ -1,10 +1,10 @@
 //! Progress topics of other queries may be deleted at any time; that holds up nobody.
 
 use highwater_connectors::sink::{ProgressReader, progress_topic};
-use highwater_core::ids::{QueryId, SinkId};
-use highwater_core::options::IsolationLevel;
 use highwater_engine::formats::{Format, JSON};
 use highwater_engine::query::{KafkaOptions, KeyOptions};
+use highwater_protocol::ids::{QueryId, SinkId};
+use highwater_protocol::options::IsolationLevel;
 use highwater_testkit::KafkaCluster;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -11,10 +11,10 @@ mod oidc;
 pub use callbacks::Callbacks;
 
 use crate::error::ConnectorError;
-use highwater_core::options::IsolationLevel;
 use highwater_engine::query::KafkaOptions;
 use highwater_engine::references::{self, REDACTED};
 use highwater_engine::sql::properties::{Kind, kind};
+use highwater_protocol::options::IsolationLevel;
 use rdkafka::ClientContext;
 use rdkafka::admin::AdminClient;
 use rdkafka::bindings as sys;

@@ -3,8 +3,8 @@
 use super::records::RecordEncoder;
 use super::{Published, WriterConfig};
 use crate::error::ConnectorError;
-use highwater_core::report::WriterReport;
-use highwater_engine::delta::DeltaBatch;
+use highwater_engine::changelog::ChangeBatch;
+use highwater_protocol::report::WriterReport;
 use std::io::Write;
 
 pub struct ConsoleWriter {
@@ -27,7 +27,7 @@ impl ConsoleWriter {
         (self.rows, self.digest, self.recompute_only) = (0, 0, recompute_only);
     }
 
-    pub fn write(&mut self, rows: &DeltaBatch) -> Result<(), ConnectorError> {
+    pub fn write(&mut self, rows: &ChangeBatch) -> Result<(), ConnectorError> {
         let lines = &mut self.lines;
         let (mut count, mut digest) = (0, 0_u128);
         self.encoder.encode(rows, |record| {

@@ -3,10 +3,10 @@
 //! Owns: the producer's delivery reports, and waiting for them. A producer's own thread takes them: whoever waits is
 //! woken by the last one, and an abort need not wait for anybody to ask.
 
-use super::progress::PROGRESS_PREFIX;
+use super::progress_topic::PROGRESS_PREFIX;
 use crate::client::Callbacks;
 use crate::error::ConnectorError;
-use highwater_core::report::ProgressPosition;
+use highwater_protocol::report::ProgressPosition;
 use parking_lot::{Condvar, Mutex};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};

@@ -7,17 +7,17 @@
 
 use super::deliveries::{TransactionalProducer, delivery_error};
 use super::producer::{STEP_TIMEOUT, initialised, is_retriable};
-use super::progress::{PROGRESS_PARTITION, Progress, ProgressKey, progress_topic};
+use super::progress_topic::{PROGRESS_PARTITION, Progress, ProgressKey, progress_topic};
 use super::records::{Record, RecordEncoder};
 use super::visible::wait_visible;
 use super::{Published, WriterConfig};
 use crate::admin;
 use crate::client::Native;
 use crate::error::ConnectorError;
-use highwater_core::ids::{AttemptId, BatchId};
-use highwater_core::report::WriterReport;
-use highwater_engine::delta::DeltaBatch;
+use highwater_engine::changelog::ChangeBatch;
 use highwater_engine::query::KafkaOptions;
+use highwater_protocol::ids::{AttemptId, BatchId};
+use highwater_protocol::report::WriterReport;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer};
@@ -73,7 +73,7 @@ impl KafkaWriter {
         format!("sink '{}'", self.config.table.name)
     }
 
-    pub fn write(&mut self, rows: &DeltaBatch) -> Result<(), ConnectorError> {
+    pub fn write(&mut self, rows: &ChangeBatch) -> Result<(), ConnectorError> {
         if rows.num_rows() == 0 {
             return Ok(());
         }

@@ -10,12 +10,12 @@ use arrow::array::{
     TimestampMillisecondArray,
 };
 use arrow::datatypes::{DataType, Field};
-use highwater_core::ids::BatchId;
+use highwater_engine::changelog::ChangeBatch;
 use highwater_engine::dataflow::OperatorInfo;
-use highwater_engine::delta::DeltaBatch;
 use highwater_engine::plan::dead_letters::schema;
 use highwater_engine::runtime::LateRows;
 use highwater_engine::sql::values::iso_ms;
+use highwater_protocol::ids::BatchId;
 use std::sync::Arc;
 
 /// One record per row: its columns as a JSON object; headers tell the operator, its watermark and why the row was late.
@@ -23,7 +23,7 @@ pub fn late_rows(
     late: &LateRows,
     operator: Option<&OperatorInfo>,
     batch: BatchId,
-) -> Result<DeltaBatch, ConnectorError> {
+) -> Result<ChangeBatch, ConnectorError> {
     let rows = &late.rows;
     let count = rows.num_rows();
     let objects = formats::json::ObjectEncoder::new((0..rows.batch.num_columns()).collect()).encode(&rows.batch)?;
@@ -36,7 +36,7 @@ pub fn late_rows(
     ];
     let batch = RecordBatch::try_new(schema(), columns)
         .map_err(|error| ConnectorError::Fatal(format!("internal: late rows: {error}")))?;
-    Ok(DeltaBatch::inserts(batch))
+    Ok(ChangeBatch::inserts(batch))
 }
 
 fn headers(late: &LateRows, operator: Option<&OperatorInfo>, batch: BatchId) -> ArrayRef {
@@ -81,13 +81,13 @@ mod tests {
     use super::*;
     use arrow::array::{AsArray, StringArray};
     use arrow::datatypes::Schema;
-    use highwater_core::ids::OperatorId;
+    use highwater_protocol::ids::OperatorId;
 
     #[test]
     fn a_record_says_what_was_late_and_why() {
         let schema = Arc::new(Schema::new(vec![Field::new("user", DataType::Utf8, true)]));
         let users: ArrayRef = Arc::new(StringArray::from(vec![Some("ann"), None]));
-        let rows = DeltaBatch::inserts(RecordBatch::try_new(schema, vec![users]).unwrap());
+        let rows = ChangeBatch::inserts(RecordBatch::try_new(schema, vec![users]).unwrap());
         let over_at = Int64Array::from(vec![Some(1_767_225_600_000), None]);
         let late = LateRows { operator: OperatorId(3), watermark_ms: Some(1_767_225_605_000), rows, over_at };
         let rows = late_rows(&late, None, BatchId(7)).unwrap();

@@ -10,23 +10,23 @@ mod deliveries;
 mod kafka;
 mod late_rows;
 mod producer;
-mod progress;
+mod progress_topic;
 pub(crate) mod records;
 mod resolve;
 mod visible;
 
 pub use late_rows::late_rows;
 pub use producer::{max_attempt_ms, transaction_timeout_ms};
-pub use progress::{Progress, ProgressKey, ProgressReader, progress_topic};
+pub use progress_topic::{Progress, ProgressKey, ProgressReader, progress_topic};
 pub use resolve::resolve_writers;
 
 use crate::error::ConnectorError;
 use console::ConsoleWriter;
-use highwater_core::ids::{AttemptId, BatchId, QueryId, WriterId};
-use highwater_core::plan::WriterPlan;
-use highwater_core::report::WriterReport;
-use highwater_engine::delta::DeltaBatch;
+use highwater_engine::changelog::ChangeBatch;
 use highwater_engine::query::{ConnectorOptions, SinkTable};
+use highwater_protocol::ids::{AttemptId, BatchId, QueryId, WriterId};
+use highwater_protocol::plan::WriterPlan;
+use highwater_protocol::report::WriterReport;
 use kafka::KafkaWriter;
 
 /// What a writer is opened with.
@@ -85,7 +85,7 @@ impl SinkWriter {
     }
 
     /// Takes rows; weight −1 deletes. Waits while the brokers are slow.
-    pub fn write(&mut self, rows: &DeltaBatch) -> Result<(), ConnectorError> {
+    pub fn write(&mut self, rows: &ChangeBatch) -> Result<(), ConnectorError> {
         match self {
             Self::Kafka(writer) => writer.write(rows),
             Self::Console(writer) => writer.write(rows),

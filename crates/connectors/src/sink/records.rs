@@ -10,7 +10,7 @@ use crate::formats::{RowEncoder, encoder};
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit};
-use highwater_engine::delta::DeltaBatch;
+use highwater_engine::changelog::ChangeBatch;
 use highwater_engine::formats::{Format, JSON};
 use highwater_engine::query::{ConnectorOptions, SinkTable};
 use std::sync::Arc;
@@ -93,7 +93,7 @@ impl RecordEncoder {
     /// Gives every row's record to `each`.
     pub fn encode(
         &self,
-        rows: &DeltaBatch,
+        rows: &ChangeBatch,
         mut each: impl FnMut(Record<'_>) -> Result<(), ConnectorError>,
     ) -> Result<(), ConnectorError> {
         let batch = &rows.batch;
@@ -179,8 +179,8 @@ mod tests {
     use super::*;
     use arrow::array::{BinaryArray, Int64Array, RecordBatch, StringArray};
     use arrow::datatypes::{Field, Schema};
-    use highwater_core::ids::SinkId;
-    use highwater_core::options::OutputMode;
+    use highwater_protocol::ids::SinkId;
+    use highwater_protocol::options::OutputMode;
     use std::sync::Arc;
 
     fn table(fields: Vec<Field>, primary_key: Vec<usize>) -> SinkTable {
@@ -202,7 +202,7 @@ mod tests {
         weights: Option<Vec<i64>>,
     ) -> Result<Vec<Owned>, ConnectorError> {
         let batch = RecordBatch::try_new(table.schema.clone(), columns).unwrap();
-        let rows = DeltaBatch { batch, weights: weights.map(Int64Array::from) };
+        let rows = ChangeBatch { batch, weights: weights.map(Int64Array::from) };
         let text = |bytes: Option<&[u8]>| bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
         let mut all = Vec::new();
         RecordEncoder::new(table, "t")?.encode(&rows, |record| {

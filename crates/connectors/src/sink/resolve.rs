@@ -5,13 +5,13 @@
 //! `read_uncommitted` reader; then it is read beyond that end as a `read_committed` one; only then is anything concluded.
 
 use super::producer::fence;
-use super::progress::{Progress, ProgressKey, ProgressReader, progress_topic};
+use super::progress_topic::{Progress, ProgressKey, ProgressReader, progress_topic};
 use crate::error::ConnectorError;
-use highwater_core::ids::{BatchId, QueryId, WriterId};
-use highwater_core::options::IsolationLevel;
-use highwater_core::query::Resolution;
-use highwater_core::report::WriterReport;
 use highwater_engine::query::{ConnectorOptions, SinkTable};
+use highwater_protocol::ids::{BatchId, QueryId, WriterId};
+use highwater_protocol::options::IsolationLevel;
+use highwater_protocol::query::Resolution;
+use highwater_protocol::report::WriterReport;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 

@@ -6,8 +6,8 @@
 
 use super::chunk::DecodedChunk;
 use crate::error::ConnectorError;
-use highwater_core::align::Mark;
-use highwater_core::offsets::LastRecord;
+use highwater_protocol::align::Mark;
+use highwater_protocol::offsets::LastRecord;
 use std::collections::VecDeque;
 use std::sync::Arc;
 

@@ -19,10 +19,10 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
-use highwater_core::offsets::TopicPartition;
-use highwater_core::options::OnBadRecord;
-use highwater_core::report::EventTimes;
 use highwater_engine::query::{SourceTable, UpsertKey};
+use highwater_protocol::offsets::TopicPartition;
+use highwater_protocol::options::OnBadRecord;
+use highwater_protocol::report::EventTimes;
 use std::sync::Arc;
 
 /// Decodes the records of one table.

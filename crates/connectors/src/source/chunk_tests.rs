@@ -4,10 +4,10 @@ use super::super::buffer::{Found, PartitionBuffer};
 use super::*;
 use arrow::datatypes::{Field, Schema};
 use datafusion::physical_expr::expressions::Column;
-use highwater_core::ids::SourceId;
-use highwater_core::options::SourceOptions;
 use highwater_engine::formats::{Format, JSON};
 use highwater_engine::query::{ConnectorOptions, KafkaOptions, KeyOptions, UpsertKey};
+use highwater_protocol::ids::SourceId;
+use highwater_protocol::options::SourceOptions;
 use proptest::prelude::*;
 
 pub fn table(on_bad_record: OnBadRecord, columns_used: Vec<usize>) -> SourceTable {
@@ -103,7 +103,7 @@ fn bad_records_are_skipped_exactly_or_fail_the_range_that_holds_them() {
     assert_eq!(chunk.slice(10, 11).unwrap().records, 1);
     assert_eq!(chunk.slice(12, 15).unwrap().records, 1);
     let error = chunk.slice(10, 15).unwrap_err();
-    assert_eq!(error.kind(), highwater_core::error::ErrorKind::Fix);
+    assert_eq!(error.kind(), highwater_protocol::error::ErrorKind::Fix);
     let text = error.to_string();
     assert!(text.starts_with("bad record in topic-3 at offset 11: column 'id'"), "{text}");
     assert!(text.ends_with("set on_bad_record = 'skip' or 'dead_letter' to go on"), "{text}");

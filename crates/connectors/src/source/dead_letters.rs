@@ -9,12 +9,12 @@ use arrow::array::{
     TimestampMillisecondArray,
 };
 use arrow::datatypes::{DataType, Field};
-use highwater_engine::delta::DeltaBatch;
+use highwater_engine::changelog::ChangeBatch;
 use highwater_engine::plan::dead_letters::schema;
 use std::sync::Arc;
 
 /// One row per record: its key, value and time as they were, its place and the reason as headers.
-pub fn dead_letters(bad: &[BadRecord]) -> Result<DeltaBatch, ConnectorError> {
+pub fn dead_letters(bad: &[BadRecord]) -> Result<ChangeBatch, ConnectorError> {
     let bytes =
         |get: fn(&BadRecord) -> Option<&[u8]>| -> ArrayRef { Arc::new(bad.iter().map(get).collect::<BinaryArray>()) };
     let times: TimestampMillisecondArray = bad.iter().map(|record| record.timestamp_ms).collect();
@@ -26,7 +26,7 @@ pub fn dead_letters(bad: &[BadRecord]) -> Result<DeltaBatch, ConnectorError> {
     ];
     let batch = RecordBatch::try_new(schema(), columns)
         .map_err(|error| ConnectorError::Fatal(format!("internal: dead letters: {error}")))?;
-    Ok(DeltaBatch::inserts(batch))
+    Ok(ChangeBatch::inserts(batch))
 }
 
 fn headers(bad: &[BadRecord]) -> ArrayRef {

@@ -6,7 +6,7 @@
 use super::SourceEvent;
 use super::worker::{Worker, current};
 use crate::error::ConnectorError;
-use highwater_core::offsets::TopicPartition;
+use highwater_protocol::offsets::TopicPartition;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::time::Duration;

@@ -6,7 +6,7 @@ use super::raw::RawRecords;
 use crate::error::ConnectorError;
 use arrow::array::*;
 use arrow::datatypes::{DataType, Field};
-use highwater_core::offsets::TopicPartition;
+use highwater_protocol::offsets::TopicPartition;
 use std::sync::Arc;
 
 /// A metadata column.

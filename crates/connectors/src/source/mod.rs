@@ -26,10 +26,10 @@ pub use reader::{RangeRead, SourceReader};
 
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
-use highwater_core::align::Mark;
-use highwater_core::offsets::{LastRecord, TopicPartition};
-use highwater_core::report::EventTimes;
 use highwater_engine::query::SourceTable;
+use highwater_protocol::align::Mark;
+use highwater_protocol::offsets::{LastRecord, TopicPartition};
+use highwater_protocol::report::EventTimes;
 
 /// Memory a reader thread may hold by default, in bytes.
 pub const DEFAULT_PREFETCH_BYTES: usize = 64 << 20;

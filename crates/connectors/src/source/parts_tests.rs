@@ -5,12 +5,12 @@ use super::super::raw::RawRecords;
 use crate::sink::records::RecordEncoder;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use highwater_core::ids::{SinkId, SourceId};
-use highwater_core::offsets::TopicPartition;
-use highwater_core::options::{OnBadRecord, OutputMode, SourceOptions};
-use highwater_engine::delta::DeltaBatch;
+use highwater_engine::changelog::ChangeBatch;
 use highwater_engine::formats::{FORMATS, Format, FormatSpec};
 use highwater_engine::query::{ConnectorOptions, KafkaOptions, KeyOptions, SinkTable, SourceTable, UpsertKey};
+use highwater_protocol::ids::{SinkId, SourceId};
+use highwater_protocol::offsets::TopicPartition;
+use highwater_protocol::options::{OnBadRecord, OutputMode, SourceOptions};
 use std::sync::Arc;
 
 /// How keys and values share the columns `k` and `v`.
@@ -73,7 +73,7 @@ fn written(form: Form, connector: &ConnectorOptions, rows: &[Row]) -> Result<Vec
     let columns = [texts(|row| row.0), texts(|row| row.1)];
     let columns = columns[2 - schema.fields().len()..].to_vec();
     let batch = RecordBatch::try_new(schema, columns).unwrap();
-    let rows = DeltaBatch { batch, weights: Some(Int64Array::from_iter_values(rows.iter().map(|row| row.2))) };
+    let rows = ChangeBatch { batch, weights: Some(Int64Array::from_iter_values(rows.iter().map(|row| row.2))) };
     let mut records = Vec::new();
     let encoder = RecordEncoder::new(&table, "t").map_err(|error| error.to_string())?;
     let all = encoder.encode(&rows, |record| {

@@ -10,7 +10,7 @@
 //! Invariant: nothing the consumer says of a partition counts before it has taken the seek.
 
 use super::worker::{Held, Worker};
-use highwater_core::offsets::LastRecord;
+use highwater_protocol::offsets::LastRecord;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};

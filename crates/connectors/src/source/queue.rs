@@ -11,7 +11,7 @@
 use super::incarnation::noted_change;
 use crate::client::{Callbacks, Lookup, Native};
 use crate::error::ConnectorError;
-use highwater_core::offsets::LastRecord;
+use highwater_protocol::offsets::LastRecord;
 use rdkafka::bindings as sys;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};

@@ -4,7 +4,7 @@
 //! Invariant: offsets ascend strictly.
 
 use super::queue::{Header, Record};
-use highwater_core::offsets::LastRecord;
+use highwater_protocol::offsets::LastRecord;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Which parts besides the payload are kept.

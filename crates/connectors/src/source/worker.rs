@@ -15,7 +15,7 @@ use super::raw::RawRecords;
 use super::shared::{WorkerShared, WorkerState};
 use super::trouble::Trouble;
 use super::{Place, SourceEvent, SourceReaderConfig};
-use highwater_core::offsets::TopicPartition;
+use highwater_protocol::offsets::TopicPartition;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;

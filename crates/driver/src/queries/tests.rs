@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use highwater_core::error::ErrorKind;
-use highwater_core::offsets::Positions;
-use highwater_core::query::End;
+use highwater_protocol::error::ErrorKind;
+use highwater_protocol::offsets::Positions;
+use highwater_protocol::query::End;
 use std::time::Duration;
 
 const SQL: &str = "

@@ -4,12 +4,12 @@
 //! Invariant: no method of [`OperatorSpec`] has a default, so that an operator that leaves one out does not compile.
 
 use super::Upstream;
-use crate::delta::DeltaBatch;
+use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
 use crate::runtime::{BatchContext, Stateful};
 use crate::state::Layout;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use highwater_core::ids::OperatorId;
+use highwater_protocol::ids::OperatorId;
 use std::any::Any;
 use std::fmt::{self, Debug, Write};
 use std::sync::Arc;
@@ -121,12 +121,12 @@ pub enum Running {
 }
 
 /// Takes rows that an operator gives.
-pub type Give<'a> = dyn FnMut(DeltaBatch) -> Result<(), EngineError> + 'a;
+pub type Give<'a> = dyn FnMut(ChangeBatch) -> Result<(), EngineError> + 'a;
 
 /// An operator whose rows depend on the rows of one batch of its input alone.
 pub trait RowOperator: Send {
     /// Gives what the rows become, in as many pieces as keep each of them small.
-    fn apply(&mut self, rows: DeltaBatch, give: &mut Give<'_>) -> Result<(), EngineError>;
+    fn apply(&mut self, rows: ChangeBatch, give: &mut Give<'_>) -> Result<(), EngineError>;
 
     /// What people call it, if it makes several rows of one; `None`: it makes one at most.
     fn grows(&self) -> Option<&'static str>;

@@ -8,7 +8,7 @@ use crate::state::closes_at;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit};
-use highwater_core::ids::SourceId;
+use highwater_protocol::ids::SourceId;
 
 /// Stands for the clock of batches where a source's watermark is asked for.
 pub const CLOCK: SourceId = SourceId(u32::MAX);

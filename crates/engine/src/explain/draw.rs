@@ -6,7 +6,7 @@
 use super::{columns_read, connector_text, output_text, sink_text};
 use crate::dataflow::{OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
 use crate::query::{CompiledQuery, SourceTable};
-use highwater_core::ids::{EdgeId, OperatorId};
+use highwater_protocol::ids::{EdgeId, OperatorId};
 use std::fmt::{Result, Write};
 
 /// Draws all stages, in the order in which rows go through them.

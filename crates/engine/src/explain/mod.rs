@@ -10,7 +10,7 @@ use crate::query::{CompiledQuery, ConnectorOptions, SinkTable, SourceTable};
 use crate::sql::types::type_name;
 use crate::sql::values::duration_text;
 use arrow::datatypes::Schema;
-use highwater_core::options::OutputMode;
+use highwater_protocol::options::OutputMode;
 use regex::{Captures, Regex};
 use serde_json::{Value, json};
 use std::sync::Arc;

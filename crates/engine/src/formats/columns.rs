@@ -4,7 +4,7 @@
 //! the value or in both; both lists are in the order of the record.
 
 use crate::query::{ConnectorOptions, SinkTable, SourceTable};
-use crate::sql::star::METADATA;
+use crate::sql::metadata_columns::METADATA;
 use datafusion::arrow::datatypes::Schema;
 
 /// Columns of a table's schema by the part of the record that holds them.

@@ -13,6 +13,6 @@ pub mod lookup;
 pub mod over;
 pub mod retracting;
 pub mod rows;
-pub mod session;
+pub mod session_window;
 pub mod temporal;
 pub mod unnest;

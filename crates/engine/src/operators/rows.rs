@@ -2,9 +2,9 @@
 //!
 //! Invariant: what is computed at once is bounded, however large the values are that expressions make.
 
+use crate::changelog::ChangeBatch;
 use crate::dataflow::operator::{Give, RowOperator, RowSpec, StartContext, expect_types, identify_schema};
 use crate::dataflow::words;
-use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::runtime::{batch, evaluate};
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
@@ -62,7 +62,7 @@ impl RowSpec for Filter {
 }
 
 impl RowOperator for Filter {
-    fn apply(&mut self, rows: DeltaBatch, give: &mut Give<'_>) -> Result<(), EngineError> {
+    fn apply(&mut self, rows: ChangeBatch, give: &mut Give<'_>) -> Result<(), EngineError> {
         let Some(keep) = evaluate_within(&self.0, &rows.batch)? else {
             let [first, second] = halves(&rows);
             self.apply(first, give)?;
@@ -98,7 +98,7 @@ impl RowSpec for Project {
 }
 
 impl RowOperator for Project {
-    fn apply(&mut self, rows: DeltaBatch, give: &mut Give<'_>) -> Result<(), EngineError> {
+    fn apply(&mut self, rows: ChangeBatch, give: &mut Give<'_>) -> Result<(), EngineError> {
         project(&self.exprs, &self.schema, rows, give)
     }
 
@@ -128,7 +128,7 @@ impl RowSpec for Expand {
 }
 
 impl RowOperator for Expand {
-    fn apply(&mut self, rows: DeltaBatch, give: &mut Give<'_>) -> Result<(), EngineError> {
+    fn apply(&mut self, rows: ChangeBatch, give: &mut Give<'_>) -> Result<(), EngineError> {
         self.lists.iter().try_for_each(|exprs| project(exprs, &self.schema, rows.clone(), give))
     }
 
@@ -141,12 +141,12 @@ impl RowOperator for Expand {
 fn project(
     exprs: &[Arc<dyn PhysicalExpr>],
     schema: &SchemaRef,
-    rows: DeltaBatch,
+    rows: ChangeBatch,
     give: &mut Give<'_>,
 ) -> Result<(), EngineError> {
     if let Some(columns) = columns_within(exprs, &rows.batch)? {
         let batch = batch(schema, columns, rows.num_rows())?;
-        return give(DeltaBatch { batch, weights: rows.weights });
+        return give(ChangeBatch { batch, weights: rows.weights });
     }
     let [first, second] = halves(&rows);
     project(exprs, schema, first, give)?;
@@ -180,7 +180,7 @@ fn evaluate_within(expr: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> Result<O
     }
 }
 
-fn halves(rows: &DeltaBatch) -> [DeltaBatch; 2] {
+fn halves(rows: &ChangeBatch) -> [ChangeBatch; 2] {
     let half = rows.num_rows() / 2;
     [rows.slice(0, half), rows.slice(half, rows.num_rows() - half)]
 }

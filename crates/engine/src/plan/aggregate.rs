@@ -17,7 +17,7 @@ use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Aggregate, AggregateUDF, Expr, ExprSchemable, LogicalPlan};
 use datafusion::sql::sqlparser::tokenizer::Location;
-use highwater_core::query::ClockWindow;
+use highwater_protocol::query::ClockWindow;
 use std::sync::Arc;
 
 /// The group key that closes this aggregate's groups, and the tables whose watermarks do it.
@@ -83,7 +83,7 @@ pub fn closing_tables(plan: &LogicalPlan) -> Vec<Arc<Table>> {
             }
             LogicalPlan::Window(window) => {
                 tables.extend(super::over::closing_tables(window));
-                tables.extend(super::sessions::closing_tables(window));
+                tables.extend(super::session_windows::closing_tables(window));
             }
             _ => {}
         }

@@ -1,15 +1,15 @@
 //! A logical plan becomes pipelines in stages.
 //!
 //! Owns: which operator goes into which stage, and the exchanges between. Does not own: sinks (`sinks`),
-//! the inside of aggregates (`aggregate`, `general`). Invariants: stages come out in an order in which edges lead
+//! the inside of aggregates (`aggregate`, `retracting`). Invariants: stages come out in an order in which edges go
 //! forward; whatever is not named here is refused.
 
 use super::aggregate;
 use super::as_of::TemporalJoin;
 use super::catalog::Stream;
 use super::emit::emit_mode;
-use super::general::{self, General};
 use super::physical;
+use super::retracting::{self, RetractingPlan};
 use super::{join, over, temporal, unnest, upsert};
 use crate::dataflow::Op;
 use crate::dataflow::{
@@ -18,7 +18,7 @@ use crate::dataflow::{
 };
 use crate::lookup::Lookup;
 use crate::operators::aggregate::{FinalAggregateSpec, PartialAggregateSpec};
-use crate::operators::retracting::GeneralAggregateSpec;
+use crate::operators::retracting::RetractingAggregateSpec;
 use crate::operators::rows::{self, Expand, Project};
 use crate::query::SourceTable;
 use crate::sql::error::{Result, SqlError};
@@ -30,8 +30,8 @@ use datafusion::logical_expr::{Aggregate, Expr, Filter, LogicalPlan, Projection,
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::sql::sqlparser::tokenizer::Location;
-use highwater_core::ids::{EdgeId, OperatorId, SourceId, StageId};
-use highwater_core::options::OutputMode;
+use highwater_protocol::ids::{EdgeId, OperatorId, SourceId, StageId};
+use highwater_protocol::options::OutputMode;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -157,7 +157,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Ends a flow as a pipeline of its stage.
-    pub fn lead(&mut self, flow: Flow, output: PipelineOutput) {
+    pub fn route(&mut self, flow: Flow, output: PipelineOutput) {
         let stage = &mut self.dataflow.stages[flow.stage];
         if let PipelineOutput::Sink(sink) = output
             && !stage.sinks.contains(&sink)
@@ -283,7 +283,7 @@ impl<'a> Builder<'a> {
         let emit = emit_mode(node, closes, target)?;
         // A subquery has its row before there are any; what is written begins with the first.
         let at_once = !target.is_last && node.group_expr.is_empty();
-        if at_once || !general::is_plain(node, merged.retracts, target.at)? {
+        if at_once || !retracting::is_plain(node, merged.retracts, target.at)? {
             return self.general_aggregate(node, flows, merged, emit, target);
         }
         let upstream = merged.upstream;
@@ -292,7 +292,7 @@ impl<'a> Builder<'a> {
         let (stage, edge) = self.add_exchange(spec.partial_schema.clone(), (0..spec.group.len()).collect(), false);
         for mut flow in flows.drain(..) {
             flow.ops.push(Arc::new(PartialAggregateSpec { op, spec: spec.clone() }));
-            self.lead(flow, PipelineOutput::Exchange(edge));
+            self.route(flow, PipelineOutput::Exchange(edge));
         }
         let schema = spec.output_schema.clone();
         let ops: Vec<Op> = vec![Arc::new(FinalAggregateSpec { op, spec, emit })];
@@ -310,8 +310,8 @@ impl<'a> Builder<'a> {
     ) -> Result<Vec<Flow>> {
         // Over rows that go, a row of DISTINCT may go as well.
         let emit = if emit == EmitMode::OnFirst && merged.retracts { EmitMode::Updates } else { emit };
-        let General { lists, spec } =
-            general::compile(node, emit, merged.retracts, merged.upstream.clone(), !target.is_last, target.at)?;
+        let RetractingPlan { lists, spec } =
+            retracting::compile(node, emit, merged.retracts, merged.upstream.clone(), !target.is_last, target.at)?;
         let op = self.add_aggregate_operator(node, spec.close, emit, &merged.upstream);
         let key = (0..spec.group_width).collect();
         let (stage, edge) = self.add_exchange(spec.input_schema.clone(), key, merged.retracts);
@@ -324,10 +324,10 @@ impl<'a> Builder<'a> {
                 _ => flow.ops.push(Arc::new(Expand { lists: lists.clone(), schema: spec.input_schema.clone() })),
             }
             flow.schema = spec.input_schema.clone();
-            self.lead(flow, PipelineOutput::Exchange(edge));
+            self.route(flow, PipelineOutput::Exchange(edge));
         }
         let (schema, retracts) = (spec.output_schema.clone(), emit == EmitMode::Updates);
-        let ops: Vec<Op> = vec![Arc::new(GeneralAggregateSpec { op, spec: Arc::new(spec) })];
+        let ops: Vec<Op> = vec![Arc::new(RetractingAggregateSpec { op, spec: Arc::new(spec) })];
         let inputs = vec![PipelineInput::Edge(edge)];
         Ok(vec![Flow { stage, inputs, ops, schema, retracts, upstream: merged.upstream }])
     }

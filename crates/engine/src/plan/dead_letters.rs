@@ -7,8 +7,8 @@ use crate::dataflow::{Dataflow, StageInput};
 use crate::formats::{Format, RAW};
 use crate::query::{ConnectorOptions, KafkaOptions, KeyOptions, SinkTable, SourceTable};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use highwater_core::ids::SinkId;
-use highwater_core::options::{OnBadRecord, OutputMode};
+use highwater_protocol::ids::SinkId;
+use highwater_protocol::options::{OnBadRecord, OutputMode};
 use std::sync::Arc;
 
 /// `value`: the record's bytes; key and time are its own; headers tell the place and the reason.

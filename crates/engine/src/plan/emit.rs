@@ -9,8 +9,8 @@ use super::lineage::{Kind, part_of};
 use crate::dataflow::EmitMode;
 use crate::sql::error::{Result, SqlError};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
-use highwater_core::options::OutputMode;
 use highwater_functions::windows::tumble::Tumble;
+use highwater_protocol::options::OutputMode;
 
 /// When the aggregate puts out rows, or why it cannot.
 pub fn emit_mode(node: &Aggregate, closes: bool, target: Target<'_>) -> Result<EmitMode> {

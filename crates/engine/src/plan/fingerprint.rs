@@ -7,7 +7,7 @@ use crate::dataflow::Op;
 use crate::dataflow::operator::identify_schema;
 use crate::explain::output_text;
 use crate::query::{CompiledQuery, SinkTable, SourceTable};
-use highwater_core::identity::{PlanIdentity, StateIdentity};
+use highwater_protocol::identity::{PlanIdentity, StateIdentity};
 use std::fmt::Write;
 use xxhash_rust::xxh3::Xxh3;
 

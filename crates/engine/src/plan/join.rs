@@ -18,8 +18,8 @@ use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{BinaryExpr, Expr, Join, LogicalPlan, Operator};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
-use highwater_core::options::OutputMode;
 use highwater_functions::windows::tumble::Part;
+use highwater_protocol::options::OutputMode;
 use std::sync::Arc;
 
 /// A join with the sides in the order that the output has them.
@@ -87,7 +87,7 @@ pub fn build(builder: &mut Builder<'_>, join: &Join, target: Target<'_>) -> Resu
         let exprs: Vec<&Expr> = sides.on.iter().map(|pair| pair[side]).collect();
         let spec = side_spec(sides.inputs[side], &exprs, &mut flows, expiries[side], target)?;
         let edge = builder.add_edge(spec.schema.clone(), spec.key.clone(), retracts);
-        flows.into_iter().for_each(|flow| builder.lead(flow, PipelineOutput::Exchange(edge)));
+        flows.into_iter().for_each(|flow| builder.route(flow, PipelineOutput::Exchange(edge)));
         edges.push(edge);
         specs.push(spec);
     }
@@ -210,7 +210,11 @@ fn spec(
     })
 }
 
-fn add_operator(builder: &mut Builder<'_>, spec: &JoinSpec, upstream: &[Upstream]) -> highwater_core::ids::OperatorId {
+fn add_operator(
+    builder: &mut Builder<'_>,
+    spec: &JoinSpec,
+    upstream: &[Upstream],
+) -> highwater_protocol::ids::OperatorId {
     let bounded = spec.sides.iter().all(|side| side.expiry.is_some());
     let description = spec.text();
     let name = spec.name();

@@ -8,8 +8,8 @@ use super::dead_letters::schema;
 use crate::dataflow::{Dataflow, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
 use crate::formats::{Format, RAW};
 use crate::query::{ConnectorOptions, KafkaOptions, KeyOptions, SinkTable, SourceTable};
-use highwater_core::ids::{EdgeId, SinkId, SourceId};
-use highwater_core::options::OutputMode;
+use highwater_protocol::ids::{EdgeId, SinkId, SourceId};
+use highwater_protocol::options::OutputMode;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Adds a sink for every source with `late_topic` whose rows may be dropped somewhere; warns of the others.

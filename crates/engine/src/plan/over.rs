@@ -24,8 +24,8 @@ use datafusion::logical_expr::{
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::window::WindowExpr;
-use highwater_core::options::OutputMode;
 use highwater_functions::windows::session::Session;
+use highwater_protocol::options::OutputMode;
 use std::sync::Arc;
 
 /// A filter over ranks, as far as it limits them.
@@ -103,7 +103,7 @@ pub fn window(
     if let [one] = node.window_expr.as_slice()
         && let Some((call, time, session)) = Session::recognize(one)
     {
-        return super::sessions::build(builder, node, call, time, session, target);
+        return super::session_windows::build(builder, node, call, time, session, target);
     }
     let mut functions = Vec::with_capacity(node.window_expr.len());
     for expr in &node.window_expr {
@@ -221,7 +221,7 @@ fn partitions(
     let merged = merge_flows(flows);
     flows.iter_mut().for_each(|flow| project(flow, &columns.exprs, &input_schema));
     let (stage, edge) = builder.add_exchange(input_schema.clone(), partition.clone(), merged.retracts);
-    flows.drain(..).for_each(|flow| builder.lead(flow, PipelineOutput::Exchange(edge)));
+    flows.drain(..).for_each(|flow| builder.route(flow, PipelineOutput::Exchange(edge)));
     let spec = OverSpec {
         input_schema,
         partition,
@@ -241,7 +241,7 @@ fn partitions(
     Ok(Flow { stage, inputs, ops, schema: output_schema, retracts: !on_close, upstream: merged.upstream })
 }
 
-fn add_operator(builder: &mut Builder<'_>, spec: &OverSpec) -> highwater_core::ids::OperatorId {
+fn add_operator(builder: &mut Builder<'_>, spec: &OverSpec) -> highwater_protocol::ids::OperatorId {
     let (name, description) = (spec.name(), spec.text());
     let bounded_by = match (spec.expiry, spec.limit, spec.partition.is_empty()) {
         (Some(expiry), _, _) => Some(format!("{}, by the watermark", spec.input_schema.field(expiry.column).name())),

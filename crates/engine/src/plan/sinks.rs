@@ -17,13 +17,13 @@ use crate::query::{ConnectorOptions, SinkTable};
 use crate::sql::ddl::Column;
 use crate::sql::error::{Result, SqlError};
 use crate::sql::formats::is_format_key;
+use crate::sql::metadata_columns::{METADATA, metadata_field};
 use crate::sql::options::{QueryOptions, canonical};
-use crate::sql::star::{METADATA, metadata_field};
 use crate::sql::types::type_name;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::logical_expr::LogicalPlan;
-use highwater_core::ids::{OperatorId, SinkId};
-use highwater_core::options::OutputMode;
+use highwater_protocol::ids::{OperatorId, SinkId};
+use highwater_protocol::options::OutputMode;
 use std::sync::Arc;
 
 /// Checks a table as a sink.
@@ -179,7 +179,7 @@ pub fn connect(builder: &mut Builder<'_>, parts: Vec<Part<'_>>, sink: &SinkTable
         return Ok(());
     }
     if sink.primary_key.is_empty() {
-        flows.into_iter().for_each(|flow| builder.lead(flow, PipelineOutput::Sink(sink.id)));
+        flows.into_iter().for_each(|flow| builder.route(flow, PipelineOutput::Sink(sink.id)));
         return Ok(());
     }
     if keys != Keys::Together {
@@ -189,7 +189,7 @@ pub fn connect(builder: &mut Builder<'_>, parts: Vec<Part<'_>>, sink: &SinkTable
     let op = add_operator(builder, sink, merge_flows(&flows).upstream, keys);
     for mut flow in flows {
         flow.ops.push(keyed(op, sink, keys, Vec::new()));
-        builder.lead(flow, PipelineOutput::Sink(sink.id));
+        builder.route(flow, PipelineOutput::Sink(sink.id));
     }
     Ok(())
 }
@@ -239,13 +239,13 @@ fn keys(builder: &Builder<'_>, parts: &[Part<'_>], sink: &SinkTable) -> Keys {
 fn consolidate(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable, keys: Keys) {
     let Merged { retracts: weighted, upstream } = merge_flows(&flows);
     let (stage, edge) = builder.add_exchange(sink.schema.clone(), sink.primary_key.clone(), weighted);
-    flows.into_iter().for_each(|flow| builder.lead(flow, PipelineOutput::Exchange(edge)));
+    flows.into_iter().for_each(|flow| builder.route(flow, PipelineOutput::Exchange(edge)));
     let op = add_operator(builder, sink, upstream.clone(), keys);
     let ops = vec![keyed(op, sink, keys, upstream.clone())];
     let schema: SchemaRef = sink.schema.clone();
     let inputs = vec![PipelineInput::Edge(edge)];
     let flow = Flow { stage, inputs, ops, schema, retracts: weighted, upstream };
-    builder.lead(flow, PipelineOutput::Sink(sink.id));
+    builder.route(flow, PipelineOutput::Sink(sink.id));
 }
 
 /// Brings equal rows together, and keeps all.
@@ -253,7 +253,7 @@ fn complete(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable) {
     let Merged { retracts, upstream } = merge_flows(&flows);
     let all = (0..sink.schema.fields().len()).collect();
     let (stage, edge) = builder.add_exchange(sink.schema.clone(), all, retracts);
-    flows.into_iter().for_each(|flow| builder.lead(flow, PipelineOutput::Exchange(edge)));
+    flows.into_iter().for_each(|flow| builder.route(flow, PipelineOutput::Exchange(edge)));
     let info = |id| OperatorInfo {
         id,
         name: "complete result".into(),
@@ -268,7 +268,7 @@ fn complete(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable) {
     let ops = vec![Arc::new(CompleteSpec { op, schema: sink.schema.clone() }) as Op];
     let inputs = vec![PipelineInput::Edge(edge)];
     let flow = Flow { stage, inputs, ops, schema: sink.schema.clone(), retracts: false, upstream };
-    builder.lead(flow, PipelineOutput::Sink(sink.id));
+    builder.route(flow, PipelineOutput::Sink(sink.id));
 }
 
 fn keyed(op: OperatorId, sink: &SinkTable, keys: Keys, upstream: Vec<Upstream>) -> Op {

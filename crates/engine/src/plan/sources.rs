@@ -12,12 +12,12 @@ use super::watermark;
 use crate::query::{ConnectorOptions, KafkaOptions, SourceTable, UpsertKey};
 use crate::sql::ddl::OptionEntry;
 use crate::sql::error::{Result, SqlError};
+use crate::sql::metadata_columns::metadata_field;
 use crate::sql::options::{QueryOptions, default_properties};
-use crate::sql::star::metadata_field;
 use crate::sql::types::type_name;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::LogicalPlan;
-use highwater_core::ids::SourceId;
+use highwater_protocol::ids::SourceId;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

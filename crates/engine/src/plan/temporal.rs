@@ -24,7 +24,7 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::sql::sqlparser::tokenizer::Location;
-use highwater_core::options::OutputMode;
+use highwater_protocol::options::OutputMode;
 use std::sync::Arc;
 
 /// The flow of the left side's rows, each with the version of its time.
@@ -46,9 +46,9 @@ pub fn build(builder: &mut Builder<'_>, node: &TemporalJoin, target: Target<'_>)
     let (merged_rows, merged_versions) = (merge_flows(&rows), merge_flows(&versions));
     let upstream = merge_flows(&[rows.clone(), versions.clone()].concat()).upstream;
     let left = builder.add_edge(timed.schema.clone(), timed.key.clone(), merged_rows.retracts);
-    rows.drain(..).for_each(|flow| builder.lead(flow, PipelineOutput::Exchange(left)));
+    rows.drain(..).for_each(|flow| builder.route(flow, PipelineOutput::Exchange(left)));
     let right = builder.add_edge(side.timed.schema.clone(), side.timed.key.clone(), merged_versions.retracts);
-    versions.drain(..).for_each(|flow| builder.lead(flow, PipelineOutput::Exchange(right)));
+    versions.drain(..).for_each(|flow| builder.route(flow, PipelineOutput::Exchange(right)));
     let pair = node.left.schema().join(node.right.schema()).map_err(located)?;
     let filter = match conjunction(rest) {
         Some(filter) => Some(physical::expr(&filter, &pair, target.at)?),
@@ -74,7 +74,7 @@ pub fn build(builder: &mut Builder<'_>, node: &TemporalJoin, target: Target<'_>)
     Ok(vec![Flow { stage, inputs, ops, schema, retracts: !on_close, upstream }])
 }
 
-fn add_operator(builder: &mut Builder<'_>, spec: &TemporalSpec) -> highwater_core::ids::OperatorId {
+fn add_operator(builder: &mut Builder<'_>, spec: &TemporalSpec) -> highwater_protocol::ids::OperatorId {
     let description = spec.text();
     let sources = spec.watermark.iter().map(|one| one.source).collect();
     let info = |id| OperatorInfo {

@@ -35,7 +35,7 @@ pub fn fold(
     let key: Vec<usize> = keys.iter().filter_map(|column| sent.iter().position(|other| other == column)).collect();
     let (stage, edge) = builder.add_exchange(input_schema.clone(), key.clone(), false);
     let upstream = flow.upstream.clone();
-    builder.lead(flow, PipelineOutput::Exchange(edge));
+    builder.route(flow, PipelineOutput::Exchange(edge));
     let spec = UpsertSpec { input_schema, key, width: kept.len(), output_schema: output_schema.clone() };
     let description = format!("{} {}", source.name, spec.text());
     let info = |id| OperatorInfo {

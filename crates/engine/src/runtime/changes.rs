@@ -4,7 +4,7 @@
 //! then by row; none has weight zero; equal input in any order gives equal changes.
 
 use super::keys::{Codec, Encoded, normalize};
-use crate::delta::DeltaBatch;
+use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
@@ -39,8 +39,8 @@ impl ChangeCodec {
     }
 
     /// Net changes of this input; `None` if there are none.
-    pub fn consolidate(&self, input: &[DeltaBatch]) -> Result<Option<Changes>, EngineError> {
-        let Some(all) = DeltaBatch::concat(&self.schema, input)? else { return Ok(None) };
+    pub fn consolidate(&self, input: &[ChangeBatch]) -> Result<Option<Changes>, EngineError> {
+        let Some(all) = ChangeBatch::concat(&self.schema, input)? else { return Ok(None) };
         let count = all.num_rows();
         let key: Vec<ArrayRef> = self.key.iter().map(|c| normalize(all.batch.column(*c).clone())).collect();
         let keys = self.keys.encode(&key, count)?;

@@ -3,15 +3,15 @@
 //! Owns: splitting batches. Invariant: rows of one shard keep their order.
 
 use super::keys::{Codec, normalize, shard_of};
-use super::pieces::pieces;
 use super::pipeline::batch;
+use super::split::pieces;
 use super::{BatchContext, Emit};
+use crate::changelog::ChangeBatch;
 use crate::dataflow::Edge;
-use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use arrow::array::{Array, ArrayRef, Int64Array, UInt32Array};
 use arrow::compute::take;
-use highwater_core::ids::{EdgeId, ShardId};
+use highwater_protocol::ids::{EdgeId, ShardId};
 
 pub struct Router {
     edge: EdgeId,
@@ -38,10 +38,10 @@ impl Router {
         })
     }
 
-    pub fn route(&self, rows: &DeltaBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
+    pub fn route(&self, rows: &ChangeBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
         let first = self.receivers.first().copied().unwrap_or_default();
         if self.receivers.len() <= 1 || self.key.is_empty() {
-            self.give(first, rows.clone(), out);
+            self.emit(first, rows.clone(), out);
             return Ok(());
         }
         let columns: Vec<ArrayRef> =
@@ -55,18 +55,18 @@ impl Router {
         }
         for (place, rows_of_place) in places.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
             let rows = pick(rows, rows_of_place)?;
-            self.give(self.receivers[place], rows, out);
+            self.emit(self.receivers[place], rows, out);
         }
         Ok(())
     }
 
-    fn give(&self, shard: ShardId, rows: DeltaBatch, out: &mut Vec<Emit>) {
+    fn emit(&self, shard: ShardId, rows: ChangeBatch, out: &mut Vec<Emit>) {
         out.extend(pieces(rows).into_iter().map(|rows| Emit::Exchange { edge: self.edge, shard, rows }));
     }
 }
 
 /// The rows of these indexes, in their order.
-pub fn pick(rows: &DeltaBatch, indexes: Vec<u32>) -> Result<DeltaBatch, EngineError> {
+pub fn pick(rows: &ChangeBatch, indexes: Vec<u32>) -> Result<ChangeBatch, EngineError> {
     let indexes = UInt32Array::from(indexes);
     let columns = rows.batch.columns().iter().map(|column| Ok(take(column, &indexes, None)?));
     // Rows without columns are rows nevertheless.
@@ -75,5 +75,5 @@ pub fn pick(rows: &DeltaBatch, indexes: Vec<u32>) -> Result<DeltaBatch, EngineEr
         Some(weights) => take(weights, &indexes, None)?.as_any().downcast_ref::<Int64Array>().cloned(),
         None => None,
     };
-    Ok(DeltaBatch { batch, weights })
+    Ok(ChangeBatch { batch, weights })
 }

@@ -7,7 +7,7 @@ use arrow::array::{ArrayRef, AsArray};
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Float32Type, Float64Type, SchemaRef};
 use arrow_row::{RowConverter, Rows, SortField};
-use highwater_core::ids::ShardId;
+use highwater_protocol::ids::ShardId;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 

@@ -7,17 +7,17 @@
 
 use super::exchange::Router;
 use super::{BatchContext, Emit, TaskOutcome, TaskRuntime, add};
+use crate::changelog::ChangeBatch;
 use crate::dataflow::Dataflow;
-use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::state::{Overlay, TaskState};
-use highwater_core::ids::{EdgeId, OperatorId, ShardId, SinkId, StageId};
-use highwater_core::parallel::in_parallel;
-use highwater_core::report::{OperatorMetrics, StateDelta};
+use highwater_protocol::ids::{EdgeId, OperatorId, ShardId, SinkId, StageId};
+use highwater_protocol::parallel::in_parallel;
+use highwater_protocol::report::{OperatorMetrics, StateDelta};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-type Input = Vec<(EdgeId, DeltaBatch)>;
+type Input = Vec<(EdgeId, ChangeBatch)>;
 
 /// Rows and values of state that are worth another lane.
 const ENTRIES_OF_A_LANE: usize = 10_000;
@@ -25,7 +25,7 @@ const ENTRIES_OF_A_LANE: usize = 10_000;
 const MAX_LANES: usize = 16;
 
 /// How many lanes a task has that gets these rows.
-pub fn lanes_of(state: &TaskState, input: &[(EdgeId, DeltaBatch)]) -> usize {
+pub fn lanes_of(state: &TaskState, input: &[(EdgeId, ChangeBatch)]) -> usize {
     let entries = state.entries() + input.iter().map(|(_, rows)| rows.num_rows()).sum::<usize>();
     (entries / ENTRIES_OF_A_LANE).clamp(1, MAX_LANES)
 }

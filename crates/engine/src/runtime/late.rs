@@ -3,11 +3,11 @@
 //! Owns: counting them, and keeping those that someone wants. Does not own: what "over" means (the operators), where they
 //! go (the executor). Invariant: a row is counted whether or not it is wanted; unwanted ones cost nothing more.
 
-use crate::delta::DeltaBatch;
+use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
 use arrow::array::{BooleanArray, Int64Array};
 use arrow::compute::{filter, not};
-use highwater_core::ids::OperatorId;
+use highwater_protocol::ids::OperatorId;
 
 /// Rows that were late, with what to say of them.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ pub struct LateRows {
     /// What was closed by then, milliseconds.
     pub watermark_ms: Option<i64>,
     /// As the operator saw them.
-    pub rows: DeltaBatch,
+    pub rows: ChangeBatch,
     /// When each row's time was over, milliseconds; null: it has no time.
     pub over_at: Int64Array,
 }
@@ -44,11 +44,11 @@ impl Late {
     pub fn drop_from(
         &mut self,
         input: usize,
-        rows: DeltaBatch,
+        rows: ChangeBatch,
         keep: &BooleanArray,
         context: (OperatorId, Option<i64>),
         over_at: &Int64Array,
-    ) -> Result<DeltaBatch, EngineError> {
+    ) -> Result<ChangeBatch, EngineError> {
         let dropped = rows.num_rows() - keep.true_count();
         if dropped == 0 {
             return Ok(rows);

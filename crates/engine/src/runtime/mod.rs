@@ -7,13 +7,13 @@
 
 pub(crate) mod changes;
 pub(crate) mod exchange;
-pub(crate) mod kept;
 pub(crate) mod keys;
 mod lanes;
 pub(crate) mod late;
-pub(crate) mod pieces;
 pub(crate) mod pipeline;
+pub(crate) mod split;
 pub(crate) mod stateful;
+pub(crate) mod stored_row;
 pub(crate) mod ttl;
 
 pub use keys::shard_of;
@@ -22,16 +22,16 @@ pub use late::LateRows;
 pub(crate) use pipeline::{batch, evaluate};
 pub use stateful::Stateful;
 
+use crate::changelog::ChangeBatch;
 use crate::dataflow::{CLOCK, Dataflow, PipelineInput, PipelineOutput, Upstream};
-use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::state::{Overlay, TaskState};
 use arrow::array::RecordBatch;
 use exchange::Router;
-use highwater_core::files::FileVersions;
-use highwater_core::ids::{BatchId, EdgeId, OperatorId, ShardId, SinkId, SourceId, StageId};
-use highwater_core::plan::{BatchPlan, TaskWork};
-use highwater_core::report::{OperatorMetrics, StateDelta};
+use highwater_protocol::files::FileVersions;
+use highwater_protocol::ids::{BatchId, EdgeId, OperatorId, ShardId, SinkId, SourceId, StageId};
+use highwater_protocol::plan::{BatchPlan, TaskWork};
+use highwater_protocol::report::{OperatorMetrics, StateDelta};
 use pipeline::Chain;
 use std::collections::BTreeMap;
 
@@ -106,11 +106,11 @@ pub enum Emit {
     Exchange {
         edge: EdgeId,
         shard: ShardId,
-        rows: DeltaBatch,
+        rows: ChangeBatch,
     },
     Sink {
         sink: SinkId,
-        rows: DeltaBatch,
+        rows: ChangeBatch,
     },
     /// Rows an operator dropped, for the sink that keeps such.
     Late {
@@ -179,11 +179,11 @@ impl TaskRuntime {
 
     /// Takes decoded records of the stage's source.
     pub fn push_source(&mut self, rows: RecordBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
-        self.push(PipelineInput::Source, &DeltaBatch::inserts(rows), out)
+        self.push(PipelineInput::Source, &ChangeBatch::inserts(rows), out)
     }
 
     /// Takes rows that came over an edge.
-    pub fn push_edge(&mut self, edge: EdgeId, rows: DeltaBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
+    pub fn push_edge(&mut self, edge: EdgeId, rows: ChangeBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
         if !self.pipelines.iter().any(|pipeline| pipeline.inputs.contains(&PipelineInput::Edge(edge))) {
             return Err(EngineError::UnknownEdge(edge));
         }
@@ -195,13 +195,13 @@ impl TaskRuntime {
         self.state.settle();
     }
 
-    fn push(&mut self, input: PipelineInput, rows: &DeltaBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
+    fn push(&mut self, input: PipelineInput, rows: &ChangeBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
         for pipeline in &mut self.pipelines {
             let ports = pipeline.inputs.iter().enumerate().filter(|(_, mine)| **mine == input);
             for (port, _) in ports {
                 let mut done = Vec::new();
                 pipeline.chain.push(port, rows.clone(), &mut self.state, &mut done)?;
-                pipeline.output.lead(done, out)?;
+                pipeline.output.route(done, out)?;
             }
             pipeline.lead_late(out);
         }
@@ -217,7 +217,7 @@ impl TaskRuntime {
             // What could not be kept explains whatever went wrong after it.
             self.state.check()?;
             finished?;
-            pipeline.output.lead(done, out)?;
+            pipeline.output.route(done, out)?;
             pipeline.lead_late(out);
             for metrics in pipeline.chain.metrics(&self.state) {
                 add(operators.entry(metrics.operator).or_default(), metrics);
@@ -244,7 +244,7 @@ impl RunningPipeline {
 }
 
 impl Output {
-    fn lead(&mut self, rows: Vec<DeltaBatch>, out: &mut Vec<Emit>) -> Result<(), EngineError> {
+    fn route(&mut self, rows: Vec<ChangeBatch>, out: &mut Vec<Emit>) -> Result<(), EngineError> {
         for rows in rows.into_iter().filter(|rows| rows.num_rows() > 0) {
             match self {
                 Output::Sink(sink) => out.push(Emit::Sink { sink: *sink, rows }),

@@ -6,15 +6,15 @@
 use super::BatchContext;
 use super::late::LateRows;
 use super::ttl::Ttl;
+use crate::changelog::ChangeBatch;
 use crate::dataflow::Op;
 use crate::dataflow::operator::{Running, StartContext};
-use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::state::{StateSize, Taker, TaskState};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
-use highwater_core::report::OperatorMetrics;
+use highwater_protocol::report::OperatorMetrics;
 use std::sync::Arc;
 
 /// Rows an operator gives at once, at most.
@@ -36,24 +36,24 @@ impl Chain {
     pub fn push(
         &mut self,
         port: usize,
-        rows: DeltaBatch,
+        rows: ChangeBatch,
         state: &mut TaskState,
-        out: &mut Vec<DeltaBatch>,
+        out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
         push_from(&mut self.operators, port, rows, state, out)
     }
 
     /// Finishes the operators in order, each one's rows going through those after it.
-    pub fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    pub fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         for index in 0..self.operators.len() {
             let (before, after) = self.operators.split_at_mut(index + 1);
-            let mut given = Vec::new();
+            let mut emitted = Vec::new();
             let Running::Stateful(operator) = &mut before[index] else { continue };
-            operator.finish(state, &mut given)?;
+            operator.finish(state, &mut emitted)?;
             let by = operator.operator().filter(|_| !operator.counts_output());
-            for rows in given {
+            for rows in emitted {
                 if let Some(by) = by {
-                    state.give(by, rows.size_bytes())?;
+                    state.charge(by, rows.size_bytes())?;
                 }
                 push_from(after, 0, rows, state, out)?;
             }
@@ -111,9 +111,9 @@ impl Chain {
 fn push_from(
     operators: &mut [Running],
     port: usize,
-    rows: DeltaBatch,
+    rows: ChangeBatch,
     state: &mut TaskState,
-    out: &mut Vec<DeltaBatch>,
+    out: &mut Vec<ChangeBatch>,
 ) -> Result<(), EngineError> {
     let counted = rows.size_bytes();
     push_counted(operators, port, (rows, counted), state, out)
@@ -123,9 +123,9 @@ fn push_from(
 fn push_counted(
     operators: &mut [Running],
     port: usize,
-    (rows, counted): (DeltaBatch, usize),
+    (rows, counted): (ChangeBatch, usize),
     state: &mut TaskState,
-    out: &mut Vec<DeltaBatch>,
+    out: &mut Vec<ChangeBatch>,
 ) -> Result<(), EngineError> {
     if rows.num_rows() == 0 {
         return Ok(());
@@ -138,7 +138,7 @@ fn push_counted(
                     // Of rows that become more rows, all is new.
                     Some(name) => {
                         let bytes = piece.size_bytes();
-                        state.give(Taker::Part(name), bytes)?;
+                        state.charge(Taker::Part(name), bytes)?;
                         bytes
                     }
                     None => counted * piece.num_rows() / came,
@@ -150,7 +150,7 @@ fn push_counted(
         rest => {
             let more = rows.size_bytes().saturating_sub(counted);
             if more > 0 {
-                state.give(Taker::Part("what the expressions make of its rows"), more)?;
+                state.charge(Taker::Part("what the expressions make of its rows"), more)?;
             }
             match rest {
                 Some((Running::Stateful(operator), _)) => operator.push(port, rows),

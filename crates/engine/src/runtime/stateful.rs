@@ -2,10 +2,10 @@
 
 use super::late::Late;
 use super::ttl::Ttl;
-use crate::delta::DeltaBatch;
+use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
 use crate::state::TaskState;
-use highwater_core::ids::OperatorId;
+use highwater_protocol::ids::OperatorId;
 
 /// An operator that takes a batch's rows first and gives its own once the input is complete.
 pub trait Stateful: Send {
@@ -18,10 +18,10 @@ pub trait Stateful: Send {
     }
 
     /// Takes rows of one of its inputs.
-    fn push(&mut self, port: usize, rows: DeltaBatch) -> Result<(), EngineError>;
+    fn push(&mut self, port: usize, rows: ChangeBatch) -> Result<(), EngineError>;
 
     /// The input is complete.
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError>;
+    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError>;
 
     /// It counts the rows it gives itself, while it makes them.
     fn counts_output(&self) -> bool {

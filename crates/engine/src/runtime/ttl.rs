@@ -6,10 +6,10 @@
 //! batch would touch it; without a TTL a deletion of what is not there is an error, with one it is counted.
 
 use super::BatchContext;
-use super::kept::never_inserted;
+use super::stored_row::never_inserted;
 use crate::error::EngineError;
 use crate::state::{NEVER, TaskState, expires_at};
-use highwater_core::ids::{OperatorId, ShardId};
+use highwater_protocol::ids::{OperatorId, ShardId};
 use std::cell::Cell;
 
 /// The TTL of one operator in one batch; it may have none.

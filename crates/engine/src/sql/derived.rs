@@ -5,8 +5,8 @@
 
 use super::ddl::{Column, TableDef};
 use super::error::{Result, SqlError};
+use super::metadata_columns::METADATA;
 use super::script::Name;
-use super::star::METADATA;
 use super::types::type_name;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::Expr;

@@ -7,7 +7,7 @@
 use datafusion::sql::sqlparser::ast::Spanned;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span};
-use highwater_core::error::ErrorKind;
+use highwater_protocol::error::ErrorKind;
 use std::fmt;
 
 /// A script that cannot be run as written.

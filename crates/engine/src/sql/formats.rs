@@ -6,8 +6,8 @@
 
 use super::ddl::{OptionEntry, TableDef};
 use super::error::{Result, SqlError};
+use super::metadata_columns::METADATA;
 use super::options::canonical;
-use super::star::METADATA;
 use super::suggest::nearest;
 use super::values::{bad_value, plain_text, refuse_reference, word};
 use crate::formats::{FORMATS, Format, FormatSpec, JSON, OptionScope, OptionSpec};

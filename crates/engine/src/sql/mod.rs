@@ -3,15 +3,16 @@
 //! Owns: grammar, names, types, options, refusals that syntax alone shows. Does not own: planning (`plan`).
 //! Invariant: whatever is wrong is said with line, column, cause and remedy.
 
+mod compatibility;
 pub mod ddl;
 pub mod derived;
 pub mod dialect;
 pub mod error;
-mod everyday;
 pub mod formats;
 pub mod functions;
 pub mod group_windows;
 pub mod limits;
+pub mod metadata_columns;
 pub mod names;
 pub mod options;
 pub mod properties;
@@ -21,7 +22,6 @@ pub mod refuse;
 pub mod rewrite;
 pub mod script;
 pub mod spark_windows;
-pub mod star;
 pub mod suggest;
 pub mod syntax;
 pub mod tuples;

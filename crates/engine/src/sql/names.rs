@@ -5,7 +5,7 @@
 //! (`functions`). Invariant: the rewritten call has the value the other engine documents; where that leaves a choice
 //! (ties), the one that does not depend on the order of rows.
 
-use super::everyday::standard;
+use super::compatibility::standard;
 use super::refuse::function_name;
 use super::syntax::{call, interval};
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;

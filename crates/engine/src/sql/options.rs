@@ -15,7 +15,7 @@ use super::values::{
 };
 use crate::query::{ConnectorOptions, FileOptions, KafkaOptions};
 use datafusion::sql::sqlparser::tokenizer::Location;
-use highwater_core::options::{
+use highwater_protocol::options::{
     EndingOffsets, IsolationLevel, OnBadRecord, OnDataLoss, OutputMode, SourceOptions, StartingOffsets, Trigger,
 };
 use std::collections::BTreeMap;

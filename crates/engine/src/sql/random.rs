@@ -5,8 +5,8 @@
 //! give values that have nothing to do with each other.
 
 use super::error::SqlError;
+use super::metadata_columns::collect_ctes;
 use super::refuse::{function_name, not_yet};
-use super::star::collect_ctes;
 use super::syntax::call;
 use super::types::fold;
 use datafusion::sql::sqlparser::ast::{

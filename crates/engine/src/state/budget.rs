@@ -7,7 +7,7 @@
 
 use crate::dataflow::{Dataflow, PipelineInput};
 use crate::error::EngineError;
-use highwater_core::ids::{EdgeId, OperatorId};
+use highwater_protocol::ids::{EdgeId, OperatorId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -75,7 +75,7 @@ impl Budget {
 
     /// For a task that begins while so much is state.
     pub fn task(&self, committed_bytes: u64) -> Growth {
-        Growth { budget: self.clone(), committed_bytes, kept: 0, given: 0, over: None }
+        Growth { budget: self.clone(), committed_bytes, kept: 0, emitted: 0, over: None }
     }
 }
 
@@ -85,7 +85,7 @@ pub struct Growth {
     budget: Budget,
     committed_bytes: u64,
     kept: u64,
-    given: u64,
+    emitted: u64,
     /// What was one too many.
     over: Option<Taker>,
 }
@@ -113,16 +113,16 @@ impl Growth {
     }
 
     /// Rows of so many bytes are there until they are settled.
-    pub fn give(&mut self, by: impl Into<Taker>, bytes: u64) -> Result<(), EngineError> {
-        self.given = self.given.saturating_add(bytes);
+    pub fn charge(&mut self, by: impl Into<Taker>, bytes: u64) -> Result<(), EngineError> {
+        self.emitted = self.emitted.saturating_add(bytes);
         self.add(by.into(), bytes);
         self.check()
     }
 
-    /// So many of the bytes given are gone.
+    /// So many of the bytes emitted are gone.
     pub fn take_back(&mut self, bytes: u64) {
-        let bytes = bytes.min(self.given);
-        self.given -= bytes;
+        let bytes = bytes.min(self.emitted);
+        self.emitted -= bytes;
         self.budget.added.fetch_sub(bytes, Relaxed);
     }
 
@@ -137,7 +137,7 @@ impl Growth {
 
     /// The rows it gave have gone on.
     pub fn settle(&mut self) {
-        self.take_back(self.given);
+        self.take_back(self.emitted);
     }
 
     /// Whether all of it was kept.
@@ -153,7 +153,7 @@ impl Growth {
 
 impl Drop for Growth {
     fn drop(&mut self) {
-        self.budget.added.fetch_sub(self.kept + self.given, Relaxed);
+        self.budget.added.fetch_sub(self.kept + self.emitted, Relaxed);
     }
 }
 
@@ -180,14 +180,14 @@ mod tests {
         let mut one = budget.task(0);
         let mut two = one.part();
         assert!(one.keep(OP, 50) && two.keep(OP, 50));
-        assert!(two.give(OP, 1).is_err());
+        assert!(two.charge(OP, 1).is_err());
         drop(two);
-        assert!(one.give(OP, 50).is_ok());
+        assert!(one.charge(OP, 50).is_ok());
         one.take_back(20);
-        assert!(one.give(Taker::Part("UNNEST"), 20).is_ok());
+        assert!(one.charge(Taker::Part("UNNEST"), 20).is_ok());
         one.settle();
         assert!(one.keep(OP, 50));
-        let error = one.give(Taker::Part("UNNEST"), 1).unwrap_err().to_string();
+        let error = one.charge(Taker::Part("UNNEST"), 1).unwrap_err().to_string();
         assert!(error.contains("it was UNNEST that wanted more"), "{error}");
         drop(one);
         assert_eq!(budget.added.load(Relaxed), 0);

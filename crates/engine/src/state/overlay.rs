@@ -2,9 +2,9 @@
 
 use super::budget::Growth;
 use super::map::{Layout, Map};
-use highwater_core::delta::DeltaWriter;
-use highwater_core::ids::{OperatorId, ShardId};
-use highwater_core::report::StateDelta;
+use highwater_protocol::ids::{OperatorId, ShardId};
+use highwater_protocol::report::StateDelta;
+use highwater_protocol::state_delta::DeltaWriter;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -70,7 +70,7 @@ impl Overlay {
         self.held.push(growth);
     }
 
-    /// The rows given with these changes have gone on.
+    /// The rows emitted with these changes have gone on.
     pub fn settle(&mut self) {
         self.held.iter_mut().for_each(Growth::settle);
     }

@@ -3,7 +3,7 @@
 use super::map::{Layout, Map};
 use super::overlay::Changes;
 use hashbrown::HashSet;
-use highwater_core::ids::OperatorId;
+use highwater_protocol::ids::OperatorId;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

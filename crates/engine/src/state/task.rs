@@ -5,8 +5,8 @@ use super::map::{Direction, Layout, Stretch, Visit, successor, walk};
 use super::overlay::Overlay;
 use super::shard::{ShardState, entry_bytes};
 use crate::error::EngineError;
-use highwater_core::ids::{OperatorId, ShardId};
-use highwater_core::report::StateDelta;
+use highwater_protocol::ids::{OperatorId, ShardId};
+use highwater_protocol::report::StateDelta;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -106,8 +106,8 @@ impl TaskState {
     }
 
     /// Rows of so many bytes are made, which are all there until they are settled.
-    pub fn give(&mut self, by: impl Into<Taker>, bytes: usize) -> Result<(), EngineError> {
-        self.growth.give(by, bytes as u64)
+    pub fn charge(&mut self, by: impl Into<Taker>, bytes: usize) -> Result<(), EngineError> {
+        self.growth.charge(by, bytes as u64)
     }
 
     /// So many of them are gone.

@@ -5,7 +5,7 @@ use crate::dataflow::{Pipeline, PipelineInput, PipelineOutput, Stage, StageInput
 use crate::operators::complete::CompleteSpec;
 use crate::operators::keyed_sink::KeyedSinkSpec;
 use arrow::datatypes::Schema;
-use highwater_core::ids::{AttemptNumber, EdgeId, Epoch, SinkId};
+use highwater_protocol::ids::{AttemptNumber, EdgeId, Epoch, SinkId};
 
 const OP: OperatorId = OperatorId(0);
 const STAGE: StageId = StageId(0);
@@ -164,7 +164,7 @@ fn a_stretch_is_walked_both_ways_with_the_tasks_own_changes() {
 #[test]
 fn state_of_an_operator_that_declares_none_is_refused() {
     let state = state();
-    let mut delta = highwater_core::delta::DeltaWriter::new(OperatorId(7));
+    let mut delta = highwater_protocol::state_delta::DeltaWriter::new(OperatorId(7));
     delta.push(ShardId(0), b"k", Some(&value(NEVER, "v")));
     let loaded = state.load(0..1, &[delta.finish()]);
     assert!(matches!(loaded, Err(EngineError::UndeclaredState(OperatorId(7)))), "{loaded:?}");

@@ -7,8 +7,8 @@ use crate::data::{self, PARTITIONS, Row};
 use crate::harness::{Fault, Step, Take};
 use crate::queries::Query;
 use crate::watch::Watch;
-use highwater_core::ids::SinkId;
-use highwater_core::report::OperatorMetrics;
+use highwater_protocol::ids::SinkId;
+use highwater_protocol::report::OperatorMetrics;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use std::collections::BTreeMap;
@@ -16,9 +16,9 @@ use std::collections::BTreeMap;
 const TTL_MS: i64 = 3_000;
 
 /// Values with the time they were written at.
-type Kept<K, V> = BTreeMap<K, (i64, V)>;
+type StoredRow<K, V> = BTreeMap<K, (i64, V)>;
 
-fn forget<K: Ord + Clone, V>(kept: &mut Kept<K, V>, now_ms: i64) {
+fn forget<K: Ord + Clone, V>(kept: &mut StoredRow<K, V>, now_ms: i64) {
     kept.retain(|_, (written, _)| *written + TTL_MS > now_ms);
 }
 
@@ -100,7 +100,7 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
 /// The sink counts equal rows; a count that was given stays until it changes, and begins anew where it was forgotten.
 #[derive(Default)]
 struct Counted {
-    counts: Kept<Vec<String>, i64>,
+    counts: StoredRow<Vec<String>, i64>,
     sink: BTreeMap<Vec<String>, i64>,
 }
 
@@ -145,7 +145,7 @@ proptest! {
 
     #[test]
     fn a_group_begins_anew_and_takes_back_only_what_it_knows(rows in rows(), steps in steps()) {
-        let mut groups: Kept<Option<String>, (i64, Option<i64>)> = Kept::new();
+        let mut groups: StoredRow<Option<String>, (i64, Option<i64>)> = StoredRow::new();
         let mut counted = Counted::default();
         let relation = "SELECT k, count(*) AS b, max(x) AS x FROM t GROUP BY k";
         let outcome = compare(relation, &rows, &steps, |now_ms, ids| {
@@ -177,7 +177,7 @@ proptest! {
     #[test]
     fn a_join_finds_what_is_not_yet_forgotten(rows in rows(), steps in steps()) {
         // Ids of both sides, each with when it came: rows are distinct by their id.
-        let mut sides: [Kept<usize, ()>; 2] = [Kept::new(), Kept::new()];
+        let mut sides: [StoredRow<usize, ()>; 2] = [StoredRow::new(), StoredRow::new()];
         let mut counted = Counted::default();
         let relation = "SELECT l.k, l.id AS b, r.id AS x FROM t l JOIN u r ON l.k = r.k";
         let outcome = compare(relation, &rows, &steps, |now_ms, ids| {
@@ -202,7 +202,7 @@ proptest! {
     #[test]
     fn a_partition_is_ranked_anew_after_a_pause(rows in rows(), steps in steps()) {
         // The greatest x of each key, the least id of those.
-        let mut best: Kept<Option<String>, Vec<(i64, usize)>> = Kept::new();
+        let mut best: StoredRow<Option<String>, Vec<(i64, usize)>> = StoredRow::new();
         let mut counted = Counted::default();
         let relation = "SELECT k, id AS b, x FROM (SELECT k, id, x, row_number() OVER (PARTITION BY k ORDER BY x DESC, id) AS n \
                         FROM t WHERE x IS NOT NULL) a WHERE n <= 2";

@@ -80,12 +80,14 @@ impl<'a> Watch<'a> {
     }
 
     fn ids_of(&self, commit: &Commit) -> Vec<usize> {
-        let of =
-            |(partition, range): (&highwater_core::offsets::SourcePartition, &highwater_core::offsets::OffsetRange)| {
-                let name = self.cluster.compiled.sources[partition.source.0 as usize].name.as_str();
-                let table = TABLES.into_iter().find(|table| *table == name).unwrap();
-                self.ids[&(table, partition.tp.partition)][range.start as usize..range.end as usize].to_vec()
-            };
+        let of = |(partition, range): (
+            &highwater_protocol::offsets::SourcePartition,
+            &highwater_protocol::offsets::OffsetRange,
+        )| {
+            let name = self.cluster.compiled.sources[partition.source.0 as usize].name.as_str();
+            let table = TABLES.into_iter().find(|table| *table == name).unwrap();
+            self.ids[&(table, partition.tp.partition)][range.start as usize..range.end as usize].to_vec()
+        };
         commit.ranges.iter().flat_map(of).collect()
     }
 

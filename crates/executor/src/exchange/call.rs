@@ -3,10 +3,10 @@
 //! Owns: the bounded queue into the call, and why the call ended. Does not own: what is sent (`sender`).
 
 use crate::error::TaskError;
-use highwater_core::ids::ExecutorId;
 use highwater_proto::MAX_MESSAGE_BYTES;
 use highwater_proto::v1::PushBatchesRequest;
 use highwater_proto::v1::exchange_service_client::ExchangeServiceClient;
+use highwater_protocol::ids::ExecutorId;
 use highwater_security::credentials::Authenticated;
 use highwater_security::dial;
 use std::time::Duration;
@@ -140,9 +140,9 @@ mod tests {
     fn an_executor_without_memory_for_more_ends_the_query() {
         let status = Status::resource_exhausted("the query takes more memory than it may");
         let error = failed(PEER, "host:1".into(), &status);
-        assert_eq!(error.kind(), highwater_core::error::ErrorKind::Fix, "{error}");
+        assert_eq!(error.kind(), highwater_protocol::error::ErrorKind::Fix, "{error}");
         let error = failed(PEER, "host:1".into(), &Status::failed_precondition("attempt 7 is over here"));
-        assert_eq!(error.kind(), highwater_core::error::ErrorKind::Retry, "{error}");
+        assert_eq!(error.kind(), highwater_protocol::error::ErrorKind::Retry, "{error}");
     }
 
     #[tokio::test]

@@ -11,9 +11,9 @@ pub mod sender;
 pub mod service;
 
 use crate::error::TaskError;
-use highwater_core::ids::{AttemptId, EdgeId, QueryId, TaskId};
-use highwater_engine::delta::DeltaBatch;
+use highwater_engine::changelog::ChangeBatch;
 use highwater_engine::state::{Growth, Taker};
+use highwater_protocol::ids::{AttemptId, EdgeId, QueryId, TaskId};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -49,7 +49,7 @@ struct Content {
 
 #[derive(Default)]
 struct StreamContent {
-    batches: Vec<DeltaBatch>,
+    batches: Vec<ChangeBatch>,
     rows: u64,
 }
 
@@ -117,13 +117,13 @@ impl AttemptInboxes {
     }
 
     /// Takes the next batch of a stream, if there is memory for it.
-    pub fn push(&self, to: TaskId, stream: Stream, rows: DeltaBatch) -> Result<(), TaskError> {
+    pub fn push(&self, to: TaskId, stream: Stream, rows: ChangeBatch) -> Result<(), TaskError> {
         let bytes = rows.size_bytes() as u64;
         let mut content = self.inbox(to)?.content.lock();
         if !content.waiting_for.contains(&stream) {
             return Err(unexpected(to, stream));
         }
-        content.held.give(Taker::Edge(stream.0), bytes)?;
+        content.held.charge(Taker::Edge(stream.0), bytes)?;
         let entry = content.streams.entry(stream).or_default();
         entry.rows += rows.num_rows() as u64;
         entry.batches.push(rows);
@@ -149,7 +149,7 @@ impl AttemptInboxes {
 
     /// Waits for every stream's end, and takes all batches in (edge, sender, sequence) order, and what their memory is
     /// counted by.
-    pub async fn take(&self, task: TaskId) -> Result<(Vec<(EdgeId, DeltaBatch)>, Growth), TaskError> {
+    pub async fn take(&self, task: TaskId) -> Result<(Vec<(EdgeId, ChangeBatch)>, Growth), TaskError> {
         let inbox = self.inbox(task)?;
         let mut complete = inbox.complete.subscribe();
         if complete.wait_for(|complete| *complete).await.is_err() {
@@ -174,11 +174,11 @@ fn unexpected(to: TaskId, (edge, from): Stream) -> TaskError {
 mod tests {
     use super::*;
     use arrow::array::{Int64Array, RecordBatch};
-    use highwater_core::ids::{AttemptNumber, Epoch};
+    use highwater_protocol::ids::{AttemptNumber, Epoch};
 
-    fn rows(values: &[i64]) -> DeltaBatch {
+    fn rows(values: &[i64]) -> ChangeBatch {
         let column: arrow::array::ArrayRef = Arc::new(Int64Array::from(values.to_vec()));
-        DeltaBatch::inserts(RecordBatch::try_from_iter([("v", column)]).unwrap())
+        ChangeBatch::inserts(RecordBatch::try_from_iter([("v", column)]).unwrap())
     }
 
     fn attempt(number: u64) -> AttemptId {
@@ -229,7 +229,7 @@ mod tests {
         inboxes.push(TaskId(8), B, rows(&[3, 4])).unwrap();
         // when one more comes, then it is refused, and what it is for is named
         let error = inboxes.push(TaskId(8), B, rows(&[5, 6])).unwrap_err();
-        assert_eq!(error.kind(), highwater_core::error::ErrorKind::Fix);
+        assert_eq!(error.kind(), highwater_protocol::error::ErrorKind::Fix);
         assert!(
             error.to_string().contains("the rows of edge 0") && error.to_string().contains("--query-memory"),
             "{error}"
@@ -237,11 +237,11 @@ mod tests {
         // and what is taken still counts, until it is let go
         inboxes.end(TO, A, 2).unwrap();
         let (_, held) = inboxes.take(TO).await.unwrap();
-        assert!(memory.part().give(Taker::Part("more"), 1).is_err());
+        assert!(memory.part().charge(Taker::Part("more"), 1).is_err());
         drop(held);
         exchange.close(QUERY, attempt(1));
         drop(inboxes);
-        assert!(memory.part().give(Taker::Part("all"), limit).is_ok());
+        assert!(memory.part().charge(Taker::Part("all"), limit).is_ok());
     }
 
     #[tokio::test]

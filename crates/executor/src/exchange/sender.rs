@@ -8,12 +8,12 @@ use super::call::Call;
 use super::{AttemptInboxes, Stream};
 use crate::error::TaskError;
 use arrow_ipc::writer::StreamWriter;
-use highwater_core::ids::{AttemptId, BatchId, EdgeId, ExecutorId, QueryId, ShardId, TaskId};
-use highwater_core::plan::{BatchPlan, TaskWork};
+use highwater_engine::changelog::ChangeBatch;
 use highwater_engine::dataflow::{Dataflow, PipelineOutput};
-use highwater_engine::delta::DeltaBatch;
 use highwater_proto::v1::PushBatchesRequest;
 use highwater_proto::{MAX_MESSAGE_BYTES, convert};
+use highwater_protocol::ids::{AttemptId, BatchId, EdgeId, ExecutorId, QueryId, ShardId, TaskId};
+use highwater_protocol::plan::{BatchPlan, TaskWork};
 use highwater_security::credentials::Authenticated;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -120,7 +120,7 @@ impl Sender {
     }
 
     /// Sends rows of one shard. Blocks while the receiver is behind.
-    pub fn send(&mut self, edge: EdgeId, shard: ShardId, rows: DeltaBatch) -> Result<(), TaskError> {
+    pub fn send(&mut self, edge: EdgeId, shard: ShardId, rows: ChangeBatch) -> Result<(), TaskError> {
         let receivers = self.receivers.get(&edge).map_or(&[][..], Vec::as_slice);
         let to = receivers
             .iter()
@@ -187,7 +187,7 @@ impl Sender {
     }
 }
 
-fn encode(rows: DeltaBatch) -> Result<Vec<u8>, TaskError> {
+fn encode(rows: ChangeBatch) -> Result<Vec<u8>, TaskError> {
     let batch = rows.into_wire()?;
     let failed = |error: arrow::error::ArrowError| TaskError::Engine(error.into());
     let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).map_err(failed)?;

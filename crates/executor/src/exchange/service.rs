@@ -5,12 +5,12 @@
 use super::{Admission, Exchange};
 use crate::error::TaskError;
 use arrow_ipc::reader::StreamReader;
-use highwater_core::error::ErrorKind;
-use highwater_core::ids::{EdgeId, TaskId};
-use highwater_engine::delta::DeltaBatch;
+use highwater_engine::changelog::ChangeBatch;
 use highwater_proto::convert;
 use highwater_proto::v1::exchange_service_server::ExchangeService;
 use highwater_proto::v1::{PushBatchesRequest, PushBatchesResponse};
+use highwater_protocol::error::ErrorKind;
+use highwater_protocol::ids::{EdgeId, TaskId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio_stream::StreamExt;
@@ -79,7 +79,7 @@ fn refused(error: TaskError) -> Status {
 }
 
 /// The rows of a message. Arrow's reader believes the lengths a message tells, and panics where they are wrong.
-fn decode(bytes: &[u8]) -> Result<Vec<DeltaBatch>, Status> {
+fn decode(bytes: &[u8]) -> Result<Vec<ChangeBatch>, Status> {
     if bytes.is_empty() {
         return Ok(Vec::new());
     }
@@ -90,12 +90,12 @@ fn damaged(error: &dyn std::fmt::Display) -> Status {
     Status::data_loss(format!("not an Arrow IPC stream: {error}"))
 }
 
-fn read(bytes: &[u8]) -> Result<Vec<DeltaBatch>, Status> {
+fn read(bytes: &[u8]) -> Result<Vec<ChangeBatch>, Status> {
     let reader = StreamReader::try_new(bytes, None).map_err(|error| damaged(&error))?;
     let mut batches = Vec::new();
     for batch in reader {
         let batch = batch.map_err(|error| damaged(&error))?;
-        batches.push(DeltaBatch::from_wire(batch).map_err(|error| damaged(&error))?);
+        batches.push(ChangeBatch::from_wire(batch).map_err(|error| damaged(&error))?);
     }
     Ok(batches)
 }

@@ -11,7 +11,7 @@ use datafusion::arrow::datatypes::{
 };
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
-use highwater_core::query::ClockWindow;
+use highwater_protocol::query::ClockWindow;
 use std::sync::Arc;
 
 /// Which time of its window a row gets.

@@ -5,9 +5,9 @@
 //! Invariants: each group is looked up and written once per batch; a group that closes leaves the state.
 
 use super::groups::{Accumulators, Groups};
+use crate::changelog::ChangeBatch;
 use crate::dataflow::EmitMode;
 use crate::dataflow::close_times;
-use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::operators::aggregate::AggregateSpec;
 use crate::runtime::BatchContext;
@@ -20,7 +20,7 @@ use crate::state::{NEVER, TaskState};
 use arrow::array::{Array, ArrayRef, Int64Array, UInt32Array};
 use arrow::compute::take;
 use arrow::error::ArrowError;
-use highwater_core::ids::{OperatorId, ShardId};
+use highwater_protocol::ids::{OperatorId, ShardId};
 use std::sync::Arc;
 
 pub struct FinalAggregate {
@@ -79,7 +79,7 @@ impl FinalAggregate {
     }
 
     /// Groups of the state that close although no row of this batch was theirs.
-    fn close_untouched(&self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn close_untouched(&self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let Some(close_before) = self.close_before_ms else { return Ok(()) };
         let due = state.due(self.operator, close_before);
         if self.emit != EmitMode::OnClose {
@@ -171,7 +171,7 @@ impl FinalAggregate {
         part: Part,
         rows: usize,
         state: &mut TaskState,
-        out: &mut Vec<DeltaBatch>,
+        out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
         let is_due = |row: usize| self.close_before_ms.is_some_and(|before| part.closes[row] <= before);
         let states = self.accumulators(&part, rows, true)?.states()?;
@@ -184,13 +184,13 @@ impl FinalAggregate {
             EmitMode::OnFirst => {
                 let new = (part.old..rows).map(|row| row as u32).collect();
                 let all = batch(&self.spec.output_schema, part.keys.clone(), rows)?;
-                out.push(pick(&DeltaBatch::inserts(all), new)?);
+                out.push(pick(&ChangeBatch::inserts(all), new)?);
             }
             EmitMode::OnClose => {
                 let due: Vec<u32> = (0..rows).filter(|row| is_due(*row)).map(|row| row as u32).collect();
                 if !due.is_empty() {
                     let all = self.rows(&part, rows, true)?;
-                    out.push(pick(&DeltaBatch::inserts(all), due)?);
+                    out.push(pick(&ChangeBatch::inserts(all), due)?);
                 }
             }
             EmitMode::Updates => self.updates(&part, rows, out)?,
@@ -206,7 +206,7 @@ impl FinalAggregate {
     }
 
     /// Old rows with weight −1 and new ones with +1, where they differ.
-    fn updates(&self, part: &Part, rows: usize, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn updates(&self, part: &Part, rows: usize, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let width = part.keys.len();
         let new = self.rows(part, rows, true)?;
         let new_bytes = self.values.encode(&new.columns()[width..], rows)?;
@@ -218,13 +218,13 @@ impl FinalAggregate {
             (0..part.old).for_each(|row| changed[row] = old_bytes.row(row) != new_bytes.row(row));
             let gone: Vec<u32> = (0..part.old).filter(|row| changed[*row]).map(|row| row as u32).collect();
             let weights = Some(Int64Array::from(vec![-1; gone.len()]));
-            let DeltaBatch { batch, .. } = pick(&DeltaBatch::inserts(old), gone)?;
-            out.push(DeltaBatch { batch, weights });
+            let ChangeBatch { batch, .. } = pick(&ChangeBatch::inserts(old), gone)?;
+            out.push(ChangeBatch { batch, weights });
         }
         let come: Vec<u32> = (0..rows).filter(|row| changed[*row]).map(|row| row as u32).collect();
         let weights = Some(Int64Array::from(vec![1; come.len()]));
-        let DeltaBatch { batch, .. } = pick(&DeltaBatch::inserts(new), come)?;
-        out.push(DeltaBatch { batch, weights });
+        let ChangeBatch { batch, .. } = pick(&ChangeBatch::inserts(new), come)?;
+        out.push(ChangeBatch { batch, weights });
         Ok(())
     }
 }
@@ -234,7 +234,7 @@ impl Stateful for FinalAggregate {
         Some(self.operator)
     }
 
-    fn push(&mut self, _: usize, rows: DeltaBatch) -> Result<(), EngineError> {
+    fn push(&mut self, _: usize, rows: ChangeBatch) -> Result<(), EngineError> {
         let width = self.spec.group_schema.fields().len();
         let columns = rows.batch.columns();
         self.groups.intern(&columns[..width], rows.num_rows())?;
@@ -242,7 +242,7 @@ impl Stateful for FinalAggregate {
         self.partial.merge(&columns[width..], self.groups.indexes(), total)
     }
 
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         self.ttl.forget_due(state);
         let rows = self.groups.len();
         if rows > 0 {

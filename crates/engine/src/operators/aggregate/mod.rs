@@ -13,7 +13,7 @@ use crate::state::Layout;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
-use highwater_core::ids::OperatorId;
+use highwater_protocol::ids::OperatorId;
 use merge::FinalAggregate;
 use partial::PartialAggregate;
 use std::fmt::{self, Write};

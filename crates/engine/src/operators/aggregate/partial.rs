@@ -3,8 +3,8 @@
 //! Owns: dropping and counting late rows. Invariant: its input never retracts.
 
 use super::groups::{Accumulators, Groups};
+use crate::changelog::ChangeBatch;
 use crate::dataflow::close_times;
-use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::operators::aggregate::AggregateSpec;
 use crate::runtime::BatchContext;
@@ -15,7 +15,7 @@ use crate::runtime::stateful::Stateful;
 use crate::state::TaskState;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array};
 use arrow::compute::{filter, min};
-use highwater_core::ids::OperatorId;
+use highwater_protocol::ids::OperatorId;
 use std::sync::Arc;
 
 pub struct PartialAggregate {
@@ -39,7 +39,7 @@ impl PartialAggregate {
         })
     }
 
-    fn take(&mut self, rows: DeltaBatch) -> Result<(), EngineError> {
+    fn take(&mut self, rows: ChangeBatch) -> Result<(), EngineError> {
         if rows.weights.is_some() {
             return Err(EngineError::Internal("an aggregate over rows that retract".into()));
         }
@@ -70,7 +70,7 @@ impl PartialAggregate {
         self.accumulators.update(&arguments, &filters, self.groups.indexes(), total)
     }
 
-    fn keys(&self, rows: &DeltaBatch) -> Result<Vec<ArrayRef>, EngineError> {
+    fn keys(&self, rows: &ChangeBatch) -> Result<Vec<ArrayRef>, EngineError> {
         self.spec.group.iter().map(|expr| Ok(normalize(evaluate(expr, &rows.batch)?))).collect()
     }
 
@@ -97,18 +97,18 @@ impl Stateful for PartialAggregate {
         true
     }
 
-    fn push(&mut self, _: usize, rows: DeltaBatch) -> Result<(), EngineError> {
+    fn push(&mut self, _: usize, rows: ChangeBatch) -> Result<(), EngineError> {
         self.take(rows)
     }
 
-    fn finish(&mut self, _: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn finish(&mut self, _: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let rows = self.groups.len();
         if rows == 0 {
             return Ok(());
         }
         let mut columns = self.groups.emit()?;
         columns.extend(self.accumulators.states()?);
-        out.push(DeltaBatch::inserts(batch(&self.spec.partial_schema, columns, rows)?));
+        out.push(ChangeBatch::inserts(batch(&self.spec.partial_schema, columns, rows)?));
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use crate::dataflow::operator::{OperatorSpec, Running, StartContext, StateSpec, 
 use crate::error::EngineError;
 use crate::state::Layout;
 use arrow::datatypes::SchemaRef;
-use highwater_core::ids::OperatorId;
+use highwater_protocol::ids::OperatorId;
 use run::CompleteResult;
 use std::fmt::{self, Write};
 

@@ -1,19 +1,19 @@
 //! The whole result at every batch: what `output_mode = 'complete'` writes.
 //!
-//! Owns: the live rows of this task's shards, each with how often it is there. Invariant: what is given in a batch is
+//! Owns: the live rows of this task's shards, each with how often it is there. Invariant: what is emitted in a batch is
 //! the result after it, row for row, whether the batch changed it or not.
 
-use crate::delta::DeltaBatch;
+use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
 use crate::runtime::BatchContext;
 use crate::runtime::changes::ChangeCodec;
-use crate::runtime::kept::{Kept, never_inserted};
 use crate::runtime::keys::{Codec, shard_of};
 use crate::runtime::pipeline::{OUTPUT_ROWS, batch};
 use crate::runtime::stateful::Stateful;
+use crate::runtime::stored_row::{StoredRow, never_inserted};
 use crate::state::{Direction, NEVER, TaskState};
 use arrow::datatypes::SchemaRef;
-use highwater_core::ids::OperatorId;
+use highwater_protocol::ids::OperatorId;
 use std::ops::ControlFlow;
 
 pub struct CompleteResult {
@@ -22,7 +22,7 @@ pub struct CompleteResult {
     shards: u16,
     changes: ChangeCodec,
     rows: Codec,
-    input: Vec<DeltaBatch>,
+    input: Vec<ChangeBatch>,
 }
 
 impl CompleteResult {
@@ -48,11 +48,11 @@ impl CompleteResult {
             }
             let mut value = Vec::new();
             let there = state.read(self.operator, shard, changes.row(change), &mut value);
-            let weight = changes.weight(change) + if there { Kept::decode(&value)?.weight } else { 0 };
+            let weight = changes.weight(change) + if there { StoredRow::decode(&value)?.weight } else { 0 };
             if weight < 0 {
                 return Err(never_inserted("complete result"));
             }
-            let kept = Kept { close_ms: NEVER, weight, count: 0 };
+            let kept = StoredRow { close_ms: NEVER, weight, count: 0 };
             state.put(self.operator, shard, changes.row(change), (weight > 0).then(|| kept.encode()));
         }
         Ok(())
@@ -64,33 +64,39 @@ impl Stateful for CompleteResult {
         Some(self.operator)
     }
 
-    fn push(&mut self, _: usize, rows: DeltaBatch) -> Result<(), EngineError> {
+    fn push(&mut self, _: usize, rows: ChangeBatch) -> Result<(), EngineError> {
         self.input.push(rows);
         Ok(())
     }
 
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         self.update(state)?;
         let mut live: Vec<Vec<u8>> = Vec::new();
         for shard in state.shards() {
             let mut failed = None;
-            state.walk(self.operator, shard, &[], Direction::Forward, &mut |row, value| match Kept::decode(value) {
-                Ok(kept) => {
-                    live.extend(std::iter::repeat_n(row.to_vec(), kept.weight.max(0) as usize));
-                    ControlFlow::Continue(())
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            });
+            state.walk(
+                self.operator,
+                shard,
+                &[],
+                Direction::Forward,
+                &mut |row, value| match StoredRow::decode(value) {
+                    Ok(kept) => {
+                        live.extend(std::iter::repeat_n(row.to_vec(), kept.weight.max(0) as usize));
+                        ControlFlow::Continue(())
+                    }
+                    Err(error) => {
+                        failed = Some(error);
+                        ControlFlow::Break(())
+                    }
+                },
+            );
             if let Some(error) = failed {
                 return Err(error);
             }
         }
         for rows in live.chunks(OUTPUT_ROWS) {
             let columns = self.rows.decode(rows.iter().map(Vec::as_slice))?;
-            out.push(DeltaBatch::inserts(batch(&self.schema, columns, rows.len())?));
+            out.push(ChangeBatch::inserts(batch(&self.schema, columns, rows.len())?));
         }
         Ok(())
     }

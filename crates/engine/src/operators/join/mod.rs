@@ -12,7 +12,7 @@ use crate::error::EngineError;
 use crate::state::Layout;
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
-use highwater_core::ids::OperatorId;
+use highwater_protocol::ids::OperatorId;
 use run::Join;
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub struct JoinSpec {
     pub output_schema: SchemaRef,
     /// What it gives may be taken back.
     pub retracts: bool,
-    /// Unmatched rows are given only once nothing can match them any more.
+    /// Unmatched rows are emitted only once nothing can match them any more.
     pub on_close: bool,
     pub watermark: Vec<Upstream>,
 }

@@ -2,13 +2,13 @@
 //!
 //! Owns: consolidation, and the live rows per key where the plan does not prove keys unique. A key's value then: its
 //! close time (when it expires, if at all), and per distinct live row a count (`u32`), a length (`u32`) and the encoded row.
-//! Invariants: a delete is given only if no row of the key remains; two live rows under one key are an error. With a TTL
+//! Invariants: a delete is emitted only if no row of the key remains; two live rows under one key are an error. With a TTL
 //! what made the older of two rows may have been forgotten before it could take it back: then the newer one stays.
 //! A key with a time of a window is forgotten with it: no change comes after the batch whose watermark passes its end.
 
+use crate::changelog::ChangeBatch;
 use crate::dataflow::close_times;
 use crate::dataflow::{CloseKey, Upstream};
-use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::runtime::BatchContext;
 use crate::runtime::exchange::pick;
@@ -20,7 +20,7 @@ use crate::state::TaskState;
 use arrow::array::{Array, ArrayRef, Int64Array};
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::array_value_to_string;
-use highwater_core::ids::OperatorId;
+use highwater_protocol::ids::OperatorId;
 use std::collections::{BTreeMap, HashMap};
 
 pub struct KeyedSink {
@@ -36,7 +36,7 @@ pub struct KeyedSink {
     sink: String,
     keys: Codec,
     rows: Codec,
-    input: Vec<DeltaBatch>,
+    input: Vec<ChangeBatch>,
 }
 
 /// Net weights of the distinct rows of one key, by encoded row, each with one place where it stands.
@@ -81,7 +81,7 @@ impl KeyedSink {
     }
 
     /// Keys are unique upstream: the batch's own rows tell everything.
-    fn unique(&self, net: &NetRows<'_>, all: &DeltaBatch, sample: usize) -> Result<Change, EngineError> {
+    fn unique(&self, net: &NetRows<'_>, all: &ChangeBatch, sample: usize) -> Result<Change, EngineError> {
         let live: i64 = net.values().map(|(weight, _)| (*weight).max(0)).sum();
         let up = net.values().find(|(weight, _)| *weight > 0);
         match (live, up) {
@@ -99,7 +99,7 @@ impl KeyedSink {
         (key, closes_ms): (&[u8], i64),
         net: &NetRows<'_>,
         state: &mut TaskState,
-        all: &DeltaBatch,
+        all: &ChangeBatch,
         sample: usize,
     ) -> Result<Change, EngineError> {
         if net.is_empty() {
@@ -148,17 +148,17 @@ impl KeyedSink {
         })
     }
 
-    fn give(
+    fn emit(
         &self,
-        all: &DeltaBatch,
+        all: &ChangeBatch,
         rows: Vec<u32>,
         weight: i64,
-        out: &mut Vec<DeltaBatch>,
+        out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
         for rows in rows.chunks(OUTPUT_ROWS) {
             let weights = Some(Int64Array::from(vec![weight; rows.len()]));
-            let DeltaBatch { batch, .. } = pick(all, rows.to_vec())?;
-            out.push(DeltaBatch { batch, weights });
+            let ChangeBatch { batch, .. } = pick(all, rows.to_vec())?;
+            out.push(ChangeBatch { batch, weights });
         }
         Ok(())
     }
@@ -173,7 +173,7 @@ impl KeyedSink {
         }
     }
 
-    fn duplicate(&self, all: &DeltaBatch, row: usize) -> EngineError {
+    fn duplicate(&self, all: &ChangeBatch, row: usize) -> EngineError {
         let part = |column: &usize| {
             let text = array_value_to_string(all.batch.column(*column), row).unwrap_or_default();
             format!("{} = {text}", self.schema.field(*column).name())
@@ -188,15 +188,15 @@ impl Stateful for KeyedSink {
         self.stateful
     }
 
-    fn push(&mut self, _: usize, rows: DeltaBatch) -> Result<(), EngineError> {
+    fn push(&mut self, _: usize, rows: ChangeBatch) -> Result<(), EngineError> {
         self.input.push(rows);
         Ok(())
     }
 
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         self.ttl.forget_due(state);
         let input = std::mem::take(&mut self.input);
-        let Some(all) = DeltaBatch::concat(&self.schema, &input)? else {
+        let Some(all) = ChangeBatch::concat(&self.schema, &input)? else {
             self.free_untouched(state);
             return Ok(());
         };
@@ -234,11 +234,11 @@ impl Stateful for KeyedSink {
             }
         }
         self.free_untouched(state);
-        self.give(&all, upserts, 1, out)?;
-        self.give(&all, deletes, -1, out)?;
+        self.emit(&all, upserts, 1, out)?;
+        self.emit(&all, deletes, -1, out)?;
         if !old_rows.is_empty() {
             let columns = self.rows.decode(old_rows.iter().map(Vec::as_slice))?;
-            out.push(DeltaBatch::inserts(batch(&self.schema, columns, old_rows.len())?));
+            out.push(ChangeBatch::inserts(batch(&self.schema, columns, old_rows.len())?));
         }
         Ok(())
     }

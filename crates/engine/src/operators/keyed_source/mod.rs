@@ -9,7 +9,7 @@ use crate::dataflow::{Upstream, words};
 use crate::error::EngineError;
 use crate::state::Layout;
 use arrow::datatypes::{Schema, SchemaRef};
-use highwater_core::ids::OperatorId;
+use highwater_protocol::ids::OperatorId;
 use run::Upsert;
 use std::fmt::{self, Write};
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 //! forgotten at (never) and the row. Invariants: of the records of a key the last one counts, in the order they come
 //! in; what a batch gives is the row as it is less the row as it was, nothing where the two are equal.
 
-use crate::delta::DeltaBatch;
+use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
 use crate::operators::keyed_source::UpsertSpec;
 use crate::runtime::BatchContext;
@@ -14,7 +14,7 @@ use crate::runtime::pipeline::{OUTPUT_ROWS, batch};
 use crate::runtime::stateful::Stateful;
 use crate::state::{NEVER, TaskState};
 use arrow::array::{ArrayRef, AsArray, Int64Array};
-use highwater_core::ids::OperatorId;
+use highwater_protocol::ids::OperatorId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub struct Upsert {
     shards: u16,
     keys: Codec,
     rows: Codec,
-    input: Vec<DeltaBatch>,
+    input: Vec<ChangeBatch>,
 }
 
 impl Upsert {
@@ -43,11 +43,11 @@ impl Upsert {
     }
 
     /// Rows that were, as they are in state.
-    fn give_old(&self, rows: &[Vec<u8>], out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn emit_old(&self, rows: &[Vec<u8>], out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         for rows in rows.chunks(OUTPUT_ROWS) {
             let columns = self.rows.decode(rows.iter().map(Vec::as_slice))?;
             let weights = Some(Int64Array::from(vec![-1; rows.len()]));
-            out.push(DeltaBatch { batch: batch(&self.spec.output_schema, columns, rows.len())?, weights });
+            out.push(ChangeBatch { batch: batch(&self.spec.output_schema, columns, rows.len())?, weights });
         }
         Ok(())
     }
@@ -58,14 +58,14 @@ impl Stateful for Upsert {
         Some(self.operator)
     }
 
-    fn push(&mut self, _: usize, rows: DeltaBatch) -> Result<(), EngineError> {
+    fn push(&mut self, _: usize, rows: ChangeBatch) -> Result<(), EngineError> {
         self.input.push(rows);
         Ok(())
     }
 
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let input = std::mem::take(&mut self.input);
-        let Some(all) = DeltaBatch::concat(&self.spec.input_schema, &input)? else { return Ok(()) };
+        let Some(all) = ChangeBatch::concat(&self.spec.input_schema, &input)? else { return Ok(()) };
         let columns = all.batch.columns();
         let key: Vec<ArrayRef> = self.spec.key.iter().map(|column| normalize(columns[*column].clone())).collect();
         let keys = self.keys.encode(&key, all.num_rows())?;
@@ -97,11 +97,11 @@ impl Stateful for Upsert {
                 come.push(row as u32);
             }
         }
-        self.give_old(&gone, out)?;
-        let current = DeltaBatch::inserts(batch(&self.spec.output_schema, kept, all.num_rows())?);
+        self.emit_old(&gone, out)?;
+        let current = ChangeBatch::inserts(batch(&self.spec.output_schema, kept, all.num_rows())?);
         for rows in come.chunks(OUTPUT_ROWS) {
             let batch = pick(&current, rows.to_vec())?.batch;
-            out.push(DeltaBatch { batch, weights: Some(Int64Array::from(vec![1; rows.len()])) });
+            out.push(ChangeBatch { batch, weights: Some(Int64Array::from(vec![1; rows.len()])) });
         }
         Ok(())
     }

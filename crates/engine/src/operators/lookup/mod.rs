@@ -4,9 +4,9 @@
 
 mod run;
 
+use crate::changelog::ChangeBatch;
 use crate::dataflow::JoinOutput;
 use crate::dataflow::operator::{Give, RowOperator, RowSpec, StartContext, identify_schema};
-use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::lookup::Lookup;
 use arrow::datatypes::SchemaRef;
@@ -74,7 +74,7 @@ impl RowSpec for LookupOperator {
 }
 
 impl RowOperator for LookupJoin {
-    fn apply(&mut self, rows: DeltaBatch, give: &mut Give<'_>) -> Result<(), EngineError> {
+    fn apply(&mut self, rows: ChangeBatch, give: &mut Give<'_>) -> Result<(), EngineError> {
         give(self.join(rows)?)
     }
 

@@ -3,8 +3,8 @@
 //! Owns: matching the rows of one batch with a file's rows by key. Does not own: reading the file (`crate::lookup`).
 //! Invariant: a row's answer depends on that row and the file alone; it carries the row's weight.
 
+use crate::changelog::ChangeBatch;
 use crate::dataflow::JoinOutput;
-use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::operators::lookup::LookupSpec;
 use crate::runtime::keys::{Codec, normalize};
@@ -13,7 +13,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBat
 use arrow::compute::take;
 use arrow::datatypes::Int64Type;
 use datafusion::physical_expr::PhysicalExpr;
-use highwater_core::files::FileVersions;
+use highwater_protocol::files::FileVersions;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
@@ -50,7 +50,7 @@ impl LookupJoin {
     }
 
     /// Each row with what it finds, or as the kind of join says.
-    pub fn join(&self, input: DeltaBatch) -> Result<DeltaBatch, EngineError> {
+    pub fn join(&self, input: ChangeBatch) -> Result<ChangeBatch, EngineError> {
         let (mut ours, mut theirs): (Vec<u32>, Vec<u32>) = Default::default();
         for (row, key) in keys(&self.spec, &self.codec, &self.spec.stream_key, &input.batch)?.into_iter().enumerate() {
             for found in key.and_then(|key| self.table.index.get(&key)).into_iter().flatten() {
@@ -78,7 +78,7 @@ impl LookupJoin {
                 let mut columns: Vec<ArrayRef> = input.batch.columns().iter().take(width).cloned().collect();
                 columns.push(Arc::new(BooleanArray::from(matched)));
                 let rows = batch(&self.spec.output_schema, columns, all.len())?;
-                Ok(DeltaBatch { batch: rows, weights: input.weights })
+                Ok(ChangeBatch { batch: rows, weights: input.weights })
             }
             JoinOutput::Pairs { .. } => {
                 let mut theirs: Vec<Option<u32>> = theirs.into_iter().map(Some).collect();
@@ -92,7 +92,7 @@ impl LookupJoin {
                     Some(weights) => Some(taken(weights, &ours)?.as_primitive::<Int64Type>().clone()),
                     None => None::<Int64Array>,
                 };
-                Ok(DeltaBatch { batch: batch(&self.spec.output_schema, columns, ours.len())?, weights })
+                Ok(ChangeBatch { batch: batch(&self.spec.output_schema, columns, ours.len())?, weights })
             }
         }
     }

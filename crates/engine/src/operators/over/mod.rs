@@ -14,7 +14,7 @@ use crate::state::Layout;
 use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::window::WindowExpr;
-use highwater_core::ids::OperatorId;
+use highwater_protocol::ids::OperatorId;
 use run::Over;
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -30,12 +30,12 @@ pub struct OverSpec {
     /// Number of the input's columns, from the first, that are passed on.
     pub width: usize,
     pub output_schema: SchemaRef,
-    /// The ranks of each partition that are given; `None`: all.
+    /// The ranks of each partition that are emitted; `None`: all.
     pub limit: Option<RankLimit>,
     /// The input takes rows back.
     pub input_retracts: bool,
     pub expiry: Option<Expiry>,
-    /// Partitions are given once, when their time is over.
+    /// Partitions are emitted once, when their time is over.
     pub on_close: bool,
     pub watermark: Vec<Upstream>,
 }

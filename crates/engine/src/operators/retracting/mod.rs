@@ -1,4 +1,4 @@
-//! GROUP BY in general form: over rows that are taken back, with DISTINCT, ORDER BY or FILTER.
+//! GROUP BY that retracts: over rows that are taken back, with DISTINCT, ORDER BY or FILTER.
 //!
 //! Owns: its plan. Does not own: running it (`run`).
 
@@ -15,14 +15,14 @@ use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::ScalarValue;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
-use highwater_core::ids::OperatorId;
-use run::GeneralAggregate;
+use highwater_protocol::ids::OperatorId;
+use run::RetractingAggregate;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-/// A GROUP BY in general form.
+/// A GROUP BY that retracts.
 #[derive(Clone, Debug)]
-pub struct GeneralSpec {
+pub struct RetractingSpec {
     /// Group columns, then arguments, orderings and FILTERs.
     pub input_schema: SchemaRef,
     pub group_width: usize,
@@ -74,12 +74,12 @@ pub enum Keeps {
 
 /// Merges rows into state whatever they are: taken back, distinct, ordered; gives `output_schema` rows.
 #[derive(Clone, Debug)]
-pub struct GeneralAggregateSpec {
+pub struct RetractingAggregateSpec {
     pub op: OperatorId,
-    pub spec: Arc<GeneralSpec>,
+    pub spec: Arc<RetractingSpec>,
 }
 
-impl GeneralSpec {
+impl RetractingSpec {
     fn text(&self) -> String {
         let call = |call: &CallSpec| {
             let distinct = if call.distinct { "DISTINCT " } else { "" };
@@ -110,7 +110,7 @@ impl GeneralSpec {
     }
 }
 
-impl OperatorSpec for GeneralAggregateSpec {
+impl OperatorSpec for RetractingAggregateSpec {
     fn describe(&self) -> String {
         format!("aggregate {}: {}", self.op, self.spec.text())
     }
@@ -146,6 +146,6 @@ impl OperatorSpec for GeneralAggregateSpec {
     }
 
     fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
-        Ok(Running::Stateful(Box::new(GeneralAggregate::new(self.op, self.spec.clone(), context.batch)?)))
+        Ok(Running::Stateful(Box::new(RetractingAggregate::new(self.op, self.spec.clone(), context.batch)?)))
     }
 }

@@ -11,7 +11,7 @@ use crate::state::Layout;
 use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
-use highwater_core::ids::OperatorId;
+use highwater_protocol::ids::OperatorId;
 use run::Temporal;
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub struct TemporalSpec {
     pub rows: TimedSide,
     pub versions: VersionSide,
-    /// Rows without a version are given, with NULLs (LEFT JOIN).
+    /// Rows without a version are emitted, with NULLs (LEFT JOIN).
     pub keeps_unmatched: bool,
     /// The first input takes rows back.
     pub input_retracts: bool,
@@ -30,7 +30,7 @@ pub struct TemporalSpec {
     /// Columns of the rows, then of the versions.
     pub pair_schema: SchemaRef,
     pub output_schema: SchemaRef,
-    /// Rows wait until no version of their time can come any more; else they are given at once, and corrected.
+    /// Rows wait until no version of their time can come any more; else they are emitted at once, and corrected.
     pub on_close: bool,
     pub watermark: Vec<Upstream>,
 }

@@ -4,9 +4,9 @@
 
 mod run;
 
+use crate::changelog::ChangeBatch;
 use crate::dataflow::operator::{Give, RowOperator, RowSpec, StartContext, expect_types, identify_schema};
 use crate::dataflow::words;
-use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use std::fmt::{self, Write};
@@ -63,7 +63,7 @@ impl RowSpec for UnnestOperator {
 }
 
 impl RowOperator for UnnestOperator {
-    fn apply(&mut self, rows: DeltaBatch, give: &mut Give<'_>) -> Result<(), EngineError> {
+    fn apply(&mut self, rows: ChangeBatch, give: &mut Give<'_>) -> Result<(), EngineError> {
         run::unnest(&self.0, &rows, give)
     }
 

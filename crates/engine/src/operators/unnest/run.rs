@@ -1,14 +1,14 @@
 //! Lists and structs told apart.
 //!
 //! Owns: `UNNEST` over one batch. Invariants: a row gives as many rows as its longest list has elements, shorter ones
-//! filled up with NULL; each carries the row's weight. What is given at once is bounded, however long the lists are and
+//! filled up with NULL; each carries the row's weight. What is emitted at once is bounded, however long the lists are and
 //! whatever is copied for each element: the pieces depend on the rows alone.
 
-use crate::delta::DeltaBatch;
+use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
 use crate::operators::unnest::{UnnestSpec, Unnested};
-use crate::runtime::pieces::PIECE_BYTES;
 use crate::runtime::pipeline::{OUTPUT_ROWS, batch};
+use crate::runtime::split::MAX_SPLIT_BYTES;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array, new_null_array};
 use arrow::compute::kernels::nullif::nullif;
 use arrow::compute::{cast, is_null, take};
@@ -20,8 +20,8 @@ use std::sync::Arc;
 /// Gives the elements of the lists of these rows, in pieces.
 pub fn unnest(
     spec: &UnnestSpec,
-    rows: &DeltaBatch,
-    give: &mut dyn FnMut(DeltaBatch) -> Result<(), EngineError>,
+    rows: &ChangeBatch,
+    give: &mut dyn FnMut(ChangeBatch) -> Result<(), EngineError>,
 ) -> Result<(), EngineError> {
     let mut lists: Vec<Option<ArrayRef>> = vec![None; spec.columns.len()];
     for (place, (column, unnested)) in spec.columns.iter().enumerate() {
@@ -38,11 +38,11 @@ pub fn unnest(
         let bytes = widths.iter().map(|width| width.bytes(row)).sum::<usize>().max(1);
         let mut next = 0;
         while next < length {
-            let room = (OUTPUT_ROWS - piece.rows).min((PIECE_BYTES.saturating_sub(piece.bytes) / bytes).max(1));
+            let room = (OUTPUT_ROWS - piece.rows).min((MAX_SPLIT_BYTES.saturating_sub(piece.bytes) / bytes).max(1));
             let count = room.min(length - next);
             piece.add(row, next..next + count, count * bytes);
             next += count;
-            if piece.rows >= OUTPUT_ROWS || piece.bytes >= PIECE_BYTES {
+            if piece.rows >= OUTPUT_ROWS || piece.bytes >= MAX_SPLIT_BYTES {
                 give(std::mem::take(&mut piece).make(spec, rows, &lists)?)?;
             }
         }
@@ -69,7 +69,12 @@ impl Piece {
         self.parts.push((row, elements));
     }
 
-    fn make(self, spec: &UnnestSpec, rows: &DeltaBatch, lists: &[Option<ArrayRef>]) -> Result<DeltaBatch, EngineError> {
+    fn make(
+        self,
+        spec: &UnnestSpec,
+        rows: &ChangeBatch,
+        lists: &[Option<ArrayRef>],
+    ) -> Result<ChangeBatch, EngineError> {
         let parents: UInt32Array =
             self.parts.iter().flat_map(|(row, elements)| std::iter::repeat_n(*row as u32, elements.len())).collect();
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(spec.columns.len());
@@ -91,7 +96,7 @@ impl Piece {
             Some(weights) => Some(take(weights, &parents, None)?.as_primitive::<Int64Type>().clone()),
             None => None::<Int64Array>,
         };
-        Ok(DeltaBatch { batch: batch(&spec.schema, columns, parents.len())?, weights })
+        Ok(ChangeBatch { batch: batch(&spec.schema, columns, parents.len())?, weights })
     }
 
     fn elements(&self, list: &ArrayRef) -> Result<ArrayRef, EngineError> {
@@ -171,7 +176,7 @@ mod tests {
             Some((0..20_000).map(Some).collect()),
         ]);
         let columns: [(&str, ArrayRef); 2] = [("text", Arc::new(texts)), ("list", Arc::new(lists))];
-        let rows = DeltaBatch {
+        let rows = ChangeBatch {
             batch: RecordBatch::try_from_iter(columns).unwrap(),
             weights: Some(Int64Array::from(vec![1, 2, -3])),
         };
@@ -196,7 +201,11 @@ mod tests {
         let weights: i64 = pieces.iter().flat_map(|piece| piece.weights.as_ref().unwrap().values().to_vec()).sum();
         assert_eq!(weights, 20 + 2 - 60_000);
         for piece in &pieces {
-            assert!(piece.num_rows() <= OUTPUT_ROWS && piece.size_bytes() < 2 * PIECE_BYTES, "{}", piece.size_bytes());
+            assert!(
+                piece.num_rows() <= OUTPUT_ROWS && piece.size_bytes() < 2 * MAX_SPLIT_BYTES,
+                "{}",
+                piece.size_bytes()
+            );
         }
     }
 }

@@ -225,7 +225,7 @@ fn what_is_no_constant_is_bounded_when_it_is_computed() {
         RecordBatch::try_new(schema.clone(), columns.collect()).unwrap()
     };
     let error = crate::error::EngineError::from(exprs[0].evaluate(&rows(2_000_000_000)).unwrap_err());
-    assert_eq!(error.kind(), highwater_core::error::ErrorKind::Fix);
+    assert_eq!(error.kind(), highwater_protocol::error::ErrorKind::Fix);
     let text = error.to_string();
     assert!(text.contains("repeat makes a value of 2000000000 bytes here, and 16777216 bytes are the most"), "{text}");
     let made = exprs[0].evaluate(&rows(3)).unwrap().into_array(1).unwrap();

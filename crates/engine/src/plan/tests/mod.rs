@@ -25,9 +25,9 @@ use crate::operators::keyed_sink::KeyedSinkSpec;
 use crate::operators::keyed_source::UpsertOperator;
 use crate::operators::lookup::LookupOperator;
 use crate::operators::over::OverOperator;
-use crate::operators::retracting::GeneralAggregateSpec;
+use crate::operators::retracting::RetractingAggregateSpec;
 use crate::operators::rows::{Expand, Filter, Project};
-use crate::operators::session::SessionOperator;
+use crate::operators::session_window::SessionOperator;
 use crate::operators::temporal::TemporalOperator;
 use crate::operators::unnest::UnnestOperator;
 use crate::query::CompiledQuery;
@@ -106,7 +106,7 @@ fn op_name(op: &Op) -> String {
         |op| op.downcast_ref::<LookupOperator>().map(|_| "lookup".into()),
         |op| op.downcast_ref::<PartialAggregateSpec>().map(|half| format!("partial{}", half.op)),
         |op| op.downcast_ref::<FinalAggregateSpec>().map(|half| format!("final{}:{:?}", half.op, half.emit)),
-        |op| op.downcast_ref::<GeneralAggregateSpec>().map(|all| format!("aggregate{}:{:?}", all.op, all.spec.emit)),
+        |op| op.downcast_ref::<RetractingAggregateSpec>().map(|all| format!("aggregate{}:{:?}", all.op, all.spec.emit)),
         |op| op.downcast_ref::<JoinOperator>().map(|join| format!("{}{}", join.spec.name().replace(' ', "-"), join.op)),
         |op| op.downcast_ref::<OverOperator>().map(|over| format!("{}{}", over.spec.name(), over.op)),
         |op| op.downcast_ref::<SessionOperator>().map(|session| format!("session{}", session.op)),

@@ -129,7 +129,7 @@ fn union_all_leads_all_flows_to_one_sink_or_one_aggregate() {
         ],
     );
     assert_eq!(query.dataflow.operators[0].sources.len(), 2);
-    assert_eq!(query.dataflow.producers(highwater_core::ids::EdgeId(0)).count(), 2);
+    assert_eq!(query.dataflow.producers(highwater_protocol::ids::EdgeId(0)).count(), 2);
     expect(
         "INSERT INTO rows_out SELECT card, id FROM plain UNION SELECT card, id FROM pay;",
         &[

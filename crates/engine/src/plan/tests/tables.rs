@@ -3,7 +3,7 @@
 use super::*;
 use crate::operators::rows::Project;
 use crate::query::ConnectorOptions;
-use highwater_core::options::{OnDataLoss, OutputMode, StartingOffsets, Trigger};
+use highwater_protocol::options::{OnDataLoss, OutputMode, StartingOffsets, Trigger};
 
 /// A script over one source with these WITH options, columns and watermark.
 fn over(columns: &str, options: &str, select: &str) -> Result<CompiledQuery, crate::sql::SqlError> {

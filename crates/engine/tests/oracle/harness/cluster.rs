@@ -10,20 +10,20 @@ use arrow::array::{Array, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
 use arrow::compute::filter_record_batch;
 use arrow::compute::kernels::cmp::gt;
 use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
-use highwater_core::files::FileVersions;
-use highwater_core::ids::{AttemptId, AttemptNumber, BatchId, EdgeId, Epoch, ShardId, SinkId, SourceId, TaskId};
-use highwater_core::offsets::{OffsetRange, Ranges, SourcePartition, TopicPartition};
-use highwater_core::plan::{BatchPlan, TaskPlan, TaskWork};
-use highwater_core::record::SourceWatermark;
-use highwater_core::report::{OperatorMetrics, StateDelta};
-use highwater_core::watermark;
 use highwater_engine::CompiledQuery;
+use highwater_engine::changelog::ChangeBatch;
 use highwater_engine::dataflow::StageInput;
-use highwater_engine::delta::DeltaBatch;
 use highwater_engine::error::EngineError;
 use highwater_engine::files::LocalFiles;
 use highwater_engine::runtime::{BatchContext, Emit, Lanes, TaskRuntime};
 use highwater_engine::state::QueryState;
+use highwater_protocol::files::FileVersions;
+use highwater_protocol::ids::{AttemptId, AttemptNumber, BatchId, EdgeId, Epoch, ShardId, SinkId, SourceId, TaskId};
+use highwater_protocol::offsets::{OffsetRange, Ranges, SourcePartition, TopicPartition};
+use highwater_protocol::plan::{BatchPlan, TaskPlan, TaskWork};
+use highwater_protocol::prepare_record::SourceWatermark;
+use highwater_protocol::report::{OperatorMetrics, StateDelta};
+use highwater_protocol::watermark;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -118,7 +118,7 @@ pub struct Cluster {
 struct Done {
     attempt: AttemptId,
     /// Rows per task and sink, in order.
-    written: BTreeMap<TaskId, Vec<(SinkId, DeltaBatch)>>,
+    written: BTreeMap<TaskId, Vec<(SinkId, ChangeBatch)>>,
     deltas: Vec<StateDelta>,
     counts: OperatorMetrics,
     /// Rows given as late, where they are wanted.
@@ -240,7 +240,7 @@ impl Cluster {
         }
         self.late_rows += done.counts.late_rows;
         self.counts = done.counts;
-        let written: Vec<(SinkId, DeltaBatch)> = done.written.into_values().flatten().collect();
+        let written: Vec<(SinkId, ChangeBatch)> = done.written.into_values().flatten().collect();
         for (id, sink) in &mut self.sinks {
             sink.commit(written.iter().filter(|(to, _)| to == id).map(|(_, rows)| rows))?;
         }
@@ -344,7 +344,7 @@ impl Cluster {
             context.late_before.clear();
         }
         // Rows for each task: by sender, in the order they were sent.
-        let mut inboxes: BTreeMap<TaskId, Vec<(EdgeId, DeltaBatch)>> = BTreeMap::new();
+        let mut inboxes: BTreeMap<TaskId, Vec<(EdgeId, ChangeBatch)>> = BTreeMap::new();
         let counts = OperatorMetrics::default();
         let mut done = Done { attempt, written: BTreeMap::new(), deltas: Vec::new(), counts, given_late: 0 };
         for task in &plan.tasks {
@@ -376,7 +376,7 @@ impl Cluster {
         &self,
         task: &TaskPlan,
         context: &BatchContext,
-        mut inbox: Vec<(EdgeId, DeltaBatch)>,
+        mut inbox: Vec<(EdgeId, ChangeBatch)>,
         (chunk, executors): (usize, u16),
         done: &mut Done,
     ) -> Result<Vec<Emit>, EngineError> {
@@ -437,11 +437,11 @@ impl Cluster {
     }
 
     /// Over the wire, perhaps damaged.
-    fn carry(&self, rows: DeltaBatch, seen: usize) -> Option<DeltaBatch> {
+    fn carry(&self, rows: ChangeBatch, seen: usize) -> Option<ChangeBatch> {
         if self.fault == Fault::LostExchange && seen == 1 {
             return None;
         }
-        let mut rows = DeltaBatch::from_wire(rows.into_wire().unwrap()).unwrap();
+        let mut rows = ChangeBatch::from_wire(rows.into_wire().unwrap()).unwrap();
         if let (Fault::DroppedRetraction, Some(weights)) = (self.fault, &rows.weights) {
             let keep = gt(weights, &Int64Array::new_scalar(0)).unwrap();
             rows = rows.filter(&keep).unwrap();
@@ -502,7 +502,7 @@ fn shards_of(shards: u16, place: u16, executors: u16) -> Range<u16> {
 /// Running a plan again gives the same rows per task and the same state.
 fn same(first: &Done, again: &Done) -> Result<(), String> {
     let texts = |done: &Done| -> BTreeMap<TaskId, Vec<(SinkId, Vec<String>)>> {
-        let sorted = |rows: &Vec<(SinkId, DeltaBatch)>| {
+        let sorted = |rows: &Vec<(SinkId, ChangeBatch)>| {
             let texts = rows
                 .iter()
                 .flat_map(|(sink, rows)| super::fold::texts(&rows.batch).into_iter().map(move |text| (*sink, text)));

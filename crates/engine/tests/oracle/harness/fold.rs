@@ -7,9 +7,9 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use highwater_core::options::OutputMode;
 use highwater_engine::SinkTable;
-use highwater_engine::delta::DeltaBatch;
+use highwater_engine::changelog::ChangeBatch;
+use highwater_protocol::options::OutputMode;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A row as text, column by column.
@@ -48,7 +48,7 @@ impl Sink {
     }
 
     /// Takes the rows of one committed batch, of all its writers.
-    pub fn commit<'a>(&mut self, rows: impl IntoIterator<Item = &'a DeltaBatch>) -> Result<(), String> {
+    pub fn commit<'a>(&mut self, rows: impl IntoIterator<Item = &'a ChangeBatch>) -> Result<(), String> {
         let mut touched = BTreeSet::new();
         if self.whole {
             self.appended.clear();

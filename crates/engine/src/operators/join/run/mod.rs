@@ -9,24 +9,24 @@
 mod pairs;
 mod rows;
 
+use crate::changelog::ChangeBatch;
 use crate::dataflow::JoinOutput;
-use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::operators::join::JoinSpec;
 use crate::runtime::BatchContext;
 use crate::runtime::changes::{ChangeCodec, Changes};
 use crate::runtime::exchange::pick;
-use crate::runtime::kept::Kept;
 use crate::runtime::keys::shard_of;
 use crate::runtime::late::Late;
 use crate::runtime::pipeline::{OUTPUT_ROWS, batch};
 use crate::runtime::stateful::Stateful;
+use crate::runtime::stored_row::StoredRow;
 use crate::runtime::ttl::Ttl;
 use crate::state::{NEVER, TaskState};
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, new_null_array};
 use arrow::compute::{is_not_null, kernels::boolean::and, not};
-use highwater_core::ids::{OperatorId, ShardId};
-use pairs::give_pairs;
+use highwater_protocol::ids::{OperatorId, ShardId};
+use pairs::emit_pairs;
 use rows::{KeyRows, Store, collect};
 use std::sync::Arc;
 
@@ -41,9 +41,9 @@ pub struct Join {
     close_before_ms: Option<i64>,
     ttl: Ttl,
     codecs: [ChangeCodec; 2],
-    input: [Vec<DeltaBatch>; 2],
+    input: [Vec<ChangeBatch>; 2],
     /// Rows whose key or time is NULL: they match nothing.
-    unmatchable: [Vec<DeltaBatch>; 2],
+    unmatchable: [Vec<ChangeBatch>; 2],
     late: Late,
 }
 
@@ -66,7 +66,7 @@ impl Join {
     }
 
     /// Without rows whose time is over.
-    fn in_time(&mut self, side: usize, rows: DeltaBatch) -> Result<DeltaBatch, EngineError> {
+    fn in_time(&mut self, side: usize, rows: ChangeBatch) -> Result<ChangeBatch, EngineError> {
         let (Some(expiry), Some(late_before)) = (&self.spec.sides[side].expiry, self.late_before_ms) else {
             return Ok(rows);
         };
@@ -77,7 +77,7 @@ impl Join {
     }
 
     /// Sets aside rows that can match nothing because their key or their time is NULL.
-    fn matchable(&mut self, side: usize, rows: DeltaBatch) -> Result<DeltaBatch, EngineError> {
+    fn matchable(&mut self, side: usize, rows: ChangeBatch) -> Result<ChangeBatch, EngineError> {
         if self.spec.null_equal {
             return Ok(rows);
         }
@@ -106,7 +106,7 @@ impl Join {
         &self,
         changes: [Option<Changes>; 2],
         state: &mut TaskState,
-        out: &mut Vec<DeltaBatch>,
+        out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
         let mut at = [0usize; 2];
         let mut chunk = Chunk::default();
@@ -143,7 +143,7 @@ impl Join {
     }
 
     /// Gives the pairs of a chunk, and writes its rows to state.
-    fn settle(&self, mut chunk: Chunk, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn settle(&self, mut chunk: Chunk, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         if chunk.keys.is_empty() {
             return Ok(());
         }
@@ -152,9 +152,9 @@ impl Join {
             self.codecs[1].rows.decode(chunk.stores[1].bytes())?,
         ];
         let keys: Vec<&KeyRows> = chunk.keys.iter().map(|(_, _, rows)| rows).collect();
-        let mut given = |rows: &DeltaBatch| state.give(self.operator, rows.batch.get_array_memory_size());
-        give_pairs(&self.spec, &keys, &mut chunk.stores, &columns, &mut |rows| {
-            given(&rows)?;
+        let mut charge = |rows: &ChangeBatch| state.charge(self.operator, rows.batch.get_array_memory_size());
+        emit_pairs(&self.spec, &keys, &mut chunk.stores, &columns, &mut |rows| {
+            charge(&rows)?;
             out.push(rows);
             Ok(())
         })?;
@@ -170,7 +170,7 @@ impl Join {
         chunk: &Chunk,
         columns: &[ArrayRef],
         state: &mut TaskState,
-        out: &mut Vec<DeltaBatch>,
+        out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
         let store = &chunk.stores[side];
         let closes = match &self.spec.sides[side].expiry {
@@ -196,7 +196,7 @@ impl Join {
                 };
                 let was = (old, row.old.is_some_and(|old| old.count > 0));
                 self.show(side, place, was, (new, row.count > 0), due, &mut lonely);
-                let kept = Kept { close_ms, weight: new, count: row.count };
+                let kept = StoredRow { close_ms, weight: new, count: row.count };
                 let gone = new == 0 || due;
                 if gone && row.old.is_some() || !gone && row.old != Some(kept) {
                     let value = (!gone).then(|| kept.encode());
@@ -204,7 +204,7 @@ impl Join {
                 }
             }
         }
-        self.give_lonely(side, columns, store.len(), lonely, out)
+        self.emit_lonely(side, columns, store.len(), lonely, out)
     }
 
     /// What a side shows of a row by itself, as a difference.
@@ -235,13 +235,13 @@ impl Join {
     }
 
     /// Gives rows of one side, with NULLs for the other or a mark.
-    fn give_lonely(
+    fn emit_lonely(
         &self,
         side: usize,
         columns: &[ArrayRef],
         rows: usize,
         lonely: Lonely,
-        out: &mut Vec<DeltaBatch>,
+        out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
         if lonely.places.is_empty() {
             return Ok(());
@@ -249,10 +249,10 @@ impl Join {
         let all = batch(&self.spec.sides[side].schema, columns.to_vec(), rows)?;
         for start in (0..lonely.places.len()).step_by(OUTPUT_ROWS) {
             let end = lonely.places.len().min(start + OUTPUT_ROWS);
-            let picked = pick(&DeltaBatch::inserts(all.clone()), lonely.places[start..end].to_vec())?;
+            let picked = pick(&ChangeBatch::inserts(all.clone()), lonely.places[start..end].to_vec())?;
             let marks = BooleanArray::from(lonely.marks[start..end].to_vec());
             let batch = self.shape(side, picked.batch.columns(), end - start, marks)?;
-            out.push(DeltaBatch { batch, weights: Some(Int64Array::from(lonely.weights[start..end].to_vec())) });
+            out.push(ChangeBatch { batch, weights: Some(Int64Array::from(lonely.weights[start..end].to_vec())) });
         }
         Ok(())
     }
@@ -286,7 +286,7 @@ impl Join {
     }
 
     /// Rows that no row of this batch touched and that can match nothing any more.
-    fn close_untouched(&self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn close_untouched(&self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let Some(close_before) = self.close_before_ms else { return Ok(()) };
         let due: Vec<(ShardId, Box<[u8]>)> = state.due(self.operator, close_before);
         for due in due.chunks(OUTPUT_ROWS) {
@@ -296,7 +296,7 @@ impl Join {
                 if self.spec.on_close && self.spec.output.shows_unmatched(side) {
                     let mut value = Vec::new();
                     state.read(self.operator, *shard, key, &mut value);
-                    let kept = Kept::decode(&value)?;
+                    let kept = StoredRow::decode(&value)?;
                     if kept.count == 0 {
                         lonely[side].0.push(row.to_vec());
                         lonely[side].1.push(kept.weight);
@@ -308,7 +308,7 @@ impl Join {
                 let columns = self.codecs[side].rows.decode(rows.iter().map(Vec::as_slice))?;
                 let marks = vec![false; rows.len()];
                 let places = (0..rows.len() as u32).collect();
-                self.give_lonely(side, &columns, rows.len(), Lonely { places, weights, marks }, out)?;
+                self.emit_lonely(side, &columns, rows.len(), Lonely { places, weights, marks }, out)?;
             }
         }
         Ok(())
@@ -324,7 +324,7 @@ impl Stateful for Join {
         true
     }
 
-    fn push(&mut self, port: usize, rows: DeltaBatch) -> Result<(), EngineError> {
+    fn push(&mut self, port: usize, rows: ChangeBatch) -> Result<(), EngineError> {
         let rows = self.in_time(port, rows)?;
         let rows = self.matchable(port, rows)?;
         if rows.num_rows() > 0 {
@@ -333,7 +333,7 @@ impl Stateful for Join {
         Ok(())
     }
 
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         self.ttl.forget_due(state);
         let [left, right] = std::mem::take(&mut self.input);
         let changes = [self.codecs[0].consolidate(&left)?, self.codecs[1].consolidate(&right)?];
@@ -343,7 +343,7 @@ impl Stateful for Join {
             for rows in rows {
                 let marks = BooleanArray::from(vec![false; rows.num_rows()]);
                 let batch = self.shape(side, rows.batch.columns(), rows.num_rows(), marks)?;
-                out.push(DeltaBatch { batch, weights: rows.weights });
+                out.push(ChangeBatch { batch, weights: rows.weights });
             }
         }
         out.retain(|rows| rows.num_rows() > 0);
@@ -367,7 +367,7 @@ impl Stateful for Join {
 }
 
 /// Rows without weights, each as often as its weight says.
-pub(crate) fn insert_only(rows: &mut DeltaBatch) -> Result<(), EngineError> {
+pub(crate) fn insert_only(rows: &mut ChangeBatch) -> Result<(), EngineError> {
     let Some(weights) = rows.weights.take() else { return Ok(()) };
     if weights.iter().flatten().all(|weight| weight == 1) {
         return Ok(());
@@ -383,7 +383,7 @@ pub(crate) fn insert_only(rows: &mut DeltaBatch) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Keys whose pairs are given together.
+/// Keys whose pairs are emitted together.
 #[derive(Default)]
 struct Chunk {
     keys: Vec<(Vec<u8>, ShardId, KeyRows)>,
@@ -391,7 +391,7 @@ struct Chunk {
     pairs: usize,
 }
 
-/// Rows of one side that are given without the other.
+/// Rows of one side that are emitted without the other.
 #[derive(Default)]
 struct Lonely {
     places: Vec<u32>,

@@ -4,8 +4,8 @@
 //! rows' weights after the batch less that before it.
 
 use super::rows::{KeyRows, Store};
+use crate::changelog::ChangeBatch;
 use crate::dataflow::JoinOutput;
-use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::operators::join::JoinSpec;
 use crate::runtime::pipeline::{OUTPUT_ROWS, batch, evaluate};
@@ -19,10 +19,10 @@ struct Pairs {
 }
 
 /// Takes rows, if there is memory for them.
-pub type Give<'a> = &'a mut dyn FnMut(DeltaBatch) -> Result<(), EngineError>;
+pub type Give<'a> = &'a mut dyn FnMut(ChangeBatch) -> Result<(), EngineError>;
 
 /// Goes through all pairs of these keys: counts matches in the stores, and gives the pairs that change.
-pub fn give_pairs(
+pub fn emit_pairs(
     spec: &JoinSpec,
     keys: &[&KeyRows],
     stores: &mut [Store; 2],
@@ -85,7 +85,7 @@ fn flush(
     if shows_pairs {
         let changes: BooleanArray = weights.iter().map(|weight| Some(*weight != 0)).collect();
         let paired = paired.with_schema(spec.output_schema.clone())?;
-        let rows = DeltaBatch { batch: paired, weights: Some(Int64Array::from(weights)) };
+        let rows = ChangeBatch { batch: paired, weights: Some(Int64Array::from(weights)) };
         give(rows.filter(&changes)?)?;
     }
     Ok(())

@@ -6,16 +6,16 @@
 use super::state_prefix;
 use crate::error::EngineError;
 use crate::runtime::changes::Changes;
-use crate::runtime::kept::Kept;
+use crate::runtime::stored_row::StoredRow;
 use crate::runtime::ttl::Ttl;
 use crate::state::{Direction, TaskState};
-use highwater_core::ids::{OperatorId, ShardId};
+use highwater_protocol::ids::{OperatorId, ShardId};
 use std::ops::{ControlFlow, Range};
 
 /// One row of one side.
 pub struct Row {
     pub bytes: Vec<u8>,
-    pub old: Option<Kept>,
+    pub old: Option<StoredRow>,
     /// Change of its weight.
     pub delta: i64,
     /// Rows of the other side that match it, after the batch.
@@ -48,7 +48,7 @@ impl Store {
         self.rows.iter().map(|row| row.bytes.as_slice())
     }
 
-    fn push(&mut self, bytes: &[u8], old: Option<Kept>, delta: i64) {
+    fn push(&mut self, bytes: &[u8], old: Option<StoredRow>, delta: i64) {
         self.rows.push(Row { bytes: bytes.to_vec(), old, delta, count: old.map_or(0, |old| old.count) });
     }
 }
@@ -99,7 +99,7 @@ pub fn collect(
             for change in runs[side].clone() {
                 let mut value = Vec::new();
                 let there = state.read(operator, shard, &[&prefix, all.row(change)].concat(), &mut value);
-                let old = if there { Some(Kept::decode(&value)?) } else { None };
+                let old = if there { Some(StoredRow::decode(&value)?) } else { None };
                 let missing = old.map_or(0, |old| old.weight) + all.weight(change);
                 if missing < 0 {
                     ttl.missing("join", missing)?;
@@ -125,7 +125,7 @@ pub fn collect(
                         return ControlFlow::Continue(());
                     }
                 }
-                match Kept::decode(value) {
+                match StoredRow::decode(value) {
                     Ok(kept) => store.push(row, Some(kept), 0),
                     Err(error) => failed = Some(error),
                 }

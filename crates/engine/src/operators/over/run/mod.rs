@@ -5,22 +5,22 @@
 //! Invariants: what a batch gives is the partition's rows as they are less those as they were; ties of the order are
 //! broken by the rows themselves, so that every process sees the same order; of inputs that take nothing back,
 //! rows behind the limit are forgotten. With a TTL a partition expires as a whole when no row of it changed for that
-//! long, since the ranks of those that stayed would otherwise shift without being given; its deadline has a key of its
+//! long, since the ranks of those that stayed would otherwise shift without being emitted; its deadline has a key of its
 //! own: length with the highest bit set, partition. What is made of a partition's rows is counted before it is made.
 
 mod partition;
 
-use crate::delta::DeltaBatch;
+use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
 use crate::operators::over::OverSpec;
 use crate::runtime::BatchContext;
 use crate::runtime::changes::{ChangeCodec, Changes};
 use crate::runtime::exchange::pick;
-use crate::runtime::kept::Kept;
 use crate::runtime::keys::{Codec, shard_of};
 use crate::runtime::late::Late;
 use crate::runtime::pipeline::{OUTPUT_ROWS, batch};
 use crate::runtime::stateful::Stateful;
+use crate::runtime::stored_row::StoredRow;
 use crate::runtime::ttl::Ttl;
 use crate::state::{NEVER, TaskState};
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch};
@@ -28,8 +28,8 @@ use arrow::compute::concat;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{WindowFrame, WindowFrameBound, WindowFrameUnits};
 use datafusion::physical_expr::window::{PlainAggregateWindowExpr, SlidingAggregateWindowExpr, WindowExpr};
-use highwater_core::ids::{OperatorId, ShardId};
 use highwater_functions::size::array_bytes;
+use highwater_protocol::ids::{OperatorId, ShardId};
 use partition::{Entry, deadline_key, is_empty, limited, prefix_of, prune, scan};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,7 +44,7 @@ pub struct Over {
     changes: ChangeCodec,
     order: Codec,
     output: Codec,
-    input: Vec<DeltaBatch>,
+    input: Vec<ChangeBatch>,
     late: Late,
 }
 
@@ -93,7 +93,7 @@ impl Over {
         changes: &Changes,
         state: &mut TaskState,
         touched: &mut BTreeMap<Vec<u8>, ShardId>,
-        out: &mut Vec<DeltaBatch>,
+        out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
         let columns = changes.batch.columns();
         let ordering: Vec<ArrayRef> = self.spec.order.iter().map(|(column, _)| columns[*column].clone()).collect();
@@ -120,13 +120,13 @@ impl Over {
                 let full = [prefix.as_slice(), order, changes.row(change)].concat();
                 let mut value = Vec::new();
                 let there = state.read(self.operator, shard, &full, &mut value);
-                let mut weight = changes.weight(change) + if there { Kept::decode(&value)?.weight } else { 0 };
+                let mut weight = changes.weight(change) + if there { StoredRow::decode(&value)?.weight } else { 0 };
                 if weight < 0 {
                     self.ttl.missing("over", weight)?;
                     weight = 0;
                 }
                 let close_ms = closes.as_ref().filter(|c| c.is_valid(row)).map_or(NEVER, |c| c.value(row));
-                let kept = Kept { close_ms, weight, count: order.len() as i64 };
+                let kept = StoredRow { close_ms, weight, count: order.len() as i64 };
                 state.put(self.operator, shard, &full, (weight > 0).then(|| kept.encode()));
             }
             let after = scan(self.operator, state, shard, &prefix, self.spec.limit)?;
@@ -135,7 +135,7 @@ impl Over {
                 prune(self.operator, state, shard, &prefix, &after);
             }
             if self.ttl.is_on() {
-                let deadline = Kept { close_ms: self.ttl.deadline(), weight: 0, count: 0 };
+                let deadline = StoredRow { close_ms: self.ttl.deadline(), weight: 0, count: 0 };
                 let lives = !is_empty(self.operator, state, shard, &prefix);
                 state.put(self.operator, shard, &deadline_key(&prefix), lives.then(|| deadline.encode()));
             }
@@ -146,23 +146,23 @@ impl Over {
             }
             at = end;
             if new.bytes.len() + old.bytes.len() > OUTPUT_ROWS {
-                self.give(&std::mem::take(&mut old), &std::mem::take(&mut new), state, out)?;
+                self.emit(&std::mem::take(&mut old), &std::mem::take(&mut new), state, out)?;
             }
             if new.bytes.is_empty() && old.bytes.is_empty() {
                 state.take_back(std::mem::take(&mut making));
             }
         }
-        self.give(&old, &new, state, out)?;
+        self.emit(&old, &new, state, out)?;
         state.take_back(making);
         Ok(())
     }
 
-    /// Counts what is made of a partition's rows until they are given: they are copied, decoded, put together with the
+    /// Counts what is made of a partition's rows until they are emitted: they are copied, decoded, put together with the
     /// functions' columns and encoded again. Returns the bytes.
     fn reserve(&self, rows: &[Entry], state: &mut TaskState) -> Result<usize, EngineError> {
         const COPIES: usize = 4;
         let bytes = partition::size_bytes(rows, self.spec.limit).saturating_mul(COPIES);
-        state.give(self.operator, bytes)?;
+        state.charge(self.operator, bytes)?;
         Ok(bytes)
     }
 
@@ -181,12 +181,12 @@ impl Over {
                 let rows = all.slice(start, end - start);
                 if let Some(most) = gathered_bytes(function.as_ref(), &rows)? {
                     // Counted before it is made: every row has what is in its frame.
-                    state.give(self.operator, most)?;
+                    state.charge(self.operator, most)?;
                     state.take_back(most);
                 }
                 let values = function.evaluate(&rows)?;
                 made += array_bytes(&values);
-                state.give(self.operator, array_bytes(&values))?;
+                state.charge(self.operator, array_bytes(&values))?;
                 parts.push(values);
             }
             let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
@@ -197,12 +197,12 @@ impl Over {
     }
 
     /// The difference of partitions as they were and as they are.
-    fn give(
+    fn emit(
         &self,
         old: &Rows,
         new: &Rows,
         state: &mut TaskState,
-        out: &mut Vec<DeltaBatch>,
+        out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
         let (was, is) = (self.shaped(old, state)?, self.shaped(new, state)?);
         let encode = |rows: &Option<RecordBatch>| match rows {
@@ -228,9 +228,9 @@ impl Over {
         for (rows, places, weight) in [(was, gone, -1), (is, come, 1)] {
             if let Some(rows) = rows.filter(|_| !places.is_empty()) {
                 let weights = Some(Int64Array::from(vec![weight; places.len()]));
-                let given = DeltaBatch { batch: pick(&DeltaBatch::inserts(rows), places)?.batch, weights };
-                state.give(self.operator, given.size_bytes())?;
-                out.push(given);
+                let emitted = ChangeBatch { batch: pick(&ChangeBatch::inserts(rows), places)?.batch, weights };
+                state.charge(self.operator, emitted.size_bytes())?;
+                out.push(emitted);
             }
         }
         Ok(())
@@ -248,12 +248,12 @@ impl Over {
         Ok(())
     }
 
-    /// Partitions whose time is over: given now, if final rows are wanted, and forgotten.
+    /// Partitions whose time is over: emitted now, if final rows are wanted, and forgotten.
     fn close(
         &self,
         touched: BTreeMap<Vec<u8>, ShardId>,
         state: &mut TaskState,
-        out: &mut Vec<DeltaBatch>,
+        out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
         let Some(close_before) = self.close_before_ms else { return Ok(()) };
         let mut over: BTreeSet<(ShardId, Vec<u8>)> = BTreeSet::new();
@@ -278,16 +278,16 @@ impl Over {
                 rows.add(&limited(first, self.spec.limit));
             }
             if rows.bytes.len() > OUTPUT_ROWS {
-                self.give_final(&std::mem::take(&mut rows), state, out)?;
+                self.emit_final(&std::mem::take(&mut rows), state, out)?;
             }
             state.take_back(making);
         }
-        self.give_final(&rows, state, out)
+        self.emit_final(&rows, state, out)
     }
 
-    fn give_final(&self, rows: &Rows, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
-        if let Some(rows) = self.shaped(rows, state)?.map(DeltaBatch::inserts) {
-            state.give(self.operator, rows.size_bytes())?;
+    fn emit_final(&self, rows: &Rows, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+        if let Some(rows) = self.shaped(rows, state)?.map(ChangeBatch::inserts) {
+            state.charge(self.operator, rows.size_bytes())?;
             out.push(rows);
         }
         Ok(())
@@ -330,7 +330,7 @@ impl Stateful for Over {
         true
     }
 
-    fn push(&mut self, _: usize, rows: DeltaBatch) -> Result<(), EngineError> {
+    fn push(&mut self, _: usize, rows: ChangeBatch) -> Result<(), EngineError> {
         let mut rows = rows;
         if let (Some(expiry), Some(late_before)) = (&self.spec.expiry, self.late_before_ms) {
             let times = expiry.times(&rows.batch)?;
@@ -344,7 +344,7 @@ impl Stateful for Over {
         Ok(())
     }
 
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         self.expire(state)?;
         let input = std::mem::take(&mut self.input);
         let mut touched = BTreeMap::new();

@@ -2,9 +2,9 @@
 
 use crate::error::EngineError;
 use crate::operators::over::{Rank, RankLimit};
-use crate::runtime::kept::Kept;
+use crate::runtime::stored_row::StoredRow;
 use crate::state::{Direction, TaskState};
-use highwater_core::ids::{OperatorId, ShardId};
+use highwater_protocol::ids::{OperatorId, ShardId};
 use std::ops::ControlFlow;
 
 /// A distinct row of a partition.
@@ -126,7 +126,7 @@ pub fn scan(
 }
 
 fn entry(key: &[u8], value: &[u8], prefix: usize) -> Result<Entry, EngineError> {
-    let kept = Kept::decode(value)?;
+    let kept = StoredRow::decode(value)?;
     let split = usize::try_from(kept.count).ok().map(|length| prefix + length).filter(|at| *at <= key.len());
     let split = split.ok_or_else(|| EngineError::Internal("a kept row is cut off".into()))?;
     Ok(Entry {

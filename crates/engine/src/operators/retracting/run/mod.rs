@@ -1,21 +1,21 @@
 //! GROUP BY over rows that may be taken back, and with functions that need all their values.
 //!
 //! Owns: the state of groups in this task's shards, in two kinds of keys. A group, `0 | length (u32) | group`: close
-//! time, rows, the running values of linear functions, and the row last given. A value of a function that keeps
+//! time, rows, the running values of linear functions, and the row last emitted. A value of a function that keeps
 //! its arguments, `1 | length (u32) | group | function (u16) | arguments`: see `kept`.
 //! Invariants: a group lives while it has rows (the one without group columns: for ever, once it has had any); what
-//! is given is the difference to what was given before. With a TTL, a group expires with its values when it had no
+//! is emitted is the difference to what was emitted before. With a TTL, a group expires with its values when it had no
 //! change for that long; a deletion of what was forgotten takes away what it can, as in Flink.
 
 mod exact;
 pub mod linear;
 mod values;
 
+use crate::changelog::ChangeBatch;
 use crate::dataflow::EmitMode;
 use crate::dataflow::close_times;
-use crate::delta::DeltaBatch;
 use crate::error::EngineError;
-use crate::operators::retracting::GeneralSpec;
+use crate::operators::retracting::RetractingSpec;
 use crate::runtime::BatchContext;
 use crate::runtime::changes::{ChangeCodec, Changes};
 use crate::runtime::exchange::pick;
@@ -29,15 +29,15 @@ use arrow::array::{ArrayRef, BooleanArray, Int64Array, UInt32Array};
 use arrow::compute::take;
 pub use exact::ExactSum;
 use exact::take as take_bytes;
-use highwater_core::ids::{OperatorId, ShardId};
+use highwater_protocol::ids::{OperatorId, ShardId};
 use linear::Linear;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use values::{Calls, Values};
 
-pub struct GeneralAggregate {
+pub struct RetractingAggregate {
     operator: OperatorId,
-    spec: Arc<GeneralSpec>,
+    spec: Arc<RetractingSpec>,
     shards: u16,
     late_before_ms: Option<i64>,
     close_before_ms: Option<i64>,
@@ -47,7 +47,7 @@ pub struct GeneralAggregate {
     calls: Calls,
     /// Encoded key of the group of all rows.
     total: Option<Vec<u8>>,
-    input: Vec<DeltaBatch>,
+    input: Vec<ChangeBatch>,
     late: Late,
 }
 
@@ -56,11 +56,11 @@ pub struct GeneralAggregate {
 struct Group {
     rows: i64,
     linear: Vec<Linear>,
-    /// The values last given, encoded; `None` before the first time.
-    given: Option<Vec<u8>>,
+    /// The values last emitted, encoded; `None` before the first time.
+    emitted: Option<Vec<u8>>,
 }
 
-/// Groups whose values are given together.
+/// Groups whose values are emitted together.
 #[derive(Default)]
 struct Chunk {
     keys: Vec<Vec<u8>>,
@@ -69,8 +69,8 @@ struct Chunk {
     groups: Vec<Group>,
 }
 
-impl GeneralAggregate {
-    pub fn new(operator: OperatorId, spec: Arc<GeneralSpec>, context: &BatchContext) -> Result<Self, EngineError> {
+impl RetractingAggregate {
+    pub fn new(operator: OperatorId, spec: Arc<RetractingSpec>, context: &BatchContext) -> Result<Self, EngineError> {
         let key: Vec<usize> = (0..spec.group_width).collect();
         let closes = spec.close.is_some();
         let changes = ChangeCodec::new(&spec.input_schema, &key)?;
@@ -104,7 +104,7 @@ impl GeneralAggregate {
         }
     }
 
-    fn update(&self, changes: &Changes, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn update(&self, changes: &Changes, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let columns = changes.batch.columns();
         let closes = self.closes(columns, changes.batch.num_rows())?;
         let values = Values::new(&self.calls, columns, changes.batch.num_rows())?;
@@ -180,7 +180,7 @@ impl GeneralAggregate {
     }
 
     /// The group of all rows, where it must be there and is not.
-    fn begin_total(&self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn begin_total(&self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let Some(key) = self.total.as_ref().filter(|_| self.spec.total.as_ref().is_some_and(|total| total.at_once))
         else {
             return Ok(());
@@ -195,7 +195,7 @@ impl GeneralAggregate {
     }
 
     /// Writes groups and gives what is different.
-    fn settle(&self, mut chunk: Chunk, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn settle(&self, mut chunk: Chunk, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let rows = chunk.groups.len();
         if rows == 0 {
             return Ok(());
@@ -209,7 +209,7 @@ impl GeneralAggregate {
             let due = self.close_before_ms.is_some_and(|before| chunk.closes[row] <= before);
             let lives = group.rows > 0 || self.total.as_ref() == Some(&chunk.keys[row]);
             let new = encoded.row(row);
-            let old_values = group.given.replace(new.to_vec());
+            let old_values = group.emitted.replace(new.to_vec());
             let is_same = lives && old_values.as_deref() == Some(new);
             match self.spec.emit {
                 EmitMode::OnClose => {
@@ -243,13 +243,13 @@ impl GeneralAggregate {
                 keys.iter().map(|key| take(key, &picked, None)).collect::<Result<_, _>>()?;
             columns.extend(self.output.decode(old.iter().map(Vec::as_slice))?);
             let weights = Some(Int64Array::from(vec![-1; picked.len()]));
-            out.push(DeltaBatch { batch: batch(&self.spec.output_schema, columns, picked.len())?, weights });
+            out.push(ChangeBatch { batch: batch(&self.spec.output_schema, columns, picked.len())?, weights });
         }
         if !come.is_empty() {
             let weights = (self.spec.emit == EmitMode::Updates).then(|| Int64Array::from(vec![1; come.len()]));
             keys.extend(values);
             let all = batch(&self.spec.output_schema, keys, rows)?;
-            out.push(DeltaBatch { batch: pick(&DeltaBatch::inserts(all), come)?.batch, weights });
+            out.push(ChangeBatch { batch: pick(&ChangeBatch::inserts(all), come)?.batch, weights });
         }
         Ok(())
     }
@@ -262,22 +262,22 @@ impl GeneralAggregate {
     }
 
     /// Groups of the state that close although no row of this batch was theirs.
-    fn close_untouched(&self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn close_untouched(&self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let Some(close_before) = self.close_before_ms else { return Ok(()) };
         let due = state.due(self.operator, close_before);
-        let mut given: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        let mut emitted: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         for (shard, key) in due {
             if let (EmitMode::OnClose, Some(group)) = (self.spec.emit, as_group_key(&key)) {
                 let kept = self.read(state, shard, group)?;
                 // What is kept was computed when the group was last touched.
-                given.push((group.to_vec(), kept.given.unwrap_or_default()));
+                emitted.push((group.to_vec(), kept.emitted.unwrap_or_default()));
             }
             state.put(self.operator, shard, &key, None);
         }
-        for given in given.chunks(OUTPUT_ROWS) {
-            let mut columns = self.changes.keys.decode(given.iter().map(|(group, _)| group.as_slice()))?;
-            columns.extend(self.output.decode(given.iter().map(|(_, values)| values.as_slice()))?);
-            out.push(DeltaBatch::inserts(batch(&self.spec.output_schema, columns, given.len())?));
+        for emitted in emitted.chunks(OUTPUT_ROWS) {
+            let mut columns = self.changes.keys.decode(emitted.iter().map(|(group, _)| group.as_slice()))?;
+            columns.extend(self.output.decode(emitted.iter().map(|(_, values)| values.as_slice()))?);
+            out.push(ChangeBatch::inserts(batch(&self.spec.output_schema, columns, emitted.len())?));
         }
         Ok(())
     }
@@ -292,8 +292,8 @@ impl GeneralAggregate {
             take_bytes::<8>(&mut bytes)?;
             let rows = i64::from_le_bytes(take_bytes(&mut bytes)?);
             let linear = self.calls.read_linear(&mut bytes)?;
-            // Kept groups have been given.
-            Some(Group { rows, linear, given: Some(bytes.to_vec()) })
+            // Stored groups have been emitted.
+            Some(Group { rows, linear, emitted: Some(bytes.to_vec()) })
         };
         parse().ok_or_else(|| EngineError::Internal("a kept group is cut off".into()))
     }
@@ -302,17 +302,17 @@ impl GeneralAggregate {
         let mut bytes = close_ms.to_le_bytes().to_vec();
         bytes.extend_from_slice(&group.rows.to_le_bytes());
         self.calls.write_linear(&group.linear, &mut bytes);
-        bytes.extend_from_slice(group.given.as_deref().unwrap_or_default());
+        bytes.extend_from_slice(group.emitted.as_deref().unwrap_or_default());
         bytes.into()
     }
 }
 
-impl Stateful for GeneralAggregate {
+impl Stateful for RetractingAggregate {
     fn operator(&self) -> Option<OperatorId> {
         Some(self.operator)
     }
 
-    fn push(&mut self, _: usize, rows: DeltaBatch) -> Result<(), EngineError> {
+    fn push(&mut self, _: usize, rows: ChangeBatch) -> Result<(), EngineError> {
         let mut rows = rows;
         if let Some(close) = self.spec.close {
             let late_before = self.late_before_ms.unwrap_or(i64::MIN);
@@ -329,7 +329,7 @@ impl Stateful for GeneralAggregate {
         Ok(())
     }
 
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         self.expire(state);
         let input = std::mem::take(&mut self.input);
         if let Some(changes) = self.changes.consolidate(&input)? {

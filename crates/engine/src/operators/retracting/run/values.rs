@@ -7,16 +7,16 @@
 use super::linear::{Linear, Terms};
 use super::tagged;
 use crate::error::EngineError;
-use crate::operators::retracting::{CallSpec, GeneralSpec, Keeps};
-use crate::runtime::kept::Kept;
+use crate::operators::retracting::{CallSpec, Keeps, RetractingSpec};
 use crate::runtime::keys::{Codec, Encoded, normalize};
+use crate::runtime::stored_row::StoredRow;
 use crate::runtime::ttl::Ttl;
 use crate::state::{Direction, TaskState};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array};
 use arrow::compute::{SortOptions, take};
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
-use highwater_core::ids::{OperatorId, ShardId};
+use highwater_protocol::ids::{OperatorId, ShardId};
 use std::ops::ControlFlow;
 
 /// All functions of one aggregate.
@@ -36,7 +36,7 @@ struct Call {
 }
 
 impl Calls {
-    pub fn new(spec: &GeneralSpec) -> Result<Self, EngineError> {
+    pub fn new(spec: &RetractingSpec) -> Result<Self, EngineError> {
         let mut calls = Vec::with_capacity(spec.calls.len());
         let mut linear = 0;
         for (at, call) in spec.calls.iter().enumerate() {
@@ -144,7 +144,7 @@ impl Call {
         let prefix = self.prefix(at, key);
         let (mut rows, mut repeats) = (Vec::new(), Vec::new());
         let mut failed = None;
-        state.walk(operator, shard, &prefix, Direction::Forward, &mut |key, value| match Kept::decode(value) {
+        state.walk(operator, shard, &prefix, Direction::Forward, &mut |key, value| match StoredRow::decode(value) {
             Ok(kept) => {
                 let times = if self.spec.distinct { 1 } else { kept.weight.max(0) };
                 repeats.extend(std::iter::repeat_n(rows.len() as u32, times as usize));
@@ -244,7 +244,7 @@ impl Values {
                 full.extend_from_slice(kept.row(row));
                 let mut value = Vec::new();
                 let before = match state.read(operator, shard, &full, &mut value) {
-                    true => Kept::decode(&value)?.weight,
+                    true => StoredRow::decode(&value)?.weight,
                     false => 0,
                 };
                 let mut after = before + weight;
@@ -252,7 +252,7 @@ impl Values {
                     ttl.missing("aggregate", after)?;
                     after = 0;
                 }
-                let keep = Kept { close_ms, weight: after, count: 0 };
+                let keep = StoredRow { close_ms, weight: after, count: 0 };
                 state.put(operator, shard, &full, (after != 0).then(|| keep.encode()));
                 times = i64::from(after > 0) - i64::from(before > 0);
             }

@@ -1,35 +1,35 @@
 //! Rows joined with the version of their time: `FOR SYSTEM_TIME AS OF`.
 //!
 //! Owns: the rows and versions of this task's shards. In state: a row, `0 | length (u32) | key | time | row`; a version,
-//! `1 | length (u32) | key | time | order | row`; times as eight bytes in order. Their values are [`Kept`]; a version's
+//! `1 | length (u32) | key | time | order | row`; times as eight bytes in order. Their values are [`StoredRow`]; a version's
 //! count is the length of its order, or less than zero where the version is that there is no row.
 //! Invariants: a row is joined with the greatest version that is not after it, and is final once the watermark has
 //! passed it, since no version before it can come any more. What a batch gives is the rows as they are less the rows as
 //! they were, or, where only final rows are wanted, each row once. Of versions the watermark has passed only the last
 //! one of each key stays, and not that one if it is a deletion.
 
-mod give;
+mod emit;
 mod versions;
 
+use crate::changelog::ChangeBatch;
 use crate::dataflow::close_times;
 use crate::dataflow::{CloseKey, CloseKind};
-use crate::delta::DeltaBatch;
 use crate::error::EngineError;
 use crate::operators::temporal::{TemporalSpec, TimedSide};
 use crate::runtime::BatchContext;
 use crate::runtime::changes::{ChangeCodec, Changes};
-use crate::runtime::kept::{Kept, never_inserted};
 use crate::runtime::keys::{Codec, shard_of};
 use crate::runtime::late::Late;
 use crate::runtime::pipeline::OUTPUT_ROWS;
 use crate::runtime::stateful::Stateful;
+use crate::runtime::stored_row::{StoredRow, never_inserted};
 use crate::state::{Direction, NEVER, Stretch, TaskState, successor};
 use arrow::array::{Array, BooleanArray, Int64Array, RecordBatch};
 use arrow::compute::{and, is_not_null, not};
 use arrow::datatypes::{DataType, TimeUnit};
-use give::{Given, timeless};
-use highwater_core::ids::{OperatorId, ShardId};
+use emit::{Emitted, timeless};
 use highwater_functions::windows::tumble::per_second;
+use highwater_protocol::ids::{OperatorId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
@@ -48,16 +48,16 @@ pub struct Temporal {
     unit: TimeUnit,
     rows: ChangeCodec,
     versions: VersionCodec,
-    input: [Vec<DeltaBatch>; 2],
+    input: [Vec<ChangeBatch>; 2],
     /// Rows without a time: they match nothing.
-    timeless: Vec<DeltaBatch>,
+    timeless: Vec<ChangeBatch>,
     late: Late,
 }
 
 /// A row that a batch changes, or whose version it may change.
 struct Affected {
     time: i64,
-    old: Option<Kept>,
+    old: Option<StoredRow>,
     /// Change of its weight.
     delta: i64,
     close_ms: i64,
@@ -103,7 +103,7 @@ impl Temporal {
     }
 
     /// Without rows whose time is over.
-    fn in_time(&mut self, port: usize, side: &TimedSide, rows: DeltaBatch) -> Result<DeltaBatch, EngineError> {
+    fn in_time(&mut self, port: usize, side: &TimedSide, rows: ChangeBatch) -> Result<ChangeBatch, EngineError> {
         let Some(late_before) = self.late_before_ms else { return Ok(rows) };
         let closes = closes(side, &rows.batch)?;
         let keep: BooleanArray =
@@ -111,7 +111,7 @@ impl Temporal {
         self.late.drop_from(port, rows, &keep, (self.operator, self.late_before_ms), &closes)
     }
 
-    fn push_row(&mut self, rows: DeltaBatch) -> Result<(), EngineError> {
+    fn push_row(&mut self, rows: ChangeBatch) -> Result<(), EngineError> {
         let spec = self.spec.clone();
         let rows = self.in_time(0, &spec.rows, rows)?;
         let timed = is_not_null(rows.batch.column(spec.rows.time))?;
@@ -130,14 +130,14 @@ impl Temporal {
     }
 
     /// Counts rows without a time as late.
-    fn drop_timeless(&mut self, port: usize, rows: DeltaBatch) -> Result<(), EngineError> {
+    fn drop_timeless(&mut self, port: usize, rows: ChangeBatch) -> Result<(), EngineError> {
         let count = rows.num_rows();
         let (none, never) = (BooleanArray::from(vec![false; count]), Int64Array::new_null(count));
         self.late.drop_from(port, rows, &none, (self.operator, self.late_before_ms), &never)?;
         Ok(())
     }
 
-    fn push_version(&mut self, rows: DeltaBatch) -> Result<(), EngineError> {
+    fn push_version(&mut self, rows: ChangeBatch) -> Result<(), EngineError> {
         let spec = self.spec.clone();
         let side = &spec.versions.timed;
         let rows = self.in_time(1, side, rows)?;
@@ -149,7 +149,7 @@ impl Temporal {
         Ok(())
     }
 
-    fn row_changes(&self, input: &[DeltaBatch]) -> Result<Option<RowChanges>, EngineError> {
+    fn row_changes(&self, input: &[ChangeBatch]) -> Result<Option<RowChanges>, EngineError> {
         let Some(changes) = self.rows.consolidate(input)? else { return Ok(None) };
         let times = times(&self.spec.rows, &changes.batch, self.unit)?;
         let closes = closes(&self.spec.rows, &changes.batch)?;
@@ -162,7 +162,7 @@ impl Temporal {
         rows: Option<&RowChanges>,
         versions: &BTreeMap<Vec<u8>, KeyChanges>,
         state: &mut TaskState,
-        out: &mut Vec<DeltaBatch>,
+        out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
         let mut work: BTreeMap<&[u8], (Range<usize>, Option<&KeyChanges>)> =
             versions.iter().map(|(key, changes)| (key.as_slice(), (0..0, Some(changes)))).collect();
@@ -174,18 +174,18 @@ impl Temporal {
                 at = end;
             }
         }
-        let mut given = Vec::new();
+        let mut emitted = Vec::new();
         for (key, (run, versions)) in work {
             let shard = shard_of(key, self.shards);
             if !state.owns(shard) {
                 return Err(EngineError::MissingShard(shard));
             }
-            self.update_key(KeyWork { shard, key, run, versions }, rows, state, &mut given)?;
-            if given.len() >= OUTPUT_ROWS {
-                self.give(std::mem::take(&mut given), out)?;
+            self.update_key(KeyWork { shard, key, run, versions }, rows, state, &mut emitted)?;
+            if emitted.len() >= OUTPUT_ROWS {
+                self.emit(std::mem::take(&mut emitted), out)?;
             }
         }
-        self.give(given, out)
+        self.emit(emitted, out)
     }
 
     fn update_key(
@@ -193,15 +193,15 @@ impl Temporal {
         work: KeyWork<'_>,
         rows: Option<&RowChanges>,
         state: &mut TaskState,
-        given: &mut Vec<Given>,
+        emitted: &mut Vec<Emitted>,
     ) -> Result<(), EngineError> {
         let KeyWork { shard, key, .. } = work;
         let affected = self.affected(&work, rows, state)?;
         let at = |state: &TaskState, time| version_at(self.operator, state, shard, key, time);
         let mut before = Vec::with_capacity(affected.len());
         for row in affected.values() {
-            let was_given = !self.spec.on_close && row.old_weight() > 0;
-            before.push(if was_given { at(state, row.time)? } else { None });
+            let was_emitted = !self.spec.on_close && row.old_weight() > 0;
+            before.push(if was_emitted { at(state, row.time)? } else { None });
         }
         if let Some(changes) = work.versions {
             versions::apply(self.operator, state, shard, key, changes)?;
@@ -215,7 +215,7 @@ impl Temporal {
             let is_over = self.is_over(row.close_ms);
             let is_gone = weight == 0 || is_over;
             if is_gone && row.old.is_some() || !is_gone && row.delta != 0 {
-                let kept = Kept { close_ms: row.close_ms, weight, count: 0 };
+                let kept = StoredRow { close_ms: row.close_ms, weight, count: 0 };
                 let full = [prefix.as_slice(), &suffix].concat();
                 state.put(self.operator, shard, &full, (!is_gone).then(|| kept.encode()));
             }
@@ -223,13 +223,13 @@ impl Temporal {
             let new_weight = if self.spec.on_close && !is_over { 0 } else { weight };
             let new = if new_weight > 0 { at(state, row.time)? } else { None };
             if old != new || old_weight != new_weight {
-                given.push(Given { row: suffix[8..].to_vec(), old, new, old_weight, new_weight });
+                emitted.push(Emitted { row: suffix[8..].to_vec(), old, new, old_weight, new_weight });
             }
         }
         Ok(())
     }
 
-    /// Rows that change, and those that were given with a version that may not be theirs any more; by time and row.
+    /// Rows that change, and those that were emitted with a version that may not be theirs any more; by time and row.
     fn affected(
         &self,
         work: &KeyWork<'_>,
@@ -244,7 +244,7 @@ impl Temporal {
             let suffix = [&encode_time(times.value(row)), changes.row(change)].concat();
             let mut value = Vec::new();
             let is_there = state.read(self.operator, work.shard, &[prefix.as_slice(), &suffix].concat(), &mut value);
-            let old = if is_there { Some(Kept::decode(&value)?) } else { None };
+            let old = if is_there { Some(StoredRow::decode(&value)?) } else { None };
             let (time, delta, close_ms) = (times.value(row), changes.weight(change), closes.value(row));
             affected.insert(suffix, Affected { time, old, delta, close_ms });
         }
@@ -255,7 +255,7 @@ impl Temporal {
         let stretch = Stretch { start: &start, end: end.as_deref() };
         let mut failed = None;
         state.walk_stretch(self.operator, work.shard, stretch, Direction::Forward, &mut |key, value| match (
-            Kept::decode(value),
+            StoredRow::decode(value),
             decode_time(&key[prefix.len()..]),
         ) {
             (Ok(kept), Ok(time)) => {
@@ -281,11 +281,11 @@ impl Temporal {
         &self,
         touched: impl Iterator<Item = Vec<u8>>,
         state: &mut TaskState,
-        out: &mut Vec<DeltaBatch>,
+        out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
         let Some(close_before) = self.close_before_ms else { return Ok(()) };
         let mut over: BTreeSet<(ShardId, Vec<u8>)> = touched.map(|key| (shard_of(&key, self.shards), key)).collect();
-        let mut given = Vec::new();
+        let mut emitted = Vec::new();
         for (shard, bytes) in state.due(self.operator, close_before) {
             let (kind, key, suffix) = split_key(&bytes)?;
             if kind == VERSION {
@@ -296,23 +296,23 @@ impl Temporal {
                 let mut value = Vec::new();
                 state.read(self.operator, shard, &bytes, &mut value);
                 let new = version_at(self.operator, state, shard, key, decode_time(suffix)?)?;
-                let new_weight = Kept::decode(&value)?.weight;
-                given.push(Given { row: suffix[8..].to_vec(), old: None, new, old_weight: 0, new_weight });
-                if given.len() >= OUTPUT_ROWS {
-                    self.give(std::mem::take(&mut given), out)?;
+                let new_weight = StoredRow::decode(&value)?.weight;
+                emitted.push(Emitted { row: suffix[8..].to_vec(), old: None, new, old_weight: 0, new_weight });
+                if emitted.len() >= OUTPUT_ROWS {
+                    self.emit(std::mem::take(&mut emitted), out)?;
                 }
             }
             state.put(self.operator, shard, &bytes, None);
         }
-        self.give(given, out)?;
+        self.emit(emitted, out)?;
         for (shard, key) in over {
             versions::prune(self.operator, state, shard, &key, |close| self.is_over(close))?;
         }
         Ok(())
     }
 
-    fn give(&self, given: Vec<Given>, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
-        give::give(&self.spec, &self.rows.rows, self.versions.rows(), &given, out)
+    fn emit(&self, emitted: Vec<Emitted>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+        emit::emit(&self.spec, &self.rows.rows, self.versions.rows(), &emitted, out)
     }
 }
 
@@ -321,14 +321,14 @@ impl Stateful for Temporal {
         Some(self.operator)
     }
 
-    fn push(&mut self, port: usize, rows: DeltaBatch) -> Result<(), EngineError> {
+    fn push(&mut self, port: usize, rows: ChangeBatch) -> Result<(), EngineError> {
         match port {
             0 => self.push_row(rows),
             _ => self.push_version(rows),
         }
     }
 
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<DeltaBatch>) -> Result<(), EngineError> {
+    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let [rows, versions] = std::mem::take(&mut self.input);
         let rows = self.row_changes(&rows)?;
         let versions = self.versions.changes(&self.spec.versions, &versions)?;

@@ -4,16 +4,16 @@
 //! Invariant: of a deletion no row is kept, but its time is.
 
 use super::{FOR_GOOD, VERSION, closes, codec_of, cut_off, encode_time, prefix_of, times};
-use crate::delta::DeltaBatch;
+use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
 use crate::operators::temporal::VersionSide;
-use crate::runtime::kept::{Kept, never_inserted};
 use crate::runtime::keys::{Codec, normalize};
+use crate::runtime::stored_row::{StoredRow, never_inserted};
 use crate::state::{Direction, Stretch, TaskState, successor};
 use arrow::array::{ArrayRef, AsArray};
 use arrow::compute::SortOptions;
 use arrow::datatypes::TimeUnit;
-use highwater_core::ids::{OperatorId, ShardId};
+use highwater_protocol::ids::{OperatorId, ShardId};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -62,7 +62,7 @@ impl VersionCodec {
     pub fn changes(
         &self,
         side: &VersionSide,
-        input: &[DeltaBatch],
+        input: &[ChangeBatch],
     ) -> Result<BTreeMap<Vec<u8>, KeyChanges>, EngineError> {
         let mut changes: BTreeMap<Vec<u8>, KeyChanges> = BTreeMap::new();
         for records in input {
@@ -74,7 +74,7 @@ impl VersionCodec {
     fn add(
         &self,
         side: &VersionSide,
-        records: &DeltaBatch,
+        records: &ChangeBatch,
         changes: &mut BTreeMap<Vec<u8>, KeyChanges>,
     ) -> Result<(), EngineError> {
         let (columns, count) = (records.batch.columns(), records.num_rows());
@@ -129,10 +129,10 @@ pub fn apply(
                 });
                 others.iter().for_each(|other| state.put(operator, shard, other, None));
                 let count = if row.is_some() { 0 } else { DELETION };
-                let kept = Kept { close_ms: *close_ms, weight: 1, count };
+                let kept = StoredRow { close_ms: *close_ms, weight: 1, count };
                 let mut old = Vec::new();
                 let is_there = state.read(operator, shard, &full, &mut old);
-                if !is_there || Kept::decode(&old)? != kept {
+                if !is_there || StoredRow::decode(&old)? != kept {
                     state.put(operator, shard, &full, Some(kept.encode()));
                 }
             }
@@ -140,11 +140,11 @@ pub fn apply(
             Change::Add { weight, order_length, close_ms } => {
                 let mut old = Vec::new();
                 let is_there = state.read(operator, shard, &of_time, &mut old);
-                let weight = weight + if is_there { Kept::decode(&old)?.weight } else { 0 };
+                let weight = weight + if is_there { StoredRow::decode(&old)?.weight } else { 0 };
                 if weight < 0 {
                     return Err(never_inserted("temporal join"));
                 }
-                let kept = Kept { close_ms: *close_ms, weight, count: *order_length };
+                let kept = StoredRow { close_ms: *close_ms, weight, count: *order_length };
                 state.put(operator, shard, &of_time, (weight > 0).then(|| kept.encode()));
             }
         }
@@ -176,7 +176,7 @@ pub fn version_at(
 
 /// The row of a version; `None`: it is a deletion.
 fn row_of(suffix: &[u8], value: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-    let count = Kept::decode(value)?.count;
+    let count = StoredRow::decode(value)?.count;
     if count < 0 {
         return Ok(None);
     }
@@ -193,9 +193,9 @@ pub fn prune(
     is_over: impl Fn(i64) -> bool,
 ) -> Result<(), EngineError> {
     let prefix = prefix_of(VERSION, key);
-    let mut finals: Vec<(Vec<u8>, Kept)> = Vec::new();
+    let mut finals: Vec<(Vec<u8>, StoredRow)> = Vec::new();
     let mut failed = None;
-    state.walk(operator, shard, &prefix, Direction::Forward, &mut |key, value| match Kept::decode(value) {
+    state.walk(operator, shard, &prefix, Direction::Forward, &mut |key, value| match StoredRow::decode(value) {
         Ok(kept) if kept.close_ms == FOR_GOOD || is_over(kept.close_ms) => {
             finals.push((key.to_vec(), kept));
             ControlFlow::Continue(())
@@ -215,7 +215,7 @@ pub fn prune(
         state.put(operator, shard, &last, None);
     } else if kept.close_ms != FOR_GOOD {
         // It does not close again: only a newer one ends it.
-        state.put(operator, shard, &last, Some(Kept { close_ms: FOR_GOOD, ..kept }.encode()));
+        state.put(operator, shard, &last, Some(StoredRow { close_ms: FOR_GOOD, ..kept }.encode()));
     }
     Ok(())
 }

@@ -1,0 +1,40 @@
+//! How rows are kept in ordered state: what stands in the value beside the close time.
+//!
+//! Owns: the layout `close time (i64) | weight (i64) | count (i64)`, little-endian.
+
+use crate::error::EngineError;
+
+/// A kept row's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredRow {
+    /// When the row may be forgotten, milliseconds; `NEVER` = never.
+    pub close_ms: i64,
+    /// How often it is there.
+    pub weight: i64,
+    /// The operator's own: a join keeps how many rows of the other side match.
+    pub count: i64,
+}
+
+impl StoredRow {
+    pub fn encode(self) -> Box<[u8]> {
+        let mut bytes = [0u8; 24];
+        bytes[..8].copy_from_slice(&self.close_ms.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.weight.to_le_bytes());
+        bytes[16..].copy_from_slice(&self.count.to_le_bytes());
+        Box::new(bytes)
+    }
+
+    pub fn decode(value: &[u8]) -> Result<Self, EngineError> {
+        let number =
+            |at: usize| value.get(at..).and_then(|rest| rest.first_chunk::<8>()).map(|b| i64::from_le_bytes(*b));
+        match (number(0), number(8), number(16)) {
+            (Some(close_ms), Some(weight), Some(count)) => Ok(Self { close_ms, weight, count }),
+            _ => Err(EngineError::Internal("a kept row is cut off".into())),
+        }
+    }
+}
+
+/// A deletion of more than there is.
+pub fn never_inserted(operator: &str) -> EngineError {
+    EngineError::Internal(format!("{operator}: a row is deleted that was never inserted"))
+}

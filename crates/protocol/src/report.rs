@@ -1,0 +1,159 @@
+//! What a task says when it is done: the partial results the driver gathers into a checkpoint.
+//!
+//! Owns: the report's shape. Invariant: a report is about exactly one attempt of one task.
+
+use crate::ids::{OperatorId, ShardId, TaskId};
+use crate::offsets::{LastRecord, SourcePartition, as_pairs};
+use crate::plan::WriterPlan;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Result of one task attempt. Its sink writes are flushed but not committed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TaskReport {
+    pub task: TaskId,
+    #[serde(with = "as_pairs")]
+    pub partitions: BTreeMap<SourcePartition, PartitionReport>,
+    pub writers: Vec<WriterReport>,
+    pub state: Vec<StateDelta>,
+    pub operators: Vec<OperatorMetrics>,
+}
+
+/// What was read of one partition's range.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionReport {
+    /// Records seen in the range, bad ones included.
+    pub records: u64,
+    pub size_bytes: u64,
+    /// Order-independent checksum of (offset, payload) of the range's records.
+    pub checksum: u64,
+    /// Highest watermark value of a record of the range, milliseconds.
+    pub max_watermark_ms: Option<i64>,
+    /// Event times of the range's records, where the query reads them.
+    #[serde(default)]
+    pub event_time: Option<EventTimes>,
+    /// Newest record timestamp (Kafka's) of the range, milliseconds.
+    pub max_timestamp_ms: Option<i64>,
+    /// Records that did not decode and were skipped or dead-lettered.
+    pub bad_records: u64,
+    /// The last of the range's records, where its leader epoch is known.
+    #[serde(default)]
+    pub last_record: Option<LastRecord>,
+}
+
+/// Event times of some records, milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventTimes {
+    pub min_ms: i64,
+    pub max_ms: i64,
+    pub avg_ms: i64,
+    /// Records that have one.
+    pub records: u64,
+}
+
+impl EventTimes {
+    /// Of these records and others together.
+    pub fn and(self, other: Self) -> Self {
+        let (mine, theirs) = (i128::from(self.records), i128::from(other.records));
+        let sum = i128::from(self.avg_ms) * mine + i128::from(other.avg_ms) * theirs;
+        Self {
+            min_ms: self.min_ms.min(other.min_ms),
+            max_ms: self.max_ms.max(other.max_ms),
+            avg_ms: i64::try_from(sum / (mine + theirs).max(1)).unwrap_or(i64::MAX),
+            records: self.records + other.records,
+        }
+    }
+
+    /// The same of parts of which some may have none.
+    pub fn all(parts: impl Iterator<Item = Option<Self>>) -> Option<Self> {
+        parts.flatten().reduce(Self::and)
+    }
+}
+
+/// What one writer holds, flushed and uncommitted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriterReport {
+    pub plan: WriterPlan,
+    pub rows: u64,
+    /// Order-independent 128-bit digest of the encoded rows.
+    pub digest: u128,
+    /// Where the writer's progress record lies (partition and offset of the progress topic), when it wrote any.
+    pub progress_at: Option<ProgressPosition>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgressPosition {
+    pub partition: i32,
+    pub offset: i64,
+}
+
+/// State that changed in one operator of one task, in the engine's delta encoding.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateDelta {
+    pub operator: OperatorId,
+    pub first_shard: ShardId,
+    pub end_shard: ShardId,
+    /// Changed keys, deletions included.
+    pub keys: u64,
+    /// Order-independent digest of the changes.
+    pub digest: u128,
+    /// Encoded changes; see [`crate::state_delta`].
+    #[serde(skip)]
+    pub bytes: Vec<u8>,
+}
+
+impl StateDelta {
+    /// Adds the changes of other shards of the same operator.
+    pub fn append(&mut self, other: &Self) {
+        self.keys += other.keys;
+        self.digest = self.digest.wrapping_add(other.digest);
+        self.bytes.extend_from_slice(crate::state_delta::entries(&other.bytes));
+    }
+}
+
+impl std::fmt::Debug for StateDelta {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "StateDelta(op {}, shards {}..{}, {} keys, {} bytes)",
+            self.operator,
+            self.first_shard,
+            self.end_shard,
+            self.keys,
+            self.bytes.len()
+        )
+    }
+}
+
+/// Counters of one operator in one task and batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorMetrics {
+    pub operator: OperatorId,
+    /// Live rows of state after the batch, in this task's shards.
+    pub state_rows: u64,
+    /// Memory of that state.
+    pub state_bytes: u64,
+    pub rows_updated: u64,
+    pub rows_removed: u64,
+    /// Rows dropped because their window was closed.
+    pub late_rows: u64,
+    /// Rows of state forgotten because they were not written for `state_ttl`.
+    #[serde(default)]
+    pub expired_rows: u64,
+    /// Deletions of rows that were forgotten before.
+    #[serde(default)]
+    pub ignored_rows: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_times_add_up() {
+        let one = |ms: i64, records| Some(EventTimes { min_ms: ms, max_ms: ms, avg_ms: ms, records });
+        let all = EventTimes::all([one(10, 1), None, one(40, 2)].into_iter());
+        assert_eq!(all, Some(EventTimes { min_ms: 10, max_ms: 40, avg_ms: 30, records: 3 }));
+        assert_eq!(EventTimes::all([None].into_iter()), None);
+    }
+}
