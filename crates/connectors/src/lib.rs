@@ -1,18 +1,19 @@
-//! Connectors: everything that touches Kafka, and the formats of its records.
+//! Connectors: everything that touches what tables are stored in, and the formats of records.
 //!
-//! Owns: reading sources, writing sinks, encoding, and looking at topics. Does not own: deciding
-//! what to read or when to publish (core, driver, executor), SQL (engine).
+//! Owns: reading sources, writing sinks, encoding. Does not own: deciding what to read or when to publish (protocol,
+//! driver, executor), SQL (engine). Each connector is a folder and a line in `list`.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod access;
-pub mod admin;
-pub mod client;
+pub mod api;
+mod console;
 pub mod error;
+mod filesystem;
 pub mod formats;
-pub mod monitor;
+pub mod kafka;
+mod list;
 pub mod sink;
 pub mod source;
-mod topic_id;
 
 pub use error::ConnectorError;

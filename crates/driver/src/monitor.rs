@@ -6,7 +6,7 @@
 use crate::clock::wall_ms;
 use crate::runner::{RunHandle, RunnerEvent};
 use highwater_connectors::error::ConnectorError;
-use highwater_connectors::monitor::TopicMonitor;
+use highwater_connectors::kafka::monitor::TopicMonitor;
 use highwater_engine::{CompiledQuery, SourceTable};
 use highwater_proto::v1;
 use highwater_protocol::offsets::{LogEnds, Positions, SourcePartition};

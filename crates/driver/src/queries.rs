@@ -14,7 +14,7 @@ use crate::progress_history::ProgressLog;
 use crate::runner::{self, Found, Run, RunHandle, RunnerEvent};
 use highwater_checkpoint::CheckpointStore;
 use highwater_connectors::access::AccessPolicy;
-use highwater_connectors::admin;
+use highwater_connectors::sink;
 use highwater_crash as crash;
 use highwater_engine::CompiledQuery;
 use highwater_protocol::ids::{ExecutorId, QueryId, RunId};
@@ -218,7 +218,7 @@ impl Queries {
         };
         let used = found.head.as_ref().map(|head| head.plan.files.clone()).unwrap_or_default();
         let keeper = FileKeeper::new(&run, self.access.clone(), used);
-        let handle = runner::start(run, found);
+        let handle = runner::start(run, found)?;
         monitor::spawn(compiled, handle.clone());
         keeper.spawn(handle.clone());
         if let Some(entry) = self.entries.lock().get_mut(&id) {
@@ -314,7 +314,7 @@ impl Queries {
         }
         if delete_progress {
             let (compiled, id) = (entry.compiled()?.clone(), entry.spec.id);
-            let delete = move || compiled.sinks.iter().try_for_each(|sink| admin::delete_progress(sink, id));
+            let delete = move || compiled.sinks.iter().try_for_each(|table| sink::delete_progress(table, id));
             tokio::task::spawn_blocking(delete).await??;
         }
         self.delete(entry.spec.id).await

@@ -10,6 +10,7 @@ use crate::inbox::{Inbox, InboxReader, inbox};
 use crate::progress_history::ProgressLog;
 use crate::watched::Watched;
 use highwater_checkpoint::CheckpointStore;
+use highwater_connectors::error::ConnectorError;
 use highwater_connectors::sink::max_attempt_ms;
 use highwater_engine::CompiledQuery;
 use highwater_protocol::ids::{AttemptId, BatchId, ExecutorId, QueryId, RunId, SinkId, SourceId, TaskId};
@@ -89,10 +90,13 @@ pub(crate) struct QueryView {
 }
 
 /// Starts a run in the background, from the checkpoint.
-pub(crate) fn start(run: Run, found: Found) -> RunHandle {
+///
+/// # Errors
+/// A sink is none that can be written.
+pub(crate) fn start(run: Run, found: Found) -> Result<RunHandle, ConnectorError> {
     let (events, reader) = inbox();
     let Found { head, reserved_writers } = found;
-    let config = config(&run, reserved_writers);
+    let config = config(&run, reserved_writers)?;
     let (machine, actions) = QueryMachine::recover(config, head, run.clock.now());
     let (publish_view, view) = watch::channel(view_of(&machine, &BTreeMap::new(), &[]));
     let run_id = run.run_id;
@@ -111,11 +115,11 @@ pub(crate) fn start(run: Run, found: Found) -> RunHandle {
     };
     let executors = run.cluster.watch();
     tokio::spawn(runner.run(reader, executors, actions));
-    RunHandle { run_id, events, view, look }
+    Ok(RunHandle { run_id, events, view, look })
 }
 
-fn config(run: &Run, reserved_writers: BTreeMap<SinkId, u32>) -> QueryConfig {
-    QueryConfig {
+fn config(run: &Run, reserved_writers: BTreeMap<SinkId, u32>) -> Result<QueryConfig, ConnectorError> {
+    Ok(QueryConfig {
         query: run.spec.id,
         epoch: run.cluster.epoch(),
         first_attempt: run.number << ATTEMPT_BITS,
@@ -131,9 +135,9 @@ fn config(run: &Run, reserved_writers: BTreeMap<SinkId, u32>) -> QueryConfig {
         topic_ids: topic_ids(run, &run.spec.source_topic_ids),
         end_topic_ids: topic_ids(run, &run.spec.end_topic_ids),
         reserved_writers,
-        max_attempt_ms: max_attempt_ms(&run.compiled.sinks),
+        max_attempt_ms: max_attempt_ms(&run.compiled.sinks)?,
         looks_up_files: !run.compiled.file_tables().is_empty(),
-    }
+    })
 }
 
 /// Topic ids by source. Older specs have them by topic, which is enough unless several tables read one.

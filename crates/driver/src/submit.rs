@@ -5,7 +5,8 @@
 use crate::error::DriverError;
 use crate::files;
 use crate::queries::Queries;
-use highwater_connectors::{admin, monitor};
+use highwater_connectors::kafka::monitor;
+use highwater_connectors::sink::{self, EarlierOutputs};
 use highwater_engine::CompiledQuery;
 use highwater_engine::sql::limits::MAX_PARTITIONS;
 use highwater_protocol::ids::{QueryId, SourceId};
@@ -54,7 +55,8 @@ pub(crate) async fn submit(queries: &Queries, submission: Submission) -> Result<
         source_topic_ids: looked_up.source_topic_ids,
         plan: Some(compiled.plan_identity()),
     };
-    let warnings = compiled.warnings.clone();
+    let mut warnings = compiled.warnings.clone();
+    warnings.extend(looked_up.notes);
     match existing {
         Some(old) => queries.replace(old, spec, compiled).await?,
         None => {
@@ -92,6 +94,8 @@ struct LookedUp {
     ends: Positions,
     topic_ids: BTreeMap<String, String>,
     source_topic_ids: BTreeMap<SourceId, String>,
+    /// What people should know of the sinks.
+    notes: Vec<String>,
 }
 
 /// Asks the brokers all a submission needs to know, and makes missing sink topics.
@@ -115,17 +119,18 @@ fn look_up(
         found.ends.extend(ends_of(&mut monitor, source.options.ending_offsets.as_ref(), bounded)?);
     }
     check_partitions(found.starts.len())?;
-    let mut earlier = admin::EarlierOutput::default();
-    for sink in &compiled.sinks {
-        if !new_output && let Some(other) = earlier.find(sink, name)? {
+    let mut earlier = EarlierOutputs::default();
+    for table in &compiled.sinks {
+        if !new_output && let Some(other) = earlier.find(table, name)? {
             return Err(DriverError::Refused(format!(
                 "the sink `{}` already holds output of an earlier query named `{name}` ({other}), up to a batch this \
                  query knows nothing of: running it would write its rows again. Submit with --new-output if that is \
                  meant, or write to another topic",
-                sink.name
+                table.name
             )));
         }
-        admin::ensure_topics(sink, id)?;
+        sink::prepare(table, id)?;
+        found.notes.extend(sink::guarantee(table)?);
     }
     Ok(found)
 }

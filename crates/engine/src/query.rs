@@ -209,6 +209,17 @@ pub enum ConnectorOptions {
     File(FileOptions),
 }
 
+impl ConnectorOptions {
+    /// As `'connector' = '…'` says it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Kafka(_) => "kafka",
+            Self::Console => "console",
+            Self::File(_) => "filesystem",
+        }
+    }
+}
+
 /// Options of a file: a path, or a folder of files, that every executor can read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileOptions {

@@ -5,7 +5,7 @@
 //! is published is what its last flush, of the very attempt asked for, holds.
 
 use highwater_connectors::error::ConnectorError;
-use highwater_connectors::sink::{Published, SinkWriter, WriterConfig};
+use highwater_connectors::sink::{self, Published, Writer, WriterConfig};
 use highwater_engine::SinkTable;
 use highwater_engine::changelog::ChangeBatch;
 use highwater_protocol::ids::{AttemptId, BatchId, Epoch, QueryId};
@@ -30,7 +30,7 @@ pub struct Slot {
 
 #[derive(Default)]
 struct Content {
-    writer: Option<SinkWriter>,
+    writer: Option<Box<dyn Writer>>,
     /// The attempt whose rows are flushed and not committed.
     flushed: Option<AttemptId>,
 }
@@ -44,11 +44,11 @@ impl Writers {
         self.slots.lock().entry(plan).or_insert_with(|| Arc::new(Slot { content: Mutex::default() })).clone()
     }
 
-    fn open(&self, plan: WriterPlan) -> Result<SinkWriter, ConnectorError> {
+    fn open(&self, plan: WriterPlan) -> Result<Box<dyn Writer>, ConnectorError> {
         let table = self.tables.iter().find(|table| table.id == plan.sink).ok_or_else(|| {
             ConnectorError::Fatal(format!("plan names sink {}, which this query does not have", plan.sink))
         })?;
-        SinkWriter::open(WriterConfig {
+        sink::open(WriterConfig {
             table: table.clone(),
             query: self.query,
             query_name: self.name.clone(),
@@ -114,7 +114,7 @@ impl Slot {
         let Some(writer) = content.writer.as_mut() else { return Err("the writer is gone".into()) };
         let outcome = match writer.publish() {
             Ok(Published::Committed) => return Ok(()),
-            Ok(Published::Unknown) => "the broker did not answer".to_string(),
+            Ok(Published::Unknown) => "the sink did not answer".to_string(),
             Err(error) => error.to_string(),
         };
         // A producer whose transaction ended badly is not used again.

@@ -5,7 +5,9 @@
 use crate::ids::{OperatorId, ShardId, TaskId};
 use crate::offsets::{LastRecord, SourcePartition, as_pairs};
 use crate::plan::WriterPlan;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Result of one task attempt. Its sink writes are flushed but not committed.
@@ -77,14 +79,47 @@ pub struct WriterReport {
     pub rows: u64,
     /// Order-independent 128-bit digest of the encoded rows.
     pub digest: u128,
-    /// Where the writer's progress record lies (partition and offset of the progress topic), when it wrote any.
-    pub progress_at: Option<ProgressPosition>,
+    /// What the sink's connector needs to find the write again; `None`: nothing, or there is no write. Checkpoints from
+    /// before tokens have a `progress_at` here, which becomes the token as it stands.
+    #[serde(default, alias = "progress_at")]
+    pub token: Option<WriterToken>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProgressPosition {
-    pub partition: i32,
-    pub offset: i64,
+/// Bytes that a sink's connector makes and reads. Nobody else looks into them. Stored as hexadecimal text.
+#[derive(Clone, PartialEq, Eq)]
+pub struct WriterToken(pub Vec<u8>);
+
+impl Serialize for WriterToken {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let digits = self.0.iter().map(|byte| format!("{byte:02x}"));
+        serializer.serialize_str(&digits.collect::<String>())
+    }
+}
+
+impl<'de> Deserialize<'de> for WriterToken {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::String(digits) => {
+                unhex(&digits).map(Self).ok_or_else(|| D::Error::custom("a writer's token is not hexadecimal"))
+            }
+            before_tokens => serde_json::to_vec(&before_tokens).map(Self).map_err(D::Error::custom),
+        }
+    }
+}
+
+fn unhex(digits: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let byte = |pair: &[u8]| match pair {
+        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+        _ => None,
+    };
+    digits.as_bytes().chunks(2).map(byte).collect()
+}
+
+impl std::fmt::Debug for WriterToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "WriterToken({})", String::from_utf8_lossy(&self.0))
+    }
 }
 
 /// State that changed in one operator of one task, in the engine's delta encoding.
@@ -148,6 +183,32 @@ pub struct OperatorMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::{SinkId, WriterId};
+
+    #[test]
+    fn a_token_is_stored_as_it_is_and_what_was_stored_before_tokens_becomes_one() {
+        let plan = WriterPlan { sink: SinkId(2), writer: WriterId(1) };
+        let report = |token: Option<&[u8]>| WriterReport {
+            plan,
+            rows: 3,
+            digest: 39,
+            token: token.map(|bytes| WriterToken(bytes.to_vec())),
+        };
+        for report in [report(None), report(Some(&[])), report(Some(&[0, 7, 255]))] {
+            let stored = serde_json::to_string(&report).unwrap();
+            assert_eq!(serde_json::from_str::<WriterReport>(&stored).unwrap(), report, "{stored}");
+        }
+        let before = |end: &str| -> WriterReport {
+            let stored = format!(r#"{{"plan":{{"sink":2,"writer":1}},"rows":3,"digest":39{end}}}"#);
+            serde_json::from_str(&stored).unwrap()
+        };
+        let position = r#"{"partition":0,"offset":17}"#;
+        assert_eq!(before(&format!(r#","progress_at":{position}"#)), report(Some(position.as_bytes())));
+        assert_eq!(before(r#","progress_at":null"#), report(None));
+        assert_eq!(before(""), report(None));
+        assert!(serde_json::from_str::<WriterToken>(r#""7""#).is_err());
+        assert!(serde_json::from_str::<WriterToken>(r#""+7""#).is_err());
+    }
 
     #[test]
     fn event_times_add_up() {

@@ -142,6 +142,10 @@ fn secrets_are_seen_nowhere() {
     }
     run(&["status", "right", "--json"]);
     assert!(shown.contains("'kafka.ssl.key.password' stands in the script"), "a literal secret is warned of: {shown}");
+    assert!(
+        shown.contains("sink 'o' is outside the exactly-once promise"),
+        "submit tells what the console is: {shown}"
+    );
     cluster.ok(&["stop", "right"]);
     for name in ["driver-0.stderr", "driver-0.stdout", "executor-0.stderr", "executor-0.stdout"] {
         shown.push_str(&std::fs::read_to_string(cluster.path().join(name)).unwrap());

@@ -1,6 +1,6 @@
 //! Progress topics of other queries may be deleted at any time; that holds up nobody.
 
-use highwater_connectors::sink::{ProgressReader, progress_topic};
+use highwater_connectors::kafka::sink::{ProgressReader, progress_topic};
 use highwater_engine::formats::{Format, JSON};
 use highwater_engine::query::{KafkaOptions, KeyOptions};
 use highwater_protocol::ids::{QueryId, SinkId};

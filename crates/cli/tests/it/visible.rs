@@ -1,6 +1,6 @@
 //! A batch is published once all of it can be read, wherever it lies: no row of the next one is seen before.
 
-use highwater_connectors::sink::{Published, SinkWriter, WriterConfig};
+use highwater_connectors::sink::{self, Published, Writer, WriterConfig};
 use highwater_engine::SinkTable;
 use highwater_engine::changelog::ChangeBatch;
 use highwater_protocol::ids::{AttemptId, AttemptNumber, BatchId, Epoch, QueryId, WriterId};
@@ -66,7 +66,7 @@ fn readers_never_see_a_batch_before_all_of_the_one_before() {
 }
 
 /// A writer of two columns, and rows that fill every partition.
-fn writer(kafka: &KafkaCluster, topic: &str) -> (SinkWriter, ChangeBatch) {
+fn writer(kafka: &KafkaCluster, topic: &str) -> (Box<dyn Writer>, ChangeBatch) {
     let script = format!(
         "CREATE TABLE t (id BIGINT) WITH ('connector'='kafka', 'topic'='in', 'bootstrap.servers'='x:1', 'format'='json');
          CREATE TABLE o (id BIGINT, PRIMARY KEY (id) NOT ENFORCED) WITH ('connector'='kafka', 'topic'='{topic}',
@@ -76,11 +76,11 @@ fn writer(kafka: &KafkaCluster, topic: &str) -> (SinkWriter, ChangeBatch) {
     );
     let table: SinkTable = highwater_engine::compile(&script).unwrap().sinks[0].clone();
     let query = QueryId(Uuid::from_u128(77));
-    highwater_connectors::admin::ensure_topics(&table, query).unwrap();
+    sink::prepare(&table, query).unwrap();
     let column: arrow::array::ArrayRef = std::sync::Arc::new(arrow::array::Int64Array::from_iter_values(0..100));
     let rows = ChangeBatch::inserts(arrow::array::RecordBatch::try_from_iter([("id", column)]).unwrap());
     let config = WriterConfig { table, query, query_name: "visible".into(), writer: WriterId(0), epoch: 1 };
-    (SinkWriter::open(config).unwrap(), rows)
+    (sink::open(config).unwrap(), rows)
 }
 
 /// One partition's leader hangs while the transaction commits: its coordinator, elsewhere, says at once that it is

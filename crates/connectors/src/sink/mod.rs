@@ -1,33 +1,26 @@
-//! Sinks: writers that hold rows of a batch until it may be published.
+//! Sinks: writers that take the rows of a batch and publish them, and what tells whether they have.
 //!
-//! Owns: the writer's life (begin, write, flush, publish or abort) and what it holds. Does not own: when to publish
-//! (core), which rows (engine). All calls block.
-//! Invariants: nothing is visible to a `read_committed` reader before `publish`; the report of a flush says exactly
-//! what would become visible; the same rows give the same digest in any order.
+//! Owns: what a connector that is written does, the writer's life (begin, write, flush, publish or abort), rows as records.
+//! Does not own: when to publish (protocol), which rows (engine), how a connector does it (its folder). All calls block.
+//! Invariants: the report of a flush says exactly what would become visible; the same rows give the same digest in any
+//! order; a sink is asked what it holds by its [`Committer`], and one that has none has said so.
 
-mod console;
-mod deliveries;
-mod kafka;
+mod committing;
 mod late_rows;
-mod producer;
-mod progress_topic;
 pub(crate) mod records;
-mod resolve;
-mod visible;
 
+pub use committing::{EarlierOutputs, delete_progress, guarantee, max_attempt_ms, prepare, resolve_writers};
 pub use late_rows::late_rows;
-pub use producer::{max_attempt_ms, transaction_timeout_ms};
-pub use progress_topic::{Progress, ProgressKey, ProgressReader, progress_topic};
-pub use resolve::resolve_writers;
 
+use crate::api::connector;
 use crate::error::ConnectorError;
-use console::ConsoleWriter;
 use highwater_engine::changelog::ChangeBatch;
-use highwater_engine::query::{ConnectorOptions, SinkTable};
+use highwater_engine::query::SinkTable;
 use highwater_protocol::ids::{AttemptId, BatchId, QueryId, WriterId};
 use highwater_protocol::plan::WriterPlan;
+use highwater_protocol::query::Resolution;
 use highwater_protocol::report::WriterReport;
-use kafka::KafkaWriter;
+use std::collections::BTreeMap;
 
 /// What a writer is opened with.
 #[derive(Clone, Debug)]
@@ -41,7 +34,7 @@ pub struct WriterConfig {
 }
 
 impl WriterConfig {
-    fn plan(&self) -> WriterPlan {
+    pub fn plan(&self) -> WriterPlan {
         WriterPlan { sink: self.table.id, writer: self.writer }
     }
 }
@@ -50,69 +43,95 @@ impl WriterConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Published {
     Committed,
-    /// Perhaps: only the sink's progress tells.
+    /// Perhaps: only the sink's [`Committer`] tells.
     Unknown,
 }
 
 /// One writer of one sink.
-pub enum SinkWriter {
-    Kafka(Box<KafkaWriter>),
-    Console(Box<ConsoleWriter>),
-}
-
-impl SinkWriter {
-    /// Brokers are asked at the first row, not here.
-    pub fn open(config: WriterConfig) -> Result<Self, ConnectorError> {
-        match &config.table.connector {
-            ConnectorOptions::Kafka(options) => {
-                let options = options.clone();
-                Ok(Self::Kafka(Box::new(KafkaWriter::open(config, options)?)))
-            }
-            ConnectorOptions::Console => Ok(Self::Console(Box::new(ConsoleWriter::open(config)?))),
-            ConnectorOptions::File(_) => {
-                Err(ConnectorError::Config(format!("table '{}' is a file and cannot be written", config.table.name)))
-            }
-        }
-    }
-
+pub trait Writer: Send {
     /// Begins an attempt; what an earlier one has open is aborted. `recompute_only`: the sink holds the batch already,
     /// so that its rows are only counted and digested.
-    pub fn begin(&mut self, batch: BatchId, attempt: AttemptId, recompute_only: bool) {
-        match self {
-            Self::Kafka(writer) => writer.begin(batch, attempt, recompute_only),
-            Self::Console(writer) => writer.begin(recompute_only),
-        }
-    }
+    fn begin(&mut self, batch: BatchId, attempt: AttemptId, recompute_only: bool);
 
-    /// Takes rows; weight −1 deletes. Waits while the brokers are slow.
-    pub fn write(&mut self, rows: &ChangeBatch) -> Result<(), ConnectorError> {
-        match self {
-            Self::Kafka(writer) => writer.write(rows),
-            Self::Console(writer) => writer.write(rows),
-        }
-    }
+    /// Takes rows; weight −1 deletes. Waits while the far side is slow.
+    fn write(&mut self, rows: &ChangeBatch) -> Result<(), ConnectorError>;
 
     /// Makes sure that what was written can be published.
-    pub fn flush(&mut self) -> Result<WriterReport, ConnectorError> {
-        match self {
-            Self::Kafka(writer) => writer.flush(),
-            Self::Console(writer) => Ok(writer.flush()),
-        }
-    }
+    fn flush(&mut self) -> Result<WriterReport, ConnectorError>;
 
     /// Makes it visible, to readers too: what comes after is seen after it.
-    pub fn publish(&mut self) -> Result<Published, ConnectorError> {
-        match self {
-            Self::Kafka(writer) => writer.publish(),
-            Self::Console(writer) => writer.publish(),
-        }
-    }
+    fn publish(&mut self) -> Result<Published, ConnectorError>;
 
     /// Drops what was written.
-    pub fn abort(&mut self) {
-        match self {
-            Self::Kafka(writer) => writer.abort(),
-            Self::Console(writer) => writer.begin(true),
-        }
-    }
+    fn abort(&mut self);
+}
+
+/// A connector that is written.
+pub trait SinkConnector: Sync {
+    /// Makes what the sink needs and lacks, at submit. A sink that cannot be written as it is told is refused here.
+    fn prepare(&self, table: &SinkTable, query: QueryId) -> Result<(), ConnectorError>;
+
+    /// Opens a writer. The far side is asked at the first row, not here.
+    fn open(&self, config: WriterConfig) -> Result<Box<dyn Writer>, ConnectorError>;
+
+    /// What makes a prepared batch final, and tells after a crash whether it is.
+    fn committer(&self) -> Committer<'_>;
+}
+
+/// How a sink holds a batch between prepare and publish.
+pub enum Committer<'a> {
+    /// The far side holds it for the writer, who publishes; what is lost with a writer is computed again.
+    Held(&'a dyn Held),
+    /// Nothing holds it: a batch whose publishing was cut short is written again.
+    None {
+        /// What is promised instead of exactly-once, as the rest of a sentence about the sink.
+        guarantee: &'static str,
+    },
+}
+
+/// A sink whose far side holds what writers have flushed, and can be asked.
+pub trait Held: Sync {
+    /// Fences writers of a sink and says what each holds of `batch`; without a batch they are only fenced. `whole`: every
+    /// writer that the sink has progress of is fenced and told of as well, and without a batch all progress is ahead.
+    fn resolve(
+        &self,
+        table: &SinkTable,
+        query: QueryId,
+        batch: Option<BatchId>,
+        writers: &[&WriterReport],
+        whole: bool,
+    ) -> Result<BTreeMap<WriterId, Resolution>, ConnectorError>;
+
+    /// How long it holds what was written, milliseconds.
+    fn max_open_ms(&self, table: &SinkTable) -> Result<i64, ConnectorError>;
+
+    /// Looks for output of earlier queries.
+    fn earlier_output(&self) -> Box<dyn EarlierOutput>;
+
+    /// Deletes what it keeps to answer, of a query that is dropped.
+    fn delete_progress(&self, table: &SinkTable, query: QueryId) -> Result<(), ConnectorError>;
+}
+
+/// What earlier queries have written through sinks of one connector.
+pub trait EarlierOutput {
+    /// The UUID of a query of this name that wrote to the same place, if there was one.
+    fn find(&mut self, sink: &SinkTable, name: &str) -> Result<Option<String>, ConnectorError>;
+}
+
+/// Opens a writer of a sink.
+///
+/// # Errors
+/// The table cannot be written, or its options are wrong.
+pub fn open(config: WriterConfig) -> Result<Box<dyn Writer>, ConnectorError> {
+    of(&config.table)?.open(config)
+}
+
+fn of(table: &SinkTable) -> Result<&'static dyn SinkConnector, ConnectorError> {
+    connector(&table.name, &table.connector)?.sink().ok_or_else(|| {
+        ConnectorError::Config(format!(
+            "table '{}' cannot be written: the connector '{}' is none of sinks",
+            table.name,
+            table.connector.name()
+        ))
+    })
 }

@@ -1,28 +1,12 @@
-//! Kafka sources: long-lived consumers that prefetch, decode to Arrow and keep what is not yet committed.
+//! Sources: what a reader of records is started with, and what it gives.
 //!
-//! Owns: the types a reader's user sees. Does not own: which ranges are read (plans), what is
-//! done with the rows (engine).
-//! Path of a record: `queue` (librdkafka) → `worker` (a thread) → `raw` (undecoded) → `chunk`
-//! (decoded, key and value by `parts`) → `buffer` (kept until released) → `reader` (the async side).
+//! Owns: the types a reader's user sees, and rows of bad records. Does not own: which ranges are read (plans), what is
+//! done with the rows (engine), how a connector reads (its folder).
 
-mod buffer;
-mod chunk;
 mod dead_letters;
-mod failing;
-mod incarnation;
-mod meta;
-mod parts;
-mod placing;
-mod queue;
-mod raw;
-mod reader;
-mod shared;
-mod trouble;
-mod worker;
 
+pub use crate::kafka::source::{RangeRead, SourceReader};
 pub use dead_letters::dead_letters;
-pub(crate) use reader::kafka_options;
-pub use reader::{RangeRead, SourceReader};
 
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;

@@ -96,18 +96,10 @@ fn topic(connector: &ConnectorOptions) -> Option<&str> {
     }
 }
 
-fn connector_name(connector: &ConnectorOptions) -> &'static str {
-    match connector {
-        ConnectorOptions::Kafka(_) => "kafka",
-        ConnectorOptions::Console => "console",
-        ConnectorOptions::File(_) => "filesystem",
-    }
-}
-
 fn source_json(source: &SourceTable) -> Value {
     json!({
         "table": source.name,
-        "connector": connector_name(&source.connector),
+        "connector": source.connector.name(),
         "topic": topic(&source.connector),
         "columnsRead": columns_read(source),
         "watermark": source.watermark.as_ref().map(|watermark| watermark.to_string()),
@@ -118,7 +110,7 @@ fn sink_json(sink: &SinkTable) -> Value {
     let key: Vec<&str> = sink.primary_key.iter().map(|column| sink.schema.field(*column).name().as_str()).collect();
     json!({
         "table": sink.name,
-        "connector": connector_name(&sink.connector),
+        "connector": sink.connector.name(),
         "topic": topic(&sink.connector),
         "columns": columns_json(&sink.schema),
         "primaryKey": key,

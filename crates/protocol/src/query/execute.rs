@@ -330,7 +330,7 @@ impl QueryMachine {
 
 /// A writer of which nothing is known.
 pub(super) fn unwritten(plan: WriterPlan) -> WriterReport {
-    WriterReport { plan, rows: 0, digest: 0, progress_at: None }
+    WriterReport { plan, rows: 0, digest: 0, token: None }
 }
 
 pub(super) fn abort(execution: &Execution) -> Action {

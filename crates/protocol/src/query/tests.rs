@@ -281,7 +281,7 @@ fn report(task: &TaskPlan) -> TaskReport {
 }
 
 fn writer_report(plan: WriterPlan, rows: u64) -> WriterReport {
-    WriterReport { plan, rows, digest: u128::from(rows) * 13, progress_at: None }
+    WriterReport { plan, rows, digest: u128::from(rows) * 13, token: None }
 }
 
 /// A writer of which nothing is known.

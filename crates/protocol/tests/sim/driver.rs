@@ -15,6 +15,7 @@ use highwater_protocol::prepare_record::PrepareRecord;
 use highwater_protocol::query::{
     Action, CommittedBatch, End, Event, ExecutorInfo, QueryConfig, QueryMachine, Resolution, TopicLook,
 };
+use highwater_protocol::report::WriterReport;
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -418,7 +419,9 @@ impl World {
     /// The second half: what they hold.
     pub fn read_progress(&mut self, driver: usize, run: u64, question: Question) {
         let Question { number, batch, writers, whole } = question;
-        let places: Option<Vec<i64>> = writers.iter().map(|writer| Some(writer.progress_at?.offset)).collect();
+        let place =
+            |writer: &WriterReport| Some(i64::from_le_bytes(writer.token.as_ref()?.0.as_slice().try_into().ok()?));
+        let places: Option<Vec<i64>> = writers.iter().map(place).collect();
         let from = places.filter(|_| !whole).and_then(|places| places.into_iter().min()).unwrap_or(0);
         let skip = self.fault == Some(Fault::SkippedReplay) && !self.drivers[driver].resolved;
         self.drivers[driver].resolved = true;

@@ -13,9 +13,7 @@ use crate::world::World;
 use highwater_protocol::ids::{OperatorId, ShardId, StageId, TaskId};
 use highwater_protocol::offsets::Ranges;
 use highwater_protocol::plan::{TaskPlan, TaskWork, WriterPlan};
-use highwater_protocol::report::{
-    OperatorMetrics, PartitionReport, ProgressPosition, StateDelta, TaskReport, WriterReport,
-};
+use highwater_protocol::report::{OperatorMetrics, PartitionReport, StateDelta, TaskReport, WriterReport, WriterToken};
 use highwater_protocol::state_delta::DeltaWriter;
 use rand::Rng;
 use std::collections::{BTreeMap, VecDeque};
@@ -290,8 +288,7 @@ impl World {
         };
         let (writer, batch, rows) = (*writer, run.plan.batch, rows.clone());
         if rows.is_empty() || run.published.contains(&writer) {
-            let report =
-                WriterReport { plan: writer, rows: rows.len() as u64, digest: digest(&rows), progress_at: None };
+            let report = WriterReport { plan: writer, rows: rows.len() as u64, digest: digest(&rows), token: None };
             task.report.writers.push(report);
             task.writes.pop_front();
             return self.soon(1, Ev::WriteStep(at));
@@ -346,8 +343,8 @@ impl World {
             return self.soon(3, Ev::BrokerAbort { txn: txn.unwrap_or_default() });
         };
         let Some((_, rows)) = task.writes.pop_front() else { return };
-        let progress_at = txn.map(|txn| ProgressPosition { partition: 0, offset: txn as i64 });
-        let report = WriterReport { plan: writer, rows: rows.len() as u64, digest: digest(&rows), progress_at };
+        let token = txn.map(|txn| WriterToken((txn as i64).to_le_bytes().to_vec()));
+        let report = WriterReport { plan: writer, rows: rows.len() as u64, digest: digest(&rows), token };
         task.report.writers.push(report);
         if let Some(slot) = self.slot(at, writer) {
             slot.flushed = Some(at.attempt);

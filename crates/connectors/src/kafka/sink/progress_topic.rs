@@ -5,8 +5,8 @@
 //! of its own with one partition: an open transaction hides all that lies behind it from `read_committed` readers, so
 //! a dead stranger's, in a shared topic, would hold up recovery until its timeout; our own we may fence.
 
-use crate::client::{self, Lookup};
 use crate::error::ConnectorError;
+use crate::kafka::client::{self, Lookup};
 use highwater_engine::query::KafkaOptions;
 use highwater_protocol::ids::{QueryId, SinkId};
 use highwater_protocol::options::IsolationLevel;

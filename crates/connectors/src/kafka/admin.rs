@@ -2,10 +2,12 @@
 //!
 //! Owns: creating topics with the brokers' defaults, and what brokers must allow. All calls block.
 
-use crate::client::{self, Callbacks, Lookup};
+use super::options::sink_options;
+use super::sink::{Progress, ProgressKey, ProgressReader, progress_topic, transaction_timeout_ms};
 use crate::error::ConnectorError;
-use crate::sink::{Progress, ProgressKey, ProgressReader, progress_topic, transaction_timeout_ms};
-use highwater_engine::query::{ConnectorOptions, KafkaOptions, SinkTable};
+use crate::kafka::client::{self, Callbacks, Lookup};
+use crate::sink::EarlierOutput;
+use highwater_engine::query::{KafkaOptions, SinkTable};
 use highwater_protocol::ids::QueryId;
 use highwater_protocol::options::IsolationLevel;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -20,7 +22,7 @@ const BROKERS_DEFAULT: i32 = -1;
 
 /// Makes the topics of a sink that are missing: its own, and the one of its progress.
 pub fn ensure_topics(sink: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
-    let ConnectorOptions::Kafka(options) = &sink.connector else { return Ok(()) };
+    let options = sink_options(sink)?;
     check_transaction_timeout(sink, options)?;
     let replication = match &options.topic {
         Some(topic) => {
@@ -47,7 +49,7 @@ fn replication_of(options: &KafkaOptions, topic: &str) -> Result<i32, ConnectorE
 
 /// Deletes the topic of a sink's progress, if it is there.
 pub fn delete_progress(sink: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
-    let ConnectorOptions::Kafka(options) = &sink.connector else { return Ok(()) };
+    let options = sink_options(sink)?;
     let name = progress_topic(query, sink.id);
     let context = format!("deleting topic '{name}'");
     let admin = client_of(options, &context)?;
@@ -149,21 +151,22 @@ fn exists(consumer: &Lookup, name: &str, context: &str) -> Result<bool, Connecto
 
 /// What earlier queries have written through their sinks. Each Kafka cluster is read once, when it is first asked about.
 #[derive(Default)]
-pub struct EarlierOutput {
+pub struct EarlierTopics {
     clusters: Vec<(KafkaOptions, BTreeMap<ProgressKey, Progress>)>,
 }
 
-impl EarlierOutput {
-    /// The UUID of a query of this name that wrote to the sink's topic, if there was one.
-    pub fn find(&mut self, sink: &SinkTable, name: &str) -> Result<Option<String>, ConnectorError> {
-        let ConnectorOptions::Kafka(options) = &sink.connector else { return Ok(None) };
+impl EarlierOutput for EarlierTopics {
+    fn find(&mut self, sink: &SinkTable, name: &str) -> Result<Option<String>, ConnectorError> {
+        let options = sink_options(sink)?;
         let same = |(_, progress): &(&ProgressKey, &Progress)| {
             progress.name == name && progress.table == sink.name && progress.topic == options.topic
         };
         let written = self.written_to(options)?;
         Ok(written.iter().find(same).map(|(key, _)| key.query.clone()))
     }
+}
 
+impl EarlierTopics {
     fn written_to(&mut self, options: &KafkaOptions) -> Result<&BTreeMap<ProgressKey, Progress>, ConnectorError> {
         let is_there = |known: &KafkaOptions| {
             known.bootstrap_servers == options.bootstrap_servers && known.properties == options.properties

@@ -9,10 +9,10 @@ use super::chunk::ChunkDecoder;
 use super::queue::ConsumerQueue;
 use super::shared::{WorkerShared, WorkerState};
 use super::worker::Worker;
-use super::{Chunk, PartitionAvailability, Place, SourceEvent, SourceReaderConfig};
-use crate::client;
 use crate::error::ConnectorError;
-use highwater_engine::query::{ConnectorOptions, KafkaOptions, SourceTable};
+use crate::kafka::client;
+use crate::kafka::options::source_options;
+use crate::source::{Chunk, PartitionAvailability, Place, SourceEvent, SourceReaderConfig};
 use highwater_protocol::offsets::{OffsetRange, TopicPartition};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -45,25 +45,11 @@ impl Drop for Inner {
     }
 }
 
-/// The Kafka options of a source table, and its topic.
-pub(crate) fn kafka_options(table: &SourceTable) -> Result<(&KafkaOptions, Arc<str>), ConnectorError> {
-    let no_topic = || {
-        ConnectorError::Config(format!("table '{}': a source needs 'connector' = 'kafka' and a 'topic'", table.name))
-    };
-    match &table.connector {
-        ConnectorOptions::Kafka(options) => {
-            let topic = options.topic.as_deref().ok_or_else(no_topic)?;
-            Ok((options, Arc::from(topic)))
-        }
-        _ => Err(no_topic()),
-    }
-}
-
 impl SourceReader {
     /// Starts the threads; nothing is read before `assign`. Events come when something changes,
     /// never repeatedly for the same trouble.
     pub fn start(config: SourceReaderConfig, events: UnboundedSender<SourceEvent>) -> Result<Self, ConnectorError> {
-        let (options, topic) = kafka_options(&config.table)?;
+        let (options, topic) = source_options(&config.table)?;
         let context = format!("table '{}'", config.table.name);
         let group = format!("highwater-{}", config.query);
         let mut client = client::consumer(options, &group, config.table.options.isolation_level)?;

@@ -5,9 +5,9 @@
 //! Ends are those its readers see: the last stable offset under `read_committed`. Only whether a partition is idle is
 //! decided by the end of the log itself.
 
-use crate::client::{self, Lookup};
+use super::options::source_options;
 use crate::error::ConnectorError;
-use crate::source::kafka_options;
+use crate::kafka::client::{self, Lookup};
 use highwater_engine::query::SourceTable;
 use highwater_protocol::ids::SourceId;
 use highwater_protocol::offsets::{LogEnds, Positions, SourcePartition, TopicPartition};
@@ -48,7 +48,7 @@ pub struct TopicMonitor {
 impl TopicMonitor {
     /// Creates the client; brokers are asked by the other calls.
     pub fn open(table: &SourceTable) -> Result<Self, ConnectorError> {
-        let (options, topic) = kafka_options(table)?;
+        let (options, topic) = source_options(table)?;
         let context = format!("table '{}'", table.name);
         let mut config = client::consumer(options, "highwater-monitor", table.options.isolation_level)?;
         // It reads single records only.
@@ -189,7 +189,7 @@ impl TopicMonitor {
 
     /// Name and id of the topic, if the brokers tell one; it changes when the topic is recreated.
     pub fn topic_id(&mut self) -> Result<Option<(String, String)>, ConnectorError> {
-        let id = crate::topic_id::topic_id(self.consumer.client(), &self.topic, TIMEOUT).map_err(|code| {
+        let id = crate::kafka::topic_id::topic_id(self.consumer.client(), &self.topic, TIMEOUT).map_err(|code| {
             ConnectorError::from_code(format!("describing topic '{}'", self.topic), Some(code), code.to_string())
         })?;
         Ok(id.map(|id| (self.topic.to_string(), id)))

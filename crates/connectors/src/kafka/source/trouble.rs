@@ -4,8 +4,8 @@
 //! error counts only if the topic's leaders cannot be reached. Does not own: retrying, which
 //! librdkafka does by itself.
 
-use super::SourceEvent;
-use crate::client::{Callbacks, Lookup};
+use crate::kafka::client::{Callbacks, Lookup};
+use crate::source::SourceEvent;
 use rdkafka::consumer::Consumer;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,13 +1,43 @@
 //! The console sink: rows as JSON lines on stdout, when their batch is published. Outside the exactly-once promise.
 
-use super::records::RecordEncoder;
-use super::{Published, WriterConfig};
+use crate::api::Connector;
 use crate::error::ConnectorError;
+use crate::sink::records::RecordEncoder;
+use crate::sink::{Committer, Published, SinkConnector, Writer, WriterConfig};
 use highwater_engine::changelog::ChangeBatch;
+use highwater_engine::query::SinkTable;
+use highwater_protocol::ids::{AttemptId, BatchId, QueryId};
 use highwater_protocol::report::WriterReport;
 use std::io::Write;
 
-pub struct ConsoleWriter {
+/// The connector.
+pub struct Console;
+
+impl Connector for Console {
+    fn name(&self) -> &'static str {
+        "console"
+    }
+
+    fn sink(&self) -> Option<&dyn SinkConnector> {
+        Some(self)
+    }
+}
+
+impl SinkConnector for Console {
+    fn prepare(&self, _: &SinkTable, _: QueryId) -> Result<(), ConnectorError> {
+        Ok(())
+    }
+
+    fn open(&self, config: WriterConfig) -> Result<Box<dyn Writer>, ConnectorError> {
+        Ok(Box::new(ConsoleWriter::open(config)?))
+    }
+
+    fn committer(&self) -> Committer<'_> {
+        Committer::None { guarantee: "a recovery may print the rows of a batch again" }
+    }
+}
+
+struct ConsoleWriter {
     config: WriterConfig,
     encoder: RecordEncoder,
     lines: Vec<u8>,
@@ -17,17 +47,19 @@ pub struct ConsoleWriter {
 }
 
 impl ConsoleWriter {
-    pub fn open(config: WriterConfig) -> Result<Self, ConnectorError> {
+    fn open(config: WriterConfig) -> Result<Self, ConnectorError> {
         let encoder = RecordEncoder::new(&config.table, "")?;
         Ok(Self { config, encoder, lines: Vec::new(), rows: 0, digest: 0, recompute_only: false })
     }
+}
 
-    pub fn begin(&mut self, recompute_only: bool) {
+impl Writer for ConsoleWriter {
+    fn begin(&mut self, _: BatchId, _: AttemptId, recompute_only: bool) {
         self.lines.clear();
         (self.rows, self.digest, self.recompute_only) = (0, 0, recompute_only);
     }
 
-    pub fn write(&mut self, rows: &ChangeBatch) -> Result<(), ConnectorError> {
+    fn write(&mut self, rows: &ChangeBatch) -> Result<(), ConnectorError> {
         let lines = &mut self.lines;
         let (mut count, mut digest) = (0, 0_u128);
         self.encoder.encode(rows, |record| {
@@ -48,11 +80,11 @@ impl ConsoleWriter {
         Ok(())
     }
 
-    pub fn flush(&mut self) -> WriterReport {
-        WriterReport { plan: self.config.plan(), rows: self.rows, digest: self.digest, progress_at: None }
+    fn flush(&mut self) -> Result<WriterReport, ConnectorError> {
+        Ok(WriterReport { plan: self.config.plan(), rows: self.rows, digest: self.digest, token: None })
     }
 
-    pub fn publish(&mut self) -> Result<Published, ConnectorError> {
+    fn publish(&mut self) -> Result<Published, ConnectorError> {
         if !self.recompute_only {
             let mut stdout = std::io::stdout().lock();
             stdout.write_all(&self.lines).and_then(|()| stdout.flush()).map_err(|error| {
@@ -64,5 +96,10 @@ impl ConsoleWriter {
         }
         self.lines.clear();
         Ok(Published::Committed)
+    }
+
+    fn abort(&mut self) {
+        self.lines.clear();
+        (self.rows, self.digest) = (0, 0);
     }
 }

@@ -3,9 +3,9 @@
 //! Owns: the lock around the buffers of one thread, and waking each other. Does not own: Kafka.
 //! Invariant: nothing blocks while the lock is held.
 
-use super::Place;
 use super::buffer::PartitionBuffer;
 use super::queue::ConsumerQueue;
+use crate::source::Place;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

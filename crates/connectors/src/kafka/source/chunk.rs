@@ -7,9 +7,9 @@
 use super::meta::Meta;
 use super::parts::{Origin, PartDecoder};
 use super::raw::{Keep, LeaderEpochs, RawRecords};
-use super::reader::kafka_options;
-use super::{BadRecord, Chunk};
 use crate::error::ConnectorError;
+use crate::kafka::options::source_options;
+use crate::source::{BadRecord, Chunk};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatchOptions, TimestampMillisecondArray};
 use arrow::compute::kernels::zip::zip;
 use arrow::compute::{and, cast, filter, is_not_null, nullif};
@@ -88,7 +88,7 @@ impl ChunkDecoder {
             .map(|expr| reassign_expr_columns(Arc::clone(expr), &decoded))
             .transpose()
             .map_err(|error| internal(&error))?;
-        let (kafka, _) = kafka_options(table)?;
+        let (kafka, _) = source_options(table)?;
         let (parts, origins) = PartDecoder::open(table, &kafka.format, kafka.key_format(), &wanted)?;
         let keyed = table.upsert.as_ref().map(|upsert| keyed(upsert, &wanted, &origins));
         let has = |meta| origins.iter().any(|origin| matches!(origin, Origin::Meta(found) if *found == meta));

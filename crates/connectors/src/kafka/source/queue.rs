@@ -9,8 +9,8 @@
 #![allow(unsafe_code)]
 
 use super::incarnation::noted_change;
-use crate::client::{Callbacks, Lookup, Native};
 use crate::error::ConnectorError;
+use crate::kafka::client::{Callbacks, Lookup, Native};
 use highwater_protocol::offsets::LastRecord;
 use rdkafka::bindings as sys;
 use rdkafka::consumer::Consumer;

@@ -3,9 +3,9 @@
 //! Owns: failing partitions, and telling why. Does not own: what is done about it (the driver decides and assigns anew).
 //! Invariant: a partition fails before it is told, so that a new assignment never meets the failure of the old one.
 
-use super::SourceEvent;
 use super::worker::{Worker, current};
 use crate::error::ConnectorError;
+use crate::source::SourceEvent;
 use highwater_protocol::offsets::TopicPartition;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};

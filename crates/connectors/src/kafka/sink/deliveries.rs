@@ -4,9 +4,9 @@
 //! woken by the last one, and an abort need not wait for anybody to ask.
 
 use super::progress_topic::PROGRESS_PREFIX;
-use crate::client::Callbacks;
+use super::token::ProgressPosition;
 use crate::error::ConnectorError;
-use highwater_protocol::report::ProgressPosition;
+use crate::kafka::client::Callbacks;
 use parking_lot::{Condvar, Mutex};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};

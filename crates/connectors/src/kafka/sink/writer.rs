@@ -8,12 +8,14 @@
 use super::deliveries::{TransactionalProducer, delivery_error};
 use super::producer::{STEP_TIMEOUT, initialised, is_retriable};
 use super::progress_topic::{PROGRESS_PARTITION, Progress, ProgressKey, progress_topic};
-use super::records::{Record, RecordEncoder};
+use super::token::ProgressPosition;
 use super::visible::wait_visible;
-use super::{Published, WriterConfig};
-use crate::admin;
-use crate::client::Native;
 use crate::error::ConnectorError;
+use crate::kafka::admin;
+use crate::kafka::client::Native;
+use crate::kafka::options::sink_options;
+use crate::sink::records::{Record, RecordEncoder};
+use crate::sink::{Published, Writer, WriterConfig};
 use highwater_engine::changelog::ChangeBatch;
 use highwater_engine::query::KafkaOptions;
 use highwater_protocol::ids::{AttemptId, BatchId};
@@ -46,7 +48,8 @@ pub struct KafkaWriter {
 }
 
 impl KafkaWriter {
-    pub fn open(config: WriterConfig, options: KafkaOptions) -> Result<Self, ConnectorError> {
+    pub fn open(config: WriterConfig) -> Result<Self, ConnectorError> {
+        let options = sink_options(&config.table)?.clone();
         let topic = options.topic.clone().unwrap_or_default();
         Ok(Self {
             encoder: RecordEncoder::new(&config.table, &topic)?,
@@ -64,39 +67,8 @@ impl KafkaWriter {
         })
     }
 
-    pub fn begin(&mut self, batch: BatchId, _attempt: AttemptId, recompute_only: bool) {
-        self.abort();
-        (self.batch, self.recompute_only, self.rows, self.digest) = (batch, recompute_only, 0, 0);
-    }
-
     fn context(&self) -> String {
         format!("sink '{}'", self.config.table.name)
-    }
-
-    pub fn write(&mut self, rows: &ChangeBatch) -> Result<(), ConnectorError> {
-        if rows.num_rows() == 0 {
-            return Ok(());
-        }
-        if !self.recompute_only {
-            self.begin_transaction()?;
-        }
-        let (context, recompute_only) = (self.context(), self.recompute_only);
-        let Self { encoder, producer, options, known_topics, rows: count, digest, .. } = self;
-        encoder.encode(rows, |record| {
-            *count += 1;
-            *digest = digest.wrapping_add(record.digest());
-            match producer {
-                Some(producer) if !recompute_only => {
-                    if !known_topics.contains(record.topic) {
-                        admin::ensure_topic(options, record.topic)?;
-                        known_topics.insert(record.topic.to_string());
-                    }
-                    send(producer, &record, &context)
-                }
-                _ => Ok(()),
-            }
-        })?;
-        self.check_deliveries()
     }
 
     fn begin_transaction(&mut self) -> Result<(), ConnectorError> {
@@ -129,34 +101,6 @@ impl KafkaWriter {
         }
     }
 
-    pub fn flush(&mut self) -> Result<WriterReport, ConnectorError> {
-        let mut report =
-            WriterReport { plan: self.config.plan(), rows: self.rows, digest: self.digest, progress_at: None };
-        if !self.in_transaction {
-            return Ok(report);
-        }
-        let (key, value) = self.progress()?;
-        let topic = progress_topic(self.config.query, self.config.table.id);
-        let (partition, key, value) = (Some(PROGRESS_PARTITION), Some(key.as_slice()), Some(value.as_slice()));
-        let record = Record { topic: &topic, partition, key, value, ..Record::default() };
-        let context = self.context();
-        let Some(producer) = &self.producer else { return Ok(report) };
-        send(producer, &record, &context)?;
-        if !producer.context().wait(STEP_TIMEOUT) {
-            return Err(ConnectorError::Unavailable {
-                context,
-                message: match producer.context().callbacks.refusal() {
-                    Some(refusal) => refusal,
-                    None => format!("brokers took no row for {} seconds", STEP_TIMEOUT.as_secs()),
-                },
-            });
-        }
-        self.check_deliveries()?;
-        producer.context().callbacks.forget();
-        report.progress_at = producer.context().progress_at();
-        Ok(report)
-    }
-
     fn progress(&self) -> Result<(Vec<u8>, Vec<u8>), ConnectorError> {
         let config = &self.config;
         let key = ProgressKey { query: config.query.to_string(), sink: config.table.id.0, writer: config.writer.0 };
@@ -171,25 +115,6 @@ impl KafkaWriter {
         };
         let encoded = serde_json::to_vec(&key).and_then(|key| Ok((key, serde_json::to_vec(&value)?)));
         encoded.map_err(|error| ConnectorError::Fatal(format!("progress cannot be encoded: {error}")))
-    }
-
-    pub fn publish(&mut self) -> Result<Published, ConnectorError> {
-        if !self.in_transaction {
-            return Ok(Published::Committed);
-        }
-        let Some(producer) = self.producer.take() else { return Ok(Published::Unknown) };
-        self.in_transaction = false;
-        let deadline = Instant::now() + STEP_TIMEOUT;
-        loop {
-            match producer.commit_transaction(STEP_TIMEOUT) {
-                Ok(()) => return Ok(self.visible(producer)),
-                Err(error) if is_retriable(&error) && Instant::now() < deadline => {}
-                Err(error) => {
-                    tracing::warn!(sink = %self.config.table.name, %error, "the outcome of a commit is unknown");
-                    return Ok(Published::Unknown);
-                }
-            }
-        }
     }
 
     /// Waits until what was committed can be read, so that no row of the next batch is seen before. Whoever takes
@@ -213,8 +138,87 @@ impl KafkaWriter {
             }
         }
     }
+}
 
-    pub fn abort(&mut self) {
+impl Writer for KafkaWriter {
+    fn begin(&mut self, batch: BatchId, _attempt: AttemptId, recompute_only: bool) {
+        self.abort();
+        (self.batch, self.recompute_only, self.rows, self.digest) = (batch, recompute_only, 0, 0);
+    }
+
+    fn write(&mut self, rows: &ChangeBatch) -> Result<(), ConnectorError> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        if !self.recompute_only {
+            self.begin_transaction()?;
+        }
+        let (context, recompute_only) = (self.context(), self.recompute_only);
+        let Self { encoder, producer, options, known_topics, rows: count, digest, .. } = self;
+        encoder.encode(rows, |record| {
+            *count += 1;
+            *digest = digest.wrapping_add(record.digest());
+            match producer {
+                Some(producer) if !recompute_only => {
+                    if !known_topics.contains(record.topic) {
+                        admin::ensure_topic(options, record.topic)?;
+                        known_topics.insert(record.topic.to_string());
+                    }
+                    send(producer, &record, &context)
+                }
+                _ => Ok(()),
+            }
+        })?;
+        self.check_deliveries()
+    }
+
+    fn flush(&mut self) -> Result<WriterReport, ConnectorError> {
+        let mut report = WriterReport { plan: self.config.plan(), rows: self.rows, digest: self.digest, token: None };
+        if !self.in_transaction {
+            return Ok(report);
+        }
+        let (key, value) = self.progress()?;
+        let topic = progress_topic(self.config.query, self.config.table.id);
+        let (partition, key, value) = (Some(PROGRESS_PARTITION), Some(key.as_slice()), Some(value.as_slice()));
+        let record = Record { topic: &topic, partition, key, value, ..Record::default() };
+        let context = self.context();
+        let Some(producer) = &self.producer else { return Ok(report) };
+        send(producer, &record, &context)?;
+        if !producer.context().wait(STEP_TIMEOUT) {
+            return Err(ConnectorError::Unavailable {
+                context,
+                message: match producer.context().callbacks.refusal() {
+                    Some(refusal) => refusal,
+                    None => format!("brokers took no row for {} seconds", STEP_TIMEOUT.as_secs()),
+                },
+            });
+        }
+        self.check_deliveries()?;
+        producer.context().callbacks.forget();
+        report.token = producer.context().progress_at().and_then(ProgressPosition::token);
+        Ok(report)
+    }
+
+    fn publish(&mut self) -> Result<Published, ConnectorError> {
+        if !self.in_transaction {
+            return Ok(Published::Committed);
+        }
+        let Some(producer) = self.producer.take() else { return Ok(Published::Unknown) };
+        self.in_transaction = false;
+        let deadline = Instant::now() + STEP_TIMEOUT;
+        loop {
+            match producer.commit_transaction(STEP_TIMEOUT) {
+                Ok(()) => return Ok(self.visible(producer)),
+                Err(error) if is_retriable(&error) && Instant::now() < deadline => {}
+                Err(error) => {
+                    tracing::warn!(sink = %self.config.table.name, %error, "the outcome of a commit is unknown");
+                    return Ok(Published::Unknown);
+                }
+            }
+        }
+    }
+
+    fn abort(&mut self) {
         if !std::mem::take(&mut self.in_transaction) {
             return;
         }

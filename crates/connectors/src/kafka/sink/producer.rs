@@ -3,10 +3,10 @@
 //! Owns: creating and initialising them. Does not own: their transactions (`kafka`).
 
 use super::deliveries::Deliveries;
-use crate::admin;
-use crate::client::{self, Native};
 use crate::error::ConnectorError;
-use highwater_engine::query::{ConnectorOptions, KafkaOptions, SinkTable};
+use crate::kafka::admin;
+use crate::kafka::client::{self, Native};
+use highwater_engine::query::{KafkaOptions, SinkTable};
 use highwater_protocol::ids::{QueryId, SinkId, WriterId};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -21,22 +21,11 @@ const INIT_STEP: Duration = Duration::from_secs(2);
 /// How long brokers keep a transaction open, unless the user says otherwise; they allow 15 minutes by default.
 const TRANSACTION_TIMEOUT_MS: i64 = 600_000;
 const TRANSACTION_TIMEOUT: &str = "transaction.timeout.ms";
-/// The longest call between executors.
-const EXCHANGE_TIMEOUT_MS: i64 = 600_000;
 /// Ids initialised at the same time: each takes threads and connections of its own.
 const FENCED_AT_ONCE: usize = 16;
 
 fn transactional_id(query: QueryId, sink: SinkId, writer: WriterId) -> String {
     format!("highwater-{query}-{sink}-{writer}")
-}
-
-/// How long an attempt of a batch may take, milliseconds: what it has open by then is still there when it is published.
-pub fn max_attempt_ms(sinks: &[SinkTable]) -> i64 {
-    let open = sinks.iter().filter_map(|sink| match &sink.connector {
-        ConnectorOptions::Kafka(options) => Some(transaction_timeout_ms(options)),
-        _ => None,
-    });
-    open.chain([EXCHANGE_TIMEOUT_MS]).min().unwrap_or(EXCHANGE_TIMEOUT_MS) / 5 * 4
 }
 
 /// How long the sink asks brokers to keep a transaction open, milliseconds.

@@ -6,8 +6,10 @@
 
 use super::producer::fence;
 use super::progress_topic::{Progress, ProgressKey, ProgressReader, progress_topic};
+use super::token::ProgressPosition;
 use crate::error::ConnectorError;
-use highwater_engine::query::{ConnectorOptions, SinkTable};
+use crate::kafka::options::sink_options;
+use highwater_engine::query::SinkTable;
 use highwater_protocol::ids::{BatchId, QueryId, WriterId};
 use highwater_protocol::options::IsolationLevel;
 use highwater_protocol::query::Resolution;
@@ -21,9 +23,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 const STABLE_TIMEOUT: Duration = Duration::from_secs(30);
 const STABLE_PAUSE: Duration = Duration::from_millis(10);
 
-/// Fences writers of a sink and says what each holds of `batch`; without a batch they are only fenced. `whole`: every
-/// writer that the sink has progress of is fenced and told of as well, and without a batch all progress is ahead.
-/// Blocks.
+/// See [`crate::sink::Held::resolve`].
 pub fn resolve_writers(
     table: &SinkTable,
     query: QueryId,
@@ -36,10 +36,7 @@ pub fn resolve_writers(
     let unpublished = |asked: &BTreeMap<WriterId, Option<u128>>| {
         asked.keys().map(|writer| (*writer, Resolution::NotPublished)).collect()
     };
-    let ConnectorOptions::Kafka(options) = &table.connector else {
-        // A console keeps nothing that could be asked.
-        return Ok(unpublished(&asked));
-    };
+    let options = sink_options(table)?;
     let ids: BTreeSet<WriterId> = asked.keys().copied().collect();
     fence(table, options, query, &ids)?;
     if batch.is_none() && !whole {
@@ -133,7 +130,8 @@ fn wait_until_stable(
 
 /// Where to begin: at the first flushed record, if all of them are known, else at the beginning.
 fn start(writers: &[&WriterReport]) -> Option<i64> {
-    let places: Option<Vec<i64>> = writers.iter().map(|writer| Some(writer.progress_at.as_ref()?.offset)).collect();
+    let place = |writer: &&WriterReport| Some(ProgressPosition::of(writer.token.as_ref()?)?.offset);
+    let places: Option<Vec<i64>> = writers.iter().map(place).collect();
     places?.into_iter().min()
 }
 

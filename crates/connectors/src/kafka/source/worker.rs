@@ -14,7 +14,7 @@ use super::queue::{ConsumerQueue, Polled, Record};
 use super::raw::RawRecords;
 use super::shared::{WorkerShared, WorkerState};
 use super::trouble::Trouble;
-use super::{Place, SourceEvent, SourceReaderConfig};
+use crate::source::{Place, SourceEvent, SourceReaderConfig};
 use highwater_protocol::offsets::TopicPartition;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;

@@ -1,0 +1,73 @@
+//! Kafka: topics that are read and written.
+//!
+//! Owns: all that talks to Kafka. Does not own: the formats of records (`formats`), when to publish (protocol).
+//! Invariant: nothing outside this folder knows librdkafka.
+
+pub mod admin;
+pub mod client;
+pub mod monitor;
+pub mod options;
+pub mod sink;
+pub mod source;
+mod topic_id;
+
+use crate::api::Connector;
+use crate::error::ConnectorError;
+use crate::sink::{Committer, EarlierOutput, Held, SinkConnector, Writer, WriterConfig};
+use highwater_engine::query::SinkTable;
+use highwater_protocol::ids::{BatchId, QueryId, WriterId};
+use highwater_protocol::query::Resolution;
+use highwater_protocol::report::WriterReport;
+use std::collections::BTreeMap;
+
+/// The connector.
+pub struct Kafka;
+
+impl Connector for Kafka {
+    fn name(&self) -> &'static str {
+        "kafka"
+    }
+
+    fn sink(&self) -> Option<&dyn SinkConnector> {
+        Some(self)
+    }
+}
+
+impl SinkConnector for Kafka {
+    fn prepare(&self, table: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
+        admin::ensure_topics(table, query)
+    }
+
+    fn open(&self, config: WriterConfig) -> Result<Box<dyn Writer>, ConnectorError> {
+        Ok(Box::new(sink::KafkaWriter::open(config)?))
+    }
+
+    fn committer(&self) -> Committer<'_> {
+        Committer::Held(self)
+    }
+}
+
+impl Held for Kafka {
+    fn resolve(
+        &self,
+        table: &SinkTable,
+        query: QueryId,
+        batch: Option<BatchId>,
+        writers: &[&WriterReport],
+        whole: bool,
+    ) -> Result<BTreeMap<WriterId, Resolution>, ConnectorError> {
+        sink::resolve_writers(table, query, batch, writers, whole)
+    }
+
+    fn max_open_ms(&self, table: &SinkTable) -> Result<i64, ConnectorError> {
+        Ok(sink::transaction_timeout_ms(options::sink_options(table)?))
+    }
+
+    fn earlier_output(&self) -> Box<dyn EarlierOutput> {
+        Box::new(admin::EarlierTopics::default())
+    }
+
+    fn delete_progress(&self, table: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
+        admin::delete_progress(table, query)
+    }
+}
