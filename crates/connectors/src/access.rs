@@ -1,16 +1,15 @@
 //! What a script may reach on the machine it runs on: environment variables and files.
 //!
 //! Owns: the policy of a process, and checking a compiled script against it, before anything is opened. Does not own:
-//! which properties of Kafka's client there are (engine), flags (cli).
+//! which options lead somewhere (their declarations), flags (cli).
 //! Invariants: a reference or a path that is not allowed is never read; paths are compared as the system resolves them,
 //! so that neither `..` nor a symbolic link leads out of an allowed folder.
 
 use crate::error::ConnectorError;
+use highwater_connect::OptionKind;
 use highwater_engine::CompiledQuery;
 use highwater_engine::files::FileTable;
-use highwater_engine::query::{ConnectorOptions, KafkaOptions};
 use highwater_engine::references;
-use highwater_engine::sql::properties::{Kind, kind};
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
@@ -52,8 +51,9 @@ impl AccessPolicy {
         let sources = query.sources.iter().map(|source| (&source.name, &source.connector));
         let sinks = query.sinks.iter().map(|sink| (&sink.name, &sink.connector));
         for (table, connector) in sources.chain(sinks) {
-            if let ConnectorOptions::Kafka(options) = connector {
-                self.check_kafka(options).map_err(|reason| refused(table, reason))?;
+            for (option, value, kind) in connector.values.texts() {
+                let checked = self.check_value(&option, value, kind == OptionKind::Path);
+                checked.map_err(|reason| refused(table, reason))?;
             }
         }
         Ok(())
@@ -63,12 +63,6 @@ impl AccessPolicy {
     pub fn check_file(&self, table: &FileTable) -> Result<(), ConnectorError> {
         let checked = self.check_value("path", &table.options.path, true);
         checked.map_err(|reason| ConnectorError::Config(reason.text(&table.name, "driver")))
-    }
-
-    fn check_kafka(&self, options: &KafkaOptions) -> Result<(), Refusal> {
-        options.properties.iter().try_for_each(|(property, value)| {
-            self.check_value(&format!("kafka.{property}"), value, kind(property) == Kind::Path)
-        })
     }
 
     fn check_value(&self, option: &str, value: &str, is_path: bool) -> Result<(), Refusal> {

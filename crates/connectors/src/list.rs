@@ -6,4 +6,20 @@ use crate::api::Connector;
 
 /// All of them.
 pub static CONNECTORS: &[&dyn Connector] =
-    &[&crate::kafka::Kafka, &crate::filesystem::Filesystem, &crate::console::Console];
+    &[&crate::kafka::Kafka, &crate::console::Console, &crate::filesystem::Filesystem];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use highwater_connect::Use;
+
+    #[test]
+    fn every_declared_connector_is_here_and_does_what_it_declares() {
+        let here: Vec<&str> = CONNECTORS.iter().map(|connector| connector.spec().name).collect();
+        let declared: Vec<&str> = highwater_connect::CONNECTORS.iter().map(|spec| spec.name).collect();
+        assert_eq!(here, declared);
+        for connector in CONNECTORS {
+            assert_eq!(connector.sink().is_some(), connector.spec().is(Use::Sink), "{:?}", connector.spec());
+        }
+    }
+}

@@ -7,6 +7,7 @@ use crate::plan::build::{Builder, Target};
 use crate::plan::catalog::Catalog;
 use crate::plan::{dead_letters, insert, late_rows, optimize, sinks, sources};
 use crate::query::{CompiledQuery, SinkTable};
+use crate::sql::connectors::written_secrets;
 use crate::sql::ddl::{Column, OptionEntry, TableDef};
 use crate::sql::derived::DerivedFrom;
 use crate::sql::error::{Result, SqlError};
@@ -16,7 +17,6 @@ use crate::sql::limits;
 use crate::sql::metadata_columns::{METADATA, collect_metadata, hide_metadata};
 use crate::sql::names::use_standard_names;
 use crate::sql::options::{QueryOptions, query_options, table_options};
-use crate::sql::properties::written_secrets;
 use crate::sql::random::{collect_position, derive_random};
 use crate::sql::refuse::refuse_unsupported;
 use crate::sql::rewrite::{

@@ -7,13 +7,14 @@
 use crate::error::EngineError;
 use crate::files::{FileContents, FileTable, read_files};
 use crate::plan::catalog::Stream;
-use crate::query::ConnectorOptions;
+use crate::query::FileOptions;
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::logical_expr::LogicalPlan;
+use highwater_connect::Use;
 use highwater_protocol::files::FileVersions;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -44,11 +45,12 @@ impl Lookup {
         let _ = plan.apply(|node| {
             if let LogicalPlan::TableScan(scan) = node
                 && let Some(stream) = scan.source.downcast_ref::<Stream>()
-                && let ConnectorOptions::File(options) = &stream.table.options.connector
+                && stream.table.options.connector.is(Use::Lookup)
             {
+                let options = FileOptions::of(&stream.table.options.connector);
                 let name = stream.table.def.name.text.clone();
                 let schema = stream.table.schema.clone();
-                tables.insert(name.clone(), FileTable { name, options: options.clone(), schema, pinned });
+                tables.insert(name.clone(), FileTable { name, options, schema, pinned });
             }
             Ok(TreeNodeRecursion::Continue)
         });

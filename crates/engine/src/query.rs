@@ -7,11 +7,12 @@ use crate::dataflow::operator::{expect_types, only};
 use crate::dataflow::{Dataflow, PipelineInput, PipelineOutput, StageInput};
 use crate::error::EngineError;
 use crate::files::{FileContents, FileTable};
-use crate::formats::Format;
+use crate::formats::{Format, RAW};
 use crate::lookup::Lookup;
 use crate::sql::options::QueryOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
+use highwater_connect::{ConnectorSpec, OptionValues, Use};
 use highwater_functions::clock::BatchClock;
 use highwater_protocol::files::FileVersions;
 use highwater_protocol::identity::PlanIdentity;
@@ -44,10 +45,7 @@ impl CompiledQuery {
         let spec = |source: &SourceTable| SourceSpec {
             id: source.id,
             table: source.name.clone(),
-            topic: match &source.connector {
-                ConnectorOptions::Kafka(kafka) => kafka.topic.clone().unwrap_or_default(),
-                ConnectorOptions::Console | ConnectorOptions::File(_) => String::new(),
-            },
+            topic: source.connector.place().unwrap_or_default().to_string(),
             options: source.options.clone(),
             has_watermark: source.watermark.is_some(),
         };
@@ -200,27 +198,54 @@ pub struct SinkTable {
     pub connector: ConnectorOptions,
 }
 
-/// The WITH options a connector needs.
+/// A table's connector, as its WITH options chose it. References to secrets stay unresolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConnectorOptions {
-    Kafka(KafkaOptions),
-    Console,
-    /// Rows look things up in it.
-    File(FileOptions),
+pub struct ConnectorOptions {
+    pub values: OptionValues,
+    /// Of record values, or of files.
+    pub format: Format,
+    pub key: KeyOptions,
 }
 
 impl ConnectorOptions {
+    pub fn spec(&self) -> &'static ConnectorSpec {
+        self.values.spec()
+    }
+
     /// As `'connector' = '…'` says it.
     pub fn name(&self) -> &'static str {
-        match self {
-            Self::Kafka(_) => "kafka",
-            Self::Console => "console",
-            Self::File(_) => "filesystem",
-        }
+        self.spec().name
+    }
+
+    /// Whether its tables can be used so.
+    pub fn is(&self, wanted: Use) -> bool {
+        self.spec().is(wanted)
+    }
+
+    /// Where in the connector the table is, such as a topic; `None`: rows say it themselves, or there is only one place.
+    pub fn place(&self) -> Option<&str> {
+        self.values.text(self.spec().place.as_ref()?.option)
+    }
+
+    /// The options of another table in the same connector, which holds bytes; `None` if there is only one place.
+    pub fn beside(&self, place: &str) -> Option<Self> {
+        let option = self.spec().place.as_ref()?.option;
+        let (format, key) = (Format::of(&RAW), KeyOptions::default());
+        Some(Self { values: self.values.clone().with(option, place), format, key })
+    }
+
+    /// The table for people, without secrets.
+    pub fn describe(&self) -> String {
+        (self.spec().describe)(&self.values)
+    }
+
+    /// How record keys are encoded that are made of columns.
+    pub fn key_format(&self) -> &Format {
+        self.key.format.as_ref().unwrap_or(&self.format)
     }
 }
 
-/// Options of a file: a path, or a folder of files, that every executor can read.
+/// Options of a file: a path, or a folder of files, that the driver can read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileOptions {
     pub path: String,
@@ -229,23 +254,15 @@ pub struct FileOptions {
     pub refresh_ms: Option<u64>,
 }
 
-/// Options of a Kafka table. Values keep `${env:X}` and `${file:X}` unresolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KafkaOptions {
-    /// Absent only in a sink that routes by a `_topic` column.
-    pub topic: Option<String>,
-    pub bootstrap_servers: String,
-    /// Of record values.
-    pub format: Format,
-    pub key: KeyOptions,
-    /// The `kafka.*` options, without the prefix.
-    pub properties: BTreeMap<String, String>,
-}
-
-impl KafkaOptions {
-    /// How record keys are encoded that are made of columns.
-    pub fn key_format(&self) -> &Format {
-        self.key.format.as_ref().unwrap_or(&self.format)
+impl FileOptions {
+    /// Of a table that rows look up.
+    pub fn of(connector: &ConnectorOptions) -> Self {
+        let values = &connector.values;
+        Self {
+            path: values.text("path").unwrap_or_default().to_string(),
+            format: connector.format.clone(),
+            refresh_ms: values.number("refresh"),
+        }
     }
 }
 

@@ -1,8 +1,7 @@
 //! Progress topics of other queries may be deleted at any time; that holds up nobody.
 
+use highwater_connectors::kafka::options::KafkaOptions;
 use highwater_connectors::kafka::sink::{ProgressReader, progress_topic};
-use highwater_engine::formats::{Format, JSON};
-use highwater_engine::query::{KafkaOptions, KeyOptions};
 use highwater_protocol::ids::{QueryId, SinkId};
 use highwater_protocol::options::IsolationLevel;
 use highwater_testkit::KafkaCluster;
@@ -15,13 +14,8 @@ fn a_topic_that_is_gone_is_noticed_and_passed_over_where_all_are_read() {
     let kafka = KafkaCluster::shared();
     let there = progress_topic(QueryId(Uuid::from_u128(1)), SinkId(0));
     kafka.create_topic(&there, 1);
-    let options = KafkaOptions {
-        topic: None,
-        bootstrap_servers: kafka.bootstrap_servers().into(),
-        format: Format::of(&JSON),
-        key: KeyOptions::default(),
-        properties: BTreeMap::new(),
-    };
+    let options =
+        KafkaOptions { topic: None, bootstrap_servers: kafka.bootstrap_servers().into(), properties: BTreeMap::new() };
     let reader = ProgressReader::open(&options, IsolationLevel::ReadCommitted).unwrap();
     let gone = progress_topic(QueryId(Uuid::from_u128(2)), SinkId(0));
     let began = Instant::now();

@@ -4,6 +4,7 @@ use crate::api::Connector;
 use crate::error::ConnectorError;
 use crate::sink::records::RecordEncoder;
 use crate::sink::{Committer, Published, SinkConnector, Writer, WriterConfig};
+use highwater_connect::ConnectorSpec;
 use highwater_engine::changelog::ChangeBatch;
 use highwater_engine::query::SinkTable;
 use highwater_protocol::ids::{AttemptId, BatchId, QueryId};
@@ -14,8 +15,8 @@ use std::io::Write;
 pub struct Console;
 
 impl Connector for Console {
-    fn name(&self) -> &'static str {
-        "console"
+    fn spec(&self) -> &'static ConnectorSpec {
+        &highwater_connect::CONSOLE
     }
 
     fn sink(&self) -> Option<&dyn SinkConnector> {

@@ -2,13 +2,14 @@
 
 use crate::api::Connector;
 use crate::sink::SinkConnector;
+use highwater_connect::ConnectorSpec;
 
 /// The connector.
 pub struct Filesystem;
 
 impl Connector for Filesystem {
-    fn name(&self) -> &'static str {
-        "filesystem"
+    fn spec(&self) -> &'static ConnectorSpec {
+        &highwater_connect::FILESYSTEM
     }
 
     fn sink(&self) -> Option<&dyn SinkConnector> {

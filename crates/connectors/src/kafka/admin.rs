@@ -6,8 +6,9 @@ use super::options::sink_options;
 use super::sink::{Progress, ProgressKey, ProgressReader, progress_topic, transaction_timeout_ms};
 use crate::error::ConnectorError;
 use crate::kafka::client::{self, Callbacks, Lookup};
+use crate::kafka::options::KafkaOptions;
 use crate::sink::EarlierOutput;
-use highwater_engine::query::{KafkaOptions, SinkTable};
+use highwater_engine::query::SinkTable;
 use highwater_protocol::ids::QueryId;
 use highwater_protocol::options::IsolationLevel;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -22,7 +23,7 @@ const BROKERS_DEFAULT: i32 = -1;
 
 /// Makes the topics of a sink that are missing: its own, and the one of its progress.
 pub fn ensure_topics(sink: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
-    let options = sink_options(sink)?;
+    let options = &sink_options(sink)?;
     check_transaction_timeout(sink, options)?;
     let replication = match &options.topic {
         Some(topic) => {
@@ -49,7 +50,7 @@ fn replication_of(options: &KafkaOptions, topic: &str) -> Result<i32, ConnectorE
 
 /// Deletes the topic of a sink's progress, if it is there.
 pub fn delete_progress(sink: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
-    let options = sink_options(sink)?;
+    let options = &sink_options(sink)?;
     let name = progress_topic(query, sink.id);
     let context = format!("deleting topic '{name}'");
     let admin = client_of(options, &context)?;
@@ -157,7 +158,7 @@ pub struct EarlierTopics {
 
 impl EarlierOutput for EarlierTopics {
     fn find(&mut self, sink: &SinkTable, name: &str) -> Result<Option<String>, ConnectorError> {
-        let options = sink_options(sink)?;
+        let options = &sink_options(sink)?;
         let same = |(_, progress): &(&ProgressKey, &Progress)| {
             progress.name == name && progress.table == sink.name && progress.topic == options.topic
         };

@@ -14,6 +14,7 @@ mod topic_id;
 use crate::api::Connector;
 use crate::error::ConnectorError;
 use crate::sink::{Committer, EarlierOutput, Held, SinkConnector, Writer, WriterConfig};
+use highwater_connect::ConnectorSpec;
 use highwater_engine::query::SinkTable;
 use highwater_protocol::ids::{BatchId, QueryId, WriterId};
 use highwater_protocol::query::Resolution;
@@ -24,8 +25,8 @@ use std::collections::BTreeMap;
 pub struct Kafka;
 
 impl Connector for Kafka {
-    fn name(&self) -> &'static str {
-        "kafka"
+    fn spec(&self) -> &'static ConnectorSpec {
+        &highwater_connect::kafka::KAFKA
     }
 
     fn sink(&self) -> Option<&dyn SinkConnector> {
@@ -60,7 +61,7 @@ impl Held for Kafka {
     }
 
     fn max_open_ms(&self, table: &SinkTable) -> Result<i64, ConnectorError> {
-        Ok(sink::transaction_timeout_ms(options::sink_options(table)?))
+        Ok(sink::transaction_timeout_ms(&options::sink_options(table)?))
     }
 
     fn earlier_output(&self) -> Box<dyn EarlierOutput> {

@@ -50,7 +50,7 @@ impl TopicMonitor {
     pub fn open(table: &SourceTable) -> Result<Self, ConnectorError> {
         let (options, topic) = source_options(table)?;
         let context = format!("table '{}'", table.name);
-        let mut config = client::consumer(options, "highwater-monitor", table.options.isolation_level)?;
+        let mut config = client::consumer(&options, "highwater-monitor", table.options.isolation_level)?;
         // It reads single records only.
         config.set("queued.min.messages", "1").set("queued.max.messages.kbytes", "2048");
         let consumer = client::lookup(&config, &context)?;

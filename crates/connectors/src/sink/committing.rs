@@ -119,7 +119,8 @@ mod tests {
         assert_eq!(max_attempt_ms(&sinks[1..]).unwrap(), 480_000);
         let plan = highwater_protocol::plan::WriterPlan { sink: sinks[1].id, writer: WriterId(4) };
         let report = WriterReport { plan, rows: 1, digest: 7, token: None };
-        let found = resolve_writers(&sinks[1], QueryId(uuid::Uuid::from_u128(1)), Some(BatchId(3)), &[&report], true).unwrap();
+        let found =
+            resolve_writers(&sinks[1], QueryId(uuid::Uuid::from_u128(1)), Some(BatchId(3)), &[&report], true).unwrap();
         assert_eq!(found, BTreeMap::from([(WriterId(4), Resolution::NotPublished)]));
     }
 }

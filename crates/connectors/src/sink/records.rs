@@ -11,8 +11,7 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use highwater_engine::changelog::ChangeBatch;
-use highwater_engine::formats::{Format, JSON};
-use highwater_engine::query::{ConnectorOptions, SinkTable};
+use highwater_engine::query::SinkTable;
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -71,17 +70,13 @@ impl RecordEncoder {
     pub fn new(table: &SinkTable, topic: &str) -> Result<Self, ConnectorError> {
         let column = |name: &str| table.schema.index_of(name).ok();
         let columns = table.record_columns();
-        let json = Format::of(&JSON);
-        let (format, key_format) = match &table.connector {
-            ConnectorOptions::Kafka(kafka) => (&kafka.format, kafka.key_format()),
-            ConnectorOptions::Console | ConnectorOptions::File(_) => (&json, &json),
-        };
+        let connector = &table.connector;
         let has_key = !columns.key.is_empty();
         Ok(Self {
             table: table.name.clone(),
             topic: topic.to_string(),
-            value: encoder(format, columns.value)?,
-            key: has_key.then(|| encoder(key_format, columns.key)).transpose()?,
+            value: encoder(&connector.format, columns.value)?,
+            key: has_key.then(|| encoder(connector.key_format(), columns.key)).transpose()?,
             is_keyed: !table.primary_key.is_empty(),
             topic_column: column("_topic"),
             key_column: column("_key"),
@@ -179,6 +174,9 @@ mod tests {
     use super::*;
     use arrow::array::{BinaryArray, Int64Array, RecordBatch, StringArray};
     use arrow::datatypes::{Field, Schema};
+    use highwater_connect::OptionValues;
+    use highwater_engine::formats::{Format, JSON};
+    use highwater_engine::query::{ConnectorOptions, KeyOptions};
     use highwater_protocol::ids::SinkId;
     use highwater_protocol::options::OutputMode;
     use std::sync::Arc;
@@ -190,7 +188,11 @@ mod tests {
             schema: Arc::new(Schema::new(fields)),
             primary_key,
             mode: OutputMode::Append,
-            connector: ConnectorOptions::Console,
+            connector: ConnectorOptions {
+                values: OptionValues::of(highwater_connect::find("console").unwrap()),
+                format: Format::of(&JSON),
+                key: KeyOptions::default(),
+            },
         }
     }
 

@@ -3,7 +3,7 @@
 //! Owns: lines and their order. Does not own: the words for operators (`explain`). Legend: `+` rows only come, `±` rows
 //! may be taken back; below an operator that keeps state stands what, and what bounds it.
 
-use super::{columns_read, connector_text, output_text, sink_text};
+use super::{columns_read, output_text, sink_text};
 use crate::dataflow::{OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
 use crate::query::{CompiledQuery, SourceTable};
 use highwater_protocol::ids::{EdgeId, OperatorId};
@@ -26,7 +26,7 @@ pub fn draw(query: &CompiledQuery, out: &mut String) -> Result {
     }
     writeln!(out)?;
     for sink in &query.sinks {
-        writeln!(out, "sink {}: {}, {}", sink.name, connector_text(&sink.connector), sink_text(sink))?;
+        writeln!(out, "sink {}: {}, {}", sink.name, sink.connector.describe(), sink_text(sink))?;
     }
     writeln!(out, "─+▶ rows only come, ─±▶ rows may be taken back")
 }
@@ -87,7 +87,7 @@ fn source_text(query: &CompiledQuery, stage: &Stage) -> String {
     let Some(source) = source_of(query, stage) else { return "source".into() };
     let watermark = source.watermark.as_ref().map_or(String::new(), |watermark| format!(", watermark {watermark}"));
     let reads = columns_read(source).join(", ");
-    format!("source {}: {}, reads {reads}{watermark}", source.name, connector_text(&source.connector))
+    format!("source {}: {}, reads {reads}{watermark}", source.name, source.connector.describe())
 }
 
 fn sign(query: &CompiledQuery, edge: EdgeId) -> char {

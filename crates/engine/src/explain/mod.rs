@@ -6,7 +6,7 @@
 mod draw;
 
 use crate::dataflow::{Edge, OperatorInfo, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput, words};
-use crate::query::{CompiledQuery, ConnectorOptions, SinkTable, SourceTable};
+use crate::query::{CompiledQuery, SinkTable, SourceTable};
 use crate::sql::types::type_name;
 use crate::sql::values::duration_text;
 use arrow::datatypes::Schema;
@@ -44,17 +44,6 @@ fn columns_read(source: &SourceTable) -> Vec<&str> {
     source.columns_used.iter().map(|column| source.schema.field(*column).name().as_str()).collect()
 }
 
-fn connector_text(connector: &ConnectorOptions) -> String {
-    match connector {
-        ConnectorOptions::Console => "console".into(),
-        ConnectorOptions::File(file) => format!("file {}", file.path),
-        ConnectorOptions::Kafka(kafka) => match &kafka.topic {
-            Some(topic) => format!("kafka topic {topic}"),
-            None => "kafka topic by _topic".into(),
-        },
-    }
-}
-
 fn sink_text(sink: &SinkTable) -> String {
     match sink.primary_key.is_empty() {
         true if sink.mode == OutputMode::Complete => "the whole result at every batch".into(),
@@ -89,18 +78,11 @@ fn columns_json(schema: &Schema) -> Vec<Value> {
     schema.fields().iter().map(column).collect()
 }
 
-fn topic(connector: &ConnectorOptions) -> Option<&str> {
-    match connector {
-        ConnectorOptions::Kafka(kafka) => kafka.topic.as_deref(),
-        ConnectorOptions::Console | ConnectorOptions::File(_) => None,
-    }
-}
-
 fn source_json(source: &SourceTable) -> Value {
     json!({
         "table": source.name,
         "connector": source.connector.name(),
-        "topic": topic(&source.connector),
+        "topic": source.connector.place(),
         "columnsRead": columns_read(source),
         "watermark": source.watermark.as_ref().map(|watermark| watermark.to_string()),
     })
@@ -111,7 +93,7 @@ fn sink_json(sink: &SinkTable) -> Value {
     json!({
         "table": sink.name,
         "connector": sink.connector.name(),
-        "topic": topic(&sink.connector),
+        "topic": sink.connector.place(),
         "columns": columns_json(&sink.schema),
         "primaryKey": key,
         "outputMode": sink.mode,

@@ -38,15 +38,12 @@ impl RecordColumns {
         is_metadata: impl Fn(&str) -> bool,
     ) -> Self {
         let stored = (0..schema.fields().len()).filter(|column| !is_metadata(schema.field(*column).name()));
-        let ConnectorOptions::Kafka(kafka) = connector else {
-            return Self { key: primary_key.to_vec(), value: stored.collect(), by_key: false };
-        };
-        let named = || kafka.key.fields.iter().filter_map(|name| schema.index_of(name).ok());
+        let named = || connector.key.fields.iter().filter_map(|name| schema.index_of(name).ok());
         let key: Vec<usize> = if primary_key.is_empty() { named().collect() } else { primary_key.to_vec() };
         // Where the value is one column, that is the one beside the key.
-        let apart = kafka.key.apart || kafka.format.spec().single;
+        let apart = connector.key.apart || connector.format.spec().single;
         let value = stored.filter(|column| !apart || !key.contains(column)).collect();
-        Self { key, value, by_key: apart || !kafka.key.fields.is_empty() }
+        Self { key, value, by_key: apart || !connector.key.fields.is_empty() }
     }
 }
 

@@ -6,7 +6,6 @@
 use super::as_of::{AS_OF, find_marks, mark};
 use super::errors::{external, sql_error};
 use super::windows::WindowPlanner;
-use crate::query::ConnectorOptions;
 use crate::sql::ddl::TableDef;
 use crate::sql::derived::DerivedFrom;
 use crate::sql::error::SqlError;
@@ -26,6 +25,7 @@ use datafusion::logical_expr::{
 use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{self, Query, Statement};
 use datafusion::sql::sqlparser::tokenizer::Location;
+use highwater_connect::Use;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -104,9 +104,9 @@ impl Catalog {
         self.seed
     }
 
-    /// A table whose rows are records of a topic.
+    /// A table whose rows are records that come.
     pub fn is_stream(&self, name: &str) -> bool {
-        self.table(name).is_some_and(|table| matches!(table.options.connector, ConnectorOptions::Kafka(_)))
+        self.table(name).is_some_and(|table| table.options.connector.is(Use::Source))
     }
 
     pub fn config(&self) -> &ConfigOptions {
@@ -173,7 +173,7 @@ impl Catalog {
 
     /// Whether this table is a file, which rows look up as it is.
     pub fn is_file(&self, name: &str) -> bool {
-        self.table(name).is_some_and(|table| matches!(table.options.connector, ConnectorOptions::File(_)))
+        self.table(name).is_some_and(|table| table.options.connector.is(Use::Lookup))
     }
 
     /// Plans a query of the script; `at` is its statement's place.

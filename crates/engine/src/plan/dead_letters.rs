@@ -4,8 +4,7 @@
 //! same batch, by the same tasks, as what was made of the records around the bad one.
 
 use crate::dataflow::{Dataflow, StageInput};
-use crate::formats::{Format, RAW};
-use crate::query::{ConnectorOptions, KafkaOptions, KeyOptions, SinkTable, SourceTable};
+use crate::query::{SinkTable, SourceTable};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use highwater_protocol::ids::SinkId;
 use highwater_protocol::options::{OnBadRecord, OutputMode};
@@ -27,23 +26,18 @@ pub fn schema() -> SchemaRef {
 /// Adds a sink for every source with `on_bad_record = 'dead_letter'`.
 pub fn connect(dataflow: &mut Dataflow, sources: &mut [SourceTable], sinks: &mut Vec<SinkTable>) {
     for source in sources {
-        let (OnBadRecord::DeadLetter { topic }, ConnectorOptions::Kafka(kafka)) =
-            (&source.options.on_bad_record, &source.connector)
-        else {
-            continue;
-        };
+        let OnBadRecord::DeadLetter { topic } = &source.options.on_bad_record else { continue };
         let id = SinkId(sinks.len() as u32);
-        let read = kafka.topic.as_deref().unwrap_or_default();
+        let read = source.connector.place().unwrap_or_default();
         let topic = topic.clone().unwrap_or_else(|| format!("{read}-dead-letters"));
-        let (format, key) = (Format::of(&RAW), KeyOptions::default());
-        let connector = KafkaOptions { topic: Some(topic), format, key, ..kafka.clone() };
+        let Some(connector) = source.connector.beside(&topic) else { continue };
         sinks.push(SinkTable {
             id,
             name: format!("{} (dead letters)", source.name),
             schema: schema(),
             primary_key: Vec::new(),
             mode: OutputMode::Append,
-            connector: ConnectorOptions::Kafka(connector),
+            connector,
         });
         source.dead_letters = Some(id);
         for stage in dataflow.stages.iter_mut().filter(|stage| stage.input == StageInput::Source(source.id)) {

@@ -11,6 +11,7 @@ use crate::sql::formats::format_entry;
 use crate::sql::types::type_name;
 use datafusion::arrow::datatypes::Schema;
 use datafusion::sql::sqlparser::tokenizer::Location;
+use highwater_connect::Encoding;
 
 /// One part of the records of a table.
 struct Part<'a> {
@@ -32,8 +33,8 @@ pub fn check_written(table: &Table, schema: &Schema, primary_key: &[usize]) -> R
     let columns = RecordColumns::written(schema, primary_key, &table.options.connector);
     check(table, schema, &columns, |spec| spec.writes, "written")?;
     let own_key = table.def.written().into_iter().find(|column| column.name.text == "_key");
-    match (own_key, &table.options.connector) {
-        (Some(column), ConnectorOptions::Kafka(kafka)) if !kafka.key.fields.is_empty() => {
+    match own_key {
+        Some(column) if !table.options.connector.key.fields.is_empty() => {
             Err(SqlError::at(column.name.at, "'_key' and 'key.fields' both say what the record's key is")
                 .hint("drop one of them"))
         }
@@ -48,9 +49,12 @@ fn check(
     does: impl Fn(&FormatSpec) -> bool,
     what: &str,
 ) -> Result<()> {
-    let ConnectorOptions::Kafka(kafka) = &table.options.connector else { return Ok(()) };
-    let value = Part { table, schema, columns: &columns.value, format: &kafka.format, is_key: false };
-    let key = Part { table, schema, columns: &columns.key, format: kafka.key_format(), is_key: true };
+    let connector = &table.options.connector;
+    if connector.spec().encoding != Encoding::Records {
+        return Ok(());
+    }
+    let value = Part { table, schema, columns: &columns.value, format: &connector.format, is_key: false };
+    let key = Part { table, schema, columns: &columns.key, format: connector.key_format(), is_key: true };
     for part in [value, key] {
         if part.is_key && part.columns.is_empty() {
             continue;

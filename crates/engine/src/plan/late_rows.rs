@@ -6,8 +6,7 @@
 
 use super::dead_letters::schema;
 use crate::dataflow::{Dataflow, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
-use crate::formats::{Format, RAW};
-use crate::query::{ConnectorOptions, KafkaOptions, KeyOptions, SinkTable, SourceTable};
+use crate::query::{SinkTable, SourceTable};
 use highwater_protocol::ids::{EdgeId, SinkId, SourceId};
 use highwater_protocol::options::OutputMode;
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,18 +62,14 @@ fn add_sinks(stage: &mut Stage, used: Vec<SinkId>) {
 }
 
 fn sink_of(source: &SourceTable) -> Option<SinkTable> {
-    let (Some(topic), ConnectorOptions::Kafka(kafka)) = (&source.options.late_topic, &source.connector) else {
-        return None;
-    };
-    let (format, key) = (Format::of(&RAW), KeyOptions::default());
-    let connector = KafkaOptions { topic: Some(topic.clone()), format, key, ..kafka.clone() };
+    let connector = source.connector.beside(source.options.late_topic.as_ref()?)?;
     Some(SinkTable {
         id: SinkId(0),
         name: format!("{} (late rows)", source.name),
         schema: schema(),
         primary_key: Vec::new(),
         mode: OutputMode::Append,
-        connector: ConnectorOptions::Kafka(connector),
+        connector,
     })
 }
 

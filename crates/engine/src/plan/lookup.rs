@@ -12,12 +12,12 @@ use crate::dataflow::JoinOutput;
 use crate::lookup::Lookup;
 use crate::operators::lookup::LookupOperator;
 use crate::operators::lookup::LookupSpec;
-use crate::query::ConnectorOptions;
 use crate::sql::error::{Result, SqlError};
 use datafusion::arrow::datatypes::Schema;
 use datafusion::common::NullEquality;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Join, LogicalPlan};
+use highwater_connect::Use;
 use std::sync::Arc;
 
 /// This plan reads no stream: files, VALUES and constants alone.
@@ -27,7 +27,7 @@ pub fn is_static(plan: &LogicalPlan) -> bool {
     let _ = plan.apply(|node| {
         if let LogicalPlan::TableScan(scan) = node {
             match scan.source.downcast_ref::<Stream>().map(|stream| &stream.table.options.connector) {
-                Some(ConnectorOptions::File(_)) => {}
+                Some(connector) if connector.is(Use::Lookup) => {}
                 _ => streams += 1,
             }
         }

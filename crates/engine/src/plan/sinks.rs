@@ -13,7 +13,8 @@ use crate::dataflow::Op;
 use crate::dataflow::{CloseKey, OperatorInfo, PipelineInput, PipelineOutput, Upstream};
 use crate::operators::complete::CompleteSpec;
 use crate::operators::keyed_sink::KeyedSinkSpec;
-use crate::query::{ConnectorOptions, SinkTable};
+use crate::query::SinkTable;
+use crate::sql::connectors::usable;
 use crate::sql::ddl::Column;
 use crate::sql::error::{Result, SqlError};
 use crate::sql::formats::is_format_key;
@@ -22,6 +23,7 @@ use crate::sql::options::{QueryOptions, canonical};
 use crate::sql::types::type_name;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::logical_expr::LogicalPlan;
+use highwater_connect::{PlaceSpec, Use};
 use highwater_protocol::ids::{OperatorId, SinkId};
 use highwater_protocol::options::OutputMode;
 use std::sync::Arc;
@@ -33,7 +35,7 @@ pub fn sink_table(id: SinkId, table: &Table, options: &QueryOptions) -> Result<S
     let fields: Vec<Field> =
         columns.iter().map(|column| Field::new(&column.name.text, column.data_type.clone(), column.nullable)).collect();
     let schema = Arc::new(Schema::new(fields));
-    check_topic(table)?;
+    check_place(table)?;
     for column in &columns {
         check_metadata(table, column)?;
     }
@@ -53,12 +55,17 @@ pub fn sink_table(id: SinkId, table: &Table, options: &QueryOptions) -> Result<S
         .hint("use 'update': folded by key, the sink then holds the complete result; or drop the PRIMARY KEY"));
     }
     let connector = table.options.connector.clone();
-    if let ConnectorOptions::File(_) = connector {
+    if !connector.is(Use::Sink) {
         return Err(SqlError::at(
             def.name.at,
-            format!("table '{}' is a file, which rows look up: it cannot be written", def.name.text),
+            format!("table '{}' is {}: it cannot be written", def.name.text, connector.spec().title),
         )
-        .hint("write to 'connector' = 'kafka' or 'console'"));
+        .hint(format!("write to {}", usable(Use::Sink))));
+    }
+    if let Some(key) = def.primary_key.as_ref().filter(|_| !connector.spec().takes_back) {
+        let message =
+            format!("'{}' has a PRIMARY KEY, and {} takes no row back", def.name.text, connector.spec().title);
+        return Err(SqlError::at(key.at, message).hint("drop the PRIMARY KEY: rows are then appended, each once final"));
     }
     formats::check_written(table, &schema, &primary_key)?;
     Ok(SinkTable { id, name: def.name.text.clone(), schema, primary_key, mode, connector })
@@ -68,13 +75,15 @@ fn is_declared(table: &Table, name: &str) -> bool {
     table.def.written().iter().any(|column| column.name.text == name)
 }
 
-fn check_topic(table: &Table) -> Result<()> {
+fn check_place(table: &Table) -> Result<()> {
     let def = &table.def;
-    match &table.options.connector {
-        ConnectorOptions::Kafka(kafka) if kafka.topic.is_none() && !is_declared(table, "_topic") => {
-            Err(SqlError::at(def.name.at, format!("table '{}' lacks the option 'topic'", def.name.text))
-                .hint("add 'topic' = '<topic>', or a column _topic STRING that names the topic of each row"))
-        }
+    let connector = &table.options.connector;
+    match &connector.spec().place {
+        Some(PlaceSpec { option, column }) if connector.place().is_none() && !is_declared(table, column) => Err(
+            SqlError::at(def.name.at, format!("table '{}' lacks the option '{option}'", def.name.text)).hint(format!(
+                "add '{option}' = '<{option}>', or a column {column} STRING that names the {option} of each row"
+            )),
+        ),
         _ => Ok(()),
     }
 }
@@ -82,11 +91,11 @@ fn check_topic(table: &Table) -> Result<()> {
 fn check_metadata(table: &Table, column: &Column) -> Result<()> {
     let name = column.name.text.as_str();
     let wrong = |message: String| SqlError::at(column.name.at, message);
-    if !METADATA.contains(&name) || table.options.connector == ConnectorOptions::Console {
+    if !METADATA.contains(&name) || !table.options.connector.spec().metadata {
         return Ok(());
     }
     if matches!(name, "_partition" | "_offset") {
-        return Err(wrong(format!("'{name}' cannot be written: Kafka decides it"))
+        return Err(wrong(format!("'{name}' cannot be written: {} decides it", table.options.connector.spec().title))
             .hint("declare it METADATA VIRTUAL, or give the column another name"));
     }
     if matches!(name, "_key" | "_topic") && table.def.primary_key.is_some() {
@@ -102,7 +111,8 @@ fn check_metadata(table: &Table, column: &Column) -> Result<()> {
     match (is_right, expected) {
         (false, Some(expected)) => {
             let message = format!(
-                "'{name}' is a metadata column of a Kafka sink and is {}, not {}",
+                "'{name}' is a metadata column of a {} sink and is {}, not {}",
+                table.options.connector.spec().title,
                 type_name(&expected),
                 type_name(&column.data_type)
             );
@@ -140,15 +150,13 @@ pub fn primary_key(table: &Table, schema: &Schema) -> Result<Vec<usize>> {
 /// What the WITH options and clauses of a table do nothing for, since it is only written.
 pub fn idle_parts(table: &Table) -> Vec<String> {
     let name = &table.def.name.text;
+    let spec = table.options.connector.spec();
     let is_sink = |key: &str| {
-        key == "connector"
-            || is_format_key(&canonical(key))
-            || key.starts_with("kafka.")
-            || key.eq_ignore_ascii_case("topic")
+        let key = canonical(key);
+        let of_sinks = spec.option(&key).is_some_and(|option| option.uses.contains(&Use::Sink));
+        key == "connector" || is_format_key(&key) || of_sinks || spec.property(&key).is_some()
     };
-    let is_servers = |key: &str| matches!(key, "bootstrap.servers" | "bootstrap_servers" | "bootstrapServers");
-    let options =
-        table.def.options.iter().map(|entry| entry.key.as_str()).filter(|key| !is_sink(key) && !is_servers(key));
+    let options = table.def.options.iter().map(|entry| entry.key.as_str()).filter(|key| !is_sink(key));
     let mut idle: Vec<String> =
         options.map(|key| format!("option '{key}' of '{name}' does nothing: the table is only written")).collect();
     if table.def.watermark.is_some() {

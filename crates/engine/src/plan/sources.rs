@@ -9,14 +9,16 @@ use super::catalog::{Catalog, Stream, Table};
 use super::formats;
 use super::sinks::primary_key;
 use super::watermark;
-use crate::query::{ConnectorOptions, KafkaOptions, SourceTable, UpsertKey};
+use crate::query::{ConnectorOptions, SourceTable, UpsertKey};
+use crate::sql::connectors::{add_properties, usable};
 use crate::sql::ddl::OptionEntry;
 use crate::sql::error::{Result, SqlError};
 use crate::sql::metadata_columns::metadata_field;
-use crate::sql::options::{QueryOptions, default_properties};
+use crate::sql::options::QueryOptions;
 use crate::sql::types::type_name;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::LogicalPlan;
+use highwater_connect::Use;
 use highwater_protocol::ids::SourceId;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -69,7 +71,7 @@ fn visit(plan: &LogicalPlan, wanted: &mut Vec<Wanted>) {
     let _ = plan.apply(|node| {
         if let LogicalPlan::TableScan(scan) = node
             && let Some(stream) = scan.source.downcast_ref::<Stream>()
-            && !matches!(stream.table.options.connector, ConnectorOptions::File(_))
+            && !stream.table.options.connector.is(Use::Lookup)
         {
             let want = want(&stream.table, wanted);
             match &scan.projection {
@@ -140,18 +142,18 @@ fn upsert_key(table: &Table, used: &mut BTreeSet<usize>, closes: bool) -> Result
 fn check_readable(table: &Table, defaults: &[OptionEntry]) -> Result<ConnectorOptions> {
     let def = &table.def;
     let name = &def.name.text;
-    let ConnectorOptions::Kafka(kafka) = &table.options.connector else {
-        return Err(SqlError::at(
-            def.name.at,
-            format!("table '{name}' is read, and the console connector only writes"),
-        )
-        .hint("use 'connector' = 'kafka'"));
-    };
-    if kafka.topic.is_none() {
-        return Err(SqlError::at(def.name.at, format!("table '{name}' lacks the option 'topic'"))
-            .hint("add 'topic' = '<topic>'"));
+    let mut connector = table.options.connector.clone();
+    if !connector.is(Use::Source) {
+        let message = format!("table '{name}' is read, and the {} connector only writes", connector.name());
+        return Err(SqlError::at(def.name.at, message).hint(format!("use {}", usable(Use::Source))));
     }
-    if let Some(late) = table.options.source.late_topic.as_ref().filter(|late| kafka.topic.as_ref() == Some(*late)) {
+    if let Some(place) = connector.spec().place.as_ref().filter(|_| connector.place().is_none()) {
+        let option = place.option;
+        return Err(SqlError::at(def.name.at, format!("table '{name}' lacks the option '{option}'"))
+            .hint(format!("add '{option}' = '<{option}>'")));
+    }
+    if let Some(late) = table.options.source.late_topic.as_ref().filter(|late| connector.place() == Some(late.as_str()))
+    {
         let own = def.options.iter().find(|entry| entry.value == *late && entry.key.to_lowercase().contains("late"));
         let at = own.map_or(def.name.at, |entry| entry.value_at);
         return Err(SqlError::at(at, format!("'late_topic' of table '{name}' is the topic it reads"))
@@ -167,7 +169,6 @@ fn check_readable(table: &Table, defaults: &[OptionEntry]) -> Result<ConnectorOp
             .hint("drop it from the columns: it is there anyway, hidden from *"));
         }
     }
-    let mut properties = default_properties(defaults)?;
-    properties.extend(kafka.properties.clone());
-    Ok(ConnectorOptions::Kafka(KafkaOptions { properties, ..kafka.clone() }))
+    add_properties(&mut connector.values, defaults)?;
+    Ok(connector)
 }

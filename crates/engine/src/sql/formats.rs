@@ -13,6 +13,7 @@ use super::values::{bad_value, plain_text, refuse_reference, word};
 use crate::formats::{FORMATS, Format, FormatSpec, JSON, OptionScope, OptionSpec};
 use crate::query::KeyOptions;
 use datafusion::sql::sqlparser::tokenizer::Location;
+use highwater_connect::ConnectorSpec;
 
 const KEYS: [&str; 5] = ["format", "key.format", "value.format", "key.fields", "value.fields_include"];
 /// What an option of a format begins with that holds for one part of a record; an empty one is for all.
@@ -107,12 +108,13 @@ pub fn file_format(table: &TableDef, own: &[OptionEntry]) -> Result<Format> {
     chosen(spec, "", own)
 }
 
-/// Checks the format of a table whose rows are printed.
-pub fn json_only(entry: &OptionEntry) -> Result<()> {
+/// Checks the format of a table whose rows are always JSON.
+pub fn json_only(entry: &OptionEntry, connector: &ConnectorSpec) -> Result<()> {
     let spec = format_named(entry, |_| true)?;
     match spec.name == JSON.name {
         true => Ok(()),
-        false => Err(SqlError::at(entry.value_at, "the console prints JSON").hint("write 'format' = 'json'")),
+        false => Err(SqlError::at(entry.value_at, format!("rows for {} are always JSON", connector.title))
+            .hint("write 'format' = 'json'")),
     }
 }
 

@@ -4,6 +4,7 @@
 //! Invariant: whatever is wrong is said with line, column, cause and remedy.
 
 mod compatibility;
+pub mod connectors;
 pub mod ddl;
 pub mod derived;
 pub mod dialect;
@@ -15,7 +16,6 @@ pub mod limits;
 pub mod metadata_columns;
 pub mod names;
 pub mod options;
-pub mod properties;
 pub mod random;
 pub mod redact;
 pub mod refuse;

@@ -1,20 +1,20 @@
 //! The options of a query and of its tables, typed.
 //!
-//! Owns: every option's name (snake_case, and Spark's camelCase), its default and its checks.
-//! Does not own: the text forms of values (`values`), which properties of Kafka's client there are (`properties`), the
-//! options of formats (`formats`), what the options do (driver, connectors).
+//! Owns: the names of `SET` (snake_case, and Spark's camelCase), their defaults and checks, and how tables are read.
+//! Does not own: the text forms of values (`values`), which options a connector has (`connectors`), the options of formats
+//! (`formats`), what the options do (driver, connectors).
 //! Invariant: an option nobody knows is refused with the nearest known one.
 
+use super::connectors::{connector_options, is_known, known_options, spec_named};
 use super::ddl::{OptionEntry, TableDef};
 use super::error::{Result, SqlError};
-use super::formats::{file_format, format_keys, is_format_key, json_only, record_formats};
 use super::limits::MAX_SHARDS;
-use super::properties::properties;
 use super::values::{
-    bad_value, count, duration_ms, parse_duration_ms, parse_time_ms, plain_text, size_bytes, text, topic_offsets, word,
+    bad_value, count, duration_ms, parse_duration_ms, parse_time_ms, plain_text, size_bytes, topic_offsets, word,
 };
-use crate::query::{ConnectorOptions, FileOptions, KafkaOptions};
+use crate::query::ConnectorOptions;
 use datafusion::sql::sqlparser::tokenizer::Location;
+use highwater_connect::{CONNECTORS, settable, unaliased};
 use highwater_protocol::options::{
     EndingOffsets, IsolationLevel, OnBadRecord, OnDataLoss, OutputMode, SourceOptions, StartingOffsets, Trigger,
 };
@@ -64,26 +64,10 @@ pub struct TableOptions {
 
 const QUERY_KEYS: [&str; 7] =
     ["trigger", "output_mode", "shards", "allowed_lateness", "state_memory_limit", "state_ttl", "max_watermark_drift"];
-const CONNECTOR_KEYS: [&str; 3] = ["connector", "topic", "bootstrap.servers"];
-const FILE_KEYS: [&str; 2] = ["path", "refresh"];
-const SOURCE_KEYS: [&str; 12] = [
-    "starting_offsets",
-    "ending_offsets",
-    "max_offsets_per_trigger",
-    "min_offsets_per_trigger",
-    "max_records_per_second",
-    "max_trigger_delay",
-    "on_data_loss",
-    "on_bad_record",
-    "dead_letter_topic",
-    "late_topic",
-    "idle_timeout",
-    "isolation_level",
-];
-
 /// `camelCase` and `snake_case` are one name.
 pub(crate) fn canonical(key: &str) -> String {
-    if key.starts_with("kafka.") && key != "kafka.bootstrap.servers" {
+    let is_property = CONNECTORS.iter().any(|spec| spec.property(key).is_some());
+    if is_property && unaliased(key).is_none() {
         return key.to_string();
     }
     let mut snake = String::new();
@@ -94,13 +78,11 @@ pub(crate) fn canonical(key: &str) -> String {
         snake.push(c.to_ascii_lowercase());
     }
     match snake.as_str() {
-        "bootstrap_servers" | "kafka.bootstrap.servers" => "bootstrap.servers".into(),
-        "subscribe" => "topic".into(),
         // Flink's.
         "value.fields-include" => "value.fields_include".into(),
         // Flink's.
         "table.exec.state.ttl" => "state_ttl".into(),
-        _ => snake,
+        _ => unaliased(&snake).map_or(snake, String::from),
     }
 }
 
@@ -120,17 +102,21 @@ pub fn query_options(settings: &[OptionEntry]) -> Result<(QueryOptions, Vec<Opti
             "max_watermark_drift" => options.max_drift_ms = Some(duration_ms(entry)?),
             "state_ttl" => options.state_ttl_ms = state_ttl(entry)?,
             "allowed_lateness" => options.allowed_lateness_ms = duration_ms(entry)?,
-            _ if SOURCE_KEYS.contains(&key.as_str()) || key.starts_with("kafka.") => {
+            _ if settable(&key) => {
                 defaults.push(OptionEntry { key, ..entry.clone() });
             }
-            _ if CONNECTOR_KEYS.contains(&key.as_str()) || is_format_key(&key) => {
+            _ if is_known(&key) => {
                 return Err(SqlError::at(entry.key_at, format!("'{}' belongs to one table", entry.key))
                     .hint("write it in the WITH (…) of each table"));
             }
             _ => {
-                let known = QUERY_KEYS.into_iter().chain(SOURCE_KEYS);
-                return Err(SqlError::at(entry.key_at, format!("unknown setting '{}'", entry.key))
-                    .suggest(&entry.key, known, "settings"));
+                let options = known_options();
+                let known = options.iter().map(String::as_str).filter(|name| settable(name));
+                return Err(SqlError::at(entry.key_at, format!("unknown setting '{}'", entry.key)).suggest(
+                    &entry.key,
+                    QUERY_KEYS.into_iter().chain(known),
+                    "settings",
+                ));
             }
         }
     }
@@ -201,77 +187,21 @@ pub fn table_options(table: &TableDef, defaults: &[OptionEntry]) -> Result<Table
     let mut source = SourceOptions { idle_timeout_ms: Some(DEFAULT_IDLE_TIMEOUT_MS), ..SourceOptions::default() };
     apply_source(&mut source, defaults)?;
     apply_source(&mut source, &own)?;
-    let connector = word(connector, &[("kafka", 0), ("console", 1), ("filesystem", 2)])?;
-    if connector == 2 {
-        return Ok(TableOptions { connector: ConnectorOptions::File(file(table, &own)?), source });
-    }
-    if let Some(stray) = own.iter().find(|entry| FILE_KEYS.contains(&entry.key.as_str())) {
-        return Err(SqlError::at(stray.key_at, format!("'{}' is an option of files", stray.key))
-            .hint("drop it, or use 'connector' = 'filesystem'"));
-    }
-    if connector == 1 {
-        if let Some(stray) = own.iter().find(|entry| !matches!(entry.key.as_str(), "connector" | "format")) {
-            return Err(SqlError::at(stray.key_at, format!("the console connector has no option '{}'", stray.key))
-                .hint("drop it, or use 'connector' = 'kafka'"));
-        }
-        find("format").map(json_only).transpose()?;
-        return Ok(TableOptions { connector: ConnectorOptions::Console, source });
-    }
-    let required = |key: &str, example: &str| {
-        find(key).ok_or_else(|| {
-            SqlError::at(table.name.at, format!("table '{}' lacks the option '{key}'", table.name.text))
-                .hint(format!("add '{key}' = {example}"))
-        })
-    };
-    let topic = find("topic").map(plain_text).transpose()?;
-    let bootstrap_servers = plain_text(required("bootstrap.servers", "'host:9092'")?)?;
-    let (format, key) = record_formats(table, &own)?;
-    let kafka = KafkaOptions { topic, bootstrap_servers, format, key, properties: properties(&own)? };
-    Ok(TableOptions { connector: ConnectorOptions::Kafka(kafka), source })
-}
-
-/// Options of a table that rows look up.
-fn file(table: &TableDef, own: &[OptionEntry]) -> Result<FileOptions> {
-    let find = |key: &str| own.iter().find(|entry| entry.key == key);
-    let lacks = |key: &str, example: &str| {
-        SqlError::at(table.name.at, format!("table '{}' lacks the option '{key}'", table.name.text))
-            .hint(format!("add '{key}' = {example}"))
-    };
-    let known = |entry: &&OptionEntry| {
-        let key = entry.key.as_str();
-        !FILE_KEYS.contains(&key) && key != "connector" && !is_format_key(key)
-    };
-    if let Some(stray) = own.iter().find(known) {
-        return Err(SqlError::at(stray.key_at, format!("a file has no option '{}'", stray.key)).suggest(
-            &stray.key,
-            FILE_KEYS,
-            "its options",
-        ));
-    }
-    Ok(FileOptions {
-        path: text(find("path").ok_or_else(|| lacks("path", "'/data/side.csv'"))?)?,
-        format: file_format(table, own)?,
-        refresh_ms: find("refresh").map(duration_ms).transpose()?,
-    })
-}
-
-/// The script's `SET 'kafka.…'` for a source that does not say otherwise itself.
-pub fn default_properties(defaults: &[OptionEntry]) -> Result<BTreeMap<String, String>> {
-    properties(defaults)
+    let connector = connector_options(table, spec_named(connector)?, &own)?;
+    Ok(TableOptions { connector, source })
 }
 
 fn check_known(entry: &OptionEntry, key: &str) -> Result<()> {
-    let keys = format_keys();
-    let known =
-        || CONNECTOR_KEYS.into_iter().chain(SOURCE_KEYS).chain(FILE_KEYS).chain(keys.iter().map(String::as_str));
-    if known().any(|name| name == key) || key.strip_prefix("kafka.").is_some_and(|rest| !rest.is_empty()) {
+    if is_known(key) {
         return Ok(());
     }
     if QUERY_KEYS.contains(&key) {
         return Err(SqlError::at(entry.key_at, format!("'{}' holds for the whole query", entry.key))
             .hint(format!("write SET {key} = '{}'; before the tables", entry.value)));
     }
-    Err(SqlError::at(entry.key_at, format!("unknown option '{}'", entry.key)).suggest(&entry.key, known(), "options"))
+    let known = known_options();
+    let known = known.iter().map(String::as_str);
+    Err(SqlError::at(entry.key_at, format!("unknown option '{}'", entry.key)).suggest(&entry.key, known, "options"))
 }
 
 fn apply_source(options: &mut SourceOptions, entries: &[OptionEntry]) -> Result<()> {

@@ -1,16 +1,15 @@
 //! Errors of the parser without the secrets of the script.
 //!
 //! Owns: whether what the parser found may be quoted. Does not own: values of options that were read (`values`).
-//! Invariant: in a statement that sets a property of Kafka's client, no error of the parser quotes anything but keywords,
+//! Invariant: in a statement that sets an option which may be secret, no error of the parser quotes anything but keywords,
 //! punctuation and the names of options: a text at the wrong place, or a piece of one with a wrong quote, may be a secret.
 
 use super::dialect::HighwaterDialect;
 use super::error::SqlError;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
+use highwater_connect::may_hide_secret;
 
-/// All secrets are properties of Kafka's client.
-const PROPERTY: &str = "kafka.";
 const HIDDEN: &str = "a value (not shown: it may be a secret)";
 
 /// The parser's error over `script`, fit to be shown.
@@ -20,9 +19,9 @@ pub fn without_secrets(script: &str, error: SqlError) -> SqlError {
     let tokens: Vec<&TokenWithSpan> = tokens.iter().filter(is_code).collect();
     let Some(place) = tokens.iter().position(|token| token.span.start == error.location()) else { return error };
     let start = tokens[..place].iter().rposition(|token| token.token == Token::SemiColon).map_or(0, |at| at + 1);
-    let sets_property = tokens[start..=place].iter().any(|token| token.token.to_string().contains(PROPERTY));
+    let sets_secret = tokens[start..=place].iter().any(|token| may_hide_secret(&token.token.to_string()));
     let is_value = is_value(&tokens[place].token, tokens.get(place + 1).map(|next| &next.token));
-    if sets_property && is_value { hide(error, &tokens[place].token.to_string()) } else { error }
+    if sets_secret && is_value { hide(error, &tokens[place].token.to_string()) } else { error }
 }
 
 fn is_value(found: &Token, next: Option<&Token>) -> bool {

@@ -5,7 +5,7 @@
 
 use super::ddl::OptionEntry;
 use super::error::{Result, SqlError};
-use super::properties::{Kind, kind};
+use crate::references::REDACTED;
 use bytesize::ByteSize;
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 use std::collections::BTreeMap;
@@ -15,8 +15,7 @@ pub type TopicOffsets = BTreeMap<String, BTreeMap<i32, i64>>;
 
 /// An error about the value of `entry`.
 pub fn bad_value(entry: &OptionEntry, wanted: &str) -> SqlError {
-    let is_secret = entry.key.strip_prefix("kafka.").is_some_and(|property| kind(property) == Kind::Secret);
-    let shown = if is_secret { "******" } else { &entry.value };
+    let shown = if highwater_connect::is_secret(&entry.key) { REDACTED } else { &entry.value };
     SqlError::at(entry.value_at, format!("'{shown}' is not a value of '{}'", entry.key)).hint(wanted)
 }
 

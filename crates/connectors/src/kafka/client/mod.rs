@@ -11,9 +11,10 @@ mod oidc;
 pub use callbacks::Callbacks;
 
 use crate::error::ConnectorError;
-use highwater_engine::query::KafkaOptions;
+use crate::kafka::options::KafkaOptions;
+use highwater_connect::OptionKind;
+use highwater_connect::kafka::PROPERTIES;
 use highwater_engine::references::{self, REDACTED};
-use highwater_engine::sql::properties::{Kind, kind};
 use highwater_protocol::options::IsolationLevel;
 use rdkafka::ClientContext;
 use rdkafka::admin::AdminClient;
@@ -82,7 +83,7 @@ impl Settings {
     /// The error of a client that could not be made. librdkafka quotes the value it refuses.
     fn refused(&self, context: &str, error: &KafkaError) -> ConnectorError {
         let message = match error {
-            KafkaError::ClientConfig(_, description, key, _) if kind(key) == Kind::Secret => {
+            KafkaError::ClientConfig(_, description, key, _) if PROPERTIES.kind(key) == OptionKind::Secret => {
                 let reason = description.split(['"', '\'']).next().unwrap_or_default().trim();
                 format!("property '{key}' is refused: {reason} {REDACTED}")
             }
@@ -242,13 +243,13 @@ fn resolve(
 ) -> Result<BTreeMap<String, String>, ConnectorError> {
     let mut resolved = BTreeMap::new();
     for (key, value) in properties {
-        let kind = kind(key);
-        let text = match kind {
-            Kind::Plain => value.clone(),
-            Kind::Login | Kind::Secret | Kind::Path => references::resolve(value, hidden)
+        let kind = PROPERTIES.kind(key);
+        let text = match kind.takes_references() {
+            false => value.clone(),
+            true => references::resolve(value, hidden)
                 .map_err(|reason| ConnectorError::Config(format!("option 'kafka.{key}': {reason}")))?,
         };
-        if kind == Kind::Secret {
+        if kind == OptionKind::Secret {
             hidden.push(text.clone());
         }
         resolved.insert(key.clone(), text);
@@ -301,15 +302,11 @@ fn isolation_name(isolation: IsolationLevel) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use highwater_engine::formats::{Format, JSON};
-    use highwater_engine::query::KeyOptions;
 
     fn options(properties: &[(&str, &str)]) -> KafkaOptions {
         KafkaOptions {
             topic: Some("t".into()),
             bootstrap_servers: "localhost:1".into(),
-            format: Format::of(&JSON),
-            key: KeyOptions::default(),
             properties: properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
         }
     }

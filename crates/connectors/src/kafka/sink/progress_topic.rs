@@ -7,7 +7,7 @@
 
 use crate::error::ConnectorError;
 use crate::kafka::client::{self, Lookup};
-use highwater_engine::query::KafkaOptions;
+use crate::kafka::options::KafkaOptions;
 use highwater_protocol::ids::{QueryId, SinkId};
 use highwater_protocol::options::IsolationLevel;
 use rdkafka::Message;

@@ -36,7 +36,7 @@ pub fn resolve_writers(
     let unpublished = |asked: &BTreeMap<WriterId, Option<u128>>| {
         asked.keys().map(|writer| (*writer, Resolution::NotPublished)).collect()
     };
-    let options = sink_options(table)?;
+    let options = &sink_options(table)?;
     let ids: BTreeSet<WriterId> = asked.keys().copied().collect();
     fence(table, options, query, &ids)?;
     if batch.is_none() && !whole {

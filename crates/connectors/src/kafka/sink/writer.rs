@@ -13,11 +13,11 @@ use super::visible::wait_visible;
 use crate::error::ConnectorError;
 use crate::kafka::admin;
 use crate::kafka::client::Native;
+use crate::kafka::options::KafkaOptions;
 use crate::kafka::options::sink_options;
 use crate::sink::records::{Record, RecordEncoder};
 use crate::sink::{Published, Writer, WriterConfig};
 use highwater_engine::changelog::ChangeBatch;
-use highwater_engine::query::KafkaOptions;
 use highwater_protocol::ids::{AttemptId, BatchId};
 use highwater_protocol::report::WriterReport;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -49,7 +49,7 @@ pub struct KafkaWriter {
 
 impl KafkaWriter {
     pub fn open(config: WriterConfig) -> Result<Self, ConnectorError> {
-        let options = sink_options(&config.table)?.clone();
+        let options = sink_options(&config.table)?;
         let topic = options.topic.clone().unwrap_or_default();
         Ok(Self {
             encoder: RecordEncoder::new(&config.table, &topic)?,

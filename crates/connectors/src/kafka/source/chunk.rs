@@ -8,7 +8,6 @@ use super::meta::Meta;
 use super::parts::{Origin, PartDecoder};
 use super::raw::{Keep, LeaderEpochs, RawRecords};
 use crate::error::ConnectorError;
-use crate::kafka::options::source_options;
 use crate::source::{BadRecord, Chunk};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatchOptions, TimestampMillisecondArray};
 use arrow::compute::kernels::zip::zip;
@@ -88,8 +87,8 @@ impl ChunkDecoder {
             .map(|expr| reassign_expr_columns(Arc::clone(expr), &decoded))
             .transpose()
             .map_err(|error| internal(&error))?;
-        let (kafka, _) = source_options(table)?;
-        let (parts, origins) = PartDecoder::open(table, &kafka.format, kafka.key_format(), &wanted)?;
+        let connector = &table.connector;
+        let (parts, origins) = PartDecoder::open(table, &connector.format, connector.key_format(), &wanted)?;
         let keyed = table.upsert.as_ref().map(|upsert| keyed(upsert, &wanted, &origins));
         let has = |meta| origins.iter().any(|origin| matches!(origin, Origin::Meta(found) if *found == meta));
         let on_bad = &table.options.on_bad_record;

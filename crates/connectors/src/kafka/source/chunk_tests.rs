@@ -4,8 +4,10 @@ use super::super::buffer::{Found, PartitionBuffer};
 use super::*;
 use arrow::datatypes::{Field, Schema};
 use datafusion::physical_expr::expressions::Column;
+use highwater_connect::OptionValues;
+use highwater_connect::kafka::KAFKA;
 use highwater_engine::formats::{Format, JSON};
-use highwater_engine::query::{ConnectorOptions, KafkaOptions, KeyOptions, UpsertKey};
+use highwater_engine::query::{ConnectorOptions, KeyOptions, UpsertKey};
 use highwater_protocol::ids::SourceId;
 use highwater_protocol::options::SourceOptions;
 use proptest::prelude::*;
@@ -23,13 +25,11 @@ pub fn table(on_bad_record: OnBadRecord, columns_used: Vec<usize>) -> SourceTabl
         id: SourceId(0),
         name: "t".into(),
         schema,
-        connector: ConnectorOptions::Kafka(KafkaOptions {
-            topic: Some("topic".into()),
-            bootstrap_servers: "localhost:1".into(),
+        connector: ConnectorOptions {
+            values: OptionValues::of(&KAFKA),
             format: Format::of(&JSON),
             key: KeyOptions::default(),
-            properties: Default::default(),
-        }),
+        },
         options: SourceOptions { on_bad_record, ..SourceOptions::default() },
         watermark: Some(Arc::new(Column::new("ts", 1))),
         event_time: Some(1),
@@ -189,8 +189,7 @@ fn keys_that_are_none_are_bad_records() {
 fn by_key(options: KeyOptions, is_keyed: bool, records: &[(Option<&str>, Option<&str>)]) -> (Chunk, Vec<String>) {
     let mut table = table(OnBadRecord::Skip, vec![0, 1, 2]);
     table.upsert = is_keyed.then(|| UpsertKey { columns: vec![2, 0], time: None });
-    let ConnectorOptions::Kafka(kafka) = &mut table.connector else { panic!("kafka") };
-    kafka.key = options;
+    table.connector.key = options;
     let mut raw = RawRecords::default();
     for (offset, (key, value)) in records.iter().enumerate() {
         raw.push_parts(offset as i64, Some(5000), key.map(str::as_bytes), value.map(str::as_bytes), None);

@@ -5,9 +5,11 @@ use super::super::raw::RawRecords;
 use crate::sink::records::RecordEncoder;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
+use highwater_connect::OptionValues;
+use highwater_connect::kafka::KAFKA;
 use highwater_engine::changelog::ChangeBatch;
 use highwater_engine::formats::{FORMATS, Format, FormatSpec};
-use highwater_engine::query::{ConnectorOptions, KafkaOptions, KeyOptions, SinkTable, SourceTable, UpsertKey};
+use highwater_engine::query::{ConnectorOptions, KeyOptions, SinkTable, SourceTable, UpsertKey};
 use highwater_protocol::ids::{SinkId, SourceId};
 use highwater_protocol::offsets::TopicPartition;
 use highwater_protocol::options::{OnBadRecord, OutputMode, SourceOptions};
@@ -39,17 +41,15 @@ impl Form {
 
     fn connector(self, value: &'static FormatSpec, key: &'static FormatSpec) -> ConnectorOptions {
         let fields = if matches!(self, Self::KeyFields | Self::KeyFieldsApart) { vec!["k".into()] } else { vec![] };
-        ConnectorOptions::Kafka(KafkaOptions {
-            topic: Some("t".into()),
-            bootstrap_servers: "localhost:1".into(),
+        ConnectorOptions {
+            values: OptionValues::of(&KAFKA),
             format: Format::of(value),
             key: KeyOptions {
                 format: Some(Format::of(key)),
                 fields,
                 apart: matches!(self, Self::KeyedApart | Self::KeyFieldsApart),
             },
-            properties: Default::default(),
-        })
+        }
     }
 }
 

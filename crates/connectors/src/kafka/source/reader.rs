@@ -52,7 +52,7 @@ impl SourceReader {
         let (options, topic) = source_options(&config.table)?;
         let context = format!("table '{}'", config.table.name);
         let group = format!("highwater-{}", config.query);
-        let mut client = client::consumer(options, &group, config.table.options.isolation_level)?;
+        let mut client = client::consumer(&options, &group, config.table.options.isolation_level)?;
         client::note_topic_ids(&mut client);
         let available = Arc::new(Notify::new());
         let mut inner = Inner {

@@ -193,7 +193,7 @@ fn what_goes_wrong_is_told() {
         ("'format'='csv'", "lacks the option 'path'"),
         ("'path'='/x'", "lacks the option 'format'"),
         ("'path'='/x', 'format'='json', 'csv.header'='true'", "goes with 'format' = 'csv'"),
-        ("'path'='/x', 'format'='csv', 'topic'='t'", "a file has no option 'topic'"),
+        ("'path'='/x', 'format'='csv', 'topic'='t'", "the filesystem connector has no option 'topic'"),
     ] {
         let error = bad(&format!("CREATE TABLE s (a INT) WITH ('connector'='filesystem', {options});"));
         assert!(error.contains(expected), "{options}: {error}");

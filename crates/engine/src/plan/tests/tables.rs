@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::operators::rows::Project;
-use crate::query::ConnectorOptions;
 use highwater_protocol::options::{OnDataLoss, OutputMode, StartingOffsets, Trigger};
 
 /// A script over one source with these WITH options, columns and watermark.
@@ -28,8 +27,7 @@ fn settings_hold_for_the_script_and_tables_override_them() {
     assert_eq!(plain.options.starting_offsets, StartingOffsets::Latest);
     assert_eq!((plain.options.on_data_loss, own.options.on_data_loss), (OnDataLoss::Latest, OnDataLoss::Earliest));
     assert_eq!(own.options.max_offsets_per_trigger, Some(1000));
-    let ConnectorOptions::Kafka(kafka) = &plain.connector else { panic!("kafka") };
-    assert_eq!(kafka.properties["client.id"], "me");
+    assert_eq!(plain.connector.values.properties()["client.id"], "me");
     assert_eq!(query.source_specs()[1].topic, "o");
 }
 
@@ -130,8 +128,7 @@ fn a_sink_routes_by_its_metadata_columns() {
         "_topic STRING, _key STRING, _timestamp TIMESTAMP(3), _headers ARRAY<ROW<key STRING, value BYTES>>, a STRING",
         "SELECT 'to_' || category, card, ts, _headers, card FROM pay",
     );
-    let ConnectorOptions::Kafka(kafka) = &query.sinks[0].connector else { panic!("kafka") };
-    assert_eq!((kafka.topic.as_ref(), query.sinks[0].schema.fields().len()), (None, 5));
+    assert_eq!((query.sinks[0].connector.place(), query.sinks[0].schema.fields().len()), (None, 5));
     sink("_topic STRING, _key BYTES, a STRING", "SELECT 'x', _key, card FROM pay");
 }
 

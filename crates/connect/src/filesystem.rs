@@ -1,0 +1,34 @@
+//! Files that rows look up.
+
+use crate::spec::{ConnectorSpec, Default, Encoding, OptionKind, OptionSpec, Use};
+
+pub static FILESYSTEM: ConnectorSpec = ConnectorSpec {
+    name: "filesystem",
+    title: "a file",
+    uses: &[Use::Lookup],
+    options: &[
+        OptionSpec {
+            name: "path",
+            aliases: &[],
+            kind: OptionKind::Path,
+            default: Default::Required("'/data/side.csv'"),
+            uses: &[Use::Lookup],
+            about: "a file, or a folder of files, of the driver's machine",
+        },
+        OptionSpec {
+            name: "refresh",
+            aliases: &[],
+            kind: OptionKind::Duration,
+            default: Default::None("never"),
+            uses: &[Use::Lookup],
+            about: "how often it is looked whether the content has changed",
+        },
+    ],
+    properties: None,
+    encoding: Encoding::Files,
+    metadata: false,
+    takes_back: false,
+    place: None,
+    describe: |values| format!("file {}", values.text("path").unwrap_or_default()),
+    check: |_| Ok(()),
+};

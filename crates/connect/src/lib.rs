@@ -1,0 +1,24 @@
+//! Declarations of connectors: what scripts may say of each, and what it can do.
+//!
+//! Owns: the declarations and the list of them, chosen options, the tables of docs/connectors.md. Does not own: where a
+//! script says what and checking it (SQL frontend), doing it (crate `connectors` has a folder for each declaration).
+//! Invariants: declarations are data, so that validation, suggestions, redaction, `explain` and docs are made from one
+//! place; nothing outside a declaration's file asks which connector it is.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod console;
+pub mod docs;
+mod filesystem;
+pub mod kafka;
+mod list;
+mod options;
+mod spec;
+
+pub use console::CONSOLE;
+pub use filesystem::FILESYSTEM;
+pub use list::{CONNECTORS, find, is_secret, may_hide_secret, settable, unaliased};
+pub use options::{OptionValue, OptionValues};
+pub use spec::{
+    ConnectorSpec, Default, Encoding, Fault, FaultAt, OptionKind, OptionSpec, PlaceSpec, PropertySpec, Use,
+};

@@ -1,0 +1,87 @@
+//! The connectors there are.
+//!
+//! Owns: a line for each, and what holds for all of their options together. Does not own: the declarations.
+
+use crate::spec::{ConnectorSpec, OptionKind};
+
+/// All of them, the most usual first.
+pub static CONNECTORS: &[&ConnectorSpec] =
+    &[&crate::kafka::KAFKA, &crate::console::CONSOLE, &crate::filesystem::FILESYSTEM];
+
+/// The connector of this name, whatever its case.
+pub fn find(name: &str) -> Option<&'static ConnectorSpec> {
+    CONNECTORS.iter().copied().find(|spec| spec.name.eq_ignore_ascii_case(name))
+}
+
+/// The option's own name, if this is another of its names.
+pub fn unaliased(name: &str) -> Option<&'static str> {
+    let mut options = CONNECTORS.iter().flat_map(|spec| spec.options);
+    options.find(|option| option.aliases.contains(&name)).map(|option| option.name)
+}
+
+/// Whether an option may be `SET` for all tables of a script that are read.
+pub fn settable(name: &str) -> bool {
+    let reads = |spec: &&ConnectorSpec| {
+        spec.option(name).is_some_and(|option| matches!(option.kind, OptionKind::Reading(_)))
+            || spec.property(name).is_some()
+    };
+    CONNECTORS.iter().any(|spec| reads(spec))
+}
+
+/// Whether the value of an option must not be shown, whichever connector it is of.
+pub fn is_secret(name: &str) -> bool {
+    CONNECTORS.iter().any(|spec| spec.kind(name) == Some(OptionKind::Secret))
+}
+
+/// Whether a piece of a script names an option that may be a secret.
+pub fn may_hide_secret(piece: &str) -> bool {
+    let passes = |spec: &ConnectorSpec| spec.properties.is_some_and(|properties| piece.contains(properties.prefix));
+    let names = |spec: &ConnectorSpec| {
+        spec.options.iter().any(|option| option.kind == OptionKind::Secret && piece.contains(option.name))
+    };
+    CONNECTORS.iter().any(|spec| passes(spec) || names(spec))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Default, Use};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn declarations_are_whole() {
+        for spec in CONNECTORS {
+            assert!(!spec.uses.is_empty(), "{spec:?} does nothing");
+            let names: Vec<&str> = spec.options.iter().map(|option| option.name).collect();
+            for option in spec.options {
+                assert!(option.uses.iter().all(|one| spec.is(*one)), "{spec:?} {}", option.name);
+                assert!(!option.uses.is_empty() && !option.about.is_empty(), "{spec:?} {}", option.name);
+                assert_eq!(names.iter().filter(|name| **name == option.name).count(), 1, "{}", option.name);
+            }
+            if let Some(place) = &spec.place {
+                assert!(spec.option(place.option).is_some(), "{spec:?}");
+            }
+            let reads = spec.options.iter().any(|option| matches!(option.kind, OptionKind::Reading(_)));
+            assert!(!reads || spec.is(Use::Source), "{spec:?}");
+        }
+    }
+
+    /// What an option means does not depend on the connector where its value is secret, or has another name.
+    #[test]
+    fn an_option_of_several_connectors_is_as_secret_in_each() {
+        let mut secrets: BTreeMap<&str, bool> = BTreeMap::new();
+        for option in CONNECTORS.iter().flat_map(|spec| spec.options) {
+            let is_secret = option.kind == OptionKind::Secret;
+            assert_eq!(*secrets.entry(option.name).or_insert(is_secret), is_secret, "{}", option.name);
+            assert!(option.aliases.iter().all(|alias| unaliased(alias) == Some(option.name)), "{}", option.name);
+            assert!(!is_secret || !matches!(option.default, Default::Value(_)), "{}", option.name);
+        }
+    }
+
+    #[test]
+    fn whatever_may_be_secret_is_known_by_its_name() {
+        assert!(is_secret("kafka.sasl.password") && is_secret("kafka.no.such.property") && !is_secret("topic"));
+        assert!(!is_secret("kafka.client.id") && may_hide_secret("'kafka.sasl.password'") && !may_hide_secret("topic"));
+        assert!(settable("starting_offsets") && settable("kafka.client.id") && !settable("topic"));
+    }
+}
