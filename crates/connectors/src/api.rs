@@ -7,6 +7,7 @@
 use crate::error::ConnectorError;
 use crate::list::CONNECTORS;
 use crate::sink::SinkConnector;
+use crate::source::SourceConnector;
 use highwater_connect::ConnectorSpec;
 use highwater_engine::query::ConnectorOptions;
 
@@ -14,6 +15,9 @@ use highwater_engine::query::ConnectorOptions;
 pub trait Connector: Sync {
     /// What scripts may say of it.
     fn spec(&self) -> &'static ConnectorSpec;
+
+    /// How it is read; `None` if it is not.
+    fn source(&self) -> Option<&dyn SourceConnector>;
 
     /// How it is written; `None` if it is not.
     fn sink(&self) -> Option<&dyn SinkConnector>;

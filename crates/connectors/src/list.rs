@@ -19,6 +19,7 @@ mod tests {
         let declared: Vec<&str> = highwater_connect::CONNECTORS.iter().map(|spec| spec.name).collect();
         assert_eq!(here, declared);
         for connector in CONNECTORS {
+            assert_eq!(connector.source().is_some(), connector.spec().is(Use::Source), "{:?}", connector.spec());
             assert_eq!(connector.sink().is_some(), connector.spec().is(Use::Sink), "{:?}", connector.spec());
         }
     }

@@ -6,7 +6,7 @@
 use crate::clock::wall_ms;
 use crate::runner::{RunHandle, RunnerEvent};
 use highwater_connectors::error::ConnectorError;
-use highwater_connectors::kafka::monitor::TopicMonitor;
+use highwater_connectors::source::{self, SourceMonitor};
 use highwater_engine::{CompiledQuery, SourceTable};
 use highwater_proto::v1;
 use highwater_protocol::offsets::{LogEnds, Positions, SourcePartition};
@@ -26,7 +26,7 @@ pub(crate) fn spawn(compiled: Arc<CompiledQuery>, run: RunHandle) {
 }
 
 async fn watch(source: SourceTable, run: RunHandle) {
-    let mut monitor: Option<TopicMonitor> = None;
+    let mut monitor: Option<Box<dyn SourceMonitor>> = None;
     let mut latest = Positions::new();
     // The id is the first thing the run waits for, so it is asked for by itself.
     let mut only_id = true;
@@ -35,9 +35,9 @@ async fn watch(source: SourceTable, run: RunHandle) {
         let looked = tokio::task::spawn_blocking(move || {
             let mut monitor = match taken {
                 Some(monitor) => monitor,
-                None => TopicMonitor::open(&table)?,
+                None => source::monitor(&table)?,
             };
-            let look = if only_id { monitor.look_at_id() } else { monitor.look() };
+            let look = if only_id { monitor.look_at_identity() } else { monitor.look() };
             Ok::<_, ConnectorError>((monitor, look))
         })
         .await;
@@ -109,7 +109,7 @@ fn retention_warning(partition: &SourcePartition, position: i64, ends: LogEnds) 
 pub(crate) fn lag(compiled: &CompiledQuery, positions: &Positions) -> Vec<v1::PartitionLag> {
     let mut lags = Vec::new();
     for source in &compiled.sources {
-        let looked = TopicMonitor::open(source).and_then(|mut monitor| {
+        let looked = source::monitor(source).and_then(|mut monitor| {
             let ends = monitor.ends()?;
             Ok((monitor, ends))
         });

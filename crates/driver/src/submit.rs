@@ -5,8 +5,8 @@
 use crate::error::DriverError;
 use crate::files;
 use crate::queries::Queries;
-use highwater_connectors::kafka::monitor;
 use highwater_connectors::sink::{self, EarlierOutputs};
+use highwater_connectors::source::{self, SourceMonitor};
 use highwater_engine::CompiledQuery;
 use highwater_engine::sql::limits::MAX_PARTITIONS;
 use highwater_protocol::ids::{QueryId, SourceId};
@@ -107,16 +107,16 @@ fn look_up(
     new_output: bool,
 ) -> Result<LookedUp, DriverError> {
     let mut found = LookedUp::default();
-    for source in &compiled.sources {
-        let mut monitor = monitor::TopicMonitor::open(source)?;
+    for table in &compiled.sources {
+        let mut monitor = source::monitor(table)?;
         // The id before the positions: should the topic be recreated in between, the run notices.
         monitor.partitions()?;
-        if let Some((topic, id)) = monitor.topic_id()? {
+        if let Some((topic, id)) = monitor.identity()? {
             found.topic_ids.insert(topic, id.clone());
-            found.source_topic_ids.insert(source.id, id);
+            found.source_topic_ids.insert(table.id, id);
         }
         found.starts.extend(monitor.resolve_start()?);
-        found.ends.extend(ends_of(&mut monitor, source.options.ending_offsets.as_ref(), bounded)?);
+        found.ends.extend(ends_of(monitor.as_mut(), table.options.ending_offsets.as_ref(), bounded)?);
     }
     check_partitions(found.starts.len())?;
     let mut earlier = EarlierOutputs::default();
@@ -136,7 +136,7 @@ fn look_up(
 }
 
 fn ends_of(
-    monitor: &mut monitor::TopicMonitor,
+    monitor: &mut dyn SourceMonitor,
     option: Option<&EndingOffsets>,
     bounded: bool,
 ) -> Result<Positions, DriverError> {
@@ -154,11 +154,11 @@ pub(crate) async fn fixed_ends(
     let compiled = compiled.clone();
     tokio::task::spawn_blocking(move || {
         let (mut ends, mut ids) = (Positions::new(), BTreeMap::new());
-        for source in &compiled.sources {
-            let mut monitor = monitor::TopicMonitor::open(source)?;
+        for table in &compiled.sources {
+            let mut monitor = source::monitor(table)?;
             monitor.partitions()?;
-            ids.extend(monitor.topic_id()?.map(|(_, id)| (source.id, id)));
-            ends.extend(ends_of(&mut monitor, source.options.ending_offsets.as_ref(), true)?);
+            ids.extend(monitor.identity()?.map(|(_, id)| (table.id, id)));
+            ends.extend(ends_of(monitor.as_mut(), table.options.ending_offsets.as_ref(), true)?);
         }
         Ok((ends, ids))
     })

@@ -5,7 +5,9 @@
 
 use crate::outbox::Outbox;
 use highwater_connectors::error::ConnectorError;
-use highwater_connectors::source::{DEFAULT_PREFETCH_BYTES, Place, SourceEvent, SourceReader, SourceReaderConfig};
+use highwater_connectors::source::{
+    self, DEFAULT_PREFETCH_BYTES, Place, SourceEvent, SourceReader, SourceReaderConfig,
+};
 use highwater_engine::SourceTable;
 use highwater_proto::v1::{self, PartitionStart};
 use highwater_protocol::error::ErrorKind;
@@ -14,6 +16,7 @@ use highwater_protocol::offsets::{LastRecord, SourcePartition, TopicPartition};
 use highwater_protocol::plan::{TaskPlan, TaskWork};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -29,7 +32,7 @@ pub struct Sources {
 
 /// A reader and the tasks that report of it, which end with this.
 struct Source {
-    reader: SourceReader,
+    reader: Arc<dyn SourceReader>,
     _watchers: JoinSet<()>,
 }
 
@@ -61,7 +64,7 @@ impl Sources {
             prefetch_bytes: DEFAULT_PREFETCH_BYTES,
             aligned: self.aligned && table.watermark.is_some(),
         };
-        let reader = SourceReader::start(config, sender)?;
+        let reader = source::reader(config, sender)?;
         watchers.spawn(report_availability(table.id, reader.clone(), self.outbox.clone()));
         watchers.spawn(report_events(table.id, events, self.outbox.clone()));
         Ok(Source { reader, _watchers: watchers })
@@ -102,7 +105,7 @@ impl Sources {
         }
     }
 
-    pub fn reader(&self, source: SourceId) -> Option<SourceReader> {
+    pub fn reader(&self, source: SourceId) -> Option<Arc<dyn SourceReader>> {
         self.readers.lock().get(&source).map(|source| source.reader.clone())
     }
 
@@ -118,7 +121,7 @@ impl Sources {
     }
 }
 
-async fn report_availability(source: SourceId, reader: SourceReader, outbox: Outbox) {
+async fn report_availability(source: SourceId, reader: Arc<dyn SourceReader>, outbox: Outbox) {
     loop {
         reader.changed().await;
         let news = reader.availability();

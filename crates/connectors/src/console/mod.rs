@@ -4,6 +4,7 @@ use crate::api::Connector;
 use crate::error::ConnectorError;
 use crate::sink::records::RecordEncoder;
 use crate::sink::{Committer, Published, SinkConnector, Writer, WriterConfig};
+use crate::source::SourceConnector;
 use highwater_connect::ConnectorSpec;
 use highwater_engine::changelog::ChangeBatch;
 use highwater_engine::query::SinkTable;
@@ -17,6 +18,10 @@ pub struct Console;
 impl Connector for Console {
     fn spec(&self) -> &'static ConnectorSpec {
         &highwater_connect::CONSOLE
+    }
+
+    fn source(&self) -> Option<&dyn SourceConnector> {
+        None
     }
 
     fn sink(&self) -> Option<&dyn SinkConnector> {

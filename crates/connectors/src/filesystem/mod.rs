@@ -2,6 +2,7 @@
 
 use crate::api::Connector;
 use crate::sink::SinkConnector;
+use crate::source::SourceConnector;
 use highwater_connect::ConnectorSpec;
 
 /// The connector.
@@ -10,6 +11,10 @@ pub struct Filesystem;
 impl Connector for Filesystem {
     fn spec(&self) -> &'static ConnectorSpec {
         &highwater_connect::FILESYSTEM
+    }
+
+    fn source(&self) -> Option<&dyn SourceConnector> {
+        None
     }
 
     fn sink(&self) -> Option<&dyn SinkConnector> {

@@ -5,21 +5,24 @@
 
 pub mod admin;
 pub mod client;
-pub mod monitor;
+mod monitor;
 pub mod options;
 pub mod sink;
-pub mod source;
+pub(crate) mod source;
 mod topic_id;
 
 use crate::api::Connector;
 use crate::error::ConnectorError;
 use crate::sink::{Committer, EarlierOutput, Held, SinkConnector, Writer, WriterConfig};
+use crate::source::{SourceConnector, SourceEvent, SourceMonitor, SourceReader, SourceReaderConfig};
 use highwater_connect::ConnectorSpec;
-use highwater_engine::query::SinkTable;
+use highwater_engine::query::{SinkTable, SourceTable};
 use highwater_protocol::ids::{BatchId, QueryId, WriterId};
 use highwater_protocol::query::Resolution;
 use highwater_protocol::report::WriterReport;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::mpsc::UnboundedSender;
 
 /// The connector.
 pub struct Kafka;
@@ -29,8 +32,26 @@ impl Connector for Kafka {
         &highwater_connect::kafka::KAFKA
     }
 
+    fn source(&self) -> Option<&dyn SourceConnector> {
+        Some(self)
+    }
+
     fn sink(&self) -> Option<&dyn SinkConnector> {
         Some(self)
+    }
+}
+
+impl SourceConnector for Kafka {
+    fn monitor(&self, table: &SourceTable) -> Result<Box<dyn SourceMonitor>, ConnectorError> {
+        Ok(Box::new(monitor::TopicMonitor::open(table)?))
+    }
+
+    fn reader(
+        &self,
+        config: SourceReaderConfig,
+        events: UnboundedSender<SourceEvent>,
+    ) -> Result<Arc<dyn SourceReader>, ConnectorError> {
+        Ok(Arc::new(source::KafkaReader::start(config, events)?))
     }
 }
 

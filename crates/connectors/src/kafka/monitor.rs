@@ -8,6 +8,7 @@
 use super::options::source_options;
 use crate::error::ConnectorError;
 use crate::kafka::client::{self, Lookup};
+use crate::source::SourceMonitor;
 use highwater_engine::query::SourceTable;
 use highwater_protocol::ids::SourceId;
 use highwater_protocol::offsets::{LogEnds, Positions, SourcePartition, TopicPartition};
@@ -74,90 +75,8 @@ impl TopicMonitor {
         })
     }
 
-    /// Partition numbers, ascending. A topic that does not exist is an error that says so.
-    pub fn partitions(&self) -> Result<Vec<i32>, ConnectorError> {
-        let context = || format!("table '{}': looking up topic '{}' at {}", self.table, self.topic, self.servers);
-        let metadata = client::metadata(&self.consumer, Some(&self.topic), TIMEOUT, context)?;
-        let missing = || ConnectorError::MissingTopic { topic: self.topic.to_string(), servers: self.servers.clone() };
-        let topic = metadata.topics().iter().find(|topic| topic.name() == &*self.topic).ok_or_else(missing)?;
-        if let Some(code) = topic.error() {
-            let code = RDKafkaErrorCode::from(code);
-            return Err(match code {
-                RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => missing(),
-                code => ConnectorError::from_code(context(), Some(code), code.to_string()),
-            });
-        }
-        let mut partitions: Vec<i32> = topic.partitions().iter().map(|partition| partition.id()).collect();
-        partitions.sort_unstable();
-        if partitions.is_empty() { Err(missing()) } else { Ok(partitions) }
-    }
-
-    /// Both ends of every partition: two requests to each leader, however many partitions.
-    pub fn ends(&mut self) -> Result<BTreeMap<SourcePartition, LogEnds>, ConnectorError> {
-        let partitions = self.partitions()?;
-        Ok(self.ends_of(&partitions)?.into_iter().map(|(partition, ends)| (self.key(partition), ends)).collect())
-    }
-
-    /// The topic's id alone.
-    pub fn look_at_id(&mut self) -> Result<TopicLook, ConnectorError> {
-        self.partitions()?;
-        let id = self.topic_id()?.map(|(_, id)| id);
-        Ok(TopicLook { source: self.source, id, ends: BTreeMap::new() })
-    }
-
-    /// The topic's id, and both ends of every partition; where those cannot be had (no leader), the id alone.
-    pub fn look(&mut self) -> Result<TopicLook, ConnectorError> {
-        let mut ends = self.ends();
-        let id = self.topic_id()?.map(|(_, id)| id);
-        if id != self.last_id {
-            // Those found before the id may be of another topic of this name.
-            ends = self.ends();
-            self.last_id.clone_from(&id);
-        }
-        if let Err(error @ ConnectorError::MissingTopic { .. }) = ends {
-            return Err(error);
-        }
-        let ends = ends.unwrap_or_else(|error| {
-            tracing::debug!(topic = %self.topic, %error, "the ends are not known");
-            BTreeMap::new()
-        });
-        Ok(TopicLook { source: self.source, id, ends })
-    }
-
-    /// Where the table's `starting_offsets` begin: a position for every partition.
-    pub fn resolve_start(&mut self) -> Result<Positions, ConnectorError> {
-        let partitions = self.partitions()?;
-        let ends = self.ends_of(&partitions)?;
-        let positions = match self.starting.clone() {
-            StartingOffsets::Earliest => ends.iter().map(|(partition, ends)| (*partition, ends.earliest)).collect(),
-            StartingOffsets::Latest => ends.iter().map(|(partition, ends)| (*partition, ends.latest)).collect(),
-            StartingOffsets::Timestamp { timestamp_ms } => self.at_time(&ends, timestamp_ms)?,
-            StartingOffsets::Explicit { offsets } => self.explicit(&ends, &offsets, EARLIEST)?,
-        };
-        Ok(self.keyed(positions))
-    }
-
-    /// Where `ending` ends: an exclusive end for every partition.
-    pub fn resolve_end(&mut self, ending: &EndingOffsets) -> Result<Positions, ConnectorError> {
-        let partitions = self.partitions()?;
-        let ends = self.ends_of(&partitions)?;
-        let positions = match ending {
-            EndingOffsets::Latest => ends.iter().map(|(partition, ends)| (*partition, ends.latest)).collect(),
-            EndingOffsets::Timestamp { timestamp_ms } => self.at_time(&ends, *timestamp_ms)?,
-            EndingOffsets::Explicit { offsets } => self.explicit(&ends, offsets, LATEST)?,
-        };
-        Ok(self.keyed(positions))
-    }
-
-    /// Kafka's timestamp (milliseconds) of the first record at or after `offset`; `None` if there
-    /// is none or it does not come within half a second.
-    pub fn timestamp_at(&mut self, tp: &TopicPartition, offset: i64) -> Result<Option<i64>, ConnectorError> {
-        let found = self.timestamps_at(&BTreeMap::from([(tp.partition, offset)]))?;
-        Ok(found.get(&tp.partition).copied())
-    }
-
-    /// As [`Self::timestamp_at`] for many partitions at once.
-    pub fn timestamps_at(&mut self, offsets: &BTreeMap<i32, i64>) -> Result<BTreeMap<i32, i64>, ConnectorError> {
+    /// As `timestamp_at` for many partitions at once.
+    fn timestamps_at(&mut self, offsets: &BTreeMap<i32, i64>) -> Result<BTreeMap<i32, i64>, ConnectorError> {
         let context = format!("reading record times of topic '{}'", self.topic);
         let failed = |error: KafkaError| ConnectorError::kafka(context.clone(), &error);
         let mut list = TopicPartitionList::new();
@@ -185,14 +104,6 @@ impl TopicMonitor {
         }
         self.consumer.unassign().map_err(failed)?;
         Ok(found)
-    }
-
-    /// Name and id of the topic, if the brokers tell one; it changes when the topic is recreated.
-    pub fn topic_id(&mut self) -> Result<Option<(String, String)>, ConnectorError> {
-        let id = crate::kafka::topic_id::topic_id(self.consumer.client(), &self.topic, TIMEOUT).map_err(|code| {
-            ConnectorError::from_code(format!("describing topic '{}'", self.topic), Some(code), code.to_string())
-        })?;
-        Ok(id.map(|id| (self.topic.to_string(), id)))
     }
 
     fn key(&self, partition: i32) -> SourcePartition {
@@ -270,6 +181,89 @@ impl TopicMonitor {
         let none = BTreeMap::new();
         let named = offsets.get(&*self.topic).unwrap_or(&none);
         check_explicit(&self.topic, ends, named, default)
+    }
+}
+
+impl SourceMonitor for TopicMonitor {
+    fn partitions(&self) -> Result<Vec<i32>, ConnectorError> {
+        let context = || format!("table '{}': looking up topic '{}' at {}", self.table, self.topic, self.servers);
+        let metadata = client::metadata(&self.consumer, Some(&self.topic), TIMEOUT, context)?;
+        let missing = || ConnectorError::MissingTopic { topic: self.topic.to_string(), servers: self.servers.clone() };
+        let topic = metadata.topics().iter().find(|topic| topic.name() == &*self.topic).ok_or_else(missing)?;
+        if let Some(code) = topic.error() {
+            let code = RDKafkaErrorCode::from(code);
+            return Err(match code {
+                RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => missing(),
+                code => ConnectorError::from_code(context(), Some(code), code.to_string()),
+            });
+        }
+        let mut partitions: Vec<i32> = topic.partitions().iter().map(|partition| partition.id()).collect();
+        partitions.sort_unstable();
+        if partitions.is_empty() { Err(missing()) } else { Ok(partitions) }
+    }
+
+    fn identity(&mut self) -> Result<Option<(String, String)>, ConnectorError> {
+        let id = crate::kafka::topic_id::topic_id(self.consumer.client(), &self.topic, TIMEOUT).map_err(|code| {
+            ConnectorError::from_code(format!("describing topic '{}'", self.topic), Some(code), code.to_string())
+        })?;
+        Ok(id.map(|id| (self.topic.to_string(), id)))
+    }
+
+    fn resolve_start(&mut self) -> Result<Positions, ConnectorError> {
+        let partitions = self.partitions()?;
+        let ends = self.ends_of(&partitions)?;
+        let positions = match self.starting.clone() {
+            StartingOffsets::Earliest => ends.iter().map(|(partition, ends)| (*partition, ends.earliest)).collect(),
+            StartingOffsets::Latest => ends.iter().map(|(partition, ends)| (*partition, ends.latest)).collect(),
+            StartingOffsets::Timestamp { timestamp_ms } => self.at_time(&ends, timestamp_ms)?,
+            StartingOffsets::Explicit { offsets } => self.explicit(&ends, &offsets, EARLIEST)?,
+        };
+        Ok(self.keyed(positions))
+    }
+
+    fn resolve_end(&mut self, ending: &EndingOffsets) -> Result<Positions, ConnectorError> {
+        let partitions = self.partitions()?;
+        let ends = self.ends_of(&partitions)?;
+        let positions = match ending {
+            EndingOffsets::Latest => ends.iter().map(|(partition, ends)| (*partition, ends.latest)).collect(),
+            EndingOffsets::Timestamp { timestamp_ms } => self.at_time(&ends, *timestamp_ms)?,
+            EndingOffsets::Explicit { offsets } => self.explicit(&ends, offsets, LATEST)?,
+        };
+        Ok(self.keyed(positions))
+    }
+
+    fn ends(&mut self) -> Result<BTreeMap<SourcePartition, LogEnds>, ConnectorError> {
+        let partitions = self.partitions()?;
+        Ok(self.ends_of(&partitions)?.into_iter().map(|(partition, ends)| (self.key(partition), ends)).collect())
+    }
+
+    fn look_at_identity(&mut self) -> Result<TopicLook, ConnectorError> {
+        self.partitions()?;
+        let id = self.identity()?.map(|(_, id)| id);
+        Ok(TopicLook { source: self.source, id, ends: BTreeMap::new() })
+    }
+
+    fn look(&mut self) -> Result<TopicLook, ConnectorError> {
+        let mut ends = self.ends();
+        let id = self.identity()?.map(|(_, id)| id);
+        if id != self.last_id {
+            // Those found before the id may be of another topic of this name.
+            ends = self.ends();
+            self.last_id.clone_from(&id);
+        }
+        if let Err(error @ ConnectorError::MissingTopic { .. }) = ends {
+            return Err(error);
+        }
+        let ends = ends.unwrap_or_else(|error| {
+            tracing::debug!(topic = %self.topic, %error, "the ends are not known");
+            BTreeMap::new()
+        });
+        Ok(TopicLook { source: self.source, id, ends })
+    }
+
+    fn timestamp_at(&mut self, tp: &TopicPartition, offset: i64) -> Result<Option<i64>, ConnectorError> {
+        let found = self.timestamps_at(&BTreeMap::from([(tp.partition, offset)]))?;
+        Ok(found.get(&tp.partition).copied())
     }
 }
 

@@ -1,19 +1,126 @@
-//! Sources: what a reader of records is started with, and what it gives.
+//! Sources: what a connector that is read does, what a reader of records is started with, and what it gives.
 //!
-//! Owns: the types a reader's user sees, and rows of bad records. Does not own: which ranges are read (plans), what is
-//! done with the rows (engine), how a connector reads (its folder).
+//! Owns: the traits, the types a reader's user sees, and rows of bad records. Does not own: which ranges are read (plans),
+//! what is done with the rows (engine), how a connector reads (its folder).
+//! Invariants: the traits have no defaults; a range is delivered whole and in order, or an error is.
 
 mod dead_letters;
 
-pub use crate::kafka::source::{RangeRead, SourceReader};
 pub use dead_letters::dead_letters;
 
+use crate::api::connector;
+use crate::error::ConnectorError;
 use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
 use bytes::Bytes;
 use highwater_engine::query::SourceTable;
 use highwater_protocol::align::Mark;
-use highwater_protocol::offsets::{LastRecord, TopicPartition};
+use highwater_protocol::offsets::{LastRecord, LogEnds, OffsetRange, Positions, SourcePartition, TopicPartition};
+use highwater_protocol::options::EndingOffsets;
+use highwater_protocol::query::TopicLook;
 use highwater_protocol::report::EventTimes;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// A connector that is read.
+pub trait SourceConnector: Sync {
+    /// Makes what looks at the table's partitions. The far side is asked by its calls, not here.
+    fn monitor(&self, table: &SourceTable) -> Result<Box<dyn SourceMonitor>, ConnectorError>;
+
+    /// Starts a reader; nothing is read before `assign`. Events come when something changes, never repeatedly for the same
+    /// trouble.
+    fn reader(
+        &self,
+        config: SourceReaderConfig,
+        events: UnboundedSender<SourceEvent>,
+    ) -> Result<Arc<dyn SourceReader>, ConnectorError>;
+}
+
+/// Looks at what a table is read from: what it is, its partitions, their ends. All calls block.
+pub trait SourceMonitor: Send {
+    /// Partition numbers, ascending. What does not exist is an error that says so.
+    fn partitions(&self) -> Result<Vec<i32>, ConnectorError>;
+
+    /// Name and identity of what is read. Positions belong to the identity: it changes when what is read is made anew under
+    /// its name. `None`: it cannot be told.
+    fn identity(&mut self) -> Result<Option<(String, String)>, ConnectorError>;
+
+    /// Where the table's `starting_offsets` begin: a position for every partition.
+    fn resolve_start(&mut self) -> Result<Positions, ConnectorError>;
+
+    /// Where `ending` ends: an exclusive end for every partition.
+    fn resolve_end(&mut self, ending: &EndingOffsets) -> Result<Positions, ConnectorError>;
+
+    /// Both ends of every partition.
+    fn ends(&mut self) -> Result<BTreeMap<SourcePartition, LogEnds>, ConnectorError>;
+
+    /// The identity alone.
+    fn look_at_identity(&mut self) -> Result<TopicLook, ConnectorError>;
+
+    /// The identity, and both ends of every partition; where those cannot be had, the identity alone.
+    fn look(&mut self) -> Result<TopicLook, ConnectorError>;
+
+    /// When the first record at or after `offset` was written, milliseconds; `None` if there is none or it does not come
+    /// soon.
+    fn timestamp_at(&mut self, tp: &TopicPartition, offset: i64) -> Result<Option<i64>, ConnectorError>;
+}
+
+/// Reads the partitions of one table that are assigned to this process. What it holds ends with it.
+#[async_trait]
+pub trait SourceReader: Send + Sync {
+    /// Binds the reader to this identity, for good: of another one of the same name it reads nothing. False: it is bound to
+    /// another already, and a new reader is needed. To be called before `assign`.
+    fn bind(&self, identity: Option<&str>) -> bool;
+
+    /// Makes these the partitions read, and where. Those that go on keep what is prefetched, if it serves their start.
+    fn assign(&self, partitions: &BTreeMap<TopicPartition, Place>);
+
+    /// Partitions whose availability changed since the last call.
+    fn availability(&self) -> Vec<(TopicPartition, PartitionAvailability)>;
+
+    /// Resolves when availability may have changed; at once if it did since the last call.
+    async fn changed(&self);
+
+    /// Reads `range` of an assigned partition. What was released is fetched again.
+    fn read(&self, tp: &TopicPartition, range: OffsetRange) -> Box<dyn RangeRead>;
+
+    /// Records below `up_to` are committed and may be forgotten.
+    fn release(&self, tp: &TopicPartition, up_to: i64);
+}
+
+/// A range being read.
+#[async_trait]
+pub trait RangeRead: Send {
+    /// The next chunk with records, in offset order; `None` when the range is complete.
+    async fn next(&mut self) -> Result<Option<Chunk>, ConnectorError>;
+}
+
+/// Makes what looks at a source's partitions.
+///
+/// # Errors
+/// The table cannot be read, or its options are wrong.
+pub fn monitor(table: &SourceTable) -> Result<Box<dyn SourceMonitor>, ConnectorError> {
+    of(table)?.monitor(table)
+}
+
+/// Starts a reader of a source.
+///
+/// # Errors
+/// As [`monitor`].
+pub fn reader(
+    config: SourceReaderConfig,
+    events: UnboundedSender<SourceEvent>,
+) -> Result<Arc<dyn SourceReader>, ConnectorError> {
+    of(&config.table)?.reader(config, events)
+}
+
+fn of(table: &SourceTable) -> Result<&'static dyn SourceConnector, ConnectorError> {
+    connector(&table.name, &table.connector)?.source().ok_or_else(|| {
+        let (name, connector) = (&table.name, table.connector.name());
+        ConnectorError::Config(format!("table '{name}' cannot be read: the connector '{connector}' is none of sources"))
+    })
+}
 
 /// Memory a reader thread may hold by default, in bytes.
 pub const DEFAULT_PREFETCH_BYTES: usize = 64 << 20;

@@ -18,4 +18,4 @@ mod shared;
 mod trouble;
 mod worker;
 
-pub use reader::{RangeRead, SourceReader};
+pub use reader::KafkaReader;

@@ -12,7 +12,8 @@ use super::worker::Worker;
 use crate::error::ConnectorError;
 use crate::kafka::client;
 use crate::kafka::options::source_options;
-use crate::source::{Chunk, PartitionAvailability, Place, SourceEvent, SourceReaderConfig};
+use crate::source::{Chunk, PartitionAvailability, Place, RangeRead, SourceEvent, SourceReader, SourceReaderConfig};
+use async_trait::async_trait;
 use highwater_protocol::offsets::{OffsetRange, TopicPartition};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -23,7 +24,7 @@ use tokio::sync::mpsc::UnboundedSender;
 /// Reads the partitions of one source table assigned to this process. Cheap to clone; the
 /// consumers end with the last clone.
 #[derive(Clone)]
-pub struct SourceReader {
+pub struct KafkaReader {
     inner: Arc<Inner>,
 }
 
@@ -45,7 +46,7 @@ impl Drop for Inner {
     }
 }
 
-impl SourceReader {
+impl KafkaReader {
     /// Starts the threads; nothing is read before `assign`. Events come when something changes,
     /// never repeatedly for the same trouble.
     pub fn start(config: SourceReaderConfig, events: UnboundedSender<SourceEvent>) -> Result<Self, ConnectorError> {
@@ -78,10 +79,11 @@ impl SourceReader {
         }
         Ok(Self { inner: Arc::new(inner) })
     }
+}
 
-    /// Binds the reader to the topic of this id, for good: of another one of the same name it reads nothing. False: it is
-    /// bound to another already, and a new reader is needed. To be called before `assign`.
-    pub fn bind(&self, topic_id: Option<&str>) -> bool {
+#[async_trait]
+impl SourceReader for KafkaReader {
+    fn bind(&self, topic_id: Option<&str>) -> bool {
         let mut bound = self.inner.bound.lock();
         match &*bound {
             Some(bound) => return bound.as_deref() == topic_id,
@@ -93,8 +95,7 @@ impl SourceReader {
         true
     }
 
-    /// Makes these the partitions read, and where. Those that go on keep what is prefetched, if it serves their start.
-    pub fn assign(&self, partitions: &BTreeMap<TopicPartition, Place>) {
+    fn assign(&self, partitions: &BTreeMap<TopicPartition, Place>) {
         let wanted: BTreeMap<i32, Place> = partitions
             .iter()
             .filter(|(tp, _)| tp.topic == self.inner.topic)
@@ -120,8 +121,7 @@ impl SourceReader {
         }
     }
 
-    /// Partitions whose availability changed since the last call.
-    pub fn availability(&self) -> Vec<(TopicPartition, PartitionAvailability)> {
+    fn availability(&self) -> Vec<(TopicPartition, PartitionAvailability)> {
         let mut changed = Vec::new();
         for worker in &self.inner.workers {
             worker.with(|state| {
@@ -140,23 +140,15 @@ impl SourceReader {
         changed
     }
 
-    /// Resolves when availability may have changed; at once if it did since the last call.
-    pub async fn changed(&self) {
+    async fn changed(&self) {
         self.inner.available.notified().await;
     }
 
-    /// Memory held by all buffers, in bytes.
-    pub fn memory_bytes(&self) -> usize {
-        self.inner.workers.iter().map(|worker| worker.with(|state| state.memory_bytes())).sum()
+    fn read(&self, tp: &TopicPartition, range: OffsetRange) -> Box<dyn RangeRead> {
+        Box::new(KafkaRange { reader: self.inner.clone(), tp: tp.clone(), next: range.start, end: range.end })
     }
 
-    /// Reads `range` of an assigned partition. What was released is fetched again.
-    pub fn read(&self, tp: &TopicPartition, range: OffsetRange) -> RangeRead {
-        RangeRead { reader: self.inner.clone(), tp: tp.clone(), next: range.start, end: range.end }
-    }
-
-    /// Records below `up_to` are committed and may be forgotten.
-    pub fn release(&self, tp: &TopicPartition, up_to: i64) {
+    fn release(&self, tp: &TopicPartition, up_to: i64) {
         for worker in &self.inner.workers {
             let released = worker.with(|state| match state.partitions.get_mut(&tp.partition) {
                 Some(buffer) => {
@@ -191,7 +183,7 @@ fn keep(state: &mut WorkerState, wanted: &BTreeMap<i32, Place>) {
 }
 
 /// A range being read.
-pub struct RangeRead {
+struct KafkaRange {
     reader: Arc<Inner>,
     tp: TopicPartition,
     next: i64,
@@ -205,9 +197,9 @@ enum Step {
     Again,
 }
 
-impl RangeRead {
-    /// The next chunk with records, in offset order; `None` when the range is complete.
-    pub async fn next(&mut self) -> Result<Option<Chunk>, ConnectorError> {
+#[async_trait]
+impl RangeRead for KafkaRange {
+    async fn next(&mut self) -> Result<Option<Chunk>, ConnectorError> {
         while self.next < self.end {
             let worker = self.worker()?.clone();
             // Registered before looking, so that progress in between is not missed.
@@ -225,7 +217,9 @@ impl RangeRead {
         }
         Ok(None)
     }
+}
 
+impl KafkaRange {
     fn worker(&self) -> Result<&Arc<WorkerShared>, ConnectorError> {
         let holds =
             |worker: &&Arc<WorkerShared>| worker.with(|state| state.partitions.contains_key(&self.tp.partition));

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// One worker thread's side of a `SourceReader`.
+/// One worker thread's side of a `KafkaReader`.
 pub struct WorkerShared {
     state: Mutex<WorkerState>,
     /// Wakes a worker that waits for space.
