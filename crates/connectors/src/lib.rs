@@ -15,5 +15,6 @@ pub mod kafka;
 mod list;
 pub mod sink;
 pub mod source;
+mod tls;
 
 pub use error::ConnectorError;

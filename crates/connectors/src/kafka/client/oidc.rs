@@ -5,6 +5,7 @@
 //! librdkafka can do this only with libcurl, which is not linked in.
 //! Invariant: no text of this module holds a secret or a token.
 
+use crate::tls;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use parking_lot::Mutex;
@@ -12,7 +13,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
+use ureq::tls::{PemItem, TlsConfig, parse_pem};
 
 /// Longest time for one request.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -122,7 +123,7 @@ fn fetch(oidc: &Oidc) -> Result<Token, String> {
         .timeout_global(Some(TIMEOUT))
         .http_status_as_error(false)
         .max_redirects(0)
-        .tls_config(tls(&oidc.authorities)?)
+        .tls_config(trust(&oidc.authorities)?)
         .build()
         .into();
     let login = STANDARD.encode(format!("{}:{}", oidc.client_id, oidc.client_secret));
@@ -172,7 +173,7 @@ fn read(value: &str, expires_in: Option<f64>, oidc: &Oidc) -> Result<Token, Stri
     })
 }
 
-fn tls(authorities: &Authorities) -> Result<TlsConfig, String> {
+fn trust(authorities: &Authorities) -> Result<TlsConfig, String> {
     let read = |pem: &[u8], of: &str| {
         let mut found = Vec::new();
         for item in parse_pem(pem) {
@@ -188,16 +189,9 @@ fn tls(authorities: &Authorities) -> Result<TlsConfig, String> {
             let pem = std::fs::read(path).map_err(|error| format!("'kafka.https.ca.location' {path}: {error}"))?;
             read(&pem, path)?
         }
-        Authorities::Systems => {
-            let found = rustls_native_certs::load_native_certs().certs;
-            found.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).collect()
-        }
+        Authorities::Systems => tls::system_authorities(),
     };
-    Ok(TlsConfig::builder()
-        .provider(TlsProvider::Rustls)
-        .root_certs(RootCerts::Specific(Arc::new(certificates)))
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build())
+    Ok(tls::config(certificates))
 }
 
 #[cfg(test)]
