@@ -3,8 +3,9 @@
 //! Owns: this step. Does not own: whether it may be taken (core's participant).
 
 use crate::outbox::Outbox;
-use crate::writers::Writers;
+use crate::writers::{Unpublished, Writers};
 use highwater_crash as crash;
+use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::{AttemptId, BatchId};
 use highwater_protocol::plan::WriterPlan;
 use std::sync::Arc;
@@ -23,13 +24,18 @@ pub fn publish(writers: &Arc<Writers>, attempt: AttemptId, batch: BatchId, plans
             .await;
             let unknown = match published {
                 Ok(Ok(())) => None,
-                Ok(Err(message)) => Some(message),
-                Err(error) => Some(error.to_string()),
+                Ok(Err(unpublished)) => Some(unpublished),
+                Err(error) => Some(Unpublished::unknown(error.to_string())),
             };
-            if let Some(message) = &unknown {
+            if let Some(Unpublished { kind, message }) = &unknown {
                 tracing::warn!(%attempt, %batch, sink = %plan.sink, writer = %plan.writer, "publish: {message}");
+                match kind {
+                    // Told before the outcome, which would have the batch computed again.
+                    ErrorKind::Fix | ErrorKind::Fatal => outbox.trouble(*kind, message.clone()).await,
+                    ErrorKind::Retry | ErrorKind::Fenced => {}
+                }
             }
-            outbox.published(attempt, batch, plan, unknown).await;
+            outbox.published(attempt, batch, plan, unknown.map(|unpublished| unpublished.message)).await;
         });
     }
 }

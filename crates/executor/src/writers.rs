@@ -8,6 +8,7 @@ use highwater_connectors::error::ConnectorError;
 use highwater_connectors::sink::{self, Published, Writer, WriterConfig};
 use highwater_engine::SinkTable;
 use highwater_engine::changelog::ChangeBatch;
+use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::{AttemptId, BatchId, Epoch, QueryId};
 use highwater_protocol::plan::WriterPlan;
 use highwater_protocol::report::WriterReport;
@@ -105,21 +106,34 @@ impl Slot {
         Ok(InUse { content, attempt })
     }
 
-    /// Commits what the attempt flushed. `Unknown` when it is not known to be committed. Blocks.
-    pub fn publish(&self, attempt: AttemptId) -> Result<(), String> {
+    /// Commits what the attempt flushed. An error: it is not known to be committed. Blocks.
+    pub fn publish(&self, attempt: AttemptId) -> Result<(), Unpublished> {
         let mut content = self.content.lock();
         if content.flushed.take() != Some(attempt) {
-            return Err("the writer holds nothing of this attempt".into());
+            return Err(Unpublished::unknown("the writer holds nothing of this attempt"));
         }
-        let Some(writer) = content.writer.as_mut() else { return Err("the writer is gone".into()) };
+        let Some(writer) = content.writer.as_mut() else { return Err(Unpublished::unknown("the writer is gone")) };
         let outcome = match writer.publish() {
             Ok(Published::Committed) => return Ok(()),
-            Ok(Published::Unknown) => "the sink did not answer".to_string(),
-            Err(error) => error.to_string(),
+            Ok(Published::Unknown) => Unpublished::unknown("the sink did not answer"),
+            Err(error) => Unpublished { kind: error.kind(), message: error.to_string() },
         };
         // A producer whose transaction ended badly is not used again.
         content.writer = None;
         Err(outcome)
+    }
+}
+
+/// Why a writer is not known to have published.
+pub struct Unpublished {
+    /// `Fix` and `Fatal` stop the query: the sink would say the same to the same rows again.
+    pub kind: ErrorKind,
+    pub message: String,
+}
+
+impl Unpublished {
+    pub fn unknown(message: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::Retry, message: message.into() }
     }
 }
 
