@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod client;
+mod error;
 mod monitor;
 pub mod options;
 pub mod sink;

@@ -49,7 +49,7 @@ impl Worker {
             (C::UnknownTopic | C::UnknownTopicOrPartition | C::UnknownPartition, _) => {
                 tracing::debug!(topic = %self.topic, message, "the topic is not there");
             }
-            _ if fatal || crate::error::is_refused(code) => self.refused(partition, code, message),
+            _ if fatal || crate::kafka::error::is_refused(code) => self.refused(partition, code, message),
             _ => self.trouble.begin(self.queue.consumer(), &message),
         }
     }
