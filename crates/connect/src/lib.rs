@@ -10,6 +10,7 @@
 mod console;
 pub mod docs;
 mod filesystem;
+mod http;
 pub mod kafka;
 mod list;
 mod options;
@@ -17,6 +18,7 @@ mod spec;
 
 pub use console::CONSOLE;
 pub use filesystem::FILESYSTEM;
+pub use http::HTTP;
 pub use list::{CONNECTORS, find, is_secret, may_hide_secret, settable, unaliased};
 pub use options::{OptionValue, OptionValues};
 pub use spec::{

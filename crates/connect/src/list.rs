@@ -6,7 +6,7 @@ use crate::spec::{ConnectorSpec, OptionKind};
 
 /// All of them, the most usual first.
 pub static CONNECTORS: &[&ConnectorSpec] =
-    &[&crate::kafka::KAFKA, &crate::console::CONSOLE, &crate::filesystem::FILESYSTEM];
+    &[&crate::kafka::KAFKA, &crate::console::CONSOLE, &crate::filesystem::FILESYSTEM, &crate::http::HTTP];
 
 /// The connector of this name, whatever its case.
 pub fn find(name: &str) -> Option<&'static ConnectorSpec> {

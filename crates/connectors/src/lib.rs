@@ -11,6 +11,7 @@ mod console;
 pub mod error;
 mod filesystem;
 pub mod formats;
+mod http;
 pub mod kafka;
 mod list;
 pub mod sink;

@@ -6,7 +6,7 @@ use crate::api::Connector;
 
 /// All of them.
 pub static CONNECTORS: &[&dyn Connector] =
-    &[&crate::kafka::Kafka, &crate::console::Console, &crate::filesystem::Filesystem];
+    &[&crate::kafka::Kafka, &crate::console::Console, &crate::filesystem::Filesystem, &crate::http::Http];
 
 #[cfg(test)]
 mod tests {

@@ -16,6 +16,7 @@ mod fencing;
 mod formats;
 mod full_disk;
 mod grpc;
+mod http_sink;
 mod keyed;
 mod keyed_sink;
 mod lag;
