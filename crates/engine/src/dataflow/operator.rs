@@ -6,7 +6,7 @@
 use super::Upstream;
 use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
-use crate::runtime::{BatchContext, Stateful};
+use crate::runtime::{BatchContext, Keyed, Stateful};
 use crate::state::Layout;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use highwater_protocol::ids::OperatorId;
@@ -117,7 +117,19 @@ pub enum Running {
     /// Gives rows for the rows it takes.
     Rows(Box<dyn RowOperator>),
     /// Gives rows when its input is complete.
-    Stateful(Box<dyn Stateful>),
+    Stateful(Box<Keyed>),
+}
+
+impl Running {
+    /// An operator with state. `watermark`: the sources by whose watermarks rows are late and keys close; `None`: by none.
+    pub fn stateful(
+        operator: OperatorId,
+        watermark: Option<&[Upstream]>,
+        context: &StartContext<'_>,
+        logic: impl Stateful + 'static,
+    ) -> Self {
+        Self::Stateful(Box::new(Keyed::new(operator, watermark, context.batch, logic)))
+    }
 }
 
 /// Takes rows that an operator gives.

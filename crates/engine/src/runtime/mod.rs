@@ -7,6 +7,7 @@
 
 pub(crate) mod changes;
 pub(crate) mod exchange;
+pub(crate) mod keyed;
 pub(crate) mod keys;
 mod lanes;
 pub(crate) mod late;
@@ -14,13 +15,14 @@ pub(crate) mod pipeline;
 pub(crate) mod split;
 pub(crate) mod stateful;
 pub(crate) mod stored_row;
-pub(crate) mod ttl;
+mod ttl;
 
+pub use keyed::{Keyed, KeyedState};
 pub use keys::shard_of;
 pub use lanes::{Lanes, lanes_of};
 pub use late::LateRows;
 pub(crate) use pipeline::{batch, evaluate};
-pub use stateful::Stateful;
+pub use stateful::{Counts, Keeps, Stateful};
 
 use crate::changelog::ChangeBatch;
 use crate::dataflow::{CLOCK, Dataflow, PipelineInput, PipelineOutput, Upstream};

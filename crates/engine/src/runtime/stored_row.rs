@@ -16,12 +16,22 @@ pub struct StoredRow {
 }
 
 impl StoredRow {
-    pub fn encode(self) -> Box<[u8]> {
+    pub fn encode(self) -> [u8; 24] {
         let mut bytes = [0u8; 24];
         bytes[..8].copy_from_slice(&self.close_ms.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.weight.to_le_bytes());
         bytes[16..].copy_from_slice(&self.count.to_le_bytes());
-        Box::new(bytes)
+        bytes
+    }
+
+    /// The row that a value says is there, if there is a value.
+    pub fn read(value: Option<&[u8]>) -> Result<Option<Self>, EngineError> {
+        value.map(Self::decode).transpose()
+    }
+
+    /// How often the row is there that a value says; without one it is not.
+    pub fn weight_of(value: Option<&[u8]>) -> Result<i64, EngineError> {
+        Ok(Self::read(value)?.map_or(0, |row| row.weight))
     }
 
     pub fn decode(value: &[u8]) -> Result<Self, EngineError> {

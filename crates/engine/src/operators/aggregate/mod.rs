@@ -113,7 +113,8 @@ impl OperatorSpec for PartialAggregateSpec {
     }
 
     fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
-        Ok(Running::Stateful(Box::new(PartialAggregate::new(self.op, self.spec.clone(), context.batch)?)))
+        let logic = PartialAggregate::new(self.spec.clone())?;
+        Ok(Running::stateful(self.op, Some(&self.spec.watermark), context, logic))
     }
 }
 
@@ -156,7 +157,7 @@ impl OperatorSpec for FinalAggregateSpec {
     }
 
     fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
-        let running = FinalAggregate::new(self.op, self.spec.clone(), self.emit, context.batch)?;
-        Ok(Running::Stateful(Box::new(running)))
+        let logic = FinalAggregate::new(self.spec.clone(), self.emit)?;
+        Ok(Running::stateful(self.op, self.spec.close.map(|_| self.spec.watermark.as_slice()), context, logic))
     }
 }

@@ -135,6 +135,7 @@ impl OperatorSpec for JoinOperator {
     }
 
     fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
-        Ok(Running::Stateful(Box::new(Join::new(self.op, self.spec.clone(), context.batch)?)))
+        let watermark = self.watermark().map(|(_, upstream)| upstream);
+        Ok(Running::stateful(self.op, watermark, context, Join::new(self.spec.clone())?))
     }
 }

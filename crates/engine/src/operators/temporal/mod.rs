@@ -140,6 +140,6 @@ impl OperatorSpec for TemporalOperator {
     }
 
     fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
-        Ok(Running::Stateful(Box::new(Temporal::new(self.op, self.spec.clone(), context.batch)?)))
+        Ok(Running::stateful(self.op, Some(&self.spec.watermark), context, Temporal::new(self.spec.clone())?))
     }
 }
