@@ -26,7 +26,7 @@ pub use stateful::{Counts, Keeps, Stateful};
 
 use crate::changelog::ChangeBatch;
 use crate::dataflow::{CLOCK, Dataflow, PipelineInput, PipelineOutput, Upstream};
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::state::{Overlay, TaskState};
 use arrow::array::RecordBatch;
 use exchange::Router;
@@ -158,8 +158,7 @@ impl TaskRuntime {
         context: &BatchContext,
         state: TaskState,
     ) -> Result<Self, EngineError> {
-        let unknown = || EngineError::Internal(format!("stage {stage} is not in the dataflow"));
-        let stage = dataflow.stages.get(stage.0 as usize).ok_or_else(unknown)?;
+        let stage = dataflow.stages.get(stage.0 as usize).ok_or(Fault::NoStage(stage))?;
         let mut pipelines = Vec::with_capacity(stage.pipelines.len());
         for pipeline in &stage.pipelines {
             let (output, name) = match pipeline.output {

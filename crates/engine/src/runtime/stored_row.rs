@@ -39,12 +39,22 @@ impl StoredRow {
             |at: usize| value.get(at..).and_then(|rest| rest.first_chunk::<8>()).map(|b| i64::from_le_bytes(*b));
         match (number(0), number(8), number(16)) {
             (Some(close_ms), Some(weight), Some(count)) => Ok(Self { close_ms, weight, count }),
-            _ => Err(EngineError::Internal("a kept row is cut off".into())),
+            _ => Err(EngineError::CutOff("a kept row")),
         }
     }
 }
 
-/// A deletion of more than there is.
-pub fn never_inserted(operator: &str) -> EngineError {
-    EngineError::Internal(format!("{operator}: a row is deleted that was never inserted"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use highwater_protocol::error::ErrorKind;
+
+    #[test]
+    fn a_value_that_is_cut_off_is_damaged_state() {
+        let row = StoredRow { close_ms: 7, weight: -2, count: i64::MAX };
+        assert_eq!(StoredRow::decode(&row.encode()).unwrap(), row);
+        let error = StoredRow::decode(&row.encode()[..23]).unwrap_err();
+        assert!(matches!(error, EngineError::CutOff(_)), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Fatal);
+    }
 }

@@ -5,7 +5,6 @@
 //! Invariant: without a TTL a deletion of what is not there is an error, with one it is counted.
 
 use super::BatchContext;
-use super::stored_row::never_inserted;
 use crate::error::EngineError;
 use crate::state::{NEVER, Until, expires_at};
 use highwater_protocol::ids::OperatorId;
@@ -44,7 +43,7 @@ impl Ttl {
     /// So many rows are deleted that are not there: forgotten before, or else never inserted.
     pub fn missing(&mut self, operator: &str, rows: i64) -> Result<(), EngineError> {
         if !self.is_on() {
-            return Err(never_inserted(operator));
+            return Err(EngineError::NeverInserted { operator: operator.to_string() });
         }
         self.ignored += rows.unsigned_abs();
         Ok(())

@@ -8,7 +8,7 @@ mod partial;
 
 use crate::dataflow::operator::{OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema, only};
 use crate::dataflow::{CLOCK, CloseKey, EmitMode, Upstream, words};
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::state::Layout;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
@@ -108,7 +108,7 @@ impl OperatorSpec for PartialAggregateSpec {
         expect_types("the keys of an aggregate", &given, &self.spec.group_schema)?;
         match self.spec.filters.len() == self.spec.aggregates.len() {
             true => Ok(self.spec.partial_schema.clone()),
-            false => Err(EngineError::Internal("an aggregate without a place for its FILTER".into())),
+            false => Err(Fault::Lacks { what: "an aggregate", lacks: "place for its FILTER" }.into()),
         }
     }
 

@@ -5,7 +5,7 @@
 use super::groups::{Accumulators, Groups};
 use crate::changelog::ChangeBatch;
 use crate::dataflow::close_times;
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::operators::aggregate::AggregateSpec;
 use crate::runtime::keyed::KeyedState;
 use crate::runtime::keys::normalize;
@@ -31,7 +31,7 @@ impl PartialAggregate {
 
     fn take(&mut self, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError> {
         if rows.weights.is_some() {
-            return Err(EngineError::Internal("an aggregate over rows that retract".into()));
+            return Err(Fault::Retracts("the input of a plain aggregate").into());
         }
         let mut rows = rows;
         let mut keys = self.keys(&rows)?;

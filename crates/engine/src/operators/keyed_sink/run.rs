@@ -280,7 +280,7 @@ fn encode(rows: &BTreeMap<&[u8], i64>, close_ms: i64) -> Vec<u8> {
 }
 
 fn decode(value: &[u8]) -> Result<Vec<(&[u8], u32)>, EngineError> {
-    let damaged = || EngineError::Internal("a kept row is cut off".into());
+    let damaged = || EngineError::CutOff("a kept row");
     let mut rows = Vec::new();
     let mut rest = value.get(size_of::<i64>()..).unwrap_or_default();
     while !rest.is_empty() {

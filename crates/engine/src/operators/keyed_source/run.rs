@@ -5,7 +5,7 @@
 //! in; what a batch gives is the row as it is less the row as it was, nothing where the two are equal.
 
 use crate::changelog::ChangeBatch;
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::operators::keyed_source::UpsertSpec;
 use crate::runtime::exchange::pick;
 use crate::runtime::keyed::KeyedState;
@@ -77,7 +77,7 @@ impl Stateful for Upsert {
         let rows = self.rows.encode(&kept, all.num_rows())?;
         let deleted = columns.last().and_then(|column| column.as_boolean_opt());
         let deleted =
-            deleted.ok_or_else(|| EngineError::Internal("records that do not say what they delete".into()))?;
+            deleted.ok_or_else(|| Fault::Lacks { what: "a record of a keyed table", lacks: "mark of deletion" })?;
         let mut last: BTreeMap<&[u8], usize> = BTreeMap::new();
         last.extend((0..all.num_rows()).map(|row| (keys.row(row), row)));
         let (mut read, mut values, mut writes) = (Keys::default(), Values::default(), Writes::default());

@@ -11,7 +11,7 @@ mod rows;
 
 use crate::changelog::ChangeBatch;
 use crate::dataflow::JoinOutput;
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::operators::join::JoinSpec;
 use crate::runtime::changes::{ChangeCodec, Changes};
 use crate::runtime::exchange::pick;
@@ -349,7 +349,7 @@ pub(crate) fn insert_only(rows: &mut ChangeBatch) -> Result<(), EngineError> {
     let mut places = Vec::new();
     for (row, weight) in weights.iter().flatten().enumerate() {
         if weight < 0 {
-            return Err(EngineError::Internal("an append-only join takes a row back".into()));
+            return Err(Fault::Retracts("an append-only join").into());
         }
         places.extend(std::iter::repeat_n(row as u32, weight as usize));
     }
@@ -396,5 +396,5 @@ fn split_key(bytes: &[u8]) -> Result<(usize, &[u8]), EngineError> {
         let (length, rest) = rest.split_first_chunk::<4>()?;
         Some((usize::from(*side), rest.get(u32::from_be_bytes(*length) as usize..)?))
     };
-    split().filter(|(side, _)| *side < 2).ok_or_else(|| EngineError::Internal("a join's key is cut off".into()))
+    split().filter(|(side, _)| *side < 2).ok_or_else(|| EngineError::CutOff("a join's key"))
 }

@@ -28,7 +28,7 @@ pub fn prefix_of(key: &[u8]) -> Vec<u8> {
 
 /// The partition's prefix in a key of state.
 pub fn prefix_in(bytes: &[u8]) -> Result<&[u8], EngineError> {
-    let cut_off = || EngineError::Internal("a partition's key is cut off".into());
+    let cut_off = || EngineError::CutOff("a partition's key");
     let length = bytes.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes) as usize).ok_or_else(cut_off)?;
     bytes.get(..4 + length).ok_or_else(cut_off)
 }
@@ -50,7 +50,7 @@ pub fn of_deadline(key: &[u8]) -> Result<Vec<u8>, EngineError> {
     let mut prefix = key.to_vec();
     match prefix.first_mut() {
         Some(first) if *first & DEADLINE != 0 => *first &= !DEADLINE,
-        _ => return Err(EngineError::Internal("a partition's deadline has another key".into())),
+        _ => return Err(EngineError::CutOff("a partition's deadline")),
     }
     Ok(prefix)
 }
@@ -126,7 +126,7 @@ pub fn scan(
 fn entry(key: &[u8], value: &[u8], prefix: usize) -> Result<Entry, EngineError> {
     let kept = StoredRow::decode(value)?;
     let split = usize::try_from(kept.count).ok().map(|length| prefix + length).filter(|at| *at <= key.len());
-    let split = split.ok_or_else(|| EngineError::Internal("a kept row is cut off".into()))?;
+    let split = split.ok_or_else(|| EngineError::CutOff("a kept row"))?;
     Ok(Entry {
         key: key.to_vec(),
         order: key[prefix..split].to_vec(),

@@ -6,7 +6,7 @@
 
 use super::linear::{Linear, Terms};
 use super::{Chunk, tagged};
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::operators::retracting::{CallSpec, Keeps, RetractingSpec};
 use crate::runtime::changes::Changes;
 use crate::runtime::keyed::KeyedState;
@@ -114,7 +114,7 @@ impl Call {
     }
 
     fn codec(&self) -> Result<&Codec, EngineError> {
-        self.codec.as_ref().ok_or_else(|| EngineError::Internal("a function that keeps nothing".into()))
+        self.codec.as_ref().ok_or_else(|| Fault::Lacks { what: "a function", lacks: "kept values" }.into())
     }
 
     /// The first value of each group in this direction.

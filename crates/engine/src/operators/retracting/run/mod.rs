@@ -280,7 +280,7 @@ impl RetractingAggregate {
             // Stored groups have been emitted.
             Some(Group { rows, linear, emitted: Some(bytes.to_vec()) })
         };
-        parse().ok_or_else(|| EngineError::Internal("a kept group is cut off".into()))
+        parse().ok_or_else(|| EngineError::CutOff("a kept group"))
     }
 
     fn write(&self, group: &Group, close_ms: i64) -> Vec<u8> {

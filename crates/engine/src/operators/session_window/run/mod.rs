@@ -10,7 +10,7 @@
 mod merge;
 
 use crate::changelog::ChangeBatch;
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::operators::session_window::SessionSpec;
 use crate::runtime::changes::{ChangeCodec, Changes};
 use crate::runtime::keyed::KeyedState;
@@ -100,7 +100,7 @@ fn sortable(number: i64) -> [u8; 8] {
 }
 
 fn cut_off() -> EngineError {
-    EngineError::Internal("a session's key is cut off".into())
+    EngineError::CutOff("a session's key")
 }
 
 fn number(bytes: &[u8]) -> Result<i64, EngineError> {
@@ -110,8 +110,9 @@ fn number(bytes: &[u8]) -> Result<i64, EngineError> {
 
 impl Sessions {
     pub fn new(spec: Arc<SessionSpec>) -> Result<Self, EngineError> {
-        let DataType::Timestamp(unit, _) = spec.input_schema.field(spec.time).data_type() else {
-            return Err(EngineError::Internal("a session's time is no timestamp".into()));
+        let unit = match spec.input_schema.field(spec.time).data_type() {
+            DataType::Timestamp(unit, _) => unit,
+            other => return Err(Fault::Type { what: "a session's time", found: other.clone() }.into()),
         };
         Ok(Self {
             changes: ChangeCodec::new(&spec.input_schema, &spec.partition)?,

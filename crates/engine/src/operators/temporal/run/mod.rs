@@ -14,7 +14,7 @@ mod versions;
 use crate::changelog::ChangeBatch;
 use crate::dataflow::close_times;
 use crate::dataflow::{CloseKey, CloseKind};
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::operators::temporal::{TemporalSpec, TimedSide};
 use crate::runtime::changes::{ChangeCodec, Changes};
 use crate::runtime::keyed::KeyedState;
@@ -24,9 +24,9 @@ use crate::runtime::pipeline::OUTPUT_ROWS;
 use crate::runtime::stateful::{Counts, Keeps, Stateful};
 use crate::runtime::stored_row::StoredRow;
 use crate::state::{Direction, Keys, NEVER, Scan, Stretch, Values, Writes, successor};
-use arrow::array::{Array, BooleanArray, Int64Array, RecordBatch};
+use arrow::array::{AsArray, BooleanArray, Int64Array, RecordBatch};
 use arrow::compute::{and, is_not_null, not};
-use arrow::datatypes::{DataType, TimeUnit};
+use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use emit::{Emitted, timeless};
 use highwater_functions::windows::tumble::per_second;
 use highwater_protocol::ids::ShardId;
@@ -353,7 +353,7 @@ fn there(rows: &RecordBatch, columns: &[usize]) -> Result<BooleanArray, EngineEr
 fn unit_of(side: &TimedSide) -> Result<TimeUnit, EngineError> {
     match side.schema.field(side.time).data_type() {
         DataType::Timestamp(unit, _) => Ok(*unit),
-        other => Err(EngineError::Internal(format!("a time of type {other}"))),
+        other => Err(Fault::Type { what: "a time of a temporal join", found: other.clone() }.into()),
     }
 }
 
@@ -366,9 +366,7 @@ fn closes(side: &TimedSide, rows: &RecordBatch) -> Result<Int64Array, EngineErro
 fn times(side: &TimedSide, rows: &RecordBatch, unit: TimeUnit) -> Result<Int64Array, EngineError> {
     let factor = per_second(unit) / per_second(unit_of(side)?);
     let times = arrow::compute::cast(rows.column(side.time), &DataType::Int64)?;
-    let times = times.as_any().downcast_ref::<Int64Array>().cloned();
-    let times = times.ok_or_else(|| EngineError::Internal("times that are no numbers".into()))?;
-    Ok(times.unary(|time| time.saturating_mul(factor)))
+    Ok(times.as_primitive::<Int64Type>().unary(|time| time.saturating_mul(factor)))
 }
 
 /// Eight bytes in the order of times.
@@ -382,7 +380,7 @@ fn decode_time(suffix: &[u8]) -> Result<i64, EngineError> {
 }
 
 fn cut_off() -> EngineError {
-    EngineError::Internal("a temporal join's key is cut off".into())
+    EngineError::CutOff("a temporal join's key")
 }
 
 /// What all rows or versions of a key begin with in state.
