@@ -1,10 +1,11 @@
 //! What can go wrong while a dataflow runs.
 
+use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use highwater_functions::bounds::TooLarge;
 use highwater_protocol::error::ErrorKind;
-use highwater_protocol::ids::{AttemptId, EdgeId, OperatorId, ShardId, TaskId};
+use highwater_protocol::ids::{AttemptId, EdgeId, OperatorId, ShardId, StageId, TaskId};
 use highwater_protocol::state_delta::DeltaError;
 use thiserror::Error;
 
@@ -55,6 +56,13 @@ pub enum EngineError {
          again with --replace"
     )]
     UndeclaredState(OperatorId),
+    /// A key or value of state is shorter than its layout.
+    #[error("state is damaged: {0} is cut off; see whether the checkpoint is whole (highwater checkpoint verify)")]
+    CutOff(&'static str),
+    #[error("internal: {operator}: a row is deleted that was never inserted")]
+    NeverInserted { operator: String },
+    #[error("internal: {0}")]
+    Fault(#[from] Fault),
     #[error("state of attempt {found} cannot be committed as attempt {wanted}")]
     WrongAttempt { wanted: AttemptId, found: AttemptId },
     #[error("shard {0} has no state here to work on")]
@@ -65,6 +73,23 @@ pub enum EngineError {
     UnknownEdge(EdgeId),
     #[error("internal: {0}")]
     Internal(String),
+}
+
+/// What plan and rows never are, whatever the query and its data: a fault of this program.
+#[derive(Debug, Error)]
+pub enum Fault {
+    #[error("{what} was planned for rows of {expected:?} and gets {found:?}")]
+    Rows { what: String, expected: Vec<DataType>, found: Vec<DataType> },
+    #[error("{what} takes {expected} inputs and got {found}")]
+    Inputs { what: &'static str, expected: usize, found: usize },
+    #[error("{what} is of type {found}")]
+    Type { what: &'static str, found: DataType },
+    #[error("{0} retracts rows")]
+    Retracts(&'static str),
+    #[error("{what} has no {lacks}")]
+    Lacks { what: &'static str, lacks: &'static str },
+    #[error("stage {0} is not in the dataflow")]
+    NoStage(StageId),
 }
 
 impl From<DataFusionError> for EngineError {
@@ -87,7 +112,10 @@ impl EngineError {
             | Self::OverMemory { .. }
             | Self::LookupsTooLarge { .. }
             | Self::File { .. } => ErrorKind::Fix,
-            Self::Delta(_) | Self::DamagedFileContent(_) | Self::UndeclaredState(_) => ErrorKind::Fatal,
+            Self::Delta(_) | Self::CutOff(_) | Self::DamagedFileContent(_) | Self::UndeclaredState(_) => {
+                ErrorKind::Fatal
+            }
+            Self::NeverInserted { .. } | Self::Fault(_) => ErrorKind::Fatal,
             Self::WrongAttempt { .. } | Self::MissingShard(_) | Self::FileContent(_) => ErrorKind::Retry,
             Self::UnknownTask(_) | Self::UnknownEdge(_) | Self::Internal(_) => ErrorKind::Fatal,
         }

@@ -138,6 +138,7 @@ pub async fn upload(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use highwater_engine::state::{Keys, Values};
 
     #[test]
     fn shards_are_shared_out_evenly_and_each_once() {
@@ -163,10 +164,11 @@ mod tests {
         load(&shards, Arc::new(vec![delta.finish()]), state.clone()).await.unwrap();
         assert_eq!(state.owned(), shards);
         let stage = highwater_protocol::ids::StageId(1);
-        let task = state.task(stage, 2..9).unwrap();
-        for shard in 2..9u16 {
-            assert!(task.read(operator, ShardId(shard), &shard.to_be_bytes(), &mut Vec::new()), "shard {shard}");
-        }
+        let mut task = state.task(stage, 2..9).unwrap();
+        let (mut keys, mut values) = (Keys::default(), Values::default());
+        (2..9u16).for_each(|shard| keys.push(ShardId(shard), &[&shard.to_be_bytes()]));
+        task.parts().0.get(operator, &keys, &mut values).unwrap();
+        assert!((0..7).all(|shard| values.get(shard).is_some()), "{values:?}");
         assert_eq!(task.size(operator).rows, 7);
     }
 

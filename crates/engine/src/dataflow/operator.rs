@@ -5,8 +5,8 @@
 
 use super::Upstream;
 use crate::changelog::ChangeBatch;
-use crate::error::EngineError;
-use crate::runtime::{BatchContext, Stateful};
+use crate::error::{EngineError, Fault};
+use crate::runtime::{BatchContext, Keyed, Stateful};
 use crate::state::Layout;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use highwater_protocol::ids::OperatorId;
@@ -117,7 +117,19 @@ pub enum Running {
     /// Gives rows for the rows it takes.
     Rows(Box<dyn RowOperator>),
     /// Gives rows when its input is complete.
-    Stateful(Box<dyn Stateful>),
+    Stateful(Box<Keyed>),
+}
+
+impl Running {
+    /// An operator with state. `watermark`: the sources by whose watermarks rows are late and keys close; `None`: by none.
+    pub fn stateful(
+        operator: OperatorId,
+        watermark: Option<&[Upstream]>,
+        context: &StartContext<'_>,
+        logic: impl Stateful + 'static,
+    ) -> Self {
+        Self::Stateful(Box::new(Keyed::new(operator, watermark, context.batch, logic)))
+    }
 }
 
 /// Takes rows that an operator gives.
@@ -142,13 +154,10 @@ impl dyn OperatorSpec {
 /// Checks that rows of this schema have these types.
 pub(crate) fn expect_types(what: &str, found: &Schema, expected: &Schema) -> Result<(), EngineError> {
     let types = |schema: &Schema| -> Vec<DataType> { schema.fields().iter().map(|f| f.data_type().clone()).collect() };
-    match types(found) == types(expected) {
+    let (found, expected) = (types(found), types(expected));
+    match found == expected {
         true => Ok(()),
-        false => Err(EngineError::Internal(format!(
-            "{what} was planned for rows of {:?} and gets {:?}",
-            types(expected),
-            types(found)
-        ))),
+        false => Err(Fault::Rows { what: what.to_string(), expected, found }.into()),
     }
 }
 
@@ -156,7 +165,7 @@ pub(crate) fn expect_types(what: &str, found: &Schema, expected: &Schema) -> Res
 pub(crate) fn only(inputs: &[SchemaRef]) -> Result<&SchemaRef, EngineError> {
     match inputs {
         [input] => Ok(input),
-        _ => Err(EngineError::Internal(format!("an operator with one input got {}", inputs.len()))),
+        _ => Err(Fault::Inputs { what: "an operator with one input", expected: 1, found: inputs.len() }.into()),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns: those shapes. Does not own: the operators (`operators`).
 
 use super::{CloseKey, CloseKind};
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::state::closes_at;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::compute::cast;
@@ -63,13 +63,11 @@ impl Expiry {
 
 /// When each group closes, milliseconds; null where its key has no time.
 pub fn close_times(close: CloseKey, keys: &[ArrayRef]) -> Result<Int64Array, EngineError> {
-    let column = keys
-        .get(close.group_index)
-        .ok_or_else(|| EngineError::Internal("a close key beyond the group's columns".into()))?;
+    let column = keys.get(close.group_index).ok_or(Fault::Lacks { what: "a group", lacks: "column that closes it" })?;
     let timestamps = match column.data_type() {
         DataType::Timestamp(TimeUnit::Millisecond, _) => column.clone(),
         DataType::Timestamp(_, zone) => cast(column, &DataType::Timestamp(TimeUnit::Millisecond, zone.clone()))?,
-        other => return Err(EngineError::Internal(format!("a close key of type {other}"))),
+        other => return Err(Fault::Type { what: "what closes a group", found: other.clone() }.into()),
     };
     let millis = cast(&timestamps, &DataType::Int64)?;
     Ok(millis.as_primitive::<Int64Type>().unary::<_, Int64Type>(|value| close.kind.closes_at_ms(value)))

@@ -6,6 +6,7 @@
 
 pub mod aggregate;
 pub mod complete;
+pub mod first_row;
 pub mod join;
 pub mod keyed_sink;
 pub mod keyed_source;

@@ -5,7 +5,7 @@
 use crate::changelog::ChangeBatch;
 use crate::dataflow::operator::{Give, RowOperator, RowSpec, StartContext, expect_types, identify_schema};
 use crate::dataflow::words;
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::runtime::{batch, evaluate};
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -52,7 +52,7 @@ impl RowSpec for Filter {
     fn output(&self, input: &SchemaRef) -> Result<SchemaRef, EngineError> {
         match self.0.data_type(input)? {
             DataType::Boolean => Ok(input.clone()),
-            other => Err(EngineError::Internal(format!("the condition {} is a {other}", self.0))),
+            found => Err(Fault::Type { what: "a condition", found }.into()),
         }
     }
 
@@ -68,8 +68,8 @@ impl RowOperator for Filter {
             self.apply(first, give)?;
             return self.apply(second, give);
         };
-        let keep =
-            keep.as_boolean_opt().ok_or_else(|| EngineError::Internal("a predicate that is no boolean".into()))?;
+        let other = || Fault::Type { what: "a condition", found: keep.data_type().clone() };
+        let keep = keep.as_boolean_opt().ok_or_else(other)?;
         give(if keep.true_count() == rows.num_rows() { rows } else { rows.filter(keep)? })
     }
 

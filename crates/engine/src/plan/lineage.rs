@@ -83,6 +83,11 @@ pub fn trace_clock(expr: &Expr, input: &LogicalPlan) -> Option<Kind> {
     }
 }
 
+/// Whether a column is the time of the batch its row came with.
+pub fn is_clock(expr: &Expr, input: &LogicalPlan) -> bool {
+    matches!(expr, Expr::Column(_)) && is_now(expr, input)
+}
+
 /// `now()`, as it is or as a column below.
 fn is_now(expr: &Expr, input: &LogicalPlan) -> bool {
     match (expr, input) {

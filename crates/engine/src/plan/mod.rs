@@ -17,6 +17,7 @@ pub mod derived;
 pub mod emit;
 pub mod errors;
 pub mod fingerprint;
+mod first_row;
 pub mod formats;
 pub mod insert;
 pub mod join;

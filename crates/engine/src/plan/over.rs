@@ -5,10 +5,12 @@
 
 use super::build::{Builder, Flow, Target, merge_flows, project, refuse_clock};
 use super::errors::sql_error;
+use super::first_row;
 use super::lineage::trace_output;
 use super::physical;
 use crate::dataflow::Op;
 use crate::dataflow::{Expiry, OperatorInfo, PipelineInput, PipelineOutput};
+use crate::operators::first_row::FirstRowSpec;
 use crate::operators::over::OverOperator;
 use crate::operators::over::{OverSpec, Rank, RankLimit};
 use crate::sql::error::{Result, SqlError};
@@ -181,10 +183,10 @@ pub fn limit(builder: &mut Builder<'_>, node: &Limit, target: Target<'_>) -> Res
 }
 
 /// What rows are brought together by, and in which order.
-struct Parts<'a> {
-    input: &'a LogicalPlan,
-    partition: &'a [Expr],
-    order: &'a [SortExpr],
+pub struct Parts<'a> {
+    pub input: &'a LogicalPlan,
+    pub partition: &'a [Expr],
+    pub order: &'a [SortExpr],
 }
 
 fn partitions(
@@ -210,18 +212,23 @@ fn partitions(
     }
     let expiry = partition.iter().find_map(|column| expiry(parts.input, *column));
     let on_close = target.mode == OutputMode::Append;
-    if on_close && expiry.is_none() {
+    let merged = merge_flows(flows);
+    let by_clock = on_close && expiry.is_none() && first_row::is_final(&parts, limit, merged.retracts);
+    if on_close && expiry.is_none() && !by_clock {
         return Err(SqlError::at(
             target.at,
             format!("'{}' takes appended, final rows, and a later record may change these ranks", target.sink),
         )
-        .hint("add PRIMARY KEY (…) NOT ENFORCED to it; or partition by window_start and window_end of a window over a table with WATERMARK"));
+        .hint("add PRIMARY KEY (…) NOT ENFORCED to it; or partition by window_start and window_end of a window over a table with WATERMARK; or, for the first row of each to come, order by a column that is proctime()"));
     }
     let input_schema: SchemaRef = Arc::new(Schema::new(columns.fields));
-    let merged = merge_flows(flows);
     flows.iter_mut().for_each(|flow| project(flow, &columns.exprs, &input_schema));
     let (stage, edge) = builder.add_exchange(input_schema.clone(), partition.clone(), merged.retracts);
     flows.drain(..).for_each(|flow| builder.route(flow, PipelineOutput::Exchange(edge)));
+    if by_clock {
+        let spec = FirstRowSpec { input_schema, key: partition, order, width, output_schema };
+        return Ok(first_row::build(builder, stage, edge, spec, merged));
+    }
     let spec = OverSpec {
         input_schema,
         partition,

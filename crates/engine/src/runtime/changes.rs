@@ -8,6 +8,7 @@ use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
+use std::ops::Range;
 
 /// Encodes the rows of one input and their keys.
 #[derive(Debug)]
@@ -81,6 +82,18 @@ impl Changes {
     /// The change's row in `batch`.
     pub fn index(&self, change: usize) -> u32 {
         self.net[change].0
+    }
+
+    /// The runs of changes that share a key, ascending.
+    pub fn runs(&self) -> impl Iterator<Item = Range<usize>> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let start = at;
+            (start < self.len()).then(|| {
+                at = self.key_end(start);
+                start..at
+            })
+        })
     }
 
     /// End of the run of changes that share the key of `start`.

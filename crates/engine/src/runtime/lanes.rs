@@ -52,7 +52,8 @@ impl Lanes {
     ) -> Result<Self, EngineError> {
         let shards = state.range();
         let states = state.split(wanted);
-        let firsts: Vec<ShardId> = states.iter().filter_map(|state| state.shards().next()).collect();
+        let ranges = states.iter().map(TaskState::range).filter(|range| range.start < range.end);
+        let firsts: Vec<ShardId> = ranges.map(|range| range.start).collect();
         let runtime = |state| TaskRuntime::new(dataflow, sinks, stage, context, state);
         let runtimes = states.into_iter().map(runtime).collect::<Result<Vec<_>, _>>()?;
         let stage = dataflow.stages.get(stage.0 as usize).filter(|_| firsts.len() > 1);

@@ -7,6 +7,7 @@
 
 pub(crate) mod changes;
 pub(crate) mod exchange;
+pub(crate) mod keyed;
 pub(crate) mod keys;
 mod lanes;
 pub(crate) mod late;
@@ -14,17 +15,18 @@ pub(crate) mod pipeline;
 pub(crate) mod split;
 pub(crate) mod stateful;
 pub(crate) mod stored_row;
-pub(crate) mod ttl;
+mod ttl;
 
+pub use keyed::{Keyed, KeyedState};
 pub use keys::shard_of;
 pub use lanes::{Lanes, lanes_of};
 pub use late::LateRows;
 pub(crate) use pipeline::{batch, evaluate};
-pub use stateful::Stateful;
+pub use stateful::{Counts, Keeps, Stateful};
 
 use crate::changelog::ChangeBatch;
 use crate::dataflow::{CLOCK, Dataflow, PipelineInput, PipelineOutput, Upstream};
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::state::{Overlay, TaskState};
 use arrow::array::RecordBatch;
 use exchange::Router;
@@ -156,8 +158,7 @@ impl TaskRuntime {
         context: &BatchContext,
         state: TaskState,
     ) -> Result<Self, EngineError> {
-        let unknown = || EngineError::Internal(format!("stage {stage} is not in the dataflow"));
-        let stage = dataflow.stages.get(stage.0 as usize).ok_or_else(unknown)?;
+        let stage = dataflow.stages.get(stage.0 as usize).ok_or(Fault::NoStage(stage))?;
         let mut pipelines = Vec::with_capacity(stage.pipelines.len());
         for pipeline in &stage.pipelines {
             let (output, name) = match pipeline.output {

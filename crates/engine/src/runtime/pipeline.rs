@@ -5,12 +5,11 @@
 
 use super::BatchContext;
 use super::late::LateRows;
-use super::ttl::Ttl;
 use crate::changelog::ChangeBatch;
 use crate::dataflow::Op;
 use crate::dataflow::operator::{Running, StartContext};
 use crate::error::EngineError;
-use crate::state::{StateSize, Taker, TaskState};
+use crate::state::{Taker, TaskState};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
@@ -47,11 +46,9 @@ impl Chain {
     pub fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         for index in 0..self.operators.len() {
             let (before, after) = self.operators.split_at_mut(index + 1);
-            let mut emitted = Vec::new();
             let Running::Stateful(operator) = &mut before[index] else { continue };
-            operator.finish(state, &mut emitted)?;
-            let by = operator.operator().filter(|_| !operator.counts_output());
-            for rows in emitted {
+            let (given, by) = operator.finish(state)?;
+            for rows in given {
                 if let Some(by) = by {
                     state.charge(by, rows.size_bytes())?;
                 }
@@ -65,10 +62,8 @@ impl Chain {
     pub fn want_late(&mut self, inputs: &[bool]) {
         let any = [inputs.contains(&true)];
         for (place, operator) in self.operators.iter_mut().enumerate() {
-            if let Running::Stateful(operator) = operator
-                && let Some(late) = operator.late()
-            {
-                late.want(if place == 0 { inputs } else { &any });
+            if let Running::Stateful(operator) = operator {
+                operator.want_late(if place == 0 { inputs } else { &any });
             }
         }
     }
@@ -77,10 +72,8 @@ impl Chain {
     pub fn take_late(&mut self) -> Vec<(usize, usize, LateRows)> {
         let mut taken = Vec::new();
         for (place, operator) in self.operators.iter_mut().enumerate() {
-            if let Running::Stateful(operator) = operator
-                && let Some(late) = operator.late()
-            {
-                taken.extend(late.take().into_iter().map(|(input, rows)| (place, input, rows)));
+            if let Running::Stateful(operator) = operator {
+                taken.extend(operator.take_late().into_iter().map(|(input, rows)| (place, input, rows)));
             }
         }
         taken
@@ -88,20 +81,9 @@ impl Chain {
 
     /// Counters of the stateful operators, once finished.
     pub fn metrics(&self, state: &TaskState) -> Vec<OperatorMetrics> {
-        let of = |operator: &Running| {
-            let Running::Stateful(operator) = operator else { return None };
-            let (id, late_rows) = (operator.operator()?, operator.late_rows());
-            let size = if operator.is_partial() { StateSize::default() } else { state.size(id) };
-            Some(OperatorMetrics {
-                operator: id,
-                state_rows: size.rows,
-                state_bytes: size.bytes,
-                rows_updated: size.updated,
-                rows_removed: size.removed,
-                late_rows,
-                expired_rows: operator.ttl().map_or(0, Ttl::expired),
-                ignored_rows: operator.ttl().map_or(0, Ttl::ignored),
-            })
+        let of = |operator: &Running| match operator {
+            Running::Stateful(operator) => operator.metrics(state),
+            Running::Rows(_) => None,
         };
         self.operators.iter().filter_map(of).collect()
     }

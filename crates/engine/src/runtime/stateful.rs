@@ -1,45 +1,44 @@
-//! What all operators with state have in common.
+//! What an operator with state is, inside [`Keyed`](super::keyed::Keyed), which does what all of them have in common.
 
+use super::keyed::KeyedState;
 use super::late::Late;
-use super::ttl::Ttl;
 use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
-use crate::state::TaskState;
-use highwater_protocol::ids::OperatorId;
+use crate::state::Keys;
 
-/// An operator that takes a batch's rows first and gives its own once the input is complete.
+/// Where what an operator knows is kept from batch to batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// Under its own keys.
+    State,
+    /// It only pre-aggregates: its operator's state is another's to count.
+    Partial,
+    /// It keeps nothing.
+    Nothing,
+}
+
+/// Who counts the memory of the rows an operator gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// The operator, while it makes them.
+    Itself,
+    /// Whoever takes them, once they are made.
+    Taker,
+}
+
+/// The logic of an operator that takes a batch's rows first and gives its own once the input is complete.
 pub trait Stateful: Send {
-    /// Whose state it is; `None`: it keeps none from batch to batch.
-    fn operator(&self) -> Option<OperatorId>;
+    fn keeps(&self) -> Keeps;
 
-    /// Its operator's state is another's to count: it only pre-aggregates.
-    fn is_partial(&self) -> bool {
-        false
-    }
+    fn counts(&self) -> Counts;
 
-    /// Takes rows of one of its inputs.
-    fn push(&mut self, port: usize, rows: ChangeBatch) -> Result<(), EngineError>;
+    /// Takes rows of one of its inputs, and drops those that are late.
+    fn push(&mut self, port: usize, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError>;
+
+    /// Forgets these keys, whose `state_ttl` is over, with all that hangs on them. Called before `finish`, so that what is
+    /// due is gone even if a row of this batch would touch it.
+    fn expire(&mut self, due: &Keys, state: &mut KeyedState<'_>) -> Result<(), EngineError>;
 
     /// The input is complete.
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError>;
-
-    /// It counts the rows it gives itself, while it makes them.
-    fn counts_output(&self) -> bool {
-        false
-    }
-
-    /// Rows it dropped because their time was over; `None`: it never does.
-    fn late(&mut self) -> Option<&mut Late> {
-        None
-    }
-
-    /// How many those were.
-    fn late_rows(&self) -> u64 {
-        0
-    }
-
-    /// What it forgets by time; `None`: nothing.
-    fn ttl(&self) -> Option<&Ttl> {
-        None
-    }
+    fn finish(&mut self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError>;
 }

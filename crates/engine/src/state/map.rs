@@ -1,8 +1,10 @@
 //! A map of one operator's keys to values, hashed or in order.
 //!
-//! Owns: the choice between the two, and walking a prefix of one map with the changes of another on top.
+//! Owns: the choice between the two, and walking a stretch of one map with the changes of another on top.
 //! Invariant: an operator uses one kind, everywhere and for ever.
 
+use super::store::Stretch;
+use crate::error::EngineError;
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
 use std::collections::btree_map;
@@ -79,16 +81,16 @@ impl<V> Map<V> {
     /// Entries of a stretch of keys, in order; none of a hashed map.
     fn range(&self, stretch: Stretch<'_>) -> Option<btree_map::Range<'_, Box<[u8]>, V>> {
         let Self::Ordered(map) = self else { return None };
-        let end = stretch.end.map_or(Bound::Unbounded, Bound::Excluded);
-        Some(map.range::<[u8], _>((Bound::Included(stretch.start), end)))
+        let successor = match stretch {
+            Stretch::Prefix(prefix) => successor(prefix),
+            Stretch::Range { .. } => None,
+        };
+        let (start, end) = match stretch {
+            Stretch::Prefix(prefix) => (prefix, successor.as_deref()),
+            Stretch::Range { start, end } => (start, end),
+        };
+        Some(map.range::<[u8], _>((Bound::Included(start), end.map_or(Bound::Unbounded, Bound::Excluded))))
     }
-}
-
-/// Keys from one on, up to another; `end: None` = to the last. The end is not before the start.
-#[derive(Clone, Copy, Debug)]
-pub struct Stretch<'a> {
-    pub start: &'a [u8],
-    pub end: Option<&'a [u8]>,
 }
 
 /// The least text greater than all that begin with `prefix`; `None` if there is none.
@@ -107,17 +109,17 @@ pub enum Direction {
 }
 
 /// What a walk does with an entry.
-pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, EngineError>;
 
-/// Walks a stretch of ordered maps, as they are with `changes` applied.
+/// Walks a stretch of an ordered map, as it is with `changes` applied, until the visitor breaks off or fails.
 pub fn walk(
-    base: Option<&Map<Box<[u8]>>>,
+    base: &Map<Box<[u8]>>,
     changes: Option<&Map<Option<Box<[u8]>>>>,
     stretch: Stretch<'_>,
     direction: Direction,
     visit: Visit<'_>,
-) {
-    let base = base.and_then(|map| map.range(stretch)).into_iter().flatten();
+) -> Result<(), EngineError> {
+    let base = base.range(stretch).into_iter().flatten();
     let changes = changes.and_then(|map| map.range(stretch)).into_iter().flatten();
     match direction {
         Direction::Forward => merge(base, changes, |a, b| a < b, visit),
@@ -130,13 +132,13 @@ fn merge<'a>(
     changes: impl Iterator<Item = (&'a Box<[u8]>, &'a Option<Box<[u8]>>)>,
     first: impl Fn(&[u8], &[u8]) -> bool,
     visit: Visit<'_>,
-) {
+) -> Result<(), EngineError> {
     let (mut base, mut changes) = (base.peekable(), changes.peekable());
     loop {
         let flow = match (base.peek(), changes.peek()) {
-            (None, None) => return,
+            (None, None) => return Ok(()),
             (Some((key, value)), change) if change.is_none_or(|(changed, _)| first(key, changed)) => {
-                let flow = visit(key, value);
+                let flow = visit(key, value)?;
                 base.next();
                 flow
             }
@@ -145,16 +147,16 @@ fn merge<'a>(
                     base.next();
                 }
                 let flow = match value {
-                    Some(value) => visit(key, value),
+                    Some(value) => visit(key, value)?,
                     None => ControlFlow::Continue(()),
                 };
                 changes.next();
                 flow
             }
-            (Some(_), None) => return,
+            (Some(_), None) => return Ok(()),
         };
         if flow.is_break() {
-            return;
+            return Ok(());
         }
     }
 }

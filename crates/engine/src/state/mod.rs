@@ -9,17 +9,22 @@
 //! what was not written for `state_ttl` is forgotten.
 
 mod budget;
+#[cfg(test)]
+mod contract_tests;
 mod map;
+mod memory;
 mod overlay;
 mod shard;
+mod store;
 mod task;
 #[cfg(test)]
 mod tests;
 
-pub use map::{Direction, Layout, Stretch, Visit, successor};
+pub use map::{Direction, Layout, successor};
 use overlay::Changes;
 pub use overlay::Overlay;
 pub use shard::{NEVER, close_of, closes_at, expires_at};
+pub use store::{Keys, Scan, StateStore, Stretch, Until, Values, Visit, Writes};
 pub use task::{StateSize, TaskState};
 
 use crate::dataflow::Dataflow;

@@ -20,10 +20,6 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    pub(super) fn get(&self, operator: OperatorId, shard: ShardId, key: &[u8]) -> Option<&Option<Box<[u8]>>> {
-        self.changes.get(&(operator, shard))?.get(key)
-    }
-
     pub(super) fn put(
         &mut self,
         operator: OperatorId,

@@ -2,11 +2,11 @@
 
 use super::map::{Layout, Map};
 use super::overlay::Changes;
+use super::store::Until;
 use hashbrown::HashSet;
 use highwater_protocol::ids::OperatorId;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 
 /// The close time of a value that is never forgotten.
 pub const NEVER: i64 = i64::MAX;
@@ -128,21 +128,16 @@ impl KeyMap {
         }
     }
 
-    /// Keys that close at or before this event time, in order of time and key.
-    pub fn due(&self, close_before_ms: i64) -> impl Iterator<Item = &[u8]> {
-        self.keys_in(FIRST_EVENT_MS..=closes_at(close_before_ms))
-    }
-
-    /// Keys that expire at or before this time of batches, in order of time and key.
-    pub fn expired(&self, now_ms: i64) -> impl Iterator<Item = &[u8]> {
-        self.keys_in(i64::MIN..=expires_at(now_ms))
-    }
-
-    fn keys_in(&self, times: RangeInclusive<i64>) -> impl Iterator<Item = &[u8]> {
-        self.due.range(times).flat_map(|(_, keys)| {
+    /// Gives the keys that are due, in order of time and key.
+    pub fn due(&self, until: Until, mut give: impl FnMut(&[u8])) {
+        let times = match until {
+            Until::Watermark(event_ms) => FIRST_EVENT_MS..=closes_at(event_ms),
+            Until::Clock(batch_ms) => i64::MIN..=expires_at(batch_ms),
+        };
+        for keys in self.due.range(times).map(|(_, keys)| keys) {
             let mut keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
             keys.sort_unstable();
-            keys
-        })
+            keys.into_iter().for_each(&mut give);
+        }
     }
 }

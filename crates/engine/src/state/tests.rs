@@ -2,15 +2,19 @@
 
 use super::*;
 use crate::dataflow::{Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
-use crate::operators::complete::CompleteSpec;
 use crate::operators::keyed_sink::KeyedSinkSpec;
 use arrow::datatypes::Schema;
 use highwater_protocol::ids::{AttemptNumber, EdgeId, Epoch, SinkId};
+use std::ops::ControlFlow;
 
 const OP: OperatorId = OperatorId(0);
 const STAGE: StageId = StageId(0);
 
 fn state() -> QueryState {
+    QueryState::new(&dataflow())
+}
+
+fn dataflow() -> Dataflow {
     let keyed = KeyedSinkSpec {
         op: OP,
         key: vec![],
@@ -26,7 +30,7 @@ fn state() -> QueryState {
         output: PipelineOutput::Sink(SinkId(0)),
     };
     let stage = Stage { id: STAGE, input: StageInput::Shards, pipelines: vec![pipeline], sinks: vec![SinkId(0)] };
-    QueryState::new(&Dataflow { stages: vec![stage], ..Dataflow::default() })
+    Dataflow { stages: vec![stage], ..Dataflow::default() }
 }
 
 fn attempt(number: u64) -> AttemptId {
@@ -37,10 +41,21 @@ fn value(close: i64, text: &str) -> Box<[u8]> {
     [&close.to_le_bytes()[..], text.as_bytes()].concat().into()
 }
 
+fn get(store: &dyn StateStore, shard: u16, key: &str) -> Option<Vec<u8>> {
+    let (mut keys, mut values) = (Keys::default(), Values::default());
+    keys.push(ShardId(shard), &[key.as_bytes()]);
+    store.get(OP, &keys, &mut values).unwrap();
+    values.get(0).map(<[u8]>::to_vec)
+}
+
+fn put(store: &mut dyn StateStore, shard: u16, key: &str, value: Option<Box<[u8]>>) {
+    let mut writes = Writes::default();
+    writes.set(ShardId(shard), &[key.as_bytes()], value.as_deref());
+    store.put(OP, &writes).unwrap();
+}
+
 fn read(state: &QueryState, shard: u16, key: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let task = state.task(STAGE, shard..shard + 1).unwrap();
-    task.read(OP, ShardId(shard), key.as_bytes(), &mut bytes).then_some(bytes)
+    get(state.task(STAGE, shard..shard + 1).unwrap().parts().0, shard, key)
 }
 
 #[test]
@@ -48,8 +63,8 @@ fn changes_are_tentative_until_their_attempt_is_promoted() {
     let state = state();
     state.load(0..2, &[]).unwrap();
     let mut task = state.task(STAGE, 0..2).unwrap();
-    task.put(OP, ShardId(1), b"k", Some(value(NEVER, "v")));
-    assert!(task.read(OP, ShardId(1), b"k", &mut Vec::new()), "a task sees its own changes");
+    put(task.parts().0, 1, "k", Some(value(NEVER, "v")));
+    assert!(get(task.parts().0, 1, "k").is_some(), "a task sees its own changes");
     let (overlay, deltas) = task.finish();
     state.stage(attempt(1), overlay);
     assert_eq!(read(&state, 1, "k"), None);
@@ -65,7 +80,7 @@ fn an_overlay_of_another_attempt_is_refused() {
     let state = state();
     state.load(0..1, &[]).unwrap();
     let mut task = state.task(STAGE, 0..1).unwrap();
-    task.put(OP, ShardId(0), b"k", Some(value(NEVER, "old")));
+    put(task.parts().0, 0, "k", Some(value(NEVER, "old")));
     state.stage(attempt(1), task.finish().0);
     assert!(matches!(state.promote(attempt(2)), Err(EngineError::WrongAttempt { .. })));
     assert_eq!(read(&state, 0, "k"), None);
@@ -78,20 +93,24 @@ fn due_keys_come_in_order_and_only_once() {
     state.load(0..1, &[]).unwrap();
     let mut task = state.task(STAGE, 0..1).unwrap();
     for (key, close) in [("b", 10), ("a", 10), ("c", 5), ("d", 11), ("e", NEVER)] {
-        task.put(OP, ShardId(0), key.as_bytes(), Some(value(close, "")));
+        put(task.parts().0, 0, key, Some(value(close, "")));
     }
     state.stage(attempt(1), task.finish().0);
     state.promote(attempt(1)).unwrap();
     let mut task = state.task(STAGE, 0..1).unwrap();
-    let keys = |task: &TaskState| task.due(OP, 10).into_iter().map(|(_, key)| key.to_vec()).collect::<Vec<_>>();
-    assert_eq!(keys(&task), [b"c".to_vec(), b"a".to_vec(), b"b".to_vec()]);
-    task.put(OP, ShardId(0), b"a", None);
-    assert_eq!(keys(&task), [b"c".to_vec(), b"b".to_vec()]);
+    let keys = |task: &mut TaskState| {
+        let mut due = Keys::default();
+        task.parts().0.due(OP, Until::Watermark(10), &mut due).unwrap();
+        due.iter().map(|(_, key)| key.to_vec()).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(&mut task), [b"c".to_vec(), b"a".to_vec(), b"b".to_vec()]);
+    put(task.parts().0, 0, "a", None);
+    assert_eq!(keys(&mut task), [b"c".to_vec(), b"b".to_vec()]);
     let size = task.size(OP);
     assert_eq!((size.rows, size.removed, size.updated), (4, 1, 0));
     state.stage(attempt(2), task.finish().0);
     state.promote(attempt(2)).unwrap();
-    assert_eq!(keys(&state.task(STAGE, 0..1).unwrap()), [b"c".to_vec(), b"b".to_vec()]);
+    assert_eq!(keys(&mut state.task(STAGE, 0..1).unwrap()), [b"c".to_vec(), b"b".to_vec()]);
 }
 
 #[test]
@@ -107,9 +126,9 @@ fn a_shard_that_is_not_owned_is_missing() {
 fn memory_counts_what_an_entry_costs_and_goes_when_it_goes() {
     let state = state();
     state.load(0..1, &[]).unwrap();
-    let put = |number: u64, value: Option<Box<[u8]>>| {
+    let keep = |number: u64, value: Option<Box<[u8]>>| {
         let mut task = state.task(STAGE, 0..1).unwrap();
-        task.put(OP, ShardId(0), b"key", value);
+        put(task.parts().0, 0, "key", value);
         let size = task.size(OP).bytes;
         let (overlay, _) = task.finish();
         state.stage(attempt(number), overlay);
@@ -118,47 +137,11 @@ fn memory_counts_what_an_entry_costs_and_goes_when_it_goes() {
         assert_eq!(committed, size, "what a task foresees is what is kept");
         size
     };
-    let kept = put(1, Some(value(NEVER, "v")));
+    let kept = keep(1, Some(value(NEVER, "v")));
     assert!(kept > 12, "more than its bytes: {kept}");
-    assert!(put(2, Some(value(5, "v"))) > kept, "what closes is remembered by its time too");
-    assert_eq!(put(3, Some(value(NEVER, "v"))), kept);
-    assert_eq!(put(4, None), 0);
-}
-
-#[test]
-fn a_stretch_is_walked_both_ways_with_the_tasks_own_changes() {
-    let op = CompleteSpec { op: OP, schema: Arc::new(Schema::empty()) };
-    let pipeline = Pipeline {
-        inputs: vec![PipelineInput::Edge(EdgeId(0))],
-        late: Vec::new(),
-        ops: vec![Arc::new(op)],
-        output: PipelineOutput::Sink(SinkId(0)),
-    };
-    let stage = Stage { id: STAGE, input: StageInput::Shards, pipelines: vec![pipeline], sinks: vec![SinkId(0)] };
-    let state = QueryState::new(&Dataflow { stages: vec![stage], ..Dataflow::default() });
-    state.load(0..1, &[]).unwrap();
-    let mut task = state.task(STAGE, 0..1).unwrap();
-    for key in ["a1", "a3", "a5", "b1"] {
-        task.put(OP, ShardId(0), key.as_bytes(), Some(value(NEVER, key)));
-    }
-    state.stage(attempt(1), task.finish().0);
-    state.promote(attempt(1)).unwrap();
-    let mut task = state.task(STAGE, 0..1).unwrap();
-    task.put(OP, ShardId(0), b"a2", Some(value(NEVER, "a2")));
-    task.put(OP, ShardId(0), b"a3", None);
-    let walked = |start: &str, end: Option<&str>, direction| {
-        let mut keys = Vec::new();
-        let stretch = Stretch { start: start.as_bytes(), end: end.map(str::as_bytes) };
-        task.walk_stretch(OP, ShardId(0), stretch, direction, &mut |key, _| {
-            keys.push(String::from_utf8(key.to_vec()).unwrap());
-            std::ops::ControlFlow::Continue(())
-        });
-        keys
-    };
-    assert_eq!(walked("a", Some("a5"), Direction::Backward), ["a2", "a1"]);
-    assert_eq!(walked("a2", Some("b"), Direction::Forward), ["a2", "a5"]);
-    assert_eq!(walked("a2", None, Direction::Backward), ["b1", "a5", "a2"]);
-    assert_eq!(walked("a5", Some("a5"), Direction::Forward), [""; 0]);
+    assert!(keep(2, Some(value(5, "v"))) > kept, "what closes is remembered by its time too");
+    assert_eq!(keep(3, Some(value(NEVER, "v"))), kept);
+    assert_eq!(keep(4, None), 0);
 }
 
 #[test]
@@ -170,8 +153,29 @@ fn state_of_an_operator_that_declares_none_is_refused() {
     assert!(matches!(loaded, Err(EngineError::UndeclaredState(OperatorId(7)))), "{loaded:?}");
     state.load(0..1, &[]).unwrap();
     let mut task = state.task(STAGE, 0..1).unwrap();
-    task.put(OP, ShardId(0), b"k", Some(value(NEVER, "v")));
+    let store = task.parts().0;
+    put(store, 0, "k", Some(value(NEVER, "v")));
+    let mut writes = Writes::default();
+    writes.put(ShardId(0), &[b"k"], &[&value(NEVER, "v")]);
+    let refused = [
+        store.put(OperatorId(7), &writes),
+        store.scan(OperatorId(7), &[Scan::prefix(ShardId(0), b"")], &mut |_, _, _| Ok(ControlFlow::Continue(()))),
+        store.due(OperatorId(7), Until::Watermark(0), &mut Keys::default()),
+    ];
+    for refused in refused {
+        assert!(matches!(refused, Err(EngineError::UndeclaredState(OperatorId(7)))), "{refused:?}");
+    }
+}
+
+#[test]
+fn what_has_no_memory_is_refused_at_once() {
+    let state = QueryState::with_limit(&dataflow(), 200);
+    state.load(0..1, &[]).unwrap();
+    let mut task = state.task(STAGE, 0..1).unwrap();
+    put(task.parts().0, 0, "k", Some(value(NEVER, "v")));
     task.check().unwrap();
-    task.put(OperatorId(7), ShardId(0), b"k", Some(value(NEVER, "v")));
-    assert!(matches!(task.check(), Err(EngineError::UndeclaredState(OperatorId(7)))));
+    let mut writes = Writes::default();
+    (0..3).for_each(|n: u8| writes.put(ShardId(0), &[&[n]], &[&value(NEVER, "v")]));
+    assert!(matches!(task.parts().0.put(OP, &writes), Err(EngineError::OverMemory { .. })));
+    assert!(task.check().is_err(), "its changes are worth nothing");
 }

@@ -17,6 +17,7 @@ mod batch;
 mod compose;
 mod data;
 mod docs;
+mod first_row;
 mod fixed;
 mod functions;
 mod fuzz;

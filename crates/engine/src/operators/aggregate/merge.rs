@@ -10,26 +10,21 @@ use crate::dataflow::EmitMode;
 use crate::dataflow::close_times;
 use crate::error::EngineError;
 use crate::operators::aggregate::AggregateSpec;
-use crate::runtime::BatchContext;
 use crate::runtime::exchange::pick;
-use crate::runtime::keys::{Codec, Encoded, normalize, shard_of};
+use crate::runtime::keyed::KeyedState;
+use crate::runtime::keys::{Codec, normalize};
+use crate::runtime::late::Late;
 use crate::runtime::pipeline::{OUTPUT_ROWS, batch};
-use crate::runtime::stateful::Stateful;
-use crate::runtime::ttl::Ttl;
-use crate::state::{NEVER, TaskState};
+use crate::runtime::stateful::{Counts, Keeps, Stateful};
+use crate::state::{Keys, NEVER, Values, Writes};
 use arrow::array::{Array, ArrayRef, Int64Array, UInt32Array};
 use arrow::compute::take;
 use arrow::error::ArrowError;
-use highwater_protocol::ids::{OperatorId, ShardId};
 use std::sync::Arc;
 
 pub struct FinalAggregate {
-    operator: OperatorId,
     spec: Arc<AggregateSpec>,
     emit: EmitMode,
-    shards: u16,
-    close_before_ms: Option<i64>,
-    ttl: Ttl,
     groups: Groups,
     partial: Accumulators,
     keys: Codec,
@@ -39,9 +34,8 @@ pub struct FinalAggregate {
 
 /// Some groups of the batch, with what the state says of them.
 struct Part {
-    keys: Vec<ArrayRef>,
-    encoded: Encoded,
-    shards: Vec<ShardId>,
+    columns: Vec<ArrayRef>,
+    keys: Keys,
     /// When each closes, milliseconds.
     closes: Vec<i64>,
     /// Number of groups, from the first, that have a state already.
@@ -52,23 +46,13 @@ struct Part {
 }
 
 impl FinalAggregate {
-    pub fn new(
-        operator: OperatorId,
-        spec: Arc<AggregateSpec>,
-        emit: EmitMode,
-        context: &BatchContext,
-    ) -> Result<Self, EngineError> {
+    pub fn new(spec: Arc<AggregateSpec>, emit: EmitMode) -> Result<Self, EngineError> {
         let width = spec.group_schema.fields().len();
         let types = |schema: &arrow::datatypes::SchemaRef| {
             Codec::new(schema.fields().iter().skip(width).map(|field| field.data_type()))
         };
         Ok(Self {
-            operator,
             emit,
-            shards: context.shards,
-            ttl: Ttl::of(operator, context),
-            close_before_ms: BatchContext::least(&context.close_before, &spec.watermark)
-                .filter(|_| spec.close.is_some()),
             groups: Groups::new(&spec)?,
             partial: Accumulators::new(&spec.aggregates)?,
             keys: Codec::of(&spec.group_schema)?,
@@ -79,77 +63,75 @@ impl FinalAggregate {
     }
 
     /// Groups of the state that close although no row of this batch was theirs.
-    fn close_untouched(&self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
-        let Some(close_before) = self.close_before_ms else { return Ok(()) };
-        let due = state.due(self.operator, close_before);
+    fn close_untouched(&self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+        let due = state.closing()?;
         if self.emit != EmitMode::OnClose {
-            for (shard, key) in due {
-                state.put(self.operator, shard, &key, None);
-            }
-            return Ok(());
+            let mut writes = Writes::default();
+            due.iter().for_each(|(shard, key)| writes.delete(shard, &[key]));
+            return state.put(&mut writes);
         }
-        for due in due.chunks(OUTPUT_ROWS) {
-            let keys = self.keys.decode(due.iter().map(|(_, key)| key.as_ref()))?;
-            let part = self.look_up(keys, due.len(), None, state)?;
-            self.settle(part, due.len(), state, out)?;
+        for start in (0..due.len()).step_by(OUTPUT_ROWS) {
+            let rows = OUTPUT_ROWS.min(due.len() - start);
+            let columns = self.keys.decode((start..start + rows).map(|at| due.get(at).1))?;
+            let part = self.look_up(columns, rows, None, state)?;
+            self.settle(part, rows, state, out)?;
         }
         Ok(())
     }
 
+    /// The keys of groups, as they are in state.
+    fn keys_of(&self, columns: &[ArrayRef], rows: usize, state: &KeyedState<'_>) -> Result<Keys, EngineError> {
+        let encoded = self.keys.encode(columns, rows)?;
+        let mut keys = Keys::default();
+        (0..rows).for_each(|row| keys.push(state.shard_of(encoded.row(row)), &[encoded.row(row)]));
+        Ok(keys)
+    }
+
     fn look_up(
         &self,
-        keys: Vec<ArrayRef>,
+        columns: Vec<ArrayRef>,
         rows: usize,
         new_states: Option<Vec<ArrayRef>>,
-        state: &TaskState,
+        state: &KeyedState<'_>,
     ) -> Result<Part, EngineError> {
-        let encoded = self.keys.encode(&keys, rows)?;
-        let mut shards = Vec::with_capacity(rows);
-        let (mut old, mut fresh) = (Vec::new(), Vec::new());
-        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
-        for row in 0..rows {
-            let key = encoded.row(row);
-            let shard = shard_of(key, self.shards);
-            if !state.owns(shard) {
-                return Err(EngineError::MissingShard(shard));
-            }
-            shards.push(shard);
-            let start = bytes.len();
-            if state.read(self.operator, shard, key, &mut bytes) {
-                old.push(row as u32);
-                ends.push((start + size_of::<i64>(), bytes.len()));
-            } else {
-                fresh.push(row as u32);
-            }
-        }
+        let keys = self.keys_of(&columns, rows, state)?;
+        let mut values = Values::default();
+        state.get(&keys, &mut values)?;
+        let states = |row: usize| values.get(row).map(|value| value.get(size_of::<i64>()..).unwrap_or_default());
+        let is_old = |row: &u32| states(*row as usize).is_some();
+        let (mut old, mut fresh): (Vec<u32>, Vec<u32>) = (0..rows as u32).partition(is_old);
         let old_states = match old.is_empty() {
             true => Vec::new(),
-            false => self.states.decode(ends.iter().map(|(start, end)| &bytes[*start..*end]))?,
+            false => self.states.decode(old.iter().filter_map(|row| states(*row as usize)))?,
         };
         let closes = match self.spec.close {
-            Some(close) => close_times(close, &keys)?.iter().map(|time| time.unwrap_or(NEVER)).collect(),
-            None => vec![self.ttl.deadline(); rows],
+            Some(close) => close_times(close, &columns)?.iter().map(|time| time.unwrap_or(NEVER)).collect(),
+            None => vec![state.deadline(); rows],
         };
         let count = old.len();
-        let part = Part { keys, encoded, shards, closes, old: count, old_states, new_states };
+        let part = Part { columns, keys, closes, old: count, old_states, new_states };
         if old.last().is_none_or(|last| (*last as usize) < count) {
             return Ok(part);
         }
         old.append(&mut fresh);
-        self.reorder(part, old, rows)
+        self.reorder(part, old)
     }
 
     /// Groups with a state first: accumulators take it that all groups below the total they are told have been fed.
-    fn reorder(&self, part: Part, order: Vec<u32>, rows: usize) -> Result<Part, EngineError> {
-        let shards = order.iter().map(|row| part.shards[*row as usize]).collect();
+    fn reorder(&self, part: Part, order: Vec<u32>) -> Result<Part, EngineError> {
         let closes = order.iter().map(|row| part.closes[*row as usize]).collect();
         let order = UInt32Array::from(order);
         let picked = |columns: &[ArrayRef]| -> Result<Vec<ArrayRef>, ArrowError> {
             columns.iter().map(|column| take(column, &order, None)).collect()
         };
-        let keys = picked(&part.keys)?;
+        let columns = picked(&part.columns)?;
         let new_states = part.new_states.as_deref().map(picked).transpose()?;
-        Ok(Part { encoded: self.keys.encode(&keys, rows)?, keys, shards, closes, new_states, ..part })
+        let mut keys = Keys::default();
+        for row in order.values() {
+            let (shard, key) = part.keys.get(*row as usize);
+            keys.push(shard, &[key]);
+        }
+        Ok(Part { columns, keys, closes, new_states, ..part })
     }
 
     fn accumulators(&self, part: &Part, rows: usize, with_new: bool) -> Result<Accumulators, EngineError> {
@@ -170,24 +152,27 @@ impl FinalAggregate {
         &self,
         part: Part,
         rows: usize,
-        state: &mut TaskState,
+        state: &mut KeyedState<'_>,
         out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
-        let is_due = |row: usize| self.close_before_ms.is_some_and(|before| part.closes[row] <= before);
+        let due: Vec<u32> = (0..rows).filter(|row| state.closes(part.closes[*row])).map(|row| row as u32).collect();
         let states = self.accumulators(&part, rows, true)?.states()?;
         let encoded = self.states.encode(&states, rows)?;
-        for row in 0..rows {
-            let value = (!is_due(row)).then(|| [&part.closes[row].to_le_bytes()[..], encoded.row(row)].concat().into());
-            state.put(self.operator, part.shards[row], part.encoded.row(row), value);
+        let (mut writes, mut next_due) = (Writes::default(), due.iter().peekable());
+        for (row, (shard, key)) in part.keys.iter().enumerate() {
+            match next_due.next_if(|due| **due as usize == row) {
+                Some(_) => writes.delete(shard, &[key]),
+                None => writes.put(shard, &[key], &[&part.closes[row].to_le_bytes(), encoded.row(row)]),
+            }
         }
+        state.put(&mut writes)?;
         match self.emit {
             EmitMode::OnFirst => {
                 let new = (part.old..rows).map(|row| row as u32).collect();
-                let all = batch(&self.spec.output_schema, part.keys.clone(), rows)?;
+                let all = batch(&self.spec.output_schema, part.columns.clone(), rows)?;
                 out.push(pick(&ChangeBatch::inserts(all), new)?);
             }
             EmitMode::OnClose => {
-                let due: Vec<u32> = (0..rows).filter(|row| is_due(*row)).map(|row| row as u32).collect();
                 if !due.is_empty() {
                     let all = self.rows(&part, rows, true)?;
                     out.push(pick(&ChangeBatch::inserts(all), due)?);
@@ -200,14 +185,14 @@ impl FinalAggregate {
 
     /// Key columns and values of the first so many groups; of the old state only, or with the new one.
     fn rows(&self, part: &Part, rows: usize, with_new: bool) -> Result<arrow::array::RecordBatch, EngineError> {
-        let mut columns: Vec<ArrayRef> = part.keys.iter().map(|key| key.slice(0, rows)).collect();
+        let mut columns: Vec<ArrayRef> = part.columns.iter().map(|key| key.slice(0, rows)).collect();
         columns.extend(self.accumulators(part, rows, with_new)?.values()?);
         batch(&self.spec.output_schema, columns, rows)
     }
 
     /// Old rows with weight −1 and new ones with +1, where they differ.
     fn updates(&self, part: &Part, rows: usize, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
-        let width = part.keys.len();
+        let width = part.columns.len();
         let new = self.rows(part, rows, true)?;
         let new_bytes = self.values.encode(&new.columns()[width..], rows)?;
         let mut changed = vec![true; rows];
@@ -230,11 +215,15 @@ impl FinalAggregate {
 }
 
 impl Stateful for FinalAggregate {
-    fn operator(&self) -> Option<OperatorId> {
-        Some(self.operator)
+    fn keeps(&self) -> Keeps {
+        Keeps::State
     }
 
-    fn push(&mut self, _: usize, rows: ChangeBatch) -> Result<(), EngineError> {
+    fn counts(&self) -> Counts {
+        Counts::Taker
+    }
+
+    fn push(&mut self, _: usize, rows: ChangeBatch, _: &mut Late) -> Result<(), EngineError> {
         let width = self.spec.group_schema.fields().len();
         let columns = rows.batch.columns();
         self.groups.intern(&columns[..width], rows.num_rows())?;
@@ -242,8 +231,11 @@ impl Stateful for FinalAggregate {
         self.partial.merge(&columns[width..], self.groups.indexes(), total)
     }
 
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
-        self.ttl.forget_due(state);
+    fn expire(&mut self, due: &Keys, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
+        state.forget(due)
+    }
+
+    fn finish(&mut self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let rows = self.groups.len();
         if rows > 0 {
             let keys: Vec<ArrayRef> = self.groups.emit()?.into_iter().map(normalize).collect();
@@ -256,9 +248,5 @@ impl Stateful for FinalAggregate {
             }
         }
         self.close_untouched(state, out)
-    }
-
-    fn ttl(&self) -> Option<&Ttl> {
-        Some(&self.ttl)
     }
 }

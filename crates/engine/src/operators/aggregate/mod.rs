@@ -8,7 +8,7 @@ mod partial;
 
 use crate::dataflow::operator::{OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema, only};
 use crate::dataflow::{CLOCK, CloseKey, EmitMode, Upstream, words};
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::state::Layout;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
@@ -108,12 +108,13 @@ impl OperatorSpec for PartialAggregateSpec {
         expect_types("the keys of an aggregate", &given, &self.spec.group_schema)?;
         match self.spec.filters.len() == self.spec.aggregates.len() {
             true => Ok(self.spec.partial_schema.clone()),
-            false => Err(EngineError::Internal("an aggregate without a place for its FILTER".into())),
+            false => Err(Fault::Lacks { what: "an aggregate", lacks: "place for its FILTER" }.into()),
         }
     }
 
     fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
-        Ok(Running::Stateful(Box::new(PartialAggregate::new(self.op, self.spec.clone(), context.batch)?)))
+        let logic = PartialAggregate::new(self.spec.clone())?;
+        Ok(Running::stateful(self.op, Some(&self.spec.watermark), context, logic))
     }
 }
 
@@ -156,7 +157,7 @@ impl OperatorSpec for FinalAggregateSpec {
     }
 
     fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
-        let running = FinalAggregate::new(self.op, self.spec.clone(), self.emit, context.batch)?;
-        Ok(Running::Stateful(Box::new(running)))
+        let logic = FinalAggregate::new(self.spec.clone(), self.emit)?;
+        Ok(Running::stateful(self.op, self.spec.close.map(|_| self.spec.watermark.as_slice()), context, logic))
     }
 }

@@ -5,48 +5,38 @@
 use super::groups::{Accumulators, Groups};
 use crate::changelog::ChangeBatch;
 use crate::dataflow::close_times;
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::operators::aggregate::AggregateSpec;
-use crate::runtime::BatchContext;
+use crate::runtime::keyed::KeyedState;
 use crate::runtime::keys::normalize;
-use crate::runtime::late::Late;
+use crate::runtime::late::{Late, Untimed};
 use crate::runtime::pipeline::{batch, evaluate};
-use crate::runtime::stateful::Stateful;
-use crate::state::TaskState;
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array};
-use arrow::compute::{filter, min};
-use highwater_protocol::ids::OperatorId;
+use crate::runtime::stateful::{Counts, Keeps, Stateful};
+use crate::state::Keys;
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array};
+use arrow::compute::filter;
 use std::sync::Arc;
 
 pub struct PartialAggregate {
-    operator: OperatorId,
     spec: Arc<AggregateSpec>,
-    late_before_ms: Option<i64>,
     groups: Groups,
     accumulators: Accumulators,
-    late: Late,
 }
 
 impl PartialAggregate {
-    pub fn new(operator: OperatorId, spec: Arc<AggregateSpec>, context: &BatchContext) -> Result<Self, EngineError> {
-        Ok(Self {
-            operator,
-            late_before_ms: BatchContext::least(&context.late_before, &spec.watermark),
-            groups: Groups::new(&spec)?,
-            accumulators: Accumulators::new(&spec.aggregates)?,
-            late: Late::default(),
-            spec,
-        })
+    pub fn new(spec: Arc<AggregateSpec>) -> Result<Self, EngineError> {
+        let (groups, accumulators) = (Groups::new(&spec)?, Accumulators::new(&spec.aggregates)?);
+        Ok(Self { groups, accumulators, spec })
     }
 
-    fn take(&mut self, rows: ChangeBatch) -> Result<(), EngineError> {
+    fn take(&mut self, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError> {
         if rows.weights.is_some() {
-            return Err(EngineError::Internal("an aggregate over rows that retract".into()));
+            return Err(Fault::Retracts("the input of a plain aggregate").into());
         }
         let mut rows = rows;
         let mut keys = self.keys(&rows)?;
-        if let Some((keep, over_at)) = self.in_time(&keys)? {
-            rows = self.late.drop_from(0, rows, &keep, (self.operator, self.late_before_ms), &over_at)?;
+        if let Some((keep, over_at)) = self.in_time(&keys, late)? {
+            rows = late.drop_from(0, rows, &keep, &over_at)?;
             keys = keys.iter().map(|key| filter(key, &keep)).collect::<Result<_, _>>()?;
             if rows.num_rows() == 0 {
                 return Ok(());
@@ -75,33 +65,32 @@ impl PartialAggregate {
     }
 
     /// Which rows have an open window, and when each one's is over; `None`: all of them have.
-    fn in_time(&self, keys: &[ArrayRef]) -> Result<Option<(BooleanArray, Int64Array)>, EngineError> {
+    fn in_time(&self, keys: &[ArrayRef], late: &Late) -> Result<Option<(BooleanArray, Int64Array)>, EngineError> {
         let Some(close) = self.spec.close else { return Ok(None) };
         let times = close_times(close, keys)?;
-        let late_before = self.late_before_ms.unwrap_or(i64::MIN);
-        let untimed = self.spec.keeps_untimed;
-        if (untimed || times.null_count() == 0) && min(&times).is_none_or(|earliest| earliest > late_before) {
-            return Ok(None);
-        }
-        let keep = times.iter().map(|time| Some(time.map_or(untimed, |time| time > late_before))).collect();
-        Ok(Some((keep, times)))
+        let untimed = if self.spec.keeps_untimed { Untimed::Kept } else { Untimed::Dropped };
+        Ok(late.in_time(&times, untimed).map(|keep| (keep, times)))
     }
 }
 
 impl Stateful for PartialAggregate {
-    fn operator(&self) -> Option<OperatorId> {
-        Some(self.operator)
+    fn keeps(&self) -> Keeps {
+        Keeps::Partial
     }
 
-    fn is_partial(&self) -> bool {
-        true
+    fn counts(&self) -> Counts {
+        Counts::Taker
     }
 
-    fn push(&mut self, _: usize, rows: ChangeBatch) -> Result<(), EngineError> {
-        self.take(rows)
+    fn push(&mut self, _: usize, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError> {
+        self.take(rows, late)
     }
 
-    fn finish(&mut self, _: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+    fn expire(&mut self, _: &Keys, _: &mut KeyedState<'_>) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn finish(&mut self, _: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let rows = self.groups.len();
         if rows == 0 {
             return Ok(());
@@ -110,13 +99,5 @@ impl Stateful for PartialAggregate {
         columns.extend(self.accumulators.states()?);
         out.push(ChangeBatch::inserts(batch(&self.spec.partial_schema, columns, rows)?));
         Ok(())
-    }
-
-    fn late(&mut self) -> Option<&mut Late> {
-        Some(&mut self.late)
-    }
-
-    fn late_rows(&self) -> u64 {
-        self.late.count()
     }
 }

@@ -54,6 +54,6 @@ impl OperatorSpec for CompleteSpec {
     }
 
     fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
-        Ok(Running::Stateful(Box::new(CompleteResult::new(self.op, &self.schema, context.batch)?)))
+        Ok(Running::stateful(self.op, None, context, CompleteResult::new(&self.schema)?))
     }
 }

@@ -5,94 +5,80 @@
 
 use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
-use crate::runtime::BatchContext;
 use crate::runtime::changes::ChangeCodec;
-use crate::runtime::keys::{Codec, shard_of};
+use crate::runtime::keyed::KeyedState;
+use crate::runtime::keys::Codec;
+use crate::runtime::late::Late;
 use crate::runtime::pipeline::{OUTPUT_ROWS, batch};
-use crate::runtime::stateful::Stateful;
-use crate::runtime::stored_row::{StoredRow, never_inserted};
-use crate::state::{Direction, NEVER, TaskState};
+use crate::runtime::stateful::{Counts, Keeps, Stateful};
+use crate::runtime::stored_row::StoredRow;
+use crate::state::{Keys, NEVER, Values, Writes};
 use arrow::datatypes::SchemaRef;
-use highwater_protocol::ids::OperatorId;
 use std::ops::ControlFlow;
 
 pub struct CompleteResult {
-    operator: OperatorId,
     schema: SchemaRef,
-    shards: u16,
     changes: ChangeCodec,
     rows: Codec,
     input: Vec<ChangeBatch>,
 }
 
 impl CompleteResult {
-    pub fn new(operator: OperatorId, schema: &SchemaRef, context: &BatchContext) -> Result<Self, EngineError> {
+    pub fn new(schema: &SchemaRef) -> Result<Self, EngineError> {
         let all: Vec<usize> = (0..schema.fields().len()).collect();
         Ok(Self {
-            operator,
             schema: schema.clone(),
-            shards: context.shards,
             changes: ChangeCodec::new(schema, &all)?,
             rows: Codec::of(schema)?,
             input: Vec::new(),
         })
     }
 
-    fn update(&mut self, state: &mut TaskState) -> Result<(), EngineError> {
+    fn update(&mut self, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
         let input = std::mem::take(&mut self.input);
         let Some(changes) = self.changes.consolidate(&input)? else { return Ok(()) };
+        let (mut keys, mut values, mut writes) = (Keys::default(), Values::default(), Writes::default());
         for change in 0..changes.len() {
-            let shard = shard_of(changes.key(change), self.shards);
-            if !state.owns(shard) {
-                return Err(EngineError::MissingShard(shard));
-            }
-            let mut value = Vec::new();
-            let there = state.read(self.operator, shard, changes.row(change), &mut value);
-            let weight = changes.weight(change) + if there { StoredRow::decode(&value)?.weight } else { 0 };
-            if weight < 0 {
-                return Err(never_inserted("complete result"));
-            }
-            let kept = StoredRow { close_ms: NEVER, weight, count: 0 };
-            state.put(self.operator, shard, changes.row(change), (weight > 0).then(|| kept.encode()));
+            keys.push(state.shard_of(changes.key(change)), &[changes.row(change)]);
         }
-        Ok(())
+        state.get(&keys, &mut values)?;
+        for (change, (shard, row)) in keys.iter().enumerate() {
+            let before = StoredRow::weight_of(values.get(change))?;
+            let weight = state.weight("complete result", before + changes.weight(change))?;
+            let kept = StoredRow { close_ms: NEVER, weight, count: 0 }.encode();
+            writes.set(shard, &[row], (weight > 0).then_some(&kept));
+        }
+        state.put(&mut writes)
     }
 }
 
 impl Stateful for CompleteResult {
-    fn operator(&self) -> Option<OperatorId> {
-        Some(self.operator)
+    fn keeps(&self) -> Keeps {
+        Keeps::State
     }
 
-    fn push(&mut self, _: usize, rows: ChangeBatch) -> Result<(), EngineError> {
+    fn counts(&self) -> Counts {
+        Counts::Taker
+    }
+
+    fn push(&mut self, _: usize, rows: ChangeBatch, _: &mut Late) -> Result<(), EngineError> {
         self.input.push(rows);
         Ok(())
     }
 
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+    fn expire(&mut self, due: &Keys, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
+        state.forget(due)
+    }
+
+    fn finish(&mut self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         self.update(state)?;
         let mut live: Vec<Vec<u8>> = Vec::new();
         for shard in state.shards() {
-            let mut failed = None;
-            state.walk(
-                self.operator,
-                shard,
-                &[],
-                Direction::Forward,
-                &mut |row, value| match StoredRow::decode(value) {
-                    Ok(kept) => {
-                        live.extend(std::iter::repeat_n(row.to_vec(), kept.weight.max(0) as usize));
-                        ControlFlow::Continue(())
-                    }
-                    Err(error) => {
-                        failed = Some(error);
-                        ControlFlow::Break(())
-                    }
-                },
-            );
-            if let Some(error) = failed {
-                return Err(error);
-            }
+            state.scan_prefix(shard, &[], |row, value| {
+                let kept = StoredRow::decode(value)?;
+                live.extend(std::iter::repeat_n(row.to_vec(), kept.weight.max(0) as usize));
+                Ok(ControlFlow::Continue(()))
+            })?;
         }
         for rows in live.chunks(OUTPUT_ROWS) {
             let columns = self.rows.decode(rows.iter().map(Vec::as_slice))?;

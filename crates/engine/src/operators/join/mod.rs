@@ -8,7 +8,7 @@ pub(crate) use run::insert_only;
 
 use crate::dataflow::operator::{OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema};
 use crate::dataflow::{Expiry, JoinOutput, Upstream};
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::state::Layout;
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
@@ -127,7 +127,7 @@ impl OperatorSpec for JoinOperator {
 
     fn output(&self, inputs: &[SchemaRef]) -> Result<SchemaRef, EngineError> {
         let [left, right] = inputs else {
-            return Err(EngineError::Internal(format!("a join of {} inputs", inputs.len())));
+            return Err(Fault::Inputs { what: "a join", expected: 2, found: inputs.len() }.into());
         };
         expect_types("the left side of a join", left, &self.spec.sides[0].schema)?;
         expect_types("the right side of a join", right, &self.spec.sides[1].schema)?;
@@ -135,6 +135,7 @@ impl OperatorSpec for JoinOperator {
     }
 
     fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
-        Ok(Running::Stateful(Box::new(Join::new(self.op, self.spec.clone(), context.batch)?)))
+        let watermark = self.watermark().map(|(_, upstream)| upstream);
+        Ok(Running::stateful(self.op, watermark, context, Join::new(self.spec.clone())?))
     }
 }

@@ -62,8 +62,7 @@ impl OperatorSpec for KeyedSinkSpec {
     }
 
     fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
-        let stateful = (!self.unique).then_some(self.op);
-        let keyed = KeyedSink::new(self.op, stateful, &self.key, &self.schema, context.batch, context.sink)?;
-        Ok(Running::Stateful(Box::new(keyed.freed_by(self.close, &self.watermark, context.batch))))
+        let watermark = self.close.map(|_| self.watermark.as_slice());
+        Ok(Running::stateful(self.op, watermark, context, KeyedSink::new(self, context.sink)?))
     }
 }

@@ -7,32 +7,30 @@
 //! A key with a time of a window is forgotten with it: no change comes after the batch whose watermark passes its end.
 
 use crate::changelog::ChangeBatch;
+use crate::dataflow::CloseKey;
 use crate::dataflow::close_times;
-use crate::dataflow::{CloseKey, Upstream};
 use crate::error::EngineError;
-use crate::runtime::BatchContext;
+use crate::operators::keyed_sink::KeyedSinkSpec;
 use crate::runtime::exchange::pick;
-use crate::runtime::keys::{Codec, normalize, shard_of};
+use crate::runtime::keyed::KeyedState;
+use crate::runtime::keys::{Codec, normalize};
+use crate::runtime::late::Late;
 use crate::runtime::pipeline::{OUTPUT_ROWS, batch};
-use crate::runtime::stateful::Stateful;
-use crate::runtime::ttl::Ttl;
-use crate::state::TaskState;
+use crate::runtime::stateful::{Counts, Keeps, Stateful};
+use crate::state::{Keys, Values, Writes};
 use arrow::array::{Array, ArrayRef, Int64Array};
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::array_value_to_string;
-use highwater_protocol::ids::OperatorId;
+use highwater_protocol::ids::ShardId;
 use std::collections::{BTreeMap, HashMap};
 
 pub struct KeyedSink {
-    /// Keeps rows per key; `None`: the plan proves keys unique.
-    stateful: Option<OperatorId>,
+    /// The plan proves keys unique; else rows per key are kept.
+    unique: bool,
     key: Vec<usize>,
     schema: SchemaRef,
-    shards: u16,
-    ttl: Ttl,
     /// The column of the key that frees it.
     close: Option<CloseKey>,
-    close_before_ms: Option<i64>,
     sink: String,
     keys: Codec,
     rows: Codec,
@@ -42,42 +40,63 @@ pub struct KeyedSink {
 /// Net weights of the distinct rows of one key, by encoded row, each with one place where it stands.
 type NetRows<'a> = BTreeMap<&'a [u8], (i64, usize)>;
 
+/// One key of the batch.
+struct KeyChange<'a> {
+    key: &'a [u8],
+    net: NetRows<'a>,
+    /// A row of the key.
+    sample: usize,
+    /// When the key is forgotten.
+    closes_ms: i64,
+}
+
 impl KeyedSink {
-    pub fn new(
-        operator: OperatorId,
-        stateful: Option<OperatorId>,
-        key: &[usize],
-        schema: &SchemaRef,
-        context: &BatchContext,
-        sink: &str,
-    ) -> Result<Self, EngineError> {
+    pub fn new(spec: &KeyedSinkSpec, sink: &str) -> Result<Self, EngineError> {
+        let data_type = |column: &usize| spec.schema.field(*column).data_type();
         Ok(Self {
-            stateful,
-            key: key.to_vec(),
-            schema: schema.clone(),
-            shards: context.shards,
-            ttl: Ttl::of(operator, context),
-            close: None,
-            close_before_ms: None,
+            unique: spec.unique,
+            key: spec.key.clone(),
+            schema: spec.schema.clone(),
+            close: spec.close,
             sink: sink.to_string(),
-            keys: Codec::new(key.iter().map(|column| schema.field(*column).data_type()))?,
-            rows: Codec::of(schema)?,
+            keys: Codec::new(spec.key.iter().map(data_type))?,
+            rows: Codec::of(&spec.schema)?,
             input: Vec::new(),
         })
     }
 
-    /// Keys are forgotten once the watermark has passed this column of theirs.
-    pub fn freed_by(self, close: Option<CloseKey>, watermark: &[Upstream], context: &BatchContext) -> Self {
-        let close_before_ms = BatchContext::least(&context.close_before, watermark).filter(|_| close.is_some());
-        Self { close, close_before_ms, ..self }
+    /// Deletes keys of the state whose window is over although no row of this batch was theirs.
+    fn free_untouched(&self, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
+        if self.unique {
+            return Ok(());
+        }
+        let mut writes = Writes::default();
+        state.closing()?.iter().for_each(|(shard, key)| writes.delete(shard, &[key]));
+        state.put(&mut writes)
     }
 
-    /// Keys of the state whose window is over although no row of this batch was theirs.
-    fn free_untouched(&self, state: &mut TaskState) {
-        let (Some(operator), Some(close_before)) = (self.stateful, self.close_before_ms) else { return };
-        for (shard, key) in state.due(operator, close_before) {
-            state.put(operator, shard, &key, None);
+    /// What becomes of each key, in the order of `changes`.
+    fn decide(
+        &self,
+        changes: &[KeyChange<'_>],
+        state: &mut KeyedState<'_>,
+        all: &ChangeBatch,
+    ) -> Result<Vec<Change>, EngineError> {
+        if self.unique {
+            return changes.iter().map(|change| self.unique(&change.net, all, change.sample)).collect();
         }
+        let (mut keys, mut values, mut writes) = (Keys::default(), Values::default(), Writes::default());
+        changes.iter().for_each(|change| keys.push(state.shard_of(change.key), &[change.key]));
+        state.get(&keys, &mut values)?;
+        let mut decided = Vec::with_capacity(changes.len());
+        for (place, change) in changes.iter().enumerate() {
+            decided.push(match change.net.is_empty() {
+                true => Change::None,
+                false => self.kept(change, (keys.get(place).0, values.get(place)), all, state, &mut writes)?,
+            });
+        }
+        state.put(&mut writes)?;
+        Ok(decided)
     }
 
     /// Keys are unique upstream: the batch's own rows tell everything.
@@ -95,51 +114,42 @@ impl KeyedSink {
     /// Applies the net changes to the rows kept under the key.
     fn kept(
         &self,
-        operator: OperatorId,
-        (key, closes_ms): (&[u8], i64),
-        net: &NetRows<'_>,
-        state: &mut TaskState,
+        change: &KeyChange<'_>,
+        (shard, value): (ShardId, Option<&[u8]>),
         all: &ChangeBatch,
-        sample: usize,
+        state: &mut KeyedState<'_>,
+        writes: &mut Writes,
     ) -> Result<Change, EngineError> {
-        if net.is_empty() {
-            return Ok(Change::None);
-        }
-        let shard = shard_of(key, self.shards);
-        if !state.owns(shard) {
-            return Err(EngineError::MissingShard(shard));
-        }
-        let mut value = Vec::new();
-        let existed = state.read(operator, shard, key, &mut value);
-        let before = decode(&value)?;
+        let KeyChange { key, net, sample, closes_ms } = change;
+        let before = decode(value.unwrap_or_default())?;
         let mut after: BTreeMap<&[u8], i64> = before.iter().map(|(row, count)| (*row, i64::from(*count))).collect();
         for (row, (weight, _)) in net {
             *after.entry(row).or_default() += weight;
         }
-        for count in after.values().filter(|count| **count < 0) {
-            self.ttl.missing(&format!("sink {}", self.sink), *count)?;
+        for count in after.values_mut().filter(|count| **count < 0) {
+            *count = state.weight(&format!("sink {}", self.sink), *count)?;
         }
         after.retain(|_, count| *count > 0);
-        if self.ttl.is_on() && after.values().sum::<i64>() > 1 {
+        if state.expires() && after.values().sum::<i64>() > 1 {
             let new: BTreeMap<&[u8], i64> =
                 net.iter().filter(|(_, (weight, _))| *weight > 0).map(|(row, (weight, _))| (*row, *weight)).collect();
             if !new.is_empty() {
                 let stale = after.values().sum::<i64>() - new.values().sum::<i64>();
-                self.ttl.count_expired(stale.unsigned_abs());
+                state.count_expired(stale.unsigned_abs());
                 after = new;
             }
         }
         if after.values().sum::<i64>() > 1 {
-            return Err(self.duplicate(all, sample));
+            return Err(self.duplicate(all, *sample));
         }
-        let is_over = self.close_before_ms.is_some_and(|before| closes_ms <= before);
-        let kept = !after.is_empty() && !is_over;
-        state.put(operator, shard, key, kept.then(|| encode(&after, closes_ms).into()));
+        let kept = !after.is_empty() && !state.closes(*closes_ms);
+        let encoded = kept.then(|| encode(&after, *closes_ms));
+        writes.set(shard, &[*key], encoded.as_deref());
         let now = after.keys().next().copied();
         let was = before.first().map(|(row, _)| *row);
         Ok(match now {
             _ if now == was => Change::None,
-            None if existed => Change::Delete(sample),
+            None if value.is_some() => Change::Delete(*sample),
             None => Change::None,
             Some(row) => match net.get(row) {
                 Some((_, place)) => Change::Upsert(*place),
@@ -184,27 +194,33 @@ impl KeyedSink {
 }
 
 impl Stateful for KeyedSink {
-    fn operator(&self) -> Option<OperatorId> {
-        self.stateful
+    fn keeps(&self) -> Keeps {
+        if self.unique { Keeps::Nothing } else { Keeps::State }
     }
 
-    fn push(&mut self, _: usize, rows: ChangeBatch) -> Result<(), EngineError> {
+    fn counts(&self) -> Counts {
+        Counts::Taker
+    }
+
+    fn push(&mut self, _: usize, rows: ChangeBatch, _: &mut Late) -> Result<(), EngineError> {
         self.input.push(rows);
         Ok(())
     }
 
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
-        self.ttl.forget_due(state);
+    fn expire(&mut self, due: &Keys, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
+        state.forget(due)
+    }
+
+    fn finish(&mut self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let input = std::mem::take(&mut self.input);
         let Some(all) = ChangeBatch::concat(&self.schema, &input)? else {
-            self.free_untouched(state);
-            return Ok(());
+            return self.free_untouched(state);
         };
         let count = all.num_rows();
         let columns: Vec<ArrayRef> = self.key.iter().map(|c| normalize(all.batch.column(*c).clone())).collect();
         self.refuse_nulls(&columns)?;
         let closes = self.close.map(|close| close_times(close, &columns)).transpose()?;
-        let closes_ms = |row: usize| closes.as_ref().map_or(self.ttl.deadline(), |times| times.value(row));
+        let closes_ms = |row: usize| closes.as_ref().map_or(state.deadline(), |times| times.value(row));
         let keys = self.keys.encode(&columns, count)?;
         let rows = self.rows.encode(all.batch.columns(), count)?;
         let mut order: Vec<&[u8]> = Vec::new();
@@ -216,16 +232,16 @@ impl Stateful for KeyedSink {
             });
             of_key.entry(rows.row(row)).or_insert((0, row)).0 += all.weight(row);
         }
+        let mut changes = Vec::with_capacity(order.len());
+        for key in order {
+            let Some(mut net) = net.remove(key) else { continue };
+            let sample = net.values().next().map_or(0, |(_, row)| *row);
+            net.retain(|_, (weight, _)| *weight != 0);
+            changes.push(KeyChange { key, net, sample, closes_ms: closes_ms(sample) });
+        }
         let (mut upserts, mut deletes) = (Vec::new(), Vec::new());
         let mut old_rows: Vec<Vec<u8>> = Vec::new();
-        for key in order {
-            let Some(mut of_key) = net.remove(key) else { continue };
-            let sample = of_key.values().next().map_or(0, |(_, row)| *row);
-            of_key.retain(|_, (weight, _)| *weight != 0);
-            let change = match self.stateful {
-                None => self.unique(&of_key, &all, sample)?,
-                Some(operator) => self.kept(operator, (key, closes_ms(sample)), &of_key, state, &all, sample)?,
-            };
+        for change in self.decide(&changes, state, &all)? {
             match change {
                 Change::None => {}
                 Change::Upsert(row) => upserts.push(row as u32),
@@ -233,7 +249,7 @@ impl Stateful for KeyedSink {
                 Change::Delete(row) => deletes.push(row as u32),
             }
         }
-        self.free_untouched(state);
+        self.free_untouched(state)?;
         self.emit(&all, upserts, 1, out)?;
         self.emit(&all, deletes, -1, out)?;
         if !old_rows.is_empty() {
@@ -241,10 +257,6 @@ impl Stateful for KeyedSink {
             out.push(ChangeBatch::inserts(batch(&self.schema, columns, old_rows.len())?));
         }
         Ok(())
-    }
-
-    fn ttl(&self) -> Option<&Ttl> {
-        Some(&self.ttl)
     }
 }
 
@@ -268,7 +280,7 @@ fn encode(rows: &BTreeMap<&[u8], i64>, close_ms: i64) -> Vec<u8> {
 }
 
 fn decode(value: &[u8]) -> Result<Vec<(&[u8], u32)>, EngineError> {
-    let damaged = || EngineError::Internal("a kept row is cut off".into());
+    let damaged = || EngineError::CutOff("a kept row");
     let mut rows = Vec::new();
     let mut rest = value.get(size_of::<i64>()..).unwrap_or_default();
     while !rest.is_empty() {

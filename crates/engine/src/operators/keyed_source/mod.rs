@@ -82,6 +82,6 @@ impl OperatorSpec for UpsertOperator {
     }
 
     fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
-        Ok(Running::Stateful(Box::new(Upsert::new(self.op, self.spec.clone(), context.batch)?)))
+        Ok(Running::stateful(self.op, None, context, Upsert::new(self.spec.clone())?))
     }
 }

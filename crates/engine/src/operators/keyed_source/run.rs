@@ -5,16 +5,16 @@
 //! in; what a batch gives is the row as it is less the row as it was, nothing where the two are equal.
 
 use crate::changelog::ChangeBatch;
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::operators::keyed_source::UpsertSpec;
-use crate::runtime::BatchContext;
 use crate::runtime::exchange::pick;
-use crate::runtime::keys::{Codec, normalize, shard_of};
+use crate::runtime::keyed::KeyedState;
+use crate::runtime::keys::{Codec, normalize};
+use crate::runtime::late::Late;
 use crate::runtime::pipeline::{OUTPUT_ROWS, batch};
-use crate::runtime::stateful::Stateful;
-use crate::state::{NEVER, TaskState};
+use crate::runtime::stateful::{Counts, Keeps, Stateful};
+use crate::state::{Keys, NEVER, Values, Writes};
 use arrow::array::{ArrayRef, AsArray, Int64Array};
-use highwater_protocol::ids::OperatorId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -22,19 +22,15 @@ use std::sync::Arc;
 const HEAD: usize = 8;
 
 pub struct Upsert {
-    operator: OperatorId,
     spec: Arc<UpsertSpec>,
-    shards: u16,
     keys: Codec,
     rows: Codec,
     input: Vec<ChangeBatch>,
 }
 
 impl Upsert {
-    pub fn new(operator: OperatorId, spec: Arc<UpsertSpec>, context: &BatchContext) -> Result<Self, EngineError> {
+    pub fn new(spec: Arc<UpsertSpec>) -> Result<Self, EngineError> {
         Ok(Self {
-            operator,
-            shards: context.shards,
             keys: Codec::new(spec.key.iter().map(|column| spec.input_schema.field(*column).data_type()))?,
             rows: Codec::of(&spec.output_schema)?,
             input: Vec::new(),
@@ -43,9 +39,9 @@ impl Upsert {
     }
 
     /// Rows that were, as they are in state.
-    fn emit_old(&self, rows: &[Vec<u8>], out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+    fn emit_old(&self, rows: &[&[u8]], out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         for rows in rows.chunks(OUTPUT_ROWS) {
-            let columns = self.rows.decode(rows.iter().map(Vec::as_slice))?;
+            let columns = self.rows.decode(rows.iter().copied())?;
             let weights = Some(Int64Array::from(vec![-1; rows.len()]));
             out.push(ChangeBatch { batch: batch(&self.spec.output_schema, columns, rows.len())?, weights });
         }
@@ -54,16 +50,24 @@ impl Upsert {
 }
 
 impl Stateful for Upsert {
-    fn operator(&self) -> Option<OperatorId> {
-        Some(self.operator)
+    fn keeps(&self) -> Keeps {
+        Keeps::State
     }
 
-    fn push(&mut self, _: usize, rows: ChangeBatch) -> Result<(), EngineError> {
+    fn counts(&self) -> Counts {
+        Counts::Taker
+    }
+
+    fn push(&mut self, _: usize, rows: ChangeBatch, _: &mut Late) -> Result<(), EngineError> {
         self.input.push(rows);
         Ok(())
     }
 
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+    fn expire(&mut self, due: &Keys, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
+        state.forget(due)
+    }
+
+    fn finish(&mut self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let input = std::mem::take(&mut self.input);
         let Some(all) = ChangeBatch::concat(&self.spec.input_schema, &input)? else { return Ok(()) };
         let columns = all.batch.columns();
@@ -73,30 +77,30 @@ impl Stateful for Upsert {
         let rows = self.rows.encode(&kept, all.num_rows())?;
         let deleted = columns.last().and_then(|column| column.as_boolean_opt());
         let deleted =
-            deleted.ok_or_else(|| EngineError::Internal("records that do not say what they delete".into()))?;
+            deleted.ok_or_else(|| Fault::Lacks { what: "a record of a keyed table", lacks: "mark of deletion" })?;
         let mut last: BTreeMap<&[u8], usize> = BTreeMap::new();
         last.extend((0..all.num_rows()).map(|row| (keys.row(row), row)));
-        let (mut gone, mut come): (Vec<Vec<u8>>, Vec<u32>) = Default::default();
-        for (key, row) in last {
-            let shard = shard_of(key, self.shards);
-            if !state.owns(shard) {
-                return Err(EngineError::MissingShard(shard));
-            }
-            let mut old = Vec::new();
-            let was_there = state.read(self.operator, shard, key, &mut old);
+        let (mut read, mut values, mut writes) = (Keys::default(), Values::default(), Writes::default());
+        last.keys().for_each(|key| read.push(state.shard_of(key), &[key]));
+        state.get(&read, &mut values)?;
+        let (mut gone, mut come): (Vec<&[u8]>, Vec<u32>) = Default::default();
+        for (place, (key, row)) in last.into_iter().enumerate() {
+            let old = values.get(place).map(|value| value.get(HEAD..).unwrap_or_default());
             let new = (!deleted.value(row)).then(|| rows.row(row));
-            if was_there == new.is_some() && old.get(HEAD..).unwrap_or_default() == new.unwrap_or_default() {
+            if old == new {
                 continue;
             }
-            let value = new.map(|row| [NEVER.to_le_bytes().as_slice(), row].concat().into_boxed_slice());
-            state.put(self.operator, shard, key, value);
-            if was_there {
-                gone.push(old.split_off(HEAD.min(old.len())));
+            let (shard, _) = read.get(place);
+            match new {
+                Some(row) => writes.put(shard, &[key], &[&NEVER.to_le_bytes(), row]),
+                None => writes.delete(shard, &[key]),
             }
+            gone.extend(old);
             if new.is_some() {
                 come.push(row as u32);
             }
         }
+        state.put(&mut writes)?;
         self.emit_old(&gone, out)?;
         let current = ChangeBatch::inserts(batch(&self.spec.output_schema, kept, all.num_rows())?);
         for rows in come.chunks(OUTPUT_ROWS) {

@@ -139,6 +139,7 @@ impl OperatorSpec for OverOperator {
     }
 
     fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
-        Ok(Running::Stateful(Box::new(Over::new(self.op, self.spec.clone(), context.batch)?)))
+        let watermark = self.watermark().map(|(_, upstream)| upstream);
+        Ok(Running::stateful(self.op, watermark, context, Over::new(self.spec.clone())?))
     }
 }

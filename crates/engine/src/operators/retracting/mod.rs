@@ -146,6 +146,7 @@ impl OperatorSpec for RetractingAggregateSpec {
     }
 
     fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
-        Ok(Running::Stateful(Box::new(RetractingAggregate::new(self.op, self.spec.clone(), context.batch)?)))
+        let logic = RetractingAggregate::new(self.spec.clone())?;
+        Ok(Running::stateful(self.op, self.spec.close.map(|_| self.spec.watermark.as_slice()), context, logic))
     }
 }

@@ -90,6 +90,7 @@ impl OperatorSpec for SessionOperator {
     }
 
     fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
-        Ok(Running::Stateful(Box::new(Sessions::new(self.op, self.spec.clone(), context.batch)?)))
+        let watermark = self.watermark().map(|(_, upstream)| upstream);
+        Ok(Running::stateful(self.op, watermark, context, Sessions::new(self.spec.clone())?))
     }
 }

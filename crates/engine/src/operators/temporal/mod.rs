@@ -6,7 +6,7 @@ mod run;
 
 use crate::dataflow::operator::{OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema};
 use crate::dataflow::{Upstream, words};
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::state::Layout;
 use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
@@ -132,7 +132,7 @@ impl OperatorSpec for TemporalOperator {
 
     fn output(&self, inputs: &[SchemaRef]) -> Result<SchemaRef, EngineError> {
         let [rows, versions] = inputs else {
-            return Err(EngineError::Internal(format!("a temporal join of {} inputs", inputs.len())));
+            return Err(Fault::Inputs { what: "a temporal join", expected: 2, found: inputs.len() }.into());
         };
         expect_types("the rows of a temporal join", rows, &self.spec.rows.schema)?;
         expect_types("the versions of a temporal join", versions, &self.spec.versions.timed.schema)?;
@@ -140,6 +140,6 @@ impl OperatorSpec for TemporalOperator {
     }
 
     fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
-        Ok(Running::Stateful(Box::new(Temporal::new(self.op, self.spec.clone(), context.batch)?)))
+        Ok(Running::stateful(self.op, Some(&self.spec.watermark), context, Temporal::new(self.spec.clone())?))
     }
 }

@@ -5,7 +5,7 @@
 //! whatever is copied for each element: the pieces depend on the rows alone.
 
 use crate::changelog::ChangeBatch;
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::operators::unnest::{UnnestSpec, Unnested};
 use crate::runtime::pipeline::{OUTPUT_ROWS, batch};
 use crate::runtime::split::MAX_SPLIT_BYTES;
@@ -83,8 +83,9 @@ impl Piece {
             columns.push(match (unnested, list) {
                 (Unnested::Element, Some(list)) => self.elements(list)?,
                 (Unnested::Field(field), _) => {
-                    let parts =
-                        column.as_struct_opt().ok_or_else(|| EngineError::Internal("no struct to unnest".into()))?;
+                    let parts = column
+                        .as_struct_opt()
+                        .ok_or_else(|| Fault::Type { what: "a struct to unnest", found: column.data_type().clone() })?;
                     // A field of a struct that is NULL is NULL.
                     let values = nullif(parts.column(*field), &is_null(column)?)?;
                     take(&values, &parents, None)?
@@ -147,7 +148,7 @@ fn as_list(column: &ArrayRef) -> Result<ArrayRef, EngineError> {
         DataType::Null => return Ok(new_null_array(&DataType::new_list(DataType::Null, true), column.len())),
         DataType::LargeList(item) | DataType::FixedSizeList(item, _) => item,
         DataType::ListView(item) | DataType::LargeListView(item) => item,
-        other => return Err(EngineError::Internal(format!("UNNEST of {other}"))),
+        other => return Err(Fault::Type { what: "what UNNEST takes", found: other.clone() }.into()),
     };
     Ok(cast(column, &DataType::List(Arc::clone(item)))?)
 }

@@ -117,3 +117,26 @@ fn sinks_without_key_take_no_corrections() {
     let append = bad("SET output_mode = 'append'; INSERT INTO keyed SELECT card, count(*) FROM plain GROUP BY card;");
     assert!(append.contains("use output_mode 'update'"), "{append}");
 }
+
+#[test]
+fn only_the_first_row_to_come_is_final_by_the_clock() {
+    let insert = |rank: &str, order: &str, limit: &str| {
+        format!(
+            "INSERT INTO rows_out SELECT card, id FROM (SELECT *, {rank}() OVER (PARTITION BY card ORDER BY {order}) AS n
+             FROM (SELECT card, id, now() AS pt FROM plain) s) r WHERE n {limit};"
+        )
+    };
+    for order in ["pt", "pt, id DESC", "card DESC, pt"] {
+        let compiled = good(&insert("row_number", order, "= 1"));
+        assert!(compiled.dataflow.operators.iter().any(|operator| operator.name == "first row"), "{order}");
+    }
+    for (rank, order, limit) in [
+        ("row_number", "pt DESC", "= 1"),
+        ("row_number", "id, pt", "= 1"),
+        ("row_number", "pt", "<= 2"),
+        ("rank", "pt", "= 1"),
+    ] {
+        let error = bad(&insert(rank, order, limit));
+        assert!(error.contains("a later record may change these ranks"), "{rank} {order} {limit}\n{error}");
+    }
+}

@@ -11,69 +11,38 @@ mod rows;
 
 use crate::changelog::ChangeBatch;
 use crate::dataflow::JoinOutput;
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::operators::join::JoinSpec;
-use crate::runtime::BatchContext;
 use crate::runtime::changes::{ChangeCodec, Changes};
 use crate::runtime::exchange::pick;
-use crate::runtime::keys::shard_of;
-use crate::runtime::late::Late;
+use crate::runtime::keyed::KeyedState;
+use crate::runtime::late::{Late, Untimed};
 use crate::runtime::pipeline::{OUTPUT_ROWS, batch};
-use crate::runtime::stateful::Stateful;
+use crate::runtime::stateful::{Counts, Keeps, Stateful};
 use crate::runtime::stored_row::StoredRow;
-use crate::runtime::ttl::Ttl;
-use crate::state::{NEVER, TaskState};
+use crate::state::{Keys, NEVER, Values, Writes};
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, new_null_array};
 use arrow::compute::{is_not_null, kernels::boolean::and, not};
-use highwater_protocol::ids::{OperatorId, ShardId};
+use highwater_protocol::ids::ShardId;
 use pairs::emit_pairs;
-use rows::{KeyRows, Store, collect};
+use rows::{KeyRows, Reader, Store, key_runs};
 use std::sync::Arc;
 
 /// Pairs looked at before their rows are written to state.
 const CHUNK_PAIRS: usize = 1 << 16;
 
 pub struct Join {
-    operator: OperatorId,
     spec: Arc<JoinSpec>,
-    shards: u16,
-    late_before_ms: Option<i64>,
-    close_before_ms: Option<i64>,
-    ttl: Ttl,
     codecs: [ChangeCodec; 2],
     input: [Vec<ChangeBatch>; 2],
     /// Rows whose key or time is NULL: they match nothing.
     unmatchable: [Vec<ChangeBatch>; 2],
-    late: Late,
 }
 
 impl Join {
-    pub fn new(operator: OperatorId, spec: Arc<JoinSpec>, context: &BatchContext) -> Result<Self, EngineError> {
+    pub fn new(spec: Arc<JoinSpec>) -> Result<Self, EngineError> {
         let codec = |side: usize| ChangeCodec::new(&spec.sides[side].schema, &spec.sides[side].key);
-        let bounded = spec.sides.iter().any(|side| side.expiry.is_some());
-        Ok(Self {
-            operator,
-            shards: context.shards,
-            ttl: Ttl::of(operator, context),
-            late_before_ms: BatchContext::least(&context.late_before, &spec.watermark).filter(|_| bounded),
-            close_before_ms: BatchContext::least(&context.close_before, &spec.watermark).filter(|_| bounded),
-            codecs: [codec(0)?, codec(1)?],
-            input: Default::default(),
-            unmatchable: Default::default(),
-            late: Late::default(),
-            spec,
-        })
-    }
-
-    /// Without rows whose time is over.
-    fn in_time(&mut self, side: usize, rows: ChangeBatch) -> Result<ChangeBatch, EngineError> {
-        let (Some(expiry), Some(late_before)) = (&self.spec.sides[side].expiry, self.late_before_ms) else {
-            return Ok(rows);
-        };
-        let closes = expiry.times(&rows.batch)?;
-        let keep: BooleanArray =
-            closes.iter().map(|close| Some(close.is_none_or(|close| close > late_before))).collect();
-        self.late.drop_from(side, rows, &keep, (self.operator, self.late_before_ms), &closes)
+        Ok(Self { codecs: [codec(0)?, codec(1)?], input: Default::default(), unmatchable: Default::default(), spec })
     }
 
     /// Sets aside rows that can match nothing because their key or their time is NULL.
@@ -105,45 +74,38 @@ impl Join {
     fn join(
         &self,
         changes: [Option<Changes>; 2],
-        state: &mut TaskState,
+        state: &mut KeyedState<'_>,
         out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
-        let mut at = [0usize; 2];
-        let mut chunk = Chunk::default();
-        loop {
-            let next = |side: usize| changes[side].as_ref().filter(|c| at[side] < c.len()).map(|c| c.key(at[side]));
-            let key = match (next(0), next(1)) {
-                (None, None) => break,
-                (Some(left), Some(right)) => left.min(right),
-                (Some(key), None) | (None, Some(key)) => key,
-            };
-            let mut runs = [0..0, 0..0];
-            for side in 0..2 {
-                if let Some(all) = &changes[side]
-                    && next(side) == Some(key)
-                {
-                    runs[side] = at[side]..all.key_end(at[side]);
+        let (mut chunk, mut reader) = (Chunk::default(), Reader::new(&changes));
+        let mut all = key_runs(&changes).peekable();
+        while all.peek().is_some() {
+            let (mut keys, mut rows) = (Vec::new(), 0);
+            while let Some(key) = all.next_if(|_| rows < OUTPUT_ROWS) {
+                rows += key.runs[0].len() + key.runs[1].len();
+                keys.push(key);
+            }
+            reader.look_up(&keys, state)?;
+            for key in keys {
+                let shard = state.shard_of(key.key);
+                let rows = reader.collect(&key, shard, state, &mut chunk.stores)?;
+                chunk.pairs += rows.pairs();
+                chunk.keys.push((key.key, shard, rows));
+                if chunk.pairs >= CHUNK_PAIRS || chunk.stores.iter().any(|store| store.len() >= CHUNK_PAIRS) {
+                    self.settle(std::mem::take(&mut chunk), state, out)?;
                 }
-            }
-            let shard = shard_of(key, self.shards);
-            if !state.owns(shard) {
-                return Err(EngineError::MissingShard(shard));
-            }
-            let rows = collect(self.operator, state, shard, key, &changes, &runs, &self.ttl, &mut chunk.stores)?;
-            chunk.pairs += rows.pairs();
-            chunk.keys.push((key.to_vec(), shard, rows));
-            for side in 0..2 {
-                at[side] = at[side].max(runs[side].end);
-            }
-            if chunk.pairs >= CHUNK_PAIRS || chunk.stores.iter().any(|store| store.len() >= CHUNK_PAIRS) {
-                self.settle(std::mem::take(&mut chunk), state, out)?;
             }
         }
         self.settle(chunk, state, out)
     }
 
     /// Gives the pairs of a chunk, and writes its rows to state.
-    fn settle(&self, mut chunk: Chunk, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+    fn settle(
+        &self,
+        mut chunk: Chunk<'_>,
+        state: &mut KeyedState<'_>,
+        out: &mut Vec<ChangeBatch>,
+    ) -> Result<(), EngineError> {
         if chunk.keys.is_empty() {
             return Ok(());
         }
@@ -152,9 +114,8 @@ impl Join {
             self.codecs[1].rows.decode(chunk.stores[1].bytes())?,
         ];
         let keys: Vec<&KeyRows> = chunk.keys.iter().map(|(_, _, rows)| rows).collect();
-        let mut charge = |rows: &ChangeBatch| state.charge(self.operator, rows.batch.get_array_memory_size());
         emit_pairs(&self.spec, &keys, &mut chunk.stores, &columns, &mut |rows| {
-            charge(&rows)?;
+            state.charge(rows.batch.get_array_memory_size())?;
             out.push(rows);
             Ok(())
         })?;
@@ -167,9 +128,9 @@ impl Join {
     fn settle_side(
         &self,
         side: usize,
-        chunk: &Chunk,
+        chunk: &Chunk<'_>,
         columns: &[ArrayRef],
-        state: &mut TaskState,
+        state: &mut KeyedState<'_>,
         out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
         let store = &chunk.stores[side];
@@ -180,7 +141,7 @@ impl Join {
             }
             _ => None,
         };
-        let mut lonely = Lonely::default();
+        let (mut lonely, mut writes) = (Lonely::default(), Writes::default());
         for (key, shard, rows) in &chunk.keys {
             for place in rows.sides[side].clone() {
                 let row = &store.rows[place];
@@ -188,11 +149,11 @@ impl Join {
                 let (close_ms, due) = match (&closes, row.old) {
                     (Some(closes), _) => {
                         let close_ms = if closes.is_valid(place) { closes.value(place) } else { NEVER };
-                        (close_ms, self.close_before_ms.is_some_and(|before| close_ms <= before))
+                        (close_ms, state.closes(close_ms))
                     }
                     // Looked at, not written.
                     (None, Some(old)) if (old.weight, old.count) == (new, row.count) => (old.close_ms, false),
-                    (None, _) => (self.ttl.deadline(), false),
+                    (None, _) => (state.deadline(), false),
                 };
                 let was = (old, row.old.is_some_and(|old| old.count > 0));
                 self.show(side, place, was, (new, row.count > 0), due, &mut lonely);
@@ -200,10 +161,15 @@ impl Join {
                 let gone = new == 0 || due;
                 if gone && row.old.is_some() || !gone && row.old != Some(kept) {
                     let value = (!gone).then(|| kept.encode());
-                    state.put(self.operator, *shard, &state_key(side, key, &row.bytes), value);
+                    writes.set(
+                        *shard,
+                        &[&head(side, key), key, store.row(place)],
+                        value.as_ref().map(<[u8; 24]>::as_slice),
+                    );
                 }
             }
         }
+        state.put(&mut writes)?;
         self.emit_lonely(side, columns, store.len(), lonely, out)
     }
 
@@ -286,46 +252,63 @@ impl Join {
     }
 
     /// Rows that no row of this batch touched and that can match nothing any more.
-    fn close_untouched(&self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
-        let Some(close_before) = self.close_before_ms else { return Ok(()) };
-        let due: Vec<(ShardId, Box<[u8]>)> = state.due(self.operator, close_before);
-        for due in due.chunks(OUTPUT_ROWS) {
-            let mut lonely: [(Vec<Vec<u8>>, Vec<i64>); 2] = Default::default();
-            for (shard, key) in due {
-                let (side, row) = split_key(key)?;
+    fn close_untouched(&self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+        let due = state.closing()?;
+        let (mut keys, mut values, mut writes) = (Keys::default(), Values::default(), Writes::default());
+        for start in (0..due.len()).step_by(OUTPUT_ROWS) {
+            keys.clear();
+            for place in start..due.len().min(start + OUTPUT_ROWS) {
+                let (shard, key) = due.get(place);
+                let (side, _) = split_key(key)?;
                 if self.spec.on_close && self.spec.output.shows_unmatched(side) {
-                    let mut value = Vec::new();
-                    state.read(self.operator, *shard, key, &mut value);
-                    let kept = StoredRow::decode(&value)?;
-                    if kept.count == 0 {
-                        lonely[side].0.push(row.to_vec());
-                        lonely[side].1.push(kept.weight);
-                    }
+                    keys.push(shard, &[key]);
                 }
-                state.put(self.operator, *shard, key, None);
+                writes.delete(shard, &[key]);
             }
-            for (side, (rows, weights)) in lonely.into_iter().enumerate().filter(|(_, (rows, _))| !rows.is_empty()) {
-                let columns = self.codecs[side].rows.decode(rows.iter().map(Vec::as_slice))?;
-                let marks = vec![false; rows.len()];
-                let places = (0..rows.len() as u32).collect();
-                self.emit_lonely(side, &columns, rows.len(), Lonely { places, weights, marks }, out)?;
+            state.get(&keys, &mut values)?;
+            self.emit_closed(&keys, &values, out)?;
+            state.put(&mut writes)?;
+        }
+        Ok(())
+    }
+
+    /// Gives those of these rows that matched nothing.
+    fn emit_closed(&self, keys: &Keys, values: &Values, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+        let mut lonely: [(Vec<&[u8]>, Vec<i64>); 2] = Default::default();
+        for (place, (_, key)) in keys.iter().enumerate() {
+            let (side, row) = split_key(key)?;
+            if let Some(kept) = StoredRow::read(values.get(place))?.filter(|kept| kept.count == 0) {
+                lonely[side].0.push(row);
+                lonely[side].1.push(kept.weight);
             }
+        }
+        for (side, (rows, weights)) in lonely.into_iter().enumerate().filter(|(_, (rows, _))| !rows.is_empty()) {
+            let columns = self.codecs[side].rows.decode(rows.iter().copied())?;
+            let marks = vec![false; rows.len()];
+            let places = (0..rows.len() as u32).collect();
+            self.emit_lonely(side, &columns, rows.len(), Lonely { places, weights, marks }, out)?;
         }
         Ok(())
     }
 }
 
 impl Stateful for Join {
-    fn operator(&self) -> Option<OperatorId> {
-        Some(self.operator)
+    fn keeps(&self) -> Keeps {
+        Keeps::State
     }
 
-    fn counts_output(&self) -> bool {
-        true
+    fn counts(&self) -> Counts {
+        Counts::Itself
     }
 
-    fn push(&mut self, port: usize, rows: ChangeBatch) -> Result<(), EngineError> {
-        let rows = self.in_time(port, rows)?;
+    fn push(&mut self, port: usize, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError> {
+        let rows = match &self.spec.sides[port].expiry {
+            Some(expiry) => {
+                let over_at = expiry.times(&rows.batch)?;
+                late.drop_late(port, rows, &over_at, Untimed::Kept)?
+            }
+            None => rows,
+        };
         let rows = self.matchable(port, rows)?;
         if rows.num_rows() > 0 {
             self.input[port].push(rows);
@@ -333,8 +316,11 @@ impl Stateful for Join {
         Ok(())
     }
 
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
-        self.ttl.forget_due(state);
+    fn expire(&mut self, due: &Keys, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
+        state.forget(due)
+    }
+
+    fn finish(&mut self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let [left, right] = std::mem::take(&mut self.input);
         let changes = [self.codecs[0].consolidate(&left)?, self.codecs[1].consolidate(&right)?];
         self.join(changes, state, out)?;
@@ -352,18 +338,6 @@ impl Stateful for Join {
         }
         Ok(())
     }
-
-    fn late(&mut self) -> Option<&mut Late> {
-        Some(&mut self.late)
-    }
-
-    fn late_rows(&self) -> u64 {
-        self.late.count()
-    }
-
-    fn ttl(&self) -> Option<&Ttl> {
-        Some(&self.ttl)
-    }
 }
 
 /// Rows without weights, each as often as its weight says.
@@ -375,7 +349,7 @@ pub(crate) fn insert_only(rows: &mut ChangeBatch) -> Result<(), EngineError> {
     let mut places = Vec::new();
     for (row, weight) in weights.iter().flatten().enumerate() {
         if weight < 0 {
-            return Err(EngineError::Internal("an append-only join takes a row back".into()));
+            return Err(Fault::Retracts("an append-only join").into());
         }
         places.extend(std::iter::repeat_n(row as u32, weight as usize));
     }
@@ -385,8 +359,8 @@ pub(crate) fn insert_only(rows: &mut ChangeBatch) -> Result<(), EngineError> {
 
 /// Keys whose pairs are emitted together.
 #[derive(Default)]
-struct Chunk {
-    keys: Vec<(Vec<u8>, ShardId, KeyRows)>,
+struct Chunk<'a> {
+    keys: Vec<(&'a [u8], ShardId, KeyRows)>,
     stores: [Store; 2],
     pairs: usize,
 }
@@ -409,19 +383,10 @@ impl Lonely {
     }
 }
 
-/// What all rows of a side under one join key begin with in state.
-fn state_prefix(side: usize, key: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(5 + key.len());
-    bytes.push(side as u8);
-    bytes.extend_from_slice(&(key.len() as u32).to_be_bytes());
-    bytes.extend_from_slice(key);
-    bytes
-}
-
-fn state_key(side: usize, key: &[u8], row: &[u8]) -> Vec<u8> {
-    let mut bytes = state_prefix(side, key);
-    bytes.extend_from_slice(row);
-    bytes
+/// What stands before a join key in state: the side, and the key's length.
+fn head(side: usize, key: &[u8]) -> [u8; 5] {
+    let [a, b, c, d] = (key.len() as u32).to_be_bytes();
+    [side as u8, a, b, c, d]
 }
 
 /// Side and row of a key in state.
@@ -431,5 +396,5 @@ fn split_key(bytes: &[u8]) -> Result<(usize, &[u8]), EngineError> {
         let (length, rest) = rest.split_first_chunk::<4>()?;
         Some((usize::from(*side), rest.get(u32::from_be_bytes(*length) as usize..)?))
     };
-    split().filter(|(side, _)| *side < 2).ok_or_else(|| EngineError::Internal("a join's key is cut off".into()))
+    split().filter(|(side, _)| *side < 2).ok_or_else(|| EngineError::CutOff("a join's key"))
 }

@@ -3,18 +3,17 @@
 //! Owns: reading them from state. Invariant: where the other side changes, all rows of the key are there; else
 //! only those that change. No row is retracted more often than it was inserted.
 
-use super::state_prefix;
+use super::head;
 use crate::error::EngineError;
 use crate::runtime::changes::Changes;
+use crate::runtime::keyed::KeyedState;
 use crate::runtime::stored_row::StoredRow;
-use crate::runtime::ttl::Ttl;
-use crate::state::{Direction, TaskState};
-use highwater_protocol::ids::{OperatorId, ShardId};
+use crate::state::{Keys, Scan, Values};
+use highwater_protocol::ids::ShardId;
 use std::ops::{ControlFlow, Range};
 
 /// One row of one side.
 pub struct Row {
-    pub bytes: Vec<u8>,
     pub old: Option<StoredRow>,
     /// Change of its weight.
     pub delta: i64,
@@ -37,6 +36,8 @@ impl Row {
 #[derive(Default)]
 pub struct Store {
     pub rows: Vec<Row>,
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
 }
 
 impl Store {
@@ -44,13 +45,47 @@ impl Store {
         self.rows.len()
     }
 
+    /// The encoded row at a place.
+    pub fn row(&self, place: usize) -> &[u8] {
+        let start = place.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[start..self.ends[place]]
+    }
+
+    /// The encoded rows.
     pub fn bytes(&self) -> impl Iterator<Item = &[u8]> {
-        self.rows.iter().map(|row| row.bytes.as_slice())
+        (0..self.len()).map(|place| self.row(place))
     }
 
     fn push(&mut self, bytes: &[u8], old: Option<StoredRow>, delta: i64) {
-        self.rows.push(Row { bytes: bytes.to_vec(), old, delta, count: old.map_or(0, |old| old.count) });
+        self.bytes.extend_from_slice(bytes);
+        self.ends.push(self.bytes.len());
+        self.rows.push(Row { old, delta, count: old.map_or(0, |old| old.count) });
     }
+}
+
+/// The changes of one key.
+pub struct KeyRuns<'a> {
+    pub key: &'a [u8],
+    /// Of each side.
+    pub runs: [Range<usize>; 2],
+}
+
+/// The changes of both sides by key, ascending.
+pub fn key_runs(changes: &[Option<Changes>; 2]) -> impl Iterator<Item = KeyRuns<'_>> {
+    let mut at = [0usize; 2];
+    std::iter::from_fn(move || {
+        let next = |side: usize| changes[side].as_ref().filter(|c| at[side] < c.len()).map(|c| c.key(at[side]));
+        let nexts = [next(0), next(1)];
+        let key = nexts.into_iter().flatten().min()?;
+        let mut runs = [0..0, 0..0];
+        for side in 0..2 {
+            if let Some(all) = changes[side].as_ref().filter(|_| nexts[side] == Some(key)) {
+                runs[side] = at[side]..all.key_end(at[side]);
+                at[side] = runs[side].end;
+            }
+        }
+        Some(KeyRuns { key, runs })
+    })
 }
 
 /// The rows of one key.
@@ -78,64 +113,99 @@ impl KeyRows {
     }
 }
 
-/// Brings the rows of a key into the stores; `runs` are its changes.
-#[allow(clippy::too_many_arguments)]
-pub fn collect(
-    operator: OperatorId,
-    state: &TaskState,
-    shard: ShardId,
-    key: &[u8],
-    changes: &[Option<Changes>; 2],
-    runs: &[Range<usize>; 2],
-    ttl: &Ttl,
-    stores: &mut [Store; 2],
-) -> Result<KeyRows, EngineError> {
-    let mut rows = KeyRows { sides: [0..0, 0..0], changed: [0, 0] };
-    for side in 0..2 {
-        let store = &mut stores[side];
-        let start = store.len();
-        let prefix = state_prefix(side, key);
-        if let Some(all) = &changes[side] {
-            for change in runs[side].clone() {
-                let mut value = Vec::new();
-                let there = state.read(operator, shard, &[&prefix, all.row(change)].concat(), &mut value);
-                let old = if there { Some(StoredRow::decode(&value)?) } else { None };
-                let missing = old.map_or(0, |old| old.weight) + all.weight(change);
-                if missing < 0 {
-                    ttl.missing("join", missing)?;
-                }
-                let delta = all.weight(change) - missing.min(0);
-                if delta != 0 || old.is_some() {
-                    store.push(all.row(change), old, delta);
-                }
-            }
-        }
-        rows.changed[side] = store.len() - start;
-        if !runs[1 - side].is_empty() {
-            let mut failed = None;
-            // Both are in the order of rows.
-            let mut run = runs[side].clone();
-            state.walk(operator, shard, &prefix, Direction::Forward, &mut |key, value| {
-                let row = &key[prefix.len()..];
-                if let Some(all) = &changes[side] {
-                    while run.start < run.end && all.row(run.start) < row {
-                        run.start += 1;
-                    }
-                    if run.start < run.end && all.row(run.start) == row {
-                        return ControlFlow::Continue(());
-                    }
-                }
-                match StoredRow::decode(value) {
-                    Ok(kept) => store.push(row, Some(kept), 0),
-                    Err(error) => failed = Some(error),
-                }
-                if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            });
-            if let Some(error) = failed {
-                return Err(error);
-            }
-        }
-        rows.sides[side] = start..store.len();
+/// Reads the rows of keys, one key after the other.
+pub struct Reader<'a> {
+    changes: &'a [Option<Changes>; 2],
+    keys: Keys,
+    /// The rows that change as they were, in the order of keys, sides and changes.
+    old: Values,
+    /// The next of them.
+    next: usize,
+    prefixes: [Vec<u8>; 2],
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(changes: &'a [Option<Changes>; 2]) -> Self {
+        Self { changes, keys: Keys::default(), old: Values::default(), next: 0, prefixes: Default::default() }
     }
-    Ok(rows)
+
+    /// Looks up all rows of these keys that change; they are collected next, in this order.
+    pub fn look_up(&mut self, keys: &[KeyRuns<'_>], state: &KeyedState<'_>) -> Result<(), EngineError> {
+        self.keys.clear();
+        self.next = 0;
+        for KeyRuns { key, runs } in keys {
+            let shard = state.shard_of(key);
+            for (side, run) in runs.iter().enumerate() {
+                let Some(all) = &self.changes[side] else { continue };
+                run.clone().for_each(|change| self.keys.push(shard, &[&head(side, key), key, all.row(change)]));
+            }
+        }
+        state.get(&self.keys, &mut self.old)
+    }
+
+    /// Brings the rows of the next key into the stores.
+    pub fn collect(
+        &mut self,
+        KeyRuns { key, runs }: &KeyRuns<'_>,
+        shard: ShardId,
+        state: &mut KeyedState<'_>,
+        stores: &mut [Store; 2],
+    ) -> Result<KeyRows, EngineError> {
+        let starts = [stores[0].len(), stores[1].len()];
+        for side in 0..2 {
+            let Some(all) = &self.changes[side] else { continue };
+            for change in runs[side].clone() {
+                let old = StoredRow::read(self.old.get(self.next))?;
+                self.next += 1;
+                let before = old.map_or(0, |old| old.weight);
+                let delta = state.weight("join", before + all.weight(change))? - before;
+                if delta != 0 || old.is_some() {
+                    stores[side].push(all.row(change), old, delta);
+                }
+            }
+        }
+        let changed = [stores[0].len() - starts[0], stores[1].len() - starts[1]];
+        self.collect_others(key, runs, shard, state, stores)?;
+        Ok(KeyRows { sides: [starts[0]..stores[0].len(), starts[1]..stores[1].len()], changed })
+    }
+
+    /// Brings the rows that do not change into the stores, of sides whose other side changes.
+    fn collect_others(
+        &mut self,
+        key: &[u8],
+        runs: &[Range<usize>; 2],
+        shard: ShardId,
+        state: &KeyedState<'_>,
+        stores: &mut [Store; 2],
+    ) -> Result<(), EngineError> {
+        for (side, prefix) in self.prefixes.iter_mut().enumerate() {
+            prefix.clear();
+            prefix.extend_from_slice(&head(side, key));
+            prefix.extend_from_slice(key);
+        }
+        let [left, right] = &self.prefixes;
+        let scans = [Scan::prefix(shard, left), Scan::prefix(shard, right)];
+        let wanted = match [runs[1].is_empty(), runs[0].is_empty()] {
+            [false, false] => 0..2,
+            [false, true] => 0..1,
+            [true, false] => 1..2,
+            [true, true] => 0..0,
+        };
+        // Both are in the order of rows.
+        let mut rest = runs.clone();
+        state.scan(&scans[wanted.clone()], &mut |place, key, value| {
+            let side = wanted.start + place;
+            let (row, run) = (&key[self.prefixes[side].len()..], &mut rest[side]);
+            if let Some(all) = &self.changes[side] {
+                while run.start < run.end && all.row(run.start) < row {
+                    run.start += 1;
+                }
+                if run.start < run.end && all.row(run.start) == row {
+                    return Ok(ControlFlow::Continue(()));
+                }
+            }
+            stores[side].push(row, Some(StoredRow::decode(value)?), 0);
+            Ok(ControlFlow::Continue(()))
+        })
+    }
 }

@@ -13,39 +13,49 @@ mod partition;
 use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
 use crate::operators::over::OverSpec;
-use crate::runtime::BatchContext;
 use crate::runtime::changes::{ChangeCodec, Changes};
 use crate::runtime::exchange::pick;
-use crate::runtime::keys::{Codec, shard_of};
-use crate::runtime::late::Late;
+use crate::runtime::keyed::KeyedState;
+use crate::runtime::keys::{Codec, Encoded};
+use crate::runtime::late::{Late, Untimed};
 use crate::runtime::pipeline::{OUTPUT_ROWS, batch};
-use crate::runtime::stateful::Stateful;
+use crate::runtime::stateful::{Counts, Keeps, Stateful};
 use crate::runtime::stored_row::StoredRow;
-use crate::runtime::ttl::Ttl;
-use crate::state::{NEVER, TaskState};
-use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch};
+use crate::state::{Keys, NEVER, Values, Writes};
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
 use arrow::compute::concat;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{WindowFrame, WindowFrameBound, WindowFrameUnits};
 use datafusion::physical_expr::window::{PlainAggregateWindowExpr, SlidingAggregateWindowExpr, WindowExpr};
 use highwater_functions::size::array_bytes;
-use highwater_protocol::ids::{OperatorId, ShardId};
+use highwater_protocol::ids::ShardId;
 use partition::{Entry, deadline_key, is_empty, limited, prefix_of, prune, scan};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 pub struct Over {
-    operator: OperatorId,
     spec: Arc<OverSpec>,
-    shards: u16,
-    late_before_ms: Option<i64>,
-    close_before_ms: Option<i64>,
-    ttl: Ttl,
     changes: ChangeCodec,
     order: Codec,
     output: Codec,
     input: Vec<ChangeBatch>,
-    late: Late,
+}
+
+/// The rows that a batch changes.
+struct RowChanges {
+    changes: Changes,
+    orders: Encoded,
+    /// When each row's time is over; `None`: never.
+    closes: Option<Int64Array>,
+}
+
+/// Buffers that are used again for each partition.
+#[derive(Default)]
+struct Buffers {
+    keys: Keys,
+    values: Values,
+    writes: Writes,
 }
 
 /// Rows of many partitions, decoded together.
@@ -70,31 +80,18 @@ impl Rows {
 }
 
 impl Over {
-    pub fn new(operator: OperatorId, spec: Arc<OverSpec>, context: &BatchContext) -> Result<Self, EngineError> {
+    pub fn new(spec: Arc<OverSpec>) -> Result<Self, EngineError> {
         let data_type = |column: usize| spec.input_schema.field(column).data_type().clone();
-        let bounded = spec.expiry.is_some();
         Ok(Self {
-            operator,
-            shards: context.shards,
-            ttl: Ttl::of(operator, context),
-            late_before_ms: BatchContext::least(&context.late_before, &spec.watermark).filter(|_| bounded),
-            close_before_ms: BatchContext::least(&context.close_before, &spec.watermark).filter(|_| bounded),
             changes: ChangeCodec::new(&spec.input_schema, &spec.partition)?,
             order: Codec::sorted(spec.order.iter().map(|(column, options)| (data_type(*column), *options)))?,
             output: Codec::of(&spec.output_schema)?,
             input: Vec::new(),
-            late: Late::default(),
             spec,
         })
     }
 
-    fn update(
-        &self,
-        changes: &Changes,
-        state: &mut TaskState,
-        touched: &mut BTreeMap<Vec<u8>, ShardId>,
-        out: &mut Vec<ChangeBatch>,
-    ) -> Result<(), EngineError> {
+    fn row_changes(&self, changes: Changes) -> Result<RowChanges, EngineError> {
         let columns = changes.batch.columns();
         let ordering: Vec<ArrayRef> = self.spec.order.iter().map(|(column, _)| columns[*column].clone()).collect();
         let orders = self.order.encode(&ordering, changes.batch.num_rows())?;
@@ -102,49 +99,42 @@ impl Over {
             Some(expiry) => Some(expiry.times(&changes.batch)?),
             None => None,
         };
+        Ok(RowChanges { changes, orders, closes })
+    }
+
+    fn update(
+        &self,
+        rows: &RowChanges,
+        state: &mut KeyedState<'_>,
+        touched: &mut BTreeMap<Vec<u8>, ShardId>,
+        out: &mut Vec<ChangeBatch>,
+    ) -> Result<(), EngineError> {
+        let mut buffers = Buffers::default();
         let (mut old, mut new) = (Rows::default(), Rows::default());
-        let (mut at, mut making) = (0, 0);
-        while at < changes.len() {
-            let end = changes.key_end(at);
-            let key = changes.key(at);
-            let shard = shard_of(key, self.shards);
-            if !state.owns(shard) {
-                return Err(EngineError::MissingShard(shard));
-            }
-            let prefix = prefix_of(key);
-            let before = scan(self.operator, state, shard, &prefix, self.spec.limit)?;
+        let mut making = 0;
+        for run in rows.changes.runs() {
+            let key = rows.changes.key(run.start);
+            let (shard, prefix) = (state.shard_of(key), prefix_of(key));
+            let before = scan(state, shard, &prefix, self.spec.limit)?;
             making += self.reserve(&before, state)?;
-            for change in at..end {
-                let row = changes.index(change) as usize;
-                let order = orders.row(row);
-                let full = [prefix.as_slice(), order, changes.row(change)].concat();
-                let mut value = Vec::new();
-                let there = state.read(self.operator, shard, &full, &mut value);
-                let mut weight = changes.weight(change) + if there { StoredRow::decode(&value)?.weight } else { 0 };
-                if weight < 0 {
-                    self.ttl.missing("over", weight)?;
-                    weight = 0;
-                }
-                let close_ms = closes.as_ref().filter(|c| c.is_valid(row)).map_or(NEVER, |c| c.value(row));
-                let kept = StoredRow { close_ms, weight, count: order.len() as i64 };
-                state.put(self.operator, shard, &full, (weight > 0).then(|| kept.encode()));
-            }
-            let after = scan(self.operator, state, shard, &prefix, self.spec.limit)?;
+            self.write(rows, run, (shard, &prefix), state, &mut buffers)?;
+            let after = scan(state, shard, &prefix, self.spec.limit)?;
             making += self.reserve(&after, state)?;
             if !self.spec.input_retracts && self.spec.limit.is_some() {
-                prune(self.operator, state, shard, &prefix, &after);
+                prune(state, shard, &prefix, &after, &mut buffers.writes)?;
+                state.put(&mut buffers.writes)?;
             }
-            if self.ttl.is_on() {
-                let deadline = StoredRow { close_ms: self.ttl.deadline(), weight: 0, count: 0 };
-                let lives = !is_empty(self.operator, state, shard, &prefix);
-                state.put(self.operator, shard, &deadline_key(&prefix), lives.then(|| deadline.encode()));
+            if state.expires() {
+                let deadline = StoredRow { close_ms: state.deadline(), weight: 0, count: 0 }.encode();
+                let lives = !is_empty(state, shard, &prefix)?;
+                buffers.writes.set(shard, &[&deadline_key(&prefix)], lives.then_some(&deadline));
+                state.put(&mut buffers.writes)?;
             }
             touched.insert(prefix, shard);
             if !self.spec.on_close && before != after {
                 old.add(&limited(before, self.spec.limit));
                 new.add(&limited(after, self.spec.limit));
             }
-            at = end;
             if new.bytes.len() + old.bytes.len() > OUTPUT_ROWS {
                 self.emit(&std::mem::take(&mut old), &std::mem::take(&mut new), state, out)?;
             }
@@ -157,17 +147,44 @@ impl Over {
         Ok(())
     }
 
+    /// Writes what changes in one partition.
+    fn write(
+        &self,
+        rows: &RowChanges,
+        run: Range<usize>,
+        (shard, prefix): (ShardId, &[u8]),
+        state: &mut KeyedState<'_>,
+        Buffers { keys, values, writes }: &mut Buffers,
+    ) -> Result<(), EngineError> {
+        let RowChanges { changes, orders, closes } = rows;
+        keys.clear();
+        for change in run.clone() {
+            let order = orders.row(changes.index(change) as usize);
+            keys.push(shard, &[prefix, order, changes.row(change)]);
+        }
+        state.get(keys, values)?;
+        for (place, change) in run.enumerate() {
+            let row = changes.index(change) as usize;
+            let before = StoredRow::weight_of(values.get(place))?;
+            let weight = state.weight("over", before + changes.weight(change))?;
+            let close_ms = closes.as_ref().filter(|c| c.is_valid(row)).map_or(NEVER, |c| c.value(row));
+            let kept = StoredRow { close_ms, weight, count: orders.row(row).len() as i64 }.encode();
+            writes.set(shard, &[keys.get(place).1], (weight > 0).then_some(&kept));
+        }
+        state.put(writes)
+    }
+
     /// Counts what is made of a partition's rows until they are emitted: they are copied, decoded, put together with the
     /// functions' columns and encoded again. Returns the bytes.
-    fn reserve(&self, rows: &[Entry], state: &mut TaskState) -> Result<usize, EngineError> {
+    fn reserve(&self, rows: &[Entry], state: &mut KeyedState<'_>) -> Result<usize, EngineError> {
         const COPIES: usize = 4;
         let bytes = partition::size_bytes(rows, self.spec.limit).saturating_mul(COPIES);
-        state.charge(self.operator, bytes)?;
+        state.charge(bytes)?;
         Ok(bytes)
     }
 
     /// Rows with the functions' columns.
-    fn shaped(&self, rows: &Rows, state: &mut TaskState) -> Result<Option<RecordBatch>, EngineError> {
+    fn shaped(&self, rows: &Rows, state: &mut KeyedState<'_>) -> Result<Option<RecordBatch>, EngineError> {
         if rows.bytes.is_empty() {
             return Ok(None);
         }
@@ -181,12 +198,12 @@ impl Over {
                 let rows = all.slice(start, end - start);
                 if let Some(most) = gathered_bytes(function.as_ref(), &rows)? {
                     // Counted before it is made: every row has what is in its frame.
-                    state.charge(self.operator, most)?;
+                    state.charge(most)?;
                     state.take_back(most);
                 }
                 let values = function.evaluate(&rows)?;
                 made += array_bytes(&values);
-                state.charge(self.operator, array_bytes(&values))?;
+                state.charge(array_bytes(&values))?;
                 parts.push(values);
             }
             let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
@@ -201,7 +218,7 @@ impl Over {
         &self,
         old: &Rows,
         new: &Rows,
-        state: &mut TaskState,
+        state: &mut KeyedState<'_>,
         out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
         let (was, is) = (self.shaped(old, state)?, self.shaped(new, state)?);
@@ -229,21 +246,9 @@ impl Over {
             if let Some(rows) = rows.filter(|_| !places.is_empty()) {
                 let weights = Some(Int64Array::from(vec![weight; places.len()]));
                 let emitted = ChangeBatch { batch: pick(&ChangeBatch::inserts(rows), places)?.batch, weights };
-                state.charge(self.operator, emitted.size_bytes())?;
+                state.charge(emitted.size_bytes())?;
                 out.push(emitted);
             }
-        }
-        Ok(())
-    }
-
-    /// Partitions in which nothing changed for the TTL.
-    fn expire(&self, state: &mut TaskState) -> Result<(), EngineError> {
-        for (shard, key) in self.ttl.due(state) {
-            let prefix = partition::of_deadline(&key)?;
-            for entry in scan(self.operator, state, shard, &prefix, None)? {
-                self.ttl.forget(state, shard, &entry.key);
-            }
-            state.put(self.operator, shard, &key, None);
         }
         Ok(())
     }
@@ -252,27 +257,27 @@ impl Over {
     fn close(
         &self,
         touched: BTreeMap<Vec<u8>, ShardId>,
-        state: &mut TaskState,
+        state: &mut KeyedState<'_>,
         out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
-        let Some(close_before) = self.close_before_ms else { return Ok(()) };
+        if state.close_before_ms().is_none() {
+            return Ok(());
+        }
         let mut over: BTreeSet<(ShardId, Vec<u8>)> = BTreeSet::new();
-        for (shard, key) in state.due(self.operator, close_before) {
-            over.insert((shard, partition::prefix_in(&key)?.to_vec()));
+        for (shard, key) in state.closing()?.iter() {
+            over.insert((shard, partition::prefix_in(key)?.to_vec()));
         }
         for (prefix, shard) in touched {
-            let first = scan(self.operator, state, shard, &prefix, None)?.into_iter().next();
-            if first.is_some_and(|entry| entry.close_ms <= close_before) {
+            if partition::first_close(state, shard, &prefix)?.is_some_and(|close_ms| state.closes(close_ms)) {
                 over.insert((shard, prefix));
             }
         }
-        let mut rows = Rows::default();
+        let (mut rows, mut writes) = (Rows::default(), Writes::default());
         for (shard, prefix) in over {
-            let all = scan(self.operator, state, shard, &prefix, None)?;
+            let all = scan(state, shard, &prefix, None)?;
             let making = if self.spec.on_close { self.reserve(&all, state)? } else { 0 };
-            for entry in &all {
-                state.put(self.operator, shard, &entry.key, None);
-            }
+            all.iter().for_each(|entry| writes.delete(shard, &[&entry.key]));
+            state.put(&mut writes)?;
             if self.spec.on_close {
                 let first = partition::first(all, self.spec.limit);
                 rows.add(&limited(first, self.spec.limit));
@@ -285,9 +290,14 @@ impl Over {
         self.emit_final(&rows, state, out)
     }
 
-    fn emit_final(&self, rows: &Rows, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+    fn emit_final(
+        &self,
+        rows: &Rows,
+        state: &mut KeyedState<'_>,
+        out: &mut Vec<ChangeBatch>,
+    ) -> Result<(), EngineError> {
         if let Some(rows) = self.shaped(rows, state)?.map(ChangeBatch::inserts) {
-            state.charge(self.operator, rows.size_bytes())?;
+            state.charge(rows.size_bytes())?;
             out.push(rows);
         }
         Ok(())
@@ -322,47 +332,47 @@ fn frame_rows(frame: &WindowFrame) -> usize {
 }
 
 impl Stateful for Over {
-    fn operator(&self) -> Option<OperatorId> {
-        Some(self.operator)
+    fn keeps(&self) -> Keeps {
+        Keeps::State
     }
 
-    fn counts_output(&self) -> bool {
-        true
+    fn counts(&self) -> Counts {
+        Counts::Itself
     }
 
-    fn push(&mut self, _: usize, rows: ChangeBatch) -> Result<(), EngineError> {
-        let mut rows = rows;
-        if let (Some(expiry), Some(late_before)) = (&self.spec.expiry, self.late_before_ms) {
-            let times = expiry.times(&rows.batch)?;
-            let keep: BooleanArray =
-                times.iter().map(|time| Some(time.is_none_or(|time| time > late_before))).collect();
-            rows = self.late.drop_from(0, rows, &keep, (self.operator, self.late_before_ms), &times)?;
-        }
+    fn push(&mut self, _: usize, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError> {
+        let rows = match &self.spec.expiry {
+            Some(expiry) => {
+                let over_at = expiry.times(&rows.batch)?;
+                late.drop_late(0, rows, &over_at, Untimed::Kept)?
+            }
+            None => rows,
+        };
         if rows.num_rows() > 0 {
             self.input.push(rows);
         }
         Ok(())
     }
 
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
-        self.expire(state)?;
+    /// Partitions in which nothing changed for the TTL go as a whole.
+    fn expire(&mut self, due: &Keys, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
+        let (mut rows, mut deadlines) = (Keys::default(), Writes::default());
+        for (shard, key) in due.iter() {
+            for entry in scan(state, shard, &partition::of_deadline(key)?, None)? {
+                rows.push(shard, &[&entry.key]);
+            }
+            deadlines.delete(shard, &[key]);
+        }
+        state.forget(&rows)?;
+        state.put(&mut deadlines)
+    }
+
+    fn finish(&mut self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let input = std::mem::take(&mut self.input);
         let mut touched = BTreeMap::new();
         if let Some(changes) = self.changes.consolidate(&input)? {
-            self.update(&changes, state, &mut touched, out)?;
+            self.update(&self.row_changes(changes)?, state, &mut touched, out)?;
         }
         self.close(touched, state, out)
-    }
-
-    fn late(&mut self) -> Option<&mut Late> {
-        Some(&mut self.late)
-    }
-
-    fn late_rows(&self) -> u64 {
-        self.late.count()
-    }
-
-    fn ttl(&self) -> Option<&Ttl> {
-        Some(&self.ttl)
     }
 }

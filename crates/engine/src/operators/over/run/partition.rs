@@ -2,9 +2,10 @@
 
 use crate::error::EngineError;
 use crate::operators::over::{Rank, RankLimit};
+use crate::runtime::keyed::KeyedState;
 use crate::runtime::stored_row::StoredRow;
-use crate::state::{Direction, TaskState};
-use highwater_protocol::ids::{OperatorId, ShardId};
+use crate::state::{Direction, Scan, Stretch, Writes};
+use highwater_protocol::ids::ShardId;
 use std::ops::ControlFlow;
 
 /// A distinct row of a partition.
@@ -27,7 +28,7 @@ pub fn prefix_of(key: &[u8]) -> Vec<u8> {
 
 /// The partition's prefix in a key of state.
 pub fn prefix_in(bytes: &[u8]) -> Result<&[u8], EngineError> {
-    let cut_off = || EngineError::Internal("a partition's key is cut off".into());
+    let cut_off = || EngineError::CutOff("a partition's key");
     let length = bytes.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes) as usize).ok_or_else(cut_off)?;
     bytes.get(..4 + length).ok_or_else(cut_off)
 }
@@ -49,19 +50,24 @@ pub fn of_deadline(key: &[u8]) -> Result<Vec<u8>, EngineError> {
     let mut prefix = key.to_vec();
     match prefix.first_mut() {
         Some(first) if *first & DEADLINE != 0 => *first &= !DEADLINE,
-        _ => return Err(EngineError::Internal("a partition's deadline has another key".into())),
+        _ => return Err(EngineError::CutOff("a partition's deadline")),
     }
     Ok(prefix)
 }
 
+/// When the first row of the partition closes; `None`: it has no row.
+pub fn first_close(state: &KeyedState<'_>, shard: ShardId, prefix: &[u8]) -> Result<Option<i64>, EngineError> {
+    let mut first = None;
+    state.scan_prefix(shard, prefix, |_, value| {
+        first = Some(StoredRow::decode(value)?.close_ms);
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(first)
+}
+
 /// The partition has no row.
-pub fn is_empty(operator: OperatorId, state: &TaskState, shard: ShardId, prefix: &[u8]) -> bool {
-    let mut empty = true;
-    state.walk(operator, shard, prefix, Direction::Forward, &mut |_, _| {
-        empty = false;
-        ControlFlow::Break(())
-    });
-    empty
+pub fn is_empty(state: &KeyedState<'_>, shard: ShardId, prefix: &[u8]) -> Result<bool, EngineError> {
+    Ok(first_close(state, shard, prefix)?.is_none())
 }
 
 /// Counts ranks along a partition.
@@ -99,36 +105,28 @@ impl Counter {
 
 /// The first rows of a partition, as many as the limit looks at.
 pub fn scan(
-    operator: OperatorId,
-    state: &TaskState,
+    state: &KeyedState<'_>,
     shard: ShardId,
     prefix: &[u8],
     limit: Option<RankLimit>,
 ) -> Result<Vec<Entry>, EngineError> {
     let mut entries = Vec::new();
     let mut counter = Counter::new(limit);
-    let mut failed = None;
-    state.walk(operator, shard, prefix, Direction::Forward, &mut |key, value| match entry(key, value, prefix.len()) {
-        Ok(entry) if counter.take(&entry.order, entry.weight) => {
-            entries.push(entry);
-            ControlFlow::Continue(())
+    state.scan_prefix(shard, prefix, |key, value| {
+        let entry = entry(key, value, prefix.len())?;
+        if !counter.take(&entry.order, entry.weight) {
+            return Ok(ControlFlow::Break(()));
         }
-        Ok(_) => ControlFlow::Break(()),
-        Err(error) => {
-            failed = Some(error);
-            ControlFlow::Break(())
-        }
-    });
-    match failed {
-        Some(error) => Err(error),
-        None => Ok(entries),
-    }
+        entries.push(entry);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(entries)
 }
 
 fn entry(key: &[u8], value: &[u8], prefix: usize) -> Result<Entry, EngineError> {
     let kept = StoredRow::decode(value)?;
     let split = usize::try_from(kept.count).ok().map(|length| prefix + length).filter(|at| *at <= key.len());
-    let split = split.ok_or_else(|| EngineError::Internal("a kept row is cut off".into()))?;
+    let split = split.ok_or_else(|| EngineError::CutOff("a kept row"))?;
     Ok(Entry {
         key: key.to_vec(),
         order: key[prefix..split].to_vec(),
@@ -173,15 +171,20 @@ pub fn size_bytes(entries: &[Entry], limit: Option<RankLimit>) -> usize {
     entries.iter().map(of).fold(0, usize::saturating_add)
 }
 
-/// Forgets the rows behind these.
-pub fn prune(operator: OperatorId, state: &mut TaskState, shard: ShardId, prefix: &[u8], wanted: &[Entry]) {
-    let mut behind: Vec<Vec<u8>> = Vec::new();
-    state.walk(operator, shard, prefix, Direction::Backward, &mut |key, _| {
+/// Deletes the rows behind these.
+pub fn prune(
+    state: &KeyedState<'_>,
+    shard: ShardId,
+    prefix: &[u8],
+    wanted: &[Entry],
+    writes: &mut Writes,
+) -> Result<(), EngineError> {
+    let backward = Scan { shard, keys: Stretch::Prefix(prefix), direction: Direction::Backward };
+    state.scan(&[backward], &mut |_, key, _| {
         if wanted.last().is_some_and(|last| key <= last.key.as_slice()) {
-            return ControlFlow::Break(());
+            return Ok(ControlFlow::Break(()));
         }
-        behind.push(key.to_vec());
-        ControlFlow::Continue(())
-    });
-    behind.iter().for_each(|key| state.put(operator, shard, key, None));
+        writes.delete(shard, &[key]);
+        Ok(ControlFlow::Continue(()))
+    })
 }

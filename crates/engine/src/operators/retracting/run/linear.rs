@@ -3,7 +3,7 @@
 //! Owns: their running values and how they are kept. Invariant: a value depends on the rows, not on their order.
 
 use super::exact::{ExactSum, take};
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Decimal128Type, Float64Type};
@@ -67,7 +67,7 @@ impl Terms {
             let there = |row| arguments.iter().all(|argument| !argument.is_null(row));
             return Ok(Self::There((0..rows).map(there).collect()));
         }
-        let argument = arguments.first().ok_or_else(|| EngineError::Internal("a sum of nothing".into()))?;
+        let argument = arguments.first().ok_or_else(|| Fault::Lacks { what: "a sum", lacks: "argument" })?;
         if kind.is_float() {
             return Ok(Self::Float(cast(argument, &DataType::Float64)?));
         }
@@ -134,7 +134,7 @@ impl Linear {
                 let (Some(DataType::Decimal128(_, scale)), DataType::Decimal128(precision, target)) =
                     (argument, output)
                 else {
-                    return Err(EngineError::Internal("an average of something that is no decimal".into()));
+                    return Err(Fault::Type { what: "the average of what is no decimal", found: output.clone() }.into());
                 };
                 let averager = DecimalAverager::<Decimal128Type>::try_new(*scale, *precision, *target)?;
                 let value = averager.avg(self.whole, i128::from(self.count))?;
@@ -203,7 +203,7 @@ fn whole(value: i128, output: &DataType) -> Result<ScalarValue, EngineError> {
         DataType::Int64 => ScalarValue::Int64(Some(i64::try_from(value).map_err(|_| too_big())?)),
         DataType::UInt64 => ScalarValue::UInt64(Some(u64::try_from(value).map_err(|_| too_big())?)),
         DataType::Decimal128(precision, scale) => ScalarValue::Decimal128(Some(value), *precision, *scale),
-        other => return Err(EngineError::Internal(format!("a sum of type {other}"))),
+        other => return Err(Fault::Type { what: "a sum", found: other.clone() }.into()),
     })
 }
 

@@ -7,48 +7,41 @@
 //! is emitted is the difference to what was emitted before. With a TTL, a group expires with its values when it had no
 //! change for that long; a deletion of what was forgotten takes away what it can, as in Flink.
 
+mod calls;
 mod exact;
 pub mod linear;
-mod values;
 
 use crate::changelog::ChangeBatch;
 use crate::dataflow::EmitMode;
 use crate::dataflow::close_times;
 use crate::error::EngineError;
 use crate::operators::retracting::RetractingSpec;
-use crate::runtime::BatchContext;
 use crate::runtime::changes::{ChangeCodec, Changes};
 use crate::runtime::exchange::pick;
-use crate::runtime::keys::{Codec, shard_of};
-use crate::runtime::late::Late;
+use crate::runtime::keyed::KeyedState;
+use crate::runtime::keys::Codec;
+use crate::runtime::late::{Late, Untimed};
 use crate::runtime::pipeline::{OUTPUT_ROWS, batch};
-use crate::runtime::stateful::Stateful;
-use crate::runtime::ttl::Ttl;
-use crate::state::{Direction, NEVER, TaskState};
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, UInt32Array};
+use crate::runtime::stateful::{Counts, Keeps, Stateful};
+use crate::state::{Keys, NEVER, Values, Writes};
+use arrow::array::{ArrayRef, Int64Array, UInt32Array};
 use arrow::compute::take;
+use calls::{Arguments, Calls};
 pub use exact::ExactSum;
 use exact::take as take_bytes;
-use highwater_protocol::ids::{OperatorId, ShardId};
+use highwater_protocol::ids::ShardId;
 use linear::Linear;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
-use values::{Calls, Values};
 
 pub struct RetractingAggregate {
-    operator: OperatorId,
     spec: Arc<RetractingSpec>,
-    shards: u16,
-    late_before_ms: Option<i64>,
-    close_before_ms: Option<i64>,
-    ttl: Ttl,
     changes: ChangeCodec,
     output: Codec,
     calls: Calls,
     /// Encoded key of the group of all rows.
     total: Option<Vec<u8>>,
     input: Vec<ChangeBatch>,
-    late: Late,
 }
 
 /// A group as it is kept.
@@ -66,21 +59,17 @@ struct Chunk {
     keys: Vec<Vec<u8>>,
     shards: Vec<ShardId>,
     closes: Vec<i64>,
+    /// The changes of each.
+    runs: Vec<Range<usize>>,
     groups: Vec<Group>,
 }
 
 impl RetractingAggregate {
-    pub fn new(operator: OperatorId, spec: Arc<RetractingSpec>, context: &BatchContext) -> Result<Self, EngineError> {
+    pub fn new(spec: Arc<RetractingSpec>) -> Result<Self, EngineError> {
         let key: Vec<usize> = (0..spec.group_width).collect();
-        let closes = spec.close.is_some();
         let changes = ChangeCodec::new(&spec.input_schema, &key)?;
         let values = spec.output_schema.fields().iter().skip(spec.group_width).map(|field| field.data_type());
         Ok(Self {
-            operator,
-            shards: context.shards,
-            ttl: Ttl::of(operator, context),
-            late_before_ms: BatchContext::least(&context.late_before, &spec.watermark).filter(|_| closes),
-            close_before_ms: BatchContext::least(&context.close_before, &spec.watermark).filter(|_| closes),
             total: match &spec.total {
                 Some(total) => {
                     let columns: Vec<ArrayRef> = total.key.iter().map(|v| v.to_array()).collect::<Result<_, _>>()?;
@@ -92,7 +81,6 @@ impl RetractingAggregate {
             output: Codec::new(values)?,
             calls: Calls::new(&spec)?,
             input: Vec::new(),
-            late: Late::default(),
             spec,
         })
     }
@@ -104,98 +92,81 @@ impl RetractingAggregate {
         }
     }
 
-    fn update(&self, changes: &Changes, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+    fn update(
+        &self,
+        changes: &Changes,
+        state: &mut KeyedState<'_>,
+        out: &mut Vec<ChangeBatch>,
+    ) -> Result<(), EngineError> {
         let columns = changes.batch.columns();
         let closes = self.closes(columns, changes.batch.num_rows())?;
-        let values = Values::new(&self.calls, columns, changes.batch.num_rows())?;
+        let arguments = Arguments::new(&self.calls, columns, closes, changes.batch.num_rows())?;
         let mut chunk = Chunk::default();
-        let mut at = 0;
-        while at < changes.len() {
-            let end = changes.key_end(at);
-            let key = changes.key(at);
-            let shard = shard_of(key, self.shards);
-            if !state.owns(shard) {
-                return Err(EngineError::MissingShard(shard));
-            }
-            let mut group = self.read(state, shard, key)?;
-            for change in at..end {
-                let (row, weight) = (changes.index(change) as usize, changes.weight(change));
-                group.rows += weight;
-                values.apply(
-                    &self.calls,
-                    self.operator,
-                    key,
-                    shard,
-                    row,
-                    weight,
-                    closes[row],
-                    &mut group.linear,
-                    &self.ttl,
-                    state,
-                )?;
-            }
-            if group.rows < 0 {
-                self.ttl.missing("aggregate", group.rows)?;
-                group.rows = 0;
-            }
+        for run in changes.runs() {
+            let key = changes.key(run.start);
             chunk.keys.push(key.to_vec());
-            chunk.shards.push(shard);
+            chunk.shards.push(state.shard_of(key));
             chunk.closes.push(match self.spec.close {
-                Some(_) => closes[changes.index(at) as usize],
-                None => self.deadline(key),
+                Some(_) => arguments.closes[changes.index(run.start) as usize],
+                None => self.deadline(key, state),
             });
-            chunk.groups.push(group);
-            at = end;
-            if chunk.groups.len() == OUTPUT_ROWS {
-                self.settle(std::mem::take(&mut chunk), state, out)?;
+            chunk.runs.push(run);
+            if chunk.keys.len() == OUTPUT_ROWS {
+                self.apply(std::mem::take(&mut chunk), changes, &arguments, state, out)?;
             }
+        }
+        self.apply(chunk, changes, &arguments, state, out)
+    }
+
+    /// Applies the changes of groups, and gives what is different.
+    fn apply(
+        &self,
+        mut chunk: Chunk,
+        changes: &Changes,
+        arguments: &Arguments,
+        state: &mut KeyedState<'_>,
+        out: &mut Vec<ChangeBatch>,
+    ) -> Result<(), EngineError> {
+        self.read(&mut chunk, state)?;
+        arguments.apply(&self.calls, changes, &mut chunk, state)?;
+        for (group, run) in chunk.groups.iter_mut().zip(&chunk.runs) {
+            let more: i64 = run.clone().map(|change| changes.weight(change)).sum();
+            group.rows = state.weight("aggregate", group.rows + more)?;
         }
         self.settle(chunk, state, out)
     }
 
     /// When a group that no watermark closes is forgotten. The one of all rows never is.
-    fn deadline(&self, key: &[u8]) -> i64 {
-        if self.total.as_deref() == Some(key) { NEVER } else { self.ttl.deadline() }
-    }
-
-    /// Groups that had no change for the TTL, with their values.
-    fn expire(&self, state: &mut TaskState) {
-        for (shard, key) in self.ttl.due(state) {
-            self.ttl.forget(state, shard, &key);
-            if let Some(group) = as_group_key(&key) {
-                let values = self.values_of(group, shard, state);
-                values.iter().for_each(|key| self.ttl.forget(state, shard, key));
-            }
-        }
-    }
-
-    /// Keys of all values kept of a group.
-    fn values_of(&self, group: &[u8], shard: ShardId, state: &TaskState) -> Vec<Vec<u8>> {
-        let mut keys = Vec::new();
-        state.walk(self.operator, shard, &tagged(1, group), Direction::Forward, &mut |key, _| {
-            keys.push(key.to_vec());
-            ControlFlow::Continue(())
-        });
-        keys
+    fn deadline(&self, key: &[u8], state: &KeyedState<'_>) -> i64 {
+        if self.total.as_deref() == Some(key) { NEVER } else { state.deadline() }
     }
 
     /// The group of all rows, where it must be there and is not.
-    fn begin_total(&self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+    fn begin_total(&self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let Some(key) = self.total.as_ref().filter(|_| self.spec.total.as_ref().is_some_and(|total| total.at_once))
         else {
             return Ok(());
         };
-        let shard = shard_of(key, self.shards);
-        if !state.owns(shard) || state.read(self.operator, shard, &group_key(key), &mut Vec::new()) {
+        let shard = state.shard_of(key);
+        if !state.owns(shard) {
             return Ok(());
         }
-        let groups = vec![self.read(state, shard, key)?];
-        let chunk = Chunk { keys: vec![key.clone()], shards: vec![shard], closes: vec![NEVER], groups };
-        self.settle(chunk, state, out)
+        let (keys, shards) = (vec![key.clone()], vec![shard]);
+        let mut chunk = Chunk { keys, shards, closes: vec![NEVER], ..Chunk::default() };
+        self.read(&mut chunk, state)?;
+        match chunk.groups.iter().any(|group| group.emitted.is_some()) {
+            true => Ok(()),
+            false => self.settle(chunk, state, out),
+        }
     }
 
     /// Writes groups and gives what is different.
-    fn settle(&self, mut chunk: Chunk, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+    fn settle(
+        &self,
+        mut chunk: Chunk,
+        state: &mut KeyedState<'_>,
+        out: &mut Vec<ChangeBatch>,
+    ) -> Result<(), EngineError> {
         let rows = chunk.groups.len();
         if rows == 0 {
             return Ok(());
@@ -204,9 +175,10 @@ impl RetractingAggregate {
         let values = self.values(&chunk, state)?;
         let encoded = self.output.encode(&values, rows)?;
         let (mut gone, mut come, mut old) = (Vec::new(), Vec::new(), Vec::new());
+        let mut writes = Writes::default();
         for row in 0..rows {
             let group = &mut chunk.groups[row];
-            let due = self.close_before_ms.is_some_and(|before| chunk.closes[row] <= before);
+            let due = state.closes(chunk.closes[row]);
             let lives = group.rows > 0 || self.total.as_ref() == Some(&chunk.keys[row]);
             let new = encoded.row(row);
             let old_values = group.emitted.replace(new.to_vec());
@@ -227,16 +199,17 @@ impl RetractingAggregate {
                     }
                 }
             }
-            let kept = lives && !due;
-            let value = kept.then(|| self.write(group, chunk.closes[row]));
-            state.put(self.operator, chunk.shards[row], &group_key(&chunk.keys[row]), value);
-            if self.ttl.is_on() && !lives {
+            let (shard, key) = (chunk.shards[row], chunk.keys[row].as_slice());
+            let kept = (lives && !due).then(|| self.write(group, chunk.closes[row]));
+            writes.set(shard, &[&group_key(key)], kept.as_deref());
+            if state.expires() && !lives {
                 // Deletions of forgotten rows may have used up the group before its values.
-                for key in self.values_of(&chunk.keys[row], chunk.shards[row], state) {
-                    state.put(self.operator, chunk.shards[row], &key, None);
-                }
+                let mut values = Keys::default();
+                values_of(key, shard, state, &mut values)?;
+                values.iter().for_each(|(shard, key)| writes.delete(shard, &[key]));
             }
         }
+        state.put(&mut writes)?;
         if !gone.is_empty() {
             let picked = UInt32Array::from(gone);
             let mut columns: Vec<ArrayRef> =
@@ -254,40 +227,52 @@ impl RetractingAggregate {
         Ok(())
     }
 
-    fn values(&self, chunk: &Chunk, state: &TaskState) -> Result<Vec<ArrayRef>, EngineError> {
+    fn values(&self, chunk: &Chunk, state: &KeyedState<'_>) -> Result<Vec<ArrayRef>, EngineError> {
         let group = |row: usize| (chunk.keys[row].as_slice(), chunk.shards[row], chunk.groups[row].linear.as_slice());
-        (0..self.calls.len())
-            .map(|call| self.calls.evaluate(call, self.operator, chunk.keys.len(), &group, state))
-            .collect()
+        (0..self.calls.len()).map(|at| self.calls.evaluate(at, chunk.groups.len(), &group, state)).collect()
     }
 
-    /// Groups of the state that close although no row of this batch was theirs.
-    fn close_untouched(&self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
-        let Some(close_before) = self.close_before_ms else { return Ok(()) };
-        let due = state.due(self.operator, close_before);
-        let mut emitted: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-        for (shard, key) in due {
-            if let (EmitMode::OnClose, Some(group)) = (self.spec.emit, as_group_key(&key)) {
-                let kept = self.read(state, shard, group)?;
-                // What is kept was computed when the group was last touched.
-                emitted.push((group.to_vec(), kept.emitted.unwrap_or_default()));
+    /// Groups that the watermark has passed and that no row of this batch touched.
+    fn close_untouched(&self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+        let (due, mut groups) = (state.closing()?, Keys::default());
+        let is_shown = |key: &[u8]| self.spec.emit == EmitMode::OnClose && as_group_key(key).is_some();
+        due.iter().filter(|(_, key)| is_shown(key)).for_each(|(shard, key)| groups.push(shard, &[key]));
+        let (mut part, mut values) = (Keys::default(), Values::default());
+        for start in (0..groups.len()).step_by(OUTPUT_ROWS) {
+            part.clear();
+            let places = start..groups.len().min(start + OUTPUT_ROWS);
+            for (shard, key) in places.map(|place| groups.get(place)) {
+                part.push(shard, &[key]);
             }
-            state.put(self.operator, shard, &key, None);
+            state.get(&part, &mut values)?;
+            // What is kept was computed when the group was last touched.
+            let kept = (0..part.len()).map(|place| Ok(self.parse(values.get(place))?.emitted.unwrap_or_default()));
+            let kept: Vec<Vec<u8>> = kept.collect::<Result<_, EngineError>>()?;
+            let mut columns = self.changes.keys.decode(part.iter().filter_map(|(_, key)| as_group_key(key)))?;
+            columns.extend(self.output.decode(kept.iter().map(Vec::as_slice))?);
+            out.push(ChangeBatch::inserts(batch(&self.spec.output_schema, columns, kept.len())?));
         }
-        for emitted in emitted.chunks(OUTPUT_ROWS) {
-            let mut columns = self.changes.keys.decode(emitted.iter().map(|(group, _)| group.as_slice()))?;
-            columns.extend(self.output.decode(emitted.iter().map(|(_, values)| values.as_slice()))?);
-            out.push(ChangeBatch::inserts(batch(&self.spec.output_schema, columns, emitted.len())?));
+        let mut writes = Writes::default();
+        due.iter().for_each(|(shard, key)| writes.delete(shard, &[key]));
+        state.put(&mut writes)
+    }
+
+    /// Reads the groups of a chunk.
+    fn read(&self, chunk: &mut Chunk, state: &KeyedState<'_>) -> Result<(), EngineError> {
+        let (mut keys, mut values) = (Keys::default(), Values::default());
+        for (shard, key) in chunk.shards.iter().zip(&chunk.keys) {
+            keys.push(*shard, &[&group_key(key)]);
         }
+        state.get(&keys, &mut values)?;
+        chunk.groups = (0..keys.len()).map(|place| self.parse(values.get(place))).collect::<Result<_, _>>()?;
         Ok(())
     }
 
-    fn read(&self, state: &TaskState, shard: ShardId, key: &[u8]) -> Result<Group, EngineError> {
-        let mut value = Vec::new();
-        if !state.read(self.operator, shard, &group_key(key), &mut value) {
+    /// The group a value holds; without a value an empty one.
+    fn parse(&self, value: Option<&[u8]>) -> Result<Group, EngineError> {
+        let Some(mut bytes) = value else {
             return Ok(Group { linear: vec![Linear::default(); self.calls.linear()], ..Group::default() });
-        }
-        let mut bytes = value.as_slice();
+        };
         let mut parse = || {
             take_bytes::<8>(&mut bytes)?;
             let rows = i64::from_le_bytes(take_bytes(&mut bytes)?);
@@ -295,33 +280,34 @@ impl RetractingAggregate {
             // Stored groups have been emitted.
             Some(Group { rows, linear, emitted: Some(bytes.to_vec()) })
         };
-        parse().ok_or_else(|| EngineError::Internal("a kept group is cut off".into()))
+        parse().ok_or_else(|| EngineError::CutOff("a kept group"))
     }
 
-    fn write(&self, group: &Group, close_ms: i64) -> Box<[u8]> {
+    fn write(&self, group: &Group, close_ms: i64) -> Vec<u8> {
         let mut bytes = close_ms.to_le_bytes().to_vec();
         bytes.extend_from_slice(&group.rows.to_le_bytes());
         self.calls.write_linear(&group.linear, &mut bytes);
         bytes.extend_from_slice(group.emitted.as_deref().unwrap_or_default());
-        bytes.into()
+        bytes
     }
 }
 
 impl Stateful for RetractingAggregate {
-    fn operator(&self) -> Option<OperatorId> {
-        Some(self.operator)
+    fn keeps(&self) -> Keeps {
+        Keeps::State
     }
 
-    fn push(&mut self, _: usize, rows: ChangeBatch) -> Result<(), EngineError> {
+    fn counts(&self) -> Counts {
+        Counts::Taker
+    }
+
+    fn push(&mut self, _: usize, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError> {
         let mut rows = rows;
         if let Some(close) = self.spec.close {
-            let late_before = self.late_before_ms.unwrap_or(i64::MIN);
             let times = close_times(close, rows.batch.columns())?;
             // A group without a time never closes: it is there at once, or never.
-            let untimed = self.spec.emit != EmitMode::OnClose;
-            let keep: BooleanArray =
-                times.iter().map(|time| Some(time.map_or(untimed, |time| time > late_before))).collect();
-            rows = self.late.drop_from(0, rows, &keep, (self.operator, self.late_before_ms), &times)?;
+            let untimed = if self.spec.emit == EmitMode::OnClose { Untimed::Dropped } else { Untimed::Kept };
+            rows = late.drop_late(0, rows, &times, untimed)?;
         }
         if rows.num_rows() > 0 {
             self.input.push(rows);
@@ -329,8 +315,19 @@ impl Stateful for RetractingAggregate {
         Ok(())
     }
 
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
-        self.expire(state);
+    /// Groups that had no change for the TTL go with their values.
+    fn expire(&mut self, due: &Keys, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
+        let mut values = Keys::default();
+        for (shard, key) in due.iter() {
+            if let Some(group) = as_group_key(key) {
+                values_of(group, shard, state, &mut values)?;
+            }
+        }
+        state.forget(due)?;
+        state.forget(&values)
+    }
+
+    fn finish(&mut self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let input = std::mem::take(&mut self.input);
         if let Some(changes) = self.changes.consolidate(&input)? {
             self.update(&changes, state, out)?;
@@ -338,18 +335,14 @@ impl Stateful for RetractingAggregate {
         self.begin_total(state, out)?;
         self.close_untouched(state, out)
     }
+}
 
-    fn late(&mut self) -> Option<&mut Late> {
-        Some(&mut self.late)
-    }
-
-    fn late_rows(&self) -> u64 {
-        self.late.count()
-    }
-
-    fn ttl(&self) -> Option<&Ttl> {
-        Some(&self.ttl)
-    }
+/// Appends the keys of all values kept of a group.
+fn values_of(group: &[u8], shard: ShardId, state: &KeyedState<'_>, keys: &mut Keys) -> Result<(), EngineError> {
+    state.scan_prefix(shard, &tagged(1, group), |key, _| {
+        keys.push(shard, &[key]);
+        Ok(ControlFlow::Continue(()))
+    })
 }
 
 fn group_key(key: &[u8]) -> Vec<u8> {

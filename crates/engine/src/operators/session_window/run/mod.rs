@@ -10,43 +10,35 @@
 mod merge;
 
 use crate::changelog::ChangeBatch;
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::operators::session_window::SessionSpec;
-use crate::runtime::BatchContext;
 use crate::runtime::changes::{ChangeCodec, Changes};
-use crate::runtime::keys::shard_of;
-use crate::runtime::late::{Late, LateRows};
+use crate::runtime::keyed::KeyedState;
+use crate::runtime::late::Late;
 use crate::runtime::pipeline::{OUTPUT_ROWS, batch};
-use crate::runtime::stateful::Stateful;
+use crate::runtime::stateful::{Counts, Keeps, Stateful};
 use crate::runtime::stored_row::StoredRow;
-use crate::runtime::ttl::Ttl;
-use crate::state::{Direction, NEVER, TaskState, closes_at};
+use crate::state::{Direction, Keys, NEVER, Scan, Stretch, Values, Writes, closes_at, successor};
 use arrow::array::{AsArray, Int64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use highwater_functions::windows::session::{gap_in, windows};
-use highwater_protocol::ids::{OperatorId, ShardId};
+use highwater_protocol::ids::ShardId;
 use merge::{Group, Session, groups, split};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 const SESSION: u8 = 0;
 const ROW: u8 = 1;
 
 pub struct Sessions {
-    operator: OperatorId,
     spec: Arc<SessionSpec>,
-    shards: u16,
-    late_before_ms: Option<i64>,
-    close_before_ms: Option<i64>,
-    ttl: Ttl,
     changes: ChangeCodec,
     unit: TimeUnit,
     /// In units of the time column.
     gap: i64,
     input: Vec<ChangeBatch>,
-    late: Late,
 }
 
 /// Rows of sessions, with their weights.
@@ -86,7 +78,7 @@ impl Place {
     fn in_key(key: &[u8]) -> Result<&[u8], EngineError> {
         let length = key.get(1..).and_then(|rest| rest.first_chunk::<4>()).map(|l| u32::from_be_bytes(*l) as usize);
         let prefix = length.and_then(|length| key.get(1..5 + length));
-        prefix.ok_or_else(|| EngineError::Internal("a session's key is cut off".into()))
+        prefix.ok_or_else(cut_off)
     }
 
     fn kind(&self, kind: u8) -> Vec<u8> {
@@ -107,28 +99,26 @@ fn sortable(number: i64) -> [u8; 8] {
     ((number as u64) ^ (1 << 63)).to_be_bytes()
 }
 
+fn cut_off() -> EngineError {
+    EngineError::CutOff("a session's key")
+}
+
 fn number(bytes: &[u8]) -> Result<i64, EngineError> {
-    let bytes = bytes.first_chunk::<8>().ok_or_else(|| EngineError::Internal("a session's key is cut off".into()))?;
+    let bytes = bytes.first_chunk::<8>().ok_or_else(cut_off)?;
     Ok((u64::from_be_bytes(*bytes) ^ (1 << 63)) as i64)
 }
 
 impl Sessions {
-    pub fn new(operator: OperatorId, spec: Arc<SessionSpec>, context: &BatchContext) -> Result<Self, EngineError> {
-        let DataType::Timestamp(unit, _) = spec.input_schema.field(spec.time).data_type() else {
-            return Err(EngineError::Internal("a session's time is no timestamp".into()));
+    pub fn new(spec: Arc<SessionSpec>) -> Result<Self, EngineError> {
+        let unit = match spec.input_schema.field(spec.time).data_type() {
+            DataType::Timestamp(unit, _) => unit,
+            other => return Err(Fault::Type { what: "a session's time", found: other.clone() }.into()),
         };
-        let closes = spec.closes;
         Ok(Self {
-            operator,
-            shards: context.shards,
-            ttl: Ttl::of(operator, context),
-            late_before_ms: BatchContext::least(&context.late_before, &spec.watermark).filter(|_| closes),
-            close_before_ms: BatchContext::least(&context.close_before, &spec.watermark).filter(|_| closes),
             changes: ChangeCodec::new(&spec.input_schema, &spec.partition)?,
             unit: *unit,
             gap: gap_in(*unit, spec.gap_ms),
             input: Vec::new(),
-            late: Late::default(),
             spec,
         })
     }
@@ -144,99 +134,59 @@ impl Sessions {
         })
     }
 
-    fn is_late(&self, last: i64) -> bool {
-        self.late_before_ms.is_some_and(|before| self.end_ms(last) <= before)
-    }
-
-    fn sessions(&self, place: &Place, state: &TaskState) -> Result<Vec<Session>, EngineError> {
+    fn sessions(&self, place: &Place, state: &KeyedState<'_>) -> Result<Vec<Session>, EngineError> {
         let prefix = place.kind(SESSION);
         let mut found = Vec::new();
-        let mut failed = None;
-        state.walk(self.operator, place.shard, &prefix, Direction::Forward, &mut |key, value| match number(
-            &key[prefix.len()..],
-        )
-        .and_then(|start| Ok((start, StoredRow::decode(value)?)))
-        {
-            Ok((start, kept)) => {
-                found.push(Session { start, last: kept.weight, closed: kept.count == 1 });
-                ControlFlow::Continue(())
-            }
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
-        });
-        failed.map_or(Ok(found), Err)
+        state.scan_prefix(place.shard, &prefix, |key, value| {
+            let (start, kept) = (number(&key[prefix.len()..])?, StoredRow::decode(value)?);
+            found.push(Session { start, last: kept.weight, closed: kept.count == 1 });
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(found)
     }
 
     /// Rows from one time to another.
-    fn rows(&self, place: &Place, (first, last): (i64, i64), state: &TaskState) -> Result<Rows, EngineError> {
+    fn rows(&self, place: &Place, (first, last): (i64, i64), state: &KeyedState<'_>) -> Result<Rows, EngineError> {
         let prefix = place.kind(ROW);
+        let start = place.row(first, &[]);
+        let end = match last.checked_add(1) {
+            Some(next) => Some(place.row(next, &[])),
+            None => successor(&prefix),
+        };
+        let keys = Stretch::Range { start: &start, end: end.as_deref() };
         let mut rows = Rows::new();
-        let mut failed = None;
-        state.walk(self.operator, place.shard, &prefix, Direction::Forward, &mut |key, value| match number(
-            &key[prefix.len()..],
-        )
-        .and_then(|time| Ok((time, StoredRow::decode(value)?)))
-        {
-            Ok((time, _)) if time > last => ControlFlow::Break(()),
-            Ok((time, kept)) => {
-                if time >= first {
-                    rows.insert((time, key[prefix.len() + 8..].to_vec()), kept.weight);
-                }
-                ControlFlow::Continue(())
-            }
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
-        });
-        failed.map_or(Ok(rows), Err)
+        state.scan(&[Scan { shard: place.shard, keys, direction: Direction::Forward }], &mut |_, key, value| {
+            let (time, row) = key[prefix.len()..].split_at_checked(8).ok_or_else(cut_off)?;
+            rows.insert((number(time)?, row.to_vec()), StoredRow::decode(value)?.weight);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(rows)
     }
 
     fn update(
-        &mut self,
+        &self,
         changes: &Changes,
-        state: &mut TaskState,
+        state: &mut KeyedState<'_>,
         touched: &mut BTreeSet<(ShardId, Vec<u8>)>,
         out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
         let times = cast(changes.batch.column(self.spec.time), &DataType::Int64)?;
         let times = times.as_primitive::<Int64Type>();
         let mut output = Output::default();
-        let mut at = 0;
-        while at < changes.len() {
-            let end = changes.key_end(at);
-            let shard = shard_of(changes.key(at), self.shards);
-            if !state.owns(shard) {
-                return Err(EngineError::MissingShard(shard));
-            }
-            let place = Place::of(shard, changes.key(at));
+        for run in changes.runs() {
+            let key = changes.key(run.start);
+            let place = Place::of(state.shard_of(key), key);
             let sessions = self.sessions(&place, state)?;
-            let (mut accepted, mut late) = (Rows::new(), Vec::new());
-            for change in at..end {
-                let time = times.value(changes.index(change) as usize);
-                let (row, weight) = (changes.row(change), changes.weight(change));
-                let closed = sessions.iter().any(|session| session.closed && session.touches(time, self.gap));
-                let unknown = || !state.read(self.operator, shard, &place.row(time, row), &mut Vec::new());
-                if !closed && self.ttl.is_on() && weight < 0 && unknown() {
-                    self.ttl.missing("session", weight)?;
-                } else if closed || weight < 0 && unknown() {
-                    late.push((time, row.to_vec(), weight));
-                } else {
-                    accepted.insert((time, row.to_vec()), weight);
-                }
-            }
+            let (accepted, mut late) = self.accept(&place, &sessions, (changes, run, times), state)?;
             for group in groups(&sessions, accepted, self.gap) {
-                if group.old.is_empty() && self.is_late(group.last) {
+                if group.old.is_empty() && state.late.is_late(self.end_ms(group.last)) {
                     late.extend(group.changes.into_iter().map(|((time, row), weight)| (time, row, weight)));
                 } else {
                     self.apply(&place, group, state, &mut output)?;
                 }
             }
-            self.drop_late(late)?;
-            touched.insert((shard, place.prefix));
-            at = end;
+            self.drop_late(late, state.late)?;
+            touched.insert((place.shard, place.prefix));
             if output.rows.len() > OUTPUT_ROWS {
                 out.extend(self.emit(std::mem::take(&mut output))?);
             }
@@ -245,17 +195,47 @@ impl Sessions {
         Ok(())
     }
 
+    /// Changes of one partition that are in no closed session, and those that are late: deletions of what is not there,
+    /// too, unless a TTL has forgotten it.
+    fn accept(
+        &self,
+        place: &Place,
+        sessions: &[Session],
+        (changes, run, times): (&Changes, Range<usize>, &Int64Array),
+        state: &mut KeyedState<'_>,
+    ) -> Result<(Rows, Vec<(i64, Vec<u8>, i64)>), EngineError> {
+        let time = |change: usize| times.value(changes.index(change) as usize);
+        let (mut keys, mut values) = (Keys::default(), Values::default());
+        let deleted: Vec<usize> = run.clone().filter(|change| changes.weight(*change) < 0).collect();
+        deleted.iter().for_each(|at| keys.push(place.shard, &[&place.row(time(*at), changes.row(*at))]));
+        state.get(&keys, &mut values)?;
+        let unknown: BTreeSet<usize> =
+            deleted.iter().enumerate().filter(|(at, _)| values.get(*at).is_none()).map(|(_, change)| *change).collect();
+        let (mut accepted, mut late) = (Rows::new(), Vec::new());
+        for change in run {
+            let (time, row, weight) = (time(change), changes.row(change), changes.weight(change));
+            let closed = sessions.iter().any(|session| session.closed && session.touches(time, self.gap));
+            let unknown = unknown.contains(&change);
+            if !closed && unknown && state.expires() {
+                state.weight("session", weight)?;
+            } else if closed || unknown {
+                late.push((time, row.to_vec(), weight));
+            } else {
+                accepted.insert((time, row.to_vec()), weight);
+            }
+        }
+        Ok((accepted, late))
+    }
+
     /// Counts rows that are in no open session, and keeps them where someone wants them.
-    fn drop_late(&mut self, rows: Vec<(i64, Vec<u8>, i64)>) -> Result<(), EngineError> {
+    fn drop_late(&self, rows: Vec<(i64, Vec<u8>, i64)>, late: &mut Late) -> Result<(), EngineError> {
         let count = rows.iter().map(|(_, _, weight)| weight.unsigned_abs()).sum();
-        let over_at: Int64Array = rows.iter().map(|(time, _, _)| Some(self.end_ms(*time))).collect();
-        let Self { late, changes, spec, operator, late_before_ms, .. } = self;
         late.note(count, || {
-            let columns = changes.rows.decode(rows.iter().map(|(_, row, _)| row.as_slice()))?;
-            let batch = batch(&spec.input_schema, columns, rows.len())?;
+            let columns = self.changes.rows.decode(rows.iter().map(|(_, row, _)| row.as_slice()))?;
+            let batch = batch(&self.spec.input_schema, columns, rows.len())?;
             let weights: Int64Array = rows.iter().map(|(_, _, weight)| Some(*weight)).collect();
-            let rows = ChangeBatch { batch, weights: Some(weights) };
-            Ok(LateRows { operator: *operator, watermark_ms: *late_before_ms, rows, over_at })
+            let over_at: Int64Array = rows.iter().map(|(time, _, _)| Some(self.end_ms(*time))).collect();
+            Ok((ChangeBatch { batch, weights: Some(weights) }, over_at))
         })
     }
 
@@ -264,7 +244,7 @@ impl Sessions {
         &self,
         place: &Place,
         group: Group,
-        state: &mut TaskState,
+        state: &mut KeyedState<'_>,
         output: &mut Output,
     ) -> Result<(), EngineError> {
         let shrinks = group.changes.values().any(|weight| *weight < 0);
@@ -275,35 +255,19 @@ impl Sessions {
             true => self.rows(place, (group.start, group.last), state)?,
             false => Rows::new(),
         };
-        let mut after = before.clone();
-        for ((time, row), weight) in &group.changes {
-            let key = place.row(*time, row);
-            let mut value = Vec::new();
-            let there = state.read(self.operator, place.shard, &key, &mut value);
-            let mut weight = weight + if there { StoredRow::decode(&value)?.weight } else { 0 };
-            if weight < 0 {
-                self.ttl.missing("session", weight)?;
-                weight = 0;
-            }
-            let kept = StoredRow { close_ms: NEVER, weight, count: 0 };
-            state.put(self.operator, place.shard, &key, (weight > 0).then(|| kept.encode()));
-            match weight {
-                0 => after.remove(&(*time, row.clone())),
-                _ => after.insert((*time, row.clone()), weight),
-            };
-        }
+        let after = self.write(place, &group.changes, before.clone(), state)?;
         let new = match shrinks {
             true => split(after.keys().map(|(time, _)| *time), self.gap),
             false => vec![(group.start, group.last)],
         };
-        for old in &group.old {
-            state.put(self.operator, place.shard, &place.session(old.start), None);
-        }
+        let mut writes = Writes::default();
+        group.old.iter().for_each(|old| writes.delete(place.shard, &[&place.session(old.start)]));
         for (start, last) in &new {
-            let close_ms = if self.ttl.is_on() { self.ttl.deadline() } else { self.end_ms(*last) };
-            let kept = StoredRow { close_ms, weight: *last, count: 0 };
-            state.put(self.operator, place.shard, &place.session(*start), Some(kept.encode()));
+            let close_ms = if state.expires() { state.deadline() } else { self.end_ms(*last) };
+            let kept = StoredRow { close_ms, weight: *last, count: 0 }.encode();
+            writes.put(place.shard, &[&place.session(*start)], &[&kept]);
         }
+        state.put(&mut writes)?;
         if self.spec.on_close {
             return Ok(());
         }
@@ -325,20 +289,28 @@ impl Sessions {
         Ok(())
     }
 
-    /// Sessions without a change for the TTL.
-    fn expire(&self, state: &mut TaskState) -> Result<(), EngineError> {
-        for (shard, key) in self.ttl.due(state) {
-            let place = Place { shard, prefix: Place::in_key(&key)?.to_vec() };
-            let start = number(&key[1 + place.prefix.len()..])?;
-            let session = self.sessions(&place, state)?.into_iter().find(|session| session.start == start);
-            if let Some(session) = session {
-                for (time, row) in self.rows(&place, (session.start, session.last), state)?.into_keys() {
-                    self.ttl.forget(state, shard, &place.row(time, &row));
-                }
-            }
-            self.ttl.forget(state, shard, &key);
+    /// Writes the rows that change; returns `rows` with them.
+    fn write(
+        &self,
+        place: &Place,
+        changes: &Rows,
+        mut rows: Rows,
+        state: &mut KeyedState<'_>,
+    ) -> Result<Rows, EngineError> {
+        let (mut keys, mut values, mut writes) = (Keys::default(), Values::default(), Writes::default());
+        changes.keys().for_each(|(time, row)| keys.push(place.shard, &[&place.row(*time, row)]));
+        state.get(&keys, &mut values)?;
+        for (at, (key, weight)) in changes.iter().enumerate() {
+            let weight = state.weight("session", weight + StoredRow::weight_of(values.get(at))?)?;
+            let kept = StoredRow { close_ms: NEVER, weight, count: 0 }.encode();
+            writes.set(place.shard, &[keys.get(at).1], (weight > 0).then_some(&kept));
+            match weight {
+                0 => rows.remove(key),
+                _ => rows.insert(key.clone(), weight),
+            };
         }
-        Ok(())
+        state.put(&mut writes)?;
+        Ok(rows)
     }
 
     fn emit(&self, output: Output) -> Result<Option<ChangeBatch>, EngineError> {
@@ -360,35 +332,37 @@ impl Sessions {
     fn close(
         &self,
         mut touched: BTreeSet<(ShardId, Vec<u8>)>,
-        state: &mut TaskState,
+        state: &mut KeyedState<'_>,
         out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
-        let Some(close_before) = self.close_before_ms else { return Ok(()) };
-        for (shard, key) in state.due(self.operator, close_before) {
-            // Only sessions have a close time.
-            touched.insert((shard, Place::in_key(&key)?.to_vec()));
+        if state.close_before_ms().is_none() {
+            return Ok(());
         }
-        let mut output = Output::default();
+        for (shard, key) in state.closing()?.iter() {
+            // Only sessions have a close time.
+            touched.insert((shard, Place::in_key(key)?.to_vec()));
+        }
+        let (mut output, mut writes) = (Output::default(), Writes::default());
         for (shard, prefix) in touched {
             let place = Place { shard, prefix };
-            for session in self.sessions(&place, state)? {
-                let end = self.end_ms(session.last);
+            for session in self.sessions(&place, state)?.into_iter().filter(|one| state.closes(self.end_ms(one.last))) {
                 let forgotten = self.end_ms(session.last.saturating_add(self.gap));
                 let key = place.session(session.start);
-                if !session.closed && end <= close_before {
+                if !session.closed {
                     for ((time, row), weight) in self.rows(&place, (session.start, session.last), state)? {
-                        state.put(self.operator, shard, &place.row(time, &row), None);
+                        writes.delete(shard, &[&place.row(time, &row)]);
                         if self.spec.on_close {
                             (0..weight).for_each(|_| output.add(&row, (session.start, session.last), 1));
                         }
                     }
-                    let kept = StoredRow { close_ms: forgotten, weight: session.last, count: 1 };
-                    state.put(self.operator, shard, &key, Some(kept.encode()));
+                    let kept = StoredRow { close_ms: forgotten, weight: session.last, count: 1 }.encode();
+                    writes.put(shard, &[&key], &[&kept]);
                 }
-                if end <= close_before && forgotten <= close_before {
-                    state.put(self.operator, shard, &key, None);
+                if state.closes(forgotten) {
+                    writes.delete(shard, &[&key]);
                 }
             }
+            state.put(&mut writes)?;
             if output.rows.len() > OUTPUT_ROWS {
                 out.extend(self.emit(std::mem::take(&mut output))?);
             }
@@ -399,34 +373,43 @@ impl Sessions {
 }
 
 impl Stateful for Sessions {
-    fn operator(&self) -> Option<OperatorId> {
-        Some(self.operator)
+    fn keeps(&self) -> Keeps {
+        Keeps::State
     }
 
-    fn push(&mut self, _: usize, rows: ChangeBatch) -> Result<(), EngineError> {
+    fn counts(&self) -> Counts {
+        Counts::Taker
+    }
+
+    fn push(&mut self, _: usize, rows: ChangeBatch, _: &mut Late) -> Result<(), EngineError> {
+        // Which rows are late, the sessions say.
         self.input.push(rows);
         Ok(())
     }
 
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
-        self.expire(state)?;
+    /// Sessions without a change for the TTL go with their rows.
+    fn expire(&mut self, due: &Keys, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
+        let mut rows = Keys::default();
+        for (shard, key) in due.iter() {
+            let place = Place { shard, prefix: Place::in_key(key)?.to_vec() };
+            let start = number(&key[1 + place.prefix.len()..])?;
+            let session = self.sessions(&place, state)?.into_iter().find(|session| session.start == start);
+            if let Some(session) = session {
+                for (time, row) in self.rows(&place, (session.start, session.last), state)?.into_keys() {
+                    rows.push(shard, &[&place.row(time, &row)]);
+                }
+            }
+        }
+        state.forget(&rows)?;
+        state.forget(due)
+    }
+
+    fn finish(&mut self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let input = std::mem::take(&mut self.input);
         let mut touched = BTreeSet::new();
         if let Some(changes) = self.changes.consolidate(&input)? {
             self.update(&changes, state, &mut touched, out)?;
         }
         self.close(touched, state, out)
-    }
-
-    fn late(&mut self) -> Option<&mut Late> {
-        Some(&mut self.late)
-    }
-
-    fn late_rows(&self) -> u64 {
-        self.late.count()
-    }
-
-    fn ttl(&self) -> Option<&Ttl> {
-        Some(&self.ttl)
     }
 }

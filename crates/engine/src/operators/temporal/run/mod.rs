@@ -14,36 +14,32 @@ mod versions;
 use crate::changelog::ChangeBatch;
 use crate::dataflow::close_times;
 use crate::dataflow::{CloseKey, CloseKind};
-use crate::error::EngineError;
+use crate::error::{EngineError, Fault};
 use crate::operators::temporal::{TemporalSpec, TimedSide};
-use crate::runtime::BatchContext;
 use crate::runtime::changes::{ChangeCodec, Changes};
-use crate::runtime::keys::{Codec, shard_of};
-use crate::runtime::late::Late;
+use crate::runtime::keyed::KeyedState;
+use crate::runtime::keys::Codec;
+use crate::runtime::late::{Late, Untimed};
 use crate::runtime::pipeline::OUTPUT_ROWS;
-use crate::runtime::stateful::Stateful;
-use crate::runtime::stored_row::{StoredRow, never_inserted};
-use crate::state::{Direction, NEVER, Stretch, TaskState, successor};
-use arrow::array::{Array, BooleanArray, Int64Array, RecordBatch};
+use crate::runtime::stateful::{Counts, Keeps, Stateful};
+use crate::runtime::stored_row::StoredRow;
+use crate::state::{Direction, Keys, NEVER, Scan, Stretch, Values, Writes, successor};
+use arrow::array::{AsArray, BooleanArray, Int64Array, RecordBatch};
 use arrow::compute::{and, is_not_null, not};
-use arrow::datatypes::{DataType, TimeUnit};
+use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use emit::{Emitted, timeless};
 use highwater_functions::windows::tumble::per_second;
-use highwater_protocol::ids::{OperatorId, ShardId};
+use highwater_protocol::ids::ShardId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
-use versions::{KeyChanges, VersionCodec, version_at};
+use versions::{KeyChanges, VersionCodec, versions_at};
 
 const ROW: u8 = 0;
 const VERSION: u8 = 1;
 
 pub struct Temporal {
-    operator: OperatorId,
     spec: Arc<TemporalSpec>,
-    shards: u16,
-    late_before_ms: Option<i64>,
-    close_before_ms: Option<i64>,
     /// The finer unit of both times.
     unit: TimeUnit,
     rows: ChangeCodec,
@@ -51,7 +47,6 @@ pub struct Temporal {
     input: [Vec<ChangeBatch>; 2],
     /// Rows without a time: they match nothing.
     timeless: Vec<ChangeBatch>,
-    late: Late,
 }
 
 /// A row that a batch changes, or whose version it may change.
@@ -85,41 +80,28 @@ struct RowChanges {
 }
 
 impl Temporal {
-    pub fn new(operator: OperatorId, spec: Arc<TemporalSpec>, context: &BatchContext) -> Result<Self, EngineError> {
+    pub fn new(spec: Arc<TemporalSpec>) -> Result<Self, EngineError> {
         let unit = unit_of(&spec.rows)?.max(unit_of(&spec.versions.timed)?);
         Ok(Self {
-            operator,
-            shards: context.shards,
-            late_before_ms: BatchContext::least(&context.late_before, &spec.watermark),
-            close_before_ms: BatchContext::least(&context.close_before, &spec.watermark),
             unit,
             rows: ChangeCodec::new(&spec.rows.schema, &spec.rows.key)?,
             versions: VersionCodec::new(&spec.versions, unit)?,
             input: Default::default(),
             timeless: Vec::new(),
-            late: Late::default(),
             spec,
         })
     }
 
-    /// Without rows whose time is over.
-    fn in_time(&mut self, port: usize, side: &TimedSide, rows: ChangeBatch) -> Result<ChangeBatch, EngineError> {
-        let Some(late_before) = self.late_before_ms else { return Ok(rows) };
-        let closes = closes(side, &rows.batch)?;
-        let keep: BooleanArray =
-            closes.iter().map(|close| Some(close.is_none_or(|close| close > late_before))).collect();
-        self.late.drop_from(port, rows, &keep, (self.operator, self.late_before_ms), &closes)
-    }
-
-    fn push_row(&mut self, rows: ChangeBatch) -> Result<(), EngineError> {
+    fn push_row(&mut self, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError> {
         let spec = self.spec.clone();
-        let rows = self.in_time(0, &spec.rows, rows)?;
+        let over_at = closes(&spec.rows, &rows.batch)?;
+        let rows = late.drop_late(0, rows, &over_at, Untimed::Kept)?;
         let timed = is_not_null(rows.batch.column(spec.rows.time))?;
         if timed.false_count() > 0 && spec.keeps_unmatched {
             let timeless = rows.filter(&not(&timed)?)?;
             match spec.on_close && spec.input_retracts {
                 // No watermark ever makes it final.
-                true => self.drop_timeless(0, timeless)?,
+                true => drop_timeless(0, timeless, late)?,
                 false => self.timeless.push(timeless),
             }
         }
@@ -129,21 +111,14 @@ impl Temporal {
         Ok(())
     }
 
-    /// Counts rows without a time as late.
-    fn drop_timeless(&mut self, port: usize, rows: ChangeBatch) -> Result<(), EngineError> {
-        let count = rows.num_rows();
-        let (none, never) = (BooleanArray::from(vec![false; count]), Int64Array::new_null(count));
-        self.late.drop_from(port, rows, &none, (self.operator, self.late_before_ms), &never)?;
-        Ok(())
-    }
-
-    fn push_version(&mut self, rows: ChangeBatch) -> Result<(), EngineError> {
+    fn push_version(&mut self, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError> {
         let spec = self.spec.clone();
         let side = &spec.versions.timed;
-        let rows = self.in_time(1, side, rows)?;
+        let over_at = closes(side, &rows.batch)?;
+        let rows = late.drop_late(1, rows, &over_at, Untimed::Kept)?;
         let timed = is_not_null(rows.batch.column(side.time))?;
         if timed.false_count() > 0 {
-            self.drop_timeless(1, rows.filter(&not(&timed)?)?)?;
+            drop_timeless(1, rows.filter(&not(&timed)?)?, late)?;
         }
         self.input[1].push(rows.filter(&and(&timed, &there(&rows.batch, &side.key)?)?)?);
         Ok(())
@@ -161,25 +136,20 @@ impl Temporal {
         &self,
         rows: Option<&RowChanges>,
         versions: &BTreeMap<Vec<u8>, KeyChanges>,
-        state: &mut TaskState,
+        state: &mut KeyedState<'_>,
         out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
         let mut work: BTreeMap<&[u8], (Range<usize>, Option<&KeyChanges>)> =
             versions.iter().map(|(key, changes)| (key.as_slice(), (0..0, Some(changes)))).collect();
         if let Some(rows) = rows {
-            let mut at = 0;
-            while at < rows.changes.len() {
-                let end = rows.changes.key_end(at);
-                work.entry(rows.changes.key(at)).or_default().0 = at..end;
-                at = end;
+            for run in rows.changes.runs() {
+                let key = rows.changes.key(run.start);
+                work.entry(key).or_default().0 = run;
             }
         }
         let mut emitted = Vec::new();
         for (key, (run, versions)) in work {
-            let shard = shard_of(key, self.shards);
-            if !state.owns(shard) {
-                return Err(EngineError::MissingShard(shard));
-            }
+            let shard = state.shard_of(key);
             self.update_key(KeyWork { shard, key, run, versions }, rows, state, &mut emitted)?;
             if emitted.len() >= OUTPUT_ROWS {
                 self.emit(std::mem::take(&mut emitted), out)?;
@@ -192,36 +162,36 @@ impl Temporal {
         &self,
         work: KeyWork<'_>,
         rows: Option<&RowChanges>,
-        state: &mut TaskState,
+        state: &mut KeyedState<'_>,
         emitted: &mut Vec<Emitted>,
     ) -> Result<(), EngineError> {
         let KeyWork { shard, key, .. } = work;
         let affected = self.affected(&work, rows, state)?;
-        let at = |state: &TaskState, time| version_at(self.operator, state, shard, key, time);
-        let mut before = Vec::with_capacity(affected.len());
-        for row in affected.values() {
-            let was_emitted = !self.spec.on_close && row.old_weight() > 0;
-            before.push(if was_emitted { at(state, row.time)? } else { None });
-        }
+        let was_emitted = |row: &Affected| !self.spec.on_close && row.old_weight() > 0;
+        let times = affected.values().map(|row| was_emitted(row).then_some((shard, key, row.time)));
+        let before = versions_at(state, times)?;
         if let Some(changes) = work.versions {
-            versions::apply(self.operator, state, shard, key, changes)?;
+            versions::apply(state, shard, key, changes)?;
         }
         let prefix = prefix_of(ROW, key);
-        for ((suffix, row), old) in affected.into_iter().zip(before) {
-            let weight = row.old_weight() + row.delta;
-            if weight < 0 {
-                return Err(never_inserted("temporal join"));
-            }
-            let is_over = self.is_over(row.close_ms);
+        let (mut writes, mut weights) = (Writes::default(), Vec::with_capacity(affected.len()));
+        for (suffix, row) in &affected {
+            let weight = state.weight("temporal join", row.old_weight() + row.delta)?;
+            let is_over = state.closes(row.close_ms);
             let is_gone = weight == 0 || is_over;
             if is_gone && row.old.is_some() || !is_gone && row.delta != 0 {
-                let kept = StoredRow { close_ms: row.close_ms, weight, count: 0 };
-                let full = [prefix.as_slice(), &suffix].concat();
-                state.put(self.operator, shard, &full, (!is_gone).then(|| kept.encode()));
+                let kept = StoredRow { close_ms: row.close_ms, weight, count: 0 }.encode();
+                writes.set(shard, &[&prefix, suffix], (!is_gone).then_some(&kept));
             }
+            weights.push(if self.spec.on_close && !is_over { 0 } else { weight });
+        }
+        state.put(&mut writes)?;
+        let times = affected.values().zip(&weights);
+        let after = versions_at(state, times.map(|(row, weight)| (*weight > 0).then_some((shard, key, row.time))))?;
+        for (((suffix, row), new_weight), (old, new)) in
+            affected.into_iter().zip(weights).zip(before.into_iter().zip(after))
+        {
             let old_weight = if self.spec.on_close { 0 } else { row.old_weight() };
-            let new_weight = if self.spec.on_close && !is_over { 0 } else { weight };
-            let new = if new_weight > 0 { at(state, row.time)? } else { None };
             if old != new || old_weight != new_weight {
                 emitted.push(Emitted { row: suffix[8..].to_vec(), old, new, old_weight, new_weight });
             }
@@ -234,79 +204,90 @@ impl Temporal {
         &self,
         work: &KeyWork<'_>,
         rows: Option<&RowChanges>,
-        state: &TaskState,
+        state: &KeyedState<'_>,
     ) -> Result<BTreeMap<Vec<u8>, Affected>, EngineError> {
         let prefix = prefix_of(ROW, work.key);
         let mut affected = BTreeMap::new();
-        for (change, rows) in work.run.clone().zip(std::iter::repeat(rows)) {
-            let Some(RowChanges { changes, times, closes }) = rows else { break };
-            let row = changes.index(change) as usize;
-            let suffix = [&encode_time(times.value(row)), changes.row(change)].concat();
-            let mut value = Vec::new();
-            let is_there = state.read(self.operator, work.shard, &[prefix.as_slice(), &suffix].concat(), &mut value);
-            let old = if is_there { Some(StoredRow::decode(&value)?) } else { None };
-            let (time, delta, close_ms) = (times.value(row), changes.weight(change), closes.value(row));
-            affected.insert(suffix, Affected { time, old, delta, close_ms });
+        if let Some(RowChanges { changes, times, closes }) = rows {
+            let (mut keys, mut values) = (Keys::default(), Values::default());
+            for change in work.run.clone() {
+                let time = encode_time(times.value(changes.index(change) as usize));
+                keys.push(work.shard, &[&prefix, &time, changes.row(change)]);
+            }
+            state.get(&keys, &mut values)?;
+            for (at, change) in work.run.clone().enumerate() {
+                let row = changes.index(change) as usize;
+                let old = StoredRow::read(values.get(at))?;
+                let (time, delta, close_ms) = (times.value(row), changes.weight(change), closes.value(row));
+                affected.insert(keys.get(at).1[prefix.len()..].to_vec(), Affected { time, old, delta, close_ms });
+            }
         }
         let first = work.versions.and_then(|changes| changes.first_key_value()).filter(|_| !self.spec.on_close);
         let Some((first, _)) = first else { return Ok(affected) };
         let start = [prefix.as_slice(), first.get(..8).unwrap_or_default()].concat();
         let end = successor(&prefix);
-        let stretch = Stretch { start: &start, end: end.as_deref() };
-        let mut failed = None;
-        state.walk_stretch(self.operator, work.shard, stretch, Direction::Forward, &mut |key, value| match (
-            StoredRow::decode(value),
-            decode_time(&key[prefix.len()..]),
-        ) {
-            (Ok(kept), Ok(time)) => {
-                let close_ms = kept.close_ms;
-                let known = Affected { time, old: Some(kept), delta: 0, close_ms };
-                affected.entry(key[prefix.len()..].to_vec()).or_insert(known);
-                ControlFlow::Continue(())
-            }
-            (Err(error), _) | (_, Err(error)) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
-        });
-        failed.map_or(Ok(affected), Err)
-    }
-
-    fn is_over(&self, close_ms: i64) -> bool {
-        self.close_before_ms.is_some_and(|before| close_ms <= before)
+        let keys = Stretch::Range { start: &start, end: end.as_deref() };
+        state.scan(&[Scan { shard: work.shard, keys, direction: Direction::Forward }], &mut |_, key, value| {
+            let suffix = &key[prefix.len()..];
+            let (kept, time) = (StoredRow::decode(value)?, decode_time(suffix)?);
+            let known = Affected { time, old: Some(kept), delta: 0, close_ms: kept.close_ms };
+            affected.entry(suffix.to_vec()).or_insert(known);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(affected)
     }
 
     /// Rows and versions that the watermark has passed, apart from those this batch has touched.
     fn close(
         &self,
         touched: impl Iterator<Item = Vec<u8>>,
-        state: &mut TaskState,
+        state: &mut KeyedState<'_>,
         out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
-        let Some(close_before) = self.close_before_ms else { return Ok(()) };
-        let mut over: BTreeSet<(ShardId, Vec<u8>)> = touched.map(|key| (shard_of(&key, self.shards), key)).collect();
-        let mut emitted = Vec::new();
-        for (shard, bytes) in state.due(self.operator, close_before) {
-            let (kind, key, suffix) = split_key(&bytes)?;
+        if state.close_before_ms().is_none() {
+            return Ok(());
+        }
+        let mut over: BTreeSet<(ShardId, Vec<u8>)> = touched.map(|key| (state.shard_of(&key), key)).collect();
+        let (mut rows, mut writes) = (Keys::default(), Writes::default());
+        for (shard, bytes) in state.closing()?.iter() {
+            let (kind, key, _) = split_key(bytes)?;
             if kind == VERSION {
                 over.insert((shard, key.to_vec()));
                 continue;
             }
-            if self.spec.on_close {
-                let mut value = Vec::new();
-                state.read(self.operator, shard, &bytes, &mut value);
-                let new = version_at(self.operator, state, shard, key, decode_time(suffix)?)?;
-                let new_weight = StoredRow::decode(&value)?.weight;
-                emitted.push(Emitted { row: suffix[8..].to_vec(), old: None, new, old_weight: 0, new_weight });
-                if emitted.len() >= OUTPUT_ROWS {
-                    self.emit(std::mem::take(&mut emitted), out)?;
-                }
-            }
-            state.put(self.operator, shard, &bytes, None);
+            rows.push(shard, &[bytes]);
+            writes.delete(shard, &[bytes]);
         }
-        self.emit(emitted, out)?;
+        if self.spec.on_close {
+            self.emit_closed(&rows, state, out)?;
+        }
+        state.put(&mut writes)?;
         for (shard, key) in over {
-            versions::prune(self.operator, state, shard, &key, |close| self.is_over(close))?;
+            versions::prune(state, shard, &key)?;
+        }
+        Ok(())
+    }
+
+    /// Gives rows that are final now, each with its version.
+    fn emit_closed(&self, rows: &Keys, state: &KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+        let (mut part, mut values) = (Keys::default(), Values::default());
+        for start in (0..rows.len()).step_by(OUTPUT_ROWS) {
+            part.clear();
+            for (shard, key) in (start..rows.len().min(start + OUTPUT_ROWS)).map(|place| rows.get(place)) {
+                part.push(shard, &[key]);
+            }
+            state.get(&part, &mut values)?;
+            let keys = part.iter().map(|(shard, bytes)| split_key(bytes).map(|(_, key, suffix)| (shard, key, suffix)));
+            let keys: Vec<(ShardId, &[u8], &[u8])> = keys.collect::<Result<_, _>>()?;
+            let times: Vec<i64> = keys.iter().map(|(_, _, suffix)| decode_time(suffix)).collect::<Result<_, _>>()?;
+            let wanted = keys.iter().zip(times).map(|((shard, key, _), time)| Some((*shard, *key, time)));
+            let versions = versions_at(state, wanted)?;
+            let mut emitted = Vec::with_capacity(part.len());
+            for (place, ((_, _, suffix), new)) in keys.into_iter().zip(versions).enumerate() {
+                let new_weight = StoredRow::weight_of(values.get(place))?;
+                emitted.push(Emitted { row: suffix[8..].to_vec(), old: None, new, old_weight: 0, new_weight });
+            }
+            self.emit(emitted, out)?;
         }
         Ok(())
     }
@@ -317,18 +298,26 @@ impl Temporal {
 }
 
 impl Stateful for Temporal {
-    fn operator(&self) -> Option<OperatorId> {
-        Some(self.operator)
+    fn keeps(&self) -> Keeps {
+        Keeps::State
     }
 
-    fn push(&mut self, port: usize, rows: ChangeBatch) -> Result<(), EngineError> {
+    fn counts(&self) -> Counts {
+        Counts::Taker
+    }
+
+    fn push(&mut self, port: usize, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError> {
         match port {
-            0 => self.push_row(rows),
-            _ => self.push_version(rows),
+            0 => self.push_row(rows, late),
+            _ => self.push_version(rows, late),
         }
     }
 
-    fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+    fn expire(&mut self, due: &Keys, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
+        state.forget(due)
+    }
+
+    fn finish(&mut self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let [rows, versions] = std::mem::take(&mut self.input);
         let rows = self.row_changes(&rows)?;
         let versions = self.versions.changes(&self.spec.versions, &versions)?;
@@ -342,14 +331,14 @@ impl Stateful for Temporal {
         }
         Ok(())
     }
+}
 
-    fn late(&mut self) -> Option<&mut Late> {
-        Some(&mut self.late)
-    }
-
-    fn late_rows(&self) -> u64 {
-        self.late.count()
-    }
+/// Counts rows without a time as late.
+fn drop_timeless(port: usize, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError> {
+    let count = rows.num_rows();
+    let (none, never) = (BooleanArray::from(vec![false; count]), Int64Array::new_null(count));
+    late.drop_from(port, rows, &none, &never)?;
+    Ok(())
 }
 
 /// Rows where all of these columns are there.
@@ -364,7 +353,7 @@ fn there(rows: &RecordBatch, columns: &[usize]) -> Result<BooleanArray, EngineEr
 fn unit_of(side: &TimedSide) -> Result<TimeUnit, EngineError> {
     match side.schema.field(side.time).data_type() {
         DataType::Timestamp(unit, _) => Ok(*unit),
-        other => Err(EngineError::Internal(format!("a time of type {other}"))),
+        other => Err(Fault::Type { what: "a time of a temporal join", found: other.clone() }.into()),
     }
 }
 
@@ -377,9 +366,7 @@ fn closes(side: &TimedSide, rows: &RecordBatch) -> Result<Int64Array, EngineErro
 fn times(side: &TimedSide, rows: &RecordBatch, unit: TimeUnit) -> Result<Int64Array, EngineError> {
     let factor = per_second(unit) / per_second(unit_of(side)?);
     let times = arrow::compute::cast(rows.column(side.time), &DataType::Int64)?;
-    let times = times.as_any().downcast_ref::<Int64Array>().cloned();
-    let times = times.ok_or_else(|| EngineError::Internal("times that are no numbers".into()))?;
-    Ok(times.unary(|time| time.saturating_mul(factor)))
+    Ok(times.as_primitive::<Int64Type>().unary(|time| time.saturating_mul(factor)))
 }
 
 /// Eight bytes in the order of times.
@@ -393,7 +380,7 @@ fn decode_time(suffix: &[u8]) -> Result<i64, EngineError> {
 }
 
 fn cut_off() -> EngineError {
-    EngineError::Internal("a temporal join's key is cut off".into())
+    EngineError::CutOff("a temporal join's key")
 }
 
 /// What all rows or versions of a key begin with in state.

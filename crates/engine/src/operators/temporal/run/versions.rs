@@ -7,13 +7,14 @@ use super::{FOR_GOOD, VERSION, closes, codec_of, cut_off, encode_time, prefix_of
 use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
 use crate::operators::temporal::VersionSide;
+use crate::runtime::keyed::KeyedState;
 use crate::runtime::keys::{Codec, normalize};
-use crate::runtime::stored_row::{StoredRow, never_inserted};
-use crate::state::{Direction, Stretch, TaskState, successor};
+use crate::runtime::stored_row::StoredRow;
+use crate::state::{Direction, Keys, Scan, Stretch, Values, Writes, successor};
 use arrow::array::{ArrayRef, AsArray};
 use arrow::compute::SortOptions;
 use arrow::datatypes::TimeUnit;
-use highwater_protocol::ids::{OperatorId, ShardId};
+use highwater_protocol::ids::ShardId;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -106,72 +107,127 @@ impl VersionCodec {
     }
 }
 
-/// Makes the changes.
-pub fn apply(
-    operator: OperatorId,
-    state: &mut TaskState,
-    shard: ShardId,
-    key: &[u8],
-    changes: &KeyChanges,
-) -> Result<(), EngineError> {
+/// Makes the changes, each of which is of a key of its own.
+pub fn apply(state: &mut KeyedState<'_>, shard: ShardId, key: &[u8], changes: &KeyChanges) -> Result<(), EngineError> {
     let prefix = prefix_of(VERSION, key);
+    let mut writes = Writes::default();
+    let (mut added, mut set): (Vec<Added<'_>>, Vec<Set<'_>>) = Default::default();
     for (suffix, change) in changes {
-        let of_time = [prefix.as_slice(), suffix].concat();
         match change {
             Change::Set { row, close_ms } => {
-                let full = [of_time.as_slice(), row.as_deref().unwrap_or_default()].concat();
-                let mut others: Vec<Vec<u8>> = Vec::new();
-                state.walk(operator, shard, &of_time, Direction::Forward, &mut |key, _| {
-                    if key != full.as_slice() {
-                        others.push(key.to_vec());
-                    }
-                    ControlFlow::Continue(())
-                });
-                others.iter().for_each(|other| state.put(operator, shard, other, None));
-                let count = if row.is_some() { 0 } else { DELETION };
-                let kept = StoredRow { close_ms: *close_ms, weight: 1, count };
-                let mut old = Vec::new();
-                let is_there = state.read(operator, shard, &full, &mut old);
-                if !is_there || StoredRow::decode(&old)? != kept {
-                    state.put(operator, shard, &full, Some(kept.encode()));
-                }
+                let of_time = [prefix.as_slice(), suffix].concat();
+                set.push(Set { of_time, row: row.as_deref(), close_ms: *close_ms });
             }
             Change::Add { weight: 0, .. } => {}
             Change::Add { weight, order_length, close_ms } => {
-                let mut old = Vec::new();
-                let is_there = state.read(operator, shard, &of_time, &mut old);
-                let weight = weight + if is_there { StoredRow::decode(&old)?.weight } else { 0 };
-                if weight < 0 {
-                    return Err(never_inserted("temporal join"));
-                }
-                let kept = StoredRow { close_ms: *close_ms, weight, count: *order_length };
-                state.put(operator, shard, &of_time, (weight > 0).then(|| kept.encode()));
+                added.push(Added { suffix, weight: *weight, order_length: *order_length, close_ms: *close_ms });
             }
+        }
+    }
+    replace(state, shard, &set, &mut writes)?;
+    add_weights(state, shard, &prefix, &added, &mut writes)?;
+    state.put(&mut writes)
+}
+
+/// The only version of its time from now on.
+struct Set<'a> {
+    of_time: Vec<u8>,
+    /// `None`: a deletion.
+    row: Option<&'a [u8]>,
+    close_ms: i64,
+}
+
+/// A version that comes, or goes.
+struct Added<'a> {
+    suffix: &'a [u8],
+    weight: i64,
+    order_length: i64,
+    close_ms: i64,
+}
+
+fn replace(state: &KeyedState<'_>, shard: ShardId, set: &[Set<'_>], writes: &mut Writes) -> Result<(), EngineError> {
+    let scans: Vec<Scan<'_>> = set.iter().map(|set| Scan::prefix(shard, &set.of_time)).collect();
+    let mut old: Vec<Option<StoredRow>> = vec![None; set.len()];
+    state.scan(&scans, &mut |place, key, value| {
+        let set = &set[place];
+        match key[set.of_time.len()..] == *set.row.unwrap_or_default() {
+            true => old[place] = Some(StoredRow::decode(value)?),
+            false => writes.delete(shard, &[key]),
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    for (set, old) in set.iter().zip(old) {
+        let count = if set.row.is_some() { 0 } else { DELETION };
+        let kept = StoredRow { close_ms: set.close_ms, weight: 1, count };
+        if old != Some(kept) {
+            writes.put(shard, &[&set.of_time, set.row.unwrap_or_default()], &[&kept.encode()]);
         }
     }
     Ok(())
 }
 
-/// The row that is valid at a time.
-pub fn version_at(
-    operator: OperatorId,
-    state: &TaskState,
+fn add_weights(
+    state: &mut KeyedState<'_>,
     shard: ShardId,
-    key: &[u8],
-    time: i64,
-) -> Result<Option<Vec<u8>>, EngineError> {
-    let prefix = prefix_of(VERSION, key);
-    let end = match time.checked_add(1) {
-        Some(next) => Some([prefix.as_slice(), &encode_time(next)].concat()),
-        None => successor(&prefix),
-    };
-    let stretch = Stretch { start: &prefix, end: end.as_deref() };
-    let mut found = Ok(None);
-    state.walk_stretch(operator, shard, stretch, Direction::Backward, &mut |key, value| {
-        found = row_of(&key[prefix.len()..], value);
-        ControlFlow::Break(())
-    });
-    found
+    prefix: &[u8],
+    added: &[Added<'_>],
+    writes: &mut Writes,
+) -> Result<(), EngineError> {
+    let (mut keys, mut values) = (Keys::default(), Values::default());
+    added.iter().for_each(|added| keys.push(shard, &[prefix, added.suffix]));
+    state.get(&keys, &mut values)?;
+    for (place, added) in added.iter().enumerate() {
+        let weight = state.weight("temporal join", added.weight + StoredRow::weight_of(values.get(place))?)?;
+        let kept = StoredRow { close_ms: added.close_ms, weight, count: added.order_length }.encode();
+        writes.set(shard, &[keys.get(place).1], (weight > 0).then_some(&kept));
+    }
+    Ok(())
+}
+
+/// A key and a time.
+pub type At<'a> = (ShardId, &'a [u8], i64);
+
+/// The rows of keys that are valid at these times, in their order; `None` where nothing is asked for.
+pub fn versions_at<'a>(
+    state: &KeyedState<'_>,
+    wanted: impl Iterator<Item = Option<At<'a>>>,
+) -> Result<Vec<Option<Vec<u8>>>, EngineError> {
+    let mut found = Vec::new();
+    let mut asked: Vec<Asked> = Vec::new();
+    for at in wanted {
+        if let Some((shard, key, time)) = at {
+            let prefix = prefix_of(VERSION, key);
+            let end = match time.checked_add(1) {
+                Some(next) => Some([prefix.as_slice(), &encode_time(next)].concat()),
+                None => successor(&prefix),
+            };
+            asked.push(Asked { place: found.len(), shard, prefix, end });
+        }
+        found.push(None);
+    }
+    let scans: Vec<Scan<'_>> = asked.iter().map(Asked::scan).collect();
+    state.scan(&scans, &mut |scan, key, value| {
+        let Asked { place, prefix, .. } = &asked[scan];
+        found[*place] = row_of(&key[prefix.len()..], value)?;
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(found)
+}
+
+/// The versions of a key up to a time.
+struct Asked {
+    /// Where the row is wanted.
+    place: usize,
+    shard: ShardId,
+    prefix: Vec<u8>,
+    end: Option<Vec<u8>>,
+}
+
+impl Asked {
+    fn scan(&self) -> Scan<'_> {
+        let keys = Stretch::Range { start: &self.prefix, end: self.end.as_deref() };
+        Scan { shard: self.shard, keys, direction: Direction::Backward }
+    }
 }
 
 /// The row of a version; `None`: it is a deletion.
@@ -185,37 +241,25 @@ fn row_of(suffix: &[u8], value: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
 }
 
 /// Frees the versions of a key that are before the last final one, and that one if it is a deletion.
-pub fn prune(
-    operator: OperatorId,
-    state: &mut TaskState,
-    shard: ShardId,
-    key: &[u8],
-    is_over: impl Fn(i64) -> bool,
-) -> Result<(), EngineError> {
+pub fn prune(state: &mut KeyedState<'_>, shard: ShardId, key: &[u8]) -> Result<(), EngineError> {
     let prefix = prefix_of(VERSION, key);
     let mut finals: Vec<(Vec<u8>, StoredRow)> = Vec::new();
-    let mut failed = None;
-    state.walk(operator, shard, &prefix, Direction::Forward, &mut |key, value| match StoredRow::decode(value) {
-        Ok(kept) if kept.close_ms == FOR_GOOD || is_over(kept.close_ms) => {
-            finals.push((key.to_vec(), kept));
-            ControlFlow::Continue(())
+    state.scan_prefix(shard, &prefix, |key, value| {
+        let kept = StoredRow::decode(value)?;
+        if kept.close_ms != FOR_GOOD && !state.closes(kept.close_ms) {
+            return Ok(ControlFlow::Break(()));
         }
-        Ok(_) => ControlFlow::Break(()),
-        Err(error) => {
-            failed = Some(error);
-            ControlFlow::Break(())
-        }
-    });
-    if let Some(error) = failed {
-        return Err(error);
-    }
+        finals.push((key.to_vec(), kept));
+        Ok(ControlFlow::Continue(()))
+    })?;
     let Some((last, kept)) = finals.pop() else { return Ok(()) };
-    finals.iter().for_each(|(key, _)| state.put(operator, shard, key, None));
+    let mut writes = Writes::default();
+    finals.iter().for_each(|(key, _)| writes.delete(shard, &[key]));
     if kept.count == DELETION {
-        state.put(operator, shard, &last, None);
+        writes.delete(shard, &[&last]);
     } else if kept.close_ms != FOR_GOOD {
         // It does not close again: only a newer one ends it.
-        state.put(operator, shard, &last, Some(StoredRow { close_ms: FOR_GOOD, ..kept }.encode()));
+        writes.put(shard, &[&last], &[&StoredRow { close_ms: FOR_GOOD, ..kept }.encode()]);
     }
-    Ok(())
+    state.put(&mut writes)
 }
