@@ -8,15 +8,12 @@ use crate::error::CheckpointError;
 use crate::format::{self, Container, Kind};
 use crate::head::HeadOp;
 use crate::keys::{BlobName, HeadKey};
-use crate::store::{CheckpointStore, QuerySlot, lock};
+use crate::store::{CheckpointStore, Digests, QuerySlot, lock};
 use crate::values::{self, decode};
 use highwater_protocol::files::{ContentDigest, FileContent, FileVersions};
 use highwater_protocol::ids::{BatchId, Epoch, QueryId};
 use highwater_protocol::plan::BatchPlan;
 use std::collections::BTreeSet;
-
-/// The content that one batch needs.
-pub(crate) type Digests = BTreeSet<ContentDigest>;
 
 impl CheckpointStore {
     /// Stores content durably and keeps it for batches planned with these versions, and for those planned before.

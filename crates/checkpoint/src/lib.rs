@@ -1,7 +1,7 @@
 //! The checkpoint: where queries, offsets and state are durable.
 //!
 //! Owns: what is on disk, in which order it is written, and what a crash can leave. Does not own: what a batch
-//! is (core), what state means (engine). Two small traits keep the bytes: [`blob::BlobStore`] for files,
+//! is (protocol), what state means (operators). Two small traits keep the bytes: [`blob::BlobStore`] for files,
 //! [`head::HeadStore`] for the small values that point to them, changed in one transaction. `marks` say how far both
 //! have come, in files of their own.
 

@@ -8,17 +8,20 @@
 
 use crate::blob::{BlobStore, FileBlobStore, MemBlobStore, create_durably};
 use crate::error::CheckpointError;
-use crate::files::Digests;
 use crate::head::{HeadOp, HeadStore, MemHeadStore, SledHeadStore, Transacted};
 use crate::keys::{BlobName, HeadKey};
 use crate::lock::FolderLock;
 use crate::marks::Marks;
 use crate::values::{BatchEntry, Body, INLINE_MAX_BYTES, STORE_VERSION, SnapshotEntry, SpecEntry, decode, decode_text};
+use highwater_protocol::files::ContentDigest;
 use highwater_protocol::ids::{BatchId, Epoch, QueryId};
 use highwater_protocol::offsets::Positions;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+
+/// The content of files that one batch needs.
+pub(crate) type Digests = BTreeSet<ContentDigest>;
 
 /// Cheap to clone; blocking: call it on threads that may wait for the disk.
 #[derive(Clone)]

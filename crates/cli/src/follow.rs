@@ -4,9 +4,9 @@
 //! Invariant: only the query's end, its removal or the caller ends a follow; a driver that is away does not.
 
 use crate::client::{Driver, NoConnection};
-use crate::commands::progress::Totals;
 use crate::failure::Failure;
 use crate::output;
+use crate::totals::Totals;
 use highwater_proto::v1::{
     GetQueryStatusRequest, QueryState, QueryStatus, StreamProgressRequest, StreamProgressResponse,
 };

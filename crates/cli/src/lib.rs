@@ -1,7 +1,7 @@
 //! The command line of Highwater: parses it, runs one command, ends with the exit code of the contract.
 //!
 //! Owns: arguments, configuration, what people and scripts see. Does not own: any behaviour of queries
-//! (driver, executor) or of SQL (engine).
+//! (driver, executor) or of SQL (sql, planner).
 //! Invariants: results go to stdout, everything else to stderr; with `--json` stdout is JSON only.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -12,7 +12,9 @@ mod client;
 mod cluster;
 mod commands;
 pub mod config;
+mod context;
 mod demo;
+mod dispatch;
 pub mod failure;
 mod follow;
 pub mod json;
@@ -22,6 +24,7 @@ mod parent;
 mod script;
 mod status_page;
 mod table;
+mod totals;
 
 use clap::Parser;
 use cli::Cli;
@@ -43,14 +46,14 @@ pub fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> Result<(), Failure> {
-    let context = commands::Context::new(&cli.global)?;
+    let context = context::Context::new(&cli.global)?;
     logging::init(&context, cli.command.is_server())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("highwater")
         .build()
         .map_err(|error| Failure::failed(format!("cannot start the async runtime: {error}")))?;
-    let result = runtime.block_on(commands::execute(cli.command, &context));
+    let result = runtime.block_on(dispatch::execute(cli.command, &context));
     // A blocking broker call may outlast its query; the process does not wait for it.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     result

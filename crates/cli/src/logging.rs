@@ -3,7 +3,7 @@
 //! Owns: the subscriber. `RUST_LOG` selects; without it servers log at info, commands at warn.
 
 use crate::cli::LogFormat;
-use crate::commands::Context;
+use crate::context::Context;
 use crate::failure::Failure;
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;

@@ -1,6 +1,6 @@
 //! Scripts as they are named on the command line: a file, or stdin.
 //!
-//! Owns: reading them and the query's default name. Does not own: what they mean (engine).
+//! Owns: reading them and the query's default name. Does not own: what they mean (planner).
 
 use crate::failure::Failure;
 use std::io::Read;

@@ -1,6 +1,6 @@
 //! HTTP: rows POSTed as JSON.
 
-use crate::options::OptionValues;
+use crate::spec::OptionValues;
 use crate::spec::{ConnectorSpec, Default, Encoding, Fault, FaultAt, OptionKind, OptionSpec, Use};
 
 const SINK: &[Use] = &[Use::Sink];

@@ -13,14 +13,13 @@ mod filesystem;
 mod http;
 pub mod kafka;
 mod list;
-mod options;
 mod spec;
 
 pub use console::CONSOLE;
 pub use filesystem::FILESYSTEM;
 pub use http::HTTP;
 pub use list::{CONNECTORS, find, is_secret, may_hide_secret, settable, unaliased};
-pub use options::{OptionValue, OptionValues};
 pub use spec::{
-    ConnectorSpec, Default, Encoding, Fault, FaultAt, OptionKind, OptionSpec, PlaceSpec, PropertySpec, Use,
+    ConnectorSpec, Default, Encoding, Fault, FaultAt, OptionKind, OptionSpec, OptionValue, OptionValues, PlaceSpec,
+    PropertySpec, Use,
 };

@@ -1,6 +1,9 @@
 //! What a declaration says.
 
-use crate::options::OptionValues;
+mod values;
+
+pub use values::{OptionValue, OptionValues};
+
 use std::fmt;
 
 /// A connector, declared.

@@ -7,9 +7,8 @@
 
 use crate::error::ConnectorError;
 use highwater_connect::OptionKind;
-use highwater_engine::CompiledQuery;
-use highwater_engine::files::FileTable;
-use highwater_engine::references;
+use highwater_sql::references;
+use highwater_sql::tables::{SinkTable, SourceTable};
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
@@ -45,11 +44,12 @@ impl AccessPolicy {
         Self { env: decide(env, trusting), paths: decide(paths, trusting) }
     }
 
-    /// Checks all that the connections of a script refer to. `process` is `driver` or `executor`, for the error, which names the flag.
-    pub fn check(&self, query: &CompiledQuery, process: &str) -> Result<(), ConnectorError> {
+    /// Checks all that the tables of a script refer to. `process` is `driver` or `executor`, for the error, which names the
+    /// flag.
+    pub fn check(&self, sources: &[SourceTable], sinks: &[SinkTable], process: &str) -> Result<(), ConnectorError> {
         let refused = |table: &str, reason: Refusal| ConnectorError::Config(reason.text(table, process));
-        let sources = query.sources.iter().map(|source| (&source.name, &source.connector));
-        let sinks = query.sinks.iter().map(|sink| (&sink.name, &sink.connector));
+        let sources = sources.iter().map(|source| (&source.name, &source.connector));
+        let sinks = sinks.iter().map(|sink| (&sink.name, &sink.connector));
         for (table, connector) in sources.chain(sinks) {
             for (option, value, kind) in connector.values.texts() {
                 let checked = self.check_value(&option, value, kind == OptionKind::Path);
@@ -59,10 +59,10 @@ impl AccessPolicy {
         Ok(())
     }
 
-    /// Checks where the files of a table are. Only the driver opens them.
-    pub fn check_file(&self, table: &FileTable) -> Result<(), ConnectorError> {
-        let checked = self.check_value("path", &table.options.path, true);
-        checked.map_err(|reason| ConnectorError::Config(reason.text(&table.name, "driver")))
+    /// Checks where the files of a table are: its `path`. Only the driver opens them.
+    pub fn check_file(&self, table: &str, path: &str) -> Result<(), ConnectorError> {
+        let checked = self.check_value("path", path, true);
+        checked.map_err(|reason| ConnectorError::Config(reason.text(table, "driver")))
     }
 
     fn check_value(&self, option: &str, value: &str, is_path: bool) -> Result<(), Refusal> {
@@ -154,6 +154,7 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use highwater_planner::CompiledQuery;
 
     fn only(names: &[&str], folders: &[&Path]) -> AccessPolicy {
         let names = names.iter().map(|name| (*name).to_string()).collect();
@@ -161,7 +162,7 @@ mod tests {
     }
 
     fn script(options: &str) -> CompiledQuery {
-        highwater_engine::compile(&format!(
+        highwater_planner::compile(&format!(
             "CREATE TABLE a (x BIGINT) WITH ('connector' = 'kafka', 'topic' = 'a', 'format' = 'json',
                'bootstrap.servers' = 'h:1', {options});
              CREATE TABLE b (x BIGINT) WITH ('connector' = 'console');
@@ -170,8 +171,12 @@ mod tests {
         .unwrap()
     }
 
+    fn check(policy: &AccessPolicy, script: &CompiledQuery) -> Result<(), ConnectorError> {
+        policy.check(&script.sources, &script.sinks, "driver")
+    }
+
     fn refusal(policy: &AccessPolicy, options: &str) -> String {
-        policy.check(&script(options), "driver").unwrap_err().to_string()
+        check(policy, &script(options)).unwrap_err().to_string()
     }
 
     #[test]
@@ -183,10 +188,10 @@ mod tests {
         let lent = AccessPolicy::new(false, Some(vec!["HOME".into()]), None);
         let error = refusal(&lent, "'kafka.ssl.ca.location' = '${env:HOME}/ca.pem'");
         assert!(error.contains("leads to ${env:HOME}/ca.pem"), "{error}");
-        assert!(strict.check(&script("'kafka.sasl.password' = 'x'"), "driver").is_ok());
+        assert!(check(&strict, &script("'kafka.sasl.password' = 'x'")).is_ok());
         let all = AccessPolicy::new(true, None, None);
         assert_eq!(all, AccessPolicy::ALL);
-        assert!(all.check(&script("'kafka.sasl.password' = '${env:HOME}'"), "driver").is_ok());
+        assert!(check(&all, &script("'kafka.sasl.password' = '${env:HOME}'")).is_ok());
     }
 
     #[test]
@@ -196,7 +201,7 @@ mod tests {
         std::fs::write(&file, "x").unwrap();
         let policy = only(&["PW"], &[dir.path()]);
         let inside = format!("'kafka.sasl.password' = '${{env:PW}}${{file:{}}}'", file.display());
-        assert!(policy.check(&script(&inside), "driver").is_ok());
+        assert!(check(&policy, &script(&inside)).is_ok());
         assert!(refusal(&policy, "'kafka.sasl.password' = '${env:PW2}'").contains("variable PW2"));
     }
 

@@ -1,7 +1,7 @@
 //! Connectors: everything that touches what tables are stored in, and the formats of records.
 //!
 //! Owns: reading sources, writing sinks, encoding. Does not own: deciding what to read or when to publish (protocol,
-//! driver, executor), SQL (engine). Each connector is a folder and a line in `list`.
+//! driver, executor), SQL (sql, planner). Each connector is a folder and a line in `list`.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -14,6 +14,7 @@ pub mod formats;
 mod http;
 pub mod kafka;
 mod list;
+pub mod registry;
 pub mod sink;
 pub mod source;
 mod tls;

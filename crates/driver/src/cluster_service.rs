@@ -4,7 +4,7 @@
 
 use crate::cluster::Cluster;
 use crate::queries::Queries;
-use crate::runner::RunnerEvent;
+use crate::run_event::RunnerEvent;
 use highwater_proto::v1::cluster_service_server::ClusterService;
 use highwater_proto::v1::stream_tasks_request::Message;
 use highwater_proto::v1::{self, StreamTasksRequest};

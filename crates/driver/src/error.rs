@@ -7,7 +7,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum DriverError {
     #[error("{0}")]
-    Sql(#[from] highwater_engine::sql::SqlError),
+    Sql(#[from] highwater_sql::SqlError),
     #[error("{0}")]
     Invalid(String),
     #[error("there is no query named `{name}`{hint}")]
@@ -18,7 +18,7 @@ pub enum DriverError {
     Refused(String),
     /// What a script looks up cannot be read.
     #[error("{0}")]
-    File(#[from] highwater_engine::error::EngineError),
+    File(#[from] highwater_dataflow::error::EngineError),
     #[error("{0}")]
     Connector(#[from] highwater_connectors::error::ConnectorError),
     #[error("{0}")]

@@ -1,15 +1,16 @@
 //! The files that a run's rows look up: read here, so that all executors look up one version.
 //!
-//! Owns: when files are read, and which version is the newest. Does not own: reading them (engine), keeping their content
+//! Owns: when files are read, and which version is the newest. Does not own: reading them (planner), keeping their content
 //! (checkpoint), which version a batch looks up (its plan).
 //! Invariant: a version is told to the run when it has been read as its table declares and its content is durable.
 
 use crate::error::DriverError;
-use crate::runner::{Run, RunHandle, RunnerEvent};
+use crate::run::{Run, RunHandle};
+use crate::run_event::RunnerEvent;
 use highwater_checkpoint::CheckpointStore;
 use highwater_connectors::access::AccessPolicy;
-use highwater_engine::CompiledQuery;
-use highwater_engine::files::FileTable;
+use highwater_planner::CompiledQuery;
+use highwater_planner::files::FileTable;
 use highwater_protocol::files::{FileContent, FileVersions};
 use highwater_protocol::ids::{Epoch, QueryId};
 use highwater_protocol::query::Event;
@@ -170,7 +171,7 @@ async fn read(
 ) -> Result<Option<Changed>, DriverError> {
     // A link may have come to lead elsewhere.
     let checked = table.clone();
-    tokio::task::spawn_blocking(move || access.check_file(&checked)).await??;
+    tokio::task::spawn_blocking(move || access.check_file(&checked.name, &checked.options.path)).await??;
     let found = look(&table).await?;
     let version: Vec<FileContent> = found.iter().map(|(_, content)| *content).collect();
     if known.as_ref() == Some(&version) {

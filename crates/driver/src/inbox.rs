@@ -1,6 +1,6 @@
 //! What waits for one query's run: news that replaces older news, and facts that each count.
 //!
-//! Owns: the queue of one run. Does not own: who sends (streams, effects, monitors) or what a fact means (core).
+//! Owns: the queue of one run. Does not own: who sends (streams, effects, monitors) or what a fact means (protocol).
 //!
 //! Invariants:
 //! - putting something in never waits: a run that is behind holds up no executor's stream, which carries other queries'
@@ -10,7 +10,7 @@
 //! - what counts by itself (a task is done, a writer has published) is never dropped. An attempt has one of them per task
 //!   and writer; an executor that sends beyond [`MOST_FACTS`] is to lose its session, and its attempt with it.
 
-use crate::runner::RunnerEvent;
+use crate::run_event::RunnerEvent;
 use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::{ExecutorId, SourceId};
 use highwater_protocol::offsets::SourcePartition;

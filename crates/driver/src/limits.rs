@@ -3,7 +3,7 @@
 //! Owns: which options count as bounds, and their text. Does not own: applying them (core's planning, `state_limit`).
 
 use bytesize::ByteSize;
-use highwater_engine::CompiledQuery;
+use highwater_planner::CompiledQuery;
 use highwater_proto::v1::QueryLimit;
 use highwater_protocol::options::Trigger;
 use std::time::Duration;
@@ -63,7 +63,7 @@ mod tests {
               'format' = 'json');
             CREATE TABLE o (x BIGINT) WITH ('connector' = 'console');
             INSERT INTO o SELECT x FROM a UNION ALL SELECT x FROM b;";
-        let compiled = highwater_engine::compile(script).unwrap();
+        let compiled = highwater_planner::compile(script).unwrap();
         let found = limits_of(&compiled);
         let found: Vec<(&str, &str, &str)> =
             found.iter().map(|limit| (limit.name.as_str(), limit.table.as_str(), limit.value.as_str())).collect();

@@ -4,13 +4,16 @@
 //! events and ends with the run.
 
 use crate::clock::wall_ms;
-use crate::runner::{RunHandle, RunnerEvent};
+use crate::run::RunHandle;
+use crate::run_event::RunnerEvent;
 use highwater_connectors::error::ConnectorError;
-use highwater_connectors::source::{self, SourceMonitor};
-use highwater_engine::{CompiledQuery, SourceTable};
+use highwater_connectors::registry;
+use highwater_connectors::source::SourceMonitor;
+use highwater_planner::CompiledQuery;
 use highwater_proto::v1;
 use highwater_protocol::offsets::{LogEnds, Positions, SourcePartition};
 use highwater_protocol::query::{Event, TopicLook};
+use highwater_sql::tables::SourceTable;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +38,7 @@ async fn watch(source: SourceTable, run: RunHandle) {
         let looked = tokio::task::spawn_blocking(move || {
             let mut monitor = match taken {
                 Some(monitor) => monitor,
-                None => source::monitor(&table)?,
+                None => registry::monitor(&table)?,
             };
             let look = if only_id { monitor.look_at_identity() } else { monitor.look() };
             Ok::<_, ConnectorError>((monitor, look))
@@ -109,7 +112,7 @@ fn retention_warning(partition: &SourcePartition, position: i64, ends: LogEnds) 
 pub(crate) fn lag(compiled: &CompiledQuery, positions: &Positions) -> Vec<v1::PartitionLag> {
     let mut lags = Vec::new();
     for source in &compiled.sources {
-        let looked = source::monitor(source).and_then(|mut monitor| {
+        let looked = registry::monitor(source).and_then(|mut monitor| {
             let ends = monitor.ends()?;
             Ok((monitor, ends))
         });

@@ -2,9 +2,8 @@
 //!
 //! Owns: the history ring and its subscribers. Does not own: the counters (they come with each commit).
 
-use highwater_engine::CompiledQuery;
-use highwater_engine::runtime::BatchContext;
-use highwater_engine::sql::values::iso_ms;
+use highwater_dataflow::runtime::BatchContext;
+use highwater_planner::CompiledQuery;
 use highwater_protocol::ids::{RunId, SourceId};
 use highwater_protocol::offsets::{Positions, to_topic_json};
 use highwater_protocol::options::QuerySpec;
@@ -13,6 +12,7 @@ use highwater_protocol::query_progress::{
     EventTime, SinkProgress, SourceProgress, StateOperatorProgress, StreamingQueryProgress,
 };
 use highwater_protocol::report::EventTimes;
+use highwater_sql::values::iso_ms;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

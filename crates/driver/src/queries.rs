@@ -7,16 +7,19 @@ mod tests;
 
 use crate::clock::Clock;
 use crate::cluster::Cluster;
+use crate::ends::fixed_ends;
 use crate::error::DriverError;
 use crate::files::FileKeeper;
 use crate::monitor;
 use crate::progress_history::ProgressLog;
-use crate::runner::{self, Found, Run, RunHandle, RunnerEvent};
+use crate::run::{Found, Run, RunHandle};
+use crate::run_event::RunnerEvent;
+use crate::runner;
 use highwater_checkpoint::CheckpointStore;
 use highwater_connectors::access::AccessPolicy;
-use highwater_connectors::sink;
+use highwater_connectors::registry;
 use highwater_crash as crash;
-use highwater_engine::CompiledQuery;
+use highwater_planner::CompiledQuery;
 use highwater_protocol::ids::{ExecutorId, QueryId, RunId};
 use highwater_protocol::options::{DesiredState, QuerySpec, Trigger};
 use highwater_protocol::query::{Event, RunState};
@@ -74,8 +77,8 @@ impl Queries {
     async fn check_access(&self, compiled: &Arc<CompiledQuery>) -> Result<(), DriverError> {
         let (access, compiled) = (self.access.clone(), compiled.clone());
         let check = move || {
-            access.check(&compiled, "driver")?;
-            compiled.file_tables().iter().try_for_each(|table| access.check_file(table))
+            access.check(&compiled.sources, &compiled.sinks, "driver")?;
+            compiled.file_tables().iter().try_for_each(|table| access.check_file(&table.name, &table.options.path))
         };
         Ok(tokio::task::spawn_blocking(check).await??)
     }
@@ -246,9 +249,9 @@ impl Queries {
         }
         let compiled = entry.compiled()?.clone();
         let mut spec = self.stored(entry.spec.id).await?.unwrap_or(entry.spec);
-        let fixed_ends = matches!(compiled.options.trigger, Trigger::AvailableNow | Trigger::Once);
-        if spec.desired == DesiredState::Finished && fixed_ends {
-            (spec.end_positions, spec.end_topic_ids) = crate::submit::fixed_ends(&compiled).await?;
+        let is_bounded = matches!(compiled.options.trigger, Trigger::AvailableNow | Trigger::Once);
+        if spec.desired == DesiredState::Finished && is_bounded {
+            (spec.end_positions, spec.end_topic_ids) = fixed_ends(&compiled).await?;
         }
         spec.desired = DesiredState::Running;
         spec.message = None;
@@ -314,7 +317,7 @@ impl Queries {
         }
         if delete_progress {
             let (compiled, id) = (entry.compiled()?.clone(), entry.spec.id);
-            let delete = move || compiled.sinks.iter().try_for_each(|table| sink::delete_progress(table, id));
+            let delete = move || compiled.sinks.iter().try_for_each(|table| registry::delete_progress(table, id));
             tokio::task::spawn_blocking(delete).await??;
         }
         self.delete(entry.spec.id).await
@@ -381,5 +384,5 @@ pub(crate) fn is_live(entry: &Entry) -> bool {
 
 /// Compiles on a blocking thread: large scripts take a while.
 pub(crate) async fn compile(sql: String) -> Result<CompiledQuery, DriverError> {
-    Ok(tokio::task::spawn_blocking(move || highwater_engine::compile(&sql)).await??)
+    Ok(tokio::task::spawn_blocking(move || highwater_planner::compile(&sql)).await??)
 }

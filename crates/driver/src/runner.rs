@@ -4,18 +4,15 @@
 //! Does not own: any decision (they are the machine's), storage or Kafka clients (called on blocking threads).
 
 use crate::clock::Clock;
-use crate::cluster::Cluster;
 use crate::effects::Effects;
-use crate::inbox::{Inbox, InboxReader, inbox};
-use crate::progress_history::ProgressLog;
+use crate::inbox::{InboxReader, inbox};
+use crate::run::{Found, QueryView, Run, RunHandle};
+use crate::run_event::RunnerEvent;
 use crate::watched::Watched;
-use highwater_checkpoint::CheckpointStore;
 use highwater_connectors::error::ConnectorError;
-use highwater_connectors::sink::max_attempt_ms;
-use highwater_engine::CompiledQuery;
-use highwater_protocol::ids::{AttemptId, BatchId, ExecutorId, QueryId, RunId, SinkId, SourceId, TaskId};
-use highwater_protocol::offsets::{Positions, SourcePartition};
-use highwater_protocol::options::{QuerySpec, SourceSpec};
+use highwater_connectors::registry::max_attempt_ms;
+use highwater_protocol::ids::{AttemptId, ExecutorId, QueryId, SinkId, SourceId, TaskId};
+use highwater_protocol::options::SourceSpec;
 use highwater_protocol::prepare_record::{PrepareRecord, Totals};
 use highwater_protocol::query::{Action, End, Event, QueryConfig, QueryMachine, RunState};
 use std::collections::BTreeMap;
@@ -25,69 +22,6 @@ use tokio::sync::{Notify, watch};
 
 /// Attempts of one run; those of the next have higher numbers.
 const ATTEMPT_BITS: u32 = 32;
-
-/// What a run needs.
-pub(crate) struct Run {
-    pub spec: QuerySpec,
-    pub run_id: RunId,
-    pub compiled: Arc<CompiledQuery>,
-    pub store: CheckpointStore,
-    pub cluster: Cluster,
-    pub progress: ProgressLog,
-    pub clock: Clock,
-    /// Counted over all runs of this driver.
-    pub number: u64,
-}
-
-/// What the checkpoint holds of a query that starts.
-#[derive(Default)]
-pub(crate) struct Found {
-    pub head: Option<PrepareRecord>,
-    pub reserved_writers: BTreeMap<SinkId, u32>,
-}
-
-/// A running query as others see and reach it.
-#[derive(Clone)]
-pub(crate) struct RunHandle {
-    pub run_id: RunId,
-    pub events: Inbox,
-    pub view: watch::Receiver<QueryView>,
-    /// Asks for a look at the topics at once.
-    pub look: Arc<Notify>,
-}
-
-/// What reaches a run from outside.
-#[derive(Debug)]
-pub(crate) enum RunnerEvent {
-    Machine(Event),
-    /// A state delta too large for a report, before the report itself.
-    StateDelta {
-        attempt: AttemptId,
-        task: TaskId,
-        index: u32,
-        bytes: Vec<u8>,
-    },
-    /// Newest ends of one source known to the brokers, for progress and warnings.
-    Latest {
-        source: SourceId,
-        ends: Positions,
-        warnings: Vec<String>,
-    },
-    /// Why rows look up other files than there are; replaces those told before.
-    FileWarnings(Vec<String>),
-}
-
-/// A snapshot of a run, replaced after every step.
-#[derive(Clone, Debug)]
-pub(crate) struct QueryView {
-    pub state: RunState,
-    pub last_batch: Option<BatchId>,
-    pub positions: Positions,
-    pub partitions: BTreeMap<ExecutorId, Vec<SourcePartition>>,
-    pub shards: BTreeMap<ExecutorId, u32>,
-    pub input_rows: BTreeMap<ExecutorId, u64>,
-    pub warnings: Vec<String>,
-}
 
 /// Starts a run in the background, from the checkpoint.
 ///

@@ -1,8 +1,8 @@
 //! `SET state_memory_limit`: a query that keeps too much stops by itself, before the machine stops it.
 //!
-//! Owns: the comparison, and the words that name the operator. Does not own: measuring (the engine), stopping (core).
+//! Owns: the comparison, and the words that name the operator. Does not own: measuring (operators), stopping (protocol).
 
-use highwater_engine::CompiledQuery;
+use highwater_planner::CompiledQuery;
 use highwater_protocol::ids::OperatorId;
 use highwater_protocol::report::OperatorMetrics;
 use std::collections::BTreeMap;

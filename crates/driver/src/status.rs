@@ -2,7 +2,7 @@
 
 use crate::limits::limits_of;
 use crate::queries::{Entry, Queries};
-use crate::runner::QueryView;
+use crate::run::QueryView;
 use highwater_proto::v1::{self, QueryState};
 use highwater_protocol::ids::ExecutorId;
 use highwater_protocol::options::DesiredState;

@@ -2,18 +2,17 @@
 //!
 //! Owns: the order of these steps. Nothing is stored before everything has been checked.
 
+use crate::ends::ends_of;
 use crate::error::DriverError;
 use crate::files;
 use crate::queries::Queries;
-use highwater_connectors::sink::{self, EarlierOutputs};
-use highwater_connectors::source::{self, SourceMonitor};
-use highwater_engine::CompiledQuery;
-use highwater_engine::sql::limits::MAX_PARTITIONS;
+use highwater_connectors::registry::{self, EarlierOutputs};
+use highwater_planner::CompiledQuery;
 use highwater_protocol::ids::{QueryId, SourceId};
 use highwater_protocol::offsets::Positions;
-use highwater_protocol::options::{DesiredState, EndingOffsets, QuerySpec, Trigger};
+use highwater_protocol::options::{DesiredState, QuerySpec, Trigger};
+use highwater_sql::limits::MAX_PARTITIONS;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use uuid::Uuid;
 
 /// What a user submits.
@@ -108,7 +107,7 @@ fn look_up(
 ) -> Result<LookedUp, DriverError> {
     let mut found = LookedUp::default();
     for table in &compiled.sources {
-        let mut monitor = source::monitor(table)?;
+        let mut monitor = registry::monitor(table)?;
         // The id before the positions: should the topic be recreated in between, the run notices.
         monitor.partitions()?;
         if let Some((topic, id)) = monitor.identity()? {
@@ -129,40 +128,10 @@ fn look_up(
                 table.name
             )));
         }
-        sink::prepare(table, id)?;
-        found.notes.extend(sink::guarantee(table)?);
+        registry::prepare(table, id)?;
+        found.notes.extend(registry::guarantee(table)?);
     }
     Ok(found)
-}
-
-fn ends_of(
-    monitor: &mut dyn SourceMonitor,
-    option: Option<&EndingOffsets>,
-    bounded: bool,
-) -> Result<Positions, DriverError> {
-    match option {
-        Some(ending) => Ok(monitor.resolve_end(ending)?),
-        None if bounded => Ok(monitor.resolve_end(&EndingOffsets::Latest)?),
-        None => Ok(Positions::new()),
-    }
-}
-
-/// New fixed ends, for a finished `available_now` query that is started again, and the ids of the topics they belong to.
-pub(crate) async fn fixed_ends(
-    compiled: &Arc<CompiledQuery>,
-) -> Result<(Positions, BTreeMap<SourceId, String>), DriverError> {
-    let compiled = compiled.clone();
-    tokio::task::spawn_blocking(move || {
-        let (mut ends, mut ids) = (Positions::new(), BTreeMap::new());
-        for table in &compiled.sources {
-            let mut monitor = source::monitor(table)?;
-            monitor.partitions()?;
-            ids.extend(monitor.identity()?.map(|(_, id)| (table.id, id)));
-            ends.extend(ends_of(monitor.as_mut(), table.options.ending_offsets.as_ref(), true)?);
-        }
-        Ok((ends, ids))
-    })
-    .await?
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use crate::exchange::Stream;
 use crate::exchange::sender::{Placement, streams_into};
-use highwater_engine::dataflow::Dataflow;
+use highwater_dataflow::Dataflow;
 use highwater_proto::{convert, v1};
 use highwater_protocol::ids::{AttemptId, BatchId, ExecutorId, ShardId, SinkId, TaskId, WriterId};
 use highwater_protocol::participant::RunCommand;

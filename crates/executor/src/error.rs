@@ -1,7 +1,7 @@
 //! What can go wrong in an executor, and what to do about it.
 
 use highwater_connectors::error::ConnectorError;
-use highwater_engine::error::EngineError;
+use highwater_dataflow::error::EngineError;
 use highwater_proto::{MAX_DELTA_BYTES, MAX_MESSAGE_BYTES};
 use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::{ExecutorId, TaskId};

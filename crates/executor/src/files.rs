@@ -1,14 +1,14 @@
 //! The files that rows look up: fetched from the driver by content, and loaded before a batch's tasks.
 //!
 //! Owns: local copies in the scratch folder, which last until their rows are in memory. Does not own: which content a batch
-//! looks up (its plan), reading it (engine). Invariant: a copy under its name has the content of its name.
+//! looks up (its plan), reading it (planner). Invariant: a copy under its name has the content of its name.
 
 use crate::channels::DriverClient;
 use crate::error::TaskError;
 use crate::steps::Steps;
-use highwater_engine::CompiledQuery;
-use highwater_engine::error::EngineError;
-use highwater_engine::files::FileContents;
+use highwater_dataflow::error::EngineError;
+use highwater_planner::CompiledQuery;
+use highwater_planner::files::FileContents;
 use highwater_proto::v1::FetchFileRequest;
 use highwater_protocol::files::{ContentHasher, FileContent, FileVersions};
 use highwater_protocol::ids::QueryId;

@@ -2,7 +2,7 @@
 //!
 //! Owns: the process' life: its exchange server, its session with the driver, and joining again after a loss.
 //! Does not own: decisions about batches (core's query machine) or attempts (core's participant), operators
-//! (engine), Kafka (connectors). Invariant: what a session began ends with it; the checkpoint is the driver's.
+//! (dataflow), Kafka (connectors). Invariant: what a session began ends with it; the checkpoint is the driver's.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

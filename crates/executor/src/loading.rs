@@ -7,7 +7,7 @@ use crate::channels::DriverClient;
 use crate::error::TaskError;
 use crate::restore;
 use crate::running::Running;
-use highwater_engine::state::QueryState;
+use highwater_dataflow::state::QueryState;
 use highwater_protocol::ids::{AttemptId, BatchId, QueryId, ShardId};
 use std::collections::BTreeSet;
 use std::sync::Arc;

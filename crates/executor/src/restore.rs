@@ -1,11 +1,11 @@
 //! State over the wire: shards fetched from the driver, large deltas brought to it.
 //!
-//! Owns: the two calls, and loading on several threads. Does not own: what is in the deltas (core, engine).
+//! Owns: the two calls, and loading on several threads. Does not own: what is in the deltas (protocol, operators).
 
 use crate::channels::DriverClient;
 use crate::error::TaskError;
 use crate::steps::Steps;
-use highwater_engine::state::QueryState;
+use highwater_dataflow::state::QueryState;
 use highwater_proto::v1::{FetchStateRequest, PutStateDeltaRequest};
 use highwater_proto::{MAX_DELTA_BYTES, convert};
 use highwater_protocol::ids::{AttemptId, BatchId, QueryId, RunId, ShardId, TaskId};
@@ -138,7 +138,7 @@ pub async fn upload(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use highwater_engine::state::{Keys, Values};
+    use highwater_dataflow::state::{Keys, Values};
 
     #[test]
     fn shards_are_shared_out_evenly_and_each_once() {
@@ -155,7 +155,7 @@ mod tests {
         let sql = "CREATE TABLE s (k STRING) WITH ('connector'='kafka','topic'='s','bootstrap.servers'='h:1','format'='json');
                    CREATE TABLE o (k STRING, n BIGINT, PRIMARY KEY (k) NOT ENFORCED) WITH ('connector'='console');
                    INSERT INTO o SELECT k, count(*) FROM s GROUP BY k;";
-        let dataflow = highwater_engine::compile(sql).unwrap().dataflow;
+        let dataflow = highwater_planner::compile(sql).unwrap().dataflow;
         let state = Arc::new(QueryState::new(&dataflow));
         let operator = highwater_protocol::ids::OperatorId(0);
         let mut delta = highwater_protocol::state_delta::DeltaWriter::new(operator);

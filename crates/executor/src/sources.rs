@@ -5,15 +5,14 @@
 
 use crate::outbox::Outbox;
 use highwater_connectors::error::ConnectorError;
-use highwater_connectors::source::{
-    self, DEFAULT_PREFETCH_BYTES, Place, SourceEvent, SourceReader, SourceReaderConfig,
-};
-use highwater_engine::SourceTable;
+use highwater_connectors::registry;
+use highwater_connectors::source::{DEFAULT_PREFETCH_BYTES, Place, SourceEvent, SourceReader, SourceReaderConfig};
 use highwater_proto::v1::{self, PartitionStart};
 use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::SourceId;
 use highwater_protocol::offsets::{LastRecord, SourcePartition, TopicPartition};
 use highwater_protocol::plan::{TaskPlan, TaskWork};
+use highwater_sql::tables::SourceTable;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -64,7 +63,7 @@ impl Sources {
             prefetch_bytes: DEFAULT_PREFETCH_BYTES,
             aligned: self.aligned && table.watermark.is_some(),
         };
-        let reader = source::reader(config, sender)?;
+        let reader = registry::reader(config, sender)?;
         watchers.spawn(report_availability(table.id, reader.clone(), self.outbox.clone()));
         watchers.spawn(report_events(table.id, events, self.outbox.clone()));
         Ok(Source { reader, _watchers: watchers })

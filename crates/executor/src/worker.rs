@@ -19,8 +19,8 @@ use crate::steps::Steps;
 use crate::task::{self, Done, TaskContext};
 use crate::writers::Writers;
 use highwater_crash as crash;
-use highwater_engine::CompiledQuery;
-use highwater_engine::state::QueryState;
+use highwater_dataflow::state::QueryState;
+use highwater_planner::CompiledQuery;
 use highwater_proto::v1::stream_tasks_response::Message;
 use highwater_proto::{convert, v1};
 use highwater_protocol::error::ErrorKind;
@@ -79,8 +79,8 @@ impl Worker {
     ) -> Result<Self, (ErrorKind, String)> {
         let (sql, access) = (open.sql.clone(), shared.access.clone());
         let compile = move || -> Result<CompiledQuery, String> {
-            let compiled = highwater_engine::compile(&sql).map_err(|error| error.to_string())?;
-            access.check(&compiled, "executor").map_err(|error| error.to_string())?;
+            let compiled = highwater_planner::compile(&sql).map_err(|error| error.to_string())?;
+            access.check(&compiled.sources, &compiled.sinks, "executor").map_err(|error| error.to_string())?;
             Ok(compiled)
         };
         let compiled = tokio::task::spawn_blocking(compile)

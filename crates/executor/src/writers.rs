@@ -5,13 +5,14 @@
 //! is published is what its last flush, of the very attempt asked for, holds.
 
 use highwater_connectors::error::ConnectorError;
-use highwater_connectors::sink::{self, Published, Writer, WriterConfig};
-use highwater_engine::SinkTable;
-use highwater_engine::changelog::ChangeBatch;
+use highwater_connectors::registry;
+use highwater_connectors::sink::{Published, Writer, WriterConfig};
+use highwater_dataflow::changelog::ChangeBatch;
 use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::{AttemptId, BatchId, Epoch, QueryId};
 use highwater_protocol::plan::WriterPlan;
 use highwater_protocol::report::WriterReport;
+use highwater_sql::tables::SinkTable;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,7 +50,7 @@ impl Writers {
         let table = self.tables.iter().find(|table| table.id == plan.sink).ok_or_else(|| {
             ConnectorError::Fatal(format!("plan names sink {}, which this query does not have", plan.sink))
         })?;
-        sink::open(WriterConfig {
+        registry::open_writer(WriterConfig {
             table: table.clone(),
             query: self.query,
             query_name: self.name.clone(),

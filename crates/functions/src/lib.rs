@@ -1,7 +1,7 @@
 //! Functions that people know from Spark SQL and Flink SQL and DataFusion does not have.
 //!
 //! Owns: their registration and their common shape; the clock of a batch ([`clock`]), windows as functions ([`windows`]).
-//! Does not own: which of them a script may call (crate `engine`, `sql::functions`).
+//! Does not own: which of them a script may call (crate `sql`, `functions`).
 //! Invariants: no function here depends on a random source, a locale, a time zone but UTC or a clock but the batch's; NULL
 //! in gives NULL out; a text that cannot be read gives NULL, a pattern that cannot be read is an error.
 

@@ -1,7 +1,7 @@
 //! Files that rows look up, by content.
 //!
 //! Owns: how a version of a table's files is named. Does not own: reading them (the driver), keeping their content (crate
-//! `checkpoint`), looking rows up (crate `engine`).
+//! `checkpoint`), looking rows up (crate `operators`).
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;

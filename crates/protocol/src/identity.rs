@@ -1,7 +1,7 @@
 //! What a checkpoint's state depends on: the plan that made it.
 //!
 //! Owns: the identity of a plan, as stored with a query, and telling how two differ. Does not own: computing it (crate
-//! `engine`). Invariant: state is read only by a plan of the identity that wrote it.
+//! `planner`). Invariant: state is read only by a plan of the identity that wrote it.
 
 use crate::ids::OperatorId;
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,6 @@
 //! What a user asked for, after parsing and before any planning: the query and its sources.
 //!
-//! Owns: the typed options of the SQL contract. Does not own: parsing them (engine), using them (driver).
+//! Owns: the typed options of the SQL contract. Does not own: parsing them (sql), using them (driver).
 
 use crate::identity::PlanIdentity;
 use crate::ids::{QueryId, SourceId};

@@ -4,16 +4,16 @@
 //! checkpoint, and a folder that is not there is not created.
 
 use crate::cli::{CheckpointArgs, CheckpointCommand};
-use crate::commands::Context;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
 use crate::table::{maybe, number, table};
 use comfy_table::Cell;
 use highwater_checkpoint::{BatchSummary, CheckpointError, CheckpointStore, Verification};
-use highwater_engine::sql::values::iso_ms;
 use highwater_protocol::ids::{BatchId, QueryId};
 use highwater_protocol::offsets::to_topic_json;
 use highwater_protocol::prepare_record::PrepareRecord;
+use highwater_sql::values::iso_ms;
 use serde_json::{Value, json};
 
 pub fn checkpoint(command: CheckpointCommand, context: &Context) -> Result<(), Failure> {

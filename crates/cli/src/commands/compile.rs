@@ -3,10 +3,10 @@
 //! Invariant: a script that does not compile ends with exit code 2, the reason on stderr.
 
 use crate::cli::ScriptArgs;
-use crate::commands::Context;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::{output, script};
-use highwater_engine::CompiledQuery;
+use highwater_planner::CompiledQuery;
 use serde_json::json;
 
 pub fn validate(args: &ScriptArgs, context: &Context) -> Result<(), Failure> {
@@ -34,5 +34,5 @@ pub fn explain(args: &ScriptArgs, context: &Context) -> Result<(), Failure> {
 
 fn compile(args: &ScriptArgs) -> Result<CompiledQuery, Failure> {
     let sql = script::read(&args.file)?;
-    highwater_engine::compile(&sql).map_err(|error| Failure::invalid(error.to_string()))
+    highwater_planner::compile(&sql).map_err(|error| Failure::invalid(error.to_string()))
 }

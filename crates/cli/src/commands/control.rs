@@ -2,7 +2,7 @@
 
 use crate::cli::{DropArgs, NameArgs, StartArgs};
 use crate::client::{CHANGE, Client, LOOK, request};
-use crate::commands::Context;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::{follow, json, output};
 use highwater_proto::v1::{DropQueryRequest, StartQueryRequest, StopQueryRequest};

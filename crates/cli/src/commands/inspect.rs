@@ -2,7 +2,7 @@
 
 use crate::cli::NameArgs;
 use crate::client::{LOOK, request};
-use crate::commands::Context;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::{follow, json, status_page, table};
 use highwater_proto::v1::{GetLagRequest, GetQueryStatusRequest, ListQueriesRequest, StreamProgressRequest};

@@ -4,14 +4,14 @@
 
 use crate::cli::ProgressArgs;
 use crate::client::{Client, LOOK, request};
-use crate::commands::Context;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::follow::{self, Batch, News};
 use crate::output;
 use crate::table;
+use crate::totals::{rate, whole};
 use highwater_proto::v1::StreamProgressRequest;
 use serde_json::Value;
-use std::fmt;
 
 const HEADING: &str =
     "   BATCH  TIME                 RECORDS  RECORDS/S    TOOK MS  WATERMARK            STATE ROWS  STATE SIZE    LATE";
@@ -112,45 +112,10 @@ fn text<'a>(document: &'a Value, key: &str) -> Option<&'a str> {
     document.get(key).and_then(Value::as_str)
 }
 
-fn whole(document: &Value, key: &str) -> Option<u64> {
-    document.get(key).and_then(Value::as_u64)
-}
-
-fn rate(document: &Value, key: &str) -> Option<f64> {
-    document.get(key).and_then(Value::as_f64)
-}
-
-/// What one progress line says of a query followed from now on.
-#[derive(Debug, Default)]
-pub struct Totals {
-    batch: Option<u64>,
-    records: u64,
-    per_second: Option<f64>,
-}
-
-impl Totals {
-    pub fn add(&mut self, document: &Value) {
-        self.batch = whole(document, "batchId");
-        self.records += whole(document, "numInputRows").unwrap_or(0);
-        self.per_second = rate(document, "processedRowsPerSecond");
-    }
-}
-
-impl fmt::Display for Totals {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.batch {
-            None => f.write_str("no batch committed yet"),
-            Some(batch) => {
-                write!(f, "batch {batch}, {} records", self.records)?;
-                self.per_second.map_or(Ok(()), |rate| write!(f, ", {rate:.0} records/s"))
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::totals::Totals;
     use serde_json::json;
 
     fn document() -> Value {

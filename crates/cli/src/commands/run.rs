@@ -5,8 +5,9 @@
 
 use crate::cli::RunArgs;
 use crate::client::{self, CHANGE, Client, LOOK, request};
-use crate::commands::{Context, serve};
+use crate::commands::serve;
 use crate::config::{DriverSettings, ExecutorSettings, cores};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::{follow, json, output, script};
 use highwater_checkpoint::CheckpointStore;
@@ -24,7 +25,7 @@ pub async fn run(args: RunArgs, context: &Context) -> Result<(), Failure> {
     let name = script::name(args.name, &args.file)?;
     let sql = script::read(&args.file)?;
     // Wrong SQL ends here, before anything is stored.
-    let compiled = highwater_engine::compile(&sql).map_err(|error| Failure::invalid(error.to_string()))?;
+    let compiled = highwater_planner::compile(&sql).map_err(|error| Failure::invalid(error.to_string()))?;
     if !context.global.json {
         output::warnings(&compiled.warnings);
     }

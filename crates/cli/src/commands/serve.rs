@@ -4,8 +4,8 @@
 
 use crate::cli::{DriverArgs, ExecutorArgs};
 use crate::client;
-use crate::commands::Context;
 use crate::config::{DriverSettings, ExecutorSettings};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::parent;
 use highwater_driver::{DriverError, DriverOptions};

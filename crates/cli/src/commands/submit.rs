@@ -2,7 +2,7 @@
 
 use crate::cli::SubmitArgs;
 use crate::client::{Client, LOOK, request};
-use crate::commands::Context;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::{follow, json, output, script};
 use highwater_proto::v1::SubmitQueryRequest;

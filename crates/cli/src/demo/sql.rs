@@ -31,7 +31,7 @@ mod tests {
     fn both_examples_compile_on_the_demos_broker() {
         for (name, sql) in queries("127.0.0.1:4711") {
             assert!(sql.contains("'127.0.0.1:4711'") && !sql.contains("localhost"), "{name}");
-            if let Err(error) = highwater_engine::compile(&sql) {
+            if let Err(error) = highwater_planner::compile(&sql) {
                 panic!("{name}: {error}");
             }
         }

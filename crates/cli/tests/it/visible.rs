@@ -1,9 +1,10 @@
 //! A batch is published once all of it can be read, wherever it lies: no row of the next one is seen before.
 
-use highwater_connectors::sink::{self, Published, Writer, WriterConfig};
-use highwater_engine::SinkTable;
-use highwater_engine::changelog::ChangeBatch;
+use highwater_connectors::registry;
+use highwater_connectors::sink::{Published, Writer, WriterConfig};
+use highwater_dataflow::changelog::ChangeBatch;
 use highwater_protocol::ids::{AttemptId, AttemptNumber, BatchId, Epoch, QueryId, WriterId};
+use highwater_sql::tables::SinkTable;
 use highwater_testkit::highwater::DEADLINE;
 use highwater_testkit::{Highwater, Isolation, KafkaCluster, Message};
 use serde_json::json;
@@ -74,13 +75,13 @@ fn writer(kafka: &KafkaCluster, topic: &str) -> (Box<dyn Writer>, ChangeBatch) {
          INSERT INTO o SELECT id FROM t;",
         kafka.bootstrap_servers()
     );
-    let table: SinkTable = highwater_engine::compile(&script).unwrap().sinks[0].clone();
+    let table: SinkTable = highwater_planner::compile(&script).unwrap().sinks[0].clone();
     let query = QueryId(Uuid::from_u128(77));
-    sink::prepare(&table, query).unwrap();
+    registry::prepare(&table, query).unwrap();
     let column: arrow::array::ArrayRef = std::sync::Arc::new(arrow::array::Int64Array::from_iter_values(0..100));
     let rows = ChangeBatch::inserts(arrow::array::RecordBatch::try_from_iter([("id", column)]).unwrap());
     let config = WriterConfig { table, query, query_name: "visible".into(), writer: WriterId(0), epoch: 1 };
-    (sink::open(config).unwrap(), rows)
+    (registry::open_writer(config).unwrap(), rows)
 }
 
 /// One partition's leader hangs while the transaction commits: its coordinator, elsewhere, says at once that it is

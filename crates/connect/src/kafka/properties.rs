@@ -5,8 +5,8 @@
 //! Invariant: a property is refused unless it is listed: a script may come from someone who must not load code, run
 //! commands or write files on the machines it runs on.
 
-use crate::options::OptionValues;
 use crate::spec::OptionKind::{self, Login, Path, Secret, Text};
+use crate::spec::OptionValues;
 use crate::spec::{Fault, FaultAt, PropertySpec};
 
 pub static PROPERTIES: PropertySpec = PropertySpec {

@@ -6,10 +6,10 @@ use crate::sink::records::RecordEncoder;
 use crate::sink::{Committer, Published, SinkConnector, Writer, WriterConfig};
 use crate::source::SourceConnector;
 use highwater_connect::ConnectorSpec;
-use highwater_engine::changelog::ChangeBatch;
-use highwater_engine::query::SinkTable;
+use highwater_dataflow::changelog::ChangeBatch;
 use highwater_protocol::ids::{AttemptId, BatchId, QueryId};
 use highwater_protocol::report::WriterReport;
+use highwater_sql::tables::SinkTable;
 use std::io::Write;
 
 /// The connector.

@@ -1,4 +1,4 @@
-//! Files that rows look up. The driver reads them (`highwater_engine::files`), and no source or sink does.
+//! Files that rows look up. The driver reads them (`planner::files`), and no source or sink does.
 
 use crate::api::Connector;
 use crate::sink::SinkConnector;

@@ -1,7 +1,7 @@
 //! The formats of records: bytes to Arrow columns, and rows to bytes.
 //!
 //! Owns: what a format is to sources and sinks, and the list of them. Does not own: what scripts may say of formats
-//! (`highwater_engine::formats` has a declaration for each), Kafka, what a record without value means.
+//! (`highwater_sql::formats` has a declaration for each), Kafka, what a record without value means.
 //! To add a format: its declaration in the engine's list, its file here, its line in [`CODECS`]. Invariants: a codec is
 //! chosen once, when a source or sink is opened; nothing outside this folder asks which it is.
 
@@ -17,7 +17,7 @@ use arrow::array::{ArrayRef, LargeBinaryArray, RecordBatch};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::Fields;
 use arrow::error::ArrowError;
-use highwater_engine::formats::{Format, FormatSpec};
+use highwater_sql::formats::{Format, FormatSpec};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -142,7 +142,7 @@ fn codec(format: &Format) -> Result<&'static Codec, ConnectorError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use highwater_engine::formats::FORMATS;
+    use highwater_sql::formats::FORMATS;
 
     #[test]
     fn every_format_of_records_that_is_declared_has_a_codec_and_no_other() {

@@ -10,7 +10,7 @@ use arrow::array::{ArrayRef, AsArray, BinaryBuilder, LargeBinaryArray, RecordBat
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
-use highwater_engine::formats::{Format, RAW};
+use highwater_sql::formats::{Format, RAW};
 use std::sync::Arc;
 
 pub const CODEC: Codec = Codec { spec: &RAW, decoder, encoder };

@@ -5,8 +5,8 @@
 
 use crate::error::ConnectorError;
 use crate::tls;
-use highwater_engine::query::SinkTable;
-use highwater_engine::references;
+use highwater_sql::references;
+use highwater_sql::tables::SinkTable;
 use std::time::{Duration, Instant};
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};

@@ -13,8 +13,8 @@ use crate::sink::{Committer, SinkConnector, Writer, WriterConfig};
 use crate::source::SourceConnector;
 use endpoint::Endpoint;
 use highwater_connect::{ConnectorSpec, HTTP};
-use highwater_engine::query::SinkTable;
 use highwater_protocol::ids::QueryId;
+use highwater_sql::tables::SinkTable;
 use writer::HttpWriter;
 
 /// The connector.
@@ -53,11 +53,11 @@ impl SinkConnector for Http {
 
 #[cfg(test)]
 mod tests {
-    use highwater_engine::compile;
+    use highwater_planner::compile;
 
     const SOURCE: &str = "CREATE TABLE t (id BIGINT) WITH ('connector'='kafka', 'topic'='in', 'bootstrap.servers'='h:1', 'format'='json');";
 
-    fn sink(columns: &str, options: &str) -> Result<highwater_engine::CompiledQuery, String> {
+    fn sink(columns: &str, options: &str) -> Result<highwater_planner::CompiledQuery, String> {
         let table = format!("CREATE TABLE o ({columns}) WITH ('connector'='http', {options});");
         compile(&format!("{SOURCE}\n{table}\nINSERT INTO o SELECT id FROM t;")).map_err(|error| error.to_string())
     }

@@ -8,7 +8,7 @@ use super::endpoint::Endpoint;
 use crate::error::ConnectorError;
 use crate::sink::records::RecordEncoder;
 use crate::sink::{Published, Writer, WriterConfig};
-use highwater_engine::changelog::ChangeBatch;
+use highwater_dataflow::changelog::ChangeBatch;
 use highwater_protocol::ids::{AttemptId, BatchId};
 use highwater_protocol::report::WriterReport;
 
@@ -105,7 +105,7 @@ mod tests {
         let script = "CREATE TABLE t (id BIGINT) WITH ('connector'='kafka', 'topic'='in', 'bootstrap.servers'='x:1', 'format'='json');
              CREATE TABLE o (id BIGINT) WITH ('connector'='http', 'url'='http://h/rows', 'rows_per_request'='2');
              INSERT INTO o SELECT id FROM t;";
-        let table = highwater_engine::compile(script).unwrap().sinks[0].clone();
+        let table = highwater_planner::compile(script).unwrap().sinks[0].clone();
         let query = QueryId(uuid::Uuid::from_u128(7));
         HttpWriter::open(WriterConfig { table, query, query_name: "q".into(), writer: WriterId(3), epoch: 1 }).unwrap()
     }

@@ -11,16 +11,17 @@ pub mod options;
 pub mod sink;
 pub(crate) mod source;
 mod topic_id;
+mod topics;
 
 use crate::api::Connector;
 use crate::error::ConnectorError;
 use crate::sink::{Committer, EarlierOutput, Held, SinkConnector, Writer, WriterConfig};
 use crate::source::{SourceConnector, SourceEvent, SourceMonitor, SourceReader, SourceReaderConfig};
 use highwater_connect::ConnectorSpec;
-use highwater_engine::query::{SinkTable, SourceTable};
 use highwater_protocol::ids::{BatchId, QueryId, WriterId};
 use highwater_protocol::query::Resolution;
 use highwater_protocol::report::WriterReport;
+use highwater_sql::tables::{SinkTable, SourceTable};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
@@ -83,7 +84,7 @@ impl Held for Kafka {
     }
 
     fn max_open_ms(&self, table: &SinkTable) -> Result<i64, ConnectorError> {
-        Ok(sink::transaction_timeout_ms(&options::sink_options(table)?))
+        Ok(options::transaction_timeout_ms(&options::sink_options(table)?))
     }
 
     fn earlier_output(&self) -> Box<dyn EarlierOutput> {

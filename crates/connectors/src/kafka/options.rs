@@ -3,7 +3,7 @@
 //! Owns: getting at them, and at the topic of a source. Does not own: what scripts may say (crate `connect`).
 
 use crate::error::ConnectorError;
-use highwater_engine::query::{ConnectorOptions, SinkTable, SourceTable};
+use highwater_sql::tables::{ConnectorOptions, SinkTable, SourceTable};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -48,4 +48,14 @@ fn of(table: &str, connector: &ConnectorOptions) -> Result<KafkaOptions, Connect
         bootstrap_servers: servers.to_string(),
         properties: values.properties().clone(),
     })
+}
+
+/// How long brokers keep a transaction open, unless the user says otherwise; they allow 15 minutes by default.
+pub const TRANSACTION_TIMEOUT_MS: i64 = 600_000;
+pub const TRANSACTION_TIMEOUT: &str = "transaction.timeout.ms";
+
+/// How long the sink asks brokers to keep a transaction open, milliseconds.
+pub fn transaction_timeout_ms(options: &KafkaOptions) -> i64 {
+    let set = options.properties.get(TRANSACTION_TIMEOUT).and_then(|value| value.parse().ok());
+    set.unwrap_or(TRANSACTION_TIMEOUT_MS)
 }

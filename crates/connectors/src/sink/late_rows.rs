@@ -1,7 +1,7 @@
 //! Rows an operator dropped because their time was over, as rows of the hidden sink that keeps them.
 //!
 //! Owns: the records' content. Does not own: which rows are late (the engine), their columns
-//! (`highwater_engine::plan::late_rows`). Invariant: the same rows give the same records in every process.
+//! (`sql::record_copies`). Invariant: the same rows give the same records in every process.
 
 use crate::error::ConnectorError;
 use crate::formats::{self, RowEncoder};
@@ -10,12 +10,12 @@ use arrow::array::{
     TimestampMillisecondArray,
 };
 use arrow::datatypes::{DataType, Field};
-use highwater_engine::changelog::ChangeBatch;
-use highwater_engine::dataflow::OperatorInfo;
-use highwater_engine::plan::dead_letters::schema;
-use highwater_engine::runtime::LateRows;
-use highwater_engine::sql::values::iso_ms;
+use highwater_dataflow::OperatorInfo;
+use highwater_dataflow::changelog::ChangeBatch;
+use highwater_dataflow::runtime::LateRows;
 use highwater_protocol::ids::BatchId;
+use highwater_sql::record_copies::schema;
+use highwater_sql::values::iso_ms;
 use std::sync::Arc;
 
 /// One record per row: its columns as a JSON object; headers tell the operator, its watermark and why the row was late.

@@ -1,25 +1,22 @@
 //! Sinks: writers that take the rows of a batch and publish them, and what tells whether they have.
 //!
 //! Owns: what a connector that is written does, the writer's life (begin, write, flush, publish or abort), rows as records.
-//! Does not own: when to publish (protocol), which rows (engine), how a connector does it (its folder). All calls block.
+//! Does not own: when to publish (protocol), which rows (operators), how a connector does it (its folder). All calls block.
 //! Invariants: the report of a flush says exactly what would become visible; the same rows give the same digest in any
 //! order; a sink is asked what it holds by its [`Committer`], and one that has none has said so.
 
-mod committing;
 mod late_rows;
 pub(crate) mod records;
 
-pub use committing::{EarlierOutputs, delete_progress, guarantee, max_attempt_ms, prepare, resolve_writers};
 pub use late_rows::late_rows;
 
-use crate::api::connector;
 use crate::error::ConnectorError;
-use highwater_engine::changelog::ChangeBatch;
-use highwater_engine::query::SinkTable;
+use highwater_dataflow::changelog::ChangeBatch;
 use highwater_protocol::ids::{AttemptId, BatchId, QueryId, WriterId};
 use highwater_protocol::plan::WriterPlan;
 use highwater_protocol::query::Resolution;
 use highwater_protocol::report::WriterReport;
+use highwater_sql::tables::SinkTable;
 use std::collections::BTreeMap;
 
 /// What a writer is opened with.
@@ -116,22 +113,4 @@ pub trait Held: Sync {
 pub trait EarlierOutput {
     /// The UUID of a query of this name that wrote to the same place, if there was one.
     fn find(&mut self, sink: &SinkTable, name: &str) -> Result<Option<String>, ConnectorError>;
-}
-
-/// Opens a writer of a sink.
-///
-/// # Errors
-/// The table cannot be written, or its options are wrong.
-pub fn open(config: WriterConfig) -> Result<Box<dyn Writer>, ConnectorError> {
-    of(&config.table)?.open(config)
-}
-
-fn of(table: &SinkTable) -> Result<&'static dyn SinkConnector, ConnectorError> {
-    connector(&table.name, &table.connector)?.sink().ok_or_else(|| {
-        ConnectorError::Config(format!(
-            "table '{}' cannot be written: the connector '{}' is none of sinks",
-            table.name,
-            table.connector.name()
-        ))
-    })
 }

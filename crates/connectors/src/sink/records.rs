@@ -10,8 +10,8 @@ use crate::formats::{RowEncoder, encoder};
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit};
-use highwater_engine::changelog::ChangeBatch;
-use highwater_engine::query::SinkTable;
+use highwater_dataflow::changelog::ChangeBatch;
+use highwater_sql::tables::SinkTable;
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -175,10 +175,10 @@ mod tests {
     use arrow::array::{BinaryArray, Int64Array, RecordBatch, StringArray};
     use arrow::datatypes::{Field, Schema};
     use highwater_connect::OptionValues;
-    use highwater_engine::formats::{Format, JSON};
-    use highwater_engine::query::{ConnectorOptions, KeyOptions};
     use highwater_protocol::ids::SinkId;
     use highwater_protocol::options::OutputMode;
+    use highwater_sql::formats::{Format, JSON};
+    use highwater_sql::tables::{ConnectorOptions, KeyOptions};
     use std::sync::Arc;
 
     fn table(fields: Vec<Field>, primary_key: Vec<usize>) -> SinkTable {

@@ -1,6 +1,6 @@
 //! Records that did not decode, as rows of the hidden sink that keeps them.
 //!
-//! Owns: the rows' content. Does not own: their columns (`highwater_engine::plan::dead_letters`).
+//! Owns: the rows' content. Does not own: their columns (`sql::record_copies`).
 
 use super::BadRecord;
 use crate::error::ConnectorError;
@@ -9,8 +9,8 @@ use arrow::array::{
     TimestampMillisecondArray,
 };
 use arrow::datatypes::{DataType, Field};
-use highwater_engine::changelog::ChangeBatch;
-use highwater_engine::plan::dead_letters::schema;
+use highwater_dataflow::changelog::ChangeBatch;
+use highwater_sql::record_copies::schema;
 use std::sync::Arc;
 
 /// One row per record: its key, value and time as they were, its place and the reason as headers.

@@ -1,24 +1,23 @@
 //! Sources: what a connector that is read does, what a reader of records is started with, and what it gives.
 //!
 //! Owns: the traits, the types a reader's user sees, and rows of bad records. Does not own: which ranges are read (plans),
-//! what is done with the rows (engine), how a connector reads (its folder).
+//! what is done with the rows (operators), how a connector reads (its folder).
 //! Invariants: the traits have no defaults; a range is delivered whole and in order, or an error is.
 
 mod dead_letters;
 
 pub use dead_letters::dead_letters;
 
-use crate::api::connector;
 use crate::error::ConnectorError;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
-use highwater_engine::query::SourceTable;
 use highwater_protocol::align::Mark;
 use highwater_protocol::offsets::{LastRecord, LogEnds, OffsetRange, Positions, SourcePartition, TopicPartition};
 use highwater_protocol::options::EndingOffsets;
 use highwater_protocol::query::TopicLook;
 use highwater_protocol::report::EventTimes;
+use highwater_sql::tables::SourceTable;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
@@ -94,32 +93,6 @@ pub trait SourceReader: Send + Sync {
 pub trait RangeRead: Send {
     /// The next chunk with records, in offset order; `None` when the range is complete.
     async fn next(&mut self) -> Result<Option<Chunk>, ConnectorError>;
-}
-
-/// Makes what looks at a source's partitions.
-///
-/// # Errors
-/// The table cannot be read, or its options are wrong.
-pub fn monitor(table: &SourceTable) -> Result<Box<dyn SourceMonitor>, ConnectorError> {
-    of(table)?.monitor(table)
-}
-
-/// Starts a reader of a source.
-///
-/// # Errors
-/// As [`monitor`].
-pub fn reader(
-    config: SourceReaderConfig,
-    events: UnboundedSender<SourceEvent>,
-) -> Result<Arc<dyn SourceReader>, ConnectorError> {
-    of(&config.table)?.reader(config, events)
-}
-
-fn of(table: &SourceTable) -> Result<&'static dyn SourceConnector, ConnectorError> {
-    connector(&table.name, &table.connector)?.source().ok_or_else(|| {
-        let (name, connector) = (&table.name, table.connector.name());
-        ConnectorError::Config(format!("table '{name}' cannot be read: the connector '{connector}' is none of sources"))
-    })
 }
 
 /// Memory a reader thread may hold by default, in bytes.

@@ -11,8 +11,8 @@ pub mod sender;
 pub mod service;
 
 use crate::error::TaskError;
-use highwater_engine::changelog::ChangeBatch;
-use highwater_engine::state::{Growth, Taker};
+use highwater_dataflow::changelog::ChangeBatch;
+use highwater_dataflow::state::{Growth, Taker};
 use highwater_protocol::ids::{AttemptId, EdgeId, QueryId, TaskId};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

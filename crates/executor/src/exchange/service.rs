@@ -5,7 +5,7 @@
 use super::{Admission, Exchange};
 use crate::error::TaskError;
 use arrow_ipc::reader::StreamReader;
-use highwater_engine::changelog::ChangeBatch;
+use highwater_dataflow::changelog::ChangeBatch;
 use highwater_proto::convert;
 use highwater_proto::v1::exchange_service_server::ExchangeService;
 use highwater_proto::v1::{PushBatchesRequest, PushBatchesResponse};

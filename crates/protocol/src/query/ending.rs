@@ -6,10 +6,6 @@ use super::{Action, End};
 use crate::error::ErrorKind;
 use crate::ids::ExecutorId;
 
-/// How long a stop waits for the batch in flight before it is dropped (or, once prepared, left for the next
-/// start to finish), milliseconds.
-pub(super) const STOP_GRACE_MS: i64 = 10_000;
-
 impl QueryMachine {
     pub(super) fn end(&mut self, end: End, out: &mut Vec<Action>) {
         self.phase = Phase::Ended(end.clone());

@@ -2,7 +2,7 @@
 
 use super::cuts::Cuts;
 use super::deaths::Deaths;
-use super::files::Files;
+use super::file_state::Files;
 use super::lease::Lease;
 use super::pace::Pace;
 use super::{Action, End, Event, ExecutorInfo, OutOfRange, RunState};
@@ -22,6 +22,10 @@ use crate::report::{OperatorMetrics, TaskReport};
 use crate::watermark::IdleTracker;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// How long a stop waits for the batch in flight before it is dropped (or, once prepared, left for the next
+/// start to finish), milliseconds.
+const STOP_GRACE_MS: i64 = 10_000;
 
 /// What the machine needs to know of the query; fixed for a run.
 #[derive(Clone, Debug)]
@@ -358,7 +362,7 @@ impl QueryMachine {
             Event::ResolveFailed { number, kind, message } => self.on_resolve_failed(number, kind, message, &mut out),
             Event::OutOfRange(found) => self.on_out_of_range(found, &mut out),
             Event::Trouble { executor, kind, message } => self.on_trouble(executor, kind, message, &mut out),
-            Event::Stop => self.stop_by_ms = self.stop_by_ms.or(Some(now_ms + super::ending::STOP_GRACE_MS)),
+            Event::Stop => self.stop_by_ms = self.stop_by_ms.or(Some(now_ms + STOP_GRACE_MS)),
         }
         self.advance(now_ms, &mut out);
         out

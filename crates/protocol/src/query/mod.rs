@@ -19,6 +19,7 @@ mod dispatch;
 mod ending;
 mod event;
 mod execute;
+mod file_state;
 mod files;
 mod lease;
 mod loss;

@@ -101,7 +101,7 @@ mod tests {
     fn every_query_compiles_as_it_is_and_for_a_run() {
         for query in QUERIES {
             for script in [query.script(), query.script_at(&places())] {
-                if let Err(error) = highwater_engine::compile(&script) {
+                if let Err(error) = highwater_planner::compile(&script) {
                     panic!("{}: {error}\n{script}", query.name);
                 }
             }

@@ -3,7 +3,7 @@
 //! Owns: the columns. Does not own: measuring.
 
 use crate::cli::NexmarkArgs;
-use crate::commands::Context;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::table::{number, table};
 use comfy_table::Cell;

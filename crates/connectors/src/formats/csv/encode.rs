@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, FieldRef};
 use arrow::error::ArrowError;
 use arrow_json::EncoderOptions;
 use arrow_json::writer::{NullableEncoder, make_encoder};
-use highwater_engine::formats::Format;
+use highwater_sql::formats::Format;
 use memchr::memchr3;
 
 /// Encodes some columns of batches of one schema as one line per row, without its end.

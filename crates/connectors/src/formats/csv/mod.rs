@@ -13,7 +13,7 @@ use super::{Codec, Decoded, Input, Layout, RowDecoder};
 use arrow::error::ArrowError;
 use decode::CsvDecoder;
 use encode::CsvEncoder;
-use highwater_engine::formats::{CSV, Format};
+use highwater_sql::formats::{CSV, Format};
 use std::sync::Arc;
 
 pub const CODEC: Codec = Codec {

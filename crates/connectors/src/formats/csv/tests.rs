@@ -4,7 +4,7 @@ use super::*;
 use crate::formats::{RowEncoder, Wanted};
 use arrow::array::*;
 use arrow::datatypes::*;
-use highwater_engine::formats::Format;
+use highwater_sql::formats::Format;
 use proptest::prelude::*;
 
 fn format(options: &[(&str, &str)]) -> Format {

@@ -4,6 +4,7 @@
 //! own: NULL. Invariant: exactly one entry is added to the column, also when the text is no value.
 
 use crate::formats::Fault;
+use crate::formats::json::shorten;
 use crate::formats::json::{Column, nanos_per, put, scalar};
 use arrow::datatypes::TimeUnit;
 use base64::Engine;
@@ -51,7 +52,7 @@ pub fn append(column: &mut Column, text: &str, scratch: &mut String) -> Result<(
 }
 
 fn expected(what: &str, found: &str) -> String {
-    format!("expected {what}, found '{}'", scalar::shorten(found))
+    format!("expected {what}, found '{}'", shorten(found))
 }
 
 fn boolean(value: &str) -> Result<bool, String> {
@@ -75,7 +76,7 @@ fn integer<T: TryFrom<i128>>(value: &str, what: &str) -> Result<T, String> {
 
 fn float<T: std::str::FromStr + Copy>(value: &str, what: &str, is_finite: impl Fn(T) -> bool) -> Result<T, String> {
     let parsed: T = number(value, what)?.parse().map_err(|_| expected(what, value))?;
-    if is_finite(parsed) { Ok(parsed) } else { Err(format!("{} is out of range for {what}", scalar::shorten(value))) }
+    if is_finite(parsed) { Ok(parsed) } else { Err(format!("{} is out of range for {what}", shorten(value))) }
 }
 
 fn binary(value: &str) -> Result<Vec<u8>, String> {
@@ -90,5 +91,5 @@ fn timestamp(value: &str, unit: TimeUnit, scratch: &mut String) -> Result<i64, S
     }
     let what = "a timestamp such as 2026-01-01T00:00:00, or epoch milliseconds";
     let time = scalar::time(value).ok_or_else(|| expected(what, value))?;
-    scalar::in_unit(time, unit).ok_or_else(|| format!("{} is out of range for TIMESTAMP", scalar::shorten(value)))
+    scalar::in_unit(time, unit).ok_or_else(|| format!("{} is out of range for TIMESTAMP", shorten(value)))
 }

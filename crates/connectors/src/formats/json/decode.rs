@@ -6,7 +6,9 @@
 //! builds a tape of every member, wanted or not. This one pass only steps over the others.
 //! Invariant: `append` adds exactly one row, bad or not.
 
-use super::decode_column::Column;
+pub(in crate::formats) mod column;
+mod map;
+
 use super::decode_scalar::expected;
 use super::scan::{Scanner, Span, unescape};
 use crate::error::ConnectorError;
@@ -15,6 +17,7 @@ use crate::formats::{Fault, Input};
 use arrow::array::ArrayRef;
 use arrow::datatypes::{Field, Fields};
 use arrow::error::ArrowError;
+use column::Column;
 use std::collections::HashMap;
 
 /// Member positions remembered from record to record.

@@ -3,18 +3,10 @@
 //! Owns: which texts are numbers, decimals, times. Does not own: arrays, objects.
 //! Errors say what was expected and found; the caller adds the column.
 
-use super::scan::unescape;
+use super::scan::{shorten, unescape};
 use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::datatypes::TimeUnit;
 use chrono::{DateTime, NaiveDate, NaiveTime, Timelike, Utc};
-
-/// A value's text for an error message, cut at 40 characters.
-pub fn shorten(text: &str) -> String {
-    match text.char_indices().nth(40) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_string(),
-    }
-}
 
 pub fn expected(what: &str, value: &str) -> String {
     let found = match value.as_bytes().first() {

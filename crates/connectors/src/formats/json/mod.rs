@@ -3,23 +3,22 @@
 //! Owns: the rules of the SQL contract's "JSON in Kafka". Does not own: Kafka.
 
 mod decode;
-mod decode_column;
-mod decode_map;
 pub(super) mod decode_scalar;
 mod encode;
 mod scan;
 
 /// What other formats of text have in common with it.
-pub(super) use decode_column::{Column, nanos_per, put};
+pub(super) use decode::column::{Column, nanos_per, put};
 pub(super) use decode_scalar as scalar;
 pub use encode::{ObjectEncoder, encoder_options};
+pub(super) use scan::shorten;
 
 use super::{Codec, Decoded, Input, Layout, RowDecoder};
 use crate::error::ConnectorError;
 use arrow::datatypes::Fields;
 use arrow::error::ArrowError;
 use decode::JsonDecoder;
-use highwater_engine::formats::JSON;
+use highwater_sql::formats::JSON;
 use std::sync::Arc;
 
 pub const CODEC: Codec =

@@ -6,8 +6,6 @@
 //! serde_json refuses. The tests below hold this scanner to serde_json.
 //! Invariant: spans it returns lie on character boundaries of the text.
 
-use super::decode_scalar::shorten;
-
 /// Nesting accepted, as a guard of the stack.
 const MAX_DEPTH: usize = 128;
 
@@ -255,6 +253,14 @@ fn unicode(bytes: &[u8]) -> Result<(char, usize), String> {
     }
     let code = 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00);
     char::from_u32(code).map(|character| (character, 10)).ok_or_else(bad)
+}
+
+/// A value's text for an error message, cut at 40 characters.
+pub fn shorten(text: &str) -> String {
+    match text.char_indices().nth(40) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_string(),
+    }
 }
 
 #[cfg(test)]

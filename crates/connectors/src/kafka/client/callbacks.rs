@@ -6,7 +6,7 @@
 use super::login::Login;
 use super::oidc::Oidc;
 use crate::error::ConnectorError;
-use highwater_engine::references;
+use highwater_sql::references;
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::bindings as sys;

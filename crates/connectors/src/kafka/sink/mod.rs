@@ -13,7 +13,6 @@ mod token;
 mod visible;
 mod writer;
 
-pub use producer::transaction_timeout_ms;
 pub use progress_topic::{Progress, ProgressKey, ProgressReader, progress_topic};
 pub(super) use resolve::resolve_writers;
 pub use writer::KafkaWriter;

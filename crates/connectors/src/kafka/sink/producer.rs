@@ -4,11 +4,12 @@
 
 use super::deliveries::Deliveries;
 use crate::error::ConnectorError;
-use crate::kafka::admin;
 use crate::kafka::client::{self, Native};
 use crate::kafka::options::KafkaOptions;
-use highwater_engine::query::SinkTable;
+use crate::kafka::options::{TRANSACTION_TIMEOUT, TRANSACTION_TIMEOUT_MS};
+use crate::kafka::topics;
 use highwater_protocol::ids::{QueryId, SinkId, WriterId};
+use highwater_sql::tables::SinkTable;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer};
@@ -19,20 +20,11 @@ use std::time::{Duration, Instant};
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long initialising waits before it is looked whether brokers refuse to talk.
 const INIT_STEP: Duration = Duration::from_secs(2);
-/// How long brokers keep a transaction open, unless the user says otherwise; they allow 15 minutes by default.
-const TRANSACTION_TIMEOUT_MS: i64 = 600_000;
-const TRANSACTION_TIMEOUT: &str = "transaction.timeout.ms";
 /// Ids initialised at the same time: each takes threads and connections of its own.
 const FENCED_AT_ONCE: usize = 16;
 
 fn transactional_id(query: QueryId, sink: SinkId, writer: WriterId) -> String {
     format!("highwater-{query}-{sink}-{writer}")
-}
-
-/// How long the sink asks brokers to keep a transaction open, milliseconds.
-pub fn transaction_timeout_ms(options: &KafkaOptions) -> i64 {
-    let set = options.properties.get(TRANSACTION_TIMEOUT).and_then(|value| value.parse().ok());
-    set.unwrap_or(TRANSACTION_TIMEOUT_MS)
 }
 
 /// A producer with the writer's transactional id, initialised: earlier producers of it are fenced, and their
@@ -73,7 +65,7 @@ where
         let fatal = producer.client().fatal_error().map(|(code, _)| code);
         let code = fatal.or(error.rdkafka_error_code());
         if code == Some(RDKafkaErrorCode::InvalidTransactionTimeout) {
-            return Err(admin::timeout_refused(table, options));
+            return Err(topics::timeout_refused(table, options));
         }
         let context = format!("{context}: initialising transactions");
         return Err(callbacks.explain_code(context, code, &error.to_string()));

@@ -9,11 +9,11 @@ use super::progress_topic::{Progress, ProgressKey, ProgressReader, progress_topi
 use super::token::ProgressPosition;
 use crate::error::ConnectorError;
 use crate::kafka::options::sink_options;
-use highwater_engine::query::SinkTable;
 use highwater_protocol::ids::{BatchId, QueryId, WriterId};
 use highwater_protocol::options::IsolationLevel;
 use highwater_protocol::query::Resolution;
 use highwater_protocol::report::WriterReport;
+use highwater_sql::tables::SinkTable;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 

@@ -11,13 +11,13 @@ use super::progress_topic::{PROGRESS_PARTITION, Progress, ProgressKey, progress_
 use super::token::ProgressPosition;
 use super::visible::wait_visible;
 use crate::error::ConnectorError;
-use crate::kafka::admin;
 use crate::kafka::client::Native;
 use crate::kafka::options::KafkaOptions;
 use crate::kafka::options::sink_options;
+use crate::kafka::topics;
 use crate::sink::records::{Record, RecordEncoder};
 use crate::sink::{Published, Writer, WriterConfig};
-use highwater_engine::changelog::ChangeBatch;
+use highwater_dataflow::changelog::ChangeBatch;
 use highwater_protocol::ids::{AttemptId, BatchId};
 use highwater_protocol::report::WriterReport;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -161,7 +161,7 @@ impl Writer for KafkaWriter {
             match producer {
                 Some(producer) if !recompute_only => {
                     if !known_topics.contains(record.topic) {
-                        admin::ensure_topic(options, record.topic)?;
+                        topics::ensure_topic(options, record.topic)?;
                         known_topics.insert(record.topic.to_string());
                     }
                     send(producer, &record, &context)

@@ -18,10 +18,10 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
-use highwater_engine::query::{SourceTable, UpsertKey};
 use highwater_protocol::offsets::TopicPartition;
 use highwater_protocol::options::OnBadRecord;
 use highwater_protocol::report::EventTimes;
+use highwater_sql::tables::{SourceTable, UpsertKey};
 use std::sync::Arc;
 
 /// Decodes the records of one table.

@@ -6,10 +6,10 @@ use arrow::datatypes::{Field, Schema};
 use datafusion::physical_expr::expressions::Column;
 use highwater_connect::OptionValues;
 use highwater_connect::kafka::KAFKA;
-use highwater_engine::formats::{Format, JSON};
-use highwater_engine::query::{ConnectorOptions, KeyOptions, UpsertKey};
 use highwater_protocol::ids::SourceId;
 use highwater_protocol::options::SourceOptions;
+use highwater_sql::formats::{Format, JSON};
+use highwater_sql::tables::{ConnectorOptions, KeyOptions, UpsertKey};
 use proptest::prelude::*;
 
 pub fn table(on_bad_record: OnBadRecord, columns_used: Vec<usize>) -> SourceTable {

@@ -1,6 +1,6 @@
 //! Kafka sources: long-lived consumers that prefetch, decode to Arrow and keep what is not yet committed.
 //!
-//! Owns: how records are read. Does not own: which ranges are read (plans), what is done with the rows (engine).
+//! Owns: how records are read. Does not own: which ranges are read (plans), what is done with the rows (operators).
 //! Path of a record: `queue` (librdkafka) → `worker` (a thread) → `raw` (undecoded) → `chunk`
 //! (decoded, key and value by `parts`) → `buffer` (kept until released) → `reader` (the async side).
 
@@ -16,6 +16,7 @@ mod raw;
 mod reader;
 mod shared;
 mod trouble;
+mod validation;
 mod worker;
 
 pub use reader::KafkaReader;

@@ -11,8 +11,9 @@ use arrow::array::ArrayRef;
 use arrow::compute::interleave;
 use arrow::datatypes::Fields;
 use arrow::error::ArrowError;
-use highwater_engine::formats::{Format, RecordColumns};
-use highwater_engine::query::{SourceTable, UpsertKey};
+use highwater_sql::formats::Format;
+use highwater_sql::record_columns::RecordColumns;
+use highwater_sql::tables::{SourceTable, UpsertKey};
 
 /// Where a decoded column comes from: its place among those of the value or of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,12 +7,12 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArra
 use arrow::datatypes::{DataType, Field, Schema};
 use highwater_connect::OptionValues;
 use highwater_connect::kafka::KAFKA;
-use highwater_engine::changelog::ChangeBatch;
-use highwater_engine::formats::{FORMATS, Format, FormatSpec};
-use highwater_engine::query::{ConnectorOptions, KeyOptions, SinkTable, SourceTable, UpsertKey};
+use highwater_dataflow::changelog::ChangeBatch;
 use highwater_protocol::ids::{SinkId, SourceId};
 use highwater_protocol::offsets::TopicPartition;
 use highwater_protocol::options::{OnBadRecord, OutputMode, SourceOptions};
+use highwater_sql::formats::{FORMATS, Format, FormatSpec};
+use highwater_sql::tables::{ConnectorOptions, KeyOptions, SinkTable, SourceTable, UpsertKey};
 use std::sync::Arc;
 
 /// How keys and values share the columns `k` and `v`.

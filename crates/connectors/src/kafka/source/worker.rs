@@ -9,11 +9,11 @@
 use super::buffer::PartitionBuffer;
 use super::chunk::ChunkDecoder;
 use super::incarnation::Incarnation;
-use super::placing::Validation;
 use super::queue::{ConsumerQueue, Polled, Record};
 use super::raw::RawRecords;
 use super::shared::{WorkerShared, WorkerState};
 use super::trouble::Trouble;
+use super::validation::Validation;
 use crate::source::{Place, SourceEvent, SourceReaderConfig};
 use highwater_protocol::offsets::TopicPartition;
 use rdkafka::consumer::Consumer;

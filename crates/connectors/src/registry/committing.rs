@@ -1,0 +1,127 @@
+//! What the driver asks of the sinks of a query.
+//!
+//! Owns: asking each sink's connector, and what an answer means for the whole query. Does not own: the answers.
+
+use super::sink_of;
+use crate::error::ConnectorError;
+use crate::sink::{Committer, EarlierOutput};
+use highwater_protocol::ids::{BatchId, QueryId, WriterId};
+use highwater_protocol::query::Resolution;
+use highwater_protocol::report::WriterReport;
+use highwater_sql::tables::SinkTable;
+use std::collections::BTreeMap;
+
+/// The longest call between executors.
+const EXCHANGE_TIMEOUT_MS: i64 = 600_000;
+
+/// Makes what a sink needs and lacks.
+///
+/// # Errors
+/// The far side refuses, or is away.
+pub fn prepare(table: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
+    sink_of(table)?.prepare(table, query)
+}
+
+/// What a sink promises that is not exactly-once, as a sentence for people; `None`: it is exactly-once.
+///
+/// # Errors
+/// The table cannot be written.
+pub fn guarantee(table: &SinkTable) -> Result<Option<String>, ConnectorError> {
+    Ok(match sink_of(table)?.committer() {
+        Committer::Held(_) => None,
+        Committer::None { guarantee } => {
+            Some(format!("sink '{}' is outside the exactly-once promise: {guarantee}", table.name))
+        }
+    })
+}
+
+/// Says what writers of a sink hold: see [`crate::sink::Held::resolve`]. Of a sink that nothing holds, no writer has published.
+///
+/// # Errors
+/// The far side does not tell.
+pub fn resolve_writers(
+    table: &SinkTable,
+    query: QueryId,
+    batch: Option<BatchId>,
+    writers: &[&WriterReport],
+    whole: bool,
+) -> Result<BTreeMap<WriterId, Resolution>, ConnectorError> {
+    match sink_of(table)?.committer() {
+        Committer::Held(held) => held.resolve(table, query, batch, writers, whole),
+        Committer::None { .. } => {
+            Ok(writers.iter().map(|writer| (writer.plan.writer, Resolution::NotPublished)).collect())
+        }
+    }
+}
+
+/// How long an attempt of a batch may take, milliseconds: what it has open by then is still there when it is published.
+///
+/// # Errors
+/// A table cannot be written.
+pub fn max_attempt_ms(sinks: &[SinkTable]) -> Result<i64, ConnectorError> {
+    let mut least = EXCHANGE_TIMEOUT_MS;
+    for table in sinks {
+        if let Committer::Held(held) = sink_of(table)?.committer() {
+            least = least.min(held.max_open_ms(table)?);
+        }
+    }
+    Ok(least / 5 * 4)
+}
+
+/// Deletes what a sink keeps of a query that is dropped.
+///
+/// # Errors
+/// The far side refuses, or is away.
+pub fn delete_progress(table: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
+    match sink_of(table)?.committer() {
+        Committer::Held(held) => held.delete_progress(table, query),
+        Committer::None { .. } => Ok(()),
+    }
+}
+
+/// What earlier queries have written, by connector.
+#[derive(Default)]
+pub struct EarlierOutputs {
+    by_connector: BTreeMap<&'static str, Box<dyn EarlierOutput>>,
+}
+
+impl EarlierOutputs {
+    /// The UUID of a query of this name that wrote to the sink's place, if that is known of one.
+    ///
+    /// # Errors
+    /// The far side does not tell.
+    pub fn find(&mut self, sink: &SinkTable, name: &str) -> Result<Option<String>, ConnectorError> {
+        match sink_of(sink)?.committer() {
+            Committer::Held(held) => {
+                let known = self.by_connector.entry(sink.connector.name());
+                known.or_insert_with(|| held.earlier_output()).find(sink, name)
+            }
+            Committer::None { .. } => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sink_that_nothing_holds_says_so_and_never_counts_as_published() {
+        let script = "CREATE TABLE t (id BIGINT) WITH ('connector'='kafka', 'topic'='in', 'bootstrap.servers'='x:1', 'format'='json');
+             CREATE TABLE held (id BIGINT) WITH ('connector'='kafka', 'topic'='o', 'bootstrap.servers'='x:1', 'format'='json',
+               'kafka.transaction.timeout.ms'='5000');
+             CREATE TABLE printed (id BIGINT) WITH ('connector'='console');
+             INSERT INTO held SELECT id FROM t; INSERT INTO printed SELECT id FROM t;";
+        let sinks = highwater_planner::compile(script).unwrap().sinks;
+        assert_eq!(guarantee(&sinks[0]).unwrap(), None);
+        let told = guarantee(&sinks[1]).unwrap().unwrap();
+        assert!(told.starts_with("sink 'printed' is outside the exactly-once promise: "), "{told}");
+        assert_eq!(max_attempt_ms(&sinks).unwrap(), 4000);
+        assert_eq!(max_attempt_ms(&sinks[1..]).unwrap(), 480_000);
+        let plan = highwater_protocol::plan::WriterPlan { sink: sinks[1].id, writer: WriterId(4) };
+        let report = WriterReport { plan, rows: 1, digest: 7, token: None };
+        let found =
+            resolve_writers(&sinks[1], QueryId(uuid::Uuid::from_u128(1)), Some(BatchId(3)), &[&report], true).unwrap();
+        assert_eq!(found, BTreeMap::from([(WriterId(4), Resolution::NotPublished)]));
+    }
+}

@@ -1,0 +1,70 @@
+//! From a table to its connector: opening readers and writers, and asking sinks.
+//!
+//! Owns: finding the connector of a table. Does not own: the list of them (`list`), what any does.
+
+mod committing;
+
+pub use committing::{EarlierOutputs, delete_progress, guarantee, max_attempt_ms, prepare, resolve_writers};
+
+use crate::api::Connector;
+use crate::error::ConnectorError;
+use crate::list::CONNECTORS;
+use crate::sink::{SinkConnector, Writer, WriterConfig};
+use crate::source::{SourceConnector, SourceEvent, SourceMonitor, SourceReader, SourceReaderConfig};
+use highwater_sql::tables::{ConnectorOptions, SinkTable, SourceTable};
+use std::sync::Arc;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// The connector of a table.
+///
+/// # Errors
+/// This build has none of that name.
+fn connector(table: &str, options: &ConnectorOptions) -> Result<&'static dyn Connector, ConnectorError> {
+    let name = options.name();
+    let unknown = || ConnectorError::Config(format!("table '{table}': this build has no connector '{name}'"));
+    CONNECTORS.iter().copied().find(|connector| connector.spec().name == name).ok_or_else(unknown)
+}
+
+/// Makes what looks at a source's partitions.
+///
+/// # Errors
+/// The table cannot be read, or its options are wrong.
+pub fn monitor(table: &SourceTable) -> Result<Box<dyn SourceMonitor>, ConnectorError> {
+    source_of(table)?.monitor(table)
+}
+
+/// Starts a reader of a source.
+///
+/// # Errors
+/// As [`monitor`].
+pub fn reader(
+    config: SourceReaderConfig,
+    events: UnboundedSender<SourceEvent>,
+) -> Result<Arc<dyn SourceReader>, ConnectorError> {
+    source_of(&config.table)?.reader(config, events)
+}
+
+fn source_of(table: &SourceTable) -> Result<&'static dyn SourceConnector, ConnectorError> {
+    connector(&table.name, &table.connector)?.source().ok_or_else(|| {
+        let (name, connector) = (&table.name, table.connector.name());
+        ConnectorError::Config(format!("table '{name}' cannot be read: the connector '{connector}' is none of sources"))
+    })
+}
+
+/// Opens a writer of a sink.
+///
+/// # Errors
+/// The table cannot be written, or its options are wrong.
+pub fn open_writer(config: WriterConfig) -> Result<Box<dyn Writer>, ConnectorError> {
+    sink_of(&config.table)?.open(config)
+}
+
+fn sink_of(table: &SinkTable) -> Result<&'static dyn SinkConnector, ConnectorError> {
+    connector(&table.name, &table.connector)?.sink().ok_or_else(|| {
+        ConnectorError::Config(format!(
+            "table '{}' cannot be written: the connector '{}' is none of sinks",
+            table.name,
+            table.connector.name()
+        ))
+    })
+}

@@ -1,0 +1,99 @@
+//! What operators with state have in common: their shards, watermarks, TTL, late rows and memory.
+//!
+//! Owns: the one place where each of these is looked at. Does not own: what an operator makes of its rows ([`Stateful`]),
+//! how state is kept (`state`).
+//! Invariants: an operator reaches no state but its own, in the shards of its task; what expires is forgotten before the
+//! operator looks at its rows; late rows are dropped before it does.
+
+use super::BatchContext;
+use super::keyed_state::KeyedState;
+use super::late::{Late, LateRows};
+use super::stateful::{Counts, Keeps, Stateful};
+use super::ttl::Ttl;
+use crate::Upstream;
+use crate::changelog::ChangeBatch;
+use crate::error::EngineError;
+use crate::state::{Keys, StateSize, TaskState};
+use highwater_protocol::ids::OperatorId;
+use highwater_protocol::report::OperatorMetrics;
+
+/// An operator with state, in one task of a batch.
+pub struct Keyed {
+    operator: OperatorId,
+    shards: u16,
+    close_before_ms: Option<i64>,
+    ttl: Ttl,
+    late: Late,
+    logic: Box<dyn Stateful>,
+}
+
+impl Keyed {
+    /// `watermark`: the sources by whose watermarks rows are late and keys close; `None`: by none.
+    pub fn new(
+        operator: OperatorId,
+        watermark: Option<&[Upstream]>,
+        context: &BatchContext,
+        logic: impl Stateful + 'static,
+    ) -> Self {
+        let least = |of| watermark.and_then(|upstream| BatchContext::least(of, upstream));
+        Self {
+            operator,
+            shards: context.shards,
+            close_before_ms: least(&context.close_before),
+            ttl: Ttl::of(operator, context),
+            late: Late::new(operator, least(&context.late_before)),
+            logic: Box::new(logic),
+        }
+    }
+
+    /// Takes rows of one of its inputs.
+    pub fn push(&mut self, port: usize, rows: ChangeBatch) -> Result<(), EngineError> {
+        self.logic.push(port, rows, &mut self.late)
+    }
+
+    /// The input is complete: forgets what expires, then gives its rows. Returns them, and whether they are to be counted.
+    pub fn finish(&mut self, task: &mut TaskState) -> Result<(Vec<ChangeBatch>, Option<OperatorId>), EngineError> {
+        let Self { operator, shards, close_before_ms, ttl, late, logic } = self;
+        let (store, rows) = task.parts();
+        let (operator, close_before_ms) = (*operator, *close_before_ms);
+        let mut state = KeyedState { store, rows, operator, shards: *shards, close_before_ms, ttl, late };
+        let mut given = Vec::new();
+        if let (Keeps::State, Some(until)) = (logic.keeps(), state.ttl.due()) {
+            let mut due = Keys::default();
+            state.store.due(operator, until, &mut due)?;
+            logic.expire(&due, &mut state)?;
+        }
+        logic.finish(&mut state, &mut given)?;
+        let counts = logic.counts() == Counts::Taker && logic.keeps() != Keeps::Nothing;
+        Ok((given, counts.then_some(operator)))
+    }
+
+    /// Says of which inputs late rows are wanted.
+    pub fn want_late(&mut self, inputs: &[bool]) {
+        self.late.want(inputs);
+    }
+
+    /// Late rows since the last call, each with its input.
+    pub fn take_late(&mut self) -> Vec<(usize, LateRows)> {
+        self.late.take()
+    }
+
+    /// Its counters, once finished; `None`: it keeps nothing.
+    pub fn metrics(&self, state: &TaskState) -> Option<OperatorMetrics> {
+        let size = match self.logic.keeps() {
+            Keeps::State => state.size(self.operator),
+            Keeps::Partial => StateSize::default(),
+            Keeps::Nothing => return None,
+        };
+        Some(OperatorMetrics {
+            operator: self.operator,
+            state_rows: size.rows,
+            state_bytes: size.bytes,
+            rows_updated: size.updated,
+            rows_removed: size.removed,
+            late_rows: self.late.count(),
+            expired_rows: self.ttl.expired,
+            ignored_rows: self.ttl.ignored,
+        })
+    }
+}

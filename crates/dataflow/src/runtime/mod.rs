@@ -1,0 +1,271 @@
+//! Running a dataflow: one task of one micro-batch.
+//!
+//! Owns: the operators of a task and the order in which rows go through them. Does not own: where input comes from
+//! and output goes to (the executor), what is kept between batches (`state`).
+//! Invariants: output is a function of plan, state and input in its given order; nothing waits, nothing reads a
+//! clock; a batch that is in no window any more is counted, never silently dropped.
+
+pub mod changes;
+pub mod exchange;
+pub mod keyed;
+pub mod keyed_state;
+pub mod keys;
+mod lanes;
+pub mod late;
+pub mod operator;
+pub mod pipeline;
+pub mod split;
+pub mod stateful;
+pub mod stored_row;
+mod ttl;
+
+pub use keyed::Keyed;
+pub use keyed_state::KeyedState;
+pub use keys::shard_of;
+pub use lanes::{Lanes, lanes_of};
+pub use late::LateRows;
+pub use pipeline::{batch, evaluate};
+pub use stateful::{Counts, Keeps, Stateful};
+
+use crate::changelog::ChangeBatch;
+use crate::error::{EngineError, Fault};
+use crate::state::{Overlay, TaskState};
+use crate::{CLOCK, Dataflow, PipelineInput, PipelineOutput, Upstream};
+use arrow::array::RecordBatch;
+use exchange::Router;
+use highwater_protocol::files::FileVersions;
+use highwater_protocol::ids::{BatchId, EdgeId, OperatorId, ShardId, SinkId, SourceId, StageId};
+use highwater_protocol::plan::{BatchPlan, TaskWork};
+use highwater_protocol::report::{OperatorMetrics, StateDelta};
+use pipeline::Chain;
+use std::collections::BTreeMap;
+
+/// What all tasks of a micro-batch know.
+#[derive(Clone, Debug, Default)]
+pub struct BatchContext {
+    pub batch: BatchId,
+    /// What `now()` returns, milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    /// Windows ending at or before this are closed: their rows are late. Absent = nothing is.
+    pub late_before: BTreeMap<SourceId, i64>,
+    /// Windows ending at or before this close at the end of the batch.
+    pub close_before: BTreeMap<SourceId, i64>,
+    /// Number of shards of the query.
+    pub shards: u16,
+    /// First shard of every task that receives from an edge, ascending.
+    pub receivers: BTreeMap<EdgeId, Vec<ShardId>>,
+    /// How long operators keep what is not written, milliseconds; those without forget nothing by time.
+    pub ttl: BTreeMap<OperatorId, i64>,
+    /// The files that rows look up; they are loaded.
+    pub files: FileVersions,
+}
+
+impl BatchContext {
+    pub fn of(plan: &BatchPlan, dataflow: &Dataflow, shards: u16) -> Self {
+        let receivers = dataflow.edges.iter().filter_map(|edge| {
+            let consumer = dataflow.consumer(edge.id)?;
+            let first = |work: &TaskWork| match work {
+                TaskWork::Shards { first, .. } => Some(*first),
+                TaskWork::Source { .. } => None,
+            };
+            let mut firsts: Vec<ShardId> = plan.tasks_of(consumer.id).filter_map(|task| first(&task.work)).collect();
+            firsts.sort_unstable();
+            Some((edge.id, firsts))
+        });
+        Self {
+            batch: plan.batch,
+            timestamp_ms: plan.timestamp_ms,
+            late_before: plan.late_before.clone(),
+            // No row of this batch is older than the batch: what ends before it is over.
+            close_before: plan
+                .close_before
+                .iter()
+                .map(|(id, time)| (*id, *time))
+                .chain([(CLOCK, plan.timestamp_ms)])
+                .collect(),
+            shards,
+            receivers: receivers.collect(),
+            ttl: dataflow.operators.iter().filter_map(|info| Some((info.id, info.ttl_ms?))).collect(),
+            files: plan.files.clone(),
+        }
+    }
+
+    /// What each operator that goes by a watermark takes for late, and for closed, milliseconds.
+    pub fn watermarks(&self, dataflow: &Dataflow) -> BTreeMap<OperatorId, [Option<i64>; 2]> {
+        let ops = dataflow.stages.iter().flat_map(|stage| &stage.pipelines).flat_map(|pipeline| &pipeline.ops);
+        let of = |(id, upstream)| (id, [&self.late_before, &self.close_before].map(|all| Self::least(all, upstream)));
+        ops.filter_map(|op| op.watermark()).map(of).collect()
+    }
+
+    /// The watermark of an operator: the least of its sources', once all have one. Milliseconds.
+    pub fn least(watermarks: &BTreeMap<SourceId, i64>, upstream: &[Upstream]) -> Option<i64> {
+        let of = |upstream: &Upstream| Some(watermarks.get(&upstream.source)?.saturating_sub(upstream.delay_ms));
+        upstream.iter().map(of).min().flatten()
+    }
+}
+
+/// Rows that leave a task.
+#[derive(Debug)]
+pub enum Emit {
+    /// For the task that owns this shard; all rows belong to that task's shards.
+    Exchange {
+        edge: EdgeId,
+        shard: ShardId,
+        rows: ChangeBatch,
+    },
+    Sink {
+        sink: SinkId,
+        rows: ChangeBatch,
+    },
+    /// Rows an operator dropped, for the sink that keeps such.
+    Late {
+        sink: SinkId,
+        late: LateRows,
+    },
+}
+
+/// What a task leaves behind besides its rows.
+#[derive(Debug)]
+pub struct TaskOutcome {
+    /// State changes, to be kept where the task ran.
+    pub overlay: Overlay,
+    /// The same changes, for the checkpoint.
+    pub state: Vec<StateDelta>,
+    pub operators: Vec<OperatorMetrics>,
+}
+
+/// One task while it runs.
+pub struct TaskRuntime {
+    pipelines: Vec<RunningPipeline>,
+    state: TaskState,
+}
+
+struct RunningPipeline {
+    inputs: Vec<PipelineInput>,
+    late: Vec<Option<SinkId>>,
+    chain: Chain,
+    output: Output,
+}
+
+enum Output {
+    Exchange(Router),
+    Sink(SinkId),
+}
+
+impl TaskRuntime {
+    /// `sinks` gives the sinks' names, for messages.
+    pub fn new(
+        dataflow: &Dataflow,
+        sinks: &BTreeMap<SinkId, String>,
+        stage: StageId,
+        context: &BatchContext,
+        state: TaskState,
+    ) -> Result<Self, EngineError> {
+        let stage = dataflow.stages.get(stage.0 as usize).ok_or(Fault::NoStage(stage))?;
+        let mut pipelines = Vec::with_capacity(stage.pipelines.len());
+        for pipeline in &stage.pipelines {
+            let (output, name) = match pipeline.output {
+                PipelineOutput::Sink(sink) => (Output::Sink(sink), sinks.get(&sink).cloned().unwrap_or_default()),
+                PipelineOutput::Exchange(edge) => {
+                    let spec = dataflow.edges.get(edge.0 as usize).ok_or(EngineError::UnknownEdge(edge))?;
+                    (Output::Exchange(Router::new(spec, context)?), String::new())
+                }
+            };
+            let mut chain = Chain::new(&pipeline.ops, context, &name)?;
+            let late = pipeline.late.clone();
+            if !late.is_empty() {
+                chain.want_late(&late.iter().map(Option::is_some).collect::<Vec<_>>());
+            }
+            pipelines.push(RunningPipeline { inputs: pipeline.inputs.clone(), late, chain, output });
+        }
+        Ok(Self { pipelines, state })
+    }
+
+    /// Takes decoded records of the stage's source.
+    pub fn push_source(&mut self, rows: RecordBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
+        self.push(PipelineInput::Source, &ChangeBatch::inserts(rows), out)
+    }
+
+    /// Takes rows that came over an edge.
+    pub fn push_edge(&mut self, edge: EdgeId, rows: ChangeBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
+        if !self.pipelines.iter().any(|pipeline| pipeline.inputs.contains(&PipelineInput::Edge(edge))) {
+            return Err(EngineError::UnknownEdge(edge));
+        }
+        self.push(PipelineInput::Edge(edge), &rows, out)
+    }
+
+    /// The rows given so far have gone on.
+    pub fn settle(&mut self) {
+        self.state.settle();
+    }
+
+    fn push(&mut self, input: PipelineInput, rows: &ChangeBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
+        for pipeline in &mut self.pipelines {
+            let ports = pipeline.inputs.iter().enumerate().filter(|(_, mine)| **mine == input);
+            for (port, _) in ports {
+                let mut done = Vec::new();
+                pipeline.chain.push(port, rows.clone(), &mut self.state, &mut done)?;
+                pipeline.output.route(done, out)?;
+            }
+            pipeline.lead_late(out);
+        }
+        Ok(())
+    }
+
+    /// The input is complete: aggregates give their rows, windows close, changelogs are consolidated.
+    pub fn finish(mut self, out: &mut Vec<Emit>) -> Result<TaskOutcome, EngineError> {
+        let mut operators: BTreeMap<OperatorId, OperatorMetrics> = BTreeMap::new();
+        for pipeline in &mut self.pipelines {
+            let mut done = Vec::new();
+            let finished = pipeline.chain.finish(&mut self.state, &mut done);
+            // What could not be kept explains whatever went wrong after it.
+            self.state.check()?;
+            finished?;
+            pipeline.output.route(done, out)?;
+            pipeline.lead_late(out);
+            for metrics in pipeline.chain.metrics(&self.state) {
+                add(operators.entry(metrics.operator).or_default(), metrics);
+            }
+        }
+        let (overlay, state) = self.state.finish();
+        Ok(TaskOutcome { overlay, state, operators: operators.into_values().collect() })
+    }
+}
+
+impl RunningPipeline {
+    /// Leads what was dropped as late to where it is wanted.
+    fn lead_late(&mut self, out: &mut Vec<Emit>) {
+        if self.late.is_empty() {
+            return;
+        }
+        // Behind the first operator, the inputs are one.
+        let any = self.late.iter().flatten().next().copied();
+        for (place, input, late) in self.chain.take_late() {
+            let sink = if place == 0 { self.late.get(input).copied().flatten() } else { any };
+            out.extend(sink.map(|sink| Emit::Late { sink, late }));
+        }
+    }
+}
+
+impl Output {
+    fn route(&mut self, rows: Vec<ChangeBatch>, out: &mut Vec<Emit>) -> Result<(), EngineError> {
+        for rows in rows.into_iter().filter(|rows| rows.num_rows() > 0) {
+            match self {
+                Output::Sink(sink) => out.push(Emit::Sink { sink: *sink, rows }),
+                Output::Exchange(router) => router.route(&rows, out)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn add(sum: &mut OperatorMetrics, more: OperatorMetrics) {
+    sum.operator = more.operator;
+    sum.state_rows += more.state_rows;
+    sum.state_bytes += more.state_bytes;
+    sum.rows_updated += more.rows_updated;
+    sum.rows_removed += more.rows_removed;
+    sum.late_rows += more.late_rows;
+    sum.expired_rows += more.expired_rows;
+    sum.ignored_rows += more.ignored_rows;
+}

@@ -1,0 +1,195 @@
+//! What a query may take of one executor's memory.
+//!
+//! Owns: counting what tasks add, and saying that it is too much. Does not own: what an executor allows a query (the
+//! executor), `state_memory_limit` of all executors together (the driver).
+//! Invariants: what a task adds is counted until its changes are state, or dropped; once a query has too much, nothing
+//! more of it is kept, and its task fails before anything it gave is prepared.
+
+use crate::error::EngineError;
+use crate::{Dataflow, PipelineInput};
+use highwater_protocol::ids::{EdgeId, OperatorId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// What takes memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Taker {
+    Operator(OperatorId),
+    /// Rows that came over an edge and wait for the task they are for.
+    Edge(EdgeId),
+    /// A part of a stage that keeps no state, as people call it.
+    Part(&'static str),
+}
+
+impl From<OperatorId> for Taker {
+    fn from(operator: OperatorId) -> Self {
+        Self::Operator(operator)
+    }
+}
+
+/// The memory of one query on this executor. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    limit_bytes: u64,
+    /// What tasks added that is no state yet.
+    added: Arc<AtomicU64>,
+    names: Arc<BTreeMap<Taker, String>>,
+}
+
+impl Budget {
+    pub fn new(limit_bytes: u64, names: BTreeMap<Taker, String>) -> Self {
+        Self { limit_bytes, added: Arc::default(), names: Arc::new(names) }
+    }
+
+    /// The budget of a query with this dataflow.
+    pub fn of(dataflow: &Dataflow, limit_bytes: u64) -> Self {
+        let operator = |id: OperatorId| {
+            let info = dataflow.operators.iter().find(|info| info.id == id)?;
+            Some(format!("operator {id} ({} {})", info.name, info.description))
+        };
+        let mut names: BTreeMap<Taker, String> =
+            dataflow.operators.iter().filter_map(|info| Some((info.id.into(), operator(info.id)?))).collect();
+        for edge in &dataflow.edges {
+            let Some(consumer) = dataflow.consumer(edge.id) else { continue };
+            let input = PipelineInput::Edge(edge.id);
+            let mut ops = consumer
+                .pipelines
+                .iter()
+                .filter(|pipeline| pipeline.inputs.contains(&input))
+                .flat_map(|pipeline| &pipeline.ops);
+            let first = ops.find_map(|op| operator(op.state()?.operator));
+            let to = first.unwrap_or_else(|| format!("stage {}", consumer.id));
+            names.insert(Taker::Edge(edge.id), format!("the rows that wait for {to}"));
+        }
+        Self::new(limit_bytes, names)
+    }
+
+    fn name(&self, taker: Taker) -> String {
+        self.names.get(&taker).cloned().unwrap_or_else(|| match taker {
+            Taker::Operator(id) => format!("operator {id}"),
+            Taker::Edge(id) => format!("the rows of edge {id}"),
+            Taker::Part(name) => name.to_string(),
+        })
+    }
+
+    /// For a task that begins while so much is state.
+    pub fn task(&self, committed_bytes: u64) -> Growth {
+        Growth { budget: self.clone(), committed_bytes, kept: 0, emitted: 0, over: None }
+    }
+}
+
+/// What one task adds.
+#[derive(Debug)]
+pub struct Growth {
+    budget: Budget,
+    committed_bytes: u64,
+    kept: u64,
+    emitted: u64,
+    /// What was one too many.
+    over: Option<Taker>,
+}
+
+impl Growth {
+    /// Without a limit.
+    pub fn unlimited() -> Self {
+        Self::limited(u64::MAX)
+    }
+
+    /// The budget of a query that may take `limit_bytes`.
+    pub fn limited(limit_bytes: u64) -> Self {
+        Budget::new(limit_bytes, BTreeMap::new()).task(0)
+    }
+
+    /// The same for a part of the task.
+    pub fn part(&self) -> Self {
+        self.budget.task(self.committed_bytes)
+    }
+
+    /// An operator keeps so much more; false: it must not.
+    pub fn keep(&mut self, operator: OperatorId, bytes: u64) -> bool {
+        self.kept += bytes;
+        self.add(operator.into(), bytes)
+    }
+
+    /// Rows of so many bytes are there until they are settled.
+    pub fn charge(&mut self, by: impl Into<Taker>, bytes: u64) -> Result<(), EngineError> {
+        self.emitted = self.emitted.saturating_add(bytes);
+        self.add(by.into(), bytes);
+        self.check()
+    }
+
+    /// So many of the bytes emitted are gone.
+    pub fn take_back(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.emitted);
+        self.emitted -= bytes;
+        self.budget.added.fetch_sub(bytes, Relaxed);
+    }
+
+    fn add(&mut self, by: Taker, bytes: u64) -> bool {
+        let before = self.budget.added.fetch_add(bytes, Relaxed);
+        let all = self.committed_bytes.saturating_add(before.saturating_add(bytes));
+        if self.over.is_none() && all > self.budget.limit_bytes {
+            self.over = Some(by);
+        }
+        self.over.is_none()
+    }
+
+    /// The rows it gave have gone on.
+    pub fn settle(&mut self) {
+        self.take_back(self.emitted);
+    }
+
+    /// Whether all of it was kept.
+    pub fn check(&self) -> Result<(), EngineError> {
+        match self.over {
+            None => Ok(()),
+            Some(by) => {
+                Err(EngineError::OverMemory { what: self.budget.name(by), limit_bytes: self.budget.limit_bytes })
+            }
+        }
+    }
+}
+
+impl Drop for Growth {
+    fn drop(&mut self) {
+        self.budget.added.fetch_sub(self.kept + self.emitted, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OP: OperatorId = OperatorId(3);
+
+    #[test]
+    fn up_to_the_limit_and_no_further() {
+        let budget = Budget::new(100, BTreeMap::from([(OP.into(), "operator 3 (join a with b)".to_string())]));
+        let mut one = budget.task(40);
+        assert!(one.keep(OP, 60));
+        assert!(one.check().is_ok());
+        assert!(!one.keep(OP, 1));
+        let error = one.check().unwrap_err().to_string();
+        assert!(error.contains("operator 3 (join a with b)") && error.contains("100 bytes"), "{error}");
+    }
+
+    #[test]
+    fn tasks_of_one_query_share_it_and_give_it_back() {
+        let budget = Budget::new(100, BTreeMap::new());
+        let mut one = budget.task(0);
+        let mut two = one.part();
+        assert!(one.keep(OP, 50) && two.keep(OP, 50));
+        assert!(two.charge(OP, 1).is_err());
+        drop(two);
+        assert!(one.charge(OP, 50).is_ok());
+        one.take_back(20);
+        assert!(one.charge(Taker::Part("UNNEST"), 20).is_ok());
+        one.settle();
+        assert!(one.keep(OP, 50));
+        let error = one.charge(Taker::Part("UNNEST"), 1).unwrap_err().to_string();
+        assert!(error.contains("it was UNNEST that wanted more"), "{error}");
+        drop(one);
+        assert_eq!(budget.added.load(Relaxed), 0);
+    }
+}

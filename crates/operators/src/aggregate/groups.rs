@@ -1,0 +1,129 @@
+//! Groups and their accumulators, by DataFusion's own parts.
+//!
+//! Owns: numbering groups and feeding accumulators. Does not own: which rows, or what is done with the results.
+
+use crate::aggregate::AggregateSpec;
+use arrow::array::{ArrayRef, BooleanArray};
+use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
+use datafusion::physical_plan::aggregates::order::GroupOrdering;
+use datafusion_functions_aggregate_common::aggregate::groups_accumulator::GroupsAccumulatorAdapter;
+use highwater_dataflow::error::EngineError;
+use std::sync::Arc;
+
+/// One accumulator per function, for many groups.
+pub struct Accumulators {
+    accumulators: Vec<Box<dyn GroupsAccumulator>>,
+    /// Number of state columns of each.
+    state_widths: Vec<usize>,
+}
+
+impl Accumulators {
+    pub fn new(functions: &[Arc<AggregateFunctionExpr>]) -> Result<Self, EngineError> {
+        let mut accumulators = Vec::with_capacity(functions.len());
+        let mut state_widths = Vec::with_capacity(functions.len());
+        for function in functions {
+            accumulators.push(accumulator(function)?);
+            state_widths.push(function.state_fields()?.len());
+        }
+        Ok(Self { accumulators, state_widths })
+    }
+
+    /// Takes rows: per function its arguments and filter.
+    pub fn update(
+        &mut self,
+        arguments: &[Vec<ArrayRef>],
+        filters: &[Option<BooleanArray>],
+        groups: &[usize],
+        total: usize,
+    ) -> Result<(), EngineError> {
+        for ((accumulator, arguments), filter) in self.accumulators.iter_mut().zip(arguments).zip(filters) {
+            accumulator.update_batch(arguments, groups, filter.as_ref(), total)?;
+        }
+        Ok(())
+    }
+
+    /// Takes state columns, of all functions in order.
+    pub fn merge(&mut self, states: &[ArrayRef], groups: &[usize], total: usize) -> Result<(), EngineError> {
+        let mut at = 0;
+        for (accumulator, width) in self.accumulators.iter_mut().zip(&self.state_widths) {
+            accumulator.merge_batch(&states[at..at + width], groups, total)?;
+            at += width;
+        }
+        Ok(())
+    }
+
+    /// State columns of all groups; may drain the accumulators.
+    pub fn states(&mut self) -> Result<Vec<ArrayRef>, EngineError> {
+        let mut columns = Vec::new();
+        for accumulator in &mut self.accumulators {
+            columns.extend(accumulator.state(EmitTo::All)?);
+        }
+        Ok(columns)
+    }
+
+    /// Values of all groups; drains the accumulators.
+    pub fn values(&mut self) -> Result<Vec<ArrayRef>, EngineError> {
+        let values = self.accumulators.iter_mut().map(|accumulator| accumulator.evaluate(EmitTo::All));
+        Ok(values.collect::<Result<_, _>>()?)
+    }
+}
+
+fn accumulator(function: &Arc<AggregateFunctionExpr>) -> Result<Box<dyn GroupsAccumulator>, EngineError> {
+    if function.groups_accumulator_supported() {
+        return Ok(function.create_groups_accumulator()?);
+    }
+    let function = function.clone();
+    Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
+}
+
+/// Groups numbered in the order they are first seen.
+pub struct Groups {
+    /// `None`: a grouping without columns, one group for all rows.
+    values: Option<Box<dyn GroupValues>>,
+    seen_any: bool,
+    indexes: Vec<usize>,
+}
+
+impl Groups {
+    pub fn new(spec: &AggregateSpec) -> Result<Self, EngineError> {
+        let values = match spec.group_schema.fields().is_empty() {
+            true => None,
+            false => Some(new_group_values(spec.group_schema.clone(), &GroupOrdering::None)?),
+        };
+        Ok(Self { values, seen_any: false, indexes: Vec::new() })
+    }
+
+    /// The group of every row.
+    pub fn intern(&mut self, columns: &[ArrayRef], rows: usize) -> Result<&[usize], EngineError> {
+        self.seen_any |= rows > 0;
+        match &mut self.values {
+            Some(values) => values.intern(columns, &mut self.indexes)?,
+            None => {
+                self.indexes.clear();
+                self.indexes.resize(rows, 0);
+            }
+        }
+        Ok(&self.indexes)
+    }
+
+    pub fn indexes(&self) -> &[usize] {
+        &self.indexes
+    }
+
+    pub fn len(&self) -> usize {
+        match &self.values {
+            Some(values) => values.len(),
+            None => usize::from(self.seen_any),
+        }
+    }
+
+    /// The columns of all groups, in the order of their numbers.
+    pub fn emit(&mut self) -> Result<Vec<ArrayRef>, EngineError> {
+        match &mut self.values {
+            Some(values) if !values.is_empty() => Ok(values.emit(EmitTo::All)?),
+            _ => Ok(Vec::new()),
+        }
+    }
+}

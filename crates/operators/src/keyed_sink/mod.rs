@@ -1,0 +1,70 @@
+//! The changelog of a sink with a PRIMARY KEY: at most one change per key and batch.
+//!
+//! Owns: its plan. Does not own: running it (`run`).
+
+mod run;
+
+use arrow::datatypes::SchemaRef;
+use highwater_dataflow::error::EngineError;
+use highwater_dataflow::operator::{
+    OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema, only,
+};
+use highwater_dataflow::state::Layout;
+use highwater_dataflow::{CloseKey, Upstream, words};
+use highwater_protocol::ids::OperatorId;
+use run::KeyedSink;
+use std::fmt::{self, Write};
+
+/// At most one row per key and batch. Without proof that keys are `unique`, rows per key are state.
+#[derive(Clone, Debug)]
+pub struct KeyedSinkSpec {
+    pub op: OperatorId,
+    pub key: Vec<usize>,
+    pub unique: bool,
+    /// Of the key's columns the one that frees its rows.
+    pub close: Option<CloseKey>,
+    pub watermark: Vec<Upstream>,
+    pub schema: SchemaRef,
+}
+
+impl OperatorSpec for KeyedSinkSpec {
+    fn describe(&self) -> String {
+        let how = if self.unique { "keys are unique" } else { "keeps the rows of each key" };
+        format!("keyed sink {}: by {}, {how}", self.op, words::names(&self.schema, &self.key))
+    }
+
+    fn identify(&self, out: &mut dyn Write) -> fmt::Result {
+        writeln!(out, "{:?} {} {:?} {:?}", self.key, self.unique, self.close, self.watermark)?;
+        identify_schema(&self.schema, out)
+    }
+
+    fn state(&self) -> Option<StateSpec> {
+        let state = StateSpec {
+            operator: self.op,
+            kind: "keyed sink",
+            version: 1,
+            layout: Layout::Hashed,
+            keeps: "the live row of each key",
+        };
+        (!self.unique).then_some(state)
+    }
+
+    fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {
+        self.close.map(|_| (self.op, self.watermark.as_slice()))
+    }
+
+    fn drops_late(&self) -> bool {
+        false
+    }
+
+    fn output(&self, inputs: &[SchemaRef]) -> Result<SchemaRef, EngineError> {
+        let input = only(inputs)?;
+        expect_types("a keyed sink", input, &self.schema)?;
+        Ok(input.clone())
+    }
+
+    fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
+        let watermark = self.close.map(|_| self.watermark.as_slice());
+        Ok(Running::stateful(self.op, watermark, context, KeyedSink::new(self, context.sink)?))
+    }
+}

@@ -1,0 +1,295 @@
+//! The changelog of a sink with a PRIMARY KEY: at most one change per key and batch.
+//!
+//! Owns: consolidation, and the live rows per key where the plan does not prove keys unique. A key's value then: its
+//! close time (when it expires, if at all), and per distinct live row a count (`u32`), a length (`u32`) and the encoded row.
+//! Invariants: a delete is emitted only if no row of the key remains; two live rows under one key are an error. With a TTL
+//! what made the older of two rows may have been forgotten before it could take it back: then the newer one stays.
+//! A key with a time of a window is forgotten with it: no change comes after the batch whose watermark passes its end.
+
+use crate::keyed_sink::KeyedSinkSpec;
+use arrow::array::{Array, ArrayRef, Int64Array};
+use arrow::datatypes::SchemaRef;
+use arrow::util::display::array_value_to_string;
+use highwater_dataflow::CloseKey;
+use highwater_dataflow::changelog::ChangeBatch;
+use highwater_dataflow::close_times;
+use highwater_dataflow::error::EngineError;
+use highwater_dataflow::runtime::exchange::pick;
+use highwater_dataflow::runtime::keyed_state::KeyedState;
+use highwater_dataflow::runtime::keys::{Codec, normalize};
+use highwater_dataflow::runtime::late::Late;
+use highwater_dataflow::runtime::pipeline::{OUTPUT_ROWS, batch};
+use highwater_dataflow::runtime::stateful::{Counts, Keeps, Stateful};
+use highwater_dataflow::state::{Keys, Values, Writes};
+use highwater_protocol::ids::ShardId;
+use std::collections::{BTreeMap, HashMap};
+
+pub struct KeyedSink {
+    /// The plan proves keys unique; else rows per key are kept.
+    unique: bool,
+    key: Vec<usize>,
+    schema: SchemaRef,
+    /// The column of the key that frees it.
+    close: Option<CloseKey>,
+    sink: String,
+    keys: Codec,
+    rows: Codec,
+    input: Vec<ChangeBatch>,
+}
+
+/// Net weights of the distinct rows of one key, by encoded row, each with one place where it stands.
+type NetRows<'a> = BTreeMap<&'a [u8], (i64, usize)>;
+
+/// One key of the batch.
+struct KeyChange<'a> {
+    key: &'a [u8],
+    net: NetRows<'a>,
+    /// A row of the key.
+    sample: usize,
+    /// When the key is forgotten.
+    closes_ms: i64,
+}
+
+impl KeyedSink {
+    pub fn new(spec: &KeyedSinkSpec, sink: &str) -> Result<Self, EngineError> {
+        let data_type = |column: &usize| spec.schema.field(*column).data_type();
+        Ok(Self {
+            unique: spec.unique,
+            key: spec.key.clone(),
+            schema: spec.schema.clone(),
+            close: spec.close,
+            sink: sink.to_string(),
+            keys: Codec::new(spec.key.iter().map(data_type))?,
+            rows: Codec::of(&spec.schema)?,
+            input: Vec::new(),
+        })
+    }
+
+    /// Deletes keys of the state whose window is over although no row of this batch was theirs.
+    fn free_untouched(&self, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
+        if self.unique {
+            return Ok(());
+        }
+        let mut writes = Writes::default();
+        state.closing()?.iter().for_each(|(shard, key)| writes.delete(shard, &[key]));
+        state.put(&mut writes)
+    }
+
+    /// What becomes of each key, in the order of `changes`.
+    fn decide(
+        &self,
+        changes: &[KeyChange<'_>],
+        state: &mut KeyedState<'_>,
+        all: &ChangeBatch,
+    ) -> Result<Vec<Change>, EngineError> {
+        if self.unique {
+            return changes.iter().map(|change| self.unique(&change.net, all, change.sample)).collect();
+        }
+        let (mut keys, mut values, mut writes) = (Keys::default(), Values::default(), Writes::default());
+        changes.iter().for_each(|change| keys.push(state.shard_of(change.key), &[change.key]));
+        state.get(&keys, &mut values)?;
+        let mut decided = Vec::with_capacity(changes.len());
+        for (place, change) in changes.iter().enumerate() {
+            decided.push(match change.net.is_empty() {
+                true => Change::None,
+                false => self.kept(change, (keys.get(place).0, values.get(place)), all, state, &mut writes)?,
+            });
+        }
+        state.put(&mut writes)?;
+        Ok(decided)
+    }
+
+    /// Keys are unique upstream: the batch's own rows tell everything.
+    fn unique(&self, net: &NetRows<'_>, all: &ChangeBatch, sample: usize) -> Result<Change, EngineError> {
+        let live: i64 = net.values().map(|(weight, _)| (*weight).max(0)).sum();
+        let up = net.values().find(|(weight, _)| *weight > 0);
+        match (live, up) {
+            (0, _) if net.is_empty() => Ok(Change::None),
+            (0, _) | (_, None) => Ok(Change::Delete(sample)),
+            (1, Some((_, row))) => Ok(Change::Upsert(*row)),
+            _ => Err(self.duplicate(all, sample)),
+        }
+    }
+
+    /// Applies the net changes to the rows kept under the key.
+    fn kept(
+        &self,
+        change: &KeyChange<'_>,
+        (shard, value): (ShardId, Option<&[u8]>),
+        all: &ChangeBatch,
+        state: &mut KeyedState<'_>,
+        writes: &mut Writes,
+    ) -> Result<Change, EngineError> {
+        let KeyChange { key, net, sample, closes_ms } = change;
+        let before = decode(value.unwrap_or_default())?;
+        let mut after: BTreeMap<&[u8], i64> = before.iter().map(|(row, count)| (*row, i64::from(*count))).collect();
+        for (row, (weight, _)) in net {
+            *after.entry(row).or_default() += weight;
+        }
+        for count in after.values_mut().filter(|count| **count < 0) {
+            *count = state.weight(&format!("sink {}", self.sink), *count)?;
+        }
+        after.retain(|_, count| *count > 0);
+        if state.expires() && after.values().sum::<i64>() > 1 {
+            let new: BTreeMap<&[u8], i64> =
+                net.iter().filter(|(_, (weight, _))| *weight > 0).map(|(row, (weight, _))| (*row, *weight)).collect();
+            if !new.is_empty() {
+                let stale = after.values().sum::<i64>() - new.values().sum::<i64>();
+                state.count_expired(stale.unsigned_abs());
+                after = new;
+            }
+        }
+        if after.values().sum::<i64>() > 1 {
+            return Err(self.duplicate(all, *sample));
+        }
+        let kept = !after.is_empty() && !state.closes(*closes_ms);
+        let encoded = kept.then(|| encode(&after, *closes_ms));
+        writes.set(shard, &[*key], encoded.as_deref());
+        let now = after.keys().next().copied();
+        let was = before.first().map(|(row, _)| *row);
+        Ok(match now {
+            _ if now == was => Change::None,
+            None if value.is_some() => Change::Delete(*sample),
+            None => Change::None,
+            Some(row) => match net.get(row) {
+                Some((_, place)) => Change::Upsert(*place),
+                None => Change::UpsertOld(row.to_vec()),
+            },
+        })
+    }
+
+    fn emit(
+        &self,
+        all: &ChangeBatch,
+        rows: Vec<u32>,
+        weight: i64,
+        out: &mut Vec<ChangeBatch>,
+    ) -> Result<(), EngineError> {
+        for rows in rows.chunks(OUTPUT_ROWS) {
+            let weights = Some(Int64Array::from(vec![weight; rows.len()]));
+            let ChangeBatch { batch, .. } = pick(all, rows.to_vec())?;
+            out.push(ChangeBatch { batch, weights });
+        }
+        Ok(())
+    }
+
+    fn refuse_nulls(&self, columns: &[ArrayRef]) -> Result<(), EngineError> {
+        let null = columns.iter().zip(&self.key).find(|(column, _)| column.null_count() > 0);
+        match null {
+            None => Ok(()),
+            Some((_, column)) => {
+                Err(EngineError::NullKey { sink: self.sink.clone(), column: self.schema.field(*column).name().clone() })
+            }
+        }
+    }
+
+    fn duplicate(&self, all: &ChangeBatch, row: usize) -> EngineError {
+        let part = |column: &usize| {
+            let text = array_value_to_string(all.batch.column(*column), row).unwrap_or_default();
+            format!("{} = {text}", self.schema.field(*column).name())
+        };
+        let key: Vec<String> = self.key.iter().map(part).collect();
+        EngineError::DuplicateKey { sink: self.sink.clone(), key: key.join(", ") }
+    }
+}
+
+impl Stateful for KeyedSink {
+    fn keeps(&self) -> Keeps {
+        if self.unique { Keeps::Nothing } else { Keeps::State }
+    }
+
+    fn counts(&self) -> Counts {
+        Counts::Taker
+    }
+
+    fn push(&mut self, _: usize, rows: ChangeBatch, _: &mut Late) -> Result<(), EngineError> {
+        self.input.push(rows);
+        Ok(())
+    }
+
+    fn expire(&mut self, due: &Keys, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
+        state.forget(due)
+    }
+
+    fn finish(&mut self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+        let input = std::mem::take(&mut self.input);
+        let Some(all) = ChangeBatch::concat(&self.schema, &input)? else {
+            return self.free_untouched(state);
+        };
+        let count = all.num_rows();
+        let columns: Vec<ArrayRef> = self.key.iter().map(|c| normalize(all.batch.column(*c).clone())).collect();
+        self.refuse_nulls(&columns)?;
+        let closes = self.close.map(|close| close_times(close, &columns)).transpose()?;
+        let closes_ms = |row: usize| closes.as_ref().map_or(state.deadline(), |times| times.value(row));
+        let keys = self.keys.encode(&columns, count)?;
+        let rows = self.rows.encode(all.batch.columns(), count)?;
+        let mut order: Vec<&[u8]> = Vec::new();
+        let mut net: HashMap<&[u8], NetRows<'_>> = HashMap::new();
+        for row in 0..count {
+            let of_key = net.entry(keys.row(row)).or_insert_with(|| {
+                order.push(keys.row(row));
+                NetRows::new()
+            });
+            of_key.entry(rows.row(row)).or_insert((0, row)).0 += all.weight(row);
+        }
+        let mut changes = Vec::with_capacity(order.len());
+        for key in order {
+            let Some(mut net) = net.remove(key) else { continue };
+            let sample = net.values().next().map_or(0, |(_, row)| *row);
+            net.retain(|_, (weight, _)| *weight != 0);
+            changes.push(KeyChange { key, net, sample, closes_ms: closes_ms(sample) });
+        }
+        let (mut upserts, mut deletes) = (Vec::new(), Vec::new());
+        let mut old_rows: Vec<Vec<u8>> = Vec::new();
+        for change in self.decide(&changes, state, &all)? {
+            match change {
+                Change::None => {}
+                Change::Upsert(row) => upserts.push(row as u32),
+                Change::UpsertOld(bytes) => old_rows.push(bytes),
+                Change::Delete(row) => deletes.push(row as u32),
+            }
+        }
+        self.free_untouched(state)?;
+        self.emit(&all, upserts, 1, out)?;
+        self.emit(&all, deletes, -1, out)?;
+        if !old_rows.is_empty() {
+            let columns = self.rows.decode(old_rows.iter().map(Vec::as_slice))?;
+            out.push(ChangeBatch::inserts(batch(&self.schema, columns, old_rows.len())?));
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of one key; numbers are rows of the input.
+enum Change {
+    None,
+    Upsert(usize),
+    /// A row that came in an earlier batch is the one that remains.
+    UpsertOld(Vec<u8>),
+    Delete(usize),
+}
+
+fn encode(rows: &BTreeMap<&[u8], i64>, close_ms: i64) -> Vec<u8> {
+    let mut bytes = close_ms.to_le_bytes().to_vec();
+    for (row, count) in rows {
+        bytes.extend_from_slice(&(*count as u32).to_le_bytes());
+        bytes.extend_from_slice(&(row.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(row);
+    }
+    bytes
+}
+
+fn decode(value: &[u8]) -> Result<Vec<(&[u8], u32)>, EngineError> {
+    let damaged = || EngineError::CutOff("a kept row");
+    let mut rows = Vec::new();
+    let mut rest = value.get(size_of::<i64>()..).unwrap_or_default();
+    while !rest.is_empty() {
+        let (count, after) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
+        let (length, after) = after.split_first_chunk::<4>().ok_or_else(damaged)?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let row = after.get(..length).ok_or_else(damaged)?;
+        rows.push((row, u32::from_le_bytes(*count)));
+        rest = &after[length..];
+    }
+    Ok(rows)
+}

@@ -1,0 +1,89 @@
+//! Records of a keyed table as the rows they add up to.
+//!
+//! Owns: its plan. Does not own: running it (`run`).
+
+mod run;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use highwater_dataflow::error::EngineError;
+use highwater_dataflow::operator::{
+    OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema, only,
+};
+use highwater_dataflow::state::Layout;
+use highwater_dataflow::{Upstream, words};
+use highwater_protocol::ids::OperatorId;
+use run::Upsert;
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+/// Records by key, of which the last one counts.
+#[derive(Clone, Debug)]
+pub struct UpsertSpec {
+    /// Columns kept, key columns that are not among them, and whether the record deletes its key.
+    pub input_schema: SchemaRef,
+    pub key: Vec<usize>,
+    /// Number of columns, from the first, that are kept.
+    pub width: usize,
+    pub output_schema: SchemaRef,
+}
+
+impl UpsertSpec {
+    /// The key by which records replace one another, and what is kept of them.
+    pub fn text(&self) -> String {
+        let kept: Vec<usize> = (0..self.width).collect();
+        format!(
+            "by {}: the last {}",
+            words::names(&self.input_schema, &self.key),
+            words::names(&self.input_schema, &kept)
+        )
+    }
+}
+
+/// Folds records by key.
+#[derive(Clone, Debug)]
+pub struct UpsertOperator {
+    pub op: OperatorId,
+    pub spec: Arc<UpsertSpec>,
+}
+
+impl OperatorSpec for UpsertOperator {
+    fn describe(&self) -> String {
+        format!("keyed source {}: {}", self.op, self.spec.text())
+    }
+
+    fn identify(&self, out: &mut dyn Write) -> fmt::Result {
+        writeln!(out, "{:?} {}", self.spec.key, self.spec.width)?;
+        identify_schema(&self.spec.input_schema, out)?;
+        identify_schema(&self.spec.output_schema, out)
+    }
+
+    fn state(&self) -> Option<StateSpec> {
+        Some(StateSpec {
+            operator: self.op,
+            kind: "keyed source",
+            version: 1,
+            layout: Layout::Hashed,
+            keeps: "the live row of each key",
+        })
+    }
+
+    fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {
+        None
+    }
+
+    fn drops_late(&self) -> bool {
+        false
+    }
+
+    fn output(&self, inputs: &[SchemaRef]) -> Result<SchemaRef, EngineError> {
+        let (spec, input) = (&self.spec, only(inputs)?);
+        expect_types("a keyed source", input, &spec.input_schema)?;
+        let kept = Schema::new(input.fields().iter().take(spec.width).cloned().collect::<Vec<_>>());
+        expect_types("the rows of a keyed source", &kept, &spec.output_schema)?;
+        Ok(spec.output_schema.clone())
+    }
+
+    fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
+        Ok(Running::stateful(self.op, None, context, Upsert::new(self.spec.clone())?))
+    }
+}

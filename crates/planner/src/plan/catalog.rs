@@ -1,0 +1,288 @@
+//! What names mean while a script is planned: its tables and views, and the functions.
+//!
+//! Owns: the context DataFusion's SQL planner asks. Does not own: options (`sql::options`), plans after
+//! planning. Invariant: only tables of the script exist; nothing here opens or reads anything.
+
+use super::as_of::{find_marks, mark};
+use super::errors::{external, sql_error};
+use super::table::{Stream, Table};
+use super::windows::WindowPlanner;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::{DFSchema, Result, TableReference};
+use datafusion::execution::SessionStateDefaults;
+use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
+use datafusion::logical_expr::{
+    AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, WindowUDF,
+};
+use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
+use datafusion::sql::sqlparser::ast::{self, Query, Statement};
+use datafusion::sql::sqlparser::tokenizer::Location;
+use highwater_connect::Use;
+use highwater_sql::error::SqlError;
+use highwater_sql::functions::Functions;
+use highwater_sql::metadata_columns::metadata_field;
+use highwater_sql::options::TableOptions;
+use highwater_sql::suggest::did_you_mean;
+use highwater_sql::table_def::TableDef;
+use highwater_sql::types::to_arrow;
+use highwater_sql::versions::AS_OF;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Names of one script.
+#[derive(Debug)]
+pub struct Catalog {
+    tables: BTreeMap<String, Arc<Table>>,
+    views: BTreeMap<String, Arc<View>>,
+    sizes: BTreeMap<String, usize>,
+    /// What is read of tables with derived columns.
+    derived: BTreeMap<String, Arc<View>>,
+    /// Tables some INSERT writes: they cannot be read.
+    written: BTreeSet<String>,
+    functions: Functions,
+    /// Of values that look random.
+    seed: u64,
+    config: ConfigOptions,
+    expr_planners: Vec<Arc<dyn ExprPlanner>>,
+    relation_planners: Vec<Arc<dyn RelationPlanner>>,
+    type_planner: Arc<dyn TypePlanner>,
+}
+
+impl Catalog {
+    pub fn new(functions: Functions, written: BTreeSet<String>, seed: u64) -> Self {
+        let mut config = ConfigOptions::new();
+        config.execution.time_zone = Some(highwater_sql::types::UTC.into());
+        config.sql_parser.map_string_types_to_utf8view = false;
+        config.sql_parser.collect_spans = true;
+        // A scalar subquery is a stream like any other: it is joined.
+        config.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
+        Self {
+            tables: BTreeMap::new(),
+            views: BTreeMap::new(),
+            sizes: BTreeMap::new(),
+            derived: BTreeMap::new(),
+            written,
+            functions,
+            seed,
+            config,
+            expr_planners: SessionStateDefaults::default_expr_planners(),
+            relation_planners: vec![Arc::new(WindowPlanner)],
+            type_planner: Arc::new(Types),
+        }
+    }
+
+    pub fn functions(&self) -> &Functions {
+        &self.functions
+    }
+
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// A table whose rows are records that come.
+    pub fn is_stream(&self, name: &str) -> bool {
+        self.table(name).is_some_and(|table| table.options.connector.is(Use::Source))
+    }
+
+    pub fn config(&self) -> &ConfigOptions {
+        &self.config
+    }
+
+    pub fn table(&self, name: &str) -> Option<&Arc<Table>> {
+        self.tables.get(name)
+    }
+
+    /// Names of all tables and views, for suggestions.
+    pub fn names(&self) -> Vec<&str> {
+        self.tables.keys().chain(self.views.keys()).map(String::as_str).collect()
+    }
+
+    pub fn add_table(
+        &mut self,
+        def: TableDef,
+        options: TableOptions,
+        metadata: &BTreeSet<&'static str>,
+    ) -> Result<(), SqlError> {
+        let declared = |name: &str| def.columns.iter().any(|column| column.name.text == name);
+        let hidden: Vec<&'static str> = metadata.iter().copied().filter(|name| !declared(name)).collect();
+        let mut fields: Vec<Field> = def
+            .columns
+            .iter()
+            .map(|column| Field::new(&column.name.text, column.data_type.clone(), column.nullable))
+            .collect();
+        fields.extend(hidden.iter().filter_map(|name| metadata_field(name)));
+        let schema = Arc::new(Schema::new(fields));
+        let table = Arc::new(Table { def, options, schema, hidden });
+        let name = table.def.name.text.clone();
+        if let Some(plan) =
+            super::derived::read(&table, &self.functions, &|expr, schema, at| self.plan_expr(expr, schema, at))?
+        {
+            self.derived.insert(name.clone(), Arc::new(View { plan }));
+        }
+        self.tables.insert(name, table);
+        Ok(())
+    }
+
+    /// What queries read of a table, from its records on.
+    pub fn rows_of(&self, table: &Arc<Table>) -> Result<LogicalPlan> {
+        let name = table.def.name.text.as_str();
+        match self.derived.get(name) {
+            Some(view) => Ok(view.plan.clone()),
+            None => LogicalPlanBuilder::scan(name, Arc::new(Stream { table: table.clone() }), None)?.build(),
+        }
+    }
+
+    /// `size`: of how many relations it is.
+    pub fn add_view(&mut self, name: String, plan: LogicalPlan, size: usize) {
+        self.sizes.insert(name.clone(), size);
+        self.views.insert(name, Arc::new(View { plan }));
+    }
+
+    /// Of how many relations a view is.
+    pub fn view_size(&self, name: &str) -> Option<usize> {
+        self.sizes.get(name).copied()
+    }
+
+    /// Columns that `*` over this name leaves out.
+    pub fn hidden(&self, name: &str) -> Vec<&'static str> {
+        self.tables.get(name).map(|table| table.hidden.clone()).unwrap_or_default()
+    }
+
+    /// Whether this table is a file, which rows look up as it is.
+    pub fn is_file(&self, name: &str) -> bool {
+        self.table(name).is_some_and(|table| table.options.connector.is(Use::Lookup))
+    }
+
+    /// Plans a query of the script; `at` is its statement's place.
+    pub fn plan_query(&self, query: Query, at: Location) -> Result<LogicalPlan, SqlError> {
+        let plan = self.planner().sql_statement_to_plan(Statement::Query(Box::new(query)));
+        plan.and_then(find_marks).map_err(|error| sql_error(error, at))
+    }
+
+    /// Plans an expression over a table's columns.
+    pub fn plan_expr(&self, expr: ast::Expr, schema: &DFSchema, at: Location) -> Result<Expr, SqlError> {
+        self.planner().sql_to_expr(expr, schema, &mut PlannerContext::new()).map_err(|error| sql_error(error, at))
+    }
+
+    fn planner(&self) -> SqlToRel<'_, Self> {
+        SqlToRel::new_with_options(self, ParserOptions::from(&self.config.sql_parser))
+    }
+}
+
+#[derive(Debug)]
+struct View {
+    plan: LogicalPlan,
+}
+
+struct ViewSource(Arc<View>);
+
+impl TableSource for ViewSource {
+    fn schema(&self) -> SchemaRef {
+        self.0.plan.schema().inner().clone()
+    }
+
+    fn get_logical_plan(&'_ self) -> Option<Cow<'_, LogicalPlan>> {
+        Some(Cow::Borrowed(&self.0.plan))
+    }
+}
+
+impl ContextProvider for Catalog {
+    fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>> {
+        let nowhere = Location::empty();
+        if name.schema().is_some() {
+            return Err(external(
+                SqlError::at(nowhere, format!("table '{name}' not found"))
+                    .hint("names of tables and views have one part"),
+            ));
+        }
+        if let Some(view) = self.views.get(name.table()) {
+            return Ok(Arc::new(ViewSource(view.clone())));
+        }
+        let Some(table) = self.tables.get(name.table()) else {
+            let hint = did_you_mean(name.table(), self.names(), "tables and views");
+            return Err(external(
+                SqlError::at(nowhere, format!("table '{}' not found", name.table())).maybe_hint(hint),
+            ));
+        };
+        if self.written.contains(name.table()) {
+            return Err(external(
+                SqlError::at(
+                    nowhere,
+                    format!("table '{}' is written by this script and cannot be read in it", name.table()),
+                )
+                .hint("read what feeds it, through a view; or read its topic in a second query"),
+            ));
+        }
+        if let Some(view) = self.derived.get(name.table()) {
+            return Ok(Arc::new(ViewSource(view.clone())));
+        }
+        Ok(Arc::new(Stream { table: table.clone() }))
+    }
+
+    fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
+        &self.expr_planners
+    }
+
+    fn get_relation_planners(&self) -> &[Arc<dyn RelationPlanner>] {
+        &self.relation_planners
+    }
+
+    fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
+        Some(self.type_planner.clone())
+    }
+
+    fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        match name {
+            AS_OF => Some(mark()),
+            _ => self.functions.scalar(name),
+        }
+    }
+
+    fn get_higher_order_meta(&self, _: &str) -> Option<Arc<HigherOrderUDF>> {
+        None
+    }
+
+    fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
+        self.functions.aggregate(name)
+    }
+
+    fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
+        self.functions.window(name)
+    }
+
+    fn get_variable_type(&self, _: &[String]) -> Option<DataType> {
+        None
+    }
+
+    fn options(&self) -> &ConfigOptions {
+        &self.config
+    }
+
+    fn udf_names(&self) -> Vec<String> {
+        self.functions.scalar_names()
+    }
+
+    fn higher_order_function_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn udaf_names(&self) -> Vec<String> {
+        self.functions.aggregate_names()
+    }
+
+    fn udwf_names(&self) -> Vec<String> {
+        self.functions.window_names()
+    }
+}
+
+/// Types in expressions are the types of columns; what those do not know is left to DataFusion.
+#[derive(Debug)]
+struct Types;
+
+impl TypePlanner for Types {
+    fn plan_type_field(&self, sql_type: &ast::DataType) -> Result<Option<FieldRef>> {
+        Ok(to_arrow(sql_type, Location::empty()).ok().map(|data_type| Arc::new(Field::new("", data_type, true))))
+    }
+}

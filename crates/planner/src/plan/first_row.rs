@@ -1,0 +1,42 @@
+//! First rows by the time they come, which no later record changes.
+//!
+//! Owns: recognizing them, and their operator. Does not own: ranks in any other order (`over`).
+//! Invariant: rows are ordered by the time of batches first, which never goes back: so the first row of a key to come stays
+//! the first.
+
+use super::builder::{Builder, Flow, Merged};
+use super::lineage::is_clock;
+use super::partitioning::Parts;
+use highwater_dataflow::{Op, OperatorInfo, PipelineInput};
+use highwater_operators::first_row::{FirstRowOperator, FirstRowSpec};
+use highwater_operators::over::{Rank, RankLimit};
+use highwater_protocol::ids::EdgeId;
+use std::sync::Arc;
+
+/// Whether these are the first rows to come, one of each partition.
+pub fn is_final(parts: &Parts<'_>, limit: Option<RankLimit>, retracts: bool) -> bool {
+    let is_first = limit.is_some_and(|limit| (limit.rank, limit.most, limit.skip) == (Rank::RowNumber, 1, 0));
+    // Within a partition its own columns order nothing.
+    let by = parts.order.iter().find(|sort| !parts.partition.contains(&sort.expr));
+    is_first && !retracts && by.is_some_and(|sort| sort.asc && is_clock(&sort.expr, parts.input))
+}
+
+/// The operator on the rows of an edge.
+pub fn build(builder: &mut Builder<'_>, stage: usize, edge: EdgeId, spec: FirstRowSpec, merged: Merged) -> Flow {
+    let (description, schema) = (spec.text(), spec.output_schema.clone());
+    let bounded_by = spec.key.is_empty().then(|| "a single key".to_string());
+    let info = |id| OperatorInfo {
+        id,
+        name: "first row".into(),
+        description,
+        sources: merged.upstream.iter().map(|one| one.source).collect(),
+        bounded_by,
+        closes_windows: false,
+        clock_window: None,
+        ttl_ms: None,
+    };
+    let op = builder.add_operator(info, "it keeps every key that has come");
+    let ops: Vec<Op> = vec![Arc::new(FirstRowOperator { op, spec: Arc::new(spec) })];
+    let inputs = vec![PipelineInput::Edge(edge)];
+    Flow { stage, inputs, ops, schema, retracts: false, upstream: merged.upstream }
+}

@@ -1,0 +1,147 @@
+//! What rows look up: files and VALUES, as the plan of a batch says.
+//!
+//! Owns: the rows in memory, and which version of the files they are of. Does not own: reading a table's files (`files`),
+//! which version a batch looks up (its plan), looking up (crate `operators`).
+//! Invariant: the rows given for a plan are those of its versions, or there are none.
+
+use crate::files::{FileContents, FileTable, read_files};
+use crate::plan::table::Stream;
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::datasource::{MemTable, provider_as_source};
+use datafusion::logical_expr::LogicalPlan;
+use highwater_connect::Use;
+use highwater_dataflow::error::EngineError;
+use highwater_operators::lookup::LookupRows;
+use highwater_protocol::files::FileVersions;
+use highwater_sql::tables::FileOptions;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// What a query looks up in one join.
+#[derive(Debug)]
+pub struct Lookup {
+    plan: LogicalPlan,
+    /// By name.
+    tables: BTreeMap<String, FileTable>,
+    loaded: RwLock<Option<Loaded>>,
+    loading: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone, Debug)]
+struct Loaded {
+    rows: Arc<RecordBatch>,
+    /// Of its tables.
+    versions: FileVersions,
+}
+
+impl Lookup {
+    /// `plan` reads nothing but file tables. `pinned`: rows it was looked up for may be taken back later, so that its
+    /// files never change.
+    pub fn new(plan: LogicalPlan, pinned: bool) -> Self {
+        let mut tables = BTreeMap::new();
+        // The closure never fails, so neither does the walk.
+        let _ = plan.apply(|node| {
+            if let LogicalPlan::TableScan(scan) = node
+                && let Some(stream) = scan.source.downcast_ref::<Stream>()
+                && stream.table.options.connector.is(Use::Lookup)
+            {
+                let options = FileOptions::of(&stream.table.options.connector);
+                let name = stream.table.def.name.text.clone();
+                let schema = stream.table.schema.clone();
+                tables.insert(name.clone(), FileTable { name, options, schema, pinned });
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+        Self { plan, tables, loaded: RwLock::new(None), loading: tokio::sync::Mutex::new(()) }
+    }
+
+    /// Its tables of files.
+    pub fn tables(&self) -> impl Iterator<Item = &FileTable> {
+        self.tables.values()
+    }
+
+    /// What its rows take in memory, bytes; 0 before they are loaded.
+    pub fn size_bytes(&self) -> u64 {
+        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        loaded.as_ref().map_or(0, |loaded| loaded.rows.get_array_memory_size() as u64)
+    }
+
+    fn loaded_for(&self, versions: &FileVersions) -> Option<Arc<RecordBatch>> {
+        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        let loaded = loaded.as_ref()?;
+        let same = self.tables.keys().all(|table| loaded.versions.get(table) == versions.get(table));
+        same.then(|| loaded.rows.clone())
+    }
+
+    /// Loads the rows of these versions, unless they are there. Returns whether it did.
+    ///
+    /// # Errors
+    /// The content of a file is not to be had, or is not what the table declares; the message names both.
+    pub async fn load(&self, versions: &FileVersions, contents: &impl FileContents) -> Result<bool, EngineError> {
+        if self.loaded_for(versions).is_some() {
+            return Ok(false);
+        }
+        let _guard = self.loading.lock().await;
+        if self.loaded_for(versions).is_some() {
+            return Ok(false);
+        }
+        let rows = Arc::new(self.read(versions, contents).await?);
+        let mine = versions.iter().filter(|(table, _)| self.tables.contains_key(*table));
+        let versions = mine.map(|(table, version)| (table.clone(), version.clone())).collect();
+        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = Some(Loaded { rows, versions });
+        Ok(true)
+    }
+
+    async fn read(&self, versions: &FileVersions, contents: &impl FileContents) -> Result<RecordBatch, EngineError> {
+        let context = crate::files::session();
+        let mut read = BTreeMap::new();
+        for (name, table) in &self.tables {
+            let version = versions
+                .get(name)
+                .ok_or_else(|| EngineError::Internal(format!("the plan has no version of table '{name}'")))?;
+            let mut paths = Vec::with_capacity(version.len());
+            for content in version {
+                paths.push(contents.path(*content).await?);
+            }
+            let batches = read_files(&context, table, &paths).await?.collect().await;
+            let batches = batches.map_err(|error| table.unreadable(&error.to_string()))?;
+            read.insert(name, Arc::new(MemTable::try_new(table.schema.clone(), vec![batches])?));
+        }
+        let plan = self.plan.clone().transform(|node| {
+            let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
+            let name = scan.source.downcast_ref::<Stream>().map(|stream| stream.table.def.name.text.clone());
+            if let Some(table) = name.and_then(|name| read.get(&name)) {
+                scan.source = provider_as_source(table.clone());
+            }
+            Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
+        })?;
+        let frame = context.execute_logical_plan(plan.data).await?;
+        let schema: SchemaRef = Arc::new(self.plan.schema().as_arrow().clone());
+        let batches = frame.collect().await?;
+        // Where no column is asked for there are rows nevertheless.
+        let batches = batches.into_iter().map(|batch| {
+            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+            let asked = batch.columns().iter().take(schema.fields().len()).cloned().collect();
+            RecordBatch::try_new_with_options(schema.clone(), asked, &options)
+        });
+        Ok(concat_batches(&schema, &batches.collect::<Result<Vec<_>, _>>()?)?)
+    }
+}
+
+impl LookupRows for Lookup {
+    fn describe(&self) -> String {
+        self.plan.display_indent().to_string().replace("\n", ";")
+    }
+
+    fn identify(&self, out: &mut dyn Write) -> fmt::Result {
+        self.tables().try_for_each(|table| writeln!(out, "{table:?}"))
+    }
+
+    fn rows(&self, versions: &FileVersions) -> Result<Arc<RecordBatch>, EngineError> {
+        self.loaded_for(versions).ok_or_else(|| EngineError::Internal("a file is looked up before it is read".into()))
+    }
+}

@@ -1,0 +1,95 @@
+//! Logical expressions become expressions that run.
+//!
+//! Owns: the few arguments DataFusion wants for that. Does not own: which expressions there are.
+
+use super::errors::sql_error;
+use super::sliding::over_any_frame;
+use datafusion::arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
+use datafusion::arrow::datatypes::{Field, Schema};
+use datafusion::arrow::error::ArrowError;
+use datafusion::common::{DFSchema, DataFusionError};
+use datafusion::logical_expr::execution_props::ExecutionProps;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Expr, WindowFunctionDefinition};
+use datafusion::physical_expr::aggregate::{LoweredAggregate, LoweredAggregateBuilder};
+use datafusion::physical_expr::window::WindowExpr;
+use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+use datafusion::physical_planner::create_window_expr;
+use datafusion::sql::sqlparser::tokenizer::Location;
+use highwater_functions::bounds::all_bounded;
+use highwater_sql::error::Result;
+use highwater_sql::limits::check_expr;
+use std::sync::Arc;
+
+/// An expression over rows of `input`. Some functions only find out over rows that they do not take such arguments: so it
+/// is tried.
+pub fn expr(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn PhysicalExpr>> {
+    check_expr(logical, at)?;
+    let logical = &within_bounds(logical, at)?;
+    create_physical_expr(logical, input, &ExecutionProps::new(), &PhysicalPlanningContext::default())
+        .and_then(|expr| {
+            try_out(input, |rows| expr.evaluate(rows).map(drop))?;
+            Ok(expr)
+        })
+        .map_err(|error| sql_error(error, at))
+}
+
+/// An aggregate function over rows of `input`, with its FILTER.
+pub fn aggregate(logical: &Expr, input: &DFSchema, at: Location) -> Result<LoweredAggregate> {
+    check_expr(logical, at)?;
+    let logical = &within_bounds(logical, at)?;
+    let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
+    LoweredAggregateBuilder::new(logical, input, input.as_arrow(), &props, &context)
+        .build()
+        .map_err(|error| sql_error(error, at))
+}
+
+/// A function OVER rows of `input`; an aggregate is tried like an expression.
+pub fn window(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn WindowExpr>> {
+    check_expr(logical, at)?;
+    let logical = over_any_frame(within_bounds(logical, at)?);
+    let call = logical.clone().unalias();
+    let is_aggregate =
+        matches!(&call, Expr::WindowFunction(call) if matches!(call.fun, WindowFunctionDefinition::AggregateUDF(_)));
+    create_window_expr(&logical, input, &ExecutionProps::new(), &PhysicalPlanningContext::default())
+        .and_then(|window| {
+            if is_aggregate {
+                try_out(input, |rows| window.evaluate(rows).map(drop))?;
+            }
+            Ok(window)
+        })
+        .map_err(|error| sql_error(error, at))
+}
+
+/// The expression as it may be computed: no call makes more than it may.
+fn within_bounds(logical: &Expr, at: Location) -> Result<Expr> {
+    all_bounded(logical.clone()).map_err(|error| sql_error(error, at))
+}
+
+/// What fails over a row of NULLs and over no row fails over any, but for what only a value can do wrong: a constant in a
+/// branch that no row may come to is computed here, too.
+fn try_out(
+    input: &DFSchema,
+    over: impl Fn(&RecordBatch) -> datafusion::common::Result<()>,
+) -> datafusion::common::Result<()> {
+    let nullable = |field: &Arc<Field>| field.as_ref().clone().with_nullable(true);
+    let schema = Arc::new(Schema::new(input.fields().iter().map(nullable).collect::<Vec<_>>()));
+    let nulls = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
+    let one = RecordBatchOptions::new().with_row_count(Some(1));
+    let row = RecordBatch::try_new_with_options(schema.clone(), nulls, &one)?;
+    let tried = over(&row).or_else(|_| over(&RecordBatch::new_empty(schema)));
+    tried.or_else(|error| if is_of_values(&error) { Ok(()) } else { Err(error) })
+}
+
+fn is_of_values(error: &DataFusionError) -> bool {
+    match error.find_root() {
+        DataFusionError::ArrowError(error, _) => matches!(
+            error.as_ref(),
+            ArrowError::DivideByZero
+                | ArrowError::CastError(_)
+                | ArrowError::ParseError(_)
+                | ArrowError::ArithmeticOverflow(_)
+        ),
+        _ => false,
+    }
+}

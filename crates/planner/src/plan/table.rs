@@ -1,0 +1,46 @@
+//! A table of the script as it is planned with.
+//!
+//! Owns: its declaration, options and columns together. Does not own: names (`catalog`), derived columns (`derived`).
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::logical_expr::TableSource;
+use highwater_sql::derived::DerivedFrom;
+use highwater_sql::options::TableOptions;
+use highwater_sql::table_def::TableDef;
+use std::sync::Arc;
+
+/// A table of the script with its typed options.
+#[derive(Debug)]
+pub struct Table {
+    pub def: TableDef,
+    pub options: TableOptions,
+    /// Stored columns, then the metadata columns the script uses.
+    pub schema: SchemaRef,
+    /// Metadata columns that are not declared: hidden from `*`.
+    pub hidden: Vec<&'static str>,
+}
+
+impl Table {
+    /// The stored column of `WATERMARK FOR`, be it metadata under another name; `None`: it has none, or it is computed.
+    pub fn time_column(&self) -> Option<usize> {
+        let name = self.def.watermark.as_ref()?.column.text.as_str();
+        let stored = match self.def.derived.iter().find(|derived| derived.name.text == name).map(|one| &one.from) {
+            None => name,
+            Some(DerivedFrom::Metadata { key, .. }) => key,
+            Some(DerivedFrom::Expr(_)) => return None,
+        };
+        self.schema.index_of(stored).ok()
+    }
+}
+
+/// A table as the planner sees it.
+#[derive(Debug)]
+pub struct Stream {
+    pub table: Arc<Table>,
+}
+
+impl TableSource for Stream {
+    fn schema(&self) -> SchemaRef {
+        self.table.schema.clone()
+    }
+}

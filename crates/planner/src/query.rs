@@ -1,0 +1,120 @@
+//! What a script is once compiled: its dataflow, its sources to read, its sinks to write.
+//!
+//! Owns: the shape of a compiled query and its tables. Does not own: making them (the SQL frontend), reading
+//! and writing Kafka (crate `connectors`). Invariant: references to secrets in option values stay unresolved.
+
+use crate::files::{FileContents, FileTable};
+use crate::plan::lookup_rows::Lookup;
+use arrow::datatypes::SchemaRef;
+use highwater_dataflow::error::EngineError;
+use highwater_dataflow::operator::{expect_types, only};
+use highwater_dataflow::{Dataflow, PipelineInput, PipelineOutput, StageInput};
+use highwater_functions::clock::BatchClock;
+use highwater_protocol::files::FileVersions;
+use highwater_protocol::options::SourceSpec;
+use highwater_sql::options::QueryOptions;
+use highwater_sql::tables::{SinkTable, SourceTable};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A script, ready to run. Compiling the same script in the same build gives the same one.
+#[derive(Clone, Debug)]
+pub struct CompiledQuery {
+    pub options: QueryOptions,
+    /// By [`SourceId`].
+    pub sources: Vec<SourceTable>,
+    /// By [`SinkId`].
+    pub sinks: Vec<SinkTable>,
+    pub dataflow: Dataflow,
+    /// Files to be read before a batch's tasks: see [`CompiledQuery::load_files`].
+    pub lookups: Vec<Arc<Lookup>>,
+    /// What people should know before it runs, each a sentence.
+    pub warnings: Vec<String>,
+    /// What `now()` reads: set it to a batch's timestamp before its tasks run. Clones share it, so batches with
+    /// other timestamps need a query compiled of its own.
+    pub clock: BatchClock,
+}
+
+impl CompiledQuery {
+    /// The sources as the driver's planning sees them, by [`SourceId`].
+    pub fn source_specs(&self) -> Vec<SourceSpec> {
+        let spec = |source: &SourceTable| SourceSpec {
+            id: source.id,
+            table: source.name.clone(),
+            topic: source.connector.place().unwrap_or_default().to_string(),
+            options: source.options.clone(),
+            has_watermark: source.watermark.is_some(),
+        };
+        self.sources.iter().map(spec).collect()
+    }
+
+    /// The tables of files that rows look up, each once.
+    pub fn file_tables(&self) -> Vec<FileTable> {
+        let mut tables: BTreeMap<&str, FileTable> = BTreeMap::new();
+        for table in self.lookups.iter().flat_map(|lookup| lookup.tables()) {
+            tables.entry(&table.name).or_insert_with(|| table.clone()).pinned |= table.pinned;
+        }
+        tables.into_values().collect()
+    }
+
+    /// Loads what rows look up in a batch that is planned with these versions, into at most `limit_bytes` of memory. Returns
+    /// whether anything had to be loaded.
+    ///
+    /// # Errors
+    /// The content of a file is not to be had, or is not what its table declares; or all of it together is too large.
+    pub async fn load_files(
+        &self,
+        versions: &FileVersions,
+        contents: &impl FileContents,
+        limit_bytes: u64,
+    ) -> Result<bool, EngineError> {
+        let (mut loaded, mut bytes) = (false, 0);
+        for lookup in &self.lookups {
+            loaded |= lookup.load(versions, contents).await?;
+            bytes += lookup.size_bytes();
+            if bytes > limit_bytes {
+                return Err(EngineError::LookupsTooLarge { bytes, limit_bytes });
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Checks that every operator gets the rows it was planned for, and that every exchange and sink gets its own.
+    ///
+    /// # Errors
+    /// It does not: the planner has a fault. The message names the operator.
+    pub fn check_schemas(&self) -> Result<(), EngineError> {
+        let internal = |what: String| EngineError::Internal(what);
+        for stage in &self.dataflow.stages {
+            for pipeline in &stage.pipelines {
+                let schema_of = |input: &PipelineInput| match (input, stage.input) {
+                    (PipelineInput::Edge(edge), _) => self.dataflow.edge(*edge).map(|edge| edge.schema.clone()),
+                    (PipelineInput::Source, StageInput::Source(id)) => {
+                        let source = self.sources.iter().find(|source| source.id == id);
+                        Ok(source.ok_or_else(|| internal(format!("no source {id}")))?.layout())
+                    }
+                    (PipelineInput::Source, StageInput::Shards) => Err(internal("shards have no source".into())),
+                };
+                let mut rows = pipeline.inputs.iter().map(schema_of).collect::<Result<Vec<SchemaRef>, _>>()?;
+                for op in &pipeline.ops {
+                    rows = vec![op.output(&rows).map_err(|error| internal(format!("{}: {error}", op.describe())))?];
+                }
+                let rows = only(&rows)?;
+                match pipeline.output {
+                    PipelineOutput::Exchange(edge) => {
+                        expect_types("an exchange", rows, &self.dataflow.edge(edge)?.schema)?
+                    }
+                    PipelineOutput::Sink(id) => {
+                        let sink = self.sinks.iter().find(|sink| sink.id == id);
+                        let sink = sink.ok_or_else(|| internal(format!("no sink {id}")))?;
+                        if *rows != sink.schema {
+                            let text = format!("sink {} has {:?} and gets {rows:?}", sink.name, sink.schema);
+                            return Err(internal(text));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

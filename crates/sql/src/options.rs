@@ -1,0 +1,271 @@
+//! The options of a query and of its tables, typed.
+//!
+//! Owns: the names of `SET` (snake_case, and Spark's camelCase), their defaults and checks, and how tables are read.
+//! Does not own: the text forms of values (`values`), which options a connector has (`connectors`), the options of formats
+//! (`formats`), what the options do (driver, connectors).
+//! Invariant: an option nobody knows is refused with the nearest known one.
+
+use super::connectors::{connector_options, is_known, known_options, spec_named};
+use super::error::{Result, SqlError};
+use super::limits::MAX_SHARDS;
+use super::table_def::{OptionEntry, TableDef};
+use super::values::canonical;
+use super::values::{
+    bad_value, count, duration_ms, parse_duration_ms, parse_time_ms, plain_text, size_bytes, topic_offsets, word,
+};
+use crate::tables::ConnectorOptions;
+use datafusion::sql::sqlparser::tokenizer::Location;
+use highwater_connect::settable;
+use highwater_protocol::options::{
+    EndingOffsets, IsolationLevel, OnBadRecord, OnDataLoss, OutputMode, SourceOptions, StartingOffsets, Trigger,
+};
+use std::collections::BTreeMap;
+
+/// Number of key-hash slices of state, unless `SET shards` says otherwise.
+pub const DEFAULT_SHARDS: u16 = 64;
+const DEFAULT_IDLE_TIMEOUT_MS: u64 = 60_000;
+
+/// What `SET` says about the whole query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryOptions {
+    pub trigger: Trigger,
+    /// `None`: update for sinks with a PRIMARY KEY, append for the others.
+    pub output_mode: Option<OutputMode>,
+    pub shards: u16,
+    /// How long windows stay open after the watermark has passed their end, milliseconds.
+    pub allowed_lateness_ms: u64,
+    /// Memory of state, on all executors together, at which the query stops, bytes.
+    pub state_memory_limit: Option<u64>,
+    /// How far a partition's watermark may be ahead of that of the slowest, milliseconds.
+    pub max_drift_ms: Option<u64>,
+    /// How long state is kept that no watermark bounds and that is not written, milliseconds.
+    pub state_ttl_ms: Option<u64>,
+}
+
+impl Default for QueryOptions {
+    fn default() -> Self {
+        Self {
+            trigger: Trigger::Asap,
+            output_mode: None,
+            shards: DEFAULT_SHARDS,
+            allowed_lateness_ms: 0,
+            state_memory_limit: None,
+            state_ttl_ms: None,
+            max_drift_ms: None,
+        }
+    }
+}
+
+/// A table's options: its connector, and how it would be read.
+#[derive(Clone, Debug)]
+pub struct TableOptions {
+    pub connector: ConnectorOptions,
+    pub source: SourceOptions,
+}
+
+const QUERY_KEYS: [&str; 7] =
+    ["trigger", "output_mode", "shards", "allowed_lateness", "state_memory_limit", "state_ttl", "max_watermark_drift"];
+
+/// Splits the script's `SET`s into the query's own options and defaults for all sources.
+pub fn query_options(settings: &[OptionEntry]) -> Result<(QueryOptions, Vec<OptionEntry>)> {
+    let mut options = QueryOptions::default();
+    let mut defaults: Vec<OptionEntry> = Vec::new();
+    let mut seen: BTreeMap<String, Location> = BTreeMap::new();
+    for entry in settings {
+        let key = canonical(&entry.key);
+        refuse_second(&mut seen, &key, entry)?;
+        match key.as_str() {
+            "trigger" => options.trigger = trigger(entry)?,
+            "output_mode" => options.output_mode = Some(output_mode(entry)?),
+            "shards" => options.shards = shards(entry)?,
+            "state_memory_limit" => options.state_memory_limit = Some(size_bytes(entry)?),
+            "max_watermark_drift" => options.max_drift_ms = Some(duration_ms(entry)?),
+            "state_ttl" => options.state_ttl_ms = state_ttl(entry)?,
+            "allowed_lateness" => options.allowed_lateness_ms = duration_ms(entry)?,
+            _ if settable(&key) => {
+                defaults.push(OptionEntry { key, ..entry.clone() });
+            }
+            _ if is_known(&key) => {
+                return Err(SqlError::at(entry.key_at, format!("'{}' belongs to one table", entry.key))
+                    .hint("write it in the WITH (…) of each table"));
+            }
+            _ => {
+                let options = known_options();
+                let known = options.iter().map(String::as_str).filter(|name| settable(name));
+                return Err(SqlError::at(entry.key_at, format!("unknown setting '{}'", entry.key)).suggest(
+                    &entry.key,
+                    QUERY_KEYS.into_iter().chain(known),
+                    "settings",
+                ));
+            }
+        }
+    }
+    apply_source(&mut SourceOptions::default(), &defaults)?;
+    Ok((options, defaults))
+}
+
+fn refuse_second(seen: &mut BTreeMap<String, Location>, key: &str, entry: &OptionEntry) -> Result<()> {
+    match seen.insert(key.to_string(), entry.key_at) {
+        Some(first) => Err(SqlError::at(entry.key_at, format!("'{}' is set twice", entry.key))
+            .hint(format!("the first is on line {}", first.line))),
+        None => Ok(()),
+    }
+}
+
+fn trigger(entry: &OptionEntry) -> Result<Trigger> {
+    let value = entry.value.trim().to_lowercase();
+    match value.as_str() {
+        "asap" => return Ok(Trigger::Asap),
+        "available_now" | "availablenow" => return Ok(Trigger::AvailableNow),
+        "once" => return Ok(Trigger::Once),
+        _ => {}
+    }
+    let interval_ms = value.strip_prefix("every ").and_then(parse_duration_ms);
+    interval_ms
+        .map(|interval_ms| Trigger::Every { interval_ms })
+        .ok_or_else(|| bad_value(entry, "write one of 'asap', 'every 1 second', 'available_now', 'once'"))
+}
+
+fn output_mode(entry: &OptionEntry) -> Result<OutputMode> {
+    word(entry, &[("append", OutputMode::Append), ("update", OutputMode::Update), ("complete", OutputMode::Complete)])
+}
+
+/// Zero is never, as in Flink.
+fn state_ttl(entry: &OptionEntry) -> Result<Option<u64>> {
+    let value = entry.value.trim();
+    let (number, unit) = value.split_at(value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len()));
+    let is_zero = !number.is_empty() && number.chars().all(|c| c == '0');
+    let is_unit = unit.trim().is_empty() || parse_duration_ms(&format!("1 {}", unit.trim())).is_some();
+    if value.eq_ignore_ascii_case("never") || is_zero && is_unit {
+        return Ok(None);
+    }
+    duration_ms(entry).map(Some)
+}
+
+fn shards(entry: &OptionEntry) -> Result<u16> {
+    u16::try_from(count(entry)?)
+        .ok()
+        .filter(|shards| *shards <= MAX_SHARDS)
+        .ok_or_else(|| bad_value(entry, &format!("write a number from 1 to {MAX_SHARDS}")))
+}
+
+/// Types a table's `WITH` options over the script's defaults.
+pub fn table_options(table: &TableDef, defaults: &[OptionEntry]) -> Result<TableOptions> {
+    let mut own: Vec<OptionEntry> = Vec::new();
+    let mut seen = BTreeMap::new();
+    for entry in &table.options {
+        let key = canonical(&entry.key);
+        refuse_second(&mut seen, &key, entry)?;
+        check_known(entry, &key)?;
+        own.push(OptionEntry { key, ..entry.clone() });
+    }
+    let find = |key: &str| own.iter().find(|entry| entry.key == key);
+    let Some(connector) = find("connector") else {
+        return Err(SqlError::at(table.name.at, format!("table '{}' lacks the option 'connector'", table.name.text))
+            .hint("add 'connector' = 'kafka', or 'connector' = 'console' for a sink"));
+    };
+    let mut source = SourceOptions { idle_timeout_ms: Some(DEFAULT_IDLE_TIMEOUT_MS), ..SourceOptions::default() };
+    apply_source(&mut source, defaults)?;
+    apply_source(&mut source, &own)?;
+    let connector = connector_options(table, spec_named(connector)?, &own)?;
+    Ok(TableOptions { connector, source })
+}
+
+fn check_known(entry: &OptionEntry, key: &str) -> Result<()> {
+    if is_known(key) {
+        return Ok(());
+    }
+    if QUERY_KEYS.contains(&key) {
+        return Err(SqlError::at(entry.key_at, format!("'{}' holds for the whole query", entry.key))
+            .hint(format!("write SET {key} = '{}'; before the tables", entry.value)));
+    }
+    let known = known_options();
+    let known = known.iter().map(String::as_str);
+    Err(SqlError::at(entry.key_at, format!("unknown option '{}'", entry.key)).suggest(&entry.key, known, "options"))
+}
+
+fn apply_source(options: &mut SourceOptions, entries: &[OptionEntry]) -> Result<()> {
+    for entry in entries {
+        match entry.key.as_str() {
+            "starting_offsets" => options.starting_offsets = starting_offsets(entry)?,
+            "ending_offsets" => options.ending_offsets = Some(ending_offsets(entry)?),
+            "max_offsets_per_trigger" => options.max_offsets_per_trigger = Some(count(entry)?),
+            "min_offsets_per_trigger" => options.min_offsets_per_trigger = Some(count(entry)?),
+            "max_records_per_second" => options.max_records_per_second = Some(count(entry)?),
+            "max_trigger_delay" => options.max_trigger_delay_ms = Some(duration_ms(entry)?),
+            "on_data_loss" => {
+                let words =
+                    [("fail", OnDataLoss::Fail), ("earliest", OnDataLoss::Earliest), ("latest", OnDataLoss::Latest)];
+                options.on_data_loss = word(entry, &words)?;
+            }
+            "late_topic" => options.late_topic = Some(plain_text(entry)?),
+            "on_bad_record" => options.on_bad_record = on_bad_record(entry, entries)?,
+            "idle_timeout" => {
+                let never = entry.value.eq_ignore_ascii_case("never");
+                options.idle_timeout_ms = if never { None } else { Some(duration_ms(entry)?) };
+            }
+            "isolation_level" => {
+                let words = [
+                    ("read_committed", IsolationLevel::ReadCommitted),
+                    ("read_uncommitted", IsolationLevel::ReadUncommitted),
+                ];
+                options.isolation_level = word(entry, &words)?;
+            }
+            "dead_letter_topic"
+                if !entries.iter().any(|other| other.key == "on_bad_record" && other.value == "dead_letter") =>
+            {
+                let message = "'dead_letter_topic' does nothing without 'on_bad_record' = 'dead_letter'";
+                return Err(SqlError::at(entry.key_at, message).hint("add it, or drop the topic"));
+            }
+            _ => {}
+        }
+    }
+    let limits = (options.min_offsets_per_trigger, options.max_offsets_per_trigger);
+    if let ((Some(min), Some(max)), Some(entry)) =
+        (limits, entries.iter().find(|e| e.key == "min_offsets_per_trigger" || e.key == "max_offsets_per_trigger"))
+        && min > max
+    {
+        let message = format!("min_offsets_per_trigger {min} is above max_offsets_per_trigger {max}");
+        return Err(SqlError::at(entry.value_at, message).hint("no batch could ever be planned: lower the minimum"));
+    }
+    Ok(())
+}
+
+fn on_bad_record(entry: &OptionEntry, entries: &[OptionEntry]) -> Result<OnBadRecord> {
+    match word(entry, &[("fail", 0), ("skip", 1), ("dead_letter", 2)])? {
+        0 => Ok(OnBadRecord::Fail),
+        1 => Ok(OnBadRecord::Skip),
+        _ => {
+            let topic = entries.iter().find(|other| other.key == "dead_letter_topic").map(plain_text).transpose()?;
+            Ok(OnBadRecord::DeadLetter { topic })
+        }
+    }
+}
+
+const STARTS: &str = "write 'earliest', 'latest', '{\"topic\":{\"0\":100}}' or a time such as '2026-01-01T00:00:00Z'";
+
+fn starting_offsets(entry: &OptionEntry) -> Result<StartingOffsets> {
+    let value = entry.value.trim();
+    match value.to_lowercase().as_str() {
+        "earliest" => Ok(StartingOffsets::Earliest),
+        "latest" => Ok(StartingOffsets::Latest),
+        _ if value.starts_with('{') => Ok(StartingOffsets::Explicit { offsets: topic_offsets(entry, -2)? }),
+        _ => {
+            let timestamp_ms = parse_time_ms(value).ok_or_else(|| bad_value(entry, STARTS))?;
+            Ok(StartingOffsets::Timestamp { timestamp_ms })
+        }
+    }
+}
+
+fn ending_offsets(entry: &OptionEntry) -> Result<EndingOffsets> {
+    let value = entry.value.trim();
+    match value.to_lowercase().as_str() {
+        "latest" => Ok(EndingOffsets::Latest),
+        _ if value.starts_with('{') => Ok(EndingOffsets::Explicit { offsets: topic_offsets(entry, -1)? }),
+        _ => {
+            let timestamp_ms =
+                parse_time_ms(value).ok_or_else(|| bad_value(entry, &STARTS.replace("'earliest', ", "")))?;
+            Ok(EndingOffsets::Timestamp { timestamp_ms })
+        }
+    }
+}
