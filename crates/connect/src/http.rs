@@ -40,7 +40,7 @@ pub static HTTP: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Duration,
             default: Default::Value("30 seconds"),
             uses: SINK,
-            about: "longest wait for an answer",
+            about: "longest wait for an answer; at most 1 minute",
         },
         OptionSpec {
             name: "retry_timeout",
@@ -48,7 +48,7 @@ pub static HTTP: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Duration,
             default: Default::Value("30 seconds"),
             uses: SINK,
-            about: "how long a request is sent again before its batch is computed anew, and sent again",
+            about: "how long a request is sent again before its batch is computed anew and goes on with it; at most 1 minute",
         },
     ],
     properties: None,
@@ -60,8 +60,21 @@ pub static HTTP: ConnectorSpec = ConnectorSpec {
     check,
 };
 
+/// Longest value of a timeout, milliseconds: publishing must end before the driver gives up.
+const MAX_TIMEOUT_MS: u64 = 60_000;
+
 /// A URL is shown, so that no login may stand in it.
 fn check(values: &OptionValues) -> Result<(), Fault> {
+    for option in ["request_timeout", "retry_timeout"] {
+        if values.number(option).is_some_and(|ms| ms > MAX_TIMEOUT_MS) {
+            return Err(Fault {
+                option: option.into(),
+                at: FaultAt::Value,
+                message: format!("'{option}' is one minute at most"),
+                hint: "what was not taken by then is sent again, until it is".into(),
+            });
+        }
+    }
     let url = values.text("url").unwrap_or_default();
     let authority = url.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next());
     match authority.is_some_and(|authority| authority.contains('@')) {

@@ -25,7 +25,7 @@ pub fn settable(name: &str) -> bool {
         spec.option(name).is_some_and(|option| matches!(option.kind, OptionKind::Reading(_)))
             || spec.property(name).is_some()
     };
-    CONNECTORS.iter().any(|spec| reads(spec))
+    CONNECTORS.iter().any(reads)
 }
 
 /// Whether the value of an option must not be shown, whichever connector it is of.
@@ -35,6 +35,7 @@ pub fn is_secret(name: &str) -> bool {
 
 /// Whether a piece of a script names an option that may be a secret.
 pub fn may_hide_secret(piece: &str) -> bool {
+    let piece = &piece.to_ascii_lowercase();
     let passes = |spec: &ConnectorSpec| spec.properties.is_some_and(|properties| piece.contains(properties.prefix));
     let names = |spec: &ConnectorSpec| {
         spec.options.iter().any(|option| option.kind == OptionKind::Secret && piece.contains(option.name))
@@ -47,6 +48,14 @@ mod tests {
     use super::*;
     use crate::spec::{Default, Use};
     use std::collections::BTreeMap;
+
+    #[test]
+    fn an_option_that_may_be_a_secret_is_known_however_it_is_written() {
+        for piece in ["'authorization' 'x'", "'Authorization' 'x'", "AUTHORIZATION = x", "'Kafka.sasl.password' x"] {
+            assert!(may_hide_secret(piece), "{piece}");
+        }
+        assert!(!may_hide_secret("'topic' 't'"));
+    }
 
     #[test]
     fn declarations_are_whole() {

@@ -14,7 +14,7 @@ use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::{BatchId, ExecutorId, ShardId, SourceId, TaskId};
 use highwater_protocol::offsets::{SourcePartition, TopicPartition};
 use highwater_protocol::plan::WriterPlan;
-use highwater_protocol::query::{Event, ExecutorInfo, OutOfRange};
+use highwater_protocol::query::{Event, ExecutorInfo, OutOfRange, PublishOutcome};
 use highwater_security::credentials::Token;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -278,12 +278,18 @@ fn route(queries: &Queries, executor: ExecutorId, request: StreamTasksRequest) -
         }
         Message::Published(message) => {
             let (attempt, _) = convert::attempt(message.attempt)?;
-            let known = message.outcome() == v1::PublishOutcome::Published;
+            let outcome = match message.outcome() {
+                v1::PublishOutcome::Published => PublishOutcome::Published,
+                v1::PublishOutcome::Unknown | v1::PublishOutcome::Unspecified => PublishOutcome::Unknown,
+                v1::PublishOutcome::Failed => {
+                    PublishOutcome::Failed { kind: convert::error_kind(message.kind()), message: message.message }
+                }
+            };
             let writer = WriterPlan {
                 sink: highwater_protocol::ids::SinkId(message.sink_id),
                 writer: highwater_protocol::ids::WriterId(message.writer_id),
             };
-            (message.query_id, message.run_id, Event::Published { attempt, writer, known })
+            (message.query_id, message.run_id, Event::Published { attempt, writer, outcome })
         }
         Message::Trouble(message) => (message.query_id.clone(), message.run_id.clone(), trouble(executor, message)),
     };

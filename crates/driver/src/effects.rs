@@ -11,6 +11,7 @@ use crate::run::Run;
 use crate::run_event::RunnerEvent;
 use crate::state_limit::over_limit;
 use highwater_checkpoint::CheckpointStore;
+use highwater_connectors::error::ConnectorError;
 use highwater_connectors::registry::resolve_writers;
 use highwater_crash as crash;
 use highwater_planner::CompiledQuery;
@@ -236,8 +237,8 @@ impl Effects {
                     tokio::task::spawn_blocking(move || resolve_all(&spec, &compiled, batch, &writers, whole)).await;
                 let event = match found {
                     Ok(Ok(found)) => Event::Resolved { number, found },
-                    Ok(Err((ErrorKind::Retry, message))) => {
-                        let kind = ErrorKind::Retry;
+                    Ok(Err(error)) if error.kind() == ErrorKind::Retry => {
+                        let (kind, message) = (error.kind(), error.to_string());
                         let trouble = Event::Trouble { executor: None, kind, message };
                         inbox.push(RunnerEvent::Machine(trouble));
                         tokio::select! {
@@ -247,7 +248,7 @@ impl Effects {
                         pause = (pause * 2).min(RESOLVE_PAUSE_MAX);
                         continue;
                     }
-                    Ok(Err((kind, message))) => Event::ResolveFailed { number, kind, message },
+                    Ok(Err(error)) => Event::ResolveFailed { number, kind: error.kind(), message: error.to_string() },
                     Err(error) => Event::ResolveFailed { number, kind: ErrorKind::Fatal, message: error.to_string() },
                 };
                 inbox.push(RunnerEvent::Machine(event));
@@ -334,15 +335,14 @@ fn resolve_all(
     batch: Option<BatchId>,
     writers: &[WriterReport],
     whole: bool,
-) -> Result<BTreeMap<WriterPlan, Resolution>, (ErrorKind, String)> {
+) -> Result<BTreeMap<WriterPlan, Resolution>, ConnectorError> {
     let mut found = BTreeMap::new();
     for table in &compiled.sinks {
         let asked: Vec<&WriterReport> = writers.iter().filter(|writer| writer.plan.sink == table.id).collect();
         if asked.is_empty() && !whole {
             continue;
         }
-        let resolved = resolve_writers(table, spec.id, batch, &asked, whole);
-        let resolved = resolved.map_err(|error| (error.kind(), error.to_string()))?;
+        let resolved = resolve_writers(table, spec.id, batch, &asked, whole)?;
         found.extend(resolved.into_iter().map(|(writer, held)| (WriterPlan { sink: table.id, writer }, held)));
     }
     Ok(found)

@@ -5,6 +5,7 @@ use highwater_dataflow::error::EngineError;
 use highwater_proto::{MAX_DELTA_BYTES, MAX_MESSAGE_BYTES};
 use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::{ExecutorId, TaskId};
+use highwater_sql::SqlError;
 use std::net::SocketAddr;
 use thiserror::Error;
 
@@ -23,6 +24,29 @@ pub enum ExecutorError {
     Server(String),
     #[error("cannot use {} for scratch files: {source}; choose another --data-dir", path.display())]
     Scratch { path: std::path::PathBuf, source: std::io::Error },
+}
+
+/// Why a query could not be opened here.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    #[error(transparent)]
+    Connector(#[from] ConnectorError),
+    #[error("this executor compiles the query to another dataflow than the driver; run one build on both")]
+    AnotherPlan,
+    #[error(transparent)]
+    Join(#[from] tokio::task::JoinError),
+}
+
+impl OpenError {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Sql(_) => ErrorKind::Fix,
+            Self::Connector(error) => error.kind(),
+            Self::AnotherPlan | Self::Join(_) => ErrorKind::Fatal,
+        }
+    }
 }
 
 /// Why a task attempt failed.

@@ -82,7 +82,7 @@ pub fn start(
             };
             match opened {
                 Ok(worker) => worker.run(queue, stopped).await,
-                Err((kind, message)) => outbox.trouble(kind, message).await,
+                Err(error) => outbox.trouble(error.kind(), error.to_string()).await,
             }
         }
         .instrument(span),

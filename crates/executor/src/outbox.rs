@@ -10,6 +10,7 @@ use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::{AttemptId, BatchId, ExecutorId, QueryId, RunId, SourceId, TaskId};
 use highwater_protocol::offsets::TopicPartition;
 use highwater_protocol::plan::WriterPlan;
+use highwater_protocol::query::PublishOutcome;
 use highwater_protocol::report::TaskReport;
 use tokio::sync::mpsc;
 
@@ -116,11 +117,11 @@ impl Outbox {
         .await;
     }
 
-    /// `unknown` says why the outcome is not known.
-    pub async fn published(&self, attempt: AttemptId, batch: BatchId, writer: WriterPlan, unknown: Option<String>) {
-        let outcome = match unknown {
-            None => v1::PublishOutcome::Published,
-            Some(_) => v1::PublishOutcome::Unknown,
+    pub async fn published(&self, attempt: AttemptId, batch: BatchId, writer: WriterPlan, outcome: PublishOutcome) {
+        let (outcome, kind, message) = match outcome {
+            PublishOutcome::Published => (v1::PublishOutcome::Published, None, String::new()),
+            PublishOutcome::Unknown => (v1::PublishOutcome::Unknown, None, String::new()),
+            PublishOutcome::Failed { kind, message } => (v1::PublishOutcome::Failed, Some(kind), message),
         };
         self.send(Message::Published(v1::WriterPublished {
             query_id: self.query.to_string(),
@@ -128,8 +129,9 @@ impl Outbox {
             sink_id: writer.sink.0,
             writer_id: writer.writer.0,
             outcome: outcome.into(),
-            message: unknown.unwrap_or_default(),
+            message,
             run_id: self.run.to_string(),
+            kind: kind.map(convert::trouble_kind).unwrap_or_default().into(),
         }))
         .await;
     }

@@ -1,13 +1,13 @@
 //! Publishing: commits the writers of a prepared batch, all at the same time, and answers for each.
 //!
-//! Owns: this step. Does not own: whether it may be taken (core's participant).
+//! Owns: this step. Does not own: whether it may be taken (`protocol::participant`).
 
 use crate::outbox::Outbox;
-use crate::writers::{Unpublished, Writers};
+use crate::writers::Writers;
 use highwater_crash as crash;
-use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::{AttemptId, BatchId};
 use highwater_protocol::plan::WriterPlan;
+use highwater_protocol::query::PublishOutcome;
 use std::sync::Arc;
 
 /// Commits `writers` on blocking threads.
@@ -22,28 +22,21 @@ pub fn publish(writers: &Arc<Writers>, attempt: AttemptId, batch: BatchId, plans
                 outcome
             })
             .await;
-            let unknown = match published {
-                Ok(Ok(())) => None,
-                Ok(Err(unpublished)) => Some(unpublished),
-                Err(error) => Some(Unpublished::unknown(error.to_string())),
-            };
-            if let Some(Unpublished { kind, message }) = &unknown {
+            let outcome = published.unwrap_or_else(|error| {
+                tracing::error!(%attempt, %batch, sink = %plan.sink, writer = %plan.writer, "publish: {error}");
+                PublishOutcome::Unknown
+            });
+            if let PublishOutcome::Failed { message, .. } = &outcome {
                 tracing::warn!(%attempt, %batch, sink = %plan.sink, writer = %plan.writer, "publish: {message}");
-                match kind {
-                    // Told before the outcome, which would have the batch computed again.
-                    ErrorKind::Fix | ErrorKind::Fatal => outbox.trouble(*kind, message.clone()).await,
-                    ErrorKind::Retry | ErrorKind::Fenced => {}
-                }
             }
-            outbox.published(attempt, batch, plan, unknown.map(|unpublished| unpublished.message)).await;
+            outbox.published(attempt, batch, plan, outcome).await;
         });
     }
 }
 
-/// Answers that nothing is known of these writers.
+/// Answers that nothing is known of these writers: their attempt does not run here, or is not flushed.
 pub async fn answer_unknown(attempt: AttemptId, batch: BatchId, plans: Vec<WriterPlan>, outbox: &Outbox) {
     for plan in plans {
-        let message = "the attempt does not run here, or is not flushed".to_string();
-        outbox.published(attempt, batch, plan, Some(message)).await;
+        outbox.published(attempt, batch, plan, PublishOutcome::Unknown).await;
     }
 }

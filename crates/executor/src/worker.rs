@@ -8,7 +8,7 @@
 use crate::Shared;
 use crate::attempt::{self, Attempt};
 use crate::channels::DriverClient;
-use crate::error::TaskError;
+use crate::error::{OpenError, TaskError};
 use crate::files::Files;
 use crate::loading::{Loaded, Loading};
 use crate::outbox::Outbox;
@@ -76,20 +76,16 @@ impl Worker {
         open: &v1::OpenQuery,
         outbox: Outbox,
         client: DriverClient,
-    ) -> Result<Self, (ErrorKind, String)> {
+    ) -> Result<Self, OpenError> {
         let (sql, access) = (open.sql.clone(), shared.access.clone());
-        let compile = move || -> Result<CompiledQuery, String> {
-            let compiled = highwater_planner::compile(&sql).map_err(|error| error.to_string())?;
-            access.check(&compiled.sources, &compiled.sinks, "executor").map_err(|error| error.to_string())?;
+        let compile = move || -> Result<CompiledQuery, OpenError> {
+            let compiled = highwater_planner::compile(&sql)?;
+            access.check(&compiled.sources, &compiled.sinks, "executor")?;
             Ok(compiled)
         };
-        let compiled = tokio::task::spawn_blocking(compile)
-            .await
-            .map_err(|error| (ErrorKind::Fatal, error.to_string()))?
-            .map_err(|message| (ErrorKind::Fix, message))?;
+        let compiled = tokio::task::spawn_blocking(compile).await??;
         if compiled.fingerprint() != open.fingerprint {
-            let message = "this executor compiles the query to another dataflow than the driver; run one build on both";
-            return Err((ErrorKind::Fatal, message.into()));
+            return Err(OpenError::AnotherPlan);
         }
         let compiled = Arc::new(compiled);
         let aligned = compiled.options.max_drift_ms.is_some();
@@ -98,10 +94,7 @@ impl Worker {
             let (compiled, name, outbox) = (compiled.clone(), open.name.clone(), outbox.clone());
             let slots = shared.slot_count;
             let open = move || Sources::open(&compiled.sources, &name, slots, aligned, &outbox);
-            tokio::task::spawn_blocking(open)
-                .await
-                .map_err(|error| (ErrorKind::Fatal, error.to_string()))?
-                .map_err(|error| (error.kind(), error.to_string()))?
+            tokio::task::spawn_blocking(open).await??
         };
         let state = Arc::new(QueryState::with_limit(&compiled.dataflow, shared.query_memory));
         let writers = Arc::new(Writers::new(query, &open.name, Epoch(epoch), &compiled.sinks));

@@ -11,6 +11,7 @@ use highwater_dataflow::changelog::ChangeBatch;
 use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::{AttemptId, BatchId, Epoch, QueryId};
 use highwater_protocol::plan::WriterPlan;
+use highwater_protocol::query::PublishOutcome;
 use highwater_protocol::report::WriterReport;
 use highwater_sql::tables::SinkTable;
 use parking_lot::{Mutex, MutexGuard};
@@ -107,34 +108,24 @@ impl Slot {
         Ok(InUse { content, attempt })
     }
 
-    /// Commits what the attempt flushed. An error: it is not known to be committed. Blocks.
-    pub fn publish(&self, attempt: AttemptId) -> Result<(), Unpublished> {
+    /// Commits what the attempt flushed. Blocks.
+    pub fn publish(&self, attempt: AttemptId) -> PublishOutcome {
         let mut content = self.content.lock();
         if content.flushed.take() != Some(attempt) {
-            return Err(Unpublished::unknown("the writer holds nothing of this attempt"));
+            return PublishOutcome::Unknown;
         }
-        let Some(writer) = content.writer.as_mut() else { return Err(Unpublished::unknown("the writer is gone")) };
+        let Some(writer) = content.writer.as_mut() else { return PublishOutcome::Unknown };
         let outcome = match writer.publish() {
-            Ok(Published::Committed) => return Ok(()),
-            Ok(Published::Unknown) => Unpublished::unknown("the sink did not answer"),
-            Err(error) => Unpublished { kind: error.kind(), message: error.to_string() },
+            Ok(Published::Committed) => return PublishOutcome::Published,
+            Ok(Published::Unfinished(message)) => {
+                return PublishOutcome::Failed { kind: ErrorKind::Retry, message };
+            }
+            Ok(Published::Unknown) => PublishOutcome::Unknown,
+            Err(error) => PublishOutcome::Failed { kind: error.kind(), message: error.to_string() },
         };
         // A producer whose transaction ended badly is not used again.
         content.writer = None;
-        Err(outcome)
-    }
-}
-
-/// Why a writer is not known to have published.
-pub struct Unpublished {
-    /// `Fix` and `Fatal` stop the query: the sink would say the same to the same rows again.
-    pub kind: ErrorKind,
-    pub message: String,
-}
-
-impl Unpublished {
-    pub fn unknown(message: impl Into<String>) -> Self {
-        Self { kind: ErrorKind::Retry, message: message.into() }
+        outcome
     }
 }
 

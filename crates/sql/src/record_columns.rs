@@ -28,7 +28,10 @@ impl RecordColumns {
 
     /// Of a table that is written.
     pub fn written(schema: &Schema, primary_key: &[usize], connector: &ConnectorOptions) -> Self {
-        Self::of(schema, primary_key, connector, |name| METADATA.contains(&name) && !PLACES.contains(&name))
+        // Where records have no metadata, a column of such a name is one like any other.
+        let has_metadata = connector.spec().metadata;
+        let is_metadata = |name: &str| has_metadata && METADATA.contains(&name) && !PLACES.contains(&name);
+        Self::of(schema, primary_key, connector, is_metadata)
     }
 
     fn of(

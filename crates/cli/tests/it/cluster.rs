@@ -78,7 +78,7 @@ fn a_query_that_hangs_on_one_executor_is_computed_elsewhere_when_its_lease_ends(
     cluster.submit("q", &tables.copy("", ""));
     cluster.wait("both executors", || (cluster.status("q")["executors"].as_array()?.len() == 2).then_some(()));
     for partition in 0..2 {
-        tables.produce(partition.into(), i64::from(partition) * 100..i64::from(partition) * 100 + 100);
+        tables.produce(partition, i64::from(partition) * 100..i64::from(partition) * 100 + 100);
     }
     cluster.wait("the first batch", || (tables.ids().len() == 200).then_some(()));
     tables.produce(0, 200..300);

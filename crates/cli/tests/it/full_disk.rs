@@ -56,7 +56,8 @@ fn a_query_waits_while_the_disk_is_full_and_goes_on_when_there_is_room() {
 
 #[test]
 fn a_write_that_fails_within_the_head_store_is_told_and_a_restart_heals_it() {
-    let tables = Tables::new("full-head", 2);
+    // Many partitions make large records, which fill the head store soon.
+    let tables = Tables::new("full-head", 64);
     let mut cluster = Highwater::stopped();
     cluster.start_driver_under(&["sh", "-c", WITH_SMALL_FILES, "sh", "1100"], &[], &[]);
     cluster.add_executor(&[]);

@@ -136,7 +136,7 @@ fn every_row_is_posted_and_what_a_crash_repeats_has_the_key_and_the_body_of_the_
         "SET max_offsets_per_trigger = 20;
          CREATE TABLE t (id BIGINT) WITH ('connector'='kafka', 'topic'='http-in', 'bootstrap.servers'='{}', 'format'='json');
          CREATE TABLE o (id BIGINT) WITH ('connector'='http', 'url'='{}', 'authorization'='Bearer ${{env:HTTP_TOKEN}}',
-           'rows_per_request'='3', 'request_timeout'='5 minutes');
+           'rows_per_request'='3', 'request_timeout'='1 minute', 'retry_timeout'='1 second');
          INSERT INTO o SELECT id FROM t;",
         kafka.bootstrap_servers(),
         endpoint.url
@@ -178,9 +178,17 @@ fn every_row_is_posted_and_what_a_crash_repeats_has_the_key_and_the_body_of_the_
     cluster.wait_caught_up("http");
     assert!(endpoint.repeated() > before, "{:?}", endpoint.requests().0);
 
+    // An endpoint that is away is waited for, and shown.
+    endpoint.be(Mood::BusyFor(u32::MAX));
+    produce(120..125);
+    let status = cluster.wait_state("http", &["waiting"]);
+    assert!(status["message"].as_str().unwrap().contains("it answers 503"), "{status}");
+    endpoint.be(Mood::Takes);
+    cluster.wait_caught_up("http");
+
     // What is refused for good stops the query, which goes on once it is taken.
     endpoint.be(Mood::Refuses);
-    produce(120..130);
+    produce(125..130);
     let status = cluster.wait_state("http", &["failed"]);
     let message = status["message"].as_str().unwrap();
     assert!(

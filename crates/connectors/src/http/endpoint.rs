@@ -62,6 +62,8 @@ impl Endpoint {
             ConnectorError::Config(format!("table '{}': option 'authorization': {reason}", table.name))
         })?;
         hidden.extend(authorization.clone());
+        // An endpoint may show the token without the scheme before it.
+        hidden.extend(authorization.iter().flat_map(|value| value.split_whitespace().skip(1)).map(String::from));
         Ok(Self {
             agent: config.build().into(),
             url,
@@ -75,24 +77,26 @@ impl Endpoint {
     /// POSTs JSON under this key until it is taken.
     ///
     /// # Errors
-    /// The endpoint refuses it, or did not take it for `retry_timeout`.
-    pub fn post(&self, key: &str, body: &[u8]) -> Result<(), ConnectorError> {
-        let deadline = Instant::now() + self.retry_timeout;
+    /// The endpoint refuses it, or did not take it for `retry_timeout`, or until `end`.
+    pub fn post(&self, key: &str, body: &[u8], end: Instant) -> Result<(), ConnectorError> {
+        let deadline = end.min(Instant::now() + self.retry_timeout);
         let mut pause = PAUSE;
         loop {
             match self.send(key, body) {
                 Ok(()) => return Ok(()),
                 Err(Failure::Refused(message)) => {
-                    let remedy =
-                        "correct 'url' or 'authorization', or what the endpoint takes, and start the query again";
+                    let remedy = "let the endpoint take it, or correct 'authorization', and start the query again; to \
+                                  write to another 'url', submit the script again with --replace";
                     return Err(ConnectorError::Refused {
                         context: self.context(),
                         message: self.shown(&format!("{message}; {remedy}")),
                     });
                 }
                 Err(Failure::Passing { message, after }) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
                     let wait = after.map_or(pause, |after| after.max(pause));
-                    if Instant::now() + wait >= deadline {
+                    if wait >= left {
+                        std::thread::sleep(left);
                         return Err(ConnectorError::Unavailable {
                             context: self.context(),
                             message: self.shown(&format!("{message}; the batch is sent again until it is taken")),
@@ -126,7 +130,7 @@ impl Endpoint {
                 drain(answer);
                 Ok(())
             }
-            Ok(answer) => Err(failure(answer)),
+            Ok(answer) => Err(failure(answer, |text| self.shown(text))),
             Err(ureq::Error::BadUri(reason)) => Err(Failure::Refused(format!("it is no URL: {reason}"))),
             Err(ureq::Error::Http(error)) => Err(Failure::Refused(format!("it cannot be sent: {error}"))),
             Err(error) => Err(Failure::Passing { message: error.to_string(), after: None }),
@@ -137,18 +141,68 @@ impl Endpoint {
 /// A connection is used again only if its answer was read.
 fn drain(mut answer: Response<Body>) -> String {
     let text = answer.body_mut().with_config().limit(ANSWER_BYTES).read_to_vec().unwrap_or_default();
-    String::from_utf8_lossy(&text).trim().chars().take(ANSWER_CHARS).collect()
+    String::from_utf8_lossy(&text).trim().to_string()
 }
 
-fn failure(answer: Response<Body>) -> Failure {
+/// `hide` takes secrets out of a text.
+fn failure(answer: Response<Body>, hide: impl Fn(&str) -> String) -> Failure {
     let status = answer.status();
     let after = answer.headers().get("Retry-After").and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    let text = drain(answer);
+    // Hidden first: a secret that is cut would not be found.
+    let text: String = hide(&drain(answer)).chars().take(ANSWER_CHARS).collect();
     let message = format!("it answers {status} {text}").trim_end().to_string();
     let passing = status.is_server_error()
-        || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS);
+        || matches!(
+            status,
+            // A request of this key is at work already.
+            StatusCode::CONFLICT | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+        );
     match passing {
         true => Failure::Passing { message, after: after.map(Duration::from_secs) },
         false => Failure::Refused(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::server_tests::{Answer, serve};
+    use highwater_protocol::error::ErrorKind;
+
+    /// Posts once, with little time for another try.
+    fn answered(answer: Answer) -> ConnectorError {
+        let (url, keys) = serve(vec![answer]);
+        let script = format!(
+            "CREATE TABLE t (id BIGINT) WITH ('connector'='kafka', 'topic'='in', 'bootstrap.servers'='x:1', 'format'='json');
+             CREATE TABLE o (id BIGINT) WITH ('connector'='http', 'url'='{url}', 'retry_timeout'='1 ms', 'authorization'='Bearer hunter2');
+             INSERT INTO o SELECT id FROM t;"
+        );
+        let endpoint = Endpoint::open(&highwater_planner::compile(&script).unwrap().sinks[0]).unwrap();
+        let error = endpoint.post("k", b"[]", Instant::now() + Duration::from_secs(60)).unwrap_err();
+        assert_eq!(keys.join().unwrap(), ["k"]);
+        error
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_and_what_is_refused_is_not() {
+        for (answer, kind) in [
+            ("409 Conflict", ErrorKind::Retry),
+            ("429 Too Many Requests\r\nRetry-After: 18446744073709551615", ErrorKind::Retry),
+            ("502 Bad Gateway", ErrorKind::Retry),
+            ("302 Found\r\nLocation: http://127.0.0.1:1/", ErrorKind::Fix),
+            ("401 Unauthorized", ErrorKind::Fix),
+            ("422 Unprocessable Content", ErrorKind::Fix),
+        ] {
+            assert_eq!(answered((answer, "")).kind(), kind, "{answer}");
+        }
+    }
+
+    #[test]
+    fn a_secret_in_an_answer_is_hidden_wherever_the_answer_is_cut() {
+        for before in [0, 190, 195, 199] {
+            let body: &'static str = Box::leak(format!("{}hunter2", "x".repeat(before)).into_boxed_str());
+            let error = answered(("401 Unauthorized", body)).to_string();
+            assert!(!error.contains("hun"), "{before}: {error}");
+        }
     }
 }

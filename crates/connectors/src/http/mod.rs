@@ -5,6 +5,8 @@
 //! order its rows were computed.
 
 mod endpoint;
+#[cfg(test)]
+mod server_tests;
 mod writer;
 
 use crate::api::Connector;
@@ -75,6 +77,11 @@ mod tests {
             ("id BIGINT", "'url'='ftp://h/rows'", "hint: write a URL"),
             ("id BIGINT", "'url'='https://me:hunter2@h/rows'", "a login in 'url' would be shown"),
             ("id BIGINT", "'url'='https://h', 'rows_per_request'='0'", "'0' is not a value of 'rows_per_request'"),
+            (
+                "id BIGINT",
+                "'url'='https://h', 'request_timeout'='2 minutes'",
+                "'request_timeout' is one minute at most",
+            ),
             ("id BIGINT", "'url'='https://h', 'format'='csv'", "rows for HTTP are always JSON"),
             ("id BIGINT", "'url'='https://h', 'autorization'='x'", "did you mean 'authorization'?"),
             ("id BIGINT", "'url'='https://h', 'authorization'='hunter2${env:'", "'******' is not a value"),

@@ -9,8 +9,14 @@ use crate::error::ConnectorError;
 use crate::sink::records::RecordEncoder;
 use crate::sink::{Published, Writer, WriterConfig};
 use highwater_dataflow::changelog::ChangeBatch;
+use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::{AttemptId, BatchId};
 use highwater_protocol::report::WriterReport;
+use std::time::{Duration, Instant};
+
+/// How long publishing goes on, before it ends to go on later. The last request may begin then, and takes a minute at most:
+/// all of it is done before the driver gives up.
+const PUBLISH: Duration = Duration::from_secs(100);
 
 pub struct HttpWriter {
     config: WriterConfig,
@@ -22,6 +28,16 @@ pub struct HttpWriter {
     rows: Vec<Box<[u8]>>,
     digest: u128,
     rows_per_request: usize,
+    taken: Option<Taken>,
+}
+
+/// How far a batch that is published again has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Taken {
+    batch: BatchId,
+    /// Of all its rows.
+    digest: u128,
+    requests: usize,
 }
 
 /// A request, without where it goes.
@@ -43,7 +59,37 @@ impl HttpWriter {
             recompute_only: false,
             rows: Vec::new(),
             digest: 0,
+            taken: None,
         })
+    }
+
+    /// Sends requests, those that were taken before left out, until all are taken or `end` comes.
+    fn send(&mut self, end: Instant) -> Result<Published, ConnectorError> {
+        let (batch, digest) = (self.batch, self.digest);
+        let same = self.taken.filter(|taken| (taken.batch, taken.digest) == (batch, digest));
+        let mut done = same.map_or(0, |taken| taken.requests);
+        let mut ended = Ok(Published::Committed);
+        for Request { key, body } in self.requests().skip(done) {
+            if Instant::now() >= end {
+                let all = self.rows.len().div_ceil(self.rows_per_request);
+                let message = format!("sink '{}': {done} of {all} requests are taken so far", self.config.table.name);
+                ended = Ok(Published::Unfinished(message));
+                break;
+            }
+            match self.endpoint.post(&key, &body, end) {
+                Ok(()) => done += 1,
+                Err(error) if error.kind() == ErrorKind::Retry => {
+                    ended = Ok(Published::Unfinished(error.to_string()));
+                    break;
+                }
+                Err(error) => {
+                    ended = Err(error);
+                    break;
+                }
+            }
+        }
+        self.taken = Some(Taken { batch, digest, requests: done });
+        ended
     }
 
     fn requests(&self) -> impl Iterator<Item = Request> {
@@ -79,11 +125,11 @@ impl Writer for HttpWriter {
     }
 
     fn publish(&mut self) -> Result<Published, ConnectorError> {
-        if !self.recompute_only {
-            self.requests().try_for_each(|Request { key, body }| self.endpoint.post(&key, &body))?;
+        if self.recompute_only {
+            self.rows.clear();
+            return Ok(Published::Committed);
         }
-        self.rows.clear();
-        Ok(Published::Committed)
+        self.send(Instant::now() + PUBLISH)
     }
 
     fn abort(&mut self) {
@@ -95,6 +141,7 @@ impl Writer for HttpWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::server_tests::serve;
     use arrow::array::{ArrayRef, Int64Array, RecordBatch};
     use highwater_protocol::ids::{AttemptNumber, Epoch, QueryId, WriterId};
     use std::sync::Arc;
@@ -102,12 +149,26 @@ mod tests {
     const ATTEMPT: AttemptId = AttemptId { epoch: Epoch(1), number: AttemptNumber(1) };
 
     fn writer() -> HttpWriter {
-        let script = "CREATE TABLE t (id BIGINT) WITH ('connector'='kafka', 'topic'='in', 'bootstrap.servers'='x:1', 'format'='json');
-             CREATE TABLE o (id BIGINT) WITH ('connector'='http', 'url'='http://h/rows', 'rows_per_request'='2');
-             INSERT INTO o SELECT id FROM t;";
-        let table = highwater_planner::compile(script).unwrap().sinks[0].clone();
+        writer_to("http://h/rows")
+    }
+
+    fn writer_to(url: &str) -> HttpWriter {
+        let script = format!(
+            "CREATE TABLE t (id BIGINT) WITH ('connector'='kafka', 'topic'='in', 'bootstrap.servers'='x:1', 'format'='json');
+             CREATE TABLE o (id BIGINT) WITH ('connector'='http', 'url'='{url}', 'rows_per_request'='2',
+               'retry_timeout'='1 ms', 'authorization'='Bearer hunter2');
+             INSERT INTO o SELECT id FROM t;"
+        );
+        let table = highwater_planner::compile(&script).unwrap().sinks[0].clone();
         let query = QueryId(uuid::Uuid::from_u128(7));
         HttpWriter::open(WriterConfig { table, query, query_name: "q".into(), writer: WriterId(3), epoch: 1 }).unwrap()
+    }
+
+    fn flushed(writer: &mut HttpWriter, batch: u64, ids: &[i64]) {
+        writer.begin(BatchId(batch), ATTEMPT, false);
+        let ids: ArrayRef = Arc::new(Int64Array::from(ids.to_vec()));
+        writer.write(&ChangeBatch::inserts(RecordBatch::try_from_iter([("id", ids)]).unwrap())).unwrap();
+        writer.flush().unwrap();
     }
 
     fn requests(batch: u64, writes: &[&[i64]]) -> (WriterReport, Vec<Request>) {
@@ -142,5 +203,34 @@ mod tests {
         writer.write(&ChangeBatch::inserts(RecordBatch::try_from_iter([("id", ids)]).unwrap())).unwrap();
         writer.begin(BatchId(1), ATTEMPT, false);
         assert_eq!((writer.flush().unwrap().rows, writer.requests().count()), (0, 0));
+    }
+
+    #[test]
+    fn a_batch_that_is_published_again_goes_on_where_it_stopped() {
+        let ok = ("200 OK", "");
+        let busy = ("503 Service Unavailable", "token hunter2 is busy");
+        let (url, keys) = serve(vec![ok, busy, ok, ok, ok]);
+        let mut writer = writer_to(&url);
+        flushed(&mut writer, 5, &[1, 2, 3, 4, 5]);
+        let Published::Unfinished(why) = writer.publish().unwrap() else { panic!("the second request was not taken") };
+        assert!(why.contains("503") && !why.contains("hunter2"), "{why}");
+        flushed(&mut writer, 5, &[5, 4, 3, 2, 1]);
+        assert_eq!(writer.publish().unwrap(), Published::Committed);
+        flushed(&mut writer, 6, &[1]);
+        assert_eq!(writer.publish().unwrap(), Published::Committed);
+        let keys = keys.join().unwrap();
+        let chunks: Vec<&str> = keys.iter().map(|key| key.split("-0-3-").nth(1).unwrap()).collect();
+        assert_eq!(chunks, ["5-0", "5-1", "5-1", "5-2", "6-0"]);
+    }
+
+    #[test]
+    fn publishing_ends_when_its_time_is_over_and_goes_on_the_next_time() {
+        let (url, keys) = serve(vec![("200 OK", "")]);
+        let mut writer = writer_to(&url);
+        flushed(&mut writer, 5, &[1]);
+        let ended = writer.send(Instant::now()).unwrap();
+        assert_eq!(ended, Published::Unfinished("sink 'o': 0 of 1 requests are taken so far".into()));
+        assert_eq!(writer.publish().unwrap(), Published::Committed);
+        assert_eq!(keys.join().unwrap().len(), 1);
     }
 }

@@ -37,9 +37,12 @@ impl WriterConfig {
 }
 
 /// What came of publishing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Published {
     Committed,
+    /// Not all of it, for this reason. The writer knows what was taken, and goes on from there when it is given the same
+    /// batch again.
+    Unfinished(String),
     /// Perhaps: only the sink's [`Committer`] tells.
     Unknown,
 }
@@ -56,7 +59,8 @@ pub trait Writer: Send {
     /// Makes sure that what was written can be published.
     fn flush(&mut self) -> Result<WriterReport, ConnectorError>;
 
-    /// Makes it visible, to readers too: what comes after is seen after it.
+    /// Makes it visible, to readers too: what comes after is seen after it. Answers within three minutes, whatever the far
+    /// side does: after that the driver gives the executor up for this batch.
     fn publish(&mut self) -> Result<Published, ConnectorError>;
 
     /// Drops what was written.

@@ -68,7 +68,8 @@ pub struct RecordEncoder {
 impl RecordEncoder {
     /// `topic` is where rows go that do not say it themselves.
     pub fn new(table: &SinkTable, topic: &str) -> Result<Self, ConnectorError> {
-        let column = |name: &str| table.schema.index_of(name).ok();
+        let has_metadata = table.connector.spec().metadata;
+        let column = |name: &str| table.schema.index_of(name).ok().filter(|_| has_metadata);
         let columns = table.record_columns();
         let connector = &table.connector;
         let has_key = !columns.key.is_empty();
@@ -182,6 +183,10 @@ mod tests {
     use std::sync::Arc;
 
     fn table(fields: Vec<Field>, primary_key: Vec<usize>) -> SinkTable {
+        table_in("kafka", fields, primary_key)
+    }
+
+    fn table_in(connector: &str, fields: Vec<Field>, primary_key: Vec<usize>) -> SinkTable {
         SinkTable {
             id: SinkId(0),
             name: "o".into(),
@@ -189,7 +194,7 @@ mod tests {
             primary_key,
             mode: OutputMode::Append,
             connector: ConnectorOptions {
-                values: OptionValues::of(highwater_connect::find("console").unwrap()),
+                values: OptionValues::of(highwater_connect::find(connector).unwrap()),
                 format: Format::of(&JSON),
                 key: KeyOptions::default(),
             },
@@ -212,6 +217,21 @@ mod tests {
             Ok(())
         })?;
         Ok(all)
+    }
+
+    #[test]
+    fn where_records_have_no_metadata_a_column_of_such_a_name_is_one_like_any_other() {
+        let fields = || vec![Field::new("id", DataType::Int64, true), Field::new("_topic", DataType::Utf8, true)];
+        let columns = || -> Vec<ArrayRef> {
+            vec![Arc::new(Int64Array::from(vec![1, 2])), Arc::new(StringArray::from(vec![Some("x"), None]))]
+        };
+        for connector in ["console", "http"] {
+            let records = encode(&table_in(connector, fields(), vec![]), columns(), None).unwrap();
+            let values: Vec<&str> = records.iter().map(|(_, _, value)| value.as_deref().unwrap()).collect();
+            assert_eq!(values, [r#"{"id":1,"_topic":"x"}"#, r#"{"id":2,"_topic":null}"#], "{connector}");
+        }
+        let nowhere = encode(&table(fields(), vec![]), columns(), None).unwrap_err().to_string();
+        assert!(nowhere.contains("NULL in _topic"), "{nowhere}");
     }
 
     #[test]

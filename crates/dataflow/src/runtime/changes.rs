@@ -63,6 +63,8 @@ impl ChangeCodec {
 }
 
 impl Changes {
+    /// Number of changes, at least one.
+    #[expect(clippy::len_without_is_empty, reason = "there are none without a change")]
     pub fn len(&self) -> usize {
         self.net.len()
     }

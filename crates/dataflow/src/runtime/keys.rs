@@ -81,6 +81,10 @@ impl Encoded {
             Encoded::Empty(rows) => *rows,
         }
     }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// One zero and one NaN: floats that compare equal in SQL must have equal bytes.

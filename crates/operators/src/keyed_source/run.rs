@@ -76,8 +76,7 @@ impl Stateful for Upsert {
         let kept = columns[..self.spec.width].to_vec();
         let rows = self.rows.encode(&kept, all.num_rows())?;
         let deleted = columns.last().and_then(|column| column.as_boolean_opt());
-        let deleted =
-            deleted.ok_or_else(|| Fault::Lacks { what: "a record of a keyed table", lacks: "mark of deletion" })?;
+        let deleted = deleted.ok_or(Fault::Lacks { what: "a record of a keyed table", lacks: "mark of deletion" })?;
         let mut last: BTreeMap<&[u8], usize> = BTreeMap::new();
         last.extend((0..all.num_rows()).map(|row| (keys.row(row), row)));
         let (mut read, mut values, mut writes) = (Keys::default(), Values::default(), Writes::default());

@@ -7,7 +7,7 @@ use crate::data::{self, COLUMNS, PARTITIONS, Row, record_batch};
 use crate::fixed::step;
 use crate::harness::{Cluster, Fault, Records, Step, Take};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::btree_map::{BTreeMap, Entry};
 
 const TTL_MS: i64 = 3_000;
 
@@ -47,8 +47,8 @@ fn run(rows: &[Row], steps: &[Step], ttl: bool) -> Result<(), String> {
             }
         }
         for (k, id) in firsts {
-            if !seen.contains_key(&k) {
-                seen.insert(k, now_ms);
+            if let Entry::Vacant(unseen) = seen.entry(k) {
+                unseen.insert(now_ms);
                 expected.push(vec![k.map_or("NULL".into(), |k| format!("K{k}")), id.to_string()]);
             }
         }

@@ -54,6 +54,19 @@ pub struct OutOfRange {
     pub diverged: Option<i64>,
 }
 
+/// What a writer that was told to publish knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PublishOutcome {
+    Published,
+    /// Perhaps: the sink is asked.
+    Unknown,
+    /// Not all of it. `Fix` and `Fatal` stop the query: the sink would refuse the same rows again.
+    Failed {
+        kind: ErrorKind,
+        message: String,
+    },
+}
+
 /// One fact. Facts may come late, twice or out of order; stale ones change nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
@@ -126,11 +139,11 @@ pub enum Event {
         kind: ErrorKind,
         message: String,
     },
-    /// `known` is false when the commit's outcome is unknown.
+    /// A writer that was told to publish has answered.
     Published {
         attempt: AttemptId,
         writer: WriterPlan,
-        known: bool,
+        outcome: PublishOutcome,
     },
     /// What the writers asked about hold; all of them are fenced. `number` is the question's.
     Resolved {

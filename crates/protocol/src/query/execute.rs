@@ -145,6 +145,7 @@ impl QueryMachine {
                 placement: execution.placement,
                 pending: BTreeMap::new(),
                 unknown: BTreeSet::new(),
+                trouble: None,
                 operators,
                 timings: execution.timings,
                 asked_at_ms: now_ms,

@@ -239,6 +239,8 @@ pub(super) struct Publication {
     pub pending: BTreeMap<WriterPlan, ExecutorId>,
     /// Writers whose outcome is unknown.
     pub unknown: BTreeSet<WriterPlan>,
+    /// Why one of them could not publish, as it says.
+    pub trouble: Option<String>,
     pub operators: Vec<OperatorMetrics>,
     pub timings: BatchTimings,
     /// When they were told.
@@ -357,7 +359,9 @@ impl QueryMachine {
             Event::PersistFailed { batch, kind, message } => {
                 self.on_persist_failed(batch, kind, message, now_ms, &mut out);
             }
-            Event::Published { attempt, writer, known } => self.on_published(attempt, writer, known, now_ms, &mut out),
+            Event::Published { attempt, writer, outcome } => {
+                self.on_published(attempt, writer, outcome, now_ms, &mut out);
+            }
             Event::Resolved { number, found } => self.on_resolved(number, found, now_ms, &mut out),
             Event::ResolveFailed { number, kind, message } => self.on_resolve_failed(number, kind, message, &mut out),
             Event::OutOfRange(found) => self.on_out_of_range(found, &mut out),

@@ -34,7 +34,7 @@ mod tests;
 mod topics;
 
 pub use action::{Action, BatchTimings, CommittedBatch};
-pub use event::{Event, ExecutorInfo, OutOfRange, Resolution, TopicLook};
+pub use event::{Event, ExecutorInfo, OutOfRange, PublishOutcome, Resolution, TopicLook};
 pub use machine::{ClockWindow, QueryConfig, QueryMachine, StageInput, StageTopology};
 
 use crate::options::DesiredState;

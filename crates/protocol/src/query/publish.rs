@@ -1,7 +1,7 @@
 //! From a prepared record to a committed batch: publishing, unknown outcomes, recovery of writers.
 
 use super::machine::{Phase, Prepared, Publication, QueryMachine};
-use super::{Action, CommittedBatch, End, Resolution};
+use super::{Action, CommittedBatch, End, PublishOutcome, Resolution};
 use crate::error::ErrorKind;
 use crate::ids::{AttemptId, BatchId};
 use crate::plan::WriterPlan;
@@ -43,7 +43,7 @@ impl QueryMachine {
         &mut self,
         attempt: AttemptId,
         writer: WriterPlan,
-        known: bool,
+        outcome: PublishOutcome,
         now_ms: i64,
         out: &mut Vec<Action>,
     ) {
@@ -51,10 +51,20 @@ impl QueryMachine {
         if publication.attempt != attempt || publication.pending.remove(&writer).is_none() {
             return;
         }
-        if known {
-            publication.prepared.published.insert(writer);
-        } else {
-            publication.unknown.insert(writer);
+        match outcome {
+            PublishOutcome::Published => {
+                publication.prepared.published.insert(writer);
+            }
+            PublishOutcome::Unknown => {
+                publication.unknown.insert(writer);
+            }
+            PublishOutcome::Failed { kind: ErrorKind::Fix | ErrorKind::Fatal, message } => {
+                return self.fail(message, out);
+            }
+            PublishOutcome::Failed { message, .. } => {
+                publication.unknown.insert(writer);
+                publication.trouble = Some(message);
+            }
         }
         self.settle_publication(now_ms, out);
     }
@@ -132,7 +142,13 @@ impl QueryMachine {
         prepared.published.extend(published);
         let complete = prepared.record.writers.iter().all(|w| w.rows == 0 || prepared.published.contains(&w.plan));
         match running {
-            _ if !complete => self.phase = Phase::Ready { finish: Some(prepared) },
+            _ if !complete => {
+                self.phase = Phase::Ready { finish: Some(prepared) };
+                // A sink that could not take the rows just now is given time.
+                if let Some(trouble) = running.and_then(|publication| publication.trouble) {
+                    self.retry_later(trouble, now_ms);
+                }
+            }
             Some(publication) => self.commit(*publication, now_ms, out),
             None => self.adopt(prepared.record, now_ms, out),
         }
@@ -155,6 +171,7 @@ impl QueryMachine {
             placement: Arc::default(),
             pending: BTreeMap::new(),
             unknown: Default::default(),
+            trouble: None,
             operators: Vec::new(),
             timings: Default::default(),
             asked_at_ms: now_ms,

@@ -16,8 +16,8 @@ mod schedule;
 mod topics;
 
 use super::{
-    Action, End, Event, ExecutorInfo, OutOfRange, QueryConfig, QueryMachine, Resolution, StageInput, StageTopology,
-    TopicLook,
+    Action, End, Event, ExecutorInfo, OutOfRange, PublishOutcome, QueryConfig, QueryMachine, Resolution, StageInput,
+    StageTopology, TopicLook,
 };
 use crate::clock::Now;
 use crate::ids::{
@@ -243,7 +243,8 @@ impl Query {
     }
 
     fn published(&mut self, writer: WriterPlan, known: bool) -> Vec<Action> {
-        self.tell(Event::Published { attempt: self.run().attempt, writer, known })
+        let outcome = if known { PublishOutcome::Published } else { PublishOutcome::Unknown };
+        self.tell(Event::Published { attempt: self.run().attempt, writer, outcome })
     }
 
     /// The running batch goes through to its commit; the actions of the last step.

@@ -4,6 +4,7 @@
 
 use crate::broker::last_record;
 use crate::check::partition;
+use crate::store::Refused;
 use crate::types::{Down, Ev, Fault, Question, Rec, RunTasks, Up};
 use crate::world::World;
 use highwater_protocol::clock::Now;
@@ -13,7 +14,7 @@ use highwater_protocol::offsets::{LastRecords, LogEnds, SourcePartition};
 use highwater_protocol::plan::WriterPlan;
 use highwater_protocol::prepare_record::PrepareRecord;
 use highwater_protocol::query::{
-    Action, CommittedBatch, End, Event, ExecutorInfo, QueryConfig, QueryMachine, Resolution, TopicLook,
+    Action, CommittedBatch, End, Event, ExecutorInfo, PublishOutcome, QueryConfig, QueryMachine, Resolution, TopicLook,
 };
 use highwater_protocol::report::WriterReport;
 use rand::Rng;
@@ -184,7 +185,10 @@ impl World {
             Up::TaskFailed(attempt, task, message, unreachable) => {
                 Event::TaskFailed { attempt, task, kind: ErrorKind::Retry, message, unreachable }
             }
-            Up::Published(attempt, writer, known) => Event::Published { attempt, writer, known },
+            Up::Published(attempt, writer, known) => {
+                let outcome = if known { PublishOutcome::Published } else { PublishOutcome::Unknown };
+                Event::Published { attempt, writer, outcome }
+            }
         };
         self.step(self.links[link].driver, event);
     }
@@ -346,7 +350,7 @@ impl World {
                 self.check(checked);
                 Event::Persisted { batch }
             }
-            Err((kind, message)) => {
+            Err(Refused { kind, message }) => {
                 self.coverage.hit(if kind == ErrorKind::Fenced { "stale driver refused" } else { "prepare refused" });
                 Event::PersistFailed { batch, kind, message }
             }
@@ -366,7 +370,7 @@ impl World {
         } else {
             match self.store.reserve(self.drivers[driver].epoch, counts.clone()) {
                 Ok(()) => Event::WritersReserved(counts),
-                Err((kind, message)) => Event::ReserveFailed { kind, message },
+                Err(Refused { kind, message }) => Event::ReserveFailed { kind, message },
             }
         };
         self.moment(Some(driver), None);

@@ -23,31 +23,38 @@ pub struct HeadStore {
     pub fault: Option<Fault>,
 }
 
+/// Why the store did not take something.
+pub struct Refused {
+    pub kind: ErrorKind,
+    pub message: String,
+}
+
 impl HeadStore {
     pub fn claim(&mut self) -> Epoch {
         self.epoch += 1;
         Epoch(self.epoch)
     }
 
-    pub fn prepare(&mut self, epoch: Epoch, record: Arc<PrepareRecord>) -> Result<(), (ErrorKind, String)> {
+    pub fn prepare(&mut self, epoch: Epoch, record: Arc<PrepareRecord>) -> Result<(), Refused> {
         if epoch.0 != self.epoch && self.fault != Some(Fault::NoStoreFencing) {
-            return Err((ErrorKind::Fenced, format!("epoch {epoch} is over")));
+            return Err(Refused { kind: ErrorKind::Fenced, message: format!("epoch {epoch} is over") });
         }
         let expected = BatchId(self.records.len() as u64);
         if record.batch() != expected {
-            return Err((ErrorKind::Fatal, format!("batch {} where {expected} belongs", record.batch())));
+            let message = format!("batch {} where {expected} belongs", record.batch());
+            return Err(Refused { kind: ErrorKind::Fatal, message });
         }
         if let Some(partition) = self.records.last().and_then(|before| record.regressed(before)) {
-            return Err((ErrorKind::Fatal, format!("{} would go back", partition.tp)));
+            return Err(Refused { kind: ErrorKind::Fatal, message: format!("{} would go back", partition.tp) });
         }
         self.records.push(record);
         self.durable_note = self.note;
         Ok(())
     }
 
-    pub fn reserve(&mut self, epoch: Epoch, counts: BTreeMap<SinkId, u32>) -> Result<(), (ErrorKind, String)> {
+    pub fn reserve(&mut self, epoch: Epoch, counts: BTreeMap<SinkId, u32>) -> Result<(), Refused> {
         if epoch.0 != self.epoch && self.fault != Some(Fault::NoStoreFencing) {
-            return Err((ErrorKind::Fenced, format!("epoch {epoch} is over")));
+            return Err(Refused { kind: ErrorKind::Fenced, message: format!("epoch {epoch} is over") });
         }
         self.reserved = counts;
         Ok(())

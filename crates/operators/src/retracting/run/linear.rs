@@ -67,7 +67,7 @@ impl Terms {
             let there = |row| arguments.iter().all(|argument| !argument.is_null(row));
             return Ok(Self::There((0..rows).map(there).collect()));
         }
-        let argument = arguments.first().ok_or_else(|| Fault::Lacks { what: "a sum", lacks: "argument" })?;
+        let argument = arguments.first().ok_or(Fault::Lacks { what: "a sum", lacks: "argument" })?;
         if kind.is_float() {
             return Ok(Self::Float(cast(argument, &DataType::Float64)?));
         }

@@ -32,6 +32,9 @@ use std::sync::Arc;
 const SESSION: u8 = 0;
 const ROW: u8 = 1;
 
+/// A row that is late: its time, its columns encoded, its weight.
+type LateRow = (i64, Vec<u8>, i64);
+
 pub struct Sessions {
     spec: Arc<SessionSpec>,
     changes: ChangeCodec,
@@ -203,7 +206,7 @@ impl Sessions {
         sessions: &[Session],
         (changes, run, times): (&Changes, Range<usize>, &Int64Array),
         state: &mut KeyedState<'_>,
-    ) -> Result<(Rows, Vec<(i64, Vec<u8>, i64)>), EngineError> {
+    ) -> Result<(Rows, Vec<LateRow>), EngineError> {
         let time = |change: usize| times.value(changes.index(change) as usize);
         let (mut keys, mut values) = (Keys::default(), Values::default());
         let deleted: Vec<usize> = run.clone().filter(|change| changes.weight(*change) < 0).collect();
@@ -228,7 +231,7 @@ impl Sessions {
     }
 
     /// Counts rows that are in no open session, and keeps them where someone wants them.
-    fn drop_late(&self, rows: Vec<(i64, Vec<u8>, i64)>, late: &mut Late) -> Result<(), EngineError> {
+    fn drop_late(&self, rows: Vec<LateRow>, late: &mut Late) -> Result<(), EngineError> {
         let count = rows.iter().map(|(_, _, weight)| weight.unsigned_abs()).sum();
         late.note(count, || {
             let columns = self.changes.rows.decode(rows.iter().map(|(_, row, _)| row.as_slice()))?;

@@ -149,7 +149,7 @@ fn a_passing_failure_is_tried_again_after_a_pause_that_grows() {
         let wake = query.machine.next_wake_ms().unwrap();
         pauses.push(wake - query.now_ms);
         assert_eq!(query.tick_at(wake - 1), vec![], "not before its time");
-        assert_eq!(names(&query.tick_at(wake)), ["run"]);
+        assert_eq!(names(&query.tick_at(wake)).last(), Some(&"run"));
     }
     assert_eq!(pauses, [100, 200, 400]);
     query.complete();
@@ -283,6 +283,39 @@ fn a_prepared_batch_that_is_repeated_may_take_what_it_takes() {
     // then
     assert_eq!(waited, vec![], "it cannot be planned smaller");
     assert_eq!(names(&query.finish_tasks()), ["publish"]);
+}
+
+#[test]
+fn a_sink_that_cannot_take_the_rows_just_now_is_given_time_and_shown() {
+    // given
+    let (mut query, batch) = (of_six(), BatchId(0));
+    query.finish_tasks();
+    query.tell(Event::Persisted { batch });
+    let attempt = query.run().attempt;
+    let failed = |kind: ErrorKind| Event::Published {
+        attempt,
+        writer: w(0),
+        outcome: PublishOutcome::Failed { kind, message: "it answers 503".into() },
+    };
+    // when
+    query.tell(failed(ErrorKind::Retry));
+    let actions = query.resolved([(w(0), Resolution::NotPublished)]);
+    // then
+    assert_eq!(actions, vec![], "not at once");
+    assert_eq!(query.machine.state(), RunState::Waiting("it answers 503".into()));
+    let wake = query.machine.next_wake_ms().expect("it is tried again");
+    assert_eq!(names(&query.tick_at(wake)).last(), Some(&"run"));
+    // when
+    let stale = query.tell(failed(ErrorKind::Fix));
+    // then
+    assert_eq!(stale, vec![], "the word of an attempt that is over");
+    query.finish_tasks();
+    let refused = query.tell(Event::Published {
+        attempt: query.run().attempt,
+        writer: w(0),
+        outcome: PublishOutcome::Failed { kind: ErrorKind::Fix, message: "it answers 422".into() },
+    });
+    assert_eq!(refused, [Action::Ended(End::Failed("it answers 422".into()))]);
 }
 
 #[test]
