@@ -26,8 +26,13 @@ pub fn publish(writers: &Arc<Writers>, attempt: AttemptId, batch: BatchId, plans
                 tracing::error!(%attempt, %batch, sink = %plan.sink, writer = %plan.writer, "publish: {error}");
                 PublishOutcome::Unknown
             });
-            if let PublishOutcome::Failed { message, .. } = &outcome {
-                tracing::warn!(%attempt, %batch, sink = %plan.sink, writer = %plan.writer, "publish: {message}");
+            let why = match &outcome {
+                PublishOutcome::Published => None,
+                PublishOutcome::Unknown => Some("it is not known whether the sink has the batch; it is asked"),
+                PublishOutcome::Failed { message, .. } => Some(message.as_str()),
+            };
+            if let Some(why) = why {
+                tracing::warn!(%attempt, %batch, sink = %plan.sink, writer = %plan.writer, "publish: {why}");
             }
             outbox.published(attempt, batch, plan, outcome).await;
         });

@@ -129,7 +129,11 @@ impl Writer for HttpWriter {
             self.rows.clear();
             return Ok(Published::Committed);
         }
-        self.send(Instant::now() + PUBLISH)
+        let outcome = self.send(Instant::now() + PUBLISH)?;
+        if outcome == Published::Committed {
+            self.rows.clear();
+        }
+        Ok(outcome)
     }
 
     fn abort(&mut self) {
