@@ -17,10 +17,10 @@ const TOKEN: &str = "s3cret-of-the-endpoint";
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mood {
     Takes,
-    /// Takes so many more, and then leaves one without an answer until it is released.
+    /// Takes this number of requests, then does not answer until `be(Takes)`.
     HoldsAfter(u32),
     Holding,
-    /// Answers so many that it is busy.
+    /// Answers this number of requests with 503.
     BusyFor(u32),
     Refuses,
 }
@@ -186,7 +186,7 @@ fn every_row_is_posted_and_what_a_crash_repeats_has_the_key_and_the_body_of_the_
     endpoint.be(Mood::Takes);
     cluster.wait_caught_up("http");
 
-    // What is refused for good stops the query, which goes on once it is taken.
+    // A 422 stops the query; `start` sends the batch again.
     endpoint.be(Mood::Refuses);
     produce(125..130);
     let status = cluster.wait_state("http", &["failed"]);

@@ -14,8 +14,8 @@ use highwater_protocol::ids::{AttemptId, BatchId};
 use highwater_protocol::report::WriterReport;
 use std::time::{Duration, Instant};
 
-/// How long publishing goes on, before it ends to go on later. The last request may begin then, and takes a minute at most:
-/// all of it is done before the driver gives up.
+/// Longest time in which one `publish` begins requests. The last of them takes at most another minute (`request_timeout`),
+/// so that `publish` returns before the driver's limit of three minutes.
 const PUBLISH: Duration = Duration::from_secs(100);
 
 pub struct HttpWriter {

@@ -40,8 +40,8 @@ impl WriterConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Published {
     Committed,
-    /// Not all of it, for this reason. The writer knows what was taken, and goes on from there when it is given the same
-    /// batch again.
+    /// The far side took only a part; the text says why. When the same batch is computed and published again, this writer
+    /// sends the rest.
     Unfinished(String),
     /// Perhaps: only the sink's [`Committer`] tells.
     Unknown,
