@@ -222,6 +222,9 @@ pub struct ProgressArgs {
     /// Go on with each batch at its commit, until the query ends
     #[arg(long)]
     pub follow: bool,
+    /// Show rows, retractions and time of every operator below each batch
+    #[arg(long)]
+    pub stages: bool,
 }
 
 #[derive(Debug, Args)]

@@ -36,6 +36,11 @@ impl ChangeBatch {
         self.weights.as_ref().map_or(1, |weights| weights.value(row))
     }
 
+    /// How many rows retract one.
+    pub fn retractions(&self) -> usize {
+        self.weights.as_ref().map_or(0, |weights| weights.values().iter().filter(|weight| **weight < 0).count())
+    }
+
     /// What the values take, bytes, whatever buffers they are slices of.
     pub fn size_bytes(&self) -> usize {
         self.batch.columns().iter().map(array_bytes).sum()

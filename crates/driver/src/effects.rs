@@ -9,6 +9,7 @@ use crate::inbox::Inbox;
 use crate::progress_history::{ProgressLog, progress_of};
 use crate::run::Run;
 use crate::run_event::RunnerEvent;
+use crate::stage_progress;
 use crate::state_limit::over_limit;
 use highwater_checkpoint::CheckpointStore;
 use highwater_connectors::error::ConnectorError;
@@ -272,6 +273,7 @@ impl Effects {
             tracing::warn!(%error, batch = %id, "the commit could not be noted; recovery will ask the sinks");
         }
         metrics::counter!("highwater_batches_total", "query" => self.spec.name.clone()).increment(1);
+        stage_progress::record(&self.spec.name, &batch);
         self.progress.push(progress_of(&self.spec, self.run_id, &self.compiled, &batch, latest));
         if let Some(message) = over_limit(&self.compiled, &batch.operators) {
             self.tell(ErrorKind::Fix, message);

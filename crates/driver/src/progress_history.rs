@@ -2,6 +2,7 @@
 //!
 //! Owns: the history ring and its subscribers. Does not own: the counters (they come with each commit).
 
+use crate::stage_progress;
 use highwater_dataflow::runtime::BatchContext;
 use highwater_planner::CompiledQuery;
 use highwater_protocol::ids::{RunId, SourceId};
@@ -9,7 +10,7 @@ use highwater_protocol::offsets::{Positions, to_topic_json};
 use highwater_protocol::options::QuerySpec;
 use highwater_protocol::query::CommittedBatch;
 use highwater_protocol::query_progress::{
-    EventTime, SinkProgress, SourceProgress, StateOperatorProgress, StreamingQueryProgress,
+    EventTime, SinkProgress, SourceProgress, StageProgress, StateOperatorProgress, StreamingQueryProgress,
 };
 use highwater_protocol::report::EventTimes;
 use highwater_sql::values::iso_ms;
@@ -78,6 +79,7 @@ pub(crate) fn progress_of(
         phases.insert("commitOffsets".to_string(), (timings.committed_at_ms - timings.prepared_at_ms).max(0));
         phases.insert("triggerExecution".to_string(), duration_ms);
     }
+    let stages = stage_progress::stages(compiled, batch);
     StreamingQueryProgress {
         id: spec.id.to_string(),
         run_id: run.to_string(),
@@ -95,7 +97,8 @@ pub(crate) fn progress_of(
             min: times.map(|times| iso_ms(times.min_ms)),
             avg: times.map(|times| iso_ms(times.avg_ms)),
         },
-        state_operators: state_operators(compiled, batch),
+        state_operators: state_operators(compiled, batch, &stages),
+        stages,
         sources: compiled
             .sources
             .iter()
@@ -133,7 +136,11 @@ fn source_progress(id: SourceId, name: &str, batch: &CommittedBatch, latest: &Po
     }
 }
 
-fn state_operators(compiled: &CompiledQuery, batch: &CommittedBatch) -> Vec<StateOperatorProgress> {
+fn state_operators(
+    compiled: &CompiledQuery,
+    batch: &CommittedBatch,
+    stages: &[StageProgress],
+) -> Vec<StateOperatorProgress> {
     let plan = &batch.record.plan;
     let watermarks = BatchContext::of(plan, &compiled.dataflow, compiled.options.shards).watermarks(&compiled.dataflow);
     let stateful = compiled.dataflow.operators.iter();
@@ -146,6 +153,7 @@ fn state_operators(compiled: &CompiledQuery, batch: &CommittedBatch) -> Vec<Stat
                 description: info.description.clone(),
                 late_before: late_before.map(iso_ms),
                 close_before: close_before.map(iso_ms),
+                all_updates_time_ms: stage_progress::operator_ms(stages, info.id),
                 ..Default::default()
             };
             for metrics in batch.operators.iter().filter(|metrics| metrics.operator == info.id) {

@@ -6,6 +6,7 @@
 use crate::error::TaskError;
 use crate::exchange::sender::Sender;
 use crate::steps::Steps;
+use crate::stopwatch::timed;
 use crate::writers::{InUse, Slot, Writers};
 use highwater_connectors::source::Chunk;
 use highwater_crash as crash;
@@ -14,13 +15,15 @@ use highwater_dataflow::runtime::{Emit, Lanes, TaskOutcome, TaskRuntime};
 use highwater_dataflow::state::{Growth, Overlay};
 use highwater_planner::CompiledQuery;
 use highwater_protocol::ids::{AttemptId, BatchId, EdgeId, SinkId};
+use highwater_protocol::metrics::{StepMetrics, TaskMetrics};
 use highwater_protocol::offsets::SourcePartition;
 use highwater_protocol::plan::{TaskPlan, WriterPlan};
-use highwater_protocol::report::{EventTimes, PartitionReport, TaskReport};
+use highwater_protocol::report::{EventTimes, PartitionReport, TaskReport, WriterReport};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 /// What a source task is fed.
 pub enum Input {
@@ -44,6 +47,8 @@ pub struct Compute {
     pub dead_letters: Option<SinkId>,
     /// Names operators in rows that were late.
     pub compiled: Arc<CompiledQuery>,
+    /// The task's span, for the thread that computes.
+    pub span: Span,
 }
 
 /// What a task leaves behind.
@@ -62,7 +67,8 @@ impl Compute {
         self.run(|leading| {
             let mut emitted = Vec::new();
             loop {
-                match input.blocking_recv() {
+                let received = timed(&mut leading.metrics.wait_us, || input.blocking_recv());
+                match received {
                     Some(Input::Chunk(partition, chunk)) => {
                         add(partitions.entry(partition).or_default(), &chunk);
                         if let (Some(sink), false) = (dead_letters, chunk.bad.is_empty()) {
@@ -113,6 +119,7 @@ impl Compute {
         self,
         work: impl FnOnce(&mut Leading<'_>) -> Result<(BTreeMap<SourcePartition, PartitionReport>, TaskOutcome), TaskError>,
     ) -> Result<Computed, TaskError> {
+        let _entered = self.span.entered();
         let slots: Vec<(WriterPlan, Arc<Slot>)> =
             self.task.writers.iter().map(|plan| (*plan, self.writers.slot(*plan))).collect();
         let mut in_use = BTreeMap::new();
@@ -121,22 +128,27 @@ impl Compute {
             in_use.insert(plan.sink, slot.begin(&self.writers, *plan, self.batch, self.attempt, held)?);
         }
         let labels = Labels { batch: self.batch, compiled: self.compiled };
-        let mut leading = Leading { sender: self.sender, in_use, labels, cancel: &self.cancel, steps: &self.steps };
+        let mut leading = Leading {
+            sender: self.sender,
+            in_use,
+            labels,
+            cancel: &self.cancel,
+            steps: &self.steps,
+            metrics: TaskMetrics::default(),
+        };
         let (partitions, mut outcome) = work(&mut leading)?;
         outcome.overlay.settle();
         leading.check()?;
         crash::point("executor_before_exchange_end");
         leading.sender.end()?;
         crash::point("executor_before_flush");
-        let mut writers = Vec::with_capacity(leading.in_use.len());
-        for writer in leading.in_use.values_mut() {
-            writers.push(writer.flush()?);
-            leading.steps.step();
-        }
+        let writers = leading.flush()?;
         crash::point("executor_after_flush");
-        let report =
-            TaskReport { task: self.task.id, partitions, writers, state: outcome.state, operators: outcome.operators };
-        Ok(Computed { report, overlay: outcome.overlay, sender: leading.sender })
+        let TaskOutcome { overlay, state, operators, steps } = outcome;
+        let metrics = TaskMetrics { steps, ..leading.metrics };
+        log(&metrics);
+        let report = TaskReport { task: self.task.id, partitions, writers, state, operators, metrics };
+        Ok(Computed { report, overlay, sender: leading.sender })
     }
 }
 
@@ -147,6 +159,7 @@ struct Leading<'a> {
     labels: Labels,
     cancel: &'a CancellationToken,
     steps: &'a Steps,
+    metrics: TaskMetrics,
 }
 
 /// What rows that were late are told apart by.
@@ -162,7 +175,19 @@ impl Leading<'_> {
 
     fn lead(&mut self, emitted: &mut Vec<Emit>) -> Result<(), TaskError> {
         self.steps.step();
-        lead(&mut self.sender, &mut self.in_use, &self.labels, self.steps, emitted)
+        let Self { sender, in_use, labels, steps, metrics, .. } = self;
+        timed(&mut metrics.output_us, || lead(sender, in_use, labels, steps, emitted))
+    }
+
+    /// Flushes all writers, and returns what each holds.
+    fn flush(&mut self) -> Result<Vec<WriterReport>, TaskError> {
+        let Self { in_use, steps, metrics, .. } = self;
+        let flush = |writer: &mut InUse<'_>| {
+            let report = writer.flush()?;
+            steps.step();
+            Ok(report)
+        };
+        timed(&mut metrics.output_us, || in_use.values_mut().map(flush).collect())
     }
 }
 
@@ -193,6 +218,17 @@ fn lead(
         }
     }
     Ok(())
+}
+
+/// Logs what each step of a task did, in the task's span.
+fn log(metrics: &TaskMetrics) {
+    for (pipeline, steps) in metrics.steps.iter().enumerate() {
+        for (step, counters) in steps.iter().enumerate() {
+            let StepMetrics { input_rows, output_rows, retracted_rows, time_us } = counters;
+            tracing::debug!(pipeline, step, input_rows, output_rows, retracted_rows, time_us, "step");
+        }
+    }
+    tracing::debug!(wait_us = metrics.wait_us, output_us = metrics.output_us, "task computed");
 }
 
 fn add(report: &mut PartitionReport, chunk: &Chunk) {

@@ -24,6 +24,7 @@ mod scratch;
 mod server;
 mod sources;
 mod steps;
+mod stopwatch;
 mod task;
 mod worker;
 mod writers;

@@ -13,6 +13,7 @@ use crate::files::Files;
 use crate::restore;
 use crate::sources::Sources;
 use crate::steps::Steps;
+use crate::stopwatch::CLOCK;
 use crate::writers::Writers;
 use highwater_crash as crash;
 use highwater_dataflow::runtime::{BatchContext, Lanes, TaskRuntime, lanes_of};
@@ -181,7 +182,8 @@ fn parts(
     let compiled = &context.compiled;
     let names = compiled.sinks.iter().map(|table| (table.id, table.name.clone())).collect();
     let state = context.state.task(task.stage, shards)?;
-    Ok((BatchContext::of(&context.plan, &compiled.dataflow, compiled.options.shards), names, state))
+    let batch = BatchContext::of(&context.plan, &compiled.dataflow, compiled.options.shards);
+    Ok((BatchContext { clock: CLOCK, ..batch }, names, state))
 }
 
 fn compute(context: &TaskContext, task: TaskPlan) -> Result<Compute, TaskError> {
@@ -214,5 +216,6 @@ fn compute(context: &TaskContext, task: TaskPlan) -> Result<Compute, TaskError> 
         steps: context.steps.clone(),
         dead_letters,
         compiled: compiled.clone(),
+        span: tracing::Span::current(),
     })
 }

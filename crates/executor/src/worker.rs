@@ -300,7 +300,7 @@ impl Worker {
             let (mut context, plan, finished) = (context.clone(), plan.clone(), self.finished.clone());
             context.steps = self.current.as_ref().map(|running| running.steps(plan.id)).unwrap_or_default();
             let (id, batch, task) = (attempt.id, attempt.plan.batch, plan.id);
-            let span = tracing::debug_span!("task", %batch, attempt = %id, %task);
+            let span = tracing::debug_span!("task", %batch, attempt = %id, stage = %plan.stage, %task);
             tokio::spawn(
                 async move {
                     let ran = tokio::spawn(task::run(context, plan).in_current_span()).await;

@@ -14,4 +14,5 @@ pub mod plan;
 pub mod query;
 
 pub use compile::compile;
+pub use explain::StepText;
 pub use query::CompiledQuery;

@@ -25,6 +25,8 @@ pub struct StreamingQueryProgress {
     pub duration_ms: BTreeMap<String, i64>,
     pub event_time: EventTime,
     pub state_operators: Vec<StateOperatorProgress>,
+    /// Where rows and time went; empty for a batch adopted from an earlier run.
+    pub stages: Vec<StageProgress>,
     pub sources: Vec<SourceProgress>,
     pub sink: SinkProgress,
     /// Records that did not decode and were skipped or dead-lettered, in this batch.
@@ -62,6 +64,42 @@ pub struct StateOperatorProgress {
     /// Deletions of rows that were forgotten before.
     pub num_rows_ignored: u64,
     pub memory_used_bytes: u64,
+    /// Time of the operator in all tasks.
+    pub all_updates_time_ms: u64,
+}
+
+/// Work of one stage, all its tasks together. Times are milliseconds on threads of executors.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StageProgress {
+    pub stage_id: u32,
+    pub num_tasks: u64,
+    /// In all steps and for the output; waiting does not count.
+    pub time_ms: f64,
+    /// The same of the task with the most.
+    pub slowest_task_ms: f64,
+    /// Waiting for records of a source.
+    pub wait_ms: f64,
+    /// Sending rows to other stages, and writing them to sinks.
+    pub output_ms: f64,
+    pub steps: Vec<StepProgress>,
+}
+
+/// One operator of a stage, or (the last step of a pipeline) the exchange or sink that the pipeline ends in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepProgress {
+    /// Index of the pipeline within its stage.
+    pub pipeline: usize,
+    /// As `explain` shows it.
+    pub description: String,
+    /// The operator of `state_operators`; `None`: it keeps no state.
+    pub operator_id: Option<u32>,
+    pub num_input_rows: u64,
+    pub num_output_rows: u64,
+    /// Those of `num_output_rows` that retract a row.
+    pub num_retracted_rows: u64,
+    pub time_ms: f64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 //! Owns: the report's shape. Invariant: a report is about exactly one attempt of one task.
 
 use crate::ids::{OperatorId, ShardId, TaskId};
+use crate::metrics::TaskMetrics;
 use crate::offsets::{LastRecord, SourcePartition, as_pairs};
 use crate::plan::WriterPlan;
 use serde::de::Error;
@@ -19,6 +20,8 @@ pub struct TaskReport {
     pub writers: Vec<WriterReport>,
     pub state: Vec<StateDelta>,
     pub operators: Vec<OperatorMetrics>,
+    #[serde(default)]
+    pub metrics: TaskMetrics,
 }
 
 /// What was read of one partition's range.

@@ -10,6 +10,7 @@ use crate::follow::{self, Batch, News};
 use crate::output;
 use crate::table;
 use crate::totals::{rate, whole};
+use comfy_table::Cell;
 use highwater_proto::v1::StreamProgressRequest;
 use serde_json::Value;
 
@@ -18,7 +19,7 @@ const HEADING: &str =
 
 pub async fn progress(args: ProgressArgs, context: &Context) -> Result<(), Failure> {
     let driver = context.driver()?;
-    let mut view = View { json: context.global.json, headed: false };
+    let mut view = View { json: context.global.json, stages: args.stages, headed: false };
     if args.follow {
         return follow_until_end(&driver, &args, view).await;
     }
@@ -63,6 +64,8 @@ async fn follow_until_end(driver: &crate::client::Driver, args: &ProgressArgs, m
 
 struct View {
     json: bool,
+    /// Each batch is followed by its stages.
+    stages: bool,
     headed: bool,
 }
 
@@ -75,7 +78,11 @@ impl View {
             self.headed = true;
             output::line(HEADING)?;
         }
-        output::line(&row(&batch.document))
+        output::line(&row(&batch.document))?;
+        if self.stages {
+            output::line(&stages(&batch.document))?;
+        }
+        Ok(())
     }
 }
 
@@ -95,6 +102,48 @@ pub fn row(document: &Value) -> String {
         table::size(of_operators(document, "memoryUsedBytes")),
         of_operators(document, "numRowsDroppedByWatermark"),
     )
+}
+
+/// The stages of a batch: a line per operator with its rows and time, and the state of those that keep some.
+fn stages(document: &Value) -> String {
+    let mut table =
+        table::table(&["stage", "step", "rows in", "rows out", "retracted", "time ms", "state rows", "state"]);
+    let list = |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let states = list(document, "stateOperators");
+    let state_of = |step: &Value| {
+        let id = whole(step, "operatorId")?;
+        states.iter().find(|state| whole(state, "operatorId") == Some(id))
+    };
+    for stage in list(document, "stages") {
+        let id = whole(&stage, "stageId").unwrap_or_default();
+        for step in list(&stage, "steps") {
+            let state = state_of(&step);
+            let of_state = |key: &str| state.and_then(|state| whole(state, key));
+            table.add_row(vec![
+                table::number(id),
+                Cell::new(text(&step, "description").unwrap_or("?")),
+                table::number(whole(&step, "numInputRows").unwrap_or(0)),
+                table::number(whole(&step, "numOutputRows").unwrap_or(0)),
+                table::number(whole(&step, "numRetractedRows").unwrap_or(0)),
+                table::number(format!("{:.1}", step.get("timeMs").and_then(Value::as_f64).unwrap_or(0.0))),
+                of_state("numRowsTotal").map_or_else(|| Cell::new(""), table::number),
+                of_state("memoryUsedBytes").map_or_else(|| Cell::new(""), |bytes| table::number(table::size(bytes))),
+            ]);
+        }
+        let ms = |key: &str| stage.get(key).and_then(Value::as_f64).unwrap_or(0.0);
+        let output = format!(
+            "(sending and writing; the slowest of {} tasks took {:.1} ms in all)",
+            whole(&stage, "numTasks").unwrap_or(0),
+            ms("slowestTaskMs")
+        );
+        let blank = || Cell::new("");
+        let time = table::number(format!("{:.1}", ms("outputMs")));
+        table.add_row(vec![table::number(id), Cell::new(output), blank(), blank(), blank(), time, blank(), blank()]);
+    }
+    match table.is_empty() {
+        true => "no counters: the batch was executed by an earlier run".into(),
+        false => table.to_string(),
+    }
 }
 
 /// A number of all operators together.
@@ -137,6 +186,23 @@ mod tests {
             "       7  2026-01-01T00:00:00     1000      23810         42  2025-12-31T23:59:55           7      2.1 kB       2"
         );
         assert_eq!(row.len(), HEADING.len());
+    }
+
+    #[test]
+    fn stages_show_each_operator_with_its_state() {
+        let step = |description: &str, operator: Value| {
+            json!({"pipeline": 0, "description": description, "operatorId": operator, "numInputRows": 10,
+                   "numOutputRows": 4, "numRetractedRows": 2, "timeMs": 1.25})
+        };
+        let steps = [step("aggregate by a", json!(0)), step("sink out", Value::Null)];
+        let stage = json!({"stageId": 1, "numTasks": 2, "slowestTaskMs": 3.5, "outputMs": 0.5, "steps": steps});
+        let states = json!([{"operatorId": 0, "numRowsTotal": 7, "memoryUsedBytes": 1500}]);
+        let shown = stages(&json!({"stages": [stage], "stateOperators": states}));
+        let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[1], ["1", "aggregate", "by", "a", "10", "4", "2", "1.2", "7", "1.5", "kB"], "{shown}");
+        assert_eq!(lines[2], ["1", "sink", "out", "10", "4", "2", "1.2"], "{shown}");
+        assert!(shown.contains("the slowest of 2 tasks took 3.5 ms"), "{shown}");
+        assert!(stages(&json!({"stages": []})).starts_with("no counters"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
 use crate::state::{Overlay, TaskState};
 use highwater_protocol::ids::{EdgeId, OperatorId, ShardId, SinkId, StageId};
+use highwater_protocol::metrics::add_steps;
 use highwater_protocol::parallel::in_parallel;
 use highwater_protocol::report::{OperatorMetrics, StateDelta};
 use std::collections::BTreeMap;
@@ -140,6 +141,7 @@ fn merged(done: Vec<(Vec<Emit>, TaskOutcome)>, shards: &Range<ShardId>) -> (Vec<
     let mut overlay = Overlay::default();
     let mut state: BTreeMap<OperatorId, StateDelta> = BTreeMap::new();
     let mut operators: BTreeMap<OperatorId, OperatorMetrics> = BTreeMap::new();
+    let mut steps = Vec::new();
     for (rows, outcome) in done {
         emitted.extend(rows);
         overlay.extend(outcome.overlay);
@@ -153,7 +155,8 @@ fn merged(done: Vec<(Vec<Emit>, TaskOutcome)>, shards: &Range<ShardId>) -> (Vec<
         for metrics in outcome.operators {
             add(operators.entry(metrics.operator).or_default(), metrics);
         }
+        add_steps(&mut steps, &outcome.steps);
     }
     let (state, operators) = (state.into_values().collect(), operators.into_values().collect());
-    (emitted, TaskOutcome { overlay, state, operators })
+    (emitted, TaskOutcome { overlay, state, operators, steps })
 }

@@ -2,8 +2,8 @@
 //!
 //! Owns: the operators of a task and the order in which rows go through them. Does not own: where input comes from
 //! and output goes to (the executor), what is kept between batches (`state`).
-//! Invariants: output is a function of plan, state and input in its given order; nothing waits, nothing reads a
-//! clock; a batch that is in no window any more is counted, never silently dropped.
+//! Invariants: output is a function of plan, state and input in its given order; nothing waits, and a clock is read for
+//! counters only; a batch that is in no window any more is counted, never silently dropped.
 
 pub mod changes;
 pub mod exchange;
@@ -14,6 +14,7 @@ mod lanes;
 pub mod late;
 pub mod operator;
 pub mod pipeline;
+mod profile;
 pub mod split;
 pub mod stateful;
 pub mod stored_row;
@@ -25,6 +26,7 @@ pub use keys::shard_of;
 pub use lanes::{Lanes, lanes_of};
 pub use late::LateRows;
 pub use pipeline::{batch, evaluate};
+pub use profile::Clock;
 pub use stateful::{Counts, Keeps, Stateful};
 
 use crate::changelog::ChangeBatch;
@@ -35,9 +37,11 @@ use arrow::array::RecordBatch;
 use exchange::Router;
 use highwater_protocol::files::FileVersions;
 use highwater_protocol::ids::{BatchId, EdgeId, OperatorId, ShardId, SinkId, SourceId, StageId};
+use highwater_protocol::metrics::StepMetrics;
 use highwater_protocol::plan::{BatchPlan, TaskWork};
 use highwater_protocol::report::{OperatorMetrics, StateDelta};
 use pipeline::Chain;
+use profile::Profile;
 use std::collections::BTreeMap;
 
 /// What all tasks of a micro-batch know.
@@ -58,6 +62,8 @@ pub struct BatchContext {
     pub ttl: BTreeMap<OperatorId, i64>,
     /// The files that rows look up; they are loaded.
     pub files: FileVersions,
+    /// Measures where time goes; nothing else depends on it.
+    pub clock: Clock,
 }
 
 impl BatchContext {
@@ -87,6 +93,7 @@ impl BatchContext {
             receivers: receivers.collect(),
             ttl: dataflow.operators.iter().filter_map(|info| Some((info.id, info.ttl_ms?))).collect(),
             files: plan.files.clone(),
+            clock: Clock::default(),
         }
     }
 
@@ -132,6 +139,8 @@ pub struct TaskOutcome {
     /// The same changes, for the checkpoint.
     pub state: Vec<StateDelta>,
     pub operators: Vec<OperatorMetrics>,
+    /// By pipeline, then by step.
+    pub steps: Vec<Vec<StepMetrics>>,
 }
 
 /// One task while it runs.
@@ -205,7 +214,7 @@ impl TaskRuntime {
             for (port, _) in ports {
                 let mut done = Vec::new();
                 pipeline.chain.push(port, rows.clone(), &mut self.state, &mut done)?;
-                pipeline.output.route(done, out)?;
+                pipeline.output.route(&mut pipeline.chain.profile, done, out)?;
             }
             pipeline.lead_late(out);
         }
@@ -221,14 +230,15 @@ impl TaskRuntime {
             // What could not be kept explains whatever went wrong after it.
             self.state.check()?;
             finished?;
-            pipeline.output.route(done, out)?;
+            pipeline.output.route(&mut pipeline.chain.profile, done, out)?;
             pipeline.lead_late(out);
             for metrics in pipeline.chain.metrics(&self.state) {
                 add(operators.entry(metrics.operator).or_default(), metrics);
             }
         }
+        let steps = self.pipelines.iter().map(|pipeline| pipeline.chain.steps().to_vec()).collect();
         let (overlay, state) = self.state.finish();
-        Ok(TaskOutcome { overlay, state, operators: operators.into_values().collect() })
+        Ok(TaskOutcome { overlay, state, operators: operators.into_values().collect(), steps })
     }
 }
 
@@ -248,7 +258,15 @@ impl RunningPipeline {
 }
 
 impl Output {
-    fn route(&mut self, rows: Vec<ChangeBatch>, out: &mut Vec<Emit>) -> Result<(), EngineError> {
+    /// Hands rows on; the time counts as the output's step.
+    fn route(&mut self, profile: &mut Profile, rows: Vec<ChangeBatch>, out: &mut Vec<Emit>) -> Result<(), EngineError> {
+        let outer = profile.enter(profile.output());
+        let routed = self.hand_on(rows, out);
+        profile.leave(outer);
+        routed
+    }
+
+    fn hand_on(&mut self, rows: Vec<ChangeBatch>, out: &mut Vec<Emit>) -> Result<(), EngineError> {
         for rows in rows.into_iter().filter(|rows| rows.num_rows() > 0) {
             match self {
                 Output::Sink(sink) => out.push(Emit::Sink { sink: *sink, rows }),

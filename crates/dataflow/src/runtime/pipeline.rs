@@ -1,10 +1,11 @@
 //! A chain of operators: what one gives is what the next takes.
 //!
-//! Owns: the order in which rows go through operators and of finishing, and counting what rows grow by. Does not own: any
-//! operator. Invariant: whatever rows become, it is counted before more of it is made.
+//! Owns: the order in which rows go through operators and of finishing, counting what rows grow by, and telling the profile
+//! whose turn it is. Does not own: any operator, where rows go afterwards. Invariant: whatever rows become, it is counted before more of it is made.
 
 use super::BatchContext;
 use super::late::LateRows;
+use super::profile::Profile;
 use crate::Op;
 use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
@@ -13,6 +14,7 @@ use crate::state::{Taker, TaskState};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
+use highwater_protocol::metrics::StepMetrics;
 use highwater_protocol::report::OperatorMetrics;
 use std::sync::Arc;
 
@@ -22,13 +24,22 @@ pub const OUTPUT_ROWS: usize = 8192;
 /// The operators of one pipeline.
 pub struct Chain {
     operators: Vec<Running>,
+    pub(super) profile: Profile,
+}
+
+/// What rows meet on their way besides operators.
+struct Flow<'a> {
+    state: &'a mut TaskState,
+    profile: &'a mut Profile,
+    out: &'a mut Vec<ChangeBatch>,
 }
 
 impl Chain {
     /// `sink` is the name of the sink it leads to, for messages.
     pub fn new(ops: &[Op], batch: &BatchContext, sink: &str) -> Result<Self, EngineError> {
         let context = StartContext { batch, sink };
-        Ok(Self { operators: ops.iter().map(|op| op.start(&context)).collect::<Result<_, _>>()? })
+        let operators = ops.iter().map(|op| op.start(&context)).collect::<Result<_, _>>()?;
+        Ok(Self { operators, profile: Profile::new(batch.clock, ops.len()) })
     }
 
     /// Sends rows through; what comes out at the end is appended to `out`. What they grow by is counted.
@@ -39,20 +50,26 @@ impl Chain {
         state: &mut TaskState,
         out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
-        push_from(&mut self.operators, port, rows, state, out)
+        let mut flow = Flow { state, profile: &mut self.profile, out };
+        push_from(&mut self.operators, 0, port, rows, &mut flow)
     }
 
     /// Finishes the operators in order, each one's rows going through those after it.
     pub fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
+        let mut flow = Flow { state, profile: &mut self.profile, out };
         for index in 0..self.operators.len() {
             let (before, after) = self.operators.split_at_mut(index + 1);
             let Running::Stateful(operator) = &mut before[index] else { continue };
-            let (given, by) = operator.finish(state)?;
+            let outer = flow.profile.enter(index);
+            let finished = operator.finish(flow.state);
+            flow.profile.leave(outer);
+            let (given, by) = finished?;
             for rows in given {
                 if let Some(by) = by {
-                    state.charge(by, rows.size_bytes())?;
+                    flow.state.charge(by, rows.size_bytes())?;
                 }
-                push_from(after, 0, rows, state, out)?;
+                flow.profile.emits(index, &rows);
+                push_from(after, index + 1, 0, rows, &mut flow)?;
             }
         }
         Ok(())
@@ -79,6 +96,11 @@ impl Chain {
         taken
     }
 
+    /// Counters of every step; the last is the pipeline's output.
+    pub fn steps(&self) -> &[StepMetrics] {
+        self.profile.steps()
+    }
+
     /// Counters of the stateful operators, once finished.
     pub fn metrics(&self, state: &TaskState) -> Vec<OperatorMetrics> {
         let of = |operator: &Running| match operator {
@@ -89,55 +111,67 @@ impl Chain {
     }
 }
 
-/// Sends rows through operators. What those that keep nothing add to them is counted until they have gone on.
+/// Sends rows through operators, of which the first is step `step`. What those that keep nothing add to them is counted
+/// until they have gone on.
 fn push_from(
     operators: &mut [Running],
+    step: usize,
     port: usize,
     rows: ChangeBatch,
-    state: &mut TaskState,
-    out: &mut Vec<ChangeBatch>,
+    flow: &mut Flow<'_>,
 ) -> Result<(), EngineError> {
     let counted = rows.size_bytes();
-    push_counted(operators, port, (rows, counted), state, out)
+    push_counted(operators, step, port, (rows, counted), flow)
 }
 
 /// As [`push_from`], for rows of which `counted` bytes are counted already.
 fn push_counted(
     operators: &mut [Running],
+    step: usize,
     port: usize,
     (rows, counted): (ChangeBatch, usize),
-    state: &mut TaskState,
-    out: &mut Vec<ChangeBatch>,
+    flow: &mut Flow<'_>,
 ) -> Result<(), EngineError> {
     if rows.num_rows() == 0 {
         return Ok(());
     }
+    flow.profile.takes(step, &rows);
     match operators.split_first_mut() {
         Some((Running::Rows(operator), after)) => {
             let (grows, came) = (operator.grows(), rows.num_rows());
-            operator.apply(rows, &mut |piece| {
+            let outer = flow.profile.enter(step);
+            let applied = operator.apply(rows, &mut |piece| {
+                flow.profile.emits(step, &piece);
                 let counted = match grows {
                     // Of rows that become more rows, all is new.
                     Some(name) => {
                         let bytes = piece.size_bytes();
-                        state.charge(Taker::Part(name), bytes)?;
+                        flow.state.charge(Taker::Part(name), bytes)?;
                         bytes
                     }
                     None => counted * piece.num_rows() / came,
                 };
                 // Ports are the first operator's.
-                push_counted(after, 0, (piece, counted), state, out)
-            })
+                push_counted(after, step + 1, 0, (piece, counted), flow)
+            });
+            flow.profile.leave(outer);
+            applied
         }
         rest => {
             let more = rows.size_bytes().saturating_sub(counted);
             if more > 0 {
-                state.charge(Taker::Part("what the expressions make of its rows"), more)?;
+                flow.state.charge(Taker::Part("what the expressions make of its rows"), more)?;
             }
             match rest {
-                Some((Running::Stateful(operator), _)) => operator.push(port, rows),
+                Some((Running::Stateful(operator), _)) => {
+                    let outer = flow.profile.enter(step);
+                    let pushed = operator.push(port, rows);
+                    flow.profile.leave(outer);
+                    pushed
+                }
                 _ => {
-                    out.push(rows);
+                    flow.profile.emits(step, &rows);
+                    flow.out.push(rows);
                     Ok(())
                 }
             }

@@ -4,6 +4,9 @@
 //! Invariant: no connector property is shown, since any of them may be a secret.
 
 mod draw;
+mod steps;
+
+pub use steps::StepText;
 
 use crate::query::CompiledQuery;
 use arrow::datatypes::Schema;

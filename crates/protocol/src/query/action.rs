@@ -70,8 +70,10 @@ pub struct CommittedBatch {
     /// Who executed what, for the counts per executor.
     pub placement: Arc<BTreeMap<TaskId, ExecutorId>>,
     pub timings: BatchTimings,
-    /// Task reports of this batch, without state bytes.
+    /// State of each stateful operator in each task. Empty for a batch adopted from an earlier run.
     pub operators: Vec<crate::report::OperatorMetrics>,
+    /// What the tasks of each stage did. Empty for a batch adopted from an earlier run.
+    pub stages: Vec<crate::metrics::StageMetrics>,
     /// Positions before the batch.
     pub previous: crate::offsets::Positions,
 }

@@ -4,6 +4,7 @@ use super::machine::{Execution, Phase, Prepared, Publication, QueryMachine};
 use super::{Action, End};
 use crate::error::ErrorKind;
 use crate::ids::{AttemptId, ExecutorId, SourceId, TaskId};
+use crate::metrics::StageMetrics;
 use crate::offsets::{LastRecords, SourcePartition};
 use crate::plan::WriterPlan;
 use crate::prepare_record::{PrepareRecord, SourceWatermark};
@@ -138,6 +139,7 @@ impl QueryMachine {
 
     fn publish(&mut self, prepared: Prepared, execution: Execution, now_ms: i64, out: &mut Vec<Action>) {
         let operators = operators(&execution.reports);
+        let stages = StageMetrics::of(&execution.plan.tasks, &execution.reports);
         self.start_publication(
             Publication {
                 prepared,
@@ -147,6 +149,7 @@ impl QueryMachine {
                 unknown: BTreeSet::new(),
                 trouble: None,
                 operators,
+                stages,
                 timings: execution.timings,
                 asked_at_ms: now_ms,
             },

@@ -12,6 +12,7 @@ use crate::clock::{BatchClock, Now};
 use crate::ids::{
     AttemptId, AttemptNumber, BatchId, Epoch, ExecutorId, OperatorId, QueryId, SinkId, SourceId, StageId, TaskId,
 };
+use crate::metrics::StageMetrics;
 use crate::offsets::{LastRecords, LogEnds, Positions, SourcePartition};
 use crate::options::{SourceSpec, Trigger};
 use crate::plan::{BatchPlan, WriterPlan};
@@ -242,6 +243,7 @@ pub(super) struct Publication {
     /// Why one of them could not publish, as it says.
     pub trouble: Option<String>,
     pub operators: Vec<OperatorMetrics>,
+    pub stages: Vec<StageMetrics>,
     pub timings: BatchTimings,
     /// When they were told.
     pub asked_at_ms: i64,

@@ -173,6 +173,7 @@ impl QueryMachine {
             unknown: Default::default(),
             trouble: None,
             operators: Vec::new(),
+            stages: Vec::new(),
             timings: Default::default(),
             asked_at_ms: now_ms,
         };
@@ -233,6 +234,7 @@ impl QueryMachine {
             placement: publication.placement,
             timings,
             operators: publication.operators,
+            stages: publication.stages,
             previous,
         })));
     }

@@ -1,0 +1,99 @@
+//! Counters of a batch's stages and steps, named as `explain` names them.
+//!
+//! Owns: joining counters with names, and their metrics. Does not own: counting (executors), adding up (`protocol`).
+
+use highwater_planner::{CompiledQuery, StepText};
+use highwater_protocol::ids::OperatorId;
+use highwater_protocol::metrics::{StageMetrics, StepMetrics};
+use highwater_protocol::query::CommittedBatch;
+use highwater_protocol::query_progress::{StageProgress, StepProgress};
+use highwater_protocol::report::OperatorMetrics;
+
+/// The stages of a batch; empty for one that was adopted from an earlier run.
+pub(crate) fn stages(compiled: &CompiledQuery, batch: &CommittedBatch) -> Vec<StageProgress> {
+    batch.stages.iter().filter_map(|metrics| stage(compiled, metrics)).collect()
+}
+
+fn stage(compiled: &CompiledQuery, metrics: &StageMetrics) -> Option<StageProgress> {
+    let stage = compiled.dataflow.stages.iter().find(|stage| stage.id == metrics.stage)?;
+    let names = compiled.steps(stage);
+    let steps = names.into_iter().zip(&metrics.sum.steps).enumerate();
+    Some(StageProgress {
+        stage_id: stage.id.0,
+        num_tasks: metrics.tasks,
+        time_ms: ms(metrics.sum.busy_us()),
+        slowest_task_ms: ms(metrics.slowest_us),
+        wait_ms: ms(metrics.sum.wait_us),
+        output_ms: ms(metrics.sum.output_us),
+        steps: steps.flat_map(|(pipeline, (names, steps))| pipeline_steps(pipeline, names, steps)).collect(),
+    })
+}
+
+fn pipeline_steps<'a>(
+    pipeline: usize,
+    names: Vec<StepText>,
+    steps: &'a [StepMetrics],
+) -> impl Iterator<Item = StepProgress> + use<'a> {
+    names.into_iter().zip(steps).map(move |(name, step)| StepProgress {
+        pipeline,
+        description: name.description,
+        operator_id: name.operator.map(|operator| operator.0),
+        num_input_rows: step.input_rows,
+        num_output_rows: step.output_rows,
+        num_retracted_rows: step.retracted_rows,
+        time_ms: ms(step.time_us),
+    })
+}
+
+/// Time of a stateful operator in all tasks of a batch, milliseconds.
+pub(crate) fn operator_ms(stages: &[StageProgress], operator: OperatorId) -> u64 {
+    let steps = stages.iter().flat_map(|stage| &stage.steps);
+    let mine = steps.filter(|step| step.operator_id == Some(operator.0));
+    // Times are never negative, and far below 2^52 ms.
+    mine.map(|step| step.time_ms).sum::<f64>().round() as u64
+}
+
+fn ms(us: u64) -> f64 {
+    us as f64 / 1000.0
+}
+
+/// Publishes a batch's counters at `/metrics`: work of each stage, state of each operator.
+pub(crate) fn record(query: &str, batch: &CommittedBatch) {
+    let labels = |kind: &'static str, id: String| [("query", query.to_string()), (kind, id)];
+    for stage in &batch.stages {
+        let labels = labels("stage", stage.stage.to_string());
+        let rows = |of: fn(&StepMetrics) -> u64, steps: Option<&StepMetrics>| steps.map_or(0, of);
+        let (mut input, mut output, mut retracted) = (0, 0, 0);
+        for steps in &stage.sum.steps {
+            input += rows(|step| step.input_rows, steps.first());
+            output += rows(|step| step.output_rows, steps.last());
+            retracted += rows(|step| step.retracted_rows, steps.last());
+        }
+        metrics::counter!("highwater_stage_input_rows_total", &labels).increment(input);
+        metrics::counter!("highwater_stage_output_rows_total", &labels).increment(output);
+        metrics::counter!("highwater_stage_retracted_rows_total", &labels).increment(retracted);
+        metrics::counter!("highwater_stage_busy_microseconds_total", &labels).increment(stage.sum.busy_us());
+    }
+    for operator in operators(&batch.operators) {
+        let labels = labels("operator", operator.operator.to_string());
+        metrics::gauge!("highwater_state_rows", &labels).set(operator.state_rows as f64);
+        metrics::gauge!("highwater_state_bytes", &labels).set(operator.state_bytes as f64);
+        metrics::counter!("highwater_late_rows_total", &labels).increment(operator.late_rows);
+    }
+}
+
+/// The counters of each operator over all tasks.
+fn operators(tasks: &[OperatorMetrics]) -> Vec<OperatorMetrics> {
+    let mut sums: Vec<OperatorMetrics> = Vec::new();
+    for metrics in tasks {
+        match sums.iter_mut().find(|sum| sum.operator == metrics.operator) {
+            Some(sum) => {
+                sum.state_rows += metrics.state_rows;
+                sum.state_bytes += metrics.state_bytes;
+                sum.late_rows += metrics.late_rows;
+            }
+            None => sums.push(metrics.clone()),
+        }
+    }
+    sums
+}
