@@ -5,7 +5,7 @@
 
 use crate::cli::{AccessArgs, DriverArgs, ExecutorArgs, Global, LogFormat};
 use crate::failure::Failure;
-use highwater_connectors::access::AccessPolicy;
+use highwater_connector_api::access::AccessPolicy;
 use highwater_protocol::names::nearest;
 use highwater_security::credentials::Token;
 use highwater_security::{CertificateFiles, ClientSecurity, DriverSecurity};

@@ -2,21 +2,21 @@
 //!
 //! Owns: a line for each. Does not own: what they are (their folders).
 
-use crate::api::Connector;
+use highwater_connector_api::api::Connector;
 
 /// All of them.
 pub static CONNECTORS: &[&dyn Connector] =
-    &[&crate::kafka::Kafka, &crate::console::Console, &crate::filesystem::Filesystem, &crate::http::Http];
+    &[&highwater_connector_kafka::Kafka, &crate::console::Console, &crate::filesystem::Filesystem, &crate::http::Http];
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use highwater_connect::Use;
+    use highwater_connector_spec::Use;
 
     #[test]
     fn every_declared_connector_is_here_and_does_what_it_declares() {
         let here: Vec<&str> = CONNECTORS.iter().map(|connector| connector.spec().name).collect();
-        let declared: Vec<&str> = highwater_connect::CONNECTORS.iter().map(|spec| spec.name).collect();
+        let declared: Vec<&str> = highwater_connector_spec::CONNECTORS.iter().map(|spec| spec.name).collect();
         assert_eq!(here, declared);
         for connector in CONNECTORS {
             assert_eq!(connector.source().is_some(), connector.spec().is(Use::Source), "{:?}", connector.spec());

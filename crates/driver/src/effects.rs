@@ -12,7 +12,7 @@ use crate::run_event::RunnerEvent;
 use crate::stage_progress;
 use crate::state_limit::over_limit;
 use highwater_checkpoint::CheckpointStore;
-use highwater_connectors::error::ConnectorError;
+use highwater_connector_api::error::ConnectorError;
 use highwater_connectors::registry::resolve_writers;
 use highwater_crash as crash;
 use highwater_planner::CompiledQuery;

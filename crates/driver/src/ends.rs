@@ -3,8 +3,8 @@
 //! Owns: asking the brokers for them. Does not own: when they are fixed (`submit`, `queries`).
 
 use crate::error::DriverError;
+use highwater_connector_api::source::SourceMonitor;
 use highwater_connectors::registry;
-use highwater_connectors::source::SourceMonitor;
 use highwater_planner::CompiledQuery;
 use highwater_protocol::ids::SourceId;
 use highwater_protocol::offsets::Positions;

@@ -20,7 +20,7 @@ pub enum DriverError {
     #[error("{0}")]
     File(#[from] highwater_dataflow::error::EngineError),
     #[error("{0}")]
-    Connector(#[from] highwater_connectors::error::ConnectorError),
+    Connector(#[from] highwater_connector_api::error::ConnectorError),
     #[error("{0}")]
     Checkpoint(#[from] highwater_checkpoint::CheckpointError),
     #[error("cannot listen on {address}: {source}; choose another with --listen or --http")]

@@ -8,7 +8,7 @@ use crate::error::DriverError;
 use crate::run::{Run, RunHandle};
 use crate::run_event::RunnerEvent;
 use highwater_checkpoint::CheckpointStore;
-use highwater_connectors::access::AccessPolicy;
+use highwater_connector_api::access::AccessPolicy;
 use highwater_planner::CompiledQuery;
 use highwater_planner::files::FileTable;
 use highwater_protocol::files::{FileContent, FileVersions};

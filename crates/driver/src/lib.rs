@@ -33,7 +33,7 @@ use clock::Clock;
 use cluster::Cluster;
 use cluster_service::ClusterApi;
 use highwater_checkpoint::CheckpointStore;
-use highwater_connectors::access::AccessPolicy;
+use highwater_connector_api::access::AccessPolicy;
 use highwater_proto::v1::cluster_service_server::ClusterServiceServer;
 use highwater_proto::v1::query_service_server::QueryServiceServer;
 use highwater_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES};

@@ -6,9 +6,9 @@
 use crate::clock::wall_ms;
 use crate::run::RunHandle;
 use crate::run_event::RunnerEvent;
-use highwater_connectors::error::ConnectorError;
+use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::source::SourceMonitor;
 use highwater_connectors::registry;
-use highwater_connectors::source::SourceMonitor;
 use highwater_planner::CompiledQuery;
 use highwater_proto::v1;
 use highwater_protocol::offsets::{LogEnds, Positions, SourcePartition};

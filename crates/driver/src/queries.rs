@@ -16,7 +16,7 @@ use crate::run::{Found, Run, RunHandle};
 use crate::run_event::RunnerEvent;
 use crate::runner;
 use highwater_checkpoint::CheckpointStore;
-use highwater_connectors::access::AccessPolicy;
+use highwater_connector_api::access::AccessPolicy;
 use highwater_connectors::registry;
 use highwater_crash as crash;
 use highwater_planner::CompiledQuery;

@@ -9,7 +9,7 @@ use crate::inbox::{InboxReader, inbox};
 use crate::run::{Found, QueryView, Run, RunHandle};
 use crate::run_event::RunnerEvent;
 use crate::watched::Watched;
-use highwater_connectors::error::ConnectorError;
+use highwater_connector_api::error::ConnectorError;
 use highwater_connectors::registry::max_attempt_ms;
 use highwater_protocol::ids::{AttemptId, ExecutorId, QueryId, SinkId, SourceId, TaskId};
 use highwater_protocol::options::SourceSpec;

@@ -8,7 +8,7 @@ use crate::exchange::sender::Sender;
 use crate::steps::Steps;
 use crate::stopwatch::timed;
 use crate::writers::{InUse, Slot, Writers};
-use highwater_connectors::source::Chunk;
+use highwater_connector_api::source::Chunk;
 use highwater_crash as crash;
 use highwater_dataflow::changelog::ChangeBatch;
 use highwater_dataflow::runtime::{Emit, Lanes, TaskOutcome, TaskRuntime};
@@ -73,7 +73,7 @@ impl Compute {
                         add(partitions.entry(partition).or_default(), &chunk);
                         if let (Some(sink), false) = (dead_letters, chunk.bad.is_empty()) {
                             crash::point("executor_dead_letters");
-                            let rows = highwater_connectors::source::dead_letters(&chunk.bad)?;
+                            let rows = highwater_connector_api::source::dead_letters(&chunk.bad)?;
                             emitted.push(Emit::Sink { sink, rows });
                         }
                         runtime.push_source(chunk.batch, &mut emitted)?;
@@ -209,7 +209,7 @@ fn lead(
             Emit::Sink { sink, rows } => (sink, rows),
             Emit::Late { sink, late } => {
                 let info = labels.compiled.dataflow.operators.iter().find(|info| info.id == late.operator);
-                (sink, highwater_connectors::sink::late_rows(&late, info, labels.batch)?)
+                (sink, highwater_connector_api::sink::late_rows(&late, info, labels.batch)?)
             }
         };
         match in_use.get_mut(&sink) {

@@ -1,6 +1,6 @@
 //! What can go wrong in an executor, and what to do about it.
 
-use highwater_connectors::error::ConnectorError;
+use highwater_connector_api::error::ConnectorError;
 use highwater_dataflow::error::EngineError;
 use highwater_proto::{MAX_DELTA_BYTES, MAX_MESSAGE_BYTES};
 use highwater_protocol::error::ErrorKind;

@@ -33,7 +33,7 @@ pub use error::ExecutorError;
 
 use driver_session::{Session, Way};
 use exchange::Exchange;
-use highwater_connectors::access::AccessPolicy;
+use highwater_connector_api::access::AccessPolicy;
 use highwater_protocol::ids::ExecutorId;
 use highwater_security::credentials::Credentials;
 use highwater_security::dial::Dialer;

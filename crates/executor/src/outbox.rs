@@ -3,7 +3,7 @@
 //! Owns: the wire form of reports. Does not own: the stream. Sending waits while the driver is slow, and fails
 //! silently when the session is over: then the driver has already counted this executor as gone.
 
-use highwater_connectors::source::PartitionAvailability;
+use highwater_connector_api::source::PartitionAvailability;
 use highwater_proto::convert;
 use highwater_proto::v1::{self, StreamTasksRequest, stream_tasks_request::Message};
 use highwater_protocol::error::ErrorKind;

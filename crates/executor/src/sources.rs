@@ -4,9 +4,9 @@
 //! (connectors), which ranges are read (plans).
 
 use crate::outbox::Outbox;
-use highwater_connectors::error::ConnectorError;
+use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::source::{DEFAULT_PREFETCH_BYTES, Place, SourceEvent, SourceReader, SourceReaderConfig};
 use highwater_connectors::registry;
-use highwater_connectors::source::{DEFAULT_PREFETCH_BYTES, Place, SourceEvent, SourceReader, SourceReaderConfig};
 use highwater_proto::v1::{self, PartitionStart};
 use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::SourceId;

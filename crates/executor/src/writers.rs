@@ -4,9 +4,9 @@
 //! (connectors), when to publish (core's participant). Invariant: a slot is used by one thread at a time; what
 //! is published is what its last flush, of the very attempt asked for, holds.
 
-use highwater_connectors::error::ConnectorError;
+use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::sink::{Published, Writer, WriterConfig};
 use highwater_connectors::registry;
-use highwater_connectors::sink::{Published, Writer, WriterConfig};
 use highwater_dataflow::changelog::ChangeBatch;
 use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::{AttemptId, BatchId, Epoch, QueryId};

@@ -1,7 +1,7 @@
 //! The options of a table's connector, as its declaration has them.
 //!
 //! Owns: checking a script's options against a declaration, and typing them. Does not own: the declarations (crate
-//! `connect`), options of formats (`formats`), how tables are read (`options`).
+//! `connector-spec`), options of formats (`formats`), how tables are read (`options`).
 //! Invariants: an option that the connector does not declare is refused with the nearest it does; only secrets, logins and
 //! paths take `${…}` references.
 
@@ -13,7 +13,7 @@ use super::values::{bad_value, count, duration_ms, plain_text, text, word};
 use crate::formats::{Format, JSON};
 use crate::tables::{ConnectorOptions, KeyOptions, SinkTable, SourceTable};
 use datafusion::sql::sqlparser::tokenizer::Location;
-use highwater_connect::{
+use highwater_connector_spec::{
     CONNECTORS, ConnectorSpec, Default, Encoding, Fault, FaultAt, OptionKind, OptionValue, OptionValues, PropertySpec,
     Use,
 };

@@ -13,7 +13,7 @@ use super::values::{bad_value, plain_text, refuse_reference, word};
 use crate::formats::{FORMATS, Format, FormatSpec, JSON, OptionScope, OptionSpec};
 use crate::tables::KeyOptions;
 use datafusion::sql::sqlparser::tokenizer::Location;
-use highwater_connect::ConnectorSpec;
+use highwater_connector_spec::ConnectorSpec;
 
 const KEYS: [&str; 5] = ["format", "key.format", "value.format", "key.fields", "value.fields_include"];
 /// What an option of a format begins with that holds for one part of a record; an empty one is for all.

@@ -15,7 +15,7 @@ use super::values::{
 };
 use crate::tables::ConnectorOptions;
 use datafusion::sql::sqlparser::tokenizer::Location;
-use highwater_connect::settable;
+use highwater_connector_spec::settable;
 use highwater_protocol::options::{
     EndingOffsets, IsolationLevel, OnBadRecord, OnDataLoss, OutputMode, SourceOptions, StartingOffsets, Trigger,
 };

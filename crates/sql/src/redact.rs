@@ -8,7 +8,7 @@ use super::dialect::HighwaterDialect;
 use super::error::SqlError;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
-use highwater_connect::may_hide_secret;
+use highwater_connector_spec::may_hide_secret;
 
 const HIDDEN: &str = "a value (not shown: it may be a secret)";
 

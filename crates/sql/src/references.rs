@@ -1,7 +1,7 @@
 //! References in option values: `${env:NAME}` and `${file:PATH}`.
 //!
 //! Owns: finding and resolving them, and cutting what they stand for out of texts. Does not own: which options take them
-//! (`sql`), which may be referred to (crate `connectors`). Called where something is opened, never while compiling.
+//! (`sql`), which may be referred to (crate `connector-api`). Called where something is opened, never while compiling.
 
 /// What a hidden value is shown as.
 pub const REDACTED: &str = "******";

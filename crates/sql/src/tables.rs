@@ -6,7 +6,7 @@
 use crate::formats::{Format, RAW};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
-use highwater_connect::{ConnectorSpec, OptionValues, Use};
+use highwater_connector_spec::{ConnectorSpec, OptionValues, Use};
 use highwater_protocol::ids::{SinkId, SourceId};
 use highwater_protocol::options::{OutputMode, SourceOptions};
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use super::table_def::OptionEntry;
 use crate::references::REDACTED;
 use bytesize::ByteSize;
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
-use highwater_connect::{CONNECTORS, unaliased};
+use highwater_connector_spec::{CONNECTORS, unaliased};
 use std::collections::BTreeMap;
 
 /// Explicit positions: topic → partition → offset.
@@ -38,7 +38,7 @@ pub fn canonical(key: &str) -> String {
 
 /// An error about the value of `entry`.
 pub fn bad_value(entry: &OptionEntry, wanted: &str) -> SqlError {
-    let shown = if highwater_connect::is_secret(&entry.key) { REDACTED } else { &entry.value };
+    let shown = if highwater_connector_spec::is_secret(&entry.key) { REDACTED } else { &entry.value };
     SqlError::at(entry.value_at, format!("'{shown}' is not a value of '{}'", entry.key)).hint(wanted)
 }
 

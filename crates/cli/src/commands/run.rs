@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::{follow, json, output, script};
 use highwater_checkpoint::CheckpointStore;
-use highwater_connectors::access::AccessPolicy;
+use highwater_connector_api::access::AccessPolicy;
 use highwater_driver::Driver;
 use highwater_proto::v1::{QueryState, StartQueryRequest, StopQueryRequest, SubmitQueryRequest};
 use highwater_protocol::options::{DesiredState, QuerySpec};

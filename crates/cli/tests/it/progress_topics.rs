@@ -1,7 +1,7 @@
 //! Progress topics of other queries may be deleted at any time; that holds up nobody.
 
-use highwater_connectors::kafka::options::KafkaOptions;
-use highwater_connectors::kafka::sink::{ProgressReader, progress_topic};
+use highwater_connector_kafka::options::KafkaOptions;
+use highwater_connector_kafka::sink::{ProgressReader, progress_topic};
 use highwater_protocol::ids::{QueryId, SinkId};
 use highwater_protocol::options::IsolationLevel;
 use highwater_testkit::KafkaCluster;

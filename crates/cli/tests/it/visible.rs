@@ -1,7 +1,7 @@
 //! A batch is published once all of it can be read, wherever it lies: no row of the next one is seen before.
 
+use highwater_connector_api::sink::{Published, Writer, WriterConfig};
 use highwater_connectors::registry;
-use highwater_connectors::sink::{Published, Writer, WriterConfig};
 use highwater_dataflow::changelog::ChangeBatch;
 use highwater_protocol::ids::{AttemptId, AttemptNumber, BatchId, Epoch, QueryId, WriterId};
 use highwater_sql::tables::SinkTable;

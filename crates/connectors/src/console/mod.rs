@@ -1,11 +1,11 @@
 //! The console sink: rows as JSON lines on stdout, when their batch is published. Outside the exactly-once promise.
 
-use crate::api::Connector;
-use crate::error::ConnectorError;
-use crate::sink::records::RecordEncoder;
-use crate::sink::{Committer, Published, SinkConnector, Writer, WriterConfig};
-use crate::source::SourceConnector;
-use highwater_connect::ConnectorSpec;
+use highwater_connector_api::api::Connector;
+use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::sink::records::RecordEncoder;
+use highwater_connector_api::sink::{Committer, Published, SinkConnector, Writer, WriterConfig};
+use highwater_connector_api::source::SourceConnector;
+use highwater_connector_spec::ConnectorSpec;
 use highwater_dataflow::changelog::ChangeBatch;
 use highwater_protocol::ids::{AttemptId, BatchId, QueryId};
 use highwater_protocol::report::WriterReport;
@@ -17,7 +17,7 @@ pub struct Console;
 
 impl Connector for Console {
     fn spec(&self) -> &'static ConnectorSpec {
-        &highwater_connect::CONSOLE
+        &highwater_connector_spec::CONSOLE
     }
 
     fn source(&self) -> Option<&dyn SourceConnector> {

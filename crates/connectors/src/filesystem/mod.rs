@@ -1,16 +1,16 @@
 //! Files that rows look up. The driver reads them (`planner::files`), and no source or sink does.
 
-use crate::api::Connector;
-use crate::sink::SinkConnector;
-use crate::source::SourceConnector;
-use highwater_connect::ConnectorSpec;
+use highwater_connector_api::api::Connector;
+use highwater_connector_api::sink::SinkConnector;
+use highwater_connector_api::source::SourceConnector;
+use highwater_connector_spec::ConnectorSpec;
 
 /// The connector.
 pub struct Filesystem;
 
 impl Connector for Filesystem {
     fn spec(&self) -> &'static ConnectorSpec {
-        &highwater_connect::FILESYSTEM
+        &highwater_connector_spec::FILESYSTEM
     }
 
     fn source(&self) -> Option<&dyn SourceConnector> {

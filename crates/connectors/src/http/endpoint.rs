@@ -3,8 +3,8 @@
 //! Owns: the client, which answers are worth another try, and the pauses between tries. Does not own: what is sent.
 //! Invariant: no error holds the value of `authorization`.
 
-use crate::error::ConnectorError;
-use crate::tls;
+use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::tls;
 use highwater_sql::references;
 use highwater_sql::tables::SinkTable;
 use std::time::{Duration, Instant};

@@ -9,12 +9,12 @@ mod endpoint;
 mod server_tests;
 mod writer;
 
-use crate::api::Connector;
-use crate::error::ConnectorError;
-use crate::sink::{Committer, SinkConnector, Writer, WriterConfig};
-use crate::source::SourceConnector;
 use endpoint::Endpoint;
-use highwater_connect::{ConnectorSpec, HTTP};
+use highwater_connector_api::api::Connector;
+use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::sink::{Committer, SinkConnector, Writer, WriterConfig};
+use highwater_connector_api::source::SourceConnector;
+use highwater_connector_spec::{ConnectorSpec, HTTP};
 use highwater_protocol::ids::QueryId;
 use highwater_sql::tables::SinkTable;
 use writer::HttpWriter;

@@ -5,9 +5,9 @@
 //! the rows came; nothing is sent before `publish`.
 
 use super::endpoint::Endpoint;
-use crate::error::ConnectorError;
-use crate::sink::records::RecordEncoder;
-use crate::sink::{Published, Writer, WriterConfig};
+use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::sink::records::RecordEncoder;
+use highwater_connector_api::sink::{Published, Writer, WriterConfig};
 use highwater_dataflow::changelog::ChangeBatch;
 use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::{AttemptId, BatchId};

@@ -3,8 +3,8 @@
 //! Owns: asking each sink's connector, and what an answer means for the whole query. Does not own: the answers.
 
 use super::sink_of;
-use crate::error::ConnectorError;
-use crate::sink::{Committer, EarlierOutput};
+use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::sink::{Committer, EarlierOutput};
 use highwater_protocol::ids::{BatchId, QueryId, WriterId};
 use highwater_protocol::query::Resolution;
 use highwater_protocol::report::WriterReport;
@@ -35,7 +35,7 @@ pub fn guarantee(table: &SinkTable) -> Result<Option<String>, ConnectorError> {
     })
 }
 
-/// Says what writers of a sink hold: see [`crate::sink::Held::resolve`]. Of a sink that nothing holds, no writer has published.
+/// Says what writers of a sink hold: see [`highwater_connector_api::sink::Held::resolve`]. Of a sink that nothing holds, no writer has published.
 ///
 /// # Errors
 /// The far side does not tell.

@@ -6,11 +6,11 @@ mod committing;
 
 pub use committing::{EarlierOutputs, delete_progress, guarantee, max_attempt_ms, prepare, resolve_writers};
 
-use crate::api::Connector;
-use crate::error::ConnectorError;
 use crate::list::CONNECTORS;
-use crate::sink::{SinkConnector, Writer, WriterConfig};
-use crate::source::{SourceConnector, SourceEvent, SourceMonitor, SourceReader, SourceReaderConfig};
+use highwater_connector_api::api::Connector;
+use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::sink::{SinkConnector, Writer, WriterConfig};
+use highwater_connector_api::source::{SourceConnector, SourceEvent, SourceMonitor, SourceReader, SourceReaderConfig};
 use highwater_sql::tables::{ConnectorOptions, SinkTable, SourceTable};
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;

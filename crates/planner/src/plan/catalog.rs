@@ -18,7 +18,7 @@ use datafusion::logical_expr::{
 use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{self, Query, Statement};
 use datafusion::sql::sqlparser::tokenizer::Location;
-use highwater_connect::Use;
+use highwater_connector_spec::Use;
 use highwater_sql::error::SqlError;
 use highwater_sql::functions::Functions;
 use highwater_sql::metadata_columns::metadata_field;

@@ -1,6 +1,6 @@
 //! Where records go that do not decode: a hidden sink of the stage that reads them.
 //!
-//! Owns: that sink. Does not own: its columns (`sql::record_copies`), making the rows (crate `connectors`). Invariant: it is written in the
+//! Owns: that sink. Does not own: its columns (`sql::record_copies`), making the rows (crate `connector-api`). Invariant: it is written in the
 //! same batch, by the same tasks, as what was made of the records around the bad one.
 
 use highwater_dataflow::{Dataflow, StageInput};

@@ -6,7 +6,7 @@
 use super::table::Table;
 use datafusion::arrow::datatypes::Schema;
 use datafusion::sql::sqlparser::tokenizer::Location;
-use highwater_connect::Encoding;
+use highwater_connector_spec::Encoding;
 use highwater_sql::error::{Result, SqlError};
 use highwater_sql::format_options::format_entry;
 use highwater_sql::formats::{FORMATS, Format, FormatSpec};

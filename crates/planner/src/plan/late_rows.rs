@@ -1,6 +1,6 @@
 //! Where rows go that operators drop as late: a hidden sink of each source that names a `late_topic`.
 //!
-//! Owns: those sinks, and which late rows go to which. Does not own: making the records (crate `connectors`), what is
+//! Owns: those sinks, and which late rows go to which. Does not own: making the records (crate `connector-api`), what is
 //! late (the runtime). Invariants: a late row is written once, in the transaction of its batch; it goes to the topic of
 //! the first source, in the script's order of reading, whose rows reach that input of the operator and that names one.
 

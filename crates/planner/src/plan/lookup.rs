@@ -13,7 +13,7 @@ use datafusion::arrow::datatypes::Schema;
 use datafusion::common::NullEquality;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Join, LogicalPlan};
-use highwater_connect::Use;
+use highwater_connector_spec::Use;
 use highwater_dataflow::JoinOutput;
 use highwater_operators::lookup::LookupOperator;
 use highwater_operators::lookup::LookupSpec;

@@ -12,7 +12,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::logical_expr::LogicalPlan;
-use highwater_connect::Use;
+use highwater_connector_spec::Use;
 use highwater_dataflow::error::EngineError;
 use highwater_operators::lookup::LookupRows;
 use highwater_protocol::files::FileVersions;

@@ -11,7 +11,7 @@ use super::table::Table;
 use super::unique::{proof, settles};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::logical_expr::LogicalPlan;
-use highwater_connect::{PlaceSpec, Use};
+use highwater_connector_spec::{PlaceSpec, Use};
 use highwater_dataflow::Op;
 use highwater_dataflow::{CloseKey, OperatorInfo, PipelineInput, PipelineOutput, Upstream};
 use highwater_operators::complete::CompleteSpec;

@@ -12,7 +12,7 @@ use super::table::{Stream, Table};
 use super::watermark;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::LogicalPlan;
-use highwater_connect::Use;
+use highwater_connector_spec::Use;
 use highwater_protocol::ids::SourceId;
 use highwater_sql::connectors::{add_properties, usable};
 use highwater_sql::error::{Result, SqlError};

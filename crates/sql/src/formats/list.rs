@@ -1,6 +1,6 @@
 //! The formats there are.
 //!
-//! Owns: one declaration each. Does not own: reading and writing them (`formats` in crate `connectors`).
+//! Owns: one declaration each. Does not own: reading and writing them (`formats` in crate `connector-api`).
 
 use super::{FileReader, Format, FormatSpec, OptionKind, OptionScope, OptionSpec};
 use datafusion::arrow::datatypes::DataType;

@@ -1,7 +1,7 @@
 //! The formats of records and files, as scripts see them.
 //!
 //! Owns: what a declaration says, a format as a table chose it, and which columns are in a record's key and value. Does
-//! not own: the declarations (`list`), where a script says what (`sql::formats`), reading and writing: crate `connectors`
+//! not own: the declarations (`list`), where a script says what (`sql::formats`), reading and writing: crate `connector-api`
 //! has a codec for each declaration. Invariant: the options of a chosen format have passed its declaration.
 
 mod list;

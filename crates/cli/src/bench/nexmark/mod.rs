@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::follow::{self, News};
 use crate::output;
 use events::{Settings, Stream};
-use highwater_connectors::kafka::sink::progress_topic;
+use highwater_connector_kafka::sink::progress_topic;
 use highwater_proto::v1::{DropQueryRequest, SubmitQueryRequest};
 use highwater_protocol::ids::{QueryId, SinkId};
 use queries::{Places, Query};

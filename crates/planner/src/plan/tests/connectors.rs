@@ -1,7 +1,7 @@
 //! Options of connectors: what is refused, and what is shown of secrets.
 
 use crate::{CompiledQuery, compile};
-use highwater_connect::{CONNECTORS, Default, OptionKind};
+use highwater_connector_spec::{CONNECTORS, Default, OptionKind};
 use highwater_sql::error::Result;
 
 fn table(options: &str) -> Result<CompiledQuery> {

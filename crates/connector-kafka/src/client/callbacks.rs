@@ -1,0 +1,182 @@
+//! What a client says by itself: why brokers do not take it, and when its token is over.
+//!
+//! Owns: the last thing heard of brokers, with what must not be seen cut out. Does not own: whether that is an error;
+//! the call that failed decides.
+
+use super::login::Login;
+use super::oidc::Oidc;
+use crate::error::classify_code;
+use highwater_connector_api::error::ConnectorError;
+use highwater_sql::references;
+use parking_lot::Mutex;
+use rdkafka::ClientContext;
+use rdkafka::bindings as sys;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use std::sync::Arc;
+
+/// The callbacks of one client.
+#[derive(Default)]
+pub struct Callbacks {
+    heard: Mutex<Heard>,
+    login: Option<Login>,
+    hidden: Vec<String>,
+}
+
+#[derive(Default)]
+struct Heard {
+    /// The login or the certificate is not taken.
+    refusal: Option<String>,
+    /// Connections fail in another way.
+    trouble: Option<String>,
+}
+
+impl Callbacks {
+    pub(super) fn new(oidc: Option<Arc<Oidc>>, hidden: Vec<String>) -> Self {
+        Self { heard: Mutex::default(), login: oidc.map(Login::new), hidden }
+    }
+
+    /// Gives a new client its first token, if it logs in by tokens.
+    pub(super) fn log_in(&self, native: *mut sys::rd_kafka_t) -> Result<(), String> {
+        match &self.login {
+            Some(login) => login.begin(native).map_err(|message| self.hide(&message)),
+            None => Ok(()),
+        }
+    }
+
+    /// Renews the token when it is time. To be called before a client is used: nothing else does it.
+    pub fn keep_login(&self, native: *mut sys::rd_kafka_t) {
+        if let Some(login) = &self.login {
+            login.keep(native, |message| self.hide(message));
+        }
+    }
+
+    /// Notes what the client said of its brokers.
+    pub fn hear(&self, code: RDKafkaErrorCode, reason: &str) {
+        let mut heard = self.heard.lock();
+        match code {
+            RDKafkaErrorCode::PartitionEOF => {}
+            // Says nothing that another error has not said better.
+            RDKafkaErrorCode::AllBrokersDown if heard.refusal.is_some() || heard.trouble.is_some() => {}
+            code if is_refusal(code, reason) => heard.refusal = Some(self.hide(reason)),
+            _ => heard.trouble = Some(self.hide(reason)),
+        }
+    }
+
+    /// Why brokers do not talk to this client, if they said so.
+    pub fn refusal(&self) -> Option<String> {
+        self.heard.lock().refusal.clone()
+    }
+
+    /// Brokers answer: what was heard before is over.
+    pub fn forget(&self) {
+        *self.heard.lock() = Heard::default();
+    }
+
+    /// The error of a call, with what was heard that may be its cause.
+    pub fn explain(&self, context: impl Into<String>, error: &KafkaError) -> ConnectorError {
+        self.explain_code(context, error.rdkafka_error_code(), &error.to_string())
+    }
+
+    /// The same for what librdkafka says of itself.
+    pub fn explain_code(
+        &self,
+        context: impl Into<String>,
+        code: Option<RDKafkaErrorCode>,
+        error: &str,
+    ) -> ConnectorError {
+        use RDKafkaErrorCode as C;
+        let of_connection =
+            matches!(code, Some(C::BrokerTransportFailure | C::OperationTimedOut | C::AllBrokersDown | C::Resolve));
+        let cause = match &*self.heard.lock() {
+            Heard { refusal: Some(refusal), .. } => Some(refusal.clone()),
+            // A listener hangs up on whom it does not understand.
+            Heard { trouble: Some(trouble), .. } if of_connection && trouble.contains("Disconnected") => {
+                Some(format!("{trouble}; is 'kafka.security.protocol' that of the listener?"))
+            }
+            Heard { trouble: Some(trouble), .. } if of_connection => Some(trouble.clone()),
+            _ => None,
+        };
+        match cause {
+            Some(cause) => classify_code(context, code, format!("{cause} ({error})")),
+            None => classify_code(context, code, error.to_string()),
+        }
+    }
+
+    /// A line of librdkafka's log. Syslog levels: 3 = error, 4 = warning. Brokers that hang up are told here only.
+    pub fn log_line(&self, level: i32, facility: &str, line: &str) {
+        if facility == "FAIL" {
+            let reason = line.split_once("]: ").map_or(line, |(_thread, reason)| reason);
+            self.hear(RDKafkaErrorCode::BrokerTransportFailure, reason);
+        }
+        let line = self.hide(line);
+        match level {
+            ..=3 => tracing::warn!(target: "librdkafka", facility, "{line}"),
+            4..=5 => tracing::info!(target: "librdkafka", facility, "{line}"),
+            _ => tracing::debug!(target: "librdkafka", facility, "{line}"),
+        }
+    }
+
+    /// `text` without what must not be seen.
+    pub fn hide(&self, text: &str) -> String {
+        references::hide(text, &self.hidden)
+    }
+}
+
+/// Certificates and logins. A broker that wants a certificate and gets none just hangs up, with an alert of TLS.
+pub fn is_refusal(code: RDKafkaErrorCode, reason: &str) -> bool {
+    use RDKafkaErrorCode as C;
+    matches!(code, C::SSL | C::Authentication | C::SaslAuthenticationFailed | C::UnsupportedSASLMechanism)
+        || reason.contains("SSL alert")
+        || reason.contains("SSL routines")
+}
+
+impl AsRef<Self> for Callbacks {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+impl ClientContext for Callbacks {
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        self.hear(code, reason);
+        // The end of a partition is an answer, no error to be logged.
+        if code != RDKafkaErrorCode::PartitionEOF {
+            tracing::debug!(target: "librdkafka", %error, "{}", self.hide(reason));
+        }
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.log_line(level as i32, facility, line);
+    }
+}
+
+impl ConsumerContext for Callbacks {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_before_any_other_trouble_and_without_secrets() {
+        let callbacks = Callbacks::new(None, vec!["hunter2".into()]);
+        let timed_out = KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
+        callbacks.hear(RDKafkaErrorCode::Authentication, "no such user: hunter2");
+        callbacks.hear(RDKafkaErrorCode::BrokerTransportFailure, "connection refused");
+        callbacks.hear(RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down");
+        let error = callbacks.explain("looking up topic 't'", &timed_out).to_string();
+        assert!(error.starts_with("looking up topic 't': no such user: ******"), "{error}");
+        callbacks.forget();
+        callbacks.hear(RDKafkaErrorCode::BrokerTransportFailure, "connection refused");
+        callbacks.hear(RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down");
+        assert!(callbacks.explain("", &timed_out).to_string().contains("connection refused"));
+        callbacks.log_line(6, "FAIL", "[thrd:h:1/bootstrap]: h:1/bootstrap: SSL routines::alert certificate required");
+        assert_eq!(callbacks.refusal().unwrap(), "h:1/bootstrap: SSL routines::alert certificate required");
+        callbacks.forget();
+        callbacks.hear(RDKafkaErrorCode::BrokerTransportFailure, "connection refused");
+        let other = KafkaError::MetadataFetch(RDKafkaErrorCode::TopicAuthorizationFailed);
+        assert!(!callbacks.explain("", &other).to_string().contains("connection refused"));
+    }
+}

@@ -1,0 +1,309 @@
+//! Decoding raw records to Arrow, and cutting exact ranges out of what was decoded.
+//!
+//! Owns: projection, bad records, records that delete, watermark values, checksums per slice. Does not own: keys and values
+//! (`parts`), where chunks are kept (`buffer`).
+//! Invariant: the reports of slices that partition a chunk add up to the report of the chunk.
+
+use super::meta::Meta;
+use super::parts::{Origin, PartDecoder};
+use super::raw::{Keep, LeaderEpochs, RawRecords};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatchOptions, TimestampMillisecondArray};
+use arrow::compute::kernels::zip::zip;
+use arrow::compute::{and, cast, filter, is_not_null, nullif};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit, TimestampMillisecondType};
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
+use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::source::{BadRecord, Chunk};
+use highwater_protocol::offsets::TopicPartition;
+use highwater_protocol::options::OnBadRecord;
+use highwater_protocol::report::EventTimes;
+use highwater_sql::tables::{SourceTable, UpsertKey};
+use std::sync::Arc;
+
+/// Decodes the records of one table.
+pub struct ChunkDecoder {
+    parts: PartDecoder,
+    /// Where each decoded column comes from.
+    origins: Vec<Origin>,
+    /// Columns decoded: those used, then those only the watermark needs.
+    decoded: SchemaRef,
+    output: SchemaRef,
+    /// Of `decoded`: the column of event time.
+    event_time: Option<usize>,
+    /// Over `decoded`.
+    watermark: Option<Arc<dyn PhysicalExpr>>,
+    keyed: Option<Keyed>,
+    pub keep: Keep,
+    pub fail_on_bad: bool,
+    context: String,
+}
+
+/// What a table with PRIMARY KEY asks for.
+struct Keyed {
+    /// The decoded column that holds Kafka's timestamp in a record without value.
+    time: Option<usize>,
+    /// A record without value moves the watermark: its event time is Kafka's.
+    moves_watermark: bool,
+}
+
+/// Records of one partition, decoded, with what is needed to cut them anywhere.
+#[derive(Debug)]
+pub struct DecodedChunk {
+    batch: RecordBatch,
+    tp: TopicPartition,
+    offsets: Vec<i64>,
+    timestamps: Vec<Option<i64>>,
+    sizes: Vec<u32>,
+    hashes: Vec<u64>,
+    leader_epochs: LeaderEpochs,
+    /// One per row of `batch`.
+    watermarks: Option<Int64Array>,
+    /// The same of event times.
+    event_times: Option<Int64Array>,
+    bad: Vec<BadRecord>,
+    /// Reading a bad record fails.
+    fail_on_bad: bool,
+}
+
+impl ChunkDecoder {
+    pub fn new(table: &SourceTable) -> Result<Self, ConnectorError> {
+        let internal =
+            |error: &dyn std::fmt::Display| ConnectorError::Fatal(format!("table '{}': {error}", table.name));
+        let mut wanted = table.columns_used.clone();
+        if let Some(watermark) = &table.watermark {
+            let mut needed: Vec<usize> = collect_columns(watermark).iter().map(|column| column.index()).collect();
+            needed.sort_unstable();
+            needed.retain(|index| !wanted.contains(index));
+            wanted.extend(needed);
+        }
+        let decoded: SchemaRef = Arc::new(table.schema.project(&wanted).map_err(|error| internal(&error))?);
+        let watermark = table
+            .watermark
+            .as_ref()
+            .map(|expr| reassign_expr_columns(Arc::clone(expr), &decoded))
+            .transpose()
+            .map_err(|error| internal(&error))?;
+        let connector = &table.connector;
+        let (parts, origins) = PartDecoder::open(table, &connector.format, connector.key_format(), &wanted)?;
+        let keyed = table.upsert.as_ref().map(|upsert| keyed(upsert, &wanted, &origins));
+        let has = |meta| origins.iter().any(|origin| matches!(origin, Origin::Meta(found) if *found == meta));
+        let on_bad = &table.options.on_bad_record;
+        Ok(Self {
+            keep: Keep {
+                keys: has(Meta::Key) || matches!(on_bad, OnBadRecord::DeadLetter { .. }) || parts.reads_keys(),
+                headers: has(Meta::Headers),
+            },
+            parts,
+            event_time: table.event_time.and_then(|column| wanted.iter().position(|wanted| *wanted == column)),
+            origins,
+            decoded,
+            output: table.layout(),
+            watermark,
+            keyed,
+            fail_on_bad: *on_bad == OnBadRecord::Fail,
+            context: format!("table '{}'", table.name),
+        })
+    }
+
+    /// Decodes all of `raw`, which may be cleared afterwards.
+    pub fn decode(&mut self, tp: &TopicPartition, raw: &RawRecords) -> Result<DecodedChunk, ConnectorError> {
+        let parts = self.parts.decode(raw).map_err(|error| self.internal(&error))?;
+        let rows = raw.len() - parts.bad.len();
+        let mut columns = Vec::with_capacity(self.origins.len());
+        for (origin, field) in self.origins.iter().zip(self.decoded.fields()) {
+            columns.push(match origin {
+                Origin::Meta(meta) => meta.column(field, tp, raw)?,
+                origin => parts.column(*origin).cloned().ok_or_else(|| self.internal(&"a column was not decoded"))?,
+            });
+        }
+        if self.keyed.is_some() {
+            columns.push(Arc::new(BooleanArray::from_iter((0..raw.len()).map(|i| Some(raw.payload(i).is_none())))));
+            columns.push(Arc::new(TimestampMillisecondArray::from_iter(raw.timestamps.iter().copied())));
+        }
+        if !parts.bad.is_empty() {
+            let mut good = vec![true; raw.len()];
+            parts.bad.iter().for_each(|(index, _)| good[*index] = false);
+            columns = self.without_bad(&columns, good)?;
+        }
+        let bad = parts.bad.into_iter().map(|(index, reason)| bad_record(tp, raw, index, reason)).collect();
+        let hidden = columns.split_off(self.decoded.fields().len());
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let decoded = RecordBatch::try_new_with_options(self.decoded.clone(), columns, &options)
+            .map_err(|error| self.internal(&error))?;
+        let mut watermarks = self.watermarks(&decoded)?;
+        let event_times = match self.event_time {
+            Some(column) => Some(millis(decoded.column(column)).map_err(|error| self.internal(&error))?),
+            None => None,
+        };
+        let mut columns = decoded.columns().to_vec();
+        if let (Some(keyed), [deleted, times]) = (&self.keyed, hidden.as_slice()) {
+            self.mark_deleted(keyed, deleted, times, &mut columns, &mut watermarks)?;
+        } else {
+            columns.truncate(self.output.fields().len());
+        }
+        let batch = RecordBatch::try_new_with_options(self.output.clone(), columns, &options)
+            .map_err(|error| self.internal(&error))?;
+        Ok(DecodedChunk {
+            batch,
+            tp: tp.clone(),
+            offsets: raw.offsets.clone(),
+            timestamps: raw.timestamps.clone(),
+            sizes: raw.sizes.clone(),
+            hashes: raw.hashes.clone(),
+            leader_epochs: raw.leader_epochs.clone(),
+            watermarks,
+            event_times,
+            bad,
+            fail_on_bad: self.fail_on_bad,
+        })
+    }
+
+    fn without_bad(&self, columns: &[ArrayRef], good: Vec<bool>) -> Result<Vec<ArrayRef>, ConnectorError> {
+        let mask = BooleanArray::from(good);
+        columns
+            .iter()
+            .map(|column| filter(column, &mask))
+            .collect::<Result<_, _>>()
+            .map_err(|error| self.internal(&error))
+    }
+
+    /// Of records without value: Kafka's timestamp for event time, no watermark, and the mark that they delete.
+    fn mark_deleted(
+        &self,
+        keyed: &Keyed,
+        deleted: &ArrayRef,
+        times: &ArrayRef,
+        columns: &mut Vec<ArrayRef>,
+        watermarks: &mut Option<Int64Array>,
+    ) -> Result<(), ConnectorError> {
+        let mask = deleted.as_boolean();
+        if mask.true_count() > 0 {
+            if let Some(time) = keyed.time {
+                let times = cast(times, self.decoded.field(time).data_type()).map_err(|error| self.internal(&error))?;
+                let known = and(mask, &is_not_null(&times).map_err(|error| self.internal(&error))?);
+                let known = known.map_err(|error| self.internal(&error))?;
+                columns[time] = zip(&known, &times, &columns[time]).map_err(|error| self.internal(&error))?;
+            }
+            if let (Some(all), false) = (watermarks.as_mut(), keyed.moves_watermark) {
+                let masked = nullif(all, mask).map_err(|error| self.internal(&error))?;
+                *all = masked.as_primitive::<Int64Type>().clone();
+            }
+        }
+        columns.truncate(self.output.fields().len() - 1);
+        columns.push(deleted.clone());
+        Ok(())
+    }
+
+    fn watermarks(&self, decoded: &RecordBatch) -> Result<Option<Int64Array>, ConnectorError> {
+        let Some(expr) = &self.watermark else { return Ok(None) };
+        let failed = |error: &dyn std::fmt::Display| {
+            ConnectorError::Config(format!("{}: the watermark cannot be computed: {error}", self.context))
+        };
+        let value = expr.evaluate(decoded).map_err(|error| failed(&error))?;
+        let array = value.into_array(decoded.num_rows()).map_err(|error| failed(&error))?;
+        millis(&array).map(Some).map_err(|error| failed(&error))
+    }
+
+    fn internal(&self, error: &dyn std::fmt::Display) -> ConnectorError {
+        ConnectorError::Fatal(format!("{}: decoding failed: {error}", self.context))
+    }
+}
+
+/// Timestamps as milliseconds; of millisecond columns the same memory.
+fn millis(times: &ArrayRef) -> Result<Int64Array, ArrowError> {
+    let times = cast(times, &DataType::Timestamp(TimeUnit::Millisecond, None))?;
+    Ok(times.as_primitive::<TimestampMillisecondType>().reinterpret_cast::<Int64Type>())
+}
+
+fn event_times(times: &Int64Array) -> Option<EventTimes> {
+    let records = times.len() - times.null_count();
+    let sum: i128 = times.iter().flatten().map(i128::from).sum();
+    Some(EventTimes {
+        min_ms: arrow::compute::min(times)?,
+        max_ms: arrow::compute::max(times)?,
+        avg_ms: i64::try_from(sum / records.max(1) as i128).unwrap_or(i64::MAX),
+        records: records as u64,
+    })
+}
+
+fn keyed(upsert: &UpsertKey, wanted: &[usize], origins: &[Origin]) -> Keyed {
+    let place = upsert.time.and_then(|time| wanted.iter().position(|column| *column == time));
+    let is_meta = place.is_some_and(|place| matches!(origins[place], Origin::Meta(_)));
+    // A time that is part of the key is what the key says.
+    let is_key = upsert.time.is_some_and(|time| upsert.columns.contains(&time));
+    Keyed { time: place.filter(|_| !is_meta && !is_key), moves_watermark: is_meta }
+}
+
+fn bad_record(tp: &TopicPartition, raw: &RawRecords, index: usize, reason: String) -> BadRecord {
+    BadRecord {
+        tp: tp.clone(),
+        offset: raw.offsets[index],
+        reason,
+        key: raw.key(index).map(Bytes::copy_from_slice),
+        payload: raw.payload(index).map(Bytes::copy_from_slice),
+        timestamp_ms: raw.timestamps[index],
+    }
+}
+
+impl DecodedChunk {
+    pub fn first_offset(&self) -> i64 {
+        self.offsets.first().copied().unwrap_or(i64::MAX)
+    }
+
+    pub fn last_offset(&self) -> i64 {
+        self.offsets.last().copied().unwrap_or(-1)
+    }
+
+    /// Highest value of the watermark expression, milliseconds.
+    pub fn max_watermark_ms(&self) -> Option<i64> {
+        self.watermarks.as_ref().and_then(arrow::compute::max)
+    }
+
+    /// Memory held.
+    pub fn memory_bytes(&self) -> usize {
+        let bad: usize = self.bad.iter().map(|bad| bad.payload.as_ref().map_or(0, Bytes::len) + 128).sum();
+        let times = [&self.watermarks, &self.event_times].into_iter().flatten();
+        let watermarks: usize = times.map(Array::get_buffer_memory_size).sum();
+        self.batch.get_array_memory_size() + self.offsets.len() * 36 + watermarks + bad
+    }
+
+    /// The records with `start <= offset < end`. Under `on_bad_record = 'fail'` a bad one among
+    /// them is the error.
+    pub fn slice(&self, start: i64, end: i64) -> Result<Chunk, ConnectorError> {
+        let from = self.offsets.partition_point(|offset| *offset < start);
+        let to = self.offsets.partition_point(|offset| *offset < end).max(from);
+        let bad_before = |offset: i64| self.bad.partition_point(|bad| bad.offset < offset);
+        let bad_from = bad_before(start);
+        let bad_to = bad_before(end).max(bad_from);
+        let bad = &self.bad[bad_from..bad_to];
+        if let (true, Some(first)) = (self.fail_on_bad, bad.first()) {
+            return Err(ConnectorError::BadRecord {
+                tp: self.tp.clone(),
+                offset: first.offset,
+                reason: first.reason.clone(),
+            });
+        }
+        let first_row = from - bad_from;
+        let rows = (to - from) - bad.len();
+        let watermarks = self.watermarks.as_ref().map(|all| all.slice(first_row, rows));
+        Ok(Chunk {
+            batch: self.batch.slice(first_row, rows),
+            records: (to - from) as u64,
+            size_bytes: self.sizes[from..to].iter().map(|size| u64::from(*size)).sum(),
+            checksum: self.hashes[from..to].iter().fold(0, |sum, hash| sum.wrapping_add(*hash)),
+            max_watermark_ms: watermarks.as_ref().and_then(arrow::compute::max),
+            event_time: self.event_times.as_ref().and_then(|all| event_times(&all.slice(first_row, rows))),
+            max_timestamp_ms: self.timestamps[from..to].iter().copied().flatten().max(),
+            last_record: self.offsets[from..to].last().and_then(|last| self.leader_epochs.record(*last)),
+            bad: bad.to_vec(),
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "chunk_tests.rs"]
+pub(super) mod tests;

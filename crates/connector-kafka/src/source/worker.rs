@@ -1,0 +1,345 @@
+//! A reader thread: polls its consumer, decodes, fills buffers.
+//!
+//! Owns: one consumer, undecoded records, back-pressure. Does not own: the buffers (shared with the async side), how a
+//! partition is assigned (`placing`), what an error means (`failing`). It never sleeps: it waits for events of Kafka, and when
+//! its memory is full for space.
+//! Decoding is late on purpose: records are decoded when someone reads them or when a chunk is
+//! full, so that a trickle of records does not become a trickle of one-row batches.
+
+use super::buffer::PartitionBuffer;
+use super::chunk::ChunkDecoder;
+use super::incarnation::Incarnation;
+use super::queue::{ConsumerQueue, Polled, Record};
+use super::raw::RawRecords;
+use super::shared::{WorkerShared, WorkerState};
+use super::trouble::Trouble;
+use super::validation::Validation;
+use highwater_connector_api::source::{Place, SourceEvent, SourceReaderConfig};
+use highwater_protocol::offsets::TopicPartition;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::TopicPartitionList;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// A chunk is decoded when it has this many records…
+const CHUNK_RECORDS: usize = 8192;
+/// … or this many bytes …
+const CHUNK_BYTES: usize = 1 << 20;
+/// … or, when there is nothing else to do, this many records.
+const IDLE_RECORDS: usize = 1024;
+/// Events taken before what they brought is told.
+const ROUND: usize = 4096;
+/// Longest wait for an event; a wake ends it at once.
+const WAIT: Duration = Duration::from_secs(1);
+/// The same while the consumer is not ready for a seek.
+const SEEK_AGAIN: Duration = Duration::from_millis(5);
+
+/// A partition as the consumer has it.
+pub(super) struct Held {
+    tp: TopicPartition,
+    pub(super) generation: u64,
+    raw: RawRecords,
+    /// Next offset to come.
+    pub(super) next: i64,
+    limit: Option<i64>,
+    at_end: bool,
+    /// Read to its limit or failed: no longer with the consumer.
+    pub(super) parked: bool,
+    pub(super) paused: bool,
+    pub(super) validation: Validation,
+}
+
+pub struct Worker {
+    pub(super) topic: Arc<str>,
+    pub(super) queue: Arc<ConsumerQueue>,
+    pub(super) shared: Arc<WorkerShared>,
+    decoder: ChunkDecoder,
+    prefetch_bytes: usize,
+    /// Partitions of which nothing waits are read on although memory is full.
+    aligned: bool,
+    pub(super) held: BTreeMap<i32, Held>,
+    /// Partitions something happened to in this round.
+    touched: BTreeSet<i32>,
+    pub(super) incarnation: Incarnation,
+    pub(super) trouble: Trouble,
+}
+
+impl Worker {
+    pub fn new(
+        topic: Arc<str>,
+        queue: Arc<ConsumerQueue>,
+        shared: Arc<WorkerShared>,
+        decoder: ChunkDecoder,
+        config: &SourceReaderConfig,
+        events: UnboundedSender<SourceEvent>,
+    ) -> Self {
+        let trouble = Trouble::new(topic.clone(), queue.consumer().client().context().clone(), events);
+        let (held, touched, incarnation) = (BTreeMap::new(), BTreeSet::new(), Incarnation::default());
+        let (prefetch_bytes, aligned) = (config.prefetch_bytes, config.aligned);
+        Self { topic, queue, shared, decoder, prefetch_bytes, aligned, held, touched, incarnation, trouble }
+    }
+
+    /// Runs until the reader is dropped.
+    pub fn run(mut self) {
+        while !self.shared.with(|state| state.stop) {
+            self.apply_changes();
+            let wait = if self.validate_due() { SEEK_AGAIN } else { WAIT };
+            self.decode_wanted(false);
+            if self.is_full() {
+                self.shared.wait();
+                continue;
+            }
+            let drained = self.poll_round(wait);
+            self.decode_wanted(drained);
+            self.publish();
+        }
+        self.shared.forget_queue();
+    }
+
+    /// Brings the consumer's assignment in line with the buffers.
+    fn apply_changes(&mut self) {
+        let (dirty, topic_id) = self.shared.with(|state| (std::mem::take(&mut state.dirty), state.topic_id.clone()));
+        if dirty.is_empty() {
+            return;
+        }
+        self.incarnation.expect(topic_id);
+        if self.incarnation.other().is_some() {
+            // Whoever assigns knows better, or will: asking makes the client look again.
+            let _ = self.queue.consumer().fetch_metadata(Some(&self.topic), WAIT);
+        }
+        for partition in dirty {
+            let place = self.shared.with(|state| {
+                let buffer = state.partitions.get(&partition)?;
+                Some((buffer.generation, Place { start: buffer.start, limit: buffer.limit, last: buffer.last }))
+            });
+            if let Err(error) = self.apply(partition, place) {
+                self.fail_to_place(partition, &error);
+            }
+        }
+    }
+
+    fn apply(&mut self, partition: i32, place: Option<(u64, Place)>) -> Result<(), KafkaError> {
+        let Some((generation, Place { start, limit, last })) = place else {
+            return self.let_go(partition);
+        };
+        if let Some(held) = self.held.get_mut(&partition)
+            && held.generation == generation
+        {
+            held.limit = limit;
+            let goes_on = limit.is_none_or(|limit| held.next < limit);
+            if held.parked && goes_on {
+                held.parked = false;
+                self.place(partition)?;
+            }
+            self.touched.insert(partition);
+            return Ok(());
+        }
+        self.let_go(partition)?;
+        let tp = TopicPartition::new(self.topic.clone(), partition);
+        let parked = limit.is_some_and(|limit| start >= limit);
+        let raw = RawRecords::default();
+        let validation = Validation::behind(last);
+        let held = Held { tp, generation, raw, next: start, limit, at_end: false, parked, paused: false, validation };
+        self.held.insert(partition, held);
+        self.touched.insert(partition);
+        if parked { Ok(()) } else { self.place(partition) }
+    }
+
+    fn let_go(&mut self, partition: i32) -> Result<(), KafkaError> {
+        self.touched.remove(&partition);
+        let unplaced = match self.held.get(&partition) {
+            Some(held) if !held.parked => self.unplace(partition),
+            _ => Ok(()),
+        };
+        self.held.remove(&partition);
+        unplaced
+    }
+
+    /// Takes events until there are none, or a round is full. True: nothing is left to take.
+    fn poll_round(&mut self, mut wait: Duration) -> bool {
+        for _ in 0..ROUND {
+            let queue = Arc::clone(&self.queue);
+            if queue.poll(wait, |polled| self.take(polled)).is_none() {
+                if !wait.is_zero() {
+                    self.trouble.check(self.queue.consumer());
+                }
+                return true;
+            }
+            wait = Duration::ZERO;
+        }
+        false
+    }
+
+    fn take(&mut self, polled: Polled<'_>) {
+        match polled {
+            Polled::Record(record) => self.take_record(&record),
+            Polled::EndOfPartition { partition, offset } => {
+                self.trouble.over();
+                if !self.incarnation.is_expected() {
+                    return self.topic_changed();
+                }
+                self.take_end(partition, offset);
+            }
+            Polled::Failed { partition, code, message, fatal } => self.take_failure(partition, code, message, fatal),
+            Polled::TopicId { topic, id } if *topic == *self.topic => {
+                self.incarnation.observe(id);
+                if self.incarnation.other().is_some() {
+                    self.topic_changed();
+                }
+            }
+            Polled::TopicId { .. } | Polled::Other => {}
+        }
+    }
+
+    fn take_end(&mut self, partition: i32, offset: i64) {
+        let Some(held) = self.held.get_mut(&partition).filter(|held| held.is_read()) else { return };
+        if offset < held.next && held.validation.last.take().is_some() {
+            // It began behind the last record, and found none up to here: whether the log goes on to the position, a
+            // fetch from there tells.
+            if let Err(error) = self.place_again(partition) {
+                self.fail_to_place(partition, &error);
+            }
+            return;
+        }
+        held.next = held.next.max(offset);
+        held.at_end = true;
+        self.touched.insert(partition);
+        self.park_at_limit(partition);
+    }
+
+    fn take_record(&mut self, record: &Record<'_>) {
+        self.trouble.over();
+        if !self.incarnation.is_expected() {
+            return self.topic_changed();
+        }
+        let keep = self.decoder.keep;
+        let Some(held) = self.held.get_mut(&record.partition).filter(|held| held.is_read()) else { return };
+        if record.offset < held.next {
+            if held.validation.is_new(record.offset, held.next) {
+                self.rewritten(record.partition, record.offset);
+            }
+            return;
+        }
+        if held.limit.is_none_or(|limit| record.offset < limit) {
+            held.raw.push(record, keep);
+            held.validation.last = record.as_last();
+        }
+        held.next = record.offset + 1;
+        held.at_end = false;
+        let full = held.raw.len() >= CHUNK_RECORDS || held.raw.size_bytes() >= CHUNK_BYTES;
+        let limited = held.limit.is_some_and(|limit| held.next >= limit);
+        self.touched.insert(record.partition);
+        if limited {
+            self.park_at_limit(record.partition);
+        }
+        if full {
+            self.decode(record.partition);
+        }
+    }
+
+    /// Stops reading a partition that reached its limit.
+    fn park_at_limit(&mut self, partition: i32) {
+        let reached = |held: &&mut Held| held.limit.is_some_and(|limit| held.next >= limit);
+        if let Some(held) = self.held.get_mut(&partition).filter(reached) {
+            // Goes on exactly here should the limit be lifted.
+            held.next = held.limit.unwrap_or(held.next);
+            held.parked = true;
+            if let Err(error) = self.unplace(partition) {
+                tracing::warn!(topic = %self.topic, partition, %error, "cannot stop reading a finished partition");
+            }
+        }
+    }
+
+    /// Decodes what someone waits for, and when idle what is worth it.
+    fn decode_wanted(&mut self, idle: bool) {
+        let ready: Vec<i32> = self.shared.with(|state| {
+            let wants = |partition: &i32, held: &Held| {
+                let wanted = state.partitions.get(partition).map_or(i64::MIN, |buffer| buffer.wanted);
+                let first = held.raw.offsets.first().copied();
+                first.is_some_and(|first| first < wanted) || (idle && held.raw.len() >= IDLE_RECORDS)
+            };
+            self.held
+                .iter()
+                .filter(|(partition, held)| wants(partition, held))
+                .map(|(partition, _)| *partition)
+                .collect()
+        });
+        for partition in ready {
+            self.decode(partition);
+        }
+        self.publish();
+    }
+
+    fn decode(&mut self, partition: i32) {
+        let Some(held) = self.held.get_mut(&partition).filter(|held| !held.raw.is_empty()) else { return };
+        let decoded = self.decoder.decode(&held.tp, &held.raw);
+        held.raw.clear();
+        let (generation, next, at_end) = (held.generation, held.next, held.at_end);
+        match decoded {
+            Ok(chunk) => self.shared.with(|state| {
+                if let Some(buffer) = current(state, partition, generation) {
+                    buffer.push(Arc::new(chunk));
+                    buffer.advance(next, at_end, None, 0);
+                }
+            }),
+            Err(failure) => return self.fail(partition, failure),
+        }
+        self.touched.insert(partition);
+    }
+
+    /// Tells how far the partitions touched in this round are.
+    fn publish(&mut self) {
+        if self.touched.is_empty() {
+            return;
+        }
+        let touched = std::mem::take(&mut self.touched);
+        self.shared.with(|state| {
+            for partition in touched {
+                let Some(held) = self.held.get(&partition) else { continue };
+                if let Some(buffer) = current(state, partition, held.generation) {
+                    buffer.advance(held.next, held.at_end, held.raw.offsets.first().copied(), held.raw.size_bytes());
+                }
+            }
+        });
+        self.shared.tell();
+    }
+
+    /// Memory is full and nobody waits for more. If someone does, only their partitions go on; and so do those that are
+    /// read side by side and have nothing that waits, since others may wait for them.
+    fn is_full(&mut self) -> bool {
+        let (limit, aligned) = (self.prefetch_bytes, self.aligned);
+        let (full, starved): (bool, BTreeSet<i32>) = self.shared.with(|state| {
+            let full = state.memory_bytes() >= limit;
+            let goes_on = |buffer: &PartitionBuffer| buffer.starved() || aligned && buffer.hungry();
+            let starved =
+                state.partitions.iter().filter(|(_, buffer)| goes_on(buffer)).map(|(partition, _)| *partition);
+            (full, if full { starved.collect() } else { BTreeSet::new() })
+        });
+        if full && starved.is_empty() {
+            return true;
+        }
+        for (partition, held) in &mut self.held {
+            let pause = full && !starved.contains(partition);
+            if held.parked || pause == held.paused {
+                continue;
+            }
+            let mut list = TopicPartitionList::new();
+            list.add_partition(&self.topic, *partition);
+            let consumer = self.queue.consumer();
+            let result = if pause { consumer.pause(&list) } else { consumer.resume(&list) };
+            match result {
+                Ok(()) => held.paused = pause,
+                Err(error) => tracing::debug!(topic = %self.topic, partition, %error, "cannot pause or resume"),
+            }
+        }
+        false
+    }
+}
+
+/// The buffer of a partition, unless it started anew since.
+pub(super) fn current(state: &mut WorkerState, partition: i32, generation: u64) -> Option<&mut PartitionBuffer> {
+    state.partitions.get_mut(&partition).filter(|buffer| buffer.generation == generation)
+}
