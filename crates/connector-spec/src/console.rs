@@ -4,6 +4,7 @@ use crate::spec::{ConnectorSpec, Encoding, Use};
 
 pub static CONSOLE: ConnectorSpec = ConnectorSpec {
     name: "console",
+    aliases: &[],
     title: "the console",
     uses: &[Use::Sink],
     options: &[],

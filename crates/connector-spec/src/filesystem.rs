@@ -1,19 +1,20 @@
-//! Files that rows look up.
+//! Files: that rows look up, and that are written.
 
 use crate::spec::{ConnectorSpec, Default, Encoding, OptionKind, OptionSpec, Use};
 
 pub static FILESYSTEM: ConnectorSpec = ConnectorSpec {
     name: "filesystem",
-    title: "a file",
-    uses: &[Use::Lookup],
+    aliases: &["file"],
+    title: "a folder of files",
+    uses: &[Use::Lookup, Use::Sink],
     options: &[
         OptionSpec {
             name: "path",
             aliases: &[],
             kind: OptionKind::Path,
             default: Default::Required("'/data/side.csv'"),
-            uses: &[Use::Lookup],
-            about: "a file, or a folder of files, of the driver's machine",
+            uses: &[Use::Lookup, Use::Sink],
+            about: "looked up: a file, or a folder of files, of the driver's machine; written: a folder that driver and executors share",
         },
         OptionSpec {
             name: "refresh",

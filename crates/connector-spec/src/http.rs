@@ -7,6 +7,7 @@ const SINK: &[Use] = &[Use::Sink];
 
 pub static HTTP: ConnectorSpec = ConnectorSpec {
     name: "http",
+    aliases: &[],
     title: "HTTP",
     uses: SINK,
     options: &[

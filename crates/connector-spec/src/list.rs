@@ -8,9 +8,9 @@ use crate::spec::{ConnectorSpec, OptionKind};
 pub static CONNECTORS: &[&ConnectorSpec] =
     &[&crate::kafka::KAFKA, &crate::console::CONSOLE, &crate::filesystem::FILESYSTEM, &crate::http::HTTP];
 
-/// The connector of this name, whatever its case.
+/// The connector of this name, or that has it as another name, whatever its case.
 pub fn find(name: &str) -> Option<&'static ConnectorSpec> {
-    CONNECTORS.iter().copied().find(|spec| spec.name.eq_ignore_ascii_case(name))
+    CONNECTORS.iter().copied().find(|spec| spec.names().any(|own| own.eq_ignore_ascii_case(name)))
 }
 
 /// The option's own name, if this is another of its names.
@@ -55,6 +55,16 @@ mod tests {
             assert!(may_hide_secret(piece), "{piece}");
         }
         assert!(!may_hide_secret("'topic' 't'"));
+    }
+
+    #[test]
+    fn every_name_is_that_of_one_connector() {
+        let names: Vec<&str> = CONNECTORS.iter().flat_map(|spec| spec.names()).collect();
+        for name in &names {
+            assert_eq!(names.iter().filter(|other| *other == name).count(), 1, "{name}");
+            assert!(find(&name.to_uppercase()).is_some_and(|spec| spec.names().any(|own| own == *name)));
+        }
+        assert_eq!(find("file"), find("filesystem"));
     }
 
     #[test]

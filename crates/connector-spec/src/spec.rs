@@ -10,6 +10,8 @@ use std::fmt;
 pub struct ConnectorSpec {
     /// As `'connector' = '…'` says it.
     pub name: &'static str,
+    /// Other names that `'connector'` may say.
+    pub aliases: &'static [&'static str],
     /// For sentences: `Kafka`.
     pub title: &'static str,
     /// What tables of it can be used for.
@@ -168,6 +170,11 @@ pub enum FaultAt {
 }
 
 impl ConnectorSpec {
+    /// All names that `'connector'` may say, its own first.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + use<> {
+        std::iter::once(self.name).chain(self.aliases.iter().copied())
+    }
+
     /// Whether a table can be used so.
     pub fn is(&self, wanted: Use) -> bool {
         self.uses.contains(&wanted)

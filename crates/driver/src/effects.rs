@@ -1,6 +1,7 @@
-//! Carries out the actions of one query's machine: commands to executors, checkpoint writes, sink resolution.
+//! Carries out the actions of one query's machine: commands to executors, checkpoint writes.
 //!
-//! Owns: how an action becomes an effect. Does not own: when (the machine), or what executors do with it.
+//! Owns: how an action becomes an effect. Does not own: when (the machine), what executors do with it, asking sinks
+//! (`sinks`).
 //! Blocking work runs on blocking threads and answers with an event; nothing here waits for an executor.
 
 use crate::cluster::Cluster;
@@ -9,11 +10,10 @@ use crate::inbox::Inbox;
 use crate::progress_history::{ProgressLog, progress_of};
 use crate::run::Run;
 use crate::run_event::RunnerEvent;
+use crate::sinks::Sinks;
 use crate::stage_progress;
 use crate::state_limit::over_limit;
 use highwater_checkpoint::CheckpointStore;
-use highwater_connector_api::error::ConnectorError;
-use highwater_connectors::registry::resolve_writers;
 use highwater_crash as crash;
 use highwater_planner::CompiledQuery;
 use highwater_proto::convert;
@@ -25,16 +25,11 @@ use highwater_protocol::offsets::Positions;
 use highwater_protocol::options::QuerySpec;
 use highwater_protocol::plan::{BatchPlan, WriterPlan};
 use highwater_protocol::prepare_record::PrepareRecord;
-use highwater_protocol::query::{Action, CommittedBatch, End, Event, Resolution};
-use highwater_protocol::report::WriterReport;
+use highwater_protocol::query::{Action, CommittedBatch, End, Event};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 use tokio::sync::Notify;
-
-/// Longest pause between two tries to resolve writers while a broker is away.
-const RESOLVE_PAUSE_MAX: Duration = Duration::from_secs(3);
 
 pub(crate) struct Effects {
     spec: QuerySpec,
@@ -47,10 +42,12 @@ pub(crate) struct Effects {
     look: Arc<Notify>,
     /// A compaction is running.
     compacting: Arc<AtomicBool>,
+    sinks: Sinks,
 }
 
 impl Effects {
     pub fn new(run: &Run, inbox: Inbox, look: Arc<Notify>) -> Self {
+        let sinks = Sinks::new(run, inbox.clone());
         Self {
             spec: run.spec.clone(),
             run_id: run.run_id,
@@ -61,6 +58,7 @@ impl Effects {
             inbox,
             look,
             compacting: Arc::default(),
+            sinks,
         }
     }
 
@@ -101,9 +99,18 @@ impl Effects {
                     self.cluster.send(executor, Message::AbortAttempt(message));
                 }
             }
-            Action::Persist { record } => self.persist(record),
+            Action::Persist { record } => {
+                self.sinks.prepared(&record);
+                self.persist(record);
+            }
             Action::Publish { attempt, batch, executor, writers } => {
                 if !self.still_ours().await {
+                    return;
+                }
+                let (staged, writers): (Vec<_>, Vec<_>) =
+                    writers.into_iter().partition(|writer| self.sinks.commits(writer.sink));
+                self.sinks.commit(attempt, batch, staged);
+                if writers.is_empty() {
                     return;
                 }
                 let message = v1::PublishWriters {
@@ -117,7 +124,9 @@ impl Effects {
             }
             Action::ReserveWriters { counts } => self.reserve_writers(counts),
             Action::ReleaseFiles { before } => self.release_files(before),
-            Action::Resolve { number, batch, writers, whole } => self.resolve(number, batch, writers, whole),
+            Action::Resolve { number, batch, writers, whole } => {
+                self.sinks.resolve(number, batch, writers, whole);
+            }
             Action::Committed(_) | Action::Ended(_) => {}
         }
     }
@@ -227,37 +236,6 @@ impl Effects {
         });
     }
 
-    /// Fences writers and asks what they hold, for as long as brokers are away.
-    fn resolve(&self, number: u64, batch: Option<BatchId>, writers: Vec<WriterReport>, whole: bool) {
-        let (spec, compiled, inbox) = (self.spec.clone(), self.compiled.clone(), self.inbox.clone());
-        tokio::spawn(async move {
-            let mut pause = Duration::from_millis(50);
-            loop {
-                let (spec, compiled, writers) = (spec.clone(), compiled.clone(), writers.clone());
-                let found =
-                    tokio::task::spawn_blocking(move || resolve_all(&spec, &compiled, batch, &writers, whole)).await;
-                let event = match found {
-                    Ok(Ok(found)) => Event::Resolved { number, found },
-                    Ok(Err(error)) if error.kind() == ErrorKind::Retry => {
-                        let (kind, message) = (error.kind(), error.to_string());
-                        let trouble = Event::Trouble { executor: None, kind, message };
-                        inbox.push(RunnerEvent::Machine(trouble));
-                        tokio::select! {
-                            () = tokio::time::sleep(pause) => {}
-                            () = inbox.closed() => return,
-                        }
-                        pause = (pause * 2).min(RESOLVE_PAUSE_MAX);
-                        continue;
-                    }
-                    Ok(Err(error)) => Event::ResolveFailed { number, kind: error.kind(), message: error.to_string() },
-                    Err(error) => Event::ResolveFailed { number, kind: ErrorKind::Fatal, message: error.to_string() },
-                };
-                inbox.push(RunnerEvent::Machine(event));
-                return;
-            }
-        });
-    }
-
     /// Notes a commit, lets the executors promote, reports progress, compacts now and then.
     pub async fn committed(&self, batch: CommittedBatch, latest: &Positions) {
         crash::point("driver_after_publish");
@@ -328,24 +306,4 @@ impl Effects {
 
 fn writer_ref(writer: WriterPlan) -> v1::WriterRef {
     v1::WriterRef { sink_id: writer.sink.0, writer_id: writer.writer.0 }
-}
-
-/// Asks sinks about their writers: those of some writers, or, as a whole, every sink.
-fn resolve_all(
-    spec: &QuerySpec,
-    compiled: &CompiledQuery,
-    batch: Option<BatchId>,
-    writers: &[WriterReport],
-    whole: bool,
-) -> Result<BTreeMap<WriterPlan, Resolution>, ConnectorError> {
-    let mut found = BTreeMap::new();
-    for table in &compiled.sinks {
-        let asked: Vec<&WriterReport> = writers.iter().filter(|writer| writer.plan.sink == table.id).collect();
-        if asked.is_empty() && !whole {
-            continue;
-        }
-        let resolved = resolve_writers(table, spec.id, batch, &asked, whole)?;
-        found.extend(resolved.into_iter().map(|(writer, held)| (WriterPlan { sink: table.id, writer }, held)));
-    }
-    Ok(found)
 }

@@ -21,6 +21,7 @@ mod query_service;
 mod run;
 mod run_event;
 mod runner;
+mod sinks;
 mod stage_progress;
 mod state_limit;
 mod status;

@@ -39,7 +39,8 @@ pub fn usable(wanted: Use) -> String {
 
 /// The connector that an entry names.
 pub fn spec_named(entry: &OptionEntry) -> Result<&'static ConnectorSpec> {
-    let words: Vec<(&'static str, &'static ConnectorSpec)> = CONNECTORS.iter().map(|spec| (spec.name, *spec)).collect();
+    let words: Vec<(&'static str, &'static ConnectorSpec)> =
+        CONNECTORS.iter().flat_map(|spec| spec.names().map(|name| (name, *spec))).collect();
     word(entry, &words)
 }
 

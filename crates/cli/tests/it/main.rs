@@ -13,6 +13,7 @@ mod data_loss;
 mod exactly_once;
 mod exchange;
 mod fencing;
+mod file_sink;
 mod formats;
 mod full_disk;
 mod grpc;

@@ -15,7 +15,7 @@ pub use fault::Fault;
 use crate::error::ConnectorError;
 use arrow::array::{ArrayRef, LargeBinaryArray, RecordBatch};
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::Fields;
+use arrow::datatypes::{Fields, Schema};
 use arrow::error::ArrowError;
 use highwater_sql::formats::{Format, FormatSpec};
 use std::fmt::Debug;
@@ -86,6 +86,9 @@ pub trait RowEncoder: Debug + Send + Sync {
     /// # Errors
     /// A row cannot be written so.
     fn encode(&self, batch: &RecordBatch) -> Result<LargeBinaryArray, ConnectorError>;
+
+    /// The line that a file of such rows begins with, without its end; `None`: with the first row.
+    fn header(&self, schema: &Schema) -> Option<Vec<u8>>;
 }
 
 /// Rows' bytes, written one after another.

@@ -117,6 +117,10 @@ impl RowEncoder for RawEncoder {
             .map_err(|error| ConnectorError::Config(format!("a row cannot be written as it is: {error}")))?;
         Ok(bytes.as_binary::<i64>().clone())
     }
+
+    fn header(&self, _: &arrow::datatypes::Schema) -> Option<Vec<u8>> {
+        None
+    }
 }
 
 #[cfg(test)]

@@ -59,7 +59,8 @@ pub trait Writer: Send {
     /// Makes sure that what was written can be published.
     fn flush(&mut self) -> Result<WriterReport, ConnectorError>;
 
-    /// Makes it visible, to readers too: what comes after is seen after it. Answers within three minutes, whatever the far
+    /// Makes it visible, to readers too: what comes after is seen after it. Not called where the driver commits
+    /// ([`Committer::Staged`]). Answers within three minutes, whatever the far
     /// side does: after that the driver gives the executor up for this batch.
     fn publish(&mut self) -> Result<Published, ConnectorError>;
 
@@ -83,6 +84,9 @@ pub trait SinkConnector: Sync {
 pub enum Committer<'a> {
     /// The far side holds it for the writer, who publishes; what is lost with a writer is computed again.
     Held(&'a dyn Held),
+    /// Writers leave it where it is durable and hidden, and name it in their reports; the driver makes it visible from the
+    /// checkpoint's record, and nothing is computed again.
+    Staged(&'a dyn Staged),
     /// Nothing holds it: a batch whose publishing was cut short is written again.
     None {
         /// What is promised instead of exactly-once, as the rest of a sentence about the sink.
@@ -110,6 +114,33 @@ pub trait Held: Sync {
     fn earlier_output(&self) -> Box<dyn EarlierOutput>;
 
     /// Deletes what it keeps to answer, of a query that is dropped.
+    fn delete_progress(&self, table: &SinkTable, query: QueryId) -> Result<(), ConnectorError>;
+}
+
+/// A sink whose driver commits what writers have staged. `Writer::flush` makes it durable; from then on only these calls
+/// delete it.
+pub trait Staged: Sync {
+    /// Makes what the writers staged of a batch visible, all of it or nothing, and durable. `writers`: all of the sink's that
+    /// hold rows, as the checkpoint's record has them; `query`: the query and its name. What is committed already is left as
+    /// it is, and what was cut short by a crash is finished.
+    ///
+    /// # Errors
+    /// The sink holds another batch of this number, lacks what was staged, refuses, or is away.
+    fn commit(
+        &self,
+        table: &SinkTable,
+        query: (QueryId, &str),
+        batch: BatchId,
+        writers: &[&WriterReport],
+    ) -> Result<(), ConnectorError>;
+
+    /// The newest batch of the query that is committed, or whose commit has begun; `None`: there is none.
+    fn newest(&self, table: &SinkTable, query: QueryId) -> Result<Option<BatchId>, ConnectorError>;
+
+    /// Looks for output of earlier queries.
+    fn earlier_output(&self) -> Box<dyn EarlierOutput>;
+
+    /// Deletes what it keeps besides the output, of a query that is dropped.
     fn delete_progress(&self, table: &SinkTable, query: QueryId) -> Result<(), ConnectorError>;
 }
 

@@ -86,6 +86,11 @@ impl RecordEncoder {
         })
     }
 
+    /// The line that a file of the values begins with, without its end; `None`: with the first row.
+    pub fn file_header(&self, table: &SinkTable) -> Option<Vec<u8>> {
+        self.value.header(&table.schema)
+    }
+
     /// Gives every row's record to `each`.
     pub fn encode(
         &self,

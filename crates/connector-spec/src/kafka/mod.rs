@@ -11,6 +11,7 @@ const BOTH: &[Use] = &[Use::Source, Use::Sink];
 
 pub static KAFKA: ConnectorSpec = ConnectorSpec {
     name: "kafka",
+    aliases: &[],
     title: "Kafka",
     uses: BOTH,
     options: &[

@@ -1,9 +1,27 @@
-//! Files that rows look up. The driver reads them (`planner::files`), and no source or sink does.
+//! Files of a folder: written by sinks, a file for each writer and batch. Those that rows look up are read by the driver
+//! (`planner::files`).
+//!
+//! Owns: where files lie (`layout`), writing them aside (`writer`), making a batch's files visible (`commit`). Does not own:
+//! when (protocol, driver).
+//! Invariants: what a writer has flushed is durable and hidden; only the driver makes it visible or deletes it, since only
+//! the driver knows whether a checkpoint names it; a batch has at most one manifest, and its content never changes.
+
+mod commit;
+mod layout;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 use highwater_connector_api::api::Connector;
-use highwater_connector_api::sink::SinkConnector;
+use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::sink::{Committer, EarlierOutput, SinkConnector, Staged, Writer, WriterConfig};
 use highwater_connector_api::source::SourceConnector;
 use highwater_connector_spec::ConnectorSpec;
+use highwater_protocol::ids::{BatchId, QueryId};
+use highwater_protocol::report::WriterReport;
+use highwater_sql::tables::SinkTable;
+use layout::Layout;
+use writer::FileWriter;
 
 /// The connector.
 pub struct Filesystem;
@@ -18,6 +36,44 @@ impl Connector for Filesystem {
     }
 
     fn sink(&self) -> Option<&dyn SinkConnector> {
-        None
+        Some(self)
+    }
+}
+
+impl SinkConnector for Filesystem {
+    fn prepare(&self, table: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
+        Layout::of(table, query)?.create()
+    }
+
+    fn open(&self, config: WriterConfig) -> Result<Box<dyn Writer>, ConnectorError> {
+        Ok(Box::new(FileWriter::open(config)?))
+    }
+
+    fn committer(&self) -> Committer<'_> {
+        Committer::Staged(self)
+    }
+}
+
+impl Staged for Filesystem {
+    fn commit(
+        &self,
+        table: &SinkTable,
+        (query, name): (QueryId, &str),
+        batch: BatchId,
+        writers: &[&WriterReport],
+    ) -> Result<(), ConnectorError> {
+        commit::commit(&Layout::of(table, query)?, name, batch, writers)
+    }
+
+    fn newest(&self, table: &SinkTable, query: QueryId) -> Result<Option<BatchId>, ConnectorError> {
+        Layout::of(table, query)?.newest()
+    }
+
+    fn earlier_output(&self) -> Box<dyn EarlierOutput> {
+        Box::new(commit::EarlierManifests)
+    }
+
+    fn delete_progress(&self, table: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
+        Layout::of(table, query)?.delete()
     }
 }

@@ -4,7 +4,7 @@
 
 use super::sink_of;
 use highwater_connector_api::error::ConnectorError;
-use highwater_connector_api::sink::{Committer, EarlierOutput};
+use highwater_connector_api::sink::{Committer, EarlierOutput, Staged};
 use highwater_protocol::ids::{BatchId, QueryId, WriterId};
 use highwater_protocol::query::Resolution;
 use highwater_protocol::report::WriterReport;
@@ -28,7 +28,7 @@ pub fn prepare(table: &SinkTable, query: QueryId) -> Result<(), ConnectorError> 
 /// The table cannot be written.
 pub fn guarantee(table: &SinkTable) -> Result<Option<String>, ConnectorError> {
     Ok(match sink_of(table)?.committer() {
-        Committer::Held(_) => None,
+        Committer::Held(_) | Committer::Staged(_) => None,
         Committer::None { guarantee } => {
             Some(format!("sink '{}' is outside the exactly-once promise: {guarantee}", table.name))
         }
@@ -41,15 +41,69 @@ pub fn guarantee(table: &SinkTable) -> Result<Option<String>, ConnectorError> {
 /// The far side does not tell.
 pub fn resolve_writers(
     table: &SinkTable,
-    query: QueryId,
+    query: (QueryId, &str),
     batch: Option<BatchId>,
     writers: &[&WriterReport],
     whole: bool,
 ) -> Result<BTreeMap<WriterId, Resolution>, ConnectorError> {
     match sink_of(table)?.committer() {
-        Committer::Held(held) => held.resolve(table, query, batch, writers, whole),
+        Committer::Held(held) => held.resolve(table, query.0, batch, writers, whole),
+        Committer::Staged(staged) => resolve_staged(staged, table, query, batch, writers),
         Committer::None { .. } => {
             Ok(writers.iter().map(|writer| (writer.plan.writer, Resolution::NotPublished)).collect())
+        }
+    }
+}
+
+/// Commits what is staged of the batch, unless the sink is ahead of it.
+fn resolve_staged(
+    staged: &dyn Staged,
+    table: &SinkTable,
+    query: (QueryId, &str),
+    batch: Option<BatchId>,
+    writers: &[&WriterReport],
+) -> Result<BTreeMap<WriterId, Resolution>, ConnectorError> {
+    let newest = staged.newest(table, query.0)?;
+    let ahead = newest.filter(|newest| Some(*newest) > batch);
+    if let Some(batch) = ahead {
+        return Ok(BTreeMap::from([(WriterId(0), Resolution::Ahead { batch })]));
+    }
+    let holding: Vec<&WriterReport> = writers.iter().filter(|writer| writer.rows > 0).copied().collect();
+    if let Some(batch) = batch.filter(|_| !holding.is_empty()) {
+        staged.commit(table, query, batch, &holding)?;
+    }
+    let resolution = |writer: &WriterReport| match writer.rows {
+        0 => Resolution::NotPublished,
+        _ => Resolution::Published,
+    };
+    Ok(writers.iter().map(|writer| (writer.plan.writer, resolution(writer))).collect())
+}
+
+/// Whether the driver commits what the sink's writers have staged.
+///
+/// # Errors
+/// The table cannot be written.
+pub fn is_staged(table: &SinkTable) -> Result<bool, ConnectorError> {
+    Ok(matches!(sink_of(table)?.committer(), Committer::Staged(_)))
+}
+
+/// Commits a batch of a sink that [`is_staged`]; `writers`: all that the record of the batch has of this sink.
+///
+/// # Errors
+/// As [`Staged::commit`]; the sink is not staged.
+pub fn commit_staged(
+    table: &SinkTable,
+    query: (QueryId, &str),
+    batch: BatchId,
+    writers: &[&WriterReport],
+) -> Result<(), ConnectorError> {
+    match sink_of(table)?.committer() {
+        Committer::Staged(staged) => {
+            let holding: Vec<&WriterReport> = writers.iter().filter(|writer| writer.rows > 0).copied().collect();
+            staged.commit(table, query, batch, &holding)
+        }
+        Committer::Held(_) | Committer::None { .. } => {
+            Err(ConnectorError::Fatal(format!("the driver cannot commit sink '{}'", table.name)))
         }
     }
 }
@@ -75,6 +129,7 @@ pub fn max_attempt_ms(sinks: &[SinkTable]) -> Result<i64, ConnectorError> {
 pub fn delete_progress(table: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
     match sink_of(table)?.committer() {
         Committer::Held(held) => held.delete_progress(table, query),
+        Committer::Staged(staged) => staged.delete_progress(table, query),
         Committer::None { .. } => Ok(()),
     }
 }
@@ -91,13 +146,12 @@ impl EarlierOutputs {
     /// # Errors
     /// The far side does not tell.
     pub fn find(&mut self, sink: &SinkTable, name: &str) -> Result<Option<String>, ConnectorError> {
-        match sink_of(sink)?.committer() {
-            Committer::Held(held) => {
-                let known = self.by_connector.entry(sink.connector.name());
-                known.or_insert_with(|| held.earlier_output()).find(sink, name)
-            }
-            Committer::None { .. } => Ok(None),
-        }
+        let made = match sink_of(sink)?.committer() {
+            Committer::Held(held) => held.earlier_output(),
+            Committer::Staged(staged) => staged.earlier_output(),
+            Committer::None { .. } => return Ok(None),
+        };
+        self.by_connector.entry(sink.connector.name()).or_insert(made).find(sink, name)
     }
 }
 
@@ -121,7 +175,8 @@ mod tests {
         let plan = highwater_protocol::plan::WriterPlan { sink: sinks[1].id, writer: WriterId(4) };
         let report = WriterReport { plan, rows: 1, digest: 7, token: None };
         let found =
-            resolve_writers(&sinks[1], QueryId(uuid::Uuid::from_u128(1)), Some(BatchId(3)), &[&report], true).unwrap();
+            resolve_writers(&sinks[1], (QueryId(uuid::Uuid::from_u128(1)), "q"), Some(BatchId(3)), &[&report], true)
+                .unwrap();
         assert_eq!(found, BTreeMap::from([(WriterId(4), Resolution::NotPublished)]));
     }
 }

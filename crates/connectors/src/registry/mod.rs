@@ -4,7 +4,9 @@
 
 mod committing;
 
-pub use committing::{EarlierOutputs, delete_progress, guarantee, max_attempt_ms, prepare, resolve_writers};
+pub use committing::{
+    EarlierOutputs, commit_staged, delete_progress, guarantee, is_staged, max_attempt_ms, prepare, resolve_writers,
+};
 
 use crate::list::CONNECTORS;
 use highwater_connector_api::api::Connector;

@@ -51,7 +51,7 @@ fn check(
     what: &str,
 ) -> Result<()> {
     let connector = &table.options.connector;
-    if connector.spec().encoding != Encoding::Records {
+    if connector.spec().encoding == Encoding::Json {
         return Ok(());
     }
     let value = Part { table, schema, columns: &columns.value, format: &connector.format, is_key: false };

@@ -8,7 +8,7 @@ use crate::error::ConnectorError;
 use crate::formats::{BytesOfRows, RowEncoder, json};
 use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray, RecordBatch, StringArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, FieldRef};
+use arrow::datatypes::{DataType, FieldRef, Schema};
 use arrow::error::ArrowError;
 use arrow_json::EncoderOptions;
 use arrow_json::writer::{NullableEncoder, make_encoder};
@@ -20,6 +20,8 @@ use memchr::memchr3;
 pub struct CsvEncoder {
     columns: Vec<usize>,
     style: Style,
+    /// Files begin with the names of the columns.
+    has_header: bool,
     options: EncoderOptions,
 }
 
@@ -33,7 +35,8 @@ enum Cells<'a> {
 impl CsvEncoder {
     /// `columns` in the order of their fields.
     pub fn new(format: &Format, columns: Vec<usize>) -> Self {
-        Self { columns, style: Style::of(format), options: json::encoder_options() }
+        let has_header = format.flag("csv.header");
+        Self { columns, style: Style::of(format), has_header, options: json::encoder_options() }
     }
 
     fn cells<'a>(&'a self, field: &'a FieldRef, column: &'a ArrayRef) -> Result<Cells<'a>, ArrowError> {
@@ -98,6 +101,17 @@ impl RowEncoder for CsvEncoder {
             lines.end_row();
         }
         lines.finish().map_err(failed)
+    }
+
+    fn header(&self, schema: &Schema) -> Option<Vec<u8>> {
+        let mut line = Vec::new();
+        for (place, column) in self.columns.iter().enumerate().filter(|_| self.has_header) {
+            if place > 0 {
+                line.push(self.style.delimiter);
+            }
+            self.write(Some(schema.field(*column).name().as_bytes()), &mut line);
+        }
+        self.has_header.then_some(line)
     }
 }
 

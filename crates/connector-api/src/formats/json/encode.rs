@@ -50,6 +50,10 @@ impl RowEncoder for ObjectEncoder {
         }
         objects.finish().map_err(failed)
     }
+
+    fn header(&self, _: &arrow::datatypes::Schema) -> Option<Vec<u8>> {
+        None
+    }
 }
 
 #[derive(Debug)]
