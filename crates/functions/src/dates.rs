@@ -4,13 +4,15 @@
 
 use super::{Columns, Last, at, texts};
 use chrono::format::{Item, StrftimeItems};
-use chrono::{DateTime, Datelike, Days, Months, NaiveDateTime, TimeDelta};
+use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveDateTime, TimeDelta};
 use datafusion::arrow::array::{
     Array, ArrayRef, AsArray, Date32Array, Int64Array, StringArray, TimestampMicrosecondArray,
     TimestampMillisecondArray,
 };
 use datafusion::arrow::compute::{DatePart, cast, date_part};
-use datafusion::arrow::datatypes::{DataType, Date32Type, Int64Type, TimeUnit, TimestampMicrosecondType};
+use datafusion::arrow::datatypes::{
+    DataType, Date32Type, Decimal128Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+};
 use datafusion::common::{Result, exec_err};
 use std::sync::Arc;
 
@@ -41,6 +43,7 @@ pub fn all() -> Vec<Columns> {
         Columns::new("date_add(date, days)", (2, 2), DataType::Date32, |c, _| add_days(c, 1)).alias("dateadd"),
         Columns::new("date_sub(date, days)", (2, 2), DataType::Date32, |c, _| add_days(c, -1)),
         Columns::new("timestampadd(unit, count, timestamp)", (3, 3), MICROS, timestampadd),
+        Columns::new("make_timestamp(year, month, day, hour, minute, second)", (6, 6), MICROS, make_timestamp),
     ]
 }
 
@@ -169,6 +172,45 @@ fn to_timestamp_ltz(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     Ok(Arc::new(TimestampMillisecondArray::from(found).with_timezone(crate::UTC)))
 }
 
+/// The time of these parts; the second may have a fraction, of which microseconds are kept.
+/// <https://www.postgresql.org/docs/current/functions-datetime.html>
+///
+/// # Errors
+/// There is no such time: PostgreSQL and DuckDB refuse it, too.
+fn make_timestamp(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
+    let whole = columns[..5].iter().map(|column| Ok(cast(column, &DataType::Int64)?)).collect::<Result<Vec<_>>>()?;
+    // In whole microseconds, exactly: a DOUBLE would round.
+    let seconds = cast(&columns[5], &DataType::Decimal128(20, 6))?;
+    let seconds = seconds.as_primitive::<Decimal128Type>();
+    let mut found: Vec<Option<i64>> = Vec::with_capacity(rows);
+    for row in 0..rows {
+        if seconds.is_null(row) || whole.iter().any(|column| column.is_null(row)) {
+            found.push(None);
+            continue;
+        }
+        let parts: Vec<i64> = whole.iter().map(|column| column.as_primitive::<Int64Type>().value(row)).collect();
+        match micros_of(&parts, seconds.value(row)) {
+            Some(micros) => found.push(Some(micros)),
+            None => {
+                let [year, month, day, hour, minute] = parts[..] else { return exec_err!("make_timestamp") };
+                let second = seconds.value_as_string(row);
+                return exec_err!("make_timestamp: there is no time {year}-{month}-{day} {hour}:{minute}:{second}");
+            }
+        }
+    }
+    Ok(Arc::new(TimestampMicrosecondArray::from(found)))
+}
+
+/// Microseconds since the Unix epoch; `None`: there is no such time.
+fn micros_of(parts: &[i64], micros: i128) -> Option<i64> {
+    let [year, month, day, hour, minute] = parts else { return None };
+    let part = |part: &i64| u32::try_from(*part).ok();
+    let date = NaiveDate::from_ymd_opt(i32::try_from(*year).ok()?, part(month)?, part(day)?)?;
+    let (second, fraction) = (u32::try_from(micros.div_euclid(1_000_000)).ok()?, micros.rem_euclid(1_000_000));
+    let time = date.and_hms_micro_opt(part(hour)?, part(minute)?, second, u32::try_from(fraction).ok()?)?;
+    Some(time.and_utc().timestamp_micros())
+}
+
 /// A unit of time.
 #[derive(Clone, Copy)]
 enum Unit {
@@ -256,6 +298,7 @@ fn add(time: NaiveDateTime, count: i64, unit: Unit) -> Option<NaiveDateTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use datafusion::arrow::array::Float64Array;
 
     fn text(value: &str) -> ArrayRef {
         Arc::new(StringArray::from(vec![value]))
@@ -291,6 +334,33 @@ mod tests {
         assert_eq!(of("unix_timestamp", &[text("1969-12-31T23:59:59.500")]), "-1");
         assert_eq!(of("to_timestamp_ltz", &[number(1_500), number(3)]), "1970-01-01T00:00:01.500Z");
         assert_eq!(of("to_timestamp_ltz", &[number(1), number(0)]), "1970-01-01T00:00:01Z");
+    }
+
+    #[test]
+    fn times_of_their_parts() {
+        let make = |parts: [i64; 5], second: f64| {
+            let columns: Vec<ArrayRef> = parts.into_iter().map(number).collect();
+            let second: ArrayRef = Arc::new(Float64Array::from(vec![second]));
+            make_timestamp(&[columns, vec![second]].concat(), 1)
+                .map(|found| at(&texts(&found).unwrap(), 0).map(str::to_string))
+        };
+        assert_eq!(make([2024, 2, 29, 6, 30,], 45.887).unwrap().as_deref(), Some("2024-02-29T06:30:45.887"));
+        assert_eq!(make([1, 1, 1, 0, 0], 0.000_001).unwrap().as_deref(), Some("0001-01-01T00:00:00.000001"));
+        for (parts, second) in [
+            ([2023, 2, 29, 0, 0], 0.0),
+            ([2024, 13, 1, 0, 0], 0.0),
+            ([2024, 1, 1, 24, 0], 0.0),
+            ([2024, 1, 1, 0, 60], 0.0),
+            ([2024, 1, 1, 0, 0], 60.0),
+            ([2024, 1, 1, 0, 0], -1.0),
+            ([2024, -1, 1, 0, 0], 0.0),
+        ] {
+            let error = make(parts, second).unwrap_err().to_string();
+            assert!(error.contains(&format!("there is no time {}-{}-{}", parts[0], parts[1], parts[2])), "{error}");
+        }
+        let null: ArrayRef = Arc::new(Int64Array::from(vec![None::<i64>]));
+        let parts: Vec<ArrayRef> = [2024, 1, 1, 0, 0].map(number).into_iter().chain([null]).collect();
+        assert!(make_timestamp(&parts, 1).unwrap().is_null(0));
     }
 
     #[test]
