@@ -19,6 +19,11 @@ pub fn all() -> Vec<Arc<AggregateUDF>> {
     moments.into_iter().chain([AggregateUDF::from(Mode::new())]).map(Arc::new).collect()
 }
 
+/// Whether an aggregate of this name is one of these. Each keeps all values of a group, since nothing smaller merges.
+pub fn is_own(name: &str) -> bool {
+    all().iter().any(|own| own.name() == name)
+}
+
 fn list(name: &str, part: &str, item: DataType) -> FieldRef {
     Arc::new(Field::new(
         format_state_name(name, part),

@@ -15,6 +15,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Literal;
 use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_dataflow::{EmitMode, Upstream};
+use highwater_functions::aggregates;
 use highwater_operators::retracting::LinearKind;
 use highwater_operators::retracting::{CallSpec, Keeps, RetractingSpec, Total};
 use highwater_sql::error::{Result, SqlError};
@@ -29,9 +30,9 @@ const SKETCHES: [&str; 5] = [
     "approx_top_k",
 ];
 
-/// Functions of all values of a group, some of them in order: nothing smaller merges.
-const NEED_ALL: [&str; 8] =
-    ["array_agg", "string_agg", "first_value", "last_value", "nth_value", "mode", "skewness", "kurtosis"];
+/// DataFusion's functions of all values of a group, some of them in order: nothing smaller merges. Highwater's own are such,
+/// too.
+const NEED_ALL: [&str; 5] = ["array_agg", "string_agg", "first_value", "last_value", "nth_value"];
 
 /// What a GROUP BY in retracting form computes before the exchange and after it.
 pub struct RetractingPlan {
@@ -49,6 +50,7 @@ pub fn is_plain(node: &Aggregate, retracts: bool, at: Location) -> Result<bool> 
         let lowered = physical::aggregate(call, node.input.schema(), at)?;
         let name = lowered.aggregate.fun().name();
         if NEED_ALL.contains(&name)
+            || aggregates::is_own(name)
             || !lowered.order_bys.is_empty()
             || lowered.aggregate.is_distinct() && !merges_distinct(name, &lowered.aggregate)
         {

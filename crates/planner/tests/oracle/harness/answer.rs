@@ -8,6 +8,7 @@ use datafusion::datasource::MemTable;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use highwater_functions::aggregates;
 use highwater_functions::clock::BatchClock;
 use highwater_sql::functions::Functions;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -51,12 +52,10 @@ pub fn second_answer(tables: Vec<(String, RecordBatch)>, sql: &str) -> Result<Ve
     ask(&context, tables, sql)
 }
 
-/// Aggregates that only Highwater has; what they say of a set of rows is told by example, in `aggregates.slt`.
-const OWN: [&str; 3] = ["mode", "skewness", "kurtosis"];
-
 fn ask(context: &SessionContext, tables: Vec<(String, RecordBatch)>, sql: &str) -> Result<Vec<RecordBatch>, String> {
     let functions = Functions::new(&BatchClock::default());
-    for own in OWN.iter().filter_map(|name| functions.aggregate(name)) {
+    // What those that only Highwater has say of a set of rows is told by example, in `aggregates.slt`.
+    for own in aggregates::all().iter().filter_map(|own| functions.aggregate(own.name())) {
         context.register_udaf(own.as_ref().clone());
     }
     for (name, batch) in tables {
