@@ -1,4 +1,5 @@
-//! Aggregates that people know from Spark SQL and DataFusion does not have: `mode`, `skewness`, `kurtosis`.
+//! Aggregates that people know from Spark SQL and DuckDB and DataFusion does not have: `mode`, `skewness`, `kurtosis`,
+//! `product`.
 //!
 //! Owns: their answers over a set of values. Does not own: keeping the values where rows go (`runtime::general`).
 //! Invariants: the answer does not depend on the order of values; NULLs do not count.
@@ -15,7 +16,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub fn all() -> Vec<Arc<AggregateUDF>> {
-    let moments = [Moment::new("skewness"), Moment::new("kurtosis")].map(AggregateUDF::from);
+    let moments = ["skewness", "kurtosis", "product"].map(|name| AggregateUDF::from(OfNumbers::new(name)));
     moments.into_iter().chain([AggregateUDF::from(Mode::new())]).map(Arc::new).collect()
 }
 
@@ -32,21 +33,24 @@ fn list(name: &str, part: &str, item: DataType) -> FieldRef {
     ))
 }
 
-/// `skewness(x)` and `kurtosis(x)` of the whole population, as DOUBLE; kurtosis is 0 for a normal distribution. NULL for
-/// no values and for equal ones. <https://spark.apache.org/docs/latest/api/sql/#skewness>
+/// Aggregates of numbers as DOUBLE; NULL for no values.
+///
+/// `skewness(x)` and `kurtosis(x)` of the whole population; kurtosis is 0 for a normal distribution. NULL for equal values, too.
+/// <https://spark.apache.org/docs/latest/api/sql/#skewness>
+/// `product(x)`: all values multiplied. <https://duckdb.org/docs/stable/sql/functions/aggregates#productarg>
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Moment {
+struct OfNumbers {
     name: &'static str,
     signature: Signature,
 }
 
-impl Moment {
+impl OfNumbers {
     fn new(name: &'static str) -> Self {
         Self { name, signature: Signature::numeric(1, Volatility::Immutable) }
     }
 }
 
-impl AggregateUDFImpl for Moment {
+impl AggregateUDFImpl for OfNumbers {
     fn name(&self) -> &str {
         self.name
     }
@@ -60,7 +64,12 @@ impl AggregateUDFImpl for Moment {
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        Ok(Box::new(Moments { third: self.name == "skewness", is_distinct: args.is_distinct, values: Vec::new() }))
+        let answer: fn(&[f64]) -> Option<f64> = match self.name {
+            "skewness" => |values: &[f64]| known(moment(values, 3) / moment(values, 2).powf(1.5), values),
+            "kurtosis" => |values: &[f64]| known(moment(values, 4) / moment(values, 2).powi(2) - 3.0, values),
+            _ => |values: &[f64]| (!values.is_empty()).then(|| values.iter().product()),
+        };
+        Ok(Box::new(Numbers { answer, is_distinct: args.is_distinct, values: Vec::new() }))
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
@@ -68,15 +77,27 @@ impl AggregateUDFImpl for Moment {
     }
 }
 
+/// A central moment of some values.
+fn moment(values: &[f64], power: i32) -> f64 {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    values.iter().map(|x| (x - mean).powi(power)).sum::<f64>() / count
+}
+
+/// The answer, if the values differ.
+fn known(answer: f64, values: &[f64]) -> Option<f64> {
+    (!values.is_empty() && moment(values, 2) != 0.0).then_some(answer)
+}
+
 #[derive(Debug)]
-struct Moments {
-    /// The third, else the fourth.
-    third: bool,
+struct Numbers {
+    /// Of the values in ascending order, so that it does not depend on the order in which they came.
+    answer: fn(&[f64]) -> Option<f64>,
     is_distinct: bool,
     values: Vec<f64>,
 }
 
-impl Accumulator for Moments {
+impl Accumulator for Numbers {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         let numbers = cast(&values[0], &DataType::Float64)?;
         self.values.extend(numbers.as_primitive::<Float64Type>().iter().flatten());
@@ -88,16 +109,7 @@ impl Accumulator for Moments {
         if self.is_distinct {
             self.values.dedup();
         }
-        let count = self.values.len() as f64;
-        let mean = self.values.iter().sum::<f64>() / count;
-        let moment = |power| self.values.iter().map(|x| (x - mean).powi(power)).sum::<f64>() / count;
-        let variance = moment(2);
-        let answer = match self.third {
-            true => moment(3) / variance.powf(1.5),
-            false => moment(4) / (variance * variance) - 3.0,
-        };
-        let is_known = !self.values.is_empty() && variance != 0.0;
-        Ok(ScalarValue::Float64(is_known.then_some(answer)))
+        Ok(ScalarValue::Float64((self.answer)(&self.values)))
     }
 
     fn size(&self) -> usize {
