@@ -131,7 +131,7 @@ pub struct AccessArgs {
     /// Environment variables that scripts may refer to [default: all on loopback without tokens, else none]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub allow_env: Option<Vec<String>>,
-    /// Folders with files that scripts may refer to and read [default: all on loopback without tokens, else none]
+    /// Folders that scripts may refer to, read and write files in [default: all on loopback without tokens, else none]
     #[arg(long, value_name = "DIRS", value_delimiter = ',')]
     pub allow_path: Option<Vec<PathBuf>>,
 }

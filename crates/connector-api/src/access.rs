@@ -145,7 +145,7 @@ impl Refusal {
             ),
             Self::Path { option, path } => format!(
                 "table '{table}': option '{option}' leads to {path}, which is in no folder that this {process} lets scripts \
-                 read; start it with --allow-path FOLDER, or put the file into a folder that is allowed"
+                 reach; start it with --allow-path FOLDER, or move the files into a folder that is allowed"
             ),
         }
     }

@@ -96,7 +96,7 @@ impl CsvDecoder {
         if line.is_empty() && !is_null {
             return Err(Fault::new("the record is empty"));
         }
-        split(line, &self.style, &mut self.cells).map_err(Fault::new)?;
+        split(line, &self.style, &mut self.cells)?;
         match self.cells.len() {
             found if found == self.width => Ok(line),
             1 => Err(Fault::new(format!("1 field, and {} are declared", self.width))),

@@ -4,6 +4,7 @@
 //! field, which are an empty text and NULL here. Invariant: all bytes of a record are in its fields, or are syntax.
 
 use super::Style;
+use crate::formats::Fault;
 use memchr::{memchr, memchr2};
 
 /// A field: where its text lies in the record.
@@ -39,7 +40,7 @@ impl Cell {
 ///
 /// # Errors
 /// It is not one line of CSV.
-pub fn split(record: &str, style: &Style, cells: &mut Vec<Cell>) -> Result<(), String> {
+pub fn split(record: &str, style: &Style, cells: &mut Vec<Cell>) -> Result<(), Fault> {
     cells.clear();
     let bytes = record.as_bytes();
     let mut at = 0;
@@ -57,21 +58,21 @@ pub fn split(record: &str, style: &Style, cells: &mut Vec<Cell>) -> Result<(), S
 }
 
 /// The field that begins here, and where it ends.
-fn plain(bytes: &[u8], start: usize, style: &Style) -> Result<(Cell, usize), String> {
+fn plain(bytes: &[u8], start: usize, style: &Style) -> Result<(Cell, usize), Fault> {
     let rest = &bytes[start..];
     let end = start + memchr(style.delimiter, rest).unwrap_or(rest.len());
     match memchr2(b'\n', b'\r', &bytes[start..end]) {
         None => Ok((Cell { start, end, is_quoted: false, has_quotes: false }, end)),
-        Some(_) => Err("more than one line: an end of line in a field stands in quotes".into()),
+        Some(_) => Err(Fault::new("more than one line: an end of line in a field stands in quotes")),
     }
 }
 
 /// The same of one whose opening quote is before `start`.
-fn quoted(bytes: &[u8], start: usize, style: &Style, number: usize) -> Result<(Cell, usize), String> {
+fn quoted(bytes: &[u8], start: usize, style: &Style, number: usize) -> Result<(Cell, usize), Fault> {
     let (mut at, mut has_quotes) = (start, false);
     loop {
         let Some(found) = memchr(style.quote, &bytes[at..]) else {
-            return Err(format!("the quotes of field {number} are not closed"));
+            return Err(Fault::new(format!("the quotes of field {number} are not closed")));
         };
         let end = at + found;
         match bytes.get(end + 1) {
@@ -80,7 +81,7 @@ fn quoted(bytes: &[u8], start: usize, style: &Style, number: usize) -> Result<(C
             Some(byte) if *byte == style.delimiter => {
                 return Ok((Cell { start, end, is_quoted: true, has_quotes }, end + 1));
             }
-            Some(_) => return Err(format!("text follows the closing quotes of field {number}")),
+            Some(_) => return Err(Fault::new(format!("text follows the closing quotes of field {number}"))),
         }
     }
 }

@@ -51,11 +51,11 @@ pub fn append(column: &mut Column, text: &str, scratch: &mut String) -> Result<(
     }
 }
 
-fn expected(what: &str, found: &str) -> String {
-    format!("expected {what}, found '{}'", shorten(found))
+fn expected(what: &str, found: &str) -> Fault {
+    Fault::new(format!("expected {what}, found '{}'", shorten(found)))
 }
 
-fn boolean(value: &str) -> Result<bool, String> {
+fn boolean(value: &str) -> Result<bool, Fault> {
     match value {
         _ if value.eq_ignore_ascii_case("true") => Ok(true),
         _ if value.eq_ignore_ascii_case("false") => Ok(false),
@@ -64,32 +64,36 @@ fn boolean(value: &str) -> Result<bool, String> {
 }
 
 /// The text, if it can be a number.
-fn number<'a>(value: &'a str, what: &str) -> Result<&'a str, String> {
+fn number<'a>(value: &'a str, what: &str) -> Result<&'a str, Fault> {
     let is_number = scalar::is_number(value)
         && value.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'));
     if is_number { Ok(value) } else { Err(expected(what, value)) }
 }
 
-fn integer<T: TryFrom<i128>>(value: &str, what: &str) -> Result<T, String> {
+fn integer<T: TryFrom<i128>>(value: &str, what: &str) -> Result<T, Fault> {
     number(value, what).and_then(|value| scalar::narrow(value, what))
 }
 
-fn float<T: std::str::FromStr + Copy>(value: &str, what: &str, is_finite: impl Fn(T) -> bool) -> Result<T, String> {
+fn float<T: std::str::FromStr + Copy>(value: &str, what: &str, is_finite: impl Fn(T) -> bool) -> Result<T, Fault> {
     let parsed: T = number(value, what)?.parse().map_err(|_| expected(what, value))?;
-    if is_finite(parsed) { Ok(parsed) } else { Err(format!("{} is out of range for {what}", shorten(value))) }
+    if is_finite(parsed) {
+        Ok(parsed)
+    } else {
+        Err(Fault::new(format!("{} is out of range for {what}", shorten(value))))
+    }
 }
 
-fn binary(value: &str) -> Result<Vec<u8>, String> {
-    STANDARD.decode(value).map_err(|error| format!("{}: {error}", expected("base64", value)))
+fn binary(value: &str) -> Result<Vec<u8>, Fault> {
+    STANDARD.decode(value).map_err(|error| Fault::new(format!("{}: {error}", expected("base64", value))))
 }
 
 /// Digits alone are milliseconds since the epoch.
-fn timestamp(value: &str, unit: TimeUnit, scratch: &mut String) -> Result<i64, String> {
+fn timestamp(value: &str, unit: TimeUnit, scratch: &mut String) -> Result<i64, Fault> {
     let digits = value.strip_prefix('-').unwrap_or(value);
     if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return scalar::timestamp(value, unit, scratch);
     }
     let what = "a timestamp such as 2026-01-01T00:00:00, or epoch milliseconds";
     let time = scalar::time(value).ok_or_else(|| expected(what, value))?;
-    scalar::in_unit(time, unit).ok_or_else(|| format!("{} is out of range for TIMESTAMP", shorten(value)))
+    scalar::in_unit(time, unit).ok_or_else(|| Fault::new(format!("{} is out of range for TIMESTAMP", shorten(value))))
 }

@@ -156,7 +156,7 @@ impl ObjectDecoder {
     fn append_record(&mut self, text: &str, scratch: &mut String) -> Result<Result<(), Fault>, Fault> {
         let mut scanner = Scanner::new(text, 0);
         self.members(&mut scanner, scratch)?;
-        scanner.end().map_err(Fault::new)?;
+        scanner.end()?;
         Ok(self.append_slots(text, scratch))
     }
 
@@ -182,20 +182,20 @@ impl ObjectDecoder {
         if !scanner.take(b'{') {
             let rest = scanner.text.get(scanner.at..).unwrap_or_default();
             // Says whether the text is JSON at all before saying that it is no object.
-            Scanner::new(rest, 0).value(0).map_err(Fault::new)?;
-            return Err(Fault::new(expected("an object", rest)));
+            Scanner::new(rest, 0).value(0)?;
+            return Err(expected("an object", rest));
         }
         if scanner.take(b'}') {
             return Ok(());
         }
         for position in 0.. {
             scanner.skip_space();
-            let name = scanner.string().map_err(Fault::new)?.of(scanner.text);
-            let slot = self.slot(position, name, scratch).map_err(Fault::new)?;
+            let name = scanner.string()?.of(scanner.text);
+            let slot = self.slot(position, name, scratch)?;
             if !scanner.take(b':') {
-                return Err(Fault::new(scanner.unexpected("':'")));
+                return Err(scanner.unexpected("':'"));
             }
-            let span = scanner.value(0).map_err(Fault::new)?;
+            let span = scanner.value(0)?;
             if let Some(index) = slot {
                 self.slots[index] = Some(span);
             }
@@ -203,14 +203,14 @@ impl ObjectDecoder {
                 break;
             }
             if !scanner.take(b',') {
-                return Err(Fault::new(scanner.unexpected("',' or '}'")));
+                return Err(scanner.unexpected("',' or '}'"));
             }
         }
         Ok(())
     }
 
     /// The field of a member, by its raw name.
-    fn slot(&mut self, position: usize, name: &str, scratch: &mut String) -> Result<Option<usize>, String> {
+    fn slot(&mut self, position: usize, name: &str, scratch: &mut String) -> Result<Option<usize>, Fault> {
         if let Some((known, slot)) = self.remembered.get(position)
             && known == name
         {

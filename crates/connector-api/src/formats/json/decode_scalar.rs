@@ -4,11 +4,13 @@
 //! Errors say what was expected and found; the caller adds the column.
 
 use super::scan::{shorten, unescape};
+use crate::formats::Fault;
 use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::datatypes::TimeUnit;
 use chrono::{DateTime, NaiveDate, NaiveTime, Timelike, Utc};
 
-pub fn expected(what: &str, value: &str) -> String {
+/// The fault of a value of another kind than `what`.
+pub fn expected(what: &str, value: &str) -> Fault {
     let found = match value.as_bytes().first() {
         Some(b'"') => "string",
         Some(b'{') => "object",
@@ -17,7 +19,7 @@ pub fn expected(what: &str, value: &str) -> String {
         Some(b'n') => "null",
         _ => "number",
     };
-    format!("expected {what}, found {found} {}", shorten(value))
+    Fault::new(format!("expected {what}, found {found} {}", shorten(value)))
 }
 
 /// Whether a value begins as a number does.
@@ -26,7 +28,7 @@ pub fn is_number(value: &str) -> bool {
 }
 
 /// The inside of a string value, escapes resolved into `scratch` if there are any.
-pub fn string<'a>(value: &'a str, scratch: &'a mut String) -> Result<&'a str, String> {
+pub fn string<'a>(value: &'a str, scratch: &'a mut String) -> Result<&'a str, Fault> {
     let inside =
         value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or_else(|| expected("a string", value))?;
     if memchr::memchr(b'\\', inside.as_bytes()).is_none() {
@@ -36,7 +38,7 @@ pub fn string<'a>(value: &'a str, scratch: &'a mut String) -> Result<&'a str, St
     Ok(scratch)
 }
 
-pub fn boolean(value: &str) -> Result<bool, String> {
+pub fn boolean(value: &str) -> Result<bool, Fault> {
     match value {
         "true" => Ok(true),
         "false" => Ok(false),
@@ -45,7 +47,7 @@ pub fn boolean(value: &str) -> Result<bool, String> {
 }
 
 /// An integer, also written as `1.0` or `1e3` if nothing is lost. `what` names the SQL type.
-pub fn integer(value: &str, what: &str) -> Result<i128, String> {
+pub fn integer(value: &str, what: &str) -> Result<i128, Fault> {
     if !is_number(value) {
         return Err(expected(what, value));
     }
@@ -56,39 +58,39 @@ pub fn integer(value: &str, what: &str) -> Result<i128, String> {
     match scaled(value, 0)? {
         Some((number, true)) => Ok(number),
         Some((_, false)) => Err(expected(what, value)),
-        None => Err(format!("{} is out of range for {what}", shorten(value))),
+        None => Err(Fault::new(format!("{} is out of range for {what}", shorten(value)))),
     }
 }
 
 /// An integer of a narrower type.
-pub fn narrow<T: TryFrom<i128>>(value: &str, what: &str) -> Result<T, String> {
-    T::try_from(integer(value, what)?).map_err(|_| format!("{} is out of range for {what}", shorten(value)))
+pub fn narrow<T: TryFrom<i128>>(value: &str, what: &str) -> Result<T, Fault> {
+    T::try_from(integer(value, what)?).map_err(|_| Fault::new(format!("{} is out of range for {what}", shorten(value))))
 }
 
-pub fn double(value: &str) -> Result<f64, String> {
+pub fn double(value: &str) -> Result<f64, Fault> {
     if !is_number(value) {
         return Err(expected("DOUBLE", value));
     }
     match value.parse::<f64>() {
         Ok(number) if number.is_finite() => Ok(number),
-        _ => Err(format!("{} is out of range for DOUBLE", shorten(value))),
+        _ => Err(Fault::new(format!("{} is out of range for DOUBLE", shorten(value)))),
     }
 }
 
-pub fn float(value: &str) -> Result<f32, String> {
+pub fn float(value: &str) -> Result<f32, Fault> {
     if !is_number(value) {
         return Err(expected("FLOAT", value));
     }
     match value.parse::<f32>() {
         Ok(number) if number.is_finite() => Ok(number),
-        _ => Err(format!("{} is out of range for FLOAT", shorten(value))),
+        _ => Err(Fault::new(format!("{} is out of range for FLOAT", shorten(value)))),
     }
 }
 
 /// A decimal from a number or a string that holds one; digits beyond the scale are rounded half away from zero.
-pub fn decimal(value: &str, precision: u8, scale: i8, scratch: &mut String) -> Result<i128, String> {
+pub fn decimal(value: &str, precision: u8, scale: i8, scratch: &mut String) -> Result<i128, Fault> {
     let text = if is_number(value) { value } else { string(value, scratch).map_err(|_| expected("DECIMAL", value))? };
-    let out_of_range = || format!("{} is out of range for DECIMAL({precision}, {scale})", shorten(value));
+    let out_of_range = || Fault::new(format!("{} is out of range for DECIMAL({precision}, {scale})", shorten(value)));
     let (number, _) = scaled(text, i32::from(scale))
         .map_err(|_| expected(&format!("DECIMAL({precision}, {scale})"), value))?
         .ok_or_else(out_of_range)?;
@@ -97,8 +99,8 @@ pub fn decimal(value: &str, precision: u8, scale: i8, scratch: &mut String) -> R
 }
 
 /// A decimal number times 10^`scale`, and whether that is exact; `None` if it has over 38 digits.
-fn scaled(text: &str, scale: i32) -> Result<Option<(i128, bool)>, String> {
-    let malformed = || format!("{} is not a number", shorten(text));
+fn scaled(text: &str, scale: i32) -> Result<Option<(i128, bool)>, Fault> {
+    let malformed = || Fault::new(format!("{} is not a number", shorten(text)));
     let (mantissa, exponent) = match text.find(['e', 'E']) {
         Some(at) => (&text[..at], text[at + 1..].parse::<i32>().map_err(|_| malformed())?),
         None => (text, 0),
@@ -147,8 +149,8 @@ fn scaled(text: &str, scale: i32) -> Result<Option<(i128, bool)>, String> {
 
 /// A timestamp in `unit` since the epoch: a number is always milliseconds, a string ISO-8601 or SQL
 /// text, in UTC unless it says otherwise. Finer digits than the unit holds are cut.
-pub fn timestamp(value: &str, unit: TimeUnit, scratch: &mut String) -> Result<i64, String> {
-    let out_of_range = || format!("{} is out of range for TIMESTAMP", shorten(value));
+pub fn timestamp(value: &str, unit: TimeUnit, scratch: &mut String) -> Result<i64, Fault> {
+    let out_of_range = || Fault::new(format!("{} is out of range for TIMESTAMP", shorten(value)));
     if is_number(value) {
         let millis: i64 = narrow(value, "a timestamp (epoch milliseconds or text)")?;
         // What no calendar shows could not be written again.
@@ -182,7 +184,7 @@ pub fn in_unit(time: DateTime<Utc>, unit: TimeUnit) -> Option<i64> {
 }
 
 /// Days since the epoch, from a string with `YYYY-MM-DD`.
-pub fn date(value: &str, scratch: &mut String) -> Result<i32, String> {
+pub fn date(value: &str, scratch: &mut String) -> Result<i32, Fault> {
     let what = "a date such as '2026-01-31'";
     let text = string(value, scratch).map_err(|_| expected(what, value))?;
     days(text).ok_or_else(|| expected(what, value))
@@ -195,7 +197,7 @@ pub fn days(text: &str) -> Option<i32> {
 }
 
 /// Nanoseconds since midnight, from a string with `HH:MM[:SS[.fff]]`.
-pub fn time_nanos(value: &str, scratch: &mut String) -> Result<i64, String> {
+pub fn time_nanos(value: &str, scratch: &mut String) -> Result<i64, Fault> {
     let what = "a time such as '23:59:59'";
     let text = string(value, scratch).map_err(|_| expected(what, value))?;
     nanos(text).ok_or_else(|| expected(what, value))
@@ -222,8 +224,8 @@ mod tests {
             assert!(integer(text, "INT").is_err(), "{text}");
         }
         assert_eq!(narrow::<i64>("9223372036854775807", "BIGINT"), Ok(i64::MAX));
-        assert!(narrow::<i64>("9223372036854775808", "BIGINT").unwrap_err().contains("out of range for BIGINT"));
-        assert!(narrow::<i8>("128", "TINYINT").unwrap_err().contains("out of range for TINYINT"));
+        assert!(narrow::<i64>("9223372036854775808", "BIGINT").unwrap_err().to_string().contains("out of range for BIGINT"));
+        assert!(narrow::<i8>("128", "TINYINT").unwrap_err().to_string().contains("out of range for TINYINT"));
     }
 
     #[test]
@@ -235,8 +237,8 @@ mod tests {
         assert_eq!(decimal("1e2"), Ok(10000));
         assert_eq!(decimal("0.0049"), Ok(0));
         assert_eq!(decimal("999.99"), Ok(99999));
-        assert!(decimal("999.995").unwrap_err().contains("out of range for DECIMAL(5, 2)"));
-        assert!(decimal("\"abc\"").unwrap_err().contains("expected DECIMAL"));
+        assert!(decimal("999.995").unwrap_err().to_string().contains("out of range for DECIMAL(5, 2)"));
+        assert!(decimal("\"abc\"").unwrap_err().to_string().contains("expected DECIMAL"));
         assert!(decimal("1e2000000000").is_err());
         assert_eq!(decimal("0e2000000000"), Ok(0));
     }

@@ -6,6 +6,8 @@
 //! serde_json refuses. The tests below hold this scanner to serde_json.
 //! Invariant: spans it returns lie on character boundaries of the text.
 
+use crate::formats::Fault;
+
 /// Nesting accepted, as a guard of the stack.
 const MAX_DEPTH: usize = 128;
 
@@ -52,31 +54,30 @@ impl<'a> Scanner<'a> {
         found
     }
 
-    /// Error text for what is next instead of `expected`.
-    pub fn unexpected(&self, expected: &str) -> String {
-        match self.text.get(self.at..).and_then(|rest| rest.chars().next()) {
-            Some(found) => {
-                format!("malformed JSON: expected {expected} at byte {}, found '{}'", self.at, found.escape_debug())
-            }
-            None => format!("malformed JSON: expected {expected} at byte {}, found the end of the record", self.at),
-        }
+    /// The fault of what is next, instead of `expected`.
+    pub fn unexpected(&self, expected: &str) -> Fault {
+        let found = match self.text.get(self.at..).and_then(|rest| rest.chars().next()) {
+            Some(found) => format!("'{}'", found.escape_debug()),
+            None => "the end of the record".into(),
+        };
+        Fault::new(format!("malformed JSON: expected {expected} at byte {}, found {found}", self.at))
     }
 
     /// Only white space may follow the record's value.
-    pub fn end(&mut self) -> Result<(), String> {
+    pub fn end(&mut self) -> Result<(), Fault> {
         self.skip_space();
         if self.at == self.bytes.len() {
             return Ok(());
         }
-        Err(format!(
+        Err(Fault::new(format!(
             "malformed JSON: more follows the value at byte {}: {}",
             self.at,
             shorten(self.text.get(self.at..).unwrap_or_default())
-        ))
+        )))
     }
 
     /// Skips one value of any kind, checking its syntax.
-    pub fn value(&mut self, depth: usize) -> Result<Span, String> {
+    pub fn value(&mut self, depth: usize) -> Result<Span, Fault> {
         self.skip_space();
         let start = self.at;
         match self.peek() {
@@ -95,7 +96,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Skips a string; returns the span between its quotes.
-    pub fn string(&mut self) -> Result<Span, String> {
+    pub fn string(&mut self) -> Result<Span, Fault> {
         if self.peek() != Some(b'"') {
             return Err(self.unexpected("'\"'"));
         }
@@ -117,7 +118,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn object(&mut self, depth: usize) -> Result<(), String> {
+    fn object(&mut self, depth: usize) -> Result<(), Fault> {
         self.open(depth)?;
         if self.take(b'}') {
             return Ok(());
@@ -138,7 +139,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn array(&mut self, depth: usize) -> Result<(), String> {
+    fn array(&mut self, depth: usize) -> Result<(), Fault> {
         self.open(depth)?;
         if self.take(b']') {
             return Ok(());
@@ -154,15 +155,15 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn open(&mut self, depth: usize) -> Result<(), String> {
+    fn open(&mut self, depth: usize) -> Result<(), Fault> {
         if depth >= MAX_DEPTH {
-            return Err(format!("malformed JSON: nested deeper than {MAX_DEPTH} levels"));
+            return Err(Fault::new(format!("malformed JSON: nested deeper than {MAX_DEPTH} levels")));
         }
         self.at += 1;
         Ok(())
     }
 
-    fn number(&mut self) -> Result<(), String> {
+    fn number(&mut self) -> Result<(), Fault> {
         if self.peek() == Some(b'-') {
             self.at += 1;
         }
@@ -185,7 +186,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    fn digits(&mut self) -> Result<(), String> {
+    fn digits(&mut self) -> Result<(), Fault> {
         let start = self.at;
         while let Some(b'0'..=b'9') = self.peek() {
             self.at += 1;
@@ -193,7 +194,7 @@ impl<'a> Scanner<'a> {
         if self.at == start { Err(self.unexpected("a digit")) } else { Ok(()) }
     }
 
-    fn literal(&mut self, word: &str) -> Result<(), String> {
+    fn literal(&mut self, word: &str) -> Result<(), Fault> {
         if self.bytes[self.at..].starts_with(word.as_bytes()) {
             self.at += word.len();
             return Ok(());
@@ -203,7 +204,8 @@ impl<'a> Scanner<'a> {
 }
 
 /// Resolves the escapes of a string's inside. `out` is overwritten.
-pub fn unescape(raw: &str, out: &mut String) -> Result<(), String> {
+pub fn unescape(raw: &str, out: &mut String) -> Result<(), Fault> {
+    let unknown = || Fault::new("malformed JSON: unknown escape in a string");
     out.clear();
     let mut rest = raw;
     while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
@@ -222,19 +224,19 @@ pub fn unescape(raw: &str, out: &mut String) -> Result<(), String> {
                 next += used;
                 character
             }
-            _ => return Err("malformed JSON: unknown escape in a string".into()),
+            _ => return Err(unknown()),
         };
         out.push(plain);
-        rest = rest.get(next..).ok_or("malformed JSON: unknown escape in a string")?;
+        rest = rest.get(next..).ok_or_else(unknown)?;
     }
     out.push_str(rest);
     Ok(())
 }
 
 /// Decodes what follows `\u`; returns the character and the bytes used.
-fn unicode(bytes: &[u8]) -> Result<(char, usize), String> {
-    let bad = || "malformed JSON: bad \\u escape in a string".to_string();
-    let unit = |from: usize| -> Result<u32, String> {
+fn unicode(bytes: &[u8]) -> Result<(char, usize), Fault> {
+    let bad = || Fault::new("malformed JSON: bad \\u escape in a string");
+    let unit = |from: usize| -> Result<u32, Fault> {
         let digits = bytes.get(from..from + 4).ok_or_else(bad)?;
         digits.iter().try_fold(0u32, |value, digit| {
             char::from(*digit).to_digit(16).map(|digit| value * 16 + digit).ok_or_else(bad)
@@ -267,7 +269,7 @@ pub fn shorten(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn whole(text: &str) -> Result<(), String> {
+    fn whole(text: &str) -> Result<(), Fault> {
         let mut scanner = Scanner::new(text, 0);
         scanner.value(0)?;
         scanner.end()
@@ -313,7 +315,7 @@ mod tests {
 
     #[test]
     fn refuses_endless_nesting() {
-        assert!(whole(&"[".repeat(100_000)).unwrap_err().contains("nested deeper"));
+        assert!(whole(&"[".repeat(100_000)).unwrap_err().to_string().contains("nested deeper"));
     }
 
     #[test]

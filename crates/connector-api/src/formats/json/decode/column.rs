@@ -56,15 +56,15 @@ impl Validity {
 }
 
 /// Appends what a value decoded to, or the stand-in of a value that did not.
-pub fn put<T: Default>(result: Result<T, String>, append: impl FnOnce(T)) -> Result<(), Fault> {
+pub fn put<T: Default>(result: Result<T, Fault>, append: impl FnOnce(T)) -> Result<(), Fault> {
     match result {
         Ok(value) => {
             append(value);
             Ok(())
         }
-        Err(message) => {
+        Err(fault) => {
             append(T::default());
-            Err(Fault::new(message))
+            Err(fault)
         }
     }
 }
@@ -230,13 +230,13 @@ impl Column {
 fn append_items(item: &mut FieldDecoder, value: &str, scratch: &mut String) -> Result<(), Fault> {
     let mut scanner = Scanner::new(value, 0);
     if !scanner.take(b'[') {
-        return Err(Fault::new(scalar::expected("an array", value)));
+        return Err(scalar::expected("an array", value));
     }
     if scanner.take(b']') {
         return Ok(());
     }
     for index in 0.. {
-        let span = scanner.value(0).map_err(Fault::new)?;
+        let span = scanner.value(0)?;
         item.append(Some(span.of(value)), scratch).map_err(|fault| fault.within(&format!("[{index}]")))?;
         if !scanner.take(b',') {
             break;
@@ -245,11 +245,11 @@ fn append_items(item: &mut FieldDecoder, value: &str, scratch: &mut String) -> R
     Ok(())
 }
 
-fn binary(value: &str, scratch: &mut String) -> Result<Vec<u8>, String> {
+fn binary(value: &str, scratch: &mut String) -> Result<Vec<u8>, Fault> {
     let text = scalar::string(value, scratch).map_err(|_| scalar::expected("a base64 string", value))?;
     base64::engine::general_purpose::STANDARD
         .decode(text)
-        .map_err(|error| format!("expected a base64 string, found {}: {error}", shorten(value)))
+        .map_err(|error| Fault::new(format!("expected a base64 string, found {}: {error}", shorten(value))))
 }
 
 /// Nanoseconds of a unit.

@@ -80,30 +80,30 @@ fn members(value: &str, scratch: &mut String) -> Result<BTreeMap<String, Span>, 
     let mut scanner = Scanner::new(value, 0);
     let mut members = BTreeMap::new();
     if !scanner.take(b'{') {
-        return Err(Fault::new(expected("an object", value)));
+        return Err(expected("an object", value));
     }
     if scanner.take(b'}') {
         return Ok(members);
     }
     loop {
         scanner.skip_space();
-        let name = scanner.string().map_err(Fault::new)?.of(value);
+        let name = scanner.string()?.of(value);
         let name = match name.contains('\\') {
             true => {
-                unescape(name, scratch).map_err(Fault::new)?;
+                unescape(name, scratch)?;
                 scratch.clone()
             }
             false => name.to_string(),
         };
         if !scanner.take(b':') {
-            return Err(Fault::new(scanner.unexpected("':'")));
+            return Err(scanner.unexpected("':'"));
         }
-        members.insert(name, scanner.value(0).map_err(Fault::new)?);
+        members.insert(name, scanner.value(0)?);
         if scanner.take(b'}') {
             return Ok(members);
         }
         if !scanner.take(b',') {
-            return Err(Fault::new(scanner.unexpected("',' or '}'")));
+            return Err(scanner.unexpected("',' or '}'"));
         }
     }
 }
