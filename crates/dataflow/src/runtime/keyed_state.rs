@@ -19,6 +19,7 @@ pub struct KeyedState<'a> {
     pub(super) shards: u16,
     pub(super) close_before_ms: Option<i64>,
     pub(super) ttl: &'a mut Ttl,
+    pub(super) portion_bytes: usize,
     pub late: &'a mut Late,
 }
 
