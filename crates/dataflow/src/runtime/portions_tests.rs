@@ -1,3 +1,5 @@
+//! Portions over a store that makes large entries when they are asked for, and counts scans.
+
 use super::*;
 use crate::runtime::BatchContext;
 use crate::runtime::late::Late;
