@@ -8,12 +8,13 @@
 use super::BatchContext;
 use super::keyed_state::KeyedState;
 use super::late::{Late, LateRows};
+use super::portions::PORTION_BYTES;
 use super::stateful::{Counts, Keeps, Stateful};
 use super::ttl::Ttl;
 use crate::Upstream;
 use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
-use crate::state::{Keys, StateSize, TaskState};
+use crate::state::{Growth, Keys, StateSize, StateStore, TaskState};
 use highwater_protocol::ids::OperatorId;
 use highwater_protocol::report::OperatorMetrics;
 
@@ -24,6 +25,7 @@ pub struct Keyed {
     close_before_ms: Option<i64>,
     ttl: Ttl,
     late: Late,
+    portion_bytes: usize,
     logic: Box<dyn Stateful>,
 }
 
@@ -42,6 +44,7 @@ impl Keyed {
             close_before_ms: least(&context.close_before),
             ttl: Ttl::of(operator, context),
             late: Late::new(operator, least(&context.late_before)),
+            portion_bytes: PORTION_BYTES,
             logic: Box::new(logic),
         }
     }
@@ -53,10 +56,19 @@ impl Keyed {
 
     /// The input is complete: forgets what expires, then gives its rows. Returns them, and whether they are to be counted.
     pub fn finish(&mut self, task: &mut TaskState) -> Result<(Vec<ChangeBatch>, Option<OperatorId>), EngineError> {
-        let Self { operator, shards, close_before_ms, ttl, late, logic } = self;
         let (store, rows) = task.parts();
-        let (operator, close_before_ms) = (*operator, *close_before_ms);
-        let mut state = KeyedState { store, rows, operator, shards: *shards, close_before_ms, ttl, late };
+        self.finish_on(store, rows)
+    }
+
+    /// As [`Keyed::finish`], over any store.
+    pub fn finish_on(
+        &mut self,
+        store: &mut dyn StateStore,
+        rows: &mut Growth,
+    ) -> Result<(Vec<ChangeBatch>, Option<OperatorId>), EngineError> {
+        let Self { operator, shards, close_before_ms, ttl, late, portion_bytes, logic } = self;
+        let (operator, shards, close_before_ms, portion_bytes) = (*operator, *shards, *close_before_ms, *portion_bytes);
+        let mut state = KeyedState { store, rows, operator, shards, close_before_ms, ttl, late, portion_bytes };
         let mut given = Vec::new();
         if let (Keeps::State, Some(until)) = (logic.keeps(), state.ttl.due()) {
             let mut due = Keys::default();
@@ -66,6 +78,11 @@ impl Keyed {
         logic.finish(&mut state, &mut given)?;
         let counts = logic.counts() == Counts::Taker && logic.keeps() != Keeps::Nothing;
         Ok((given, counts.then_some(operator)))
+    }
+
+    /// Says how many bytes it scans before it writes what it knows; [`PORTION_BYTES`] if nothing is said.
+    pub fn scan_at_once(&mut self, bytes: usize) {
+        self.portion_bytes = bytes;
     }
 
     /// Says of which inputs late rows are wanted.

@@ -9,7 +9,6 @@ use super::ttl::Ttl;
 use crate::error::EngineError;
 use crate::state::{Growth, Keys, Scan, StateStore, Until, Values, Visit, Writes};
 use highwater_protocol::ids::{OperatorId, ShardId};
-use std::ops::ControlFlow;
 
 /// What an operator works on: its keys in the task's shards, and the times of the batch.
 pub struct KeyedState<'a> {
@@ -19,6 +18,7 @@ pub struct KeyedState<'a> {
     pub(super) shards: u16,
     pub(super) close_before_ms: Option<i64>,
     pub(super) ttl: &'a mut Ttl,
+    pub(super) portion_bytes: usize,
     pub late: &'a mut Late,
 }
 
@@ -47,16 +47,6 @@ impl KeyedState<'_> {
     /// As [`StateStore::scan`].
     pub fn scan(&self, scans: &[Scan<'_>], visit: Visit<'_>) -> Result<(), EngineError> {
         self.store.scan(self.operator, scans, visit)
-    }
-
-    /// Visits the entries whose keys begin with `prefix`, ascending.
-    pub fn scan_prefix(
-        &self,
-        shard: ShardId,
-        prefix: &[u8],
-        mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, EngineError>,
-    ) -> Result<(), EngineError> {
-        self.scan(&[Scan::prefix(shard, prefix)], &mut |_, key, value| visit(key, value))
     }
 
     /// As [`StateStore::put`]; `writes` is empty then, to be used again.

@@ -14,6 +14,7 @@ mod lanes;
 pub mod late;
 pub mod operator;
 pub mod pipeline;
+pub mod portions;
 mod profile;
 pub mod split;
 pub mod stateful;

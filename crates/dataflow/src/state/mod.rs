@@ -26,7 +26,7 @@ pub use map::{Layout, successor};
 use overlay::Changes;
 pub use overlay::Overlay;
 pub use shard::{NEVER, close_of, closes_at, expires_at};
-pub use store::{Direction, Keys, Scan, StateStore, Stretch, Until, Values, Visit, Writes};
+pub use store::{Direction, KeyRange, Keys, Scan, StateStore, Stretch, Until, Values, Visit, Writes};
 pub use task::{StateSize, TaskState};
 
 use crate::Dataflow;

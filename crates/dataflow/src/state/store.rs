@@ -74,6 +74,22 @@ pub enum Stretch<'a> {
     Range { start: &'a [u8], end: Option<&'a [u8]> },
 }
 
+/// Keys of one shard, for scans whose ends are computed.
+#[derive(Clone, Debug)]
+pub struct KeyRange {
+    pub shard: ShardId,
+    pub start: Vec<u8>,
+    /// `None`: to the last.
+    pub end: Option<Vec<u8>>,
+}
+
+impl KeyRange {
+    pub fn scan(&self, direction: Direction) -> Scan<'_> {
+        let keys = Stretch::Range { start: &self.start, end: self.end.as_deref() };
+        Scan { shard: self.shard, keys, direction }
+    }
+}
+
 /// What is done with an entry: the place of its scan, key and value. Breaking off ends that scan, not those after it.
 pub type Visit<'a> = &'a mut dyn FnMut(usize, &[u8], &[u8]) -> Result<ControlFlow<()>, EngineError>;
 

@@ -13,7 +13,7 @@ use highwater_dataflow::runtime::late::Late;
 use highwater_dataflow::runtime::pipeline::{OUTPUT_ROWS, batch};
 use highwater_dataflow::runtime::stateful::{Counts, Keeps, Stateful};
 use highwater_dataflow::runtime::stored_row::StoredRow;
-use highwater_dataflow::state::{Keys, NEVER, Values, Writes};
+use highwater_dataflow::state::{Keys, NEVER, Scan, Values, Writes};
 use std::ops::ControlFlow;
 
 pub struct CompleteResult {
@@ -73,13 +73,12 @@ impl Stateful for CompleteResult {
     fn finish(&mut self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         self.update(state)?;
         let mut live: Vec<Vec<u8>> = Vec::new();
-        for shard in state.shards() {
-            state.scan_prefix(shard, &[], |row, value| {
-                let kept = StoredRow::decode(value)?;
-                live.extend(std::iter::repeat_n(row.to_vec(), kept.weight.max(0) as usize));
-                Ok(ControlFlow::Continue(()))
-            })?;
-        }
+        let scans: Vec<Scan<'_>> = state.shards().map(|shard| Scan::prefix(shard, &[])).collect();
+        state.scan(&scans, &mut |_, row, value| {
+            let kept = StoredRow::decode(value)?;
+            live.extend(std::iter::repeat_n(row.to_vec(), kept.weight.max(0) as usize));
+            Ok(ControlFlow::Continue(()))
+        })?;
         for rows in live.chunks(OUTPUT_ROWS) {
             let columns = self.rows.decode(rows.iter().map(Vec::as_slice))?;
             out.push(ChangeBatch::inserts(batch(&self.schema, columns, rows.len())?));

@@ -123,7 +123,7 @@ impl OperatorSpec for TemporalOperator {
     }
 
     fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {
-        None
+        Some((self.op, &self.spec.watermark))
     }
 
     fn drops_late(&self) -> bool {
@@ -140,6 +140,7 @@ impl OperatorSpec for TemporalOperator {
     }
 
     fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError> {
-        Ok(Running::stateful(self.op, Some(&self.spec.watermark), context, Temporal::new(self.spec.clone())?))
+        let watermark = self.watermark().map(|(_, upstream)| upstream);
+        Ok(Running::stateful(self.op, watermark, context, Temporal::new(self.spec.clone())?))
     }
 }

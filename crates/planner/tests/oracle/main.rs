@@ -14,6 +14,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod batch;
+mod calls;
 mod compose;
 mod data;
 mod docs;

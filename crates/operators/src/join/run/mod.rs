@@ -5,8 +5,11 @@
 //! Invariants: what a batch gives is (L+ΔL)⋈(R+ΔR) − L⋈R (DBSP, Budiu et al., VLDB 2023), in an order fixed by keys; a
 //! row that can match nothing any more leaves the state. With a TTL, so does each row that no time bounds and that was
 //! not written for that long: by its own change, or by a change of how many rows match it where that is kept.
+//! Keys are read and written together, as many as fit in memory.
 
+mod close;
 mod pairs;
+mod read;
 mod rows;
 
 use crate::join::JoinSpec;
@@ -20,16 +23,14 @@ use highwater_dataflow::runtime::exchange::pick;
 use highwater_dataflow::runtime::keyed_state::KeyedState;
 use highwater_dataflow::runtime::late::{Late, Untimed};
 use highwater_dataflow::runtime::pipeline::{OUTPUT_ROWS, batch};
+use highwater_dataflow::runtime::portions::Portions;
 use highwater_dataflow::runtime::stateful::{Counts, Keeps, Stateful};
 use highwater_dataflow::runtime::stored_row::StoredRow;
-use highwater_dataflow::state::{Keys, NEVER, Values, Writes};
-use highwater_protocol::ids::ShardId;
+use highwater_dataflow::state::{Keys, NEVER, Writes};
 use pairs::emit_pairs;
-use rows::{KeyRows, Reader, Store, key_runs};
+use read::Reader;
+use rows::{Chunk, KeyRows, key_runs};
 use std::sync::Arc;
-
-/// Pairs looked at before their rows are written to state.
-const CHUNK_PAIRS: usize = 1 << 16;
 
 pub struct Join {
     spec: Arc<JoinSpec>,
@@ -70,7 +71,7 @@ impl Join {
         rows.filter(&keep)
     }
 
-    /// Joins what both sides change, key by key.
+    /// Joins what both sides change, some keys at a time.
     fn join(
         &self,
         changes: [Option<Changes>; 2],
@@ -86,12 +87,10 @@ impl Join {
                 keys.push(key);
             }
             reader.look_up(&keys, state)?;
-            for key in keys {
-                let shard = state.shard_of(key.key);
-                let rows = reader.collect(&key, shard, state, &mut chunk.stores)?;
-                chunk.pairs += rows.pairs();
-                chunk.keys.push((key.key, shard, rows));
-                if chunk.pairs >= CHUNK_PAIRS || chunk.stores.iter().any(|store| store.len() >= CHUNK_PAIRS) {
+            let mut portions = Portions::of(keys.len());
+            while let Some(asked) = portions.next() {
+                portions.done(reader.collect(&keys[asked], state, &mut chunk)?);
+                if chunk.is_full(state.portion_bytes()) {
                     self.settle(std::mem::take(&mut chunk), state, out)?;
                 }
             }
@@ -250,46 +249,6 @@ impl Join {
         }
         batch(&self.spec.output_schema, shaped, rows)
     }
-
-    /// Rows that no row of this batch touched and that can match nothing any more.
-    fn close_untouched(&self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
-        let due = state.closing()?;
-        let (mut keys, mut values, mut writes) = (Keys::default(), Values::default(), Writes::default());
-        for start in (0..due.len()).step_by(OUTPUT_ROWS) {
-            keys.clear();
-            for place in start..due.len().min(start + OUTPUT_ROWS) {
-                let (shard, key) = due.get(place);
-                let (side, _) = split_key(key)?;
-                if self.spec.on_close && self.spec.output.shows_unmatched(side) {
-                    keys.push(shard, &[key]);
-                }
-                writes.delete(shard, &[key]);
-            }
-            state.get(&keys, &mut values)?;
-            self.emit_closed(&keys, &values, out)?;
-            state.put(&mut writes)?;
-        }
-        Ok(())
-    }
-
-    /// Gives those of these rows that matched nothing.
-    fn emit_closed(&self, keys: &Keys, values: &Values, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
-        let mut lonely: [(Vec<&[u8]>, Vec<i64>); 2] = Default::default();
-        for (place, (_, key)) in keys.iter().enumerate() {
-            let (side, row) = split_key(key)?;
-            if let Some(kept) = StoredRow::read(values.get(place))?.filter(|kept| kept.count == 0) {
-                lonely[side].0.push(row);
-                lonely[side].1.push(kept.weight);
-            }
-        }
-        for (side, (rows, weights)) in lonely.into_iter().enumerate().filter(|(_, (rows, _))| !rows.is_empty()) {
-            let columns = self.codecs[side].rows.decode(rows.iter().copied())?;
-            let marks = vec![false; rows.len()];
-            let places = (0..rows.len() as u32).collect();
-            self.emit_lonely(side, &columns, rows.len(), Lonely { places, weights, marks }, out)?;
-        }
-        Ok(())
-    }
 }
 
 impl Stateful for Join {
@@ -357,14 +316,6 @@ pub(crate) fn insert_only(rows: &mut ChangeBatch) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Keys whose pairs are emitted together.
-#[derive(Default)]
-struct Chunk<'a> {
-    keys: Vec<(&'a [u8], ShardId, KeyRows)>,
-    stores: [Store; 2],
-    pairs: usize,
-}
-
 /// Rows of one side that are emitted without the other.
 #[derive(Default)]
 struct Lonely {
@@ -387,14 +338,4 @@ impl Lonely {
 fn head(side: usize, key: &[u8]) -> [u8; 5] {
     let [a, b, c, d] = (key.len() as u32).to_be_bytes();
     [side as u8, a, b, c, d]
-}
-
-/// Side and row of a key in state.
-fn split_key(bytes: &[u8]) -> Result<(usize, &[u8]), EngineError> {
-    let split = || {
-        let (side, rest) = bytes.split_first()?;
-        let (length, rest) = rest.split_first_chunk::<4>()?;
-        Some((usize::from(*side), rest.get(u32::from_be_bytes(*length) as usize..)?))
-    };
-    split().filter(|(side, _)| *side < 2).ok_or_else(|| EngineError::CutOff("a join's key"))
 }

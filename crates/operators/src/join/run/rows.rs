@@ -1,16 +1,15 @@
 //! The rows of some join keys: as they were, and what changes.
 //!
-//! Owns: reading them from state. Invariant: where the other side changes, all rows of the key are there; else
-//! only those that change. No row is retracted more often than it was inserted.
+//! Owns: keeping them while their pairs are made, and how many there may be. Does not own: reading them from state (`read`).
+//! Invariant: where the other side changes, all rows of the key are there; else only those that change.
 
-use super::head;
-use highwater_dataflow::error::EngineError;
 use highwater_dataflow::runtime::changes::Changes;
-use highwater_dataflow::runtime::keyed_state::KeyedState;
 use highwater_dataflow::runtime::stored_row::StoredRow;
-use highwater_dataflow::state::{Keys, Scan, Values};
 use highwater_protocol::ids::ShardId;
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
+
+/// Pairs looked at before their rows are written to state, and rows of one side.
+const CHUNK_PAIRS: usize = 1 << 16;
 
 /// One row of one side.
 pub struct Row {
@@ -56,7 +55,7 @@ impl Store {
         (0..self.len()).map(|place| self.row(place))
     }
 
-    fn push(&mut self, bytes: &[u8], old: Option<StoredRow>, delta: i64) {
+    pub fn push(&mut self, bytes: &[u8], old: Option<StoredRow>, delta: i64) {
         self.bytes.extend_from_slice(bytes);
         self.ends.push(self.bytes.len());
         self.rows.push(Row { old, delta, count: old.map_or(0, |old| old.count) });
@@ -113,99 +112,25 @@ impl KeyRows {
     }
 }
 
-/// Reads the rows of keys, one key after the other.
-pub struct Reader<'a> {
-    changes: &'a [Option<Changes>; 2],
-    keys: Keys,
-    /// The rows that change as they were, in the order of keys, sides and changes.
-    old: Values,
-    /// The next of them.
-    next: usize,
-    prefixes: [Vec<u8>; 2],
+/// Keys whose pairs are emitted together.
+#[derive(Default)]
+pub struct Chunk<'a> {
+    pub keys: Vec<(&'a [u8], ShardId, KeyRows)>,
+    pub stores: [Store; 2],
+    pairs: usize,
 }
 
-impl<'a> Reader<'a> {
-    pub fn new(changes: &'a [Option<Changes>; 2]) -> Self {
-        Self { changes, keys: Keys::default(), old: Values::default(), next: 0, prefixes: Default::default() }
+impl<'a> Chunk<'a> {
+    /// All rows of the key are in the stores.
+    pub fn add(&mut self, key: &'a [u8], shard: ShardId, rows: KeyRows) {
+        self.pairs += rows.pairs();
+        self.keys.push((key, shard, rows));
     }
 
-    /// Looks up all rows of these keys that change; they are collected next, in this order.
-    pub fn look_up(&mut self, keys: &[KeyRuns<'_>], state: &KeyedState<'_>) -> Result<(), EngineError> {
-        self.keys.clear();
-        self.next = 0;
-        for KeyRuns { key, runs } in keys {
-            let shard = state.shard_of(key);
-            for (side, run) in runs.iter().enumerate() {
-                let Some(all) = &self.changes[side] else { continue };
-                run.clone().for_each(|change| self.keys.push(shard, &[&head(side, key), key, all.row(change)]));
-            }
-        }
-        state.get(&self.keys, &mut self.old)
-    }
-
-    /// Brings the rows of the next key into the stores.
-    pub fn collect(
-        &mut self,
-        KeyRuns { key, runs }: &KeyRuns<'_>,
-        shard: ShardId,
-        state: &mut KeyedState<'_>,
-        stores: &mut [Store; 2],
-    ) -> Result<KeyRows, EngineError> {
-        let starts = [stores[0].len(), stores[1].len()];
-        for side in 0..2 {
-            let Some(all) = &self.changes[side] else { continue };
-            for change in runs[side].clone() {
-                let old = StoredRow::read(self.old.get(self.next))?;
-                self.next += 1;
-                let before = old.map_or(0, |old| old.weight);
-                let delta = state.weight("join", before + all.weight(change))? - before;
-                if delta != 0 || old.is_some() {
-                    stores[side].push(all.row(change), old, delta);
-                }
-            }
-        }
-        let changed = [stores[0].len() - starts[0], stores[1].len() - starts[1]];
-        self.collect_others(key, runs, shard, state, stores)?;
-        Ok(KeyRows { sides: [starts[0]..stores[0].len(), starts[1]..stores[1].len()], changed })
-    }
-
-    /// Brings the rows that do not change into the stores, of sides whose other side changes.
-    fn collect_others(
-        &mut self,
-        key: &[u8],
-        runs: &[Range<usize>; 2],
-        shard: ShardId,
-        state: &KeyedState<'_>,
-        stores: &mut [Store; 2],
-    ) -> Result<(), EngineError> {
-        for (side, prefix) in self.prefixes.iter_mut().enumerate() {
-            prefix.clear();
-            prefix.extend_from_slice(&head(side, key));
-            prefix.extend_from_slice(key);
-        }
-        let [left, right] = &self.prefixes;
-        let scans = [Scan::prefix(shard, left), Scan::prefix(shard, right)];
-        let wanted = match [runs[1].is_empty(), runs[0].is_empty()] {
-            [false, false] => 0..2,
-            [false, true] => 0..1,
-            [true, false] => 1..2,
-            [true, true] => 0..0,
-        };
-        // Both are in the order of rows.
-        let mut rest = runs.clone();
-        state.scan(&scans[wanted.clone()], &mut |place, key, value| {
-            let side = wanted.start + place;
-            let (row, run) = (&key[self.prefixes[side].len()..], &mut rest[side]);
-            if let Some(all) = &self.changes[side] {
-                while run.start < run.end && all.row(run.start) < row {
-                    run.start += 1;
-                }
-                if run.start < run.end && all.row(run.start) == row {
-                    return Ok(ControlFlow::Continue(()));
-                }
-            }
-            stores[side].push(row, Some(StoredRow::decode(value)?), 0);
-            Ok(ControlFlow::Continue(()))
-        })
+    /// Whether its pairs are to be emitted before more keys are read. A key may have any number of rows on the other side, so
+    /// that those of all keys of a batch could be more than there is memory for.
+    pub fn is_full(&self, portion_bytes: usize) -> bool {
+        let of = |store: &Store| store.len() >= CHUNK_PAIRS || store.bytes.len() >= portion_bytes;
+        self.pairs >= CHUNK_PAIRS || self.stores.iter().any(of)
     }
 }

@@ -2,21 +2,41 @@
 
 use crate::over::{Rank, RankLimit};
 use highwater_dataflow::error::EngineError;
-use highwater_dataflow::runtime::keyed_state::KeyedState;
 use highwater_dataflow::runtime::stored_row::StoredRow;
-use highwater_dataflow::state::{Direction, Scan, Stretch, Writes};
-use highwater_protocol::ids::ShardId;
-use std::ops::ControlFlow;
+use std::rc::Rc;
 
 /// A distinct row of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// In state.
-    pub key: Vec<u8>,
-    pub order: Vec<u8>,
-    pub row: Vec<u8>,
+    /// In state: the partition's prefix, order columns, row.
+    pub key: Rc<[u8]>,
+    /// Where the order columns begin, and where the row does.
+    order: usize,
+    row: usize,
     pub weight: i64,
     pub close_ms: i64,
+}
+
+impl Entry {
+    /// Of a key in state, whose prefix is so long.
+    pub fn new(key: &[u8], prefix: usize, kept: StoredRow) -> Result<Self, EngineError> {
+        let row = usize::try_from(kept.count).ok().map(|length| prefix + length).filter(|at| *at <= key.len());
+        let row = row.ok_or_else(|| EngineError::CutOff("a kept row"))?;
+        Ok(Self { key: key.into(), order: prefix, row, weight: kept.weight, close_ms: kept.close_ms })
+    }
+
+    pub fn order(&self) -> &[u8] {
+        &self.key[self.order..self.row]
+    }
+
+    pub fn row(&self) -> &[u8] {
+        &self.key[self.row..]
+    }
+
+    /// As it is kept.
+    pub fn stored(&self) -> StoredRow {
+        StoredRow { close_ms: self.close_ms, weight: self.weight, count: (self.row - self.order) as i64 }
+    }
 }
 
 /// What all rows of a partition begin with in state.
@@ -55,91 +75,45 @@ pub fn of_deadline(key: &[u8]) -> Result<Vec<u8>, EngineError> {
     Ok(prefix)
 }
 
-/// When the first row of the partition closes; `None`: it has no row.
-pub fn first_close(state: &KeyedState<'_>, shard: ShardId, prefix: &[u8]) -> Result<Option<i64>, EngineError> {
-    let mut first = None;
-    state.scan_prefix(shard, prefix, |_, value| {
-        first = Some(StoredRow::decode(value)?.close_ms);
-        Ok(ControlFlow::Break(()))
-    })?;
-    Ok(first)
-}
-
-/// The partition has no row.
-pub fn is_empty(state: &KeyedState<'_>, shard: ShardId, prefix: &[u8]) -> Result<bool, EngineError> {
-    Ok(first_close(state, shard, prefix)?.is_none())
-}
-
-/// Counts ranks along a partition.
-struct Counter {
+/// The rows of a partition that a limit looks at, taken in order.
+#[derive(Debug)]
+pub struct First {
     limit: Option<RankLimit>,
+    pub entries: Vec<Entry>,
     rows: u64,
     orders: u64,
-    last: Option<Vec<u8>>,
+    /// All that come now are behind the limit.
+    pub is_full: bool,
 }
 
-impl Counter {
-    fn new(limit: Option<RankLimit>) -> Self {
-        Self { limit, rows: 0, orders: 0, last: None }
+impl First {
+    pub fn new(limit: Option<RankLimit>) -> Self {
+        Self { limit, entries: Vec::new(), rows: 0, orders: 0, is_full: false }
     }
 
-    /// Whether the next row, with this order, is within the limit; it counts then.
-    fn take(&mut self, order: &[u8], weight: i64) -> bool {
-        let Some(limit) = self.limit else { return true };
-        let is_new = self.last.as_deref() != Some(order);
-        let within = match limit.rank {
-            Rank::RowNumber => self.rows < limit.most,
-            Rank::Rank => !is_new || self.rows < limit.most,
-            Rank::DenseRank => !is_new || self.orders < limit.most,
-        };
-        if within {
-            self.rows += weight.max(0) as u64;
+    /// Takes the next row, unless it is behind the limit.
+    pub fn take(&mut self, entry: &Entry) {
+        if let Some(limit) = self.limit {
+            let is_new = self.entries.last().is_none_or(|last| last.order() != entry.order());
+            self.is_full |= match limit.rank {
+                Rank::RowNumber => self.rows >= limit.most,
+                Rank::Rank => is_new && self.rows >= limit.most,
+                Rank::DenseRank => is_new && self.orders >= limit.most,
+            };
+            self.rows += entry.weight.max(0) as u64;
             self.orders += u64::from(is_new);
-            if is_new {
-                self.last = Some(order.to_vec());
-            }
         }
-        within
+        if !self.is_full {
+            self.entries.push(entry.clone());
+        }
     }
-}
-
-/// The first rows of a partition, as many as the limit looks at.
-pub fn scan(
-    state: &KeyedState<'_>,
-    shard: ShardId,
-    prefix: &[u8],
-    limit: Option<RankLimit>,
-) -> Result<Vec<Entry>, EngineError> {
-    let mut entries = Vec::new();
-    let mut counter = Counter::new(limit);
-    state.scan_prefix(shard, prefix, |key, value| {
-        let entry = entry(key, value, prefix.len())?;
-        if !counter.take(&entry.order, entry.weight) {
-            return Ok(ControlFlow::Break(()));
-        }
-        entries.push(entry);
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(entries)
-}
-
-fn entry(key: &[u8], value: &[u8], prefix: usize) -> Result<Entry, EngineError> {
-    let kept = StoredRow::decode(value)?;
-    let split = usize::try_from(kept.count).ok().map(|length| prefix + length).filter(|at| *at <= key.len());
-    let split = split.ok_or_else(|| EngineError::CutOff("a kept row"))?;
-    Ok(Entry {
-        key: key.to_vec(),
-        order: key[prefix..split].to_vec(),
-        row: key[split..].to_vec(),
-        weight: kept.weight,
-        close_ms: kept.close_ms,
-    })
 }
 
 /// Those of all rows that the limit looks at.
-pub fn first(all: Vec<Entry>, limit: Option<RankLimit>) -> Vec<Entry> {
-    let mut counter = Counter::new(limit);
-    all.into_iter().take_while(|entry| counter.take(&entry.order, entry.weight)).collect()
+pub fn first(all: &[Entry], limit: Option<RankLimit>) -> Vec<Entry> {
+    let mut first = First::new(limit);
+    all.iter().for_each(|entry| first.take(entry));
+    first.entries
 }
 
 /// Without copies of the last row beyond the limit, nor the rows an OFFSET leaves out.
@@ -167,24 +141,6 @@ pub fn size_bytes(entries: &[Entry], limit: Option<RankLimit>) -> usize {
     };
     let times =
         |entry: &Entry| usize::try_from(u64::try_from(entry.weight).unwrap_or(0).min(most)).unwrap_or(usize::MAX);
-    let of = |entry: &Entry| entry.key.len() + (entry.row.len() + size_of::<Vec<u8>>()).saturating_mul(times(entry));
+    let of = |entry: &Entry| entry.key.len() + (entry.row().len() + size_of::<Vec<u8>>()).saturating_mul(times(entry));
     entries.iter().map(of).fold(0, usize::saturating_add)
-}
-
-/// Deletes the rows behind these.
-pub fn prune(
-    state: &KeyedState<'_>,
-    shard: ShardId,
-    prefix: &[u8],
-    wanted: &[Entry],
-    writes: &mut Writes,
-) -> Result<(), EngineError> {
-    let backward = Scan { shard, keys: Stretch::Prefix(prefix), direction: Direction::Backward };
-    state.scan(&[backward], &mut |_, key, _| {
-        if wanted.last().is_some_and(|last| key <= last.key.as_slice()) {
-            return Ok(ControlFlow::Break(()));
-        }
-        writes.delete(shard, &[key]);
-        Ok(ControlFlow::Continue(()))
-    })
 }

@@ -93,10 +93,7 @@ impl Calls {
             }
             (None, Keeps::Least) => call.extremes(at, rows, group, Direction::Forward, state)?,
             (None, Keeps::Greatest) => call.extremes(at, rows, group, Direction::Backward, state)?,
-            (None, _) => {
-                let value = |row: usize| call.replay(at, group(row).0, group(row).1, state);
-                (0..rows).map(value).collect::<Result<Vec<_>, _>>()?
-            }
+            (None, _) => call.replays(at, rows, group, state)?,
         };
         let array = ScalarValue::iter_to_array(values)?;
         Ok(if *array.data_type() == call.output { array } else { arrow::compute::cast(&array, &call.output)? })
@@ -126,13 +123,13 @@ impl Call {
         direction: Direction,
         state: &KeyedState<'_>,
     ) -> Result<Vec<ScalarValue>, EngineError> {
-        let prefixes: Vec<Vec<u8>> = (0..rows).map(|row| self.prefix(at, group(row).0)).collect();
-        let scan = |(row, prefix)| Scan { shard: group(row).1, keys: Stretch::Prefix(prefix), direction };
-        let scans: Vec<Scan<'_>> = prefixes.iter().map(Vec::as_slice).enumerate().map(scan).collect();
+        let prefixes = self.prefixes(at, rows, group);
+        let scan = |(shard, prefix)| Scan { shard, keys: Stretch::Prefix(prefix), direction };
+        let scans: Vec<Scan<'_>> = prefixes.iter().map(scan).collect();
         let (mut found, mut places): (Vec<Vec<u8>>, Vec<Option<usize>>) = (Vec::new(), vec![None; rows]);
         state.scan(&scans, &mut |row, key, _| {
             places[row] = Some(found.len());
-            found.push(key[prefixes[row].len()..].to_vec());
+            found.push(key[prefixes.get(row).1.len()..].to_vec());
             Ok(ControlFlow::Break(()))
         })?;
         let columns = self.codec()?.decode(found.iter().map(Vec::as_slice))?;
@@ -143,25 +140,37 @@ impl Call {
         places.into_iter().map(value).collect()
     }
 
-    fn replay(
+    /// The result of each group, its function being fed all values anew. They are there one group at a time.
+    fn replays(
         &self,
         at: usize,
-        key: &[u8],
-        shard: ShardId,
+        rows: usize,
+        group: &GroupAt<'_>,
         state: &KeyedState<'_>,
-    ) -> Result<ScalarValue, EngineError> {
-        let prefix = self.prefix(at, key);
-        let (mut rows, mut repeats) = (Vec::new(), Vec::new());
-        state.scan_prefix(shard, &prefix, |key, value| {
+    ) -> Result<Vec<ScalarValue>, EngineError> {
+        let prefixes = self.prefixes(at, rows, group);
+        let scans: Vec<Scan<'_>> = prefixes.iter().map(|(shard, prefix)| Scan::prefix(shard, prefix)).collect();
+        let (mut results, mut replay) = (Vec::with_capacity(rows), Replay::default());
+        state.scan(&scans, &mut |row, key, value| {
+            while results.len() < row {
+                results.push(self.replay(std::mem::take(&mut replay))?);
+            }
             let kept = StoredRow::decode(value)?;
             let times = if self.spec.distinct { 1 } else { kept.weight.max(0) };
-            repeats.extend(std::iter::repeat_n(rows.len() as u32, times as usize));
-            rows.push(key[prefix.len()..].to_vec());
+            replay.repeats.extend(std::iter::repeat_n(replay.values.len() as u32, times as usize));
+            replay.values.push(key[prefixes.get(row).1.len()..].to_vec());
             Ok(ControlFlow::Continue(()))
         })?;
+        while results.len() < rows {
+            results.push(self.replay(std::mem::take(&mut replay))?);
+        }
+        Ok(results)
+    }
+
+    fn replay(&self, Replay { values, repeats }: Replay) -> Result<ScalarValue, EngineError> {
         let mut accumulator = self.spec.function.create_accumulator()?;
         if !repeats.is_empty() {
-            let columns = self.codec()?.decode(rows.iter().map(Vec::as_slice))?;
+            let columns = self.codec()?.decode(values.iter().map(Vec::as_slice))?;
             let places = UInt32Array::from(repeats);
             let (ordering, arguments) = columns.split_at(self.spec.order.len());
             // As DataFusion's aggregates take them: arguments, then what they are ordered by.
@@ -170,6 +179,20 @@ impl Call {
         }
         Ok(accumulator.evaluate()?)
     }
+
+    /// Where the values of groups begin in state.
+    fn prefixes(&self, at: usize, rows: usize, group: &GroupAt<'_>) -> Keys {
+        let mut prefixes = Keys::default();
+        (0..rows).map(group).for_each(|(key, shard, _)| prefixes.push(shard, &[&self.prefix(at, key)]));
+        prefixes
+    }
+}
+
+/// The kept values of one group in order, and which of them how often.
+#[derive(Default)]
+struct Replay {
+    values: Vec<Vec<u8>>,
+    repeats: Vec<u32>,
 }
 
 /// The arguments of a batch, as the functions take them.

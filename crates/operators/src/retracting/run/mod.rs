@@ -28,7 +28,7 @@ use highwater_dataflow::runtime::keys::Codec;
 use highwater_dataflow::runtime::late::{Late, Untimed};
 use highwater_dataflow::runtime::pipeline::{OUTPUT_ROWS, batch};
 use highwater_dataflow::runtime::stateful::{Counts, Keeps, Stateful};
-use highwater_dataflow::state::{Keys, NEVER, Values, Writes};
+use highwater_dataflow::state::{Keys, NEVER, Scan, Values, Writes};
 use highwater_protocol::ids::ShardId;
 use linear::Linear;
 use std::ops::{ControlFlow, Range};
@@ -175,7 +175,7 @@ impl RetractingAggregate {
         let values = self.values(&chunk, state)?;
         let encoded = self.output.encode(&values, rows)?;
         let (mut gone, mut come, mut old) = (Vec::new(), Vec::new(), Vec::new());
-        let mut writes = Writes::default();
+        let (mut writes, mut dead) = (Writes::default(), Keys::default());
         for row in 0..rows {
             let group = &mut chunk.groups[row];
             let due = state.closes(chunk.closes[row]);
@@ -204,11 +204,10 @@ impl RetractingAggregate {
             writes.set(shard, &[&group_key(key)], kept.as_deref());
             if state.expires() && !lives {
                 // Deletions of forgotten rows may have used up the group before its values.
-                let mut values = Keys::default();
-                values_of(key, shard, state, &mut values)?;
-                values.iter().for_each(|(shard, key)| writes.delete(shard, &[key]));
+                dead.push(shard, &[&tagged(1, key)]);
             }
         }
+        values_of(&dead, state)?.iter().for_each(|(shard, key)| writes.delete(shard, &[key]));
         state.put(&mut writes)?;
         if !gone.is_empty() {
             let picked = UInt32Array::from(gone);
@@ -317,12 +316,13 @@ impl Stateful for RetractingAggregate {
 
     /// Groups that had no change for the TTL go with their values.
     fn expire(&mut self, due: &Keys, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
-        let mut values = Keys::default();
+        let mut groups = Keys::default();
         for (shard, key) in due.iter() {
             if let Some(group) = as_group_key(key) {
-                values_of(group, shard, state, &mut values)?;
+                groups.push(shard, &[&tagged(1, group)]);
             }
         }
+        let values = values_of(&groups, state)?;
         state.forget(due)?;
         state.forget(&values)
     }
@@ -337,12 +337,15 @@ impl Stateful for RetractingAggregate {
     }
 }
 
-/// Appends the keys of all values kept of a group.
-fn values_of(group: &[u8], shard: ShardId, state: &KeyedState<'_>, keys: &mut Keys) -> Result<(), EngineError> {
-    state.scan_prefix(shard, &tagged(1, group), |key, _| {
-        keys.push(shard, &[key]);
+/// The keys of all values kept of groups, which begin so.
+fn values_of(groups: &Keys, state: &KeyedState<'_>) -> Result<Keys, EngineError> {
+    let scans: Vec<Scan<'_>> = groups.iter().map(|(shard, prefix)| Scan::prefix(shard, prefix)).collect();
+    let mut keys = Keys::default();
+    state.scan(&scans, &mut |place, key, _| {
+        keys.push(scans[place].shard, &[key]);
         Ok(ControlFlow::Continue(()))
-    })
+    })?;
+    Ok(keys)
 }
 
 fn group_key(key: &[u8]) -> Vec<u8> {

@@ -4,6 +4,20 @@
 
 use std::collections::BTreeMap;
 
+/// Rows of sessions by time, with their weights.
+pub type Rows = BTreeMap<(i64, Vec<u8>), i64>;
+
+/// Rows that a batch changes, by time.
+pub type Changed = BTreeMap<(i64, Vec<u8>), Change>;
+
+/// What a batch does to a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// How often it was there before.
+    pub before: i64,
+    pub weight: i64,
+}
+
 /// A session as it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
@@ -28,12 +42,11 @@ pub struct Group {
     pub start: i64,
     pub last: i64,
     pub old: Vec<Session>,
-    /// Weights by time and row.
-    pub changes: BTreeMap<(i64, Vec<u8>), i64>,
+    pub changes: Changed,
 }
 
 /// Open sessions that rows of these times change, merged where they touch.
-pub fn groups(sessions: &[Session], changes: BTreeMap<(i64, Vec<u8>), i64>, gap: i64) -> Vec<Group> {
+pub fn groups(sessions: &[Session], changes: Changed, gap: i64) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut open = sessions.iter().filter(|session| !session.closed).peekable();
     let mut changes = changes.into_iter().peekable();
@@ -51,7 +64,7 @@ pub fn groups(sessions: &[Session], changes: BTreeMap<(i64, Vec<u8>), i64>, gap:
         };
         let joins = groups.last().is_some_and(|group| start.saturating_sub(group.last) <= gap);
         if !joins {
-            groups.push(Group { start, last, old: Vec::new(), changes: BTreeMap::new() });
+            groups.push(Group { start, last, old: Vec::new(), changes: Changed::new() });
         }
         if let Some(group) = groups.last_mut() {
             group.last = group.last.max(last);
@@ -85,8 +98,8 @@ mod tests {
         Session { start, last, closed: false }
     }
 
-    fn changes(times: &[i64]) -> BTreeMap<(i64, Vec<u8>), i64> {
-        times.iter().map(|time| ((*time, Vec::new()), 1)).collect()
+    fn changes(times: &[i64]) -> Changed {
+        times.iter().map(|time| ((*time, Vec::new()), Change { before: 0, weight: 1 })).collect()
     }
 
     fn bounds(sessions: &[Session], times: &[i64]) -> Vec<(i64, i64, usize)> {

@@ -4,6 +4,7 @@
 //! Invariant: conditions are evaluated one after the other, each over what the ones before let pass, and columns over
 //! what all let pass: as guarded expressions expect.
 
+use super::versions::Version;
 use crate::temporal::TemporalSpec;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::{filter_record_batch, take};
@@ -17,8 +18,8 @@ use std::sync::Arc;
 /// A row with its version before the batch and after it, and how often it was and is emitted.
 pub struct Emitted {
     pub row: Vec<u8>,
-    pub old: Option<Vec<u8>>,
-    pub new: Option<Vec<u8>>,
+    pub old: Version,
+    pub new: Version,
     pub old_weight: i64,
     pub new_weight: i64,
 }

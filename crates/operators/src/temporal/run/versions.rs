@@ -3,7 +3,7 @@
 //! Owns: changing them, finding the one of a time, evicting those that no row can need any more.
 //! Invariant: of a deletion no row is kept, but its time is.
 
-use super::{FOR_GOOD, VERSION, closes, codec_of, cut_off, encode_time, prefix_of, times};
+use super::keys::{FOR_GOOD, VERSION, closes, codec_of, cut_off, encode_time, prefix_of, times};
 use crate::temporal::VersionSide;
 use arrow::array::{ArrayRef, AsArray};
 use arrow::compute::SortOptions;
@@ -12,11 +12,13 @@ use highwater_dataflow::changelog::ChangeBatch;
 use highwater_dataflow::error::EngineError;
 use highwater_dataflow::runtime::keyed_state::KeyedState;
 use highwater_dataflow::runtime::keys::{Codec, normalize};
+use highwater_dataflow::runtime::portions::Portions;
 use highwater_dataflow::runtime::stored_row::StoredRow;
-use highwater_dataflow::state::{Direction, Keys, Scan, Stretch, Values, Writes, successor};
+use highwater_dataflow::state::{Direction, KeyRange, Keys, Scan, Values, Writes, successor};
 use highwater_protocol::ids::ShardId;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 
 /// The count of a version that is a deletion.
 const DELETION: i64 = -1;
@@ -107,30 +109,37 @@ impl VersionCodec {
     }
 }
 
-/// Makes the changes, each of which is of a key of its own.
-pub fn apply(state: &mut KeyedState<'_>, shard: ShardId, key: &[u8], changes: &KeyChanges) -> Result<(), EngineError> {
-    let prefix = prefix_of(VERSION, key);
-    let mut writes = Writes::default();
-    let (mut added, mut set): (Vec<Added<'_>>, Vec<Set<'_>>) = Default::default();
-    for (suffix, change) in changes {
-        match change {
-            Change::Set { row, close_ms } => {
-                let of_time = [prefix.as_slice(), suffix].concat();
-                set.push(Set { of_time, row: row.as_deref(), close_ms: *close_ms });
-            }
-            Change::Add { weight: 0, .. } => {}
-            Change::Add { weight, order_length, close_ms } => {
-                added.push(Added { suffix, weight: *weight, order_length: *order_length, close_ms: *close_ms });
+/// Adds the writes that make the changes of these keys, each of which is of a key of its own in state.
+pub fn apply<'a>(
+    changed: impl Iterator<Item = (ShardId, &'a [u8], &'a KeyChanges)>,
+    state: &mut KeyedState<'_>,
+    writes: &mut Writes,
+) -> Result<(), EngineError> {
+    let (mut added, mut set): (Vec<Added>, Vec<Set<'_>>) = Default::default();
+    let mut keys = Keys::default();
+    for (shard, key, changes) in changed {
+        let prefix = prefix_of(VERSION, key);
+        for (suffix, change) in changes {
+            match change {
+                Change::Set { row, close_ms } => {
+                    let of_time = [prefix.as_slice(), suffix].concat();
+                    set.push(Set { shard, of_time, row: row.as_deref(), close_ms: *close_ms });
+                }
+                Change::Add { weight: 0, .. } => {}
+                Change::Add { weight, order_length, close_ms } => {
+                    keys.push(shard, &[&prefix, suffix]);
+                    added.push(Added { weight: *weight, order_length: *order_length, close_ms: *close_ms });
+                }
             }
         }
     }
-    replace(state, shard, &set, &mut writes)?;
-    add_weights(state, shard, &prefix, &added, &mut writes)?;
-    state.put(&mut writes)
+    replace(&set, state, writes)?;
+    add_weights(&keys, &added, state, writes)
 }
 
 /// The only version of its time from now on.
 struct Set<'a> {
+    shard: ShardId,
     of_time: Vec<u8>,
     /// `None`: a deletion.
     row: Option<&'a [u8]>,
@@ -138,21 +147,20 @@ struct Set<'a> {
 }
 
 /// A version that comes, or goes.
-struct Added<'a> {
-    suffix: &'a [u8],
+struct Added {
     weight: i64,
     order_length: i64,
     close_ms: i64,
 }
 
-fn replace(state: &KeyedState<'_>, shard: ShardId, set: &[Set<'_>], writes: &mut Writes) -> Result<(), EngineError> {
-    let scans: Vec<Scan<'_>> = set.iter().map(|set| Scan::prefix(shard, &set.of_time)).collect();
+fn replace(set: &[Set<'_>], state: &KeyedState<'_>, writes: &mut Writes) -> Result<(), EngineError> {
+    let scans: Vec<Scan<'_>> = set.iter().map(|set| Scan::prefix(set.shard, &set.of_time)).collect();
     let mut old: Vec<Option<StoredRow>> = vec![None; set.len()];
     state.scan(&scans, &mut |place, key, value| {
         let set = &set[place];
         match key[set.of_time.len()..] == *set.row.unwrap_or_default() {
             true => old[place] = Some(StoredRow::decode(value)?),
-            false => writes.delete(shard, &[key]),
+            false => writes.delete(set.shard, &[key]),
         }
         Ok(ControlFlow::Continue(()))
     })?;
@@ -160,29 +168,31 @@ fn replace(state: &KeyedState<'_>, shard: ShardId, set: &[Set<'_>], writes: &mut
         let count = if set.row.is_some() { 0 } else { DELETION };
         let kept = StoredRow { close_ms: set.close_ms, weight: 1, count };
         if old != Some(kept) {
-            writes.put(shard, &[&set.of_time, set.row.unwrap_or_default()], &[&kept.encode()]);
+            writes.put(set.shard, &[&set.of_time, set.row.unwrap_or_default()], &[&kept.encode()]);
         }
     }
     Ok(())
 }
 
+/// `keys`: where the versions are kept that come or go.
 fn add_weights(
+    keys: &Keys,
+    added: &[Added],
     state: &mut KeyedState<'_>,
-    shard: ShardId,
-    prefix: &[u8],
-    added: &[Added<'_>],
     writes: &mut Writes,
 ) -> Result<(), EngineError> {
-    let (mut keys, mut values) = (Keys::default(), Values::default());
-    added.iter().for_each(|added| keys.push(shard, &[prefix, added.suffix]));
-    state.get(&keys, &mut values)?;
-    for (place, added) in added.iter().enumerate() {
+    let mut values = Values::default();
+    state.get(keys, &mut values)?;
+    for (place, (added, (shard, key))) in added.iter().zip(keys.iter()).enumerate() {
         let weight = state.weight("temporal join", added.weight + StoredRow::weight_of(values.get(place))?)?;
         let kept = StoredRow { close_ms: added.close_ms, weight, count: added.order_length }.encode();
-        writes.set(shard, &[keys.get(place).1], (weight > 0).then_some(&kept));
+        writes.set(shard, &[key], (weight > 0).then_some(&kept));
     }
     Ok(())
 }
+
+/// The row that is valid at some time; `None`: there is none.
+pub type Version = Option<Rc<[u8]>>;
 
 /// A key and a time.
 pub type At<'a> = (ShardId, &'a [u8], i64);
@@ -191,75 +201,78 @@ pub type At<'a> = (ShardId, &'a [u8], i64);
 pub fn versions_at<'a>(
     state: &KeyedState<'_>,
     wanted: impl Iterator<Item = Option<At<'a>>>,
-) -> Result<Vec<Option<Vec<u8>>>, EngineError> {
-    let mut found = Vec::new();
-    let mut asked: Vec<Asked> = Vec::new();
+) -> Result<Vec<Version>, EngineError> {
+    let mut found: Vec<Version> = Vec::new();
+    // Where each one is wanted, and the versions of its key up to its time.
+    let mut asked: Vec<(usize, KeyRange)> = Vec::new();
     for at in wanted {
         if let Some((shard, key, time)) = at {
-            let prefix = prefix_of(VERSION, key);
+            let start = prefix_of(VERSION, key);
             let end = match time.checked_add(1) {
-                Some(next) => Some([prefix.as_slice(), &encode_time(next)].concat()),
-                None => successor(&prefix),
+                Some(next) => Some([start.as_slice(), &encode_time(next)].concat()),
+                None => successor(&start),
             };
-            asked.push(Asked { place: found.len(), shard, prefix, end });
+            asked.push((found.len(), KeyRange { shard, start, end }));
         }
         found.push(None);
     }
-    let scans: Vec<Scan<'_>> = asked.iter().map(Asked::scan).collect();
+    let scans: Vec<Scan<'_>> = asked.iter().map(|(_, range)| range.scan(Direction::Backward)).collect();
+    // Rows of neighbouring times mostly have one version, which is kept once.
+    let mut last: Version = None;
     state.scan(&scans, &mut |scan, key, value| {
-        let Asked { place, prefix, .. } = &asked[scan];
-        found[*place] = row_of(&key[prefix.len()..], value)?;
+        let (place, KeyRange { start, .. }) = &asked[scan];
+        let row = row_of(&key[start.len()..], value)?;
+        if row != last.as_deref() {
+            last = row.map(Rc::from);
+        }
+        found[*place] = last.clone();
         Ok(ControlFlow::Break(()))
     })?;
     Ok(found)
 }
 
-/// The versions of a key up to a time.
-struct Asked {
-    /// Where the row is wanted.
-    place: usize,
-    shard: ShardId,
-    prefix: Vec<u8>,
-    end: Option<Vec<u8>>,
-}
-
-impl Asked {
-    fn scan(&self) -> Scan<'_> {
-        let keys = Stretch::Range { start: &self.prefix, end: self.end.as_deref() };
-        Scan { shard: self.shard, keys, direction: Direction::Backward }
-    }
-}
-
 /// The row of a version; `None`: it is a deletion.
-fn row_of(suffix: &[u8], value: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+fn row_of<'a>(suffix: &'a [u8], value: &[u8]) -> Result<Option<&'a [u8]>, EngineError> {
     let count = StoredRow::decode(value)?.count;
     if count < 0 {
         return Ok(None);
     }
     let row = usize::try_from(count).ok().and_then(|order| suffix.get(8 + order..)).ok_or_else(cut_off)?;
-    Ok(Some(row.to_vec()))
+    Ok(Some(row))
 }
 
-/// Frees the versions of a key that are before the last final one, and that one if it is a deletion.
-pub fn prune(state: &mut KeyedState<'_>, shard: ShardId, key: &[u8]) -> Result<(), EngineError> {
-    let prefix = prefix_of(VERSION, key);
-    let mut finals: Vec<(Vec<u8>, StoredRow)> = Vec::new();
-    state.scan_prefix(shard, &prefix, |key, value| {
-        let kept = StoredRow::decode(value)?;
-        if kept.close_ms != FOR_GOOD && !state.closes(kept.close_ms) {
-            return Ok(ControlFlow::Break(()));
-        }
-        finals.push((key.to_vec(), kept));
-        Ok(ControlFlow::Continue(()))
-    })?;
-    let Some((last, kept)) = finals.pop() else { return Ok(()) };
+/// Frees the versions of these keys that are before the last final one, and that one if it is a deletion.
+pub fn prune(keys: &[(ShardId, Vec<u8>)], state: &mut KeyedState<'_>) -> Result<(), EngineError> {
     let mut writes = Writes::default();
-    finals.iter().for_each(|(key, _)| writes.delete(shard, &[key]));
-    if kept.count == DELETION {
-        writes.delete(shard, &[&last]);
-    } else if kept.close_ms != FOR_GOOD {
-        // It does not close again: only a newer one ends it.
-        writes.put(shard, &[&last], &[&StoredRow { close_ms: FOR_GOOD, ..kept }.encode()]);
+    let mut portions = Portions::of(keys.len());
+    while let Some(asked) = portions.next() {
+        let asked = &keys[asked];
+        let prefixes: Vec<Vec<u8>> = asked.iter().map(|(_, key)| prefix_of(VERSION, key)).collect();
+        let scans: Vec<Scan<'_>> =
+            asked.iter().zip(&prefixes).map(|((shard, _), prefix)| Scan::prefix(*shard, prefix)).collect();
+        let mut last: Vec<Option<(Vec<u8>, StoredRow)>> = vec![None; asked.len()];
+        let complete = state.scan_portion(&scans, &mut |place, key, value| {
+            let kept = StoredRow::decode(value)?;
+            if kept.close_ms != FOR_GOOD && !state.closes(kept.close_ms) {
+                return Ok(ControlFlow::Break(()));
+            }
+            if let Some((before, _)) = last[place].replace((key.to_vec(), kept)) {
+                writes.delete(asked[place].0, &[&before]);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        for ((shard, _), last) in asked.iter().zip(last) {
+            match last {
+                Some((key, kept)) if kept.count == DELETION => writes.delete(*shard, &[&key]),
+                // It does not close again: only a newer one ends it.
+                Some((key, kept)) if kept.close_ms != FOR_GOOD => {
+                    writes.put(*shard, &[&key], &[&StoredRow { close_ms: FOR_GOOD, ..kept }.encode()]);
+                }
+                _ => {}
+            }
+        }
+        state.put(&mut writes)?;
+        portions.done(complete);
     }
-    state.put(&mut writes)
+    Ok(())
 }

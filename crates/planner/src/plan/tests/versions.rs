@@ -1,7 +1,10 @@
 //! Tables with PRIMARY KEY as sources, and what they and views of last rows are the versions of.
 
 use super::*;
+use highwater_dataflow::runtime::BatchContext;
+use highwater_protocol::ids::SourceId;
 use highwater_sql::tables::UpsertKey;
+use std::collections::BTreeMap;
 
 /// Orders, rates by currency, and sinks for both.
 const RATES: &str = "
@@ -177,4 +180,14 @@ fn ranks_by_a_column_that_is_not_selected_are_limited_all_the_same() {
         "{RATES} INSERT INTO open_out SELECT rate, 1 FROM (SELECT rate, {rank} FROM ticks) q WHERE n = 1;"
     ));
     assert!(shape(&query)[1].starts_with("1: deduplicate0 "), "{:?}", shape(&query));
+}
+
+#[test]
+fn a_temporal_join_tells_the_watermark_that_its_rows_meet() {
+    let query = good(&format!("{RATES} INSERT INTO final_out {JOIN};"));
+    let time = |of: &str| if of == "orders" { 7_000 } else { 9_000 };
+    let times: BTreeMap<SourceId, i64> = query.sources.iter().map(|source| (source.id, time(&source.name))).collect();
+    let context = BatchContext { close_before: times, ..BatchContext::default() };
+    let watermarks = context.watermarks(&query.dataflow);
+    assert_eq!(watermarks.into_values().collect::<Vec<_>>(), [[None, Some(7_000)]]);
 }

@@ -28,7 +28,7 @@ pub fn for_all<S: Strategy>(
         let outcome = runner.run(strategy, |case| test(case).map_err(TestCaseError::fail));
         let Err(error) = outcome else { continue };
         let again = format!(
-            "again: HIGHWATER_SEED={seed} PROPTEST_CASES=1 cargo test -p highwater-engine --test oracle -- {name} --exact"
+            "again: HIGHWATER_SEED={seed} PROPTEST_CASES=1 cargo test --workspace --test oracle -- {name} --exact"
         );
         match error {
             TestError::Fail(reason, case) => panic!("{reason}\n{again}\nsmallest case found: {case:#?}"),
