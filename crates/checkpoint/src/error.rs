@@ -17,8 +17,8 @@ pub enum CheckpointError {
     #[error("{dir} has {free_bytes} bytes of free space left; free some, and the write is retried automatically")]
     Full { dir: PathBuf, free_bytes: u64 },
     #[error(
-        "cannot make {path} durable: {source}; it is unknown how much of it is on the disk. Check the disk and restart the \
-         driver; until then nothing more is written"
+        "cannot make {path} durable: {source}; it is unknown how much of it is on the disk. Check the disk and \
+         restart the driver; until then nothing more is written"
     )]
     Sync { path: PathBuf, source: std::io::Error },
     #[error("the checkpoint store refuses writes until the driver is restarted, because a write failed: {cause}")]

@@ -101,8 +101,8 @@ impl Deaths {
     /// The message when the query has failed.
     pub fn gave_up(&self) -> String {
         format!(
-            "{}; it is quarantined so that other queries can go on. Look for the cause in the executors' logs (out of memory, a \
-             crash), then resume it from its checkpoint with `highwater start`",
+            "{}; it is quarantined so that other queries can go on. Look for the cause in the executors' logs (out of \
+             memory, a crash), then resume it from its checkpoint with `highwater start`",
             self.description()
         )
     }

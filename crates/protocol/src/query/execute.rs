@@ -356,9 +356,9 @@ fn mismatch(record: &PrepareRecord, reports: &BTreeMap<TaskId, TaskReport>) -> O
             let before = record.partitions.get(partition).cloned().unwrap_or_default();
             if (before.records, before.checksum) != (read.records, read.checksum) {
                 return Some(format!(
-                    "batch {batch} was prepared from {} records of {}, but reading the same offsets again returned {} or \
-                     different ones: the topic was changed by retention, compaction or deletion; restore it, or drop \
-                     the query and submit it again with --new-output",
+                    "batch {batch} was prepared from {} records of {}, but reading the same offsets again returned {} \
+                     or different ones: the topic was changed by retention, compaction or deletion; restore it, or \
+                     drop the query and submit it again with --new-output",
                     before.records, partition.tp, read.records
                 ));
             }
@@ -375,8 +375,8 @@ fn mismatch(record: &PrepareRecord, reports: &BTreeMap<TaskId, TaskReport>) -> O
         }
         if let Some(delta) = report.state.iter().find(|delta| !record.state.iter().any(|before| same(before, delta))) {
             return Some(format!(
-                "batch {batch} produced a different state of operator {} when executed again; nothing more was published; \
-                 this is a defect, please report it with the query's SQL",
+                "batch {batch} produced a different state of operator {} when executed again; nothing more was \
+                 published; this is a defect, please report it with the query's SQL",
                 delta.operator
             ));
         }

@@ -144,8 +144,8 @@ fn stopped(found: &OutOfRange, committed: i64) -> String {
             found.earliest
         );
     }
-    let ways_out = "Set on_data_loss = 'earliest' to continue with the records written since, or 'latest' to continue at the end, \
-                    or drop the query and submit it again";
+    let ways_out = "Set on_data_loss = 'earliest' to continue with the records written since, or 'latest' to continue \
+                    at the end, or drop the query and submit it again";
     match found.diverged {
         Some(at) => format!(
             "the log of {topic} was truncated at offset {at} and rewritten, although records up to offset {committed} \

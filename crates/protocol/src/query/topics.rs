@@ -149,8 +149,8 @@ impl QueryMachine {
         let policy = self.source(look.source).map(|source| source.options.on_data_loss).unwrap_or_default();
         match policy {
             OnDataLoss::Fail => {
-                let ways_out = "the query's offsets are not valid in the new topic. Set on_data_loss = 'earliest' or 'latest' to \
-                                continue with the new topic, or drop the query and submit it again";
+                let ways_out = "the query's offsets are not valid in the new topic. Set on_data_loss = 'earliest' or \
+                                'latest' to continue with the new topic, or drop the query and submit it again";
                 self.fail(recreated(self, &look, ways_out), out);
             }
             // The ends of the new topic are not known yet.
