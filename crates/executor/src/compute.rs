@@ -1,7 +1,7 @@
-//! The computing half of one task, on a blocking thread: operators, sending, writing.
+//! The computing half of one task, on a blocking thread: runs operators, sends and writes rows.
 //!
-//! Owns: one task's sender and writers while it runs. Does not own: where its input comes from
-//! (`task`). Invariant: nothing is flushed unless the whole input came and the attempt is still wanted.
+//! Owns: one task's sender and writers while it runs. Does not own: where its input comes from (`task`). Invariant:
+//! nothing is flushed unless the whole input arrived and the attempt is still wanted.
 
 use crate::error::TaskError;
 use crate::exchange::sender::Sender;
@@ -22,10 +22,10 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// What a source task is fed.
+/// Input of a source task.
 pub enum Input {
     Chunk(SourcePartition, Box<Chunk>),
-    /// All ranges are read. Without it the input was cut off.
+    /// All ranges are read. If the input ends without this, it is incomplete.
     End,
 }
 
@@ -40,26 +40,26 @@ pub struct Compute {
     pub published: BTreeSet<WriterPlan>,
     pub cancel: CancellationToken,
     pub steps: Steps,
-    /// Where records go that do not decode, if not nowhere.
+    /// The sink for records that do not decode; `None` if they are not written anywhere.
     pub dead_letters: Option<SinkId>,
-    /// Names operators in rows that were late.
+    /// Used to name the operator of a late row.
     pub compiled: Arc<CompiledQuery>,
 }
 
-/// What a task leaves behind.
+/// Result of a task.
 pub struct Computed {
     pub report: TaskReport,
     pub overlay: Overlay,
-    /// To be waited for.
+    /// To be awaited: it may still be sending.
     pub sender: Sender,
 }
 
 impl Compute {
-    /// Computes what comes from Kafka.
+    /// Computes a source task, from records of the source.
     pub fn source(self, mut runtime: TaskRuntime, mut input: mpsc::Receiver<Input>) -> Result<Computed, TaskError> {
         let mut partitions: BTreeMap<SourcePartition, PartitionReport> = BTreeMap::new();
         let dead_letters = self.dead_letters;
-        self.run(|leading| {
+        self.run(|router| {
             let mut emitted = Vec::new();
             loop {
                 match input.blocking_recv() {
@@ -71,7 +71,7 @@ impl Compute {
                             emitted.push(Emit::Sink { sink, rows });
                         }
                         runtime.push_source(chunk.batch, &mut emitted)?;
-                        leading.lead(&mut emitted)?;
+                        router.route(&mut emitted)?;
                         runtime.settle();
                         crash::point("executor_mid_read");
                     }
@@ -79,23 +79,23 @@ impl Compute {
                     None => return Err(TaskError::Cancelled),
                 }
             }
-            leading.check()?;
+            router.check()?;
             let outcome = runtime.finish(&mut emitted)?;
-            leading.lead(&mut emitted)?;
+            router.route(&mut emitted)?;
             Ok((partitions, outcome))
         })
     }
 
-    /// Computes what other tasks have sent (with what its memory is counted by), on as many threads as there are slots. All but one are given back before rows
-    /// are sent and written.
+    /// Computes a shard task, from what other tasks have sent and the memory counted for it, on as many threads as
+    /// there are `slots`. All slots but one are released before rows are sent and written.
     pub fn shards(
         self,
         lanes: Lanes,
         (input, held): (Vec<(EdgeId, ChangeBatch)>, Growth),
         mut slots: Vec<OwnedSemaphorePermit>,
     ) -> Result<Computed, TaskError> {
-        self.run(move |leading| {
-            let (cancel, steps) = (leading.cancel.clone(), leading.steps.clone());
+        self.run(move |router| {
+            let (cancel, steps) = (router.cancel.clone(), router.steps.clone());
             let wanted = || {
                 steps.step();
                 !cancel.is_cancelled()
@@ -104,14 +104,14 @@ impl Compute {
             drop(held);
             slots.truncate(1);
             let Some((mut emitted, outcome)) = done else { return Err(TaskError::Cancelled) };
-            leading.lead(&mut emitted)?;
+            router.route(&mut emitted)?;
             Ok((BTreeMap::new(), outcome))
         })
     }
 
     fn run(
         self,
-        work: impl FnOnce(&mut Leading<'_>) -> Result<(BTreeMap<SourcePartition, PartitionReport>, TaskOutcome), TaskError>,
+        work: impl FnOnce(&mut Router<'_>) -> Result<(BTreeMap<SourcePartition, PartitionReport>, TaskOutcome), TaskError>,
     ) -> Result<Computed, TaskError> {
         let slots: Vec<(WriterPlan, Arc<Slot>)> =
             self.task.writers.iter().map(|plan| (*plan, self.writers.slot(*plan))).collect();
@@ -121,27 +121,27 @@ impl Compute {
             in_use.insert(plan.sink, slot.begin(&self.writers, *plan, self.batch, self.attempt, held)?);
         }
         let labels = Labels { batch: self.batch, compiled: self.compiled };
-        let mut leading = Leading { sender: self.sender, in_use, labels, cancel: &self.cancel, steps: &self.steps };
-        let (partitions, mut outcome) = work(&mut leading)?;
+        let mut router = Router { sender: self.sender, in_use, labels, cancel: &self.cancel, steps: &self.steps };
+        let (partitions, mut outcome) = work(&mut router)?;
         outcome.overlay.settle();
-        leading.check()?;
+        router.check()?;
         crash::point("executor_before_exchange_end");
-        leading.sender.end()?;
+        router.sender.end()?;
         crash::point("executor_before_flush");
-        let mut writers = Vec::with_capacity(leading.in_use.len());
-        for writer in leading.in_use.values_mut() {
+        let mut writers = Vec::with_capacity(router.in_use.len());
+        for writer in router.in_use.values_mut() {
             writers.push(writer.flush()?);
-            leading.steps.step();
+            router.steps.step();
         }
         crash::point("executor_after_flush");
         let report =
             TaskReport { task: self.task.id, partitions, writers, state: outcome.state, operators: outcome.operators };
-        Ok(Computed { report, overlay: outcome.overlay, sender: leading.sender })
+        Ok(Computed { report, overlay: outcome.overlay, sender: router.sender })
     }
 }
 
-/// Where the rows of a task go.
-struct Leading<'a> {
+/// Routes the rows that a task emits.
+struct Router<'a> {
     sender: Sender,
     in_use: BTreeMap<SinkId, InUse<'a>>,
     labels: Labels,
@@ -149,25 +149,25 @@ struct Leading<'a> {
     steps: &'a Steps,
 }
 
-/// What rows that were late are told apart by.
+/// Labels of late rows.
 struct Labels {
     batch: BatchId,
     compiled: Arc<CompiledQuery>,
 }
 
-impl Leading<'_> {
+impl Router<'_> {
     fn check(&self) -> Result<(), TaskError> {
         if self.cancel.is_cancelled() { Err(TaskError::Cancelled) } else { Ok(()) }
     }
 
-    fn lead(&mut self, emitted: &mut Vec<Emit>) -> Result<(), TaskError> {
+    fn route(&mut self, emitted: &mut Vec<Emit>) -> Result<(), TaskError> {
         self.steps.step();
-        lead(&mut self.sender, &mut self.in_use, &self.labels, self.steps, emitted)
+        route(&mut self.sender, &mut self.in_use, &self.labels, self.steps, emitted)
     }
 }
 
-/// Leads rows to their exchange or sink.
-fn lead(
+/// Routes rows to their exchange or sink.
+fn route(
     sender: &mut Sender,
     in_use: &mut BTreeMap<SinkId, InUse<'_>>,
     labels: &Labels,
