@@ -200,7 +200,7 @@ impl Config {
     }
 }
 
-/// `trusted`: only users of this machine reach the process, and are not told apart. Then scripts may refer to
+/// `trusted`: only users of this machine reach the process, and they are not distinguished. Then scripts may refer to
 /// everything unless a list restricts that.
 fn access(
     args: &AccessArgs,

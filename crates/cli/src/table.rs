@@ -81,7 +81,8 @@ pub fn ranges(numbers: &[i32]) -> String {
     runs.join(",")
 }
 
-/// The end of a UUID, which is enough to tell executors apart. Those started together share its beginning, a time.
+/// Returns the last 8 characters of a UUID, which suffice to distinguish executors: its beginning is a time, which
+/// executors started together share.
 pub fn short(id: &str) -> &str {
     id.get(id.len().saturating_sub(8)..).unwrap_or(id)
 }

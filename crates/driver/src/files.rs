@@ -2,7 +2,7 @@
 //!
 //! Owns: when files are read, and which version is the newest. Does not own: parsing them (crate `planner`), keeping
 //! their content (crate `checkpoint`), which version a batch looks up (its plan).
-//! Invariant: the run is told a version only after it was read as its table declares and its content is durable.
+//! Invariant: the run receives a version only after it was read as its table declares and its content is durable.
 
 use crate::error::DriverError;
 use crate::run::{Run, RunHandle};
@@ -46,9 +46,9 @@ pub(crate) struct FileKeeper {
     access: Arc<AccessPolicy>,
     epoch: Epoch,
     query: QueryId,
-    /// The versions the run was told last; before that, those that its newest batch looked up.
+    /// The versions that the run received last; until then, those that its newest batch looked up.
     versions: FileVersions,
-    told: bool,
+    sent: bool,
 }
 
 struct Watched {
@@ -71,7 +71,7 @@ impl FileKeeper {
         let pinned = |name: &String| tables.iter().any(|one| one.table.pinned && one.table.name == *name);
         let versions = used.into_iter().filter(|(name, _)| pinned(name)).collect();
         let (store, epoch, query) = (run.store.clone(), run.cluster.epoch(), run.spec.id);
-        Self { tables, store, access, epoch, query, versions, told: false }
+        Self { tables, store, access, epoch, query, versions, sent: false }
     }
 
     /// Reads in the background until the run ends. Does nothing if its rows look up no files.
@@ -88,7 +88,7 @@ impl FileKeeper {
                 Ok(Some(versions)) => run.events.push(RunnerEvent::Machine(Event::Files(versions))),
                 Ok(None) => {}
                 Err(message) => {
-                    // Also read those again that were read: a version that the run was not told is not kept.
+                    // Tables that were read are read again, too: a version that the run has not received is not kept.
                     self.tables.iter_mut().for_each(|one| one.due = Some(Instant::now() + RETRY));
                     warnings.push(format!("{message}. This is retried every second"));
                     run.events.push(RunnerEvent::Machine(Event::FilesUnreadable { message }));
@@ -116,7 +116,7 @@ impl FileKeeper {
                 contents.extend(new);
             }
         }
-        if self.told && versions == self.versions {
+        if self.sent && versions == self.versions {
             return Ok(None);
         }
         let (store, epoch, query, kept) = (self.store.clone(), self.epoch, self.query, versions.clone());
@@ -124,7 +124,7 @@ impl FileKeeper {
         if let Err(error) = stored.map_err(DriverError::from).and_then(|stored| stored.map_err(DriverError::from)) {
             return Err(format!("the content of looked-up files cannot be stored: {error}"));
         }
-        (self.versions, self.told) = (versions.clone(), true);
+        (self.versions, self.sent) = (versions.clone(), true);
         Ok(Some(versions))
     }
 }

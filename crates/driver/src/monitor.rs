@@ -94,7 +94,7 @@ fn report(
     Some(RunnerEvent::Machine(Event::Topic(look)))
 }
 
-/// Warns when retention is about to overtake the position: less than a tenth of what is retained lies before it.
+/// Warns when retention is about to overtake the position: less than a tenth of the retained offsets are before it.
 fn retention_warning(partition: &SourcePartition, position: i64, ends: LogEnds) -> Option<String> {
     let retained = ends.latest - ends.earliest;
     let margin = position - ends.earliest;

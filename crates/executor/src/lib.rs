@@ -65,8 +65,8 @@ pub struct ExecutorOptions {
     pub data_dir: Option<PathBuf>,
     /// What the scripts of queries may reach on this machine.
     pub access: AccessPolicy,
-    /// What it verifies the driver and other executors by, and shows to them. With a certificate its exchange speaks
-    /// TLS.
+    /// The CA that verifies the driver and other executors, and the credentials shown to them. With a certificate, the
+    /// exchange uses TLS.
     pub security: ClientSecurity,
 }
 

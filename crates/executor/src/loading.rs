@@ -47,7 +47,7 @@ impl Loading {
         let (done, before) = (self.done.clone(), self.last.take());
         let loading = async move {
             if let Some(before) = before {
-                // It has been told to end. If it panicked, it is over as well.
+                // It was cancelled. The result is ignored, since a load that panicked has ended, too.
                 let _ = before.await;
             }
             let result = restore::restore(&mut client, query, epoch, base, &shards, state, (&cancel, &steps)).await;

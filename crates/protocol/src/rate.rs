@@ -67,7 +67,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn over_any_second_the_rate_holds(rate in 1u64..200_000, steps in proptest::collection::vec(1i64..50, 1..400)) {
+        fn the_rate_holds_over_any_second(rate in 1u64..200_000, steps in proptest::collection::vec(1i64..50, 1..400)) {
             let mut limiter = RateLimiter::new(rate, 0);
             let (mut now, mut taken) = (0i64, 0u64);
             for step in steps {

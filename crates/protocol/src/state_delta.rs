@@ -223,7 +223,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(model in model()) {
+        fn a_written_delta_reads_back(model in model()) {
             prop_assert_eq!(decode(&encode(&model)), model);
         }
 

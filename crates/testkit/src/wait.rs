@@ -1,6 +1,6 @@
 //! Waiting, with a deadline, for something that another process does.
 //!
-//! Invariant: nothing waits for a fixed time, but for a condition; a failure says which condition did not come true.
+//! Invariant: every wait is for a condition, never for a fixed time; a failure names the condition that did not hold.
 
 use std::time::{Duration, Instant};
 

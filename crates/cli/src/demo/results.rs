@@ -1,6 +1,6 @@
 //! The newest results, read from the demo's topics like any consumer would.
 //!
-//! Owns: the consumer, and what it keeps of the records: a few lines, however long the demo runs.
+//! Owns: the consumer, and the records it keeps: a few lines, however long the demo runs.
 
 use super::sql::{ALERT_TOPICS, TOTALS_TOPIC};
 use crate::failure::Failure;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 struct Proxy {
     /// Where the executor listens.
     listen: String,
-    /// The address that others are told.
+    /// The address that the executor advertises: that of this proxy.
     advertise: String,
     closed_to: Arc<Mutex<Vec<u32>>>,
 }

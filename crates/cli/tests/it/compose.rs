@@ -38,7 +38,7 @@ fn every_service_of_ours_has_a_command_line_that_parses() {
         if let Some(test) = service["healthcheck"]["test"].as_array() {
             let line: Vec<&str> = test.iter().map(|word| word.as_str().unwrap()).collect();
             assert_eq!(line[..3], ["CMD", "sh", "/compose/as.sh"], "health check of {name}");
-            // The role that the script expects stands where the program's name would be.
+            // The script's first argument is the role; the parser takes it for the program's name.
             let line = &line[3..];
             Cli::try_parse_from(line).unwrap_or_else(|error| panic!("health check of {name}: {error}"));
         }

@@ -88,7 +88,7 @@ fn a_prepared_batch_is_finished_with_the_content_it_was_planned_with() {
     case.produce(0..20);
     cluster.submit("lookup-finish", &format!("SET min_offsets_per_trigger = 20; {}", case.script("", "")));
     cluster.driver().wait(std::time::Duration::from_secs(60));
-    // The new content has not been read, and the old one is in no file any more.
+    // The new content has not been read yet, and no file has the old content now.
     case.write("a,new\n");
     cluster.start_driver(&[]);
     cluster.wait_caught_up("lookup-finish");

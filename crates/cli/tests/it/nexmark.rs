@@ -169,7 +169,7 @@ fn the_command_runs_queries_on_its_own_cluster_and_cleans_up() {
 }
 
 #[test]
-fn the_command_says_what_is_wrong() {
+fn the_command_reports_its_errors() {
     let cluster = Highwater::stopped();
     let run = |args: &[&str]| {
         let mut all = vec!["bench", "nexmark"];

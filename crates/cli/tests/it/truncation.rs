@@ -69,7 +69,7 @@ impl Readers {
     }
 }
 
-/// A topic on brokers 1 and 2, either of which may lead it, whatever it lacks.
+/// Creates a topic on brokers 1 and 2. Either may become its leader, even if it lacks records.
 fn create(kafka: &KafkaCluster, topic: &str) {
     let properties = [("min.insync.replicas", "1"), ("unclean.leader.election.enable", "true")];
     kafka.create_replicated_on(topic, &[1, 2], &properties);

@@ -31,7 +31,7 @@ pub(super) struct Deaths {
 /// What follows from the loss of an attempt's executors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    GoOn,
+    Continue,
     /// The next attempt must not start before this time, milliseconds.
     Wait {
         until_ms: i64,
@@ -44,7 +44,7 @@ impl Deaths {
     pub fn lost(&mut self, batch: BatchId, gone: impl Iterator<Item = ExecutorId>, now_ms: i64) -> Verdict {
         let dead: BTreeSet<ExecutorId> = gone.filter(|id| !self.leaving.remove(id)).collect();
         if dead.is_empty() {
-            return Verdict::GoOn;
+            return Verdict::Continue;
         }
         self.batch = batch;
         self.attempts.retain(|(at_ms, _)| now_ms - at_ms < WINDOW_MS);
@@ -55,7 +55,7 @@ impl Deaths {
                 self.wait_until_ms = now_ms + (WAIT_MS << (count - WAIT_FROM));
                 Verdict::Wait { until_ms: self.wait_until_ms }
             }
-            _ => Verdict::GoOn,
+            _ => Verdict::Continue,
         }
     }
 
@@ -133,8 +133,8 @@ mod tests {
     #[test]
     fn three_deaths_in_a_row_make_the_query_wait_and_five_end_it() {
         let mut deaths = Deaths::default();
-        assert_eq!(die(&mut deaths, 1..=1, 0), Verdict::GoOn);
-        assert_eq!(die(&mut deaths, 2..=2, 1_000), Verdict::GoOn);
+        assert_eq!(die(&mut deaths, 1..=1, 0), Verdict::Continue);
+        assert_eq!(die(&mut deaths, 2..=2, 1_000), Verdict::Continue);
         assert_eq!(die(&mut deaths, 3..=3, 2_000), Verdict::Wait { until_ms: 12_000 });
         let waiting = deaths.waiting(11_999).unwrap();
         assert!(waiting.contains("3 executors died") && waiting.contains("batch 7"), "{waiting}");
@@ -149,7 +149,7 @@ mod tests {
     fn a_commit_in_between_or_a_long_time_clears_the_count() {
         let mut deaths = Deaths::default();
         for number in 1..100 {
-            assert_eq!(die(&mut deaths, number..=number, 0), Verdict::GoOn);
+            assert_eq!(die(&mut deaths, number..=number, 0), Verdict::Continue);
             if number % 2 == 0 {
                 deaths.committed();
             }
@@ -157,21 +157,21 @@ mod tests {
         deaths.committed();
         for number in 1..100 {
             let now_ms = number as i64 * (WINDOW_MS / 2);
-            assert_eq!(die(&mut deaths, number..=number, now_ms), Verdict::GoOn);
+            assert_eq!(die(&mut deaths, number..=number, now_ms), Verdict::Continue);
         }
     }
 
     #[test]
     fn a_lost_host_is_one_death_and_executors_that_return_or_were_told_to_end_are_none() {
         let mut deaths = Deaths::default();
-        assert_eq!(die(&mut deaths, 1..=9, 0), Verdict::GoOn, "one attempt");
+        assert_eq!(die(&mut deaths, 1..=9, 0), Verdict::Continue, "one attempt");
         deaths.leaves(e(10), true);
-        assert_eq!(die(&mut deaths, 10..=10, 0), Verdict::GoOn);
-        assert_eq!(die(&mut deaths, 11..=11, 0), Verdict::GoOn, "the second");
+        assert_eq!(die(&mut deaths, 10..=10, 0), Verdict::Continue);
+        assert_eq!(die(&mut deaths, 11..=11, 0), Verdict::Continue, "the second");
         assert_eq!(die(&mut deaths, 12..=12, 0), Verdict::Wait { until_ms: 10_000 });
         deaths.are_here(&[(e(11), ())].into());
         assert_eq!(deaths.waits_until_ms(1), None, "it only hung");
         deaths.leaves(e(12), false);
-        assert_eq!(die(&mut deaths, 13..=13, 0), Verdict::GoOn, "the second again");
+        assert_eq!(die(&mut deaths, 13..=13, 0), Verdict::Continue, "the second again");
     }
 }

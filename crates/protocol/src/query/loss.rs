@@ -12,10 +12,10 @@ use std::collections::BTreeSet;
 /// What to do about one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// The log still holds what was committed as it was read: reading continues there.
+    /// The log is unchanged below the committed position: reading continues there.
     ReadAgain,
     /// Reading continues at `to`; `lost` offsets that were never read are skipped.
-    GoOn {
+    Continue {
         to: i64,
         lost: i64,
     },
@@ -35,9 +35,9 @@ fn verdict(committed: i64, found: &OutOfRange, policy: OnDataLoss) -> Verdict {
     let first_unread = if committed < found.earliest { found.earliest } else { same_until.max(found.earliest) };
     match policy {
         OnDataLoss::Fail => Verdict::Stop,
-        OnDataLoss::Earliest => Verdict::GoOn { to: first_unread, lost: (first_unread - committed).max(0) },
+        OnDataLoss::Earliest => Verdict::Continue { to: first_unread, lost: (first_unread - committed).max(0) },
         OnDataLoss::Latest => {
-            Verdict::GoOn { to: found.latest, lost: (found.latest - committed.min(first_unread)).max(0) }
+            Verdict::Continue { to: found.latest, lost: (found.latest - committed.min(first_unread)).max(0) }
         }
     }
 }
@@ -75,7 +75,7 @@ impl QueryMachine {
         match verdict(committed, &found, policy) {
             Verdict::Stop => self.fail(stopped(&found, committed), out),
             Verdict::ReadAgain => self.read_again(&found, out),
-            Verdict::GoOn { to, lost } => self.go_on_at(&found, committed, to, lost, out),
+            Verdict::Continue { to, lost } => self.continue_at(&found, committed, to, lost, out),
         }
     }
 
@@ -96,7 +96,7 @@ impl QueryMachine {
         self.troubles.remove(&None);
     }
 
-    fn go_on_at(&mut self, found: &OutOfRange, committed: i64, to: i64, lost: i64, out: &mut Vec<Action>) {
+    fn continue_at(&mut self, found: &OutOfRange, committed: i64, to: i64, lost: i64, out: &mut Vec<Action>) {
         if matches!(self.phase, Phase::Executing(_)) {
             self.abort_execution(&BTreeSet::new(), 0, out);
         }
@@ -181,8 +181,8 @@ mod tests {
     #[test]
     fn every_place_of_the_committed_position_under_every_policy() {
         use OnDataLoss::{Earliest, Fail, Latest};
-        use Verdict::{GoOn, ReadAgain, Stop};
-        let on = |to, lost| GoOn { to, lost };
+        use Verdict::{Continue, ReadAgain, Stop};
+        let on = |to, lost| Continue { to, lost };
         let table = [
             ("before what is left", 3, log(5, 9, None), [Stop, on(5, 2), on(9, 6)]),
             ("at its beginning", 5, log(5, 9, None), [ReadAgain; 3]),

@@ -50,7 +50,7 @@ impl QueryMachine {
             Phase::Publishing(publication) => {
                 (publication.prepared.record.batch(), publication.pending.values().copied().collect())
             }
-            _ => return Verdict::GoOn,
+            _ => return Verdict::Continue,
         };
         self.deaths.lost(batch, dead.iter().filter(|id| at_work.contains(id)).copied(), now_ms)
     }
@@ -105,7 +105,7 @@ impl QueryMachine {
         execution.lease.heard(executor, tasks, &open, now_ms);
     }
 
-    /// When the attempt is dropped unless something is heard of it; `None` if no attempt is waited for.
+    /// Time at which the attempt is dropped without further reports, milliseconds; `None` if no attempt is waited for.
     pub(super) fn lapses_at_ms(&self) -> Option<i64> {
         match &self.phase {
             Phase::Executing(execution) => execution.lease.lapses_at_ms(&waited_for(execution)),
@@ -114,8 +114,8 @@ impl QueryMachine {
         }
     }
 
-    /// Ends an attempt that nothing is heard of any more. The executors it waits for open the query anew, as if they
-    /// had just joined, which leaves hanging tasks behind.
+    /// Ends an attempt whose lease has lapsed or that publishes for too long. The executors it waits for reopen the
+    /// query as if they had just joined, which discards hanging tasks.
     pub(super) fn end_lapsed(&mut self, now_ms: i64, out: &mut Vec<Action>) {
         let hung: BTreeSet<ExecutorId> = match &self.phase {
             Phase::Executing(execution) => execution.lease.lapsed(&waited_for(execution), now_ms),

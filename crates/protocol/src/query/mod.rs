@@ -51,7 +51,7 @@ pub enum End {
 }
 
 impl End {
-    /// The durable state that this end leads to; `None` if this driver must not write it.
+    /// Returns the durable state after this end; `None` if this driver must not write it.
     pub fn desired(&self) -> Option<DesiredState> {
         match self {
             End::Stopped => Some(DesiredState::Stopped),

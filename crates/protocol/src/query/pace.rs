@@ -17,7 +17,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// A batch of these ranges took too long: limits each source to half of what it read.
+    /// Called when a batch of these ranges took too long: limits each source to half the offsets it read.
     pub fn shrink(&mut self, ranges: &Ranges) {
         for (id, read) in offsets(ranges) {
             self.limits.insert(id, (read / 2).max(1));

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const DEFAULT_MAX_TRIGGER_DELAY_MS: u64 = 15 * 60 * 1000;
 
 impl QueryMachine {
-    /// Does what is due. Called after every event.
+    /// Takes every step that is due. Called after every event.
     pub(super) fn advance(&mut self, now_ms: i64, out: &mut Vec<Action>) {
         self.advanced_at_ms = now_ms;
         self.fence_orphans(out);

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_has_its_own_places() {
+    fn a_run_has_its_own_topics_and_files() {
         for query in QUERIES {
             let script = query.script_at(&places());
             for left in [SERVERS, TOPICS, SIDE_INPUT] {

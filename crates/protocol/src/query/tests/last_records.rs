@@ -73,7 +73,7 @@ fn markers_do_not_move_it_and_a_record_of_unknown_epoch_drops_it() {
     query.tell(available(1, &[(0, 5)]));
     let record = complete(&mut query, |_| (0, None));
     assert_eq!((record.positions[&p(0)], record.last_records[&p(0)]), (5, last(2, 4)));
-    // when a record comes from a broker that does not tell its epoch
+    // when a record comes from a broker that does not report its epoch
     query.tell(available(1, &[(0, 6)]));
     let record = complete(&mut query, |_| (1, None));
     // then
@@ -109,7 +109,7 @@ fn a_log_rewritten_without_a_reader_is_treated_like_one_rewritten_under_a_reader
         let options = SourceOptions { on_data_loss: policy, ..SourceOptions::default() };
         let mut again = Query::restarted(with_options(options), &record, query.now_ms, Resolution::Published);
         again.tell(executors(&[(1, 1)]));
-        // when the consumer finds other records from 1 on, though the log goes on to 9
+        // when the consumer finds different records from 1 on, although the log extends to 9
         let told = again.tell(out_of_range(3, 0, 9, Some(1)));
         // then
         let Some(position) = continues_at else {
