@@ -1,9 +1,9 @@
-//! Compaction: a snapshot of the state replaces the chain of deltas it was folded from.
+//! Compaction: replaces a chain of deltas by a snapshot of the state.
 //!
-//! Owns: when a snapshot is worth it, and the order of its steps. With N the newest prepared batch the snapshot
-//! is taken at N−1, so that the state both after N−1 (where N would be finished from) and after N stays
-//! readable. Steps: write the parts; one transaction sets the new snapshot and removes the older keys; delete
-//! the older blobs. A crash leaves either the old chain or the new one, and blobs that open removes.
+//! Owns: when a snapshot is worth it, and the order of its steps. With N the newest prepared batch, the snapshot is
+//! taken at N−1, so that the state after N−1 (from which N would be finished) and after N both stay readable. Steps:
+//! write the parts; one transaction sets the new snapshot and removes the older keys; delete the older blobs. A crash
+//! leaves either the old chain or the new one, and unreferenced blobs that the next open removes.
 
 use crate::error::CheckpointError;
 use crate::format::{self, Container, Kind};
@@ -18,14 +18,14 @@ use std::collections::BTreeMap;
 
 use std::sync::{PoisonError, TryLockError};
 
-/// When the chain is worth replacing.
+/// When a chain is worth replacing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompactionPolicy {
-    /// Deltas may always take this much before they are folded, bytes as stored.
+    /// Deltas are not merged while they take less than this, bytes as stored.
     pub min_delta_bytes: u64,
-    /// Longest chain, for the sake of recovery time and of the number of files.
+    /// Longest chain; limits recovery time and the number of files.
     pub max_deltas: usize,
-    /// A part of a snapshot is folded in memory; about this much, bytes as stored.
+    /// Approximate size of a snapshot part, which is merged in memory; bytes as stored.
     pub part_bytes: u64,
 }
 
@@ -38,20 +38,20 @@ impl Default for CompactionPolicy {
 /// What a compaction did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CompactionReport {
-    /// Batch of the new snapshot; `None` = it was not worth it, or another one is running.
+    /// Batch of the new snapshot; `None` if it was not worth it, or another compaction is running.
     pub snapshot: Option<BatchId>,
     pub snapshot_bytes: u64,
-    /// Batches whose deltas are folded and whose records are no longer kept.
+    /// Number of batches whose deltas are merged and whose records are no longer kept.
     pub batches_removed: usize,
 }
 
 impl CheckpointStore {
-    /// Folds the chain if the policy asks for it. Batches can be prepared meanwhile.
+    /// Compacts the chain if the policy asks for it. Batches can be prepared meanwhile.
     pub fn compact(&self, epoch: Epoch, query: QueryId) -> Result<CompactionReport, CheckpointError> {
         self.compact_with(epoch, query, CompactionPolicy::default())
     }
 
-    /// [`compact`](Self::compact) with another policy.
+    /// Like [`compact`](Self::compact), with another policy.
     pub fn compact_with(
         &self,
         epoch: Epoch,
@@ -81,7 +81,7 @@ impl CheckpointStore {
         Ok(CompactionReport { snapshot: Some(target), snapshot_bytes, batches_removed })
     }
 
-    /// Writes the state after `target` in about `parts` parts, each folded by itself.
+    /// Writes the state after `target` in about `parts` parts, each merged by itself.
     fn write_snapshot(
         &self,
         epoch: Epoch,
@@ -118,7 +118,7 @@ impl CheckpointStore {
         Ok(entry)
     }
 
-    /// Parts are always blobs: many small ones in one head value would add up.
+    /// Writes a part as a blob, however small it is: many small parts in one head value would add up.
     fn write_part(&self, name: BlobName, bytes: Vec<u8>) -> Result<Body, CheckpointError> {
         let name = name.to_string();
         self.inner.blobs.put(&name, &bytes)?;
@@ -135,7 +135,7 @@ impl CheckpointStore {
         Ok(end)
     }
 
-    /// Puts the new snapshot in the place of what it was folded from.
+    /// Replaces the chain by the new snapshot.
     fn swap(
         &self,
         epoch: Epoch,

@@ -1,6 +1,6 @@
 //! What can go wrong with a checkpoint, and what to do about it.
 //!
-//! Owns: the one error type of this crate. Every text names the file or key, the cause and the way out.
+//! Owns: the one error type of this crate. Every text names the file or key, the cause and the remedy.
 
 use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::{BatchId, Epoch, QueryId};
@@ -14,14 +14,14 @@ use thiserror::Error;
 pub enum CheckpointError {
     #[error("cannot {action} {path}: {source}; check free space, permissions and the disk")]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
-    #[error("{dir} has {free_bytes} bytes of free space left; free some: it is tried again by itself")]
+    #[error("{dir} has {free_bytes} bytes of free space left; free some, and the write is retried automatically")]
     Full { dir: PathBuf, free_bytes: u64 },
     #[error(
-        "cannot make {path} durable: {source}; what of it is on the disk, nobody knows. Check the disk and restart the \
-         driver: until then nothing more is written"
+        "cannot make {path} durable: {source}; it is unknown how much of it is on the disk. Check the disk and \
+         restart the driver; until then nothing more is written"
     )]
     Sync { path: PathBuf, source: std::io::Error },
-    #[error("the checkpoint store takes no more writes until the driver is restarted, since one failed: {cause}")]
+    #[error("the checkpoint store refuses writes until the driver is restarted, because a write failed: {cause}")]
     Poisoned { cause: String },
     #[error("the head store failed to {action}: {message}; check free space and the disk, then restart the driver")]
     Head { action: &'static str, message: String },
@@ -39,7 +39,7 @@ pub enum CheckpointError {
     Regress { batch: BatchId, partition: SourcePartition, from: i64, to: i64 },
     #[error("batch {got} cannot be prepared: the next one of query {query} is {expected}; nothing was written")]
     OutOfOrder { query: QueryId, expected: BatchId, got: BatchId },
-    #[error("the checkpoint of query {query} was changed by someone else meanwhile; nothing was written")]
+    #[error("the checkpoint of query {query} was changed by another process meanwhile; nothing was written")]
     Conflict { query: QueryId },
     #[error("a query named `{name}` exists already; choose another name, or replace it")]
     AlreadyExists { name: String },
@@ -63,18 +63,18 @@ pub enum CheckpointError {
     )]
     HeadMissing { dir: PathBuf },
     #[error(
-        "the checkpoint of query {query} went back: batch {marked} was prepared, but the head store ends at {}. Its \
+        "the checkpoint of query {query} went back: batch {marked} was prepared, but the head store {}. Its \
          newest writes were lost: the disk is damaged, or `head` was restored from an older copy. Restore the whole \
          data folder from one copy; or drop the query and submit it again with --new-output. If its sinks hold \
-         nothing newer, removing {mark} lets it start: it holds them against the checkpoint first",
-        found.map_or("none".to_string(), |batch| format!("batch {batch}"))
+         nothing newer, removing {mark} lets it start, after it has compared them with the checkpoint",
+        found.map_or("has no batch".to_string(), |batch| format!("ends at batch {batch}"))
     )]
     WentBack { query: QueryId, marked: BatchId, found: Option<BatchId>, mark: PathBuf },
     #[error(
         "the head store in {dir} went back: epoch {marked} was claimed, but it ends at epoch {found}. Its newest writes \
          were lost: the disk is damaged, or `head` was restored from an older copy. Restore the whole data folder \
-         from one copy; or remove {mark} to go on with what it holds: queries that are behind are then refused one \
-         by one"
+         from one copy; or remove {mark} to continue with what it holds: each query that is behind is then refused \
+         by itself"
     )]
     EpochWentBack { dir: PathBuf, marked: Epoch, found: Epoch, mark: PathBuf },
     #[error("cannot export to {0}: it is not empty; choose another folder")]

@@ -1,9 +1,10 @@
-//! Writes checkpoints as the folders people know from Spark: `offsets/N`, `commits/N`, `state/OPERATOR/…`.
+//! Exports checkpoints in the folder layout known from Spark: `offsets/N`, `commits/N`, `state/OPERATOR/…`.
 //!
 //! Owns: the layout of the export. Invariant: it only writes into a folder that is new or empty.
-//! Layout: `offsets/N` one line of JSON, `{"topic":{"0":100}}`, exclusive ends after batch N; `commits/N` one line of
-//! JSON with the watermarks after it, for committed batches; `state/OPERATOR/N.delta` what batch N changed, and
-//! `state/OPERATOR/N.snapshot-FIRST-END` the whole state of some shards after it, in the layout of `protocol::state_delta`.
+//! Layout: `offsets/N` is one line of JSON, `{"topic":{"0":100}}`, exclusive ends after batch N; `commits/N`, for
+//! committed batches, is one line of JSON with the watermarks after it; `state/OPERATOR/N.delta` is what batch N
+//! changed, and `state/OPERATOR/N.snapshot-FIRST-END` the whole state of some shards after it, in the layout of
+//! `protocol::state_delta`.
 
 use crate::error::CheckpointError;
 use crate::format::{Container, Kind};
@@ -17,7 +18,7 @@ use highwater_protocol::prepare_record::PrepareRecord;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// What an export has written.
+/// Numbers of files that an export has written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Exported {
@@ -62,7 +63,7 @@ impl CheckpointStore {
         Ok(folder.done)
     }
 
-    /// Writes the state in one file; returns the record, if it holds one.
+    /// Writes the state that is in one file. Returns the file's record; `None` if it has none.
     fn export_body(
         &self,
         key: &HeadKey,
@@ -77,7 +78,7 @@ impl CheckpointStore {
             match kind {
                 Kind::Record => record = Some(parse_record(&file, &container)?),
                 Kind::State { operator, .. } => {
-                    // Several tasks change one operator: each has its own delta.
+                    // If several tasks change one operator, each has its own delta.
                     folder.write_numbered(&["state", &operator.to_string()], name, &bytes)?;
                     folder.done.state_files += 1;
                 }
@@ -92,7 +93,7 @@ fn line(document: &serde_json::Value) -> String {
     format!("{document}\n")
 }
 
-/// Where the export goes.
+/// The folder of an export.
 struct Folder {
     root: PathBuf,
     done: Exported,
@@ -118,7 +119,7 @@ impl Folder {
         std::fs::write(&path, bytes).map_err(|source| io("write", &path, source))
     }
 
-    /// Writes `NAME`, or `NAME.1`, `NAME.2` … if it is there already.
+    /// Writes `NAME`, or `NAME.1`, `NAME.2` … if that exists already.
     fn write_numbered(&self, place: &[&str], name: &str, bytes: &[u8]) -> Result<(), CheckpointError> {
         let folder: PathBuf = std::iter::once(self.root.as_os_str()).chain(place.iter().map(|s| s.as_ref())).collect();
         std::fs::create_dir_all(&folder).map_err(|source| io("create", &folder, source))?;

@@ -1,8 +1,8 @@
-//! Content of the files that rows look up, by digest: a batch that is repeated looks up what it did before.
+//! Content of the files that rows look up, by digest, so that a repeated batch looks up the same content.
 //!
 //! Owns: storing it, and when it is deleted. Does not own: reading the files it comes from (crate `driver`).
-//! Invariants: content is durable before a batch is planned with it, and is kept while the newest two prepared batches, one
-//! under way, or one yet to be planned needs it.
+//! Invariants: content is durable before a batch is planned with it. It is kept as long as one of the newest two
+//! prepared batches, the batch under way or the next one to be planned needs it.
 
 use crate::error::CheckpointError;
 use crate::format::{self, Container, Kind};
@@ -16,8 +16,8 @@ use highwater_protocol::plan::BatchPlan;
 use std::collections::BTreeSet;
 
 impl CheckpointStore {
-    /// Stores content durably and keeps it for batches planned with these versions, and for those planned before.
-    /// `new` holds what is not stored yet.
+    /// Stores content durably and keeps it for batches planned with these versions, besides the content kept before.
+    /// `new` holds the contents that are not stored yet.
     pub fn keep_files(
         &self,
         epoch: Epoch,
@@ -26,7 +26,7 @@ impl CheckpointStore {
         new: &[Vec<u8>],
     ) -> Result<(), CheckpointError> {
         self.check_epoch(epoch)?;
-        // Held before it is written: a compaction may be about to delete the same content.
+        // Held before it is written, since a compaction may be about to delete the same content.
         self.hold(query, digests(versions));
         for bytes in new {
             let name = BlobName::File(query, FileContent::of(bytes).digest).to_string();
@@ -35,7 +35,7 @@ impl CheckpointStore {
         Ok(())
     }
 
-    /// A try that is repeated, for want of room on the disk, holds the same once.
+    /// Adds `content` to what is held. A repeated attempt, after a full disk, holds the same content once.
     fn hold(&self, query: QueryId, content: Digests) {
         let slot = self.slot(query);
         let mut held = lock(&slot.held);
@@ -44,8 +44,8 @@ impl CheckpointStore {
         }
     }
 
-    /// No batch that is under way or to come needs versions that were kept before these: deletes their content, but for what
-    /// the newest two prepared batches need.
+    /// Deletes content that was kept for versions older than these, except what the newest two prepared batches need.
+    /// The caller knows that no batch under way or to come needs it.
     pub fn release_files(&self, epoch: Epoch, query: QueryId, before: &FileVersions) -> Result<(), CheckpointError> {
         self.check_epoch(epoch)?;
         let slot = self.slot(query);
@@ -54,7 +54,7 @@ impl CheckpointStore {
         self.delete_unneeded_files(query, &slot)
     }
 
-    /// The bytes of one file.
+    /// Returns the bytes of one file.
     pub fn read_file(&self, query: QueryId, content: FileContent) -> Result<Vec<u8>, CheckpointError> {
         let slot = self.slot(query);
         let _reading = slot.files.read();
@@ -69,11 +69,12 @@ impl CheckpointStore {
         let bytes = Container::parse(&name, &stored)?.read_one(Kind::File)?;
         match FileContent::of(&bytes).digest == digest {
             true => Ok(bytes),
-            false => Err(CheckpointError::damaged(name, "it holds other content than its name says")),
+            false => Err(CheckpointError::damaged(name, "its content does not match the digest in its name")),
         }
     }
 
-    /// What notes, in the transaction of a batch, which content it needs; and whether some is not needed any more after it.
+    /// Returns operations that record, in the transaction of a batch, which content it needs; and whether some content
+    /// is no longer needed afterwards.
     pub(crate) fn files_ops(&self, query: QueryId, plan: &BatchPlan) -> Result<(Vec<HeadOp>, bool), CheckpointError> {
         if plan.files.is_empty() {
             return Ok((Vec::new(), false));
@@ -90,7 +91,7 @@ impl CheckpointStore {
         Ok((ops, others))
     }
 
-    /// Content that the newest two batches of a query need.
+    /// Digests of the content that the newest two batches of a query need.
     pub(crate) fn needed_files(&self, query: QueryId) -> Result<Digests, CheckpointError> {
         let mut needed = Digests::new();
         for (key, value) in self.inner.heads.scan(&HeadKey::files_of(query))? {
@@ -99,7 +100,7 @@ impl CheckpointStore {
         Ok(needed)
     }
 
-    /// Deletes content that nothing needs. The caller holds the query's `files` for writing.
+    /// Deletes content that nothing needs. The caller holds a write lock on the query's `files`.
     pub(crate) fn delete_unneeded_files(&self, query: QueryId, slot: &QuerySlot) -> Result<(), CheckpointError> {
         let mut needed = self.needed_files(query)?;
         lock(&slot.held).iter().for_each(|held| needed.extend(held));
@@ -113,7 +114,7 @@ impl CheckpointStore {
         Ok(())
     }
 
-    /// Reads all content that is needed; the size of each, bytes.
+    /// Reads all content that is needed. Returns the size of each file in bytes, or its error.
     pub(crate) fn verify_files(&self, query: QueryId) -> Vec<Result<u64, CheckpointError>> {
         let size = |digest| self.read_content(query, digest).map(|bytes| bytes.len() as u64);
         match self.needed_files(query) {
@@ -123,7 +124,7 @@ impl CheckpointStore {
     }
 }
 
-/// No batch planned with versions from before these follows.
+/// No later batch is planned with versions older than these.
 pub(crate) fn release_before(slot: &QuerySlot, versions: &FileVersions) {
     let needed = digests(versions);
     let mut held = lock(&slot.held);

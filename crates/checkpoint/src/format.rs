@@ -1,6 +1,6 @@
-//! The bytes of a checkpoint file: sections that are compressed and checksummed one by one.
+//! The format of checkpoint files: sections that are compressed and checksummed one by one.
 //!
-//! Owns: the container. Does not own: what sections hold, where files are.
+//! Owns: the container. Does not own: the content of sections, the place of files.
 //! Layout, integers little-endian: magic `HWCP` · version `u8` · directory length `u32` · directory (postcard
 //! list of [`Section`]) · CRC-32 of all before `u32` · the sections' bytes, zstd, in directory order.
 //! Invariant: a changed, missing or added byte anywhere is noticed before anything of that section is used.
@@ -14,10 +14,10 @@ const MAGIC: &[u8; 4] = b"HWCP";
 pub const FORMAT_VERSION: u8 = 1;
 const PREFIX_LEN: usize = 9;
 const CRC_LEN: usize = 4;
-/// Fast, and most of what compression can gain on state rows.
+/// Fast, with most of the gain that compression can have on state rows.
 const ZSTD_LEVEL: i32 = 1;
 
-/// What a section is.
+/// The kind of a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// JSON of a `PrepareRecord`, without state bytes.
@@ -42,7 +42,7 @@ pub struct Section {
     pub crc32: u32,
 }
 
-/// Puts sections into one file.
+/// Encodes sections into one file.
 pub fn encode<'a>(sections: impl IntoIterator<Item = (Kind, &'a [u8])>) -> Result<Vec<u8>, CheckpointError> {
     let failed = |error: &dyn std::fmt::Display| CheckpointError::Encode(error.to_string());
     let (mut directory, mut body) = (Vec::new(), Vec::new());
@@ -71,7 +71,7 @@ pub fn encode<'a>(sections: impl IntoIterator<Item = (Kind, &'a [u8])>) -> Resul
 /// A file whose directory has been checked.
 #[derive(Debug)]
 pub struct Container<'a> {
-    /// For messages.
+    /// Name of the file, for messages.
     file: &'a str,
     sections: Vec<(Section, &'a [u8])>,
 }
@@ -80,7 +80,7 @@ impl<'a> Container<'a> {
     pub fn parse(file: &'a str, bytes: &'a [u8]) -> Result<Self, CheckpointError> {
         let damaged = |reason: &str| CheckpointError::damaged(file, reason);
         if bytes.len() < PREFIX_LEN {
-            return Err(damaged("it is cut off"));
+            return Err(damaged("it is truncated"));
         }
         if &bytes[..4] != MAGIC {
             return Err(damaged("it does not begin with its magic bytes"));
@@ -91,7 +91,7 @@ impl<'a> Container<'a> {
         }
         let length = u32::from_le_bytes([bytes[5], bytes[6], bytes[7], bytes[8]]) as usize;
         let end = PREFIX_LEN + length;
-        let crc = bytes.get(end..end + CRC_LEN).ok_or_else(|| damaged("it is cut off"))?;
+        let crc = bytes.get(end..end + CRC_LEN).ok_or_else(|| damaged("it is truncated"))?;
         if crc != crc32fast::hash(&bytes[..end]).to_le_bytes() {
             return Err(damaged("the checksum of its directory does not match"));
         }
@@ -101,7 +101,7 @@ impl<'a> Container<'a> {
         let mut sections = Vec::with_capacity(directory.len());
         for section in directory {
             let length = usize::try_from(section.stored_len).unwrap_or(usize::MAX);
-            let (stored, after) = rest.split_at_checked(length).ok_or_else(|| damaged("it is cut off"))?;
+            let (stored, after) = rest.split_at_checked(length).ok_or_else(|| damaged("it is truncated"))?;
             sections.push((section, stored));
             rest = after;
         }
@@ -111,20 +111,20 @@ impl<'a> Container<'a> {
         Ok(Self { file, sections })
     }
 
-    /// Sections of a kind, checked and decompressed.
+    /// Returns the sections whose kind is wanted, checked and decompressed.
     pub fn read(&self, wanted: impl Fn(Kind) -> bool) -> Result<Vec<(Kind, Vec<u8>)>, CheckpointError> {
         let sections = self.sections.iter().filter(|(section, _)| wanted(section.kind));
         sections.map(|(section, stored)| Ok((section.kind, self.decompress(section, stored)?))).collect()
     }
 
-    /// The only section of a kind.
+    /// Returns the only section of a kind.
     pub fn read_one(&self, wanted: Kind) -> Result<Vec<u8>, CheckpointError> {
         let found = self.read(|kind| kind == wanted)?.into_iter().next();
         let (_, bytes) = found.ok_or_else(|| self.damaged(format!("it has no section {wanted:?}")))?;
         Ok(bytes)
     }
 
-    /// The shards that any state section covers, as one past the last.
+    /// One past the highest shard that any state section covers; 0 if there is none.
     pub fn end_shard(&self) -> u16 {
         let ends = self.sections.iter().filter_map(|(section, _)| match section.kind {
             Kind::State { end, .. } => Some(end.0),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_refused_by_name() {
+    fn another_version_is_refused() {
         let mut bytes = encode([(Kind::Record, &b"{}"[..])]).unwrap();
         bytes[4] = 7;
         let error = Container::parse("queries/x/batch-1", &bytes).unwrap_err().to_string();
@@ -181,7 +181,7 @@ mod tests {
         }
 
         #[test]
-        fn any_changed_byte_and_any_cut_is_noticed(body in proptest::collection::vec(any::<u8>(), 1..100), at: usize, bit in 0..8) {
+        fn any_changed_byte_and_any_truncation_is_noticed(body in proptest::collection::vec(any::<u8>(), 1..100), at: usize, bit in 0..8) {
             let bytes = encode([(Kind::Record, &b"{}"[..]), (state(1), &body)]).unwrap();
             let at = at % bytes.len();
             let mut broken = bytes.clone();

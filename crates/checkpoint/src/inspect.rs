@@ -1,6 +1,6 @@
-//! Looking at checkpoints from outside: what is kept, and whether every byte of it can be trusted.
+//! Inspects checkpoints: which batches are kept, and whether every byte of them is intact.
 //!
-//! Owns: lists and verification. Does not own: repair; nothing here changes anything.
+//! Owns: lists and verification. Does not own: repair; nothing in this module writes.
 
 use crate::error::CheckpointError;
 use crate::format::{Container, Kind};
@@ -19,7 +19,7 @@ use serde::Serialize;
 #[serde(rename_all = "camelCase")]
 pub struct BatchSummary {
     pub batch_id: u64,
-    /// Noted as committed. The newest batch may be committed without the note: recovery asks the sinks.
+    /// True if recorded as committed. The newest batch may be committed without the record: recovery asks the sinks.
     pub committed: bool,
     /// Milliseconds since the Unix epoch.
     pub prepared_at_ms: i64,
@@ -27,27 +27,27 @@ pub struct BatchSummary {
     pub num_input_rows: u64,
     /// Bytes of record and state changes as stored.
     pub size_bytes: u64,
-    /// Bytes of the snapshot of the whole state after this batch, if there is one.
+    /// Bytes of the snapshot of the whole state after this batch; `None` if there is none.
     pub snapshot_bytes: Option<u64>,
 }
 
-/// What a verification has read, and what it found.
+/// What a verification has read and found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Verification {
     pub batches: u64,
     pub snapshots: u64,
-    /// Files that rows look up.
+    /// Number of files that rows look up.
     pub files: u64,
-    /// Sections of files: records, and state of one operator each.
+    /// Number of sections: records, and state of one operator each.
     pub sections: u64,
     pub size_bytes: u64,
-    /// Every damage, by file. Empty = all is well.
+    /// Everything that is damaged, by file. Empty if all is intact.
     pub problems: Vec<String>,
 }
 
 impl CheckpointStore {
-    /// Every kept batch, oldest first.
+    /// Lists every kept batch, oldest first.
     pub fn batches(&self, query: QueryId) -> Result<Vec<BatchSummary>, CheckpointError> {
         let committed = self.committed_batch(query)?;
         let mut snapshot: Option<(BatchId, u64)> = None;
@@ -72,8 +72,8 @@ impl CheckpointStore {
         Ok(found)
     }
 
-    /// Reads everything kept of a query and checks it: checksums, formats, the chain without a gap, positions that
-    /// never go back. Goes on after damage, so that all of it is named.
+    /// Reads and checks everything kept of a query: checksums, formats, that the chain has no gap and positions never
+    /// go back. Continues after damage, so that all of it is reported.
     pub fn verify(&self, query: QueryId) -> Result<Verification, CheckpointError> {
         let slot = self.slot(query);
         let _reading = slot.files.read();
@@ -111,7 +111,7 @@ impl CheckpointStore {
         Ok(report)
     }
 
-    /// Checks one file; its record, if it holds one.
+    /// Checks one file. Returns its record; `None` if it has none or is damaged.
     fn verify_body(&self, key: &HeadKey, body: &Body, report: &mut Verification) -> Option<PrepareRecord> {
         report.size_bytes += body.size_bytes();
         let (file, bytes) = report.keep(self.read_body(key, body))?;

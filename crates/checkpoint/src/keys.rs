@@ -1,4 +1,4 @@
-//! Every persisted name: the keys of the head store and the paths of blobs. Nothing else formats them.
+//! Every persisted name: the keys of the head store and the paths of blobs. No other module formats them.
 //!
 //! Owns: their text forms. Invariant: keys of one kind sort by batch, so that a scan is in batch order.
 
@@ -25,7 +25,8 @@ pub enum HeadKey {
     Writers(QueryId),
     /// `query/ID/batch/N` → [`BatchEntry`](crate::values::BatchEntry): where record and deltas of batch N are.
     Batch(QueryId, BatchId),
-    /// `query/ID/snapshot/N` → [`SnapshotEntry`](crate::values::SnapshotEntry): the whole state after batch N. At most one.
+    /// `query/ID/snapshot/N` → [`SnapshotEntry`](crate::values::SnapshotEntry): the whole state after batch N. At most
+    /// one.
     Snapshot(QueryId, BatchId),
     /// `query/ID/files/N` → digests of the files that rows of batch N look up. Only where there are any.
     Files(QueryId, BatchId),
@@ -49,7 +50,7 @@ impl fmt::Display for HeadKey {
 }
 
 impl HeadKey {
-    /// The key of these bytes; `None` for a key this version does not know.
+    /// Parses a key; `None` if this version does not know it.
     pub fn parse(key: &str) -> Option<Self> {
         let parts: Vec<&str> = key.splitn(4, '/').collect();
         let query = |text: &str| text.parse::<QueryId>().ok();
@@ -82,7 +83,7 @@ impl HeadKey {
         format!("query/{query}/batch/")
     }
 
-    /// Prefix of the keys that name the files of one query's batches.
+    /// Prefix of the keys that list the looked-up files of one query's batches.
     pub fn files_of(query: QueryId) -> String {
         format!("query/{query}/files/")
     }
@@ -93,7 +94,8 @@ impl HeadKey {
     }
 }
 
-/// A blob. Names are never used twice for different contents: they carry who wrote them.
+/// A blob. A name is never used twice for different contents, since it contains the writer's epoch and attempt, or a
+/// digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlobName {
     /// `queries/ID/batch-N-EPOCH.ATTEMPT`: record and state deltas of one batch.
@@ -123,7 +125,7 @@ impl BlobName {
     /// Prefix of all blobs.
     pub const ALL: &'static str = "queries/";
 
-    /// The query that a blob belongs to.
+    /// The query that a blob belongs to; `None` if the name has none.
     pub fn query_of(name: &str) -> Option<QueryId> {
         name.strip_prefix(Self::ALL)?.split('/').next()?.parse().ok()
     }

@@ -1,9 +1,9 @@
 //! The checkpoint: where queries, offsets and state are durable.
 //!
-//! Owns: what is on disk, in which order it is written, and what a crash can leave. Does not own: what a batch
-//! is (protocol), what state means (operators). Two small traits keep the bytes: [`blob::BlobStore`] for files,
-//! [`head::HeadStore`] for the small values that point to them, changed in one transaction. `marks` say how far both
-//! have come, in files of their own.
+//! Owns: what is on disk, in which order it is written, and what a crash can leave. Does not own: what a batch is
+//! (crate `protocol`), what state means (crate `operators`). Two small traits store the bytes: [`blob::BlobStore`] for
+//! files, and [`head::HeadStore`] for the small values that point to them, changed in one transaction. `marks` are
+//! separate files that record the newest epoch and batch, so that a head store that lost writes is noticed.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

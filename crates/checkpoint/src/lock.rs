@@ -1,7 +1,7 @@
-//! One process at a time in a data folder.
+//! Lets only one process use a data folder at a time.
 //!
-//! Owns: the file `LOCK`, held by an advisory lock that ends with the process, whatever ends it. Its text names
-//! the holder for the message others get.
+//! Owns: the file `LOCK`, held by an advisory lock that ends with the process, however it ends. The text of the file
+//! identifies the holder, for the error message that other processes get.
 
 use crate::error::CheckpointError;
 use std::fs::{File, TryLockError};
@@ -23,7 +23,7 @@ impl FolderLock {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                // Unreadable or not yet written: the message only gets vaguer.
+                // If it is unreadable or not written yet, the message does not name the holder.
                 let _ = file.read_to_string(&mut holder);
                 let holder = if holder.trim().is_empty() { "another process".into() } else { holder.trim().into() };
                 return Err(CheckpointError::Locked { dir: dir.to_path_buf(), holder });

@@ -1,11 +1,11 @@
 //! Marks: the newest epoch and the newest prepared batch of every query, outside the head store.
 //!
-//! Owns: the files in `marks`, and what they say of a head store that has gone back. sled takes a damaged tail of its
-//! log for one that a crash tore, and drops what follows; a copy of `head` may be restored from an older day. Either
-//! way the head store looks sound, and is behind what was published. A mark is written after the head, so that it is
-//! never ahead of a head that lost nothing.
+//! Owns: the files in `marks`, and detecting a head store that went back. sled takes a damaged tail of its log for a
+//! torn write of a crash and drops what follows; or an older copy of `head` may have been restored. Either way the head
+//! store looks intact but is behind what was published. A mark is written after the head, so it is never ahead of a
+//! head that lost nothing.
 //! Invariants: a mark is durable before its batch counts as prepared, and never goes back. A file has two slots that
-//! are overwritten in turn: a torn write leaves the other one.
+//! are overwritten in turn: a torn write leaves the other one intact.
 
 use crate::blob::{create_durably, sync_folder};
 use crate::error::CheckpointError;
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 const MAGIC: &[u8; 8] = b"HWMARK\0\x01";
-/// Slots lie on pages of their own.
+/// Each slot has its own page.
 const SLOT_BYTES: u64 = 4096;
 /// Magic, sequence, epoch, batch plus one, CRC-32 of all before.
 const RECORD_BYTES: usize = 36;
@@ -31,7 +31,7 @@ pub(crate) struct Marks {
     files: Mutex<BTreeMap<String, Mark>>,
 }
 
-/// One file.
+/// The file of one mark.
 #[derive(Debug)]
 struct Mark {
     file: File,
@@ -40,7 +40,7 @@ struct Mark {
     value: Value,
 }
 
-/// What a slot says.
+/// The content of a slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Value {
     epoch: u64,
@@ -72,12 +72,12 @@ impl Marks {
         self.set(EPOCH, Value { epoch: epoch.0, batch: None })
     }
 
-    /// The newest batch of the query that was ever prepared.
+    /// The newest batch of the query that was ever prepared; `None` if none was.
     pub fn batch(&self, query: QueryId) -> Option<BatchId> {
         self.with(|files| files.get(&query.to_string()).and_then(|mark| mark.value.batch))
     }
 
-    /// Makes the query's file, so that marking a batch needs no more room on the disk.
+    /// Creates the query's file, so that marking a batch needs no more disk space.
     pub fn ensure(&self, query: QueryId) -> Result<(), CheckpointError> {
         if self.with(|files| files.contains_key(&query.to_string())) {
             return Ok(());
@@ -94,7 +94,8 @@ impl Marks {
         self.with(|files| files.keys().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// Forgets a query that is to be removed. Comes before its heads go: a mark without a query says that one is lost.
+    /// Removes the mark of a query that is to be deleted. Must precede the removal of its heads, since a mark without a
+    /// query means that the query was lost.
     pub fn remove(&self, query: QueryId) -> Result<(), CheckpointError> {
         let (Some(dir), Some(mark)) = (&self.dir, self.with(|files| files.remove(&query.to_string()))) else {
             return Ok(());
@@ -103,7 +104,7 @@ impl Marks {
         sync_folder(dir)
     }
 
-    /// Where the mark of a query is, for messages.
+    /// Path of a query's mark, for messages.
     pub fn path(&self, query: QueryId) -> PathBuf {
         self.dir.clone().unwrap_or_default().join(query.to_string())
     }
@@ -125,7 +126,7 @@ impl Marks {
 }
 
 impl Mark {
-    /// Both slots are written in full, so that later writes change no more than their bytes.
+    /// Creates a mark. Both slots are written in full, so that later writes only change bytes in place.
     fn create(dir: &Path, name: &str, value: Value) -> Result<Self, CheckpointError> {
         let path = dir.join(name);
         let temporary = dir.join(format!("{name}{TEMPORARY}"));
@@ -208,7 +209,7 @@ mod tests {
         assert_eq!((reopened.epoch(), reopened.batch(Q)), (Epoch(4), Some(BatchId(7))));
         let path = reopened.path(Q);
         let mut bytes = fs::read(&path).unwrap();
-        // Batch 7 was the eighth write after the first.
+        // Batch 7 was the eighth write after the creation.
         bytes[30] ^= 1;
         fs::write(&path, &bytes).unwrap();
         let torn = Marks::open(dir.path()).unwrap();

@@ -1,8 +1,7 @@
-//! Preparing a batch: the one durable write that makes it a checkpoint.
+//! Prepares a batch: the one durable write that makes it a checkpoint.
 //!
-//! Invariants: the record and its state deltas are one file, durable before the head points to it; the head
-//! moves in one epoch-checked transaction, from batch N−1 to N and never otherwise; no offset goes back; the mark
-//! follows the head.
+//! Invariants: the record and its state deltas are one file, durable before the head points to it; the head moves in
+//! one epoch-checked transaction, and only from batch N−1 to N; no offset goes back; the mark follows the head.
 
 use crate::error::CheckpointError;
 use crate::files;
@@ -16,8 +15,8 @@ use highwater_protocol::prepare_record::PrepareRecord;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 impl CheckpointStore {
-    /// Writes the checkpoint of one batch, with the state bytes in `record.state`. When it returns, the batch
-    /// is prepared and can only be finished. An error of kind `Retry` means that nothing was prepared.
+    /// Writes the checkpoint of one batch, with the state bytes in `record.state`. After it returns, the batch is
+    /// prepared and can only be finished. An error of kind `Retry` means that nothing was prepared.
     pub fn prepare(&self, epoch: Epoch, record: &PrepareRecord) -> Result<(), CheckpointError> {
         self.check_epoch(epoch)?;
         let (query, batch) = (record.query, record.batch());
@@ -33,7 +32,7 @@ impl CheckpointStore {
                 *tip = Some(Tip { batch: Some(batch), positions: record.positions.clone() });
                 Ok(())
             }
-            // The tip stays unknown after a failed write: the next look is at what is stored.
+            // After a failed write the tip stays unknown and is read from the store next time.
             Err(error) => Err(error),
         }
     }
@@ -58,12 +57,12 @@ impl CheckpointStore {
         self.guarded(self.inner.marks.set_batch(query, epoch, batch))?;
         let slot = self.slot(query);
         files::release_before(&slot, &record.plan.files);
-        // While someone reads, a batch does not wait for that: the next compaction deletes them.
+        // A batch does not wait for readers; if there are any, the next compaction deletes the files.
         if some_unneeded
             && let Ok(_deleting) = slot.files.try_write()
             && let Err(error) = self.delete_unneeded_files(query, &slot)
         {
-            tracing::warn!(%error, "looked-up files of older batches could not be deleted; it is tried again");
+            tracing::warn!(%error, "looked-up files of older batches could not be deleted; this is tried again later");
         }
         Ok(())
     }
@@ -76,7 +75,7 @@ impl CheckpointStore {
         }))
     }
 
-    /// Notes that a batch is committed, without waiting for the disk: recovery asks the sinks anyway.
+    /// Records that a batch is committed, without waiting for the disk, since recovery asks the sinks anyway.
     pub fn note_committed(&self, epoch: Epoch, query: QueryId, batch: BatchId) -> Result<(), CheckpointError> {
         let prepared = self.latest_batch(query)?;
         if prepared.is_none_or(|prepared| batch > prepared) {
@@ -116,7 +115,7 @@ fn encode_record(record: &PrepareRecord) -> Result<Vec<u8>, CheckpointError> {
     format::encode(std::iter::once((Kind::Record, json.as_slice())).chain(deltas))
 }
 
-/// For people only: nothing is decided by it.
+/// The time shown to users; no decision depends on it.
 fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)

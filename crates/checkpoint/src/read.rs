@@ -1,7 +1,7 @@
 //! Reading checkpoints back: records, and state as of a batch.
 //!
-//! Invariant: state of batch N = newest snapshot at or before N, then every delta after it up to N, in order,
-//! none missing. Damage is an error that names the file; nothing falls back to an older checkpoint by itself.
+//! Invariant: the state of batch N is the newest snapshot at or before N, then every delta after it up to N, in order
+//! and without a gap. Damage is an error that names the file; nothing falls back to an older checkpoint by itself.
 
 use crate::error::CheckpointError;
 use crate::format::{Container, Kind};
@@ -20,16 +20,16 @@ const MAX_THREADS: usize = 8;
 /// The newest checkpoint of a query.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Head {
-    /// Its state bytes are left out; see [`CheckpointStore::read_state`].
+    /// Without state bytes, which [`CheckpointStore::read_state`] reads.
     pub record: PrepareRecord,
-    /// Known to be committed. If not, the sinks have to be asked.
+    /// True if the batch is known to be committed. If false, the sinks must be asked.
     pub committed: bool,
 }
 
-/// Files that make up the state after a batch.
+/// The files that make up the state after a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
-    /// Empty if there is no snapshot, or an empty one.
+    /// Without parts if there is no snapshot, or it is empty.
     pub snapshot: SnapshotEntry,
     pub snapshot_at: Option<BatchId>,
     /// Batches after the snapshot, in order.
@@ -37,8 +37,8 @@ pub(crate) struct Chain {
 }
 
 impl CheckpointStore {
-    /// The newest prepared batch. A damaged one is an error, never skipped over, and so is one that a newer one is
-    /// known to have followed.
+    /// Returns the newest prepared batch; `None` before the first. It is an error if that batch is damaged, or if a
+    /// mark shows that a newer one was prepared; an older batch is never returned instead.
     pub fn latest(&self, query: QueryId) -> Result<Option<Head>, CheckpointError> {
         let found = self.latest_batch(query)?;
         self.check_mark(query, found)?;
@@ -50,7 +50,7 @@ impl CheckpointStore {
         Ok(Some(Head { record, committed }))
     }
 
-    /// The record of one batch, without state bytes; `None` if it is not kept.
+    /// Returns the record of one batch, without state bytes; `None` if it is not kept.
     pub fn record(&self, query: QueryId, batch: BatchId) -> Result<Option<PrepareRecord>, CheckpointError> {
         let slot = self.slot(query);
         let _reading = slot.files.read();
@@ -60,13 +60,13 @@ impl CheckpointStore {
         let (file, bytes) = self.read_body(&key, &entry.body)?;
         let record = parse_record(&file, &Container::parse(&file, &bytes)?)?;
         if record.query != query || record.batch() != batch {
-            return Err(CheckpointError::damaged(file, "it holds another batch"));
+            return Err(CheckpointError::damaged(file, "it holds a different batch"));
         }
         Ok(Some(record))
     }
 
-    /// State after `batch` of some shards: deltas to be loaded in this order, deletions left out, at most one
-    /// per operator and snapshot part, and one per operator for all that came after.
+    /// Returns the state of some shards after `batch`, as deltas to load in this order: one per operator and snapshot
+    /// part, then one per operator for everything after the snapshot.
     pub fn read_state(
         &self,
         query: QueryId,
@@ -79,7 +79,7 @@ impl CheckpointStore {
         self.fold(query, &chain, &|shard| shards.contains(&shard))
     }
 
-    /// What the state after `batch` is made of.
+    /// Finds the files that make up the state after `batch`.
     pub(crate) fn chain(&self, query: QueryId, batch: BatchId) -> Result<Chain, CheckpointError> {
         let mut chain = Chain::default();
         for (key, value) in self.inner.heads.scan(&HeadKey::snapshots_of(query))? {
@@ -121,7 +121,7 @@ impl CheckpointStore {
         Ok(CheckpointError::damaged(format!("head store key {key}"), "a state delta is missing"))
     }
 
-    /// Reads a chain in parallel and folds it: snapshot parts as they are, later deltas into one per operator.
+    /// Reads a chain in parallel: snapshot parts as they are, later deltas merged into one per operator.
     pub(crate) fn fold(
         &self,
         query: QueryId,
@@ -147,7 +147,7 @@ impl CheckpointStore {
                 }
             }
         }
-        // Deletions matter only where a snapshot may hold the key.
+        // Deletions matter only if a snapshot may hold the key.
         let drop_deleted = snapshot_parts == 0;
         for (operator, deltas) in later {
             let slices: Vec<&[u8]> = deltas.iter().map(|(_, bytes)| bytes.as_slice()).collect();
@@ -157,7 +157,7 @@ impl CheckpointStore {
         Ok(out)
     }
 
-    /// The state sections of one file that touch wanted shards, cut down to them.
+    /// Returns the state sections of one file that overlap the wanted shards, reduced to these.
     fn read_sections(
         &self,
         key: &HeadKey,

@@ -1,6 +1,6 @@
 //! Stored queries: put, list, replace, delete.
 //!
-//! Invariants: a name belongs to one query; a deleted query's keys go in one transaction, then its blobs.
+//! Invariants: a name belongs to one query; the keys of a deleted query are removed in one transaction, then its blobs.
 
 use crate::error::CheckpointError;
 use crate::format::{self, Container, Kind};
@@ -12,7 +12,7 @@ use highwater_protocol::ids::{Epoch, QueryId};
 use highwater_protocol::options::QuerySpec;
 
 impl CheckpointStore {
-    /// Stores a query durably, new or changed. A name that another query has is refused.
+    /// Stores a new or changed query durably. Refuses a name that another query has.
     pub fn put_query(&self, epoch: Epoch, spec: &QuerySpec) -> Result<(), CheckpointError> {
         self.check_epoch(epoch)?;
         let name_key = HeadKey::Name(spec.name.clone());
@@ -29,7 +29,7 @@ impl CheckpointStore {
         Ok(())
     }
 
-    /// What stores a spec, and the blob that nothing points to afterwards.
+    /// Returns the operations that store a spec, and the blob that is unreferenced afterwards, if any.
     fn put_ops(&self, epoch: Epoch, spec: &QuerySpec) -> Result<(Vec<HeadOp>, Option<String>), CheckpointError> {
         let key = HeadKey::Spec(spec.id);
         let old_value = self.inner.heads.get(&key)?;
@@ -50,8 +50,8 @@ impl CheckpointStore {
         Ok((ops, old.as_ref().and_then(|old| old.body.blob()).map(str::to_string)))
     }
 
-    /// Removes a query with all its checkpoints and stores another in its place, in one transaction: whatever happens,
-    /// one of the two is there. The old one has to be there, and may have the new one's name.
+    /// Removes a query with all its checkpoints and stores another one instead, in one transaction. The old query must
+    /// exist, and may have the name of the new one.
     pub fn replace_query(&self, epoch: Epoch, old: QueryId, new: &QuerySpec) -> Result<(), CheckpointError> {
         self.check_epoch(epoch)?;
         let name_key = HeadKey::Name(new.name.clone());
@@ -71,7 +71,7 @@ impl CheckpointStore {
         self.delete_blobs(old)
     }
 
-    /// Every stored query, by name.
+    /// Returns every stored query, sorted by name.
     pub fn queries(&self) -> Result<Vec<QuerySpec>, CheckpointError> {
         let keys = self.inner.heads.scan(HeadKey::QUERIES)?;
         let specs = keys.into_iter().filter(|(key, _)| matches!(key, HeadKey::Spec(_)));
@@ -80,14 +80,14 @@ impl CheckpointStore {
         Ok(specs)
     }
 
-    /// One stored query.
+    /// Returns one stored query; `None` if it does not exist.
     pub fn query(&self, id: QueryId) -> Result<Option<QuerySpec>, CheckpointError> {
         let key = HeadKey::Spec(id);
         let value = self.inner.heads.get(&key)?;
         value.map(|value| self.read_spec(&key, &value)).transpose()
     }
 
-    /// The stored query of this name.
+    /// Returns the stored query of this name; `None` if there is none.
     pub fn query_by_name(&self, name: &str) -> Result<Option<QuerySpec>, CheckpointError> {
         let key = HeadKey::Name(name.to_string());
         match self.inner.heads.get(&key)? {
@@ -103,7 +103,7 @@ impl CheckpointStore {
         serde_json::from_slice(&json).map_err(|error| CheckpointError::damaged(file, error))
     }
 
-    /// Removes a query with all its checkpoints. Removing one that is not there is fine.
+    /// Removes a query with all its checkpoints; does nothing if it does not exist.
     pub fn delete_query(&self, epoch: Epoch, id: QueryId) -> Result<(), CheckpointError> {
         self.check_epoch(epoch)?;
         let slot = self.slot(id);

@@ -1,10 +1,10 @@
-//! The facade: one durable home for the queries, checkpoints and state of a driver.
+//! The facade: the durable store of a driver's queries, checkpoints and state.
 //!
-//! Owns: opening, locking, epochs, and the cached tip of each query. The work is next door: `specs`,
-//! `prepare`, `read`, `compact`, `inspect`, `export`.
-//! Invariants: a blob is durable before the head points to it, and the head has stopped pointing to it before
-//! it is deleted; so a crash can only leave blobs that nothing points to, and those are removed at open, unless the
-//! query's mark says that its head went back. After a failed sync nothing is written until a restart.
+//! Owns: opening, locking, epochs, and the cached tip of each query. The work is in the modules `specs`, `prepare`,
+//! `read`, `compact`, `inspect`, `export`.
+//! Invariants: a blob is durable before the head points to it, and the head no longer points to it before it is
+//! deleted; so a crash can only leave unreferenced blobs, which are removed at open, unless the query's mark shows that
+//! its head went back. After a failed sync nothing is written until a restart.
 
 use crate::blob::{BlobStore, FileBlobStore, MemBlobStore, create_durably};
 use crate::error::CheckpointError;
@@ -20,10 +20,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-/// The content of files that one batch needs.
+/// Digests of the files that one batch needs.
 pub(crate) type Digests = BTreeSet<ContentDigest>;
 
-/// Cheap to clone; blocking: call it on threads that may wait for the disk.
+/// Cheap to clone. Its calls block: call it on threads that may wait for the disk.
 #[derive(Clone)]
 pub struct CheckpointStore {
     pub(crate) inner: Arc<Inner>,
@@ -33,23 +33,23 @@ pub(crate) struct Inner {
     pub blobs: Arc<dyn BlobStore>,
     pub heads: Arc<dyn HeadStore>,
     pub marks: Marks,
-    /// Why nothing may be written any more.
+    /// Why writes are refused; unset while they are allowed.
     poison: OnceLock<String>,
     queries: Mutex<BTreeMap<QueryId, Arc<QuerySlot>>>,
-    /// Released last.
+    /// Last field, so that it is released last.
     _lock: Option<FolderLock>,
 }
 
-/// What this process remembers of one query.
+/// What this process remembers about one query.
 #[derive(Default)]
 pub(crate) struct QuerySlot {
-    /// The newest prepared batch; `None` inside = not looked up yet. Held while a batch is prepared.
+    /// The newest prepared batch; `None` if not looked up yet. Locked while a batch is prepared.
     pub tip: Mutex<Option<Tip>>,
-    /// Read while files of the query are read, written while compaction deletes them.
+    /// Read-locked while files of the query are read, write-locked while files are deleted.
     pub files: RwLock<()>,
-    /// Held by the one compaction there may be.
+    /// Locked by a running compaction, so that there is only one.
     pub compacting: Mutex<()>,
-    /// Content that batches under way, or planned next, look up; oldest version first.
+    /// Content that the batches under way or planned next look up; oldest version first.
     pub held: Mutex<VecDeque<Digests>>,
 }
 
@@ -61,8 +61,8 @@ pub(crate) struct Tip {
 }
 
 impl CheckpointStore {
-    /// Opens the folder, creating it, and removes blobs that a crash has left. Fails with the holder's name if
-    /// another process has it open.
+    /// Opens the folder, creating it if needed, and removes blobs that a crash has left. If another process has it
+    /// open, fails with an error that names that process.
     pub fn open(data_dir: &Path) -> Result<Self, CheckpointError> {
         create_durably(data_dir)?;
         let lock = FolderLock::take(data_dir)?;
@@ -80,7 +80,7 @@ impl CheckpointStore {
         Self::over(Arc::new(blobs), Arc::new(heads), marks, Some(lock))
     }
 
-    /// A store that ends with the process.
+    /// A store in memory, which ends with the process.
     pub fn in_memory() -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -94,7 +94,7 @@ impl CheckpointStore {
         }
     }
 
-    /// A store over given parts, as after a restart.
+    /// A store over the given parts, as after a restart.
     pub fn with_parts(blobs: Arc<dyn BlobStore>, heads: Arc<dyn HeadStore>) -> Result<Self, CheckpointError> {
         Self::over(blobs, heads, Marks::default(), None)
     }
@@ -112,19 +112,19 @@ impl CheckpointStore {
         Ok(store)
     }
 
-    /// Claims the next epoch, durably. From then on every write of an earlier one is refused.
+    /// Claims the next epoch, durably. From then on every write of an earlier epoch is refused.
     pub fn claim_epoch(&self) -> Result<Epoch, CheckpointError> {
         self.check_sound()?;
         let epoch = self.guarded(self.inner.heads.claim_epoch())?;
         self.guarded(self.inner.marks.set_epoch(epoch))?;
         let version = STORE_VERSION.to_string().into_bytes();
         let ops = [HeadOp::Expect(HeadKey::Format, None), HeadOp::Put(HeadKey::Format, version)];
-        // Refused = a store of this version already, which `open` has checked.
+        // Refused if the store has a version already, which `open` has checked.
         let _ = self.guarded(self.inner.heads.transact(epoch, &ops))?;
         Ok(epoch)
     }
 
-    /// Refuses every write after one that failed in a way that leaves it unknown what is durable.
+    /// Refuses a write if an earlier one failed so that it is unknown what is durable.
     pub(crate) fn check_sound(&self) -> Result<(), CheckpointError> {
         match self.inner.poison.get() {
             Some(cause) => Err(CheckpointError::Poisoned { cause: cause.clone() }),
@@ -132,16 +132,16 @@ impl CheckpointStore {
         }
     }
 
-    /// Remembers such a failure.
+    /// Remembers a failure after which writes must be refused.
     pub(crate) fn guarded<T>(&self, written: Result<T, CheckpointError>) -> Result<T, CheckpointError> {
         written.inspect_err(|error| {
             if error.poisons() && self.inner.poison.set(error.to_string()).is_ok() {
-                tracing::error!(%error, "the checkpoint store takes no more writes");
+                tracing::error!(%error, "the checkpoint store refuses writes from now on");
             }
         })
     }
 
-    /// Refuses a query whose newest batch is older than one that was prepared.
+    /// Refuses a query whose newest batch is older than the one in its mark.
     pub(crate) fn check_mark(&self, query: QueryId, found: Option<BatchId>) -> Result<(), CheckpointError> {
         match self.inner.marks.batch(query) {
             Some(marked) if found < Some(marked) => {
@@ -151,7 +151,7 @@ impl CheckpointStore {
         }
     }
 
-    /// Queries whose heads are behind their marks, or are gone. Their blobs may be all there is left of them.
+    /// Queries whose heads are behind their marks, or missing. Their blobs may be all that is left of them.
     fn behind(&self) -> Result<BTreeSet<QueryId>, CheckpointError> {
         let mut behind = BTreeSet::new();
         for query in self.inner.marks.queries() {
@@ -159,7 +159,7 @@ impl CheckpointStore {
             if lost {
                 let mark = self.inner.marks.path(query);
                 tracing::error!(%query, "a query is missing from the head store, which went back: restore the whole \
-                    data folder from one copy, or remove {} to go on without it", mark.display());
+                    data folder from one copy, or remove {} to continue without it", mark.display());
             }
             if lost || self.check_mark(query, self.latest_batch(query)?).is_err() {
                 behind.insert(query);
@@ -216,7 +216,7 @@ impl CheckpointStore {
         lock(&self.inner.queries).remove(&query);
     }
 
-    /// Puts small contents into the head value itself and others into a blob.
+    /// Puts small contents into the head value itself and large ones into a blob.
     pub(crate) fn write_body(&self, name: BlobName, bytes: Vec<u8>) -> Result<Body, CheckpointError> {
         if bytes.len() <= INLINE_MAX_BYTES {
             return Ok(Body::Inline(bytes));
@@ -226,7 +226,7 @@ impl CheckpointStore {
         Ok(Body::Blob { name, size_bytes: bytes.len() as u64 })
     }
 
-    /// The bytes of a body and the name to call it by in messages.
+    /// Returns the bytes of a body, and its name for messages.
     pub(crate) fn read_body(&self, key: &HeadKey, body: &Body) -> Result<(String, Vec<u8>), CheckpointError> {
         match body {
             Body::Inline(bytes) => Ok((format!("head store key {key}"), bytes.clone())),
@@ -248,7 +248,7 @@ impl CheckpointStore {
         }
     }
 
-    /// Refuses a stale epoch before any work is done for it; the transaction checks again.
+    /// Refuses a stale epoch before any work is done; the transaction checks again.
     pub fn check_epoch(&self, yours: Epoch) -> Result<(), CheckpointError> {
         self.check_sound()?;
         let current = self.inner.heads.epoch()?;
@@ -260,18 +260,18 @@ impl CheckpointStore {
         value.map(|bytes| decode_text(key, &bytes).map(BatchId)).transpose()
     }
 
-    /// The newest prepared batch.
+    /// Returns the newest prepared batch; `None` before the first.
     pub fn latest_batch(&self, query: QueryId) -> Result<Option<BatchId>, CheckpointError> {
         self.batch_number(&HeadKey::Latest(query))
     }
 
-    /// The newest batch noted as committed. May lag behind by what a power cut took.
+    /// Returns the newest batch recorded as committed; `None` if none is. A power cut may have lost newer records.
     pub fn committed_batch(&self, query: QueryId) -> Result<Option<BatchId>, CheckpointError> {
         self.batch_number(&HeadKey::Committed(query))
     }
 }
 
-/// A panic elsewhere does not make what these locks guard wrong.
+/// Locks, ignoring poisoning: a panic elsewhere leaves the guarded values consistent.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

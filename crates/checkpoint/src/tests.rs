@@ -1,4 +1,4 @@
-//! The store as the driver uses it: order, fencing, folding, compaction, damage, restarts.
+//! The store as the driver uses it: order, fencing, merging, compaction, damage, restarts.
 
 mod behind;
 mod files;
@@ -42,7 +42,7 @@ fn partition(number: i32) -> SourcePartition {
     SourcePartition { source: SourceId(0), tp: TopicPartition::new("t", number) }
 }
 
-/// Changes of one operator: key, and value or deletion.
+/// Changes of one operator: key, and value or deletion (`None`).
 type Changes = Vec<(u8, Option<Vec<u8>>)>;
 
 fn shard_of(key: u8) -> ShardId {
@@ -82,21 +82,21 @@ fn record(query: QueryId, epoch: Epoch, batch: u64, position: i64, changes: &Cha
     }
 }
 
-/// The state after a batch, folded as an executor that owns everything would load it.
+/// The state after a batch, as an executor that owns all shards would load it.
 fn state(store: &CheckpointStore, query: QueryId, batch: u64) -> BTreeMap<u8, Vec<u8>> {
     let all: BTreeSet<ShardId> = (0..SHARDS).map(ShardId).collect();
-    let mut folded = BTreeMap::new();
+    let mut loaded = BTreeMap::new();
     for (operator, bytes) in store.read_state(query, BatchId(batch), &all).unwrap() {
         assert_eq!(operator, OperatorId(3));
         for entry in DeltaReader::new(&bytes).unwrap() {
             let entry = entry.unwrap();
             match entry.value {
-                Some(value) => folded.insert(entry.key[0], value.to_vec()),
-                None => folded.remove(&entry.key[0]),
+                Some(value) => loaded.insert(entry.key[0], value.to_vec()),
+                None => loaded.remove(&entry.key[0]),
             };
         }
     }
-    folded
+    loaded
 }
 
 fn some(key: u8, value: &[u8]) -> Changes {
@@ -155,7 +155,7 @@ fn a_stale_epoch_writes_nothing_and_the_lock_has_one_holder() {
 }
 
 #[test]
-fn a_restart_finds_what_was_prepared_and_removes_what_nothing_points_to() {
+fn a_restart_finds_the_prepared_batch_and_removes_unreferenced_blobs() {
     let dir = tempfile::tempdir().unwrap();
     let large = vec![(1, Some((0..60_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect()))];
     let query = {
@@ -177,7 +177,7 @@ fn a_restart_finds_what_was_prepared_and_removes_what_nothing_points_to() {
 }
 
 #[test]
-fn damage_stops_the_query_by_name_and_nothing_falls_back() {
+fn damage_stops_the_query_and_names_the_file_without_falling_back() {
     let dir = tempfile::tempdir().unwrap();
     let noise: Vec<u8> = (0..20_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     let query = {
@@ -206,7 +206,7 @@ fn damage_stops_the_query_by_name_and_nothing_falls_back() {
 }
 
 #[test]
-fn a_head_store_that_is_gone_is_not_taken_for_a_new_one() {
+fn a_missing_head_store_is_not_taken_for_a_new_one() {
     let dir = tempfile::tempdir().unwrap();
     let noise: Vec<u8> = (0..20_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     {
@@ -239,7 +239,7 @@ fn names_belong_to_one_query_and_are_free_again_when_it_is_deleted() {
 }
 
 #[test]
-fn a_query_takes_the_place_of_another_in_one_step_or_not_at_all() {
+fn a_query_replaces_another_atomically() {
     let store = CheckpointStore::in_memory();
     let epoch = store.claim_epoch().unwrap();
     let (old, other) = (spec("q"), spec("other"));
@@ -268,7 +268,7 @@ fn a_query_takes_the_place_of_another_in_one_step_or_not_at_all() {
 }
 
 #[test]
-fn an_unknown_version_is_refused_by_name() {
+fn an_unknown_version_is_refused() {
     let heads = std::sync::Arc::new(crate::head::MemHeadStore::default());
     let epoch = heads.claim_epoch().unwrap();
     let format = crate::head::HeadOp::Put(crate::keys::HeadKey::Format, b"7".to_vec());
@@ -286,9 +286,9 @@ fn changes() -> impl Strategy<Value = Changes> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// State after the newest batch, and after the one before, whatever was compacted between and whoever reopened.
+    /// State after the newest two batches, whatever was compacted in between and however often the store was reopened.
     #[test]
-    fn folding_equals_applying_the_changes_in_order(
+    fn reading_state_equals_applying_the_changes_in_order(
         batches in prop::collection::vec((changes(), any::<bool>(), 1usize..6, 1u64..20_000, any::<bool>()), 1..12),
     ) {
         let (blobs, heads) = (std::sync::Arc::new(crate::blob::MemBlobStore::default()), std::sync::Arc::new(crate::head::MemHeadStore::default()));

@@ -1,24 +1,24 @@
 //! Values of the head store: small, versioned, checksummed.
 //!
 //! Owns: their shapes and bytes. Layout: version `u8`, CRC-32 of the rest `u32` little-endian, postcard body.
-//! Invariant: a value stays under [`INLINE_MAX_BYTES`] plus a little, far below what sled moves to files that
-//! it never syncs.
+//! Invariant: a value stays little above [`INLINE_MAX_BYTES`], far below the size from which sled moves values to files
+//! that it never syncs.
 
 use crate::error::CheckpointError;
 use crate::keys::HeadKey;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Version of every value here.
+/// Version of every value in this module.
 pub const VALUE_VERSION: u8 = 1;
-/// Version of the layout as a whole: keys, blob names, value kinds.
+/// Version of the whole layout: keys, blob names, kinds of values.
 pub const STORE_VERSION: u32 = 1;
-/// Contents up to this size are kept in the head store itself, which saves two syncs per batch. A leaf of
-/// sled holds 16 entries before it is split, so leaves stay under 64 KiB.
+/// Contents up to this size are kept in the head store itself, which saves two syncs per batch. A leaf of sled holds
+/// 16 entries before it is split, so leaves stay under 64 KiB.
 pub const INLINE_MAX_BYTES: usize = 4096;
 const HEADER_LEN: usize = 5;
 
-/// Where some bytes are.
+/// Where the bytes of a checkpoint file are: in the head store, or in a blob.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Body {
     Inline(Vec<u8>),
@@ -45,7 +45,7 @@ impl Body {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpecEntry {
     pub name: String,
-    /// Counts the changes.
+    /// Counts the changes of the spec.
     pub version: u64,
     pub body: Body,
 }
@@ -60,7 +60,7 @@ pub struct BatchEntry {
     pub records: u64,
 }
 
-/// The whole state after one batch, cut by shards.
+/// The whole state after one batch, split by shards.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotEntry {
     pub parts: Vec<SnapshotPart>,
@@ -91,22 +91,22 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CheckpointError> {
 pub fn decode<T: DeserializeOwned>(key: &HeadKey, bytes: &[u8]) -> Result<T, CheckpointError> {
     let file = || format!("head store key {key}");
     let damaged = |reason: &str| CheckpointError::damaged(file(), reason);
-    let (&version, rest) = bytes.split_first().ok_or_else(|| damaged("empty value"))?;
+    let (&version, rest) = bytes.split_first().ok_or_else(|| damaged("it is empty"))?;
     if version != VALUE_VERSION {
         let (found, supported) = (version.into(), VALUE_VERSION.into());
         return Err(CheckpointError::UnknownVersion { file: file(), found, supported });
     }
-    let (crc, body) = rest.split_first_chunk::<4>().ok_or_else(|| damaged("cut off"))?;
+    let (crc, body) = rest.split_first_chunk::<4>().ok_or_else(|| damaged("it is truncated"))?;
     if u32::from_le_bytes(*crc) != crc32fast::hash(body) {
-        return Err(damaged("checksum mismatch"));
+        return Err(damaged("its checksum does not match"));
     }
     postcard::from_bytes(body).map_err(|error| damaged(&error.to_string()))
 }
 
-/// Numbers and ids are stored as text: `sled` browsers show them as they are.
+/// Numbers and ids are stored as text, so that `sled` browsers show them readably.
 pub fn decode_text<T: std::str::FromStr>(key: &HeadKey, bytes: &[u8]) -> Result<T, CheckpointError> {
     let text = std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok());
-    text.ok_or_else(|| CheckpointError::damaged(format!("head store key {key}"), "not readable"))
+    text.ok_or_else(|| CheckpointError::damaged(format!("head store key {key}"), "it is not readable"))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! How many writers each sink of a query may have in use.
 //!
 //! Owns: the stored numbers. Invariant: they only grow, and are durable before a writer is used for the first time; so
-//! every transaction that may be open is known after a crash of everything.
+//! after a crash of all processes every writer that may have an open transaction is known.
 
 use crate::error::CheckpointError;
 use crate::head::HeadOp;
@@ -12,7 +12,7 @@ use highwater_protocol::ids::{Epoch, QueryId, SinkId};
 use std::collections::BTreeMap;
 
 impl CheckpointStore {
-    /// Stores how many writers each sink may have in use, durably.
+    /// Stores durably how many writers each sink may have in use. Numbers never shrink.
     pub fn reserve_writers(
         &self,
         epoch: Epoch,
@@ -30,7 +30,7 @@ impl CheckpointStore {
         self.transact(epoch, query, &ops)
     }
 
-    /// As last stored; empty before the first time.
+    /// Returns the numbers as last stored; empty if none were.
     pub fn reserved_writers(&self, query: QueryId) -> Result<BTreeMap<SinkId, u32>, CheckpointError> {
         let key = HeadKey::Writers(query);
         let value = self.inner.heads.get(&key)?;

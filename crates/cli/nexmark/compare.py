@@ -1,13 +1,13 @@
-"""Compares what queries of Nexmark wrote with the answers of DuckDB, an engine that shares no code with Highwater.
+"""Compares the results of Nexmark queries with those of DuckDB, an engine that shares no code with Highwater.
 
 usage: compare.py EVENTS RESULTS...
 
-EVENTS is a folder with the records of all topics of events, one JSON document a line: person.json, auction.json,
-bid.json; and side-input.csv.
-RESULTS are folders with the records of topics of results: qN.json, {"p": partition, "o": offset, "k": key, "v": value}
-a line. Topics with keys are folded: the last value of a key counts, none if that is null.
-Beside this file, qN.duckdb.sql says which columns a result has (`result`), what is right (`answer`), and for q12 what
-of the result is compared with it (`compared`).
+EVENTS is a folder with the records of the event topics, one JSON document per line (person.json, auction.json,
+bid.json), and side-input.csv.
+RESULTS are folders with the records of the result topics: qN.json, one {"p": partition, "o": offset, "k": key, "v":
+value} per line. Topics with keys are folded: the last value of a key counts; a last value of null deletes the key.
+The files qN.duckdb.sql beside this one define the columns of a result (`result`), the expected rows (`answer`), and for
+q12 the part of the result that is compared (`compared`).
 
 Writes one JSON document per query and folder to stdout; exits with 1 if any of them differs.
 """
@@ -20,7 +20,7 @@ import sys
 import duckdb
 
 HERE = pathlib.Path(__file__).parent
-# Rows shown of a difference.
+# Number of differing rows to print.
 SHOWN = 5
 
 PERSON = """id BIGINT, name VARCHAR, "emailAddress" VARCHAR, "creditCard" VARCHAR, city VARCHAR, state VARCHAR,
@@ -36,7 +36,7 @@ def quoted(path):
 
 
 def columns(declared):
-    """The columns of read_json for a declaration of SQL."""
+    """Returns the `columns` argument of read_json for an SQL declaration."""
     pairs = (column.split() for column in declared.replace('"', "").split(","))
     return "{" + ", ".join(f"'{name}': '{kind}'" for name, kind in pairs) + "}"
 
@@ -53,7 +53,7 @@ def load_events(con, events):
         f"CREATE TABLE side_input AS SELECT * FROM read_csv({quoted(events / 'side-input.csv')}, header = false, "
         "columns = {'key': 'BIGINT', 'value': 'VARCHAR'})"
     )
-    # Where event time is when all partitions are read to their ends: the greatest time, less the delay of WATERMARK.
+    # The watermark once all partitions are read to their ends: the greatest time minus the delay of WATERMARK.
     con.execute("CREATE TABLE watermark (stream VARCHAR, reached TIMESTAMP)")
     for name in ["person", "auction", "bid"]:
         con.execute(
@@ -68,7 +68,7 @@ def load_events(con, events):
 
 
 def load_result(con, path):
-    """Reads a topic into `result`, folded by key. Says what is wrong with its records, if anything."""
+    """Reads a topic into `result`, folded by key. Returns what is wrong with its records, or None."""
     con.execute(
         f"CREATE OR REPLACE TEMP TABLE raw AS SELECT * FROM read_json({quoted(path)}, format = 'newline_delimited', "
         "columns = {'p': 'INTEGER', 'o': 'BIGINT', 'k': 'VARCHAR', 'v': 'JSON'}, maximum_object_size = 67108864)"
@@ -85,7 +85,7 @@ def load_result(con, path):
         return "a record has neither key nor value"
     shape = json.dumps({name: kind for name, kind, *_ in described})
     con.execute("DELETE FROM result")
-    # In a struct, since arg_max passes over NULLs, and a tombstone is the last of its key like any other record.
+    # In a struct, since arg_max ignores NULLs, and a tombstone must count as the last record of its key.
     con.execute(
         f"""INSERT INTO result SELECT unnest(json_transform_strict(v, '{shape}'))
         FROM (
@@ -98,7 +98,7 @@ def load_result(con, path):
 
 
 def difference(con):
-    """Some rows of `expected` and of `given` that the other lacks, with how often it lacks them."""
+    """Returns some rows of `expected` and of `given` that the other lacks, with the number of missing copies."""
     rows = con.execute(
         f"""SELECT COLUMNS(*) FROM (
           FROM (SELECT *, 1 AS surplus_ FROM given UNION ALL SELECT *, -1 FROM expected)
@@ -109,7 +109,7 @@ def difference(con):
 
 
 def compare(con, path):
-    """What one folder's result is, next to `expected`."""
+    """Compares the result in one folder with `expected`."""
     wrong = load_result(con, path)
     if wrong is not None:
         return {"wrong": wrong}
@@ -130,7 +130,7 @@ def main():
     is_loaded = database.exists()
     con = duckdb.connect(str(database))
     con.execute("SET preserve_insertion_order = false")
-    # Kafka and its page cache want memory, too; what is more goes to disk.
+    # Kafka and its page cache need memory, too; DuckDB spills the rest to disk.
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     con.execute(f"SET memory_limit = '{memory // 3 // 2**20}MiB'")
     con.execute(f"SET temp_directory = {quoted(events / 'spilled')}")

@@ -1,4 +1,4 @@
--- q0, pass through: what reading and writing alone cost.
+-- q0, pass through: the cost of reading and writing alone.
 CREATE TABLE nexmark_q0 (
   auction BIGINT,
   bidder BIGINT,

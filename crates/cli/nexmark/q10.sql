@@ -1,4 +1,4 @@
--- q10, log of bids, with the columns `dt` and `hm` that partition it. Into Kafka here, not into files.
+-- q10, log of bids, with the columns `dt` and `hm` that partition it. Written to Kafka here, not to files.
 CREATE TABLE nexmark_q10 (
   auction BIGINT,
   bidder BIGINT,

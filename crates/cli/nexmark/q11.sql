@@ -1,4 +1,4 @@
--- q11, user sessions: bids of each user without a pause of 10 seconds. In the older syntax of windows.
+-- q11, user sessions: bids of each user without a pause of 10 seconds. Uses Flink's older window syntax.
 CREATE TABLE nexmark_q11 (
   bidder BIGINT,
   bid_count BIGINT,

@@ -1,4 +1,4 @@
--- Which window a bid is in is a matter of the clock: over all windows, each bidder's bids are what they are.
+-- The window of a bid depends on the clock, so each bidder's bids are compared over all windows.
 CREATE TABLE result ("bidder" BIGINT, "bid_count" BIGINT, "starttime" TIMESTAMP, "endtime" TIMESTAMP);
 
 CREATE VIEW answer AS

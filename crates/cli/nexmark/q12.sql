@@ -1,5 +1,5 @@
 -- q12, windows of processing time: bids of each user in 10 seconds of the clock.
--- The time is that of the micro-batch, the same after a recovery. With its key it shows open windows too.
+-- The time is that of the micro-batch and is the same after a recovery. With PRIMARY KEY the sink shows open windows, too.
 CREATE VIEW b AS SELECT *, PROCTIME() AS p_time FROM bid;
 
 CREATE TABLE nexmark_q12 (

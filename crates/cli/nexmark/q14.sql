@@ -1,5 +1,5 @@
 -- q14, calculation: bids of a range of prices, in euros, by the time of day.
--- The letters are counted in plain SQL; the published query calls a function of its own.
+-- The letters are counted in plain SQL; the published query calls a user-defined function.
 CREATE TABLE nexmark_q14 (
   auction BIGINT,
   bidder BIGINT,

@@ -1,4 +1,4 @@
--- q17, statistics of an auction and a day. Whole numbers: the average is cut, not rounded.
+-- q17, statistics of an auction and a day. Averages of integers are truncated, not rounded.
 CREATE TABLE nexmark_q17 (
   auction BIGINT,
   `day` STRING,

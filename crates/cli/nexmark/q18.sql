@@ -1,5 +1,5 @@
--- q18, find last bid: of each bidder on each auction.
--- Bids of the same time are told apart by price and `extra`; the published query leaves that open.
+-- q18, find last bid: the last bid of each bidder on each auction.
+-- Bids with the same time are ordered by price and `extra`; the published query leaves that open.
 CREATE TABLE nexmark_q18 (
   auction BIGINT,
   bidder BIGINT,

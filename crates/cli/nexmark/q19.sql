@@ -1,5 +1,5 @@
 -- q19, the 10 highest bids of each auction, with their ranks.
--- Bids of the same price are told apart by time and `extra`; the published query leaves that open.
+-- Bids with the same price are ordered by time and `extra`; the published query leaves that open.
 CREATE TABLE nexmark_q19 (
   auction BIGINT,
   bidder BIGINT,

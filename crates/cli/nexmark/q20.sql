@@ -1,4 +1,4 @@
--- q20, expand bids with their auctions, those of category 10.
+-- q20, expand bids with their auctions, for auctions of category 10.
 CREATE TABLE nexmark_q20 (
   auction BIGINT,
   bidder BIGINT,

@@ -1,4 +1,4 @@
--- q21, add channel id: by name, else from the address of the bid.
+-- q21, add channel id: by channel name, otherwise from the bid's URL.
 CREATE TABLE nexmark_q21 (
   auction BIGINT,
   bidder BIGINT,

@@ -1,4 +1,4 @@
--- q22, directories of the address of each bid.
+-- q22, directories of each bid's URL.
 CREATE TABLE nexmark_q22 (
   auction BIGINT,
   bidder BIGINT,

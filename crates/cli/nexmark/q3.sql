@@ -1,5 +1,5 @@
--- q3, local item suggestion: who sells in Oregon, Idaho and California, in category 10, and what.
--- A join of two streams without any time.
+-- q3, local item suggestion: sellers in Oregon, Idaho and California with their auctions of category 10.
+-- A join of two streams without a time condition.
 CREATE TABLE nexmark_q3 (
   name STRING,
   city STRING,

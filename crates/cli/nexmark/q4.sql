@@ -1,5 +1,5 @@
 -- q4, average price for a category: over the highest bid of each auction while it was open.
--- An average over maxima that later bids replace. Whole numbers: the average is cut, not rounded.
+-- An average over maxima that later bids replace. Averages of integers are truncated, not rounded.
 CREATE TABLE nexmark_q4 (
   id BIGINT,
   final BIGINT,

@@ -1,4 +1,4 @@
--- q5, hot items: which auctions had the most bids in the last 10 seconds, every 2 seconds.
+-- q5, hot items: the auctions with the most bids in the last 10 seconds, every 2 seconds.
 CREATE TABLE nexmark_q5 (
   auction BIGINT,
   num BIGINT

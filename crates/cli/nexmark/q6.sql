@@ -1,6 +1,6 @@
--- q6, average selling price by seller: of their last 10 auctions with a bid, in the order of the winning bids.
+-- q6, average selling price by seller: over their last 10 auctions with a bid, in the order of the winning bids.
 -- A frame of rows over a Top-1 whose winners change: every change corrects up to 10 averages.
--- A row per auction, which is its key: later bids correct it.
+-- The auction is the key of the row: later bids correct it.
 CREATE TABLE nexmark_q6 (
   id BIGINT,
   seller BIGINT,

@@ -1,4 +1,4 @@
--- q7, highest bid: of every 10 seconds, by a join of the bids with their own maximum.
+-- q7, highest bid of every 10 seconds, by a join of the bids with their own maximum.
 CREATE TABLE nexmark_q7 (
   auction BIGINT,
   bidder BIGINT,

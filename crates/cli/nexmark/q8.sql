@@ -1,4 +1,4 @@
--- q8, monitor new users: who came and opened an auction within the same 10 seconds.
+-- q8, monitor new users: people who registered and opened an auction within the same 10 seconds.
 CREATE TABLE nexmark_q8 (
   id BIGINT,
   name STRING,

@@ -1,5 +1,5 @@
--- q9, winning bids: the highest bid of each auction, the first of equals.
--- Bids that are equal in price and time are told apart by `extra`.
+-- q9, winning bids: the highest bid of each auction, the earliest of equal ones.
+-- Bids with equal price and time are ordered by `extra`.
 CREATE TABLE nexmark_q9 (
   id BIGINT,
   `itemName` STRING,

@@ -1,7 +1,7 @@
 -- The three streams of the Nexmark auction site. Every query's script begins with this.
--- `highwater bench nexmark` puts the topics of its run and its Kafka in place of those named here.
+-- `highwater bench nexmark` replaces the topics and the Kafka address below with those of its run.
 SET trigger = 'available_now';
--- Every partition has records up to the end: none is left out of the watermark while others are read.
+-- Every partition has records up to the end, so none is idle, and all count for the watermark.
 SET idle_timeout = 'never';
 
 CREATE TABLE person (

@@ -1,7 +1,7 @@
 //! The arguments of every command, as clap parses them.
 //!
-//! Owns: names, defaults that do not depend on configuration, help texts. Does not own: configuration
-//! (`config` fills what the command line leaves open).
+//! Owns: names, defaults that do not depend on configuration, help texts. Does not own: configuration (`config` sets
+//! what the command line leaves open).
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
@@ -23,10 +23,10 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Global {
-    /// Make stdout JSON only
+    /// Write only JSON to stdout
     #[arg(long, global = true)]
     pub json: bool,
-    /// Configuration file (TOML); flags and environment come first
+    /// Configuration file (TOML); flags and environment take precedence
     #[arg(long, global = true, value_name = "F.toml", env = "HIGHWATER_CONFIG")]
     pub config: Option<PathBuf>,
     /// URL of the driver, http:// or https:// [default: http://127.0.0.1:7070]
@@ -35,18 +35,18 @@ pub struct Global {
     /// CA (PEM) that signed the certificates of driver and executors, for https://
     #[arg(long, global = true, value_name = "F", env = "HIGHWATER_TLS_CA")]
     pub tls_ca: Option<PathBuf>,
-    /// Certificate (PEM): a server serves with it, an executor or a client shows it
+    /// Certificate (PEM) that a server serves with, and an executor or client shows
     #[arg(long, global = true, value_name = "F", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
     /// Private key (PEM) of --tls-cert
     #[arg(long, global = true, value_name = "F", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// Form of the logs on stderr; RUST_LOG selects what is logged [default: text]
+    /// Format of the logs on stderr; RUST_LOG selects what is logged [default: text]
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
 }
 
-/// Form of log lines.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -56,7 +56,7 @@ pub enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the driver: plans, checkpoints and serves gRPC and HTTP
+    /// Run the driver: plans batches, writes checkpoints, serves gRPC and HTTP
     Driver(DriverArgs),
     /// Run an executor: reads partitions, keeps shards of state, writes sinks
     Executor(ExecutorArgs),
@@ -80,20 +80,20 @@ pub enum Command {
     Stop(NameArgs),
     /// Resume a stopped, failed or finished query from its checkpoint
     Start(StartArgs),
-    /// Remove a query and its checkpoint; its sinks keep what they hold
+    /// Remove a query and its checkpoint; its sinks keep their data
     Drop(DropArgs),
-    /// Look into checkpoints while no driver runs
+    /// Inspect checkpoints while no driver runs
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
-    /// Show a whole cluster at work on generated card payments
+    /// Run a whole cluster on generated card payments
     Demo(DemoArgs),
-    /// Measure Highwater with known benchmarks
+    /// Run known benchmarks
     #[command(subcommand)]
     Bench(BenchCommand),
 }
 
 impl Command {
-    /// Processes that log by default; the others stay quiet unless RUST_LOG asks.
+    /// True for processes that log by default; the others log only if RUST_LOG asks for it.
     pub fn is_server(&self) -> bool {
         matches!(self, Self::Driver(_) | Self::Executor(_))
     }
@@ -110,10 +110,10 @@ pub struct DriverArgs {
     /// Folder of the checkpoints, created if missing [default: ./highwater-data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// How long a silent executor is believed alive, milliseconds [default: 3000]
+    /// How long an executor counts as alive without renewing its lease, milliseconds [default: 3000]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub lease_ms: Option<u64>,
-    /// CA (PEM) of client certificates; one that it signed makes an executor (without --tokens: anybody)
+    /// CA (PEM) of client certificates; one it signed identifies an executor (without --tokens: any caller)
     #[arg(long, value_name = "F")]
     pub tls_client_ca: Option<PathBuf>,
     /// Tokens of clients and executors, with their roles
@@ -125,7 +125,7 @@ pub struct DriverArgs {
     pub exit_with_parent: bool,
 }
 
-/// What scripts may reach on the machine of a driver or an executor.
+/// What scripts may refer to on the machine of a driver or an executor.
 #[derive(Clone, Debug, Default, Args)]
 pub struct AccessArgs {
     /// Environment variables that scripts may refer to [default: all on loopback without tokens, else none]
@@ -144,19 +144,20 @@ fn size(text: &str) -> Result<u64, String> {
 
 #[derive(Clone, Debug, Default, Args)]
 pub struct ExecutorArgs {
-    /// Tasks run at a time, shared by all queries [default: cores]
+    /// Tasks that run at a time, of all queries together [default: cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub slots: Option<u32>,
     /// Address for other executors; port 0 takes a free one [default: 127.0.0.1:0]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
-    /// HOST:PORT under which other executors reach this one; port 0 stands for the port in use
+    /// HOST:PORT at which other executors reach this one; port 0 stands for the port in use
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
-    /// Memory the state of one query may take here, for example 4GiB [default: half of the machine's or container's]
+    /// Memory that the state of one query may take here, for example 4GiB [default: half of the machine's or
+    /// container's]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub query_memory: Option<u64>,
-    /// Folder of private scratch space [default: the system's temporary folder]
+    /// Parent of the private scratch folder [default: the system's temporary folder]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -173,7 +174,7 @@ pub struct SubmitArgs {
     /// Name of the query [default: the file's stem]
     #[arg(long)]
     pub name: Option<String>,
-    /// Follow the query and end with it
+    /// Wait until the query ends
     #[arg(long)]
     pub wait: bool,
     /// Stop and replace a query of this name; the new one begins with a new checkpoint
@@ -219,7 +220,7 @@ pub struct ProgressArgs {
     /// How many past batches to show
     #[arg(long, value_name = "K", default_value_t = 1)]
     pub last: u32,
-    /// Go on with each batch at its commit, until the query ends
+    /// Keep printing each batch at its commit, until the query ends
     #[arg(long)]
     pub follow: bool,
     /// Show rows, retractions and time of every operator below each batch
@@ -232,7 +233,7 @@ pub struct StartArgs {
     /// Name of the query
     #[arg(value_name = "N")]
     pub name: String,
-    /// Follow the query and end with it
+    /// Wait until the query ends
     #[arg(long)]
     pub wait: bool,
 }
@@ -245,7 +246,7 @@ pub struct DropArgs {
     /// Stop it first if it runs
     #[arg(long)]
     pub force: bool,
-    /// Delete the topics of its sinks' progress too; a query of this name is then submitted without --new-output
+    /// Also delete the progress topics of its sinks; a new query of this name then needs no --new-output
     #[arg(long)]
     pub delete_progress: bool,
 }
@@ -254,7 +255,7 @@ pub struct DropArgs {
 pub enum CheckpointCommand {
     /// List the checkpoints of a query
     Ls(CheckpointArgs),
-    /// Show what one checkpoint holds
+    /// Show the content of one checkpoint
     Show {
         #[command(flatten)]
         at: CheckpointArgs,
@@ -262,7 +263,7 @@ pub enum CheckpointCommand {
         #[arg(long, value_name = "B")]
         batch: Option<u64>,
     },
-    /// Write offsets/N, commits/N and state/… in the layout people know
+    /// Write offsets/N, commits/N and state/… in Spark's layout
     Export {
         #[command(flatten)]
         at: CheckpointArgs,
@@ -302,7 +303,7 @@ pub struct DemoArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
-    /// Run Nexmark queries on generated auctions in a Kafka that runs, on a cluster of this command's own
+    /// Run Nexmark queries on generated auctions, on a running Kafka and a cluster started for the run
     Nexmark(NexmarkArgs),
 }
 
@@ -314,7 +315,7 @@ pub struct NexmarkArgs {
     /// Events generated: persons, auctions and bids together
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub events: u64,
-    /// Events in a second of event time; they are written as fast as can be
+    /// Events per second of event time; they are written as fast as possible
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub events_per_second: u64,
     /// Partitions of each topic of events
@@ -329,13 +330,13 @@ pub struct NexmarkArgs {
     /// The Kafka to write to and to read from
     #[arg(long, value_name = "HOST:PORT", default_value = "localhost:9092")]
     pub bootstrap_servers: String,
-    /// Most records of a table in one micro-batch [default: no limit]
+    /// Maximum records of a table in one micro-batch [default: no limit]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub batch_records: Option<u64>,
-    /// Leave the topics behind, and name them
+    /// Keep the topics, and print their names
     #[arg(long)]
     pub keep: bool,
-    /// Show the script of a query (or of all), and run nothing
+    /// Print the script of a query (or of all) without running it
     #[arg(long, value_name = "Q")]
     pub print_sql: Option<String>,
 }
@@ -390,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_usage_ends_with_2() {
+    fn wrong_usage_exits_with_2() {
         for line in [
             "highwater",
             "highwater submti q.sql",

@@ -1,8 +1,8 @@
-//! The driver as commands reach it: one gRPC channel, tried for ten seconds.
+//! The connection of commands to the driver: one gRPC channel, retried for ten seconds.
 //!
-//! Owns: connecting, retrying, call deadlines. Does not own: what is asked, TLS (`highwater_security::dial`).
-//! Invariants: a driver that gives no answer for [`PATIENCE`] ends the command with exit code 3; one that refuses us, or
-//! that we do not believe, ends it at once with 1.
+//! Owns: connecting, retrying, deadlines. Does not own: the calls, TLS (`highwater_security::dial`).
+//! Invariants: a driver that does not answer for [`PATIENCE`] ends the command with exit code 3; one that refuses the
+//! client, or that the client does not trust, ends it at once with 1.
 
 use crate::failure::Failure;
 use crate::output;
@@ -16,15 +16,15 @@ use std::time::{Duration, Instant};
 use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status};
 
-/// How long a driver may be away before a command gives up.
+/// How long a command waits for a driver that is away.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Deadline of calls that only look.
+/// Deadline of calls that only read.
 pub const LOOK: Duration = Duration::from_secs(30);
-/// Deadline of calls that change something: a stop waits for the batch in flight.
+/// Deadline of calls that change something; a stop waits for the batch in flight.
 pub const CHANGE: Duration = Duration::from_secs(300);
 
 /// A client of the query service.
@@ -39,17 +39,17 @@ pub struct Driver {
     credentials: Credentials,
 }
 
-/// Why there is no connection.
+/// Why a connection failed.
 #[derive(Debug)]
 pub enum NoConnection {
-    /// The driver may be there later.
+    /// The driver may be reachable later.
     Away(String),
-    /// Trying again does not help.
+    /// A retry does not help.
     Refused(String),
 }
 
 impl Driver {
-    /// A driver on this machine's loopback that asks for nothing.
+    /// A driver on this machine's loopback that requires no credentials.
     pub fn local(url: &str) -> Result<Self, Failure> {
         Self::new(url, &ClientSecurity::default())
     }
@@ -81,7 +81,7 @@ impl Driver {
         Ok(Self { url: url.to_string(), endpoint, dialer, credentials })
     }
 
-    /// Calls the driver. While it is away or recovering the call is tried again, for [`PATIENCE`] in all.
+    /// Calls the driver. Retries for up to [`PATIENCE`] while the driver is away or recovering.
     pub async fn call<T, F, R>(&self, call: F) -> Result<T, Failure>
     where
         F: Fn(Client) -> R,
@@ -112,7 +112,7 @@ impl Driver {
         }
     }
 
-    /// One try to connect; the error is a reason for people.
+    /// Tries once to connect. The error is a reason for the user.
     pub async fn connect(&self) -> Result<Client, NoConnection> {
         let connected = self.endpoint.connect_with_connector(self.dialer.clone()).await;
         let channel = connected.map_err(|error| match dial::explain(&error) {
@@ -141,7 +141,7 @@ impl Driver {
     }
 }
 
-/// A request with a deadline that the driver sees too.
+/// Creates a request with a deadline that the driver sees, too.
 pub fn request<T>(message: T, deadline: Duration) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(deadline);

@@ -1,6 +1,6 @@
-//! A cluster of this command's own: one driver and some executors, each a process, as in production.
+//! A cluster that a command starts for itself: one driver and some executors, each a process, as in production.
 //!
-//! Owns: starting, killing and ending the processes. Does not own: what they are for (`demo`, `bench`).
+//! Owns: starting, killing and ending the processes. Does not own: what they are used for (`demo`, `bench`).
 //! Invariant: none of them outlives the command, however it ends (each watches a pipe that this process holds).
 
 use crate::failure::Failure;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long processes may take to end when asked to.
+/// How long processes may take to end after they are asked to.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One process of the cluster.
@@ -23,10 +23,10 @@ struct Process {
     log: PathBuf,
 }
 
-/// The processes; dropping this kills what is left of them.
+/// The processes; dropping this kills those that are left.
 pub struct Cluster {
     pub driver_url: String,
-    /// Of each executor; `None`: as many as there are cores.
+    /// Slots of each executor; `None`: one per core.
     slots: Option<u32>,
     folder: PathBuf,
     driver: Process,
@@ -50,7 +50,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Starts one more executor and says what it is called.
+    /// Starts one more executor. Returns its name.
     pub fn add_executor(&mut self) -> Result<String, Failure> {
         self.started += 1;
         let label = format!("executor {}", self.started);
@@ -63,20 +63,21 @@ impl Cluster {
         Ok(named)
     }
 
-    /// Kills the oldest executor with SIGKILL, as the out-of-memory killer would, and says which it was.
+    /// Kills the oldest executor with SIGKILL, as the out-of-memory killer would. Returns its name; `None` if there is
+    /// none.
     pub fn kill_executor(&mut self) -> Option<String> {
         if self.executors.is_empty() {
             return None;
         }
         let mut process = self.executors.remove(0);
         let named = format!("{} (process {})", process.label, process.child.id());
-        // Both fail only if it is dead already, which is what was wanted.
+        // Both fail only if it is dead already.
         let _ = process.child.kill();
         let _ = process.child.wait();
         Some(named)
     }
 
-    /// An error naming a process that ended by itself, with the end of its log.
+    /// Returns an error with the end of its log if a process ended by itself.
     pub fn check(&mut self) -> Result<(), Failure> {
         for process in std::iter::once(&mut self.driver).chain(&mut self.executors) {
             if let Some(status) = process.child.try_wait()? {
@@ -84,7 +85,7 @@ impl Cluster {
                 let lines: Vec<_> = log.lines().collect();
                 let tail = lines[lines.len().saturating_sub(8)..].join("\n");
                 return Err(Failure::failed(format!(
-                    "the {} of this command ended with {status}:\n{tail}",
+                    "the {} that this command started ended with {status}:\n{tail}",
                     process.label
                 )));
             }
@@ -92,7 +93,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Ends all processes, gently first.
+    /// Asks all processes to end, and kills those that do not.
     pub fn stop(&mut self) {
         self.each(|process| {
             if let Ok(id) = i32::try_from(process.child.id()) {
@@ -111,7 +112,7 @@ impl Cluster {
     }
 
     fn each(&mut self, mut act: impl FnMut(&mut Process)) {
-        // Executors first: a driver that goes before them makes them retry.
+        // Executors first: without a driver they would retry.
         self.executors.iter_mut().for_each(&mut act);
         act(&mut self.driver);
     }
@@ -120,7 +121,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.each(|process| {
-            // Ended processes refuse the signal, and are waited for already.
+            // Fails if the process has ended; then it was waited for already.
             let _ = process.child.kill();
             let _ = process.child.wait();
         });

@@ -1,7 +1,7 @@
-//! The configuration file, and what holds when it, the environment and the command line disagree.
+//! The configuration file, and its precedence relative to the environment and the command line.
 //!
-//! Owns: the file's keys, defaults, precedence (flag, environment, file, default). The environment reaches us
-//! through clap. Invariant: an unknown key is refused with the nearest known one.
+//! Owns: the file's keys, defaults, precedence (flag, environment, file, default). clap reads the environment.
+//! Invariant: an unknown key is refused, with the nearest known one.
 
 use crate::cli::{AccessArgs, DriverArgs, ExecutorArgs, Global, LogFormat};
 use crate::failure::Failure;
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// Where clients and executors look for the driver when nothing says otherwise.
+/// The driver's URL for clients and executors if none is given.
 pub const DEFAULT_DRIVER: &str = "http://127.0.0.1:7070";
 const DEFAULT_DATA_DIR: &str = "./highwater-data";
 const DEFAULT_LEASE_MS: u64 = 3_000;
@@ -41,7 +41,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("executor", EXECUTOR_KEYS),
 ];
 
-/// The file as parsed. Everything is optional.
+/// The parsed file. All keys are optional.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -50,7 +50,7 @@ pub struct Config {
     pub log_format: Option<LogFormat>,
     /// CA of the driver's and the executors' certificates.
     pub tls_ca: Option<PathBuf>,
-    /// Shown by clients, and by executors that have none of their own.
+    /// Shown by clients, and by executors without a certificate of their own.
     pub tls_cert: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
     pub driver: DriverSection,
@@ -88,7 +88,7 @@ pub struct ExecutorSection {
     pub tls_key: Option<PathBuf>,
 }
 
-/// A driver's settings, all decided.
+/// A driver's settings, with defaults applied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DriverSettings {
     pub listen: SocketAddr,
@@ -99,14 +99,14 @@ pub struct DriverSettings {
     pub security: DriverSecurity,
 }
 
-/// An executor's settings, all decided.
+/// An executor's settings, with defaults applied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExecutorSettings {
     pub driver_url: String,
     pub slots: u32,
     pub listen: SocketAddr,
     pub advertise: Option<String>,
-    /// Bytes; `None`: a share of what there is.
+    /// Bytes; `None`: half of the memory of the machine or container.
     pub query_memory: Option<u64>,
     pub data_dir: Option<PathBuf>,
     pub access: AccessPolicy,
@@ -114,7 +114,7 @@ pub struct ExecutorSettings {
 }
 
 impl Config {
-    /// Reads the file; no file is an empty one.
+    /// Reads the file; without a path, returns an empty configuration.
     pub fn load(path: Option<&Path>) -> Result<Self, Failure> {
         let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else { return Ok(Self::default()) };
         let text = std::fs::read_to_string(path)
@@ -134,7 +134,7 @@ impl Config {
         toml::from_str(text).map_err(|error| error.to_string())
     }
 
-    /// URL of the driver for this process. One without a scheme is https:// where a CA is given.
+    /// URL of the driver. A URL without a scheme gets https:// if a CA is given, else http://.
     pub fn driver_url(&self, global: &Global) -> String {
         let given = global.driver.clone().filter(|url| !url.trim().is_empty());
         let url = given.or_else(|| self.driver_url.clone()).unwrap_or_else(|| DEFAULT_DRIVER.to_string());
@@ -146,7 +146,8 @@ impl Config {
         global.tls_ca.clone().filter(|path| !path.as_os_str().is_empty()).or_else(|| self.tls_ca.clone())
     }
 
-    /// What a client believes and shows; its token comes from the environment alone, where no list of processes has it.
+    /// What a client trusts and shows. The token is taken only from the environment, where process lists do not show
+    /// it.
     pub fn client_security(&self, global: &Global) -> Result<ClientSecurity, Failure> {
         let certificate = pair(&global.tls_cert, &global.tls_key)?;
         let certificate = certificate.map_or_else(|| pair(&self.tls_cert, &self.tls_key), |given| Ok(Some(given)))?;
@@ -199,8 +200,8 @@ impl Config {
     }
 }
 
-/// `trusted`: only users of this machine reach the process, and nothing tells them apart. Then scripts may refer to
-/// everything unless a list says otherwise.
+/// `trusted`: only users of this machine reach the process, and they are not distinguished. Then scripts may refer to
+/// everything unless a list restricts that.
 fn access(
     args: &AccessArgs,
     file_env: &Option<Vec<String>>,
@@ -212,12 +213,12 @@ fn access(
     AccessPolicy::new(trusted, env, paths)
 }
 
-/// Certificate and key, which come together or not at all.
+/// Certificate and key, which must be given together or not at all.
 fn pair(cert: &Option<PathBuf>, key: &Option<PathBuf>) -> Result<Option<CertificateFiles>, Failure> {
     match (cert.clone(), key.clone()) {
         (Some(cert), Some(key)) => Ok(Some(CertificateFiles { cert, key })),
         (None, None) => Ok(None),
-        _ => Err(Failure::invalid("tls_cert and tls_key come together: give both, or neither")),
+        _ => Err(Failure::invalid("tls_cert and tls_key must come together: set both, or neither")),
     }
 }
 
@@ -236,7 +237,7 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// One slot per core this process may use.
+/// One slot per core that this process may use.
 pub fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
 }
@@ -311,7 +312,7 @@ query_memory = "2GiB"
     }
 
     #[test]
-    fn certificates_come_from_flags_then_from_ones_own_section_then_from_the_top() {
+    fn certificates_come_from_flags_then_the_own_section_then_the_top_level() {
         let file = r#"
 tls_ca = "ca"
 tls_cert = "client.pem"
@@ -345,7 +346,7 @@ tls_key = "executor.key"
     }
 
     #[test]
-    fn scripts_reach_everything_on_loopback_and_what_is_allowed_elsewhere() {
+    fn scripts_reach_everything_on_loopback_and_only_what_is_allowed_elsewhere() {
         let (no_flags, global) = (DriverArgs::default(), Global::default());
         let driver = |config: &Config, args: &DriverArgs| config.driver(args, &global).unwrap().access;
         assert_eq!(driver(&Config::default(), &no_flags), AccessPolicy::ALL);
@@ -353,7 +354,7 @@ tls_key = "executor.key"
         let none = AccessPolicy::new(false, None, None);
         assert_eq!(driver(&open, &no_flags), none);
         let with_tokens = DriverArgs { tokens: Some("tokens.toml".into()), ..DriverArgs::default() };
-        assert_eq!(driver(&Config::default(), &with_tokens), none, "users of this machine are told apart");
+        assert_eq!(driver(&Config::default(), &with_tokens), none, "tokens tell users of this machine apart");
         let access = AccessArgs { allow_env: Some(vec!["A".into()]), ..AccessArgs::default() };
         let flags = DriverArgs { access, ..DriverArgs::default() };
         assert_eq!(driver(&open, &flags), AccessPolicy::new(false, Some(vec!["A".into()]), None));

@@ -1,6 +1,6 @@
-//! What every command knows: global options and configuration.
+//! The context of every command: global options and configuration.
 //!
-//! Owns: the driver they talk to, and where results go. Does not own: reading either (`cli`, `config`).
+//! Owns: the driver to call, and where results go. Does not own: parsing (`cli`, `config`).
 
 use crate::cli::{Global, LogFormat};
 use crate::client::Driver;
@@ -10,7 +10,7 @@ use crate::output;
 use highwater_security::exposure;
 use serde_json::Value;
 
-/// What every command knows: global options and configuration.
+/// The context of every command: global options and configuration.
 #[derive(Clone, Debug)]
 pub struct Context {
     pub global: Global,
@@ -26,21 +26,21 @@ impl Context {
         self.global.log_format.or(self.config.log_format).unwrap_or(LogFormat::Text)
     }
 
-    /// The driver this command talks to.
+    /// The driver that this command calls.
     pub fn driver(&self) -> Result<Driver, Failure> {
         let (url, security) = (self.config.driver_url(&self.global), self.config.client_security(&self.global)?);
         if exposure::shows_token(&url, &security) {
-            output::note(&format!("warning: HIGHWATER_TOKEN travels to {url} in the clear; use https://"));
+            output::note(&format!("warning: HIGHWATER_TOKEN is sent to {url} in the clear; use https://"));
         }
         Driver::new(&url, &security)
     }
 
-    /// Writes a result: the document for machines, or the text for eyes.
+    /// Writes a result: the document with `--json`, otherwise the text.
     pub fn show(&self, document: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
         if self.global.json { output::json(&document()) } else { output::line(&text()) }
     }
 
-    /// The same, and then what to beware of: on stderr for people, for machines it is in the document.
+    /// Like [`Self::show`], followed by warnings on stderr; with `--json` they are in the document only.
     pub fn show_warned(
         &self,
         document: impl FnOnce() -> Value,

@@ -1,4 +1,4 @@
-//! Which function carries out which command.
+//! Maps each command to the function that runs it.
 
 use crate::cli::{BenchCommand, Command};
 use crate::commands::{checkpoint, compile, control, inspect, progress, run, serve, submit};
@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::{bench, demo};
 
-/// Carries out one command.
+/// Runs one command.
 pub async fn execute(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::Driver(args) => serve::driver(&args, context).await,

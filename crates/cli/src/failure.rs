@@ -1,4 +1,4 @@
-//! How a command fails: one type, one exit code each.
+//! How a command fails: one error type, with an exit code for each kind.
 //!
 //! Owns: the exit codes of the contract and the mapping of gRPC status codes to them.
 //! Invariant: 0 success, 1 failure, 2 usage or invalid SQL, 3 driver unreachable, 130 interrupted.
@@ -20,10 +20,10 @@ pub enum Failure {
     /// No driver answered in time.
     #[error("error: {0}")]
     Unreachable(String),
-    /// The user pressed ^C; the text says what goes on without them.
+    /// The user pressed ^C; the text says what keeps running.
     #[error("{0}")]
     Interrupted(String),
-    /// The reader of stdout has closed it (`… | head`): nothing is said.
+    /// The reader of stdout has closed it (`… | head`): nothing is reported.
     #[error("stdout is closed")]
     OutputClosed,
 }
@@ -48,7 +48,7 @@ impl Failure {
         }
     }
 
-    /// What to say on stderr, if anything.
+    /// Returns the message for stderr; `None` if nothing is to be reported.
     pub fn message(&self) -> Option<String> {
         match self {
             Self::OutputClosed => None,
@@ -71,7 +71,9 @@ impl From<Status> for Failure {
         match status.code() {
             Code::InvalidArgument => Self::invalid(message),
             Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition => Self::failed(message),
-            Code::Unauthenticated | Code::PermissionDenied => Self::failed(format!("the driver refuses: {message}")),
+            Code::Unauthenticated | Code::PermissionDenied => {
+                Self::failed(format!("the driver refused the call: {message}"))
+            }
             Code::Unavailable => Self::Unreachable(format!("the driver does not answer: {message}")),
             Code::DeadlineExceeded | Code::Cancelled => {
                 Self::failed(format!("the driver did not answer in time: {message}; see its log, then try again"))

@@ -1,7 +1,7 @@
 //! Following a query batch by batch, across restarts of its driver.
 //!
-//! Owns: the stream, reconnecting, leaving out batches already seen. Does not own: what is shown of them.
-//! Invariant: only the query's end, its removal or the caller ends a follow; a driver that is away does not.
+//! Owns: the stream, reconnecting, leaving out batches already seen. Does not own: how batches are shown.
+//! Invariant: a follow ends with the query's end, its removal or the caller; it survives a driver that is away.
 
 use crate::client::{Driver, NoConnection};
 use crate::failure::Failure;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use std::time::Duration;
 use tonic::{Code, Status, Streaming};
 
-/// Pause between two tries to reach a driver that went away.
+/// Pause between two attempts to reach a driver that is away.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// One micro-batch's progress, as text and parsed.
@@ -24,11 +24,11 @@ pub struct Batch {
     pub document: Value,
 }
 
-/// What a follower is told.
+/// An event for the follower.
 #[derive(Debug)]
 pub enum News {
     Batch(Batch),
-    /// The driver went away; its return is waited for.
+    /// The driver is away; the follow waits for its return.
     Away(String),
     /// The driver is back.
     Back,
@@ -105,7 +105,7 @@ where
     }
 }
 
-/// One try to follow again; `None` while the driver is away.
+/// Tries once to follow again; `None` while the driver is away.
 async fn reconnect(
     driver: &Driver,
     name: &str,
@@ -116,7 +116,7 @@ async fn reconnect(
         Err(NoConnection::Away(_)) => return Ok(None),
         Err(NoConnection::Refused(reason)) => return Err(driver.refused(&reason)),
     };
-    // Batches may have been committed meanwhile: ask for as many as were missed.
+    // Batches may have been committed meanwhile: asks for as many as were missed.
     let missed = match client.get_query_status(GetQueryStatusRequest { name: name.to_string() }).await {
         Ok(response) => {
             let newest = response.into_inner().status.and_then(|status| status.batch_id);
@@ -132,12 +132,12 @@ async fn reconnect(
     }
 }
 
-/// The driver died, was shut down or recovers: not an answer about the query.
+/// True if the driver died, was shut down or is recovering, so that the status says nothing about the query.
 fn passing(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal | Code::Aborted)
 }
 
-/// Parses one progress document; empty text is none (a message may only say that the query ended).
+/// Parses one progress document; `None` for empty text, since a message may only report that the query ended.
 pub fn parse(text: &str) -> Result<Option<Batch>, Failure> {
     if text.is_empty() {
         return Ok(None);
@@ -148,10 +148,10 @@ pub fn parse(text: &str) -> Result<Option<Batch>, Failure> {
     }
 }
 
-/// What a query that ended means for the command that waited for it.
+/// Turns the end of a query into the result of the command that waited for it.
 pub fn outcome(status: &QueryStatus) -> Result<(), Failure> {
     let name = &status.name;
-    let reason = if status.message.is_empty() { "no reason was given" } else { status.message.as_str() };
+    let reason = if status.message.is_empty() { "no reason is known" } else { status.message.as_str() };
     match status.state() {
         QueryState::Finished => Ok(()),
         QueryState::Stopped => Err(Failure::failed(format!("query {name} was stopped: {reason}"))),
@@ -159,18 +159,18 @@ pub fn outcome(status: &QueryStatus) -> Result<(), Failure> {
     }
 }
 
-/// Follows a query to its end with a line on stderr; ^C leaves it running.
+/// Follows a query to its end, with a line on stderr; ^C leaves it running.
 pub async fn wait(driver: &Driver, name: &str) -> Result<QueryStatus, Failure> {
     tokio::select! {
         ended = wait_quietly(driver, name) => ended,
         _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted(format!(
-            "detached: query {name} goes on; follow it with `highwater progress {name} --follow`, end it with \
+            "detached: query {name} keeps running; follow it with `highwater progress {name} --follow`, stop it with \
              `highwater stop {name}`"
         ))),
     }
 }
 
-/// Follows a query to its end with a line on stderr, leaving signals to the caller.
+/// Follows a query to its end, with a line on stderr; leaves signals to the caller.
 pub async fn wait_quietly(driver: &Driver, name: &str) -> Result<QueryStatus, Failure> {
     let bar = ClearOnDrop(output::spinner(format!("{name}: starting")));
     let mut totals = Totals::default();
@@ -195,7 +195,7 @@ pub async fn wait_quietly(driver: &Driver, name: &str) -> Result<QueryStatus, Fa
     .await
 }
 
-/// Leaves a clean line behind, also when the future is dropped.
+/// Clears the line, also when the future is dropped.
 struct ClearOnDrop(indicatif::ProgressBar);
 
 impl Drop for ClearOnDrop {

@@ -1,6 +1,6 @@
-//! The JSON documents of the contract. Their shapes are shared with the HTTP side and live in the wire crate.
+//! The JSON documents of the contract. Those shared with HTTP are in crate `proto`.
 //!
-//! Owns: the documents only the command line has. Invariants: camelCase; unknown is null, never a missing key.
+//! Owns: the documents that only the command line has. Invariants: camelCase; unknown is null, never a missing key.
 
 pub use highwater_proto::json::{lag, state_name, status};
 use highwater_proto::v1::{ExecutorStatus, QueryStatus};
@@ -12,12 +12,12 @@ pub fn list(queries: &[QueryStatus]) -> Value {
     Value::Array(queries.iter().map(status).collect())
 }
 
-/// What `submit` stored.
+/// The document of `submit`.
 pub fn submitted(name: &str, query_id: &str, warnings: &[String]) -> Value {
     json!({"name": name, "queryId": query_id, "warnings": warnings})
 }
 
-/// Partitions of one executor, topics in order.
+/// Partitions of one executor, by topic in order.
 pub fn partitions(executor: &ExecutorStatus) -> BTreeMap<&str, &[i32]> {
     executor.partitions.iter().map(|(topic, list)| (topic.as_str(), list.partitions.as_slice())).collect()
 }
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn every_state_has_its_word() {
+    fn every_state_has_its_name() {
         let words: Vec<_> = (1..=6).filter_map(|n| QueryState::try_from(n).ok()).map(state_name).collect();
         assert_eq!(words, ["starting", "running", "waiting", "stopped", "finished", "failed"]);
     }

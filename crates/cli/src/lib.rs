@@ -1,7 +1,7 @@
-//! The command line of Highwater: parses it, runs one command, ends with the exit code of the contract.
+//! The command line of Highwater: parses it, runs one command, and exits with the code of the contract.
 //!
-//! Owns: arguments, configuration, what people and scripts see. Does not own: any behaviour of queries
-//! (driver, executor) or of SQL (sql, planner).
+//! Owns: arguments, configuration, output for users and scripts. Does not own: the behaviour of queries (`driver`,
+//! `executor`) or SQL (`sql`, `planner`).
 //! Invariants: results go to stdout, everything else to stderr; with `--json` stdout is JSON only.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -54,7 +54,7 @@ fn start(cli: Cli) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::failed(format!("cannot start the async runtime: {error}")))?;
     let result = runtime.block_on(dispatch::execute(cli.command, &context));
-    // A blocking broker call may outlast its query; the process does not wait for it.
+    // A blocking call to a broker may outlast its query; the process does not wait for it.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     result
 }

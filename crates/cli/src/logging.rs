@@ -8,12 +8,12 @@ use crate::failure::Failure;
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
-/// What servers log when RUST_LOG is not set: our own events, and others' trouble. librdkafka tells of every failed
-/// connection of every client; trouble with brokers is told once by the connectors, with librdkafka's reason.
+/// What servers log if RUST_LOG is not set: their own events, and problems of libraries. librdkafka is silent, since it
+/// reports every failed connection of every client; the connectors report broker problems once, with its reason.
 const SERVER_FILTER: &str = "info,rdkafka=off,librdkafka=off,sled=warn,h2=warn,tower=warn";
 const COMMAND_FILTER: &str = "warn,rdkafka=error,librdkafka=error,sled=error";
 
-/// Whatever RUST_LOG says: the parser logs whole scripts, which may hold secrets.
+/// Applied whatever RUST_LOG is: the parser logs whole scripts, which may contain secrets.
 const SILENCED: [&str; 1] = ["sqlparser=info"];
 
 /// Installs the subscriber of this process.

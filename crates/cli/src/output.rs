@@ -1,6 +1,6 @@
-//! What goes to stdout, and the little that goes to stderr for people.
+//! What commands write to stdout, and the few messages for the user on stderr.
 //!
-//! Owns: the writes. Invariant: a closed stdout ends the command silently, it never panics.
+//! Owns: the writes. Invariant: a closed stdout ends the command silently; nothing panics.
 
 use crate::failure::Failure;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -22,9 +22,9 @@ pub fn json(value: &Value) -> Result<(), Failure> {
     line(&value.to_string())
 }
 
-/// Says something to people, on stderr.
+/// Writes a message for the user to stderr.
 pub fn note(text: &str) {
-    // Stderr is closed: there is no place left to say so.
+    // Stderr is closed, so there is nowhere to report that.
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
@@ -35,7 +35,7 @@ pub fn warnings(warnings: &[String]) {
     }
 }
 
-/// A line on stderr that lives while people wait; invisible unless stderr is a terminal.
+/// A line on stderr that is shown while the user waits; invisible unless stderr is a terminal.
 pub fn spinner(message: impl Into<String>) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();

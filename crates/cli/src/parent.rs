@@ -1,6 +1,6 @@
-//! A child that ends with its parent, whatever ended the parent.
+//! Ends a child process with its parent, whatever ended the parent.
 //!
-//! Owns: the watch on stdin. The parent holds the other end of the pipe and never writes; its death closes it.
+//! Owns: watching stdin. The parent holds the other end of the pipe and never writes; its death closes the pipe.
 
 use std::io::Read;
 use tokio_util::sync::CancellationToken;

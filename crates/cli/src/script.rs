@@ -1,12 +1,12 @@
-//! Scripts as they are named on the command line: a file, or stdin.
+//! Reads the script that the command line names: a file, or stdin.
 //!
-//! Owns: reading them and the query's default name. Does not own: what they mean (planner).
+//! Owns: reading it, and the query's default name. Does not own: its meaning (crate `planner`).
 
 use crate::failure::Failure;
 use std::io::Read;
 use std::path::Path;
 
-/// Longest script accepted, bytes; it has to fit into one gRPC message.
+/// Longest script accepted, bytes; it must fit into one gRPC message.
 const MAX_SCRIPT_BYTES: usize = 4 * 1024 * 1024;
 
 /// Reads the script `file`; `-` is stdin.
@@ -29,17 +29,17 @@ pub fn read(file: &str) -> Result<String, Failure> {
     Ok(text.strip_prefix('\u{feff}').map(str::to_string).unwrap_or(text))
 }
 
-/// The query's name: the one given, or the stem of the file.
+/// Returns the query's name: the one given, or the stem of the file.
 pub fn name(given: Option<String>, file: &str) -> Result<String, Failure> {
     if let Some(name) = given {
         return Ok(name);
     }
     if file == "-" {
-        return Err(Failure::invalid("a script from stdin has no name: give one with --name"));
+        return Err(Failure::invalid("a script from stdin has no name: set one with --name"));
     }
     match Path::new(file).file_stem().and_then(|stem| stem.to_str()) {
         Some(stem) => Ok(stem.to_string()),
-        None => Err(Failure::invalid(format!("{file} has no usable file name: give a name with --name"))),
+        None => Err(Failure::invalid(format!("{file} has no usable file name: set a name with --name"))),
     }
 }
 

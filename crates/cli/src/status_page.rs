@@ -1,4 +1,4 @@
-//! The page that `status` shows to people: state, rates, limits, warnings, then who does what and what is kept.
+//! The page that `status` prints: state, rates, limits, warnings, then executors and state.
 //!
 //! Owns: the page's order and layout. Does not own: tables and number formats (`table`), the JSON (`json`).
 //! Invariant: with a width, no line is longer; a page of an ordinary query fits one screen of 80 by 24.
@@ -9,8 +9,8 @@ use comfy_table::{Cell, ContentArrangement, Table, presets};
 use highwater_proto::v1::QueryStatus;
 use serde_json::Value;
 
-/// Lays out the page. `progress` is the document of the last committed batch, if this driver has seen one.
-/// `width` is the number of columns to stay within; `None`: as wide as it comes.
+/// Lays out the page. `progress` is the document of the last committed batch; `None` if this driver has not seen one.
+/// `width` is the maximum number of columns; `None`: no limit.
 pub fn page(query: &QueryStatus, progress: Option<&Value>, width: Option<u16>) -> String {
     let mut parts = vec![facts(query, progress, width)];
     parts.extend(executors(query, width));
@@ -43,7 +43,7 @@ fn facts(query: &QueryStatus, progress: Option<&Value>, width: Option<u16>) -> S
     if !query.limits.is_empty() {
         fact("limits", limits(query));
     }
-    // A waiting query's reason is among its warnings, too.
+    // The reason for which a query waits is among its warnings, too.
     for warning in query.warnings.iter().filter(|warning| **warning != query.message) {
         fact("warning", warning.clone());
     }
@@ -72,7 +72,7 @@ fn rates(progress: &Value) -> String {
     )
 }
 
-/// Offsets between what the last batch read and the ends it saw.
+/// Number of offsets between the end of the last batch and the log ends that it saw.
 fn behind(progress: &Value) -> String {
     let offsets = |value: &Value| -> Option<i64> {
         let topics = value.as_object()?.values();
@@ -110,7 +110,7 @@ fn executors(query: &QueryStatus, width: Option<u16>) -> Option<String> {
     (!query.executors.is_empty()).then(|| trimmed(&executors))
 }
 
-/// What the operators keep, from the progress of the last batch; `None` if no operator keeps anything.
+/// The state of the operators, from the progress of the last batch; `None` if no operator keeps state.
 fn operators(progress: &Value, width: Option<u16>) -> Option<String> {
     let operators = progress.get("stateOperators")?.as_array().filter(|operators| !operators.is_empty())?;
     let mut operators_table = table(&["operator", "rows", "size", "closed to", "late", "expired"]);
@@ -143,7 +143,7 @@ fn within(table: &mut Table, width: Option<u16>) {
     }
 }
 
-/// A table without the spaces that fill its last column.
+/// Prints a table without the spaces that fill its last column.
 fn trimmed(table: &Table) -> String {
     table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
@@ -174,9 +174,9 @@ mod tests {
             run_id: "0199f3a0-1111-7000-8000-000000000000".into(),
             batch_id: Some(1234),
             warnings: vec![
-                "12 rows came late and were dropped: their windows were closed".into(),
+                "12 rows were late and dropped, because their windows were closed".into(),
                 "payments-3 is about to lose records to retention before they are read: offset 5 is next, 4 is the \
-                 earliest retained, 100 the end; raise retention.ms or add executors"
+                 earliest retained, 100 is the end; raise retention.ms or add executors"
                     .into(),
             ],
             executors: (1..=3).map(executor).collect(),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_to_wait_is_said_once() {
+    fn the_reason_for_waiting_appears_once() {
         let reason = "no executor is connected; start one with `highwater executor`";
         let waiting = QueryStatus {
             name: "q".into(),
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn operators_are_left_out_where_there_are_none() {
+    fn operators_without_state_are_left_out() {
         assert_eq!(operators(&json!({"stateOperators": []}), None), None);
     }
 }

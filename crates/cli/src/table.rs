@@ -1,6 +1,6 @@
-//! Tables for eyes.
+//! Tables for the terminal.
 //!
-//! Owns: columns and number formats. Does not own: the JSON for machines (`json`).
+//! Owns: columns and number formats. Does not own: the JSON (`json`).
 
 use crate::json::{partitions, state_name};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
@@ -20,7 +20,7 @@ pub fn number(value: impl ToString) -> Cell {
     Cell::new(value.to_string()).set_alignment(CellAlignment::Right)
 }
 
-/// A number that may not be known.
+/// A cell for a number that may be unknown.
 pub fn maybe(value: Option<impl ToString>) -> Cell {
     value.map_or_else(|| number("?"), number)
 }
@@ -68,7 +68,7 @@ pub fn share(executor: &ExecutorStatus) -> String {
     if shares.is_empty() { "-".to_string() } else { shares.join(", ") }
 }
 
-/// Ascending numbers, shortened: `0-3,7`.
+/// Shortens ascending numbers: `0-3,7`.
 pub fn ranges(numbers: &[i32]) -> String {
     let mut runs: Vec<(i32, i32)> = Vec::new();
     for &number in numbers {
@@ -81,12 +81,13 @@ pub fn ranges(numbers: &[i32]) -> String {
     runs.join(",")
 }
 
-/// The end of a UUID: enough to tell executors apart. Those started together share its beginning, which is a time.
+/// Returns the last 8 characters of a UUID, which suffice to distinguish executors: its beginning is a time, which
+/// executors started together share.
 pub fn short(id: &str) -> &str {
     id.get(id.len().saturating_sub(8)..).unwrap_or(id)
 }
 
-/// A number of bytes, as people read it.
+/// A readable number of bytes.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
     if bytes < 1_000 {
@@ -101,12 +102,12 @@ pub fn size(bytes: u64) -> String {
     format!("{size:.1} {}", UNITS[unit])
 }
 
-/// The columns of the terminal that stdout goes to; `None` if it goes elsewhere.
+/// The width of the terminal that stdout goes to; `None` if it is not a terminal.
 pub fn terminal_width() -> Option<u16> {
     Table::new().width()
 }
 
-/// A duration in the two largest units that matter.
+/// A duration in its two largest units.
 pub fn milliseconds(ms: i64) -> String {
     let ms = u64::try_from(ms).unwrap_or(0);
     if ms >= 10_000 {

@@ -1,21 +1,21 @@
-//! What one line of progress says of a query that is followed: its newest batch, and all records since.
+//! The progress line of a followed query: its newest batch, and all records since the follow began.
 //!
-//! Owns: adding up documents of progress, and reading numbers of them.
+//! Owns: adding up progress documents, and reading numbers from them.
 
 use serde_json::Value;
 use std::fmt;
 
-/// A whole number of a document; `None`: it has none of that name.
+/// Returns a whole number of a document; `None` if it has none of that name.
 pub fn whole(document: &Value, key: &str) -> Option<u64> {
     document.get(key).and_then(Value::as_u64)
 }
 
-/// A number of a document; `None`: it has none of that name.
+/// Returns a number of a document; `None` if it has none of that name.
 pub fn rate(document: &Value, key: &str) -> Option<f64> {
     document.get(key).and_then(Value::as_f64)
 }
 
-/// What one progress line says of a query followed from now on.
+/// What the progress line shows.
 #[derive(Debug, Default)]
 pub struct Totals {
     batch: Option<u64>,

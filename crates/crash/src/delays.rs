@@ -1,7 +1,8 @@
 //! Delays at named points.
 //!
-//! Owns: which points wait, and how long: up to the limit the environment gives, by a hash of the point, the process
-//! and how often it was passed. Invariant: compiled only with debug assertions; it is called on threads that may block.
+//! Owns: which points wait, and how long: up to the limit set in the environment, derived from a hash of the point, the
+//! process and the number of the passing. Invariant: compiled only with debug assertions; called only on threads that
+//! may block.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +26,7 @@ fn delays() -> &'static [Delay] {
     })
 }
 
-/// Waits if this point is to be slow.
+/// Waits if this point has a delay.
 pub fn wait(name: &str) {
     let Some(delay) = delays().iter().find(|delay| delay.name == name) else { return };
     let passing = delay.passed.fetch_add(1, Ordering::Relaxed);

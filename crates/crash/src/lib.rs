@@ -1,34 +1,35 @@
-//! Named crash points: places between planning and commit where a recovery test kills the process, or slows it down.
+//! Named crash points: places between planning and commit where a recovery test kills the process or slows it down.
 //!
-//! Owns: the points' effect. Only builds with debug assertions (`cargo build`, `cargo test`) have it, and only where the
-//! environment names a point; in release builds [`point`] is an empty inline function.
-//! `HIGHWATER_CRASH_POINT=name[:nth]` names the point, and its which passing kills (1 = the first);
-//! `HIGHWATER_CRASH_LOG=FILE` gets the name written before the process dies, so that a test can tell that its
-//! point was hit. The file is also the memory: a process started with a point already in it is spared, so that
-//! a restarted process does not die again.
-//! `HIGHWATER_DELAYS=name:ms,name:ms` makes each passing of a point take up to `ms` milliseconds, always the same
-//! for the same passing, so that tasks overtake each other as they would on busy machines.
-//! `HIGHWATER_WALL_SKEW=FILE` adds the milliseconds in FILE to the driver's wall clock, whenever it is read.
+//! Owns: the effect of the points. It exists only in builds with debug assertions (`cargo build`, `cargo test`), and
+//! only if the environment names a point; in release builds [`point`] is an empty inline function.
+//!
+//! - `HIGHWATER_CRASH_POINT=name[:nth]` names the point, and which passing of it kills (default 1, the first).
+//! - `HIGHWATER_CRASH_LOG=FILE`: the name is appended to FILE before the process dies, so that a test can check that
+//!   its point was reached. A process started with the point already in FILE is not killed, so that a restarted process
+//!   survives.
+//! - `HIGHWATER_DELAYS=name:ms,name:ms` delays each passing of a point by up to `ms` milliseconds, always the same for
+//!   the same passing, so that tasks overtake each other as on busy machines.
+//! - `HIGHWATER_WALL_SKEW=FILE` adds the milliseconds in FILE to the driver's wall clock whenever it is read.
 
 #[cfg(debug_assertions)]
 mod delays;
 #[cfg(debug_assertions)]
 mod skew;
 
-/// Kills this process with SIGKILL, or waits, when the environment names this point.
+/// Kills this process with SIGKILL, or waits, if the environment names this point.
 #[cfg(debug_assertions)]
 pub fn point(name: &str) {
     delays::wait(name);
     armed::point(name);
 }
 
-/// How far the wall clock is off, milliseconds, by the environment.
+/// By how many milliseconds the wall clock is wrong, according to the environment.
 #[cfg(debug_assertions)]
 pub fn wall_skew_ms() -> i64 {
     skew::milliseconds()
 }
 
-/// Not at all in this build.
+/// Always 0 in this build.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn wall_skew_ms() -> i64 {
@@ -50,7 +51,7 @@ mod armed {
     struct Armed {
         name: String,
         log: Option<PathBuf>,
-        /// Passings left, this one included.
+        /// Passings left until the kill, this one included.
         left: AtomicU64,
     }
 
@@ -78,12 +79,12 @@ mod armed {
         if let Some(path) = &armed.log
             && let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path)
         {
-            // The kill matters more than its note: a test without the note fails.
+            // The kill matters more than its note: without the note the test fails.
             let _ = writeln!(file, "{name}");
             let _ = file.sync_all();
         }
         let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
-        // Not reached: SIGKILL cannot be handled. Another thread may still run until it is delivered.
+        // Not reached, since SIGKILL cannot be handled; but this thread may still run until it is delivered.
         loop {
             std::thread::park();
         }

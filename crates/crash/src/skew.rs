@@ -1,12 +1,12 @@
-//! A wall clock that is set wrong.
+//! Simulates a wall clock that is set wrong.
 //!
-//! Owns: how far it is off, read from the file that the environment names each time someone asks. Invariant: compiled in
-//! for tests only.
+//! Owns: by how much it is wrong, read from the file that `HIGHWATER_WALL_SKEW` names, on every call. Invariant:
+//! compiled in for tests only.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-/// Milliseconds; 0 without a file, or with one that holds no number.
+/// Returns the skew in milliseconds; 0 without a file, or if the file holds no number.
 pub fn milliseconds() -> i64 {
     static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
     let file = FILE.get_or_init(|| std::env::var_os("HIGHWATER_WALL_SKEW").map(PathBuf::from));

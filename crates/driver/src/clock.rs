@@ -1,12 +1,12 @@
-//! The driver's clock: the one place that reads time for decisions.
+//! The driver's clock: the only place that reads the time for decisions.
 //!
-//! Owns: reading the wall clock and the monotonic one. Does not own: what follows from a jump (core's `clock`).
+//! Owns: reading the wall clock and the monotonic clock. Does not own: what follows from a jump (`protocol::clock`).
 
 use highwater_protocol::clock::Now;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Cheap to clone; all clones are one clock.
+/// Cheap to clone; all clones share one clock.
 #[derive(Clone)]
 pub(crate) struct Clock {
     began: Instant,
@@ -20,19 +20,19 @@ impl Clock {
         Self::over(wall_ms)
     }
 
-    /// With another wall clock.
+    /// A clock with another wall clock.
     pub fn over(wall: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
         Self { began: Instant::now(), began_at_ms: wall(), wall: Arc::new(wall) }
     }
 
-    /// This moment. By one of its clocks time never jumps.
+    /// The current time, by both clocks. `ms` never jumps.
     pub fn now(&self) -> Now {
         let passed = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
         Now { ms: self.began_at_ms.saturating_add(passed), wall_ms: (self.wall)() }
     }
 }
 
-/// The wall clock, milliseconds since the Unix epoch: for people, and to compare with times that others wrote.
+/// The wall clock, milliseconds since the Unix epoch: for users, and to compare with times that others wrote.
 pub(crate) fn wall_ms() -> i64 {
     chrono::Utc::now().timestamp_millis().saturating_add(highwater_crash::wall_skew_ms())
 }
@@ -45,7 +45,7 @@ mod tests {
     const HOUR: i64 = 3_600_000;
 
     #[test]
-    fn a_wall_clock_that_jumps_moves_only_one_of_its_times() {
+    fn a_jump_of_the_wall_clock_moves_only_wall_ms() {
         let wall = Arc::new(AtomicI64::new(5 * HOUR));
         let clock = Clock::over({
             let wall = wall.clone();

@@ -1,4 +1,4 @@
-//! The members of the cluster: who is registered, whose lease runs, and the way to reach each.
+//! The members of the cluster: registered executors, their leases, and how to send to each.
 //!
 //! Owns: executor sessions and leases. Does not own: queries (they watch [`Cluster::watch`]).
 //! Invariant: an executor is a member only while its task stream is open and its lease has not lapsed.
@@ -13,13 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
-/// Commands waiting for one executor. A full queue means that it does not read: its session ends.
+/// Number of commands that may wait for one executor. A full queue means that it does not read: its session ends.
 const COMMAND_QUEUE: usize = 16_384;
 
 type CommandSender = mpsc::Sender<Result<StreamTasksResponse, tonic::Status>>;
 pub(crate) type CommandReceiver = mpsc::Receiver<Result<StreamTasksResponse, tonic::Status>>;
 
-/// Cheap to clone; all clones are one cluster.
+/// Cheap to clone; all clones share one cluster.
 #[derive(Clone)]
 pub struct Cluster {
     epoch: Epoch,
@@ -54,7 +54,8 @@ impl Cluster {
         self.lease
     }
 
-    /// The live executors, in order of id; changes are noticed at once.
+    /// Watches the live executors, in order of id. Changes are seen at once.
+    /// Admits an executor. It is not live until its task stream opens.
     pub fn watch(&self) -> watch::Receiver<Vec<ExecutorInfo>> {
         self.live.subscribe()
     }
@@ -67,7 +68,7 @@ impl Cluster {
         self.announce();
     }
 
-    /// Renews a lease; false when the executor is unknown and has to register again.
+    /// Renews a lease. Returns false if the executor is unknown and must register again.
     pub fn renew(&self, id: ExecutorId) -> bool {
         let mut members = self.members.lock();
         let Some(member) = members.get_mut(&id) else { return false };
@@ -75,7 +76,8 @@ impl Cluster {
         true
     }
 
-    /// Opens the session of a registered executor. Returns its command queue and a number to close it by.
+    /// Opens the session of a registered executor. Returns its number, which closes it, and its command queue; `None`
+    /// if the executor is not registered. True if the session is the executor's newest and its lease has not lapsed.
     pub(crate) fn open_session(&self, id: ExecutorId) -> Option<(u64, CommandReceiver)> {
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
         let number = {
@@ -97,7 +99,7 @@ impl Cluster {
         members.get(&id).and_then(|member| member.session.as_ref()).is_some_and(|session| session.id == number)
     }
 
-    /// Ends a session; the executor is dead to every query from now on.
+    /// Ends a session: from now on the executor is gone for every query.
     pub(crate) fn close_session(&self, id: ExecutorId, number: u64) {
         {
             let mut members = self.members.lock();
@@ -111,7 +113,7 @@ impl Cluster {
         self.announce();
     }
 
-    /// Sends one command. An executor that is gone or does not read is dropped; its queries learn it from
+    /// Sends one command. Drops an executor that is gone or does not read; its queries learn of that from
     /// [`Cluster::watch`].
     pub fn send(&self, id: ExecutorId, message: Message) {
         let command = StreamTasksResponse { epoch: self.epoch.0, message: Some(message) };
@@ -127,7 +129,7 @@ impl Cluster {
         }
     }
 
-    /// Drops members whose lease has lapsed, until the process ends.
+    /// Drops members whose lease has lapsed, until `stop` is cancelled.
     pub async fn expire_leases(self, stop: tokio_util::sync::CancellationToken) {
         let mut ticks = tokio::time::interval((self.lease / 10).max(Duration::from_millis(20)));
         loop {

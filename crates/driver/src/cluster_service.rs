@@ -1,4 +1,4 @@
-//! gRPC `ClusterService`: registration, leases, task streams, state hand-over.
+//! gRPC `ClusterService`: registration, leases, task streams, state transfer.
 //!
 //! Owns: the wire side of membership and tasks. Does not own: members (`Cluster`) or queries (`Queries`).
 
@@ -23,19 +23,19 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-/// State is handed over in messages of about this size, bytes.
+/// State is transferred in messages of about this size, bytes.
 const STATE_CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
-/// Executors whose shards are read from the checkpoint at the same time.
+/// Number of executors for which state is read from the checkpoint at the same time.
 const STATE_READS: usize = 4;
 
 pub(crate) struct ClusterApi {
     cluster: Cluster,
     queries: Queries,
     state_reads: Arc<Semaphore>,
-    /// Told to executors, who show it to one another. New with every start, as the epoch is.
+    /// Secret that executors are told and show to each other. New with every start, like the epoch.
     exchange_secret: Token,
-    /// Strangers are kept out.
+    /// True if executors must authenticate.
     secured: bool,
 }
 
@@ -91,12 +91,12 @@ impl ClusterService for ClusterApi {
         tokio::spawn(async move {
             while let Some(Ok(message)) = incoming.next().await {
                 if !cluster.is_current(executor, session) {
-                    break; // The executor has a newer session, or has left: messages of this one are stale.
+                    break; // The executor has a newer session or has left: the messages of this session are stale.
                 }
                 match route(&queries, executor, message) {
                     Ok(true) => {}
                     Ok(false) => break,
-                    Err(status) => tracing::warn!(%executor, %status, "refused a message of an executor"),
+                    Err(status) => tracing::warn!(%executor, %status, "refused a message from an executor"),
                 }
             }
             cluster.close_session(executor, session);
@@ -187,7 +187,7 @@ impl ClusterService for ClusterApi {
             let part = part?;
             self.check_epoch(convert::attempt(part.attempt)?.0.epoch.0)?;
             if bytes.len() + part.chunk.len() > MAX_DELTA_BYTES {
-                let text = format!("a change of state is larger than {MAX_DELTA_BYTES} bytes");
+                let text = format!("a state delta is larger than {MAX_DELTA_BYTES} bytes");
                 return Err(Status::resource_exhausted(text));
             }
             bytes.extend_from_slice(&part.chunk);
@@ -199,7 +199,7 @@ impl ClusterService for ClusterApi {
         let (attempt, _) = convert::attempt(head.attempt)?;
         let event = RunnerEvent::StateDelta { attempt, task: TaskId(head.task_id), index: head.index, bytes };
         if !self.queries.offer(query, run, event) {
-            return Err(Status::resource_exhausted("the query has too much waiting; the attempt is tried again"));
+            return Err(Status::resource_exhausted("too many messages wait for the query; the attempt is retried"));
         }
         Ok(Response::new(v1::PutStateDeltaResponse {}))
     }
@@ -211,10 +211,11 @@ impl ClusterApi {
         Self { cluster, queries, state_reads, exchange_secret, secured }
     }
 
-    /// What is read from the checkpoint waits in memory until it is sent: only some do that at a time.
+    /// Waits for a permit to read from the checkpoint. What is read stays in memory until it is sent, so the number of
+    /// concurrent reads is limited.
     async fn turn(&self) -> Result<OwnedSemaphorePermit, Status> {
         let turn = self.state_reads.clone().acquire_owned().await;
-        turn.map_err(|_| Status::unavailable("the driver is ending"))
+        turn.map_err(|_| Status::unavailable("the driver is shutting down"))
     }
 
     fn check_epoch(&self, epoch: u64) -> Result<(), Status> {
@@ -226,12 +227,12 @@ impl ClusterApi {
     }
 }
 
-/// Hands one message of an executor to the run it is about, and waits for nobody: the next one may be about another
-/// query. False: the session is to end, because the executor leaves or that run has too much waiting.
+/// Hands one message of an executor to the run it is about, without waiting, since the next one may be about another
+/// query. Returns false if the session must end: the executor leaves, or too many messages wait for that run.
 fn route(queries: &Queries, executor: ExecutorId, request: StreamTasksRequest) -> Result<bool, Status> {
     let Some(message) = request.message else { return Ok(true) };
     let (query, run, event) = match message {
-        Message::Hello(_) => return Err(Status::invalid_argument("Hello came twice")),
+        Message::Hello(_) => return Err(Status::invalid_argument("Hello was sent twice")),
         Message::Availability(message) => {
             let partitions = message
                 .partitions

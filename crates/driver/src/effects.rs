@@ -40,7 +40,7 @@ pub(crate) struct Effects {
     progress: ProgressLog,
     inbox: Inbox,
     look: Arc<Notify>,
-    /// A compaction is running.
+    /// True while a compaction runs.
     compacting: Arc<AtomicBool>,
     sinks: Sinks,
 }
@@ -65,7 +65,7 @@ impl Effects {
     pub async fn carry_out(&self, action: Action) {
         match action {
             Action::Open { executor } => self.cluster.send(executor, self.open_query()),
-            // All sources' watchers look; a waiter that comes too late looks within a second.
+            // Wakes the watchers of all sources; one that is not waiting just now looks within a second anyway.
             Action::LookAtTopic { .. } => self.look.notify_waiters(),
             Action::Assign { executor, partitions, topic_ids, last_records } => {
                 let partitions = partitions
@@ -131,8 +131,9 @@ impl Effects {
         }
     }
 
-    /// Looks once more whether a newer driver has taken over: a prepared batch may be finished without another write
-    /// that would be refused, and the successor may have published it already. One small read of the head store.
+    /// Checks that no newer driver has taken over. A repeated batch is published without another write to the head
+    /// store that would be refused, and a newer driver may have published it already. Costs one small read of the head
+    /// store.
     async fn still_ours(&self) -> bool {
         let (store, epoch) = (self.store.clone(), self.cluster.epoch());
         let message = match tokio::task::spawn_blocking(move || store.check_epoch(epoch)).await {
@@ -144,7 +145,7 @@ impl Effects {
         false
     }
 
-    /// Tells the query of trouble, from within an action.
+    /// Reports trouble to the query from within an action.
     fn tell(&self, kind: ErrorKind, message: String) {
         self.inbox.push(RunnerEvent::Machine(Event::Trouble { executor: None, kind, message }));
     }
@@ -174,7 +175,7 @@ impl Effects {
         let bytes = match convert::plan_to_bytes(plan) {
             Ok(bytes) => bytes,
             Err(status) => {
-                tracing::error!(%status, "the plan cannot be encoded");
+                tracing::error!(%status, "the plan could not be encoded");
                 return;
             }
         };
@@ -231,12 +232,13 @@ impl Effects {
         let (store, epoch, query) = (self.store.clone(), self.cluster.epoch(), self.spec.id);
         tokio::task::spawn_blocking(move || {
             if let Err(error) = store.release_files(epoch, query, &before) {
-                tracing::warn!(%error, "looked-up files of older versions could not be deleted; it is tried again");
+                tracing::warn!(%error, "looked-up files of older versions could not be deleted; this is tried again \
+                 later");
             }
         });
     }
 
-    /// Notes a commit, lets the executors promote, reports progress, compacts now and then.
+    /// Records a commit, tells the executors to promote, reports progress, and compacts from time to time.
     pub async fn committed(&self, batch: CommittedBatch, latest: &Positions) {
         crash::point("driver_after_publish");
         let id = batch.record.batch();
@@ -248,7 +250,7 @@ impl Effects {
         let (store, epoch, query) = (self.store.clone(), self.cluster.epoch(), self.spec.id);
         let noted = tokio::task::spawn_blocking(move || store.note_committed(epoch, query, id)).await;
         if let Err(error) = noted.map_err(DriverError::from).and_then(|noted| noted.map_err(DriverError::from)) {
-            tracing::warn!(%error, batch = %id, "the commit could not be noted; recovery will ask the sinks");
+            tracing::warn!(%error, batch = %id, "the commit could not be recorded; recovery will ask the sinks");
         }
         metrics::counter!("highwater_batches_total", "query" => self.spec.name.clone()).increment(1);
         stage_progress::record(&self.spec.name, &batch);
@@ -268,13 +270,13 @@ impl Effects {
             (self.store.clone(), self.cluster.epoch(), self.spec.id, self.compacting.clone());
         tokio::task::spawn_blocking(move || {
             if let Err(error) = store.compact(epoch, query) {
-                tracing::warn!(%error, "checkpoint compaction failed; it is tried again after the next batch");
+                tracing::warn!(%error, "checkpoint compaction failed; it is retried after the next batch");
             }
             flag.store(false, Ordering::Release);
         });
     }
 
-    /// Tells executors to forget the query, and stores durably how it ended.
+    /// Tells executors to drop the query, and stores durably how it ended.
     pub async fn end(&self, end: End) {
         match &end {
             End::Failed(message) => tracing::error!(name = %self.spec.name, "query failed: {message}"),
@@ -299,7 +301,8 @@ impl Effects {
         let (store, epoch) = (self.store.clone(), self.cluster.epoch());
         let stored = tokio::task::spawn_blocking(move || store.put_query(epoch, &spec)).await;
         if let Ok(Err(error)) = stored {
-            tracing::error!(%error, "the end of the query could not be stored; it runs again after a restart");
+            tracing::error!(%error, "the end of the query could not be stored; the query will run again after a \
+             restart");
         }
     }
 }

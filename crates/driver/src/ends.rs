@@ -1,4 +1,4 @@
-//! Where the reading of a query with fixed ends stops.
+//! The end positions of a query with fixed ends.
 //!
 //! Owns: asking the brokers for them. Does not own: when they are fixed (`submit`, `queries`).
 
@@ -12,7 +12,8 @@ use highwater_protocol::options::EndingOffsets;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// New fixed ends, for a finished `available_now` query that is started again, and the ids of the topics they belong to.
+/// Fixes new ends for a finished `available_now` query that is started again. Returns them with the ids of their
+/// topics.
 pub(crate) async fn fixed_ends(
     compiled: &Arc<CompiledQuery>,
 ) -> Result<(Positions, BTreeMap<SourceId, String>), DriverError> {

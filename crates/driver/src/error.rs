@@ -3,7 +3,7 @@
 use highwater_protocol::error::ErrorKind;
 use thiserror::Error;
 
-/// What a call to the driver can fail with. Every text names the cause and the remedy.
+/// Why a call to the driver failed. Every text names the cause and the remedy.
 #[derive(Debug, Error)]
 pub enum DriverError {
     #[error("{0}")]
@@ -16,7 +16,7 @@ pub enum DriverError {
     Exists(String),
     #[error("{0}")]
     Refused(String),
-    /// What a script looks up cannot be read.
+    /// The files that a script looks up cannot be read.
     #[error("{0}")]
     File(#[from] highwater_dataflow::error::EngineError),
     #[error("{0}")]

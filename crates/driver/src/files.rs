@@ -1,8 +1,8 @@
-//! The files that a run's rows look up: read here, so that all executors look up one version.
+//! The files that a run's rows look up: read by the driver, so that all executors look up the same version.
 //!
-//! Owns: when files are read, and which version is the newest. Does not own: reading them (planner), keeping their content
-//! (checkpoint), which version a batch looks up (its plan).
-//! Invariant: a version is told to the run when it has been read as its table declares and its content is durable.
+//! Owns: when files are read, and which version is the newest. Does not own: parsing them (crate `planner`), keeping
+//! their content (crate `checkpoint`), which version a batch looks up (its plan).
+//! Invariant: the run receives a version only after it was read as its table declares and its content is durable.
 
 use crate::error::DriverError;
 use crate::run::{Run, RunHandle};
@@ -19,10 +19,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Pause before files that could not be read are tried again.
+/// Pause before reading is retried after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Reads the files of a script once, so that a submit fails with what is wrong with them.
+/// Reads the files of a script once, so that a submit fails if they cannot be read.
 pub(crate) async fn check(compiled: &CompiledQuery) -> Result<(), DriverError> {
     for table in compiled.file_tables() {
         look(&table).await?;
@@ -30,7 +30,7 @@ pub(crate) async fn check(compiled: &CompiledQuery) -> Result<(), DriverError> {
     Ok(())
 }
 
-/// A table's files with their content, read as the table declares.
+/// Returns a table's files with their content, read as the table declares.
 async fn look(table: &FileTable) -> Result<Vec<(PathBuf, FileContent)>, DriverError> {
     let looked = table.clone();
     let found = tokio::task::spawn_blocking(move || looked.look()).await??;
@@ -39,42 +39,42 @@ async fn look(table: &FileTable) -> Result<Vec<(PathBuf, FileContent)>, DriverEr
     Ok(found)
 }
 
-/// Keeps one run told of the newest versions.
+/// Keeps one run informed of the newest versions.
 pub(crate) struct FileKeeper {
     tables: Vec<Watched>,
     store: CheckpointStore,
     access: Arc<AccessPolicy>,
     epoch: Epoch,
     query: QueryId,
-    /// As told last, or, before that, as used before this run.
+    /// The versions that the run received last; until then, those that its newest batch looked up.
     versions: FileVersions,
-    told: bool,
+    sent: bool,
 }
 
 struct Watched {
     table: FileTable,
-    /// When it is read next; `None`: never again in this run.
+    /// When it is read next; `None`: not again in this run.
     due: Option<Instant>,
-    /// Why what is in use is not what there is.
+    /// Why the version in use is not the newest; `None` if it is.
     warning: Option<String>,
 }
 
-/// A version that was not known, and what it holds.
+/// A new version, and its contents.
 type Changed = (Vec<FileContent>, Vec<Vec<u8>>);
 
 impl FileKeeper {
-    /// For a run whose newest batch looked up the versions `used`.
+    /// Creates the keeper of a run whose newest batch looked up the versions `used`.
     pub fn new(run: &Run, access: Arc<AccessPolicy>, used: FileVersions) -> Self {
         let watched = |table| Watched { table, due: Some(Instant::now()), warning: None };
         let tables: Vec<Watched> = run.compiled.file_tables().into_iter().map(watched).collect();
-        // Files of other tables are read again.
+        // Only pinned tables keep their version; the others are read again.
         let pinned = |name: &String| tables.iter().any(|one| one.table.pinned && one.table.name == *name);
         let versions = used.into_iter().filter(|(name, _)| pinned(name)).collect();
         let (store, epoch, query) = (run.store.clone(), run.cluster.epoch(), run.spec.id);
-        Self { tables, store, access, epoch, query, versions, told: false }
+        Self { tables, store, access, epoch, query, versions, sent: false }
     }
 
-    /// Reads in the background until the run ends; nothing if its rows look up no files.
+    /// Reads in the background until the run ends. Does nothing if its rows look up no files.
     pub fn spawn(self, run: RunHandle) {
         if !self.tables.is_empty() {
             tokio::spawn(self.keep(run));
@@ -88,9 +88,9 @@ impl FileKeeper {
                 Ok(Some(versions)) => run.events.push(RunnerEvent::Machine(Event::Files(versions))),
                 Ok(None) => {}
                 Err(message) => {
-                    // Those that were read are read again: of what was not told, nothing is kept.
+                    // Tables that were read are read again, too: a version that the run has not received is not kept.
                     self.tables.iter_mut().for_each(|one| one.due = Some(Instant::now() + RETRY));
-                    warnings.push(format!("{message}. It is tried again every second"));
+                    warnings.push(format!("{message}. This is retried every second"));
                     run.events.push(RunnerEvent::Machine(Event::FilesUnreadable { message }));
                 }
             }
@@ -104,7 +104,7 @@ impl FileKeeper {
         }
     }
 
-    /// Reads what is due, and returns the versions if there is one to tell. The error says why none is known yet.
+    /// Reads the tables that are due. Returns the versions if there is a new one. The error says why none is known yet.
     async fn read_due(&mut self) -> Result<Option<FileVersions>, String> {
         let (mut versions, mut contents) = (self.versions.clone(), Vec::new());
         let now = Instant::now();
@@ -116,7 +116,7 @@ impl FileKeeper {
                 contents.extend(new);
             }
         }
-        if self.told && versions == self.versions {
+        if self.sent && versions == self.versions {
             return Ok(None);
         }
         let (store, epoch, query, kept) = (self.store.clone(), self.epoch, self.query, versions.clone());
@@ -124,13 +124,14 @@ impl FileKeeper {
         if let Err(error) = stored.map_err(DriverError::from).and_then(|stored| stored.map_err(DriverError::from)) {
             return Err(format!("the content of looked-up files cannot be stored: {error}"));
         }
-        (self.versions, self.told) = (versions.clone(), true);
+        (self.versions, self.sent) = (versions.clone(), true);
         Ok(Some(versions))
     }
 }
 
 impl Watched {
-    /// Takes what reading gave: the version to use from now on, if it is another one. The error says why there is none.
+    /// Handles the result of a read: returns the version to use from now on if it changed. The error says why there is
+    /// none.
     fn settle(
         &mut self,
         read: Result<Option<Changed>, DriverError>,
@@ -143,8 +144,8 @@ impl Watched {
                 self.due = None;
                 self.warning = matches!(read, Ok(Some(_))).then(|| {
                     format!(
-                        "table '{}': '{}' is not what it was when the query began, which its rows go on looking up, since \
-                         they may be taken back; submit the query with --replace to use the new content",
+                        "table '{}': '{}' is not what it was when the query began. Rows keep looking up the old \
+                         content, since rows may be retracted; submit the query with --replace to use the new content",
                         self.table.name, self.table.options.path
                     )
                 });
@@ -156,20 +157,20 @@ impl Watched {
             }
             Err(error) => {
                 self.due = Some(Instant::now() + RETRY);
-                self.warning = known.then(|| format!("{error}. Until then rows look up what was read before"));
+                self.warning = known.then(|| format!("{error}. Until then rows look up the version read before"));
                 if known { Ok(None) } else { Err(error.to_string()) }
             }
         }
     }
 }
 
-/// Reads a table's files; `None` if they are the `known` ones.
+/// Reads a table's files. Returns `None` if they are the `known` ones.
 async fn read(
     table: FileTable,
     access: Arc<AccessPolicy>,
     known: Option<Vec<FileContent>>,
 ) -> Result<Option<Changed>, DriverError> {
-    // A link may have come to lead elsewhere.
+    // A link may point elsewhere now.
     let checked = table.clone();
     tokio::task::spawn_blocking(move || access.check_file(&checked.name, &checked.options.path)).await??;
     let found = look(&table).await?;

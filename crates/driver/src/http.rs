@@ -1,6 +1,6 @@
-//! The HTTP side, for scripts and metrics: health, Prometheus metrics, queries as JSON.
+//! The HTTP server, for scripts and metrics: health, Prometheus metrics, queries as JSON.
 //!
-//! Owns: routes. Does not own: anything it shows, or who may see it (`highwater_security`).
+//! Owns: routes. Does not own: the data it shows, or who may see it (`highwater_security`).
 
 use crate::error::DriverError;
 use crate::query_service::QueryApi;
@@ -31,7 +31,7 @@ pub(crate) struct HttpState {
     pub access: Access,
 }
 
-/// Serves until `stop`.
+/// Serves until `stop` is cancelled.
 pub(crate) async fn serve(state: HttpState, incoming: Incoming, stop: CancellationToken) -> std::io::Result<()> {
     let service = router(state).into_make_service_with_connect_info::<HttpPeer>();
     axum::serve(Connections(incoming), service).with_graceful_shutdown(stop.cancelled_owned()).await
@@ -50,7 +50,7 @@ fn router(state: HttpState) -> Router {
         .with_state(state)
 }
 
-/// Lets a request through that the rule of its route admits.
+/// Admits a request if the rule of its route allows it.
 async fn guard(
     State(access): State<Access>,
     ConnectInfo(HttpPeer(peer)): ConnectInfo<HttpPeer>,
@@ -75,7 +75,7 @@ fn refused(refusal: &Refusal) -> Response {
     }
 }
 
-/// Connections as axum takes them.
+/// Adapts incoming connections to axum.
 struct Connections(Incoming);
 
 impl Listener for Connections {

@@ -1,14 +1,14 @@
-//! What waits for one query's run: news that replaces older news, and facts that each count.
+//! The inbox of one query's run: updates, of which the newest replaces older ones, and facts, which all count.
 //!
-//! Owns: the queue of one run. Does not own: who sends (streams, effects, monitors) or what a fact means (protocol).
+//! Owns: the queue of one run. Does not own: who sends (streams, effects, monitors), what an event means (`protocol`).
 //!
 //! Invariants:
-//! - putting something in never waits: a run that is behind holds up no executor's stream, which carries other queries'
+//! - adding never waits: a run that is behind does not delay an executor's stream, which carries other queries'
 //!   messages too;
-//! - what an executor says again and again (how far it has read, that it is in trouble, that its tasks run) waits once
-//!   per executor, the newest for the older;
-//! - what counts by itself (a task is done, a writer has published) is never dropped. An attempt has one of them per task
-//!   and writer; an executor that sends beyond [`MOST_FACTS`] is to lose its session, and its attempt with it.
+//! - updates that executors send repeatedly (how far they have read, trouble, running tasks) wait once per executor,
+//!   the newest replacing older ones;
+//! - facts that count by themselves (a task is done, a writer has published) are never dropped. An attempt has one of
+//!   them per task and writer; an executor that sends beyond [`MOST_FACTS`] loses its session, and its attempt with it.
 
 use crate::run_event::RunnerEvent;
 use highwater_protocol::error::ErrorKind;
@@ -21,16 +21,16 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// Facts of executors that may wait.
+/// Number of facts of executors that may wait.
 const MOST_FACTS: usize = 65_536;
 
-/// Cheap to clone; all clones fill one inbox.
+/// Cheap to clone; all clones add to one inbox.
 #[derive(Clone)]
 pub(crate) struct Inbox {
     shared: Arc<Shared>,
 }
 
-/// The one reader. When it goes, the inbox is closed.
+/// The only reader. The inbox is closed when it is dropped.
 pub(crate) struct InboxReader {
     shared: Arc<Shared>,
 }
@@ -42,7 +42,7 @@ struct Shared {
     closed: CancellationToken,
 }
 
-/// In order of arrival; news stands where its oldest part came.
+/// In order of arrival. An update keeps the place of the oldest one it replaces.
 #[derive(Default)]
 struct Waiting {
     queue: VecDeque<Place>,
@@ -54,7 +54,7 @@ enum Place {
     News(Subject),
 }
 
-/// What news is about: newer news about the same replaces older, or is added to it.
+/// The subject of an update: a newer update with the same subject replaces the older, or is merged into it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Subject {
     Available(ExecutorId),
@@ -66,14 +66,14 @@ enum Subject {
     Latest(SourceId),
 }
 
-/// An inbox and its reader.
+/// Creates an inbox and its reader.
 pub(crate) fn inbox() -> (Inbox, InboxReader) {
     let shared = Arc::new(Shared::default());
     (Inbox { shared: shared.clone() }, InboxReader { shared })
 }
 
 impl Inbox {
-    /// Puts something in. After the run's end it is dropped.
+    /// Adds an event. After the end of the run it is dropped.
     pub fn push(&self, event: RunnerEvent) {
         if self.is_closed() {
             return;
@@ -82,7 +82,7 @@ impl Inbox {
         self.shared.arrived.notify_one();
     }
 
-    /// As [`Inbox::push`], for what an executor says. False: too much waits, its session has to end.
+    /// Like [`Inbox::push`], for events from executors. Returns false if too many events wait: the session must end.
     #[must_use]
     pub fn offer(&self, event: RunnerEvent) -> bool {
         if self.shared.waiting.lock().queue.len() >= MOST_FACTS {
@@ -92,7 +92,7 @@ impl Inbox {
         true
     }
 
-    /// The run is over.
+    /// True if the run is over.
     pub fn is_closed(&self) -> bool {
         self.shared.closed.is_cancelled()
     }
@@ -104,10 +104,10 @@ impl Inbox {
 }
 
 impl InboxReader {
-    /// Waits for what is next.
+    /// Waits for the next event.
     pub async fn next(&mut self) -> RunnerEvent {
         loop {
-            // One permit is kept for an arrival in between.
+            // `Notify` keeps one permit for an event that arrives in between.
             if let Some(event) = self.shared.waiting.lock().take() {
                 return event;
             }
@@ -152,7 +152,7 @@ impl Waiting {
     }
 }
 
-/// `None`: it counts by itself.
+/// The subject of an update; `None` for a fact.
 fn subject(event: &RunnerEvent) -> Option<Subject> {
     match event {
         RunnerEvent::Machine(Event::Available { executor, .. }) => Some(Subject::Available(*executor)),
@@ -170,7 +170,7 @@ fn subject(event: &RunnerEvent) -> Option<Subject> {
     }
 }
 
-/// The newest report of a partition counts; marks are told once each, so that all are kept.
+/// Merges availability: the newest position of a partition counts; marks are reported only once, so all are kept.
 fn merge(older: &mut RunnerEvent, newer: RunnerEvent) {
     match (older, newer) {
         (
@@ -222,10 +222,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_run_that_is_behind_has_one_report_per_executor_and_every_fact_waiting() {
+    async fn a_run_that_is_behind_has_one_update_per_executor_and_every_fact_waiting() {
         let (inbox, mut reader) = inbox();
         for position in 0..100_000 {
-            assert!(inbox.offer(available(1, 0, position)), "nobody is held up, and nobody has to go");
+            assert!(inbox.offer(available(1, 0, position)), "no sender waits, and no session must end");
             assert!(inbox.offer(available(1, 1, position)));
             assert!(inbox.offer(available(2, 2, position)));
         }
@@ -236,7 +236,10 @@ mod tests {
         reached.sort_unstable();
         assert_eq!(reached, [(0, 99_999), (1, 99_999)], "the newest of each partition");
         assert_eq!(marks[&partition(0)].len(), 100_000, "marks are told only once, and none is lost");
-        assert!(matches!(reader.next().await, RunnerEvent::Machine(Event::Available { .. })), "of the other executor");
+        assert!(
+            matches!(reader.next().await, RunnerEvent::Machine(Event::Available { .. })),
+            "the update of the other executor"
+        );
         for number in [1, 2] {
             let RunnerEvent::Machine(Event::TaskFailed { attempt, .. }) = reader.next().await else { panic!() };
             assert_eq!(attempt.number.0, number);
@@ -245,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_executor_that_sends_without_end_is_to_lose_its_session() {
+    async fn an_executor_that_sends_too_many_facts_loses_its_session() {
         let (inbox, reader) = inbox();
         let sent = (0..).take_while(|number| inbox.offer(failed(*number))).count();
         assert_eq!(sent, MOST_FACTS);
@@ -275,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn trouble_that_is_over_before_anyone_looked_is_over() {
+    async fn trouble_that_ends_before_it_is_read_is_reported_as_ended() {
         let (inbox, mut reader) = inbox();
         let trouble = |message: &str| {
             let (executor, kind) = (Some(executor(1)), ErrorKind::Retry);

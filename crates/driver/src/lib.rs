@@ -1,8 +1,8 @@
-//! The driver: plans micro-batches, assigns work to executors, commits checkpoints, answers people.
+//! The driver: plans micro-batches, assigns work to executors, commits checkpoints, serves users.
 //!
 //! Owns: the servers and their start-up order: check what protects them, open the store, claim the epoch, recover the
-//! queries, then listen. Does not own: decisions (core's query machine), storage formats (checkpoint), Kafka
-//! (connectors), who may call what (security).
+//! queries, then listen. Does not own: decisions (`protocol`), storage formats (`checkpoint`), Kafka (`connectors`),
+//! who may call what (`security`).
 
 mod clock;
 mod cluster;
@@ -55,7 +55,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::trace::TraceLayer;
 
-/// How a driver is started.
+/// Options of a driver.
 #[derive(Clone, Debug)]
 pub struct DriverOptions {
     /// gRPC address; port 0 picks one.
@@ -63,9 +63,9 @@ pub struct DriverOptions {
     /// HTTP address; port 0 picks one.
     pub http: SocketAddr,
     pub data_dir: PathBuf,
-    /// How long a silent executor is believed alive.
+    /// How long an executor that does not renew its lease counts as alive.
     pub lease: Duration,
-    /// Longest time for one call (streams excepted).
+    /// Longest duration of one call (streams excepted).
     pub request_timeout: Duration,
     /// What submitted scripts may reach on this machine.
     pub access: AccessPolicy,
@@ -87,7 +87,7 @@ impl Default for DriverOptions {
     }
 }
 
-/// A driver that listens.
+/// A driver that is running.
 #[derive(Debug)]
 pub struct Driver {
     /// Bound gRPC address.
@@ -124,7 +124,7 @@ impl Driver {
         Ok(Self { address, http_address, servers })
     }
 
-    /// Waits for the servers to end.
+    /// Waits until the servers have ended.
     pub async fn join(self) -> Result<(), DriverError> {
         self.servers.await?
     }

@@ -1,6 +1,6 @@
-//! The bounds a query was submitted with, as `status` lists them.
+//! The limits with which a query was submitted, as `status` lists them.
 //!
-//! Owns: which options count as bounds, and their text. Does not own: applying them (core's planning, `state_limit`).
+//! Owns: which options count as limits, and their text. Does not own: applying them (crate `protocol`, `state_limit`).
 
 use bytesize::ByteSize;
 use highwater_planner::CompiledQuery;
@@ -8,8 +8,8 @@ use highwater_proto::v1::QueryLimit;
 use highwater_protocol::options::Trigger;
 use std::time::Duration;
 
-/// Returns the configured bounds: those of the whole query first, then those of each source table.
-/// An option that was left at "no limit" is not listed.
+/// Returns the configured limits: those of the whole query first, then those of each source table. An option without a
+/// limit is not listed.
 pub(crate) fn limits_of(compiled: &CompiledQuery) -> Vec<QueryLimit> {
     let options = &compiled.options;
     let mut limits = vec![limit("trigger", "", trigger(&options.trigger))];
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_configured_bounds_are_listed_with_the_table_they_hold_for() {
+    fn only_configured_limits_are_listed_with_their_table() {
         let script = "
             SET trigger = 'every 2 seconds';
             SET state_memory_limit = '2 GB';

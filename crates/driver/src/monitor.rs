@@ -1,7 +1,7 @@
 //! Watches the topics of one run from the driver: ids, new partitions, ends, retention.
 //!
-//! Owns: asking the brokers every second, and at once when the run has a doubt. Does not own: any decision; it sends
-//! events and ends with the run.
+//! Owns: asking the brokers every second, and at once if the run needs it. Does not own: any decision; it sends events,
+//! and ends with the run.
 
 use crate::clock::wall_ms;
 use crate::run::RunHandle;
@@ -17,7 +17,7 @@ use highwater_sql::tables::SourceTable;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Pause between two looks at the brokers.
+/// Pause between two requests to the brokers.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Starts watching; ends when the run does.
@@ -31,7 +31,7 @@ pub(crate) fn spawn(compiled: Arc<CompiledQuery>, run: RunHandle) {
 async fn watch(source: SourceTable, run: RunHandle) {
     let mut monitor: Option<Box<dyn SourceMonitor>> = None;
     let mut latest = Positions::new();
-    // The id is the first thing the run waits for, so it is asked for by itself.
+    // The run waits for the topic id first, so the first request asks only for that.
     let mut only_id = true;
     while !run.events.is_closed() {
         let (table, taken) = (source.clone(), monitor.take());
@@ -54,7 +54,7 @@ async fn watch(source: SourceTable, run: RunHandle) {
                     continue;
                 }
             }
-            Ok(Err(error)) => tracing::debug!(table = %source.name, %error, "the topic cannot be looked at"),
+            Ok(Err(error)) => tracing::debug!(table = %source.name, %error, "the topic could not be inspected"),
             Err(error) => tracing::error!(%error, "the topic monitor ended"),
         }
         tokio::select! {
@@ -65,7 +65,7 @@ async fn watch(source: SourceTable, run: RunHandle) {
     }
 }
 
-/// What the run is to be told of a look.
+/// The event to send to the run after a request; `None` if there is nothing to report.
 fn report(
     run: &RunHandle,
     source: &SourceTable,
@@ -94,7 +94,7 @@ fn report(
     Some(RunnerEvent::Machine(Event::Topic(look)))
 }
 
-/// Warns when retention is about to overtake the position: less than a tenth of what is retained lies between.
+/// Warns when retention is about to overtake the position: less than a tenth of the retained offsets are before it.
 fn retention_warning(partition: &SourcePartition, position: i64, ends: LogEnds) -> Option<String> {
     let retained = ends.latest - ends.earliest;
     let margin = position - ends.earliest;
@@ -102,13 +102,13 @@ fn retention_warning(partition: &SourcePartition, position: i64, ends: LogEnds) 
     (deleting && position < ends.latest && margin * 10 < retained).then(|| {
         format!(
             "{} is about to lose records to retention before they are read: offset {position} is next, {} is the \
-             earliest retained, {} the end; raise retention.ms or add executors",
+             earliest retained, {} is the end; raise retention.ms or add executors",
             partition.tp, ends.earliest, ends.latest
         )
     })
 }
 
-/// The lag of every partition, asked of the brokers now. Blocking.
+/// Asks the brokers for the current lag of every partition. Blocks.
 pub(crate) fn lag(compiled: &CompiledQuery, positions: &Positions) -> Vec<v1::PartitionLag> {
     let mut lags = Vec::new();
     for source in &compiled.sources {

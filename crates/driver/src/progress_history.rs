@@ -1,4 +1,4 @@
-//! Progress of a query's batches, in Spark's shape: the last ones kept, new ones broadcast.
+//! Progress of a query's batches, in Spark's shape: keeps the last ones and broadcasts new ones.
 //!
 //! Owns: the history ring and its subscribers. Does not own: the counters (they come with each commit).
 
@@ -19,10 +19,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::broadcast;
 
-/// Batches remembered per query.
+/// Number of batches remembered per query.
 const HISTORY: usize = 200;
 
-/// Cheap to clone; lives as long as the driver, over all runs of a query.
+/// Cheap to clone. Lives as long as the driver, across all runs of a query.
 #[derive(Clone)]
 pub(crate) struct ProgressLog {
     history: Arc<Mutex<VecDeque<Arc<StreamingQueryProgress>>>>,
@@ -41,11 +41,11 @@ impl ProgressLog {
             history.pop_front();
         }
         history.push_back(progress.clone());
-        // Nobody may be listening.
+        // There may be no subscriber.
         let _ = self.live.send(progress);
     }
 
-    /// The last `count` batches, oldest first, and a subscription to what follows them without a gap.
+    /// Returns the last `count` batches, oldest first, and a subscription that continues after them without a gap.
     pub fn tail(
         &self,
         count: usize,
@@ -66,7 +66,7 @@ pub(crate) fn progress_of(
 ) -> StreamingQueryProgress {
     let record = &batch.record;
     let timings = &batch.timings;
-    // A batch adopted at the start of a run was planned by one before.
+    // A batch adopted at the start of a run was planned by an earlier run.
     let planned = timings.planned_at_ms > 0;
     let duration_ms = if planned { (timings.committed_at_ms - timings.planned_at_ms).max(0) } else { 0 };
     let rows: u64 = record.partitions.values().map(|partition| partition.records).sum();

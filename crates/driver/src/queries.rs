@@ -1,6 +1,6 @@
-//! All queries of this driver: the durable specs, the runs, and the operations people ask for.
+//! All queries of this driver: the durable specs, the runs, and the operations that users call.
 //!
-//! Owns: which query runs. Does not own: what a run does (`runner`), how one is submitted (`submit`).
+//! Owns: which queries run. Does not own: what a run does (`runner`), how a query is submitted (`submit`).
 
 #[cfg(test)]
 mod tests;
@@ -29,28 +29,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use uuid::Uuid;
 
-/// Cheap to clone; all clones are one set of queries.
+/// Cheap to clone; all clones share one set of queries.
 #[derive(Clone)]
 pub(crate) struct Queries {
     store: CheckpointStore,
     cluster: Cluster,
     clock: Clock,
-    /// Runs started by this driver.
+    /// Number of runs started by this driver.
     runs: Arc<AtomicU64>,
     access: Arc<AccessPolicy>,
     entries: Arc<Mutex<BTreeMap<QueryId, Entry>>>,
-    /// One change of the set of queries at a time.
+    /// Locked while the set of queries changes.
     pub(crate) changes: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// One query, whether it runs or not, and whether it can.
+/// One query, running or not.
 #[derive(Clone)]
 pub(crate) struct Entry {
     pub spec: QuerySpec,
-    /// Or why the stored script is not a query for this version of the driver.
+    /// The compiled query, or why this version of the driver cannot compile the stored script.
     pub compiled: Result<Arc<CompiledQuery>, String>,
     pub progress: ProgressLog,
-    /// The newest run; it may have ended.
+    /// The newest run, which may have ended; `None` if there was none since this driver started.
     pub run: Option<RunHandle>,
 }
 
@@ -67,7 +67,7 @@ impl Queries {
         }
     }
 
-    /// Compiles a script of someone's, and checks what it refers to.
+    /// Compiles a user's script, and checks what it refers to.
     pub async fn compile(&self, sql: String) -> Result<Arc<CompiledQuery>, DriverError> {
         let compiled = Arc::new(compile(sql).await?);
         self.check_access(&compiled).await?;
@@ -83,24 +83,25 @@ impl Queries {
         Ok(tokio::task::spawn_blocking(check).await??)
     }
 
-    /// The spec of a query that is to run. Refuses a plan that the stored state is not of: this build may compile the script
-    /// to another one.
+    /// Returns the spec of a query that is about to run, with its plan identity. Refuses the query if this build plans
+    /// its script differently from the plan that wrote the stored state.
     async fn with_plan(&self, spec: QuerySpec, compiled: &CompiledQuery) -> Result<QuerySpec, DriverError> {
-        let now = compiled.plan_identity();
-        let Some(then) = &spec.plan else {
-            // Of a version that did not note it.
-            let spec = QuerySpec { plan: Some(now), ..self.stored(spec.id).await?.unwrap_or(spec) };
+        let current_plan = compiled.plan_identity();
+        let Some(stored_plan) = &spec.plan else {
+            // Stored by a version that did not record the identity.
+            let spec = QuerySpec { plan: Some(current_plan), ..self.stored(spec.id).await?.unwrap_or(spec) };
             self.put(spec.clone()).await?;
             if let Some(entry) = self.entries.lock().get_mut(&spec.id) {
                 entry.spec = spec.clone();
             }
             return Ok(spec);
         };
-        match then.difference(&now) {
+        match stored_plan.difference(&current_plan) {
             None => Ok(spec),
             Some(difference) => Err(DriverError::Refused(format!(
-                "the state of query `{}` is of another plan than this version of Highwater makes of its script: \
-                 {difference}. Run it with the version that it was submitted to, or submit it again with --replace",
+                "the state of query `{}` was written by a different plan than this version of Highwater makes from its \
+                 script: {difference}. Run it with the version that it was submitted to, or submit it again with \
+                 --replace",
                 spec.name
             ))),
         }
@@ -118,8 +119,8 @@ impl Queries {
         &self.cluster
     }
 
-    /// Loads every stored query and starts those that should run. A query that does not start is marked
-    /// failed, and the others go on.
+    /// Loads every stored query and starts those that should run. A query that cannot start is marked failed; the
+    /// others start.
     pub async fn recover(&self) -> Result<(), DriverError> {
         let store = self.store.clone();
         let specs = tokio::task::spawn_blocking(move || store.queries()).await??;
@@ -127,8 +128,8 @@ impl Queries {
             let (id, name, wanted) = (spec.id, spec.name.clone(), spec.desired);
             let compiled = compile(spec.sql.clone()).await.map(Arc::new).map_err(|error| error.to_string());
             if let Err(error) = &compiled {
-                // What is wanted of it stays stored: a driver that compiles it resumes it.
-                tracing::error!(query = %name, "a stored query does not compile any more: {error}");
+                // Its desired state stays stored, so that a driver that can compile it resumes it.
+                tracing::error!(query = %name, "a stored query no longer compiles: {error}");
             }
             let compiles = compiled.is_ok();
             self.insert(spec, compiled);
@@ -136,7 +137,7 @@ impl Queries {
                 && wanted == DesiredState::Running
                 && let Err(error) = self.start_run(id).await
             {
-                tracing::error!(query = %name, "could not be resumed: {error}");
+                tracing::error!(query = %name, "the query could not be resumed: {error}");
                 self.fail(id, error.to_string()).await?;
             }
         }
@@ -152,7 +153,7 @@ impl Queries {
         self.entries.lock().remove(&id);
     }
 
-    /// All queries, in order of name.
+    /// Returns all queries, in order of name.
     pub fn all(&self) -> Vec<Entry> {
         let mut all: Vec<Entry> = self.entries.lock().values().cloned().collect();
         all.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
@@ -163,7 +164,7 @@ impl Queries {
         self.entries.lock().values().find(|entry| entry.spec.name == name).cloned()
     }
 
-    /// The query of this name, or an error with near names.
+    /// Returns the query of this name, or an error that suggests a similar name.
     pub fn get(&self, name: &str) -> Result<Entry, DriverError> {
         self.find(name).ok_or_else(|| {
             let names: Vec<String> = self.all().into_iter().map(|entry| entry.spec.name).collect();
@@ -175,20 +176,20 @@ impl Queries {
         })
     }
 
-    /// Brings what an executor says to the run it is about; dropped when that is not the query's newest run, or over.
-    /// False: that run has too much waiting, and the executor has to go.
+    /// Hands an executor's message to the run it is about; drops it if that run is over or not the query's newest.
+    /// Returns false if too many messages wait for that run, so that the executor's session must end.
     #[must_use]
     pub fn offer(&self, query: QueryId, run: RunId, event: RunnerEvent) -> bool {
         let entries = self.entries.lock();
         let newest = entries.get(&query).and_then(|entry| entry.run.as_ref());
         let taken = newest.filter(|newest| newest.run_id == run).is_none_or(|newest| newest.events.offer(event));
         if !taken {
-            tracing::error!(%query, "an executor sends more than its tasks have to tell; its session ends");
+            tracing::error!(%query, "an executor sends more messages than its tasks can have; its session ends");
         }
         taken
     }
 
-    /// An executor was told to end: no query is to blame for that.
+    /// Notes that an executor was told to end, so that no query is blamed for it.
     pub fn left(&self, executor: ExecutorId) {
         tracing::info!(%executor, "executor leaves");
         for run in self.entries.lock().values().filter_map(|entry| entry.run.as_ref()) {
@@ -200,7 +201,7 @@ impl Queries {
     pub async fn start_run(&self, id: QueryId) -> Result<(), DriverError> {
         let Some(entry) = self.entries.lock().get(&id).cloned() else { return Ok(()) };
         let compiled = entry.compiled()?.clone();
-        // This driver may allow less than the one it was submitted to.
+        // This driver may allow less than the one to which the query was submitted.
         self.check_access(&compiled).await?;
         let spec = self.with_plan(entry.spec.clone(), &compiled).await?;
         let store = self.store.clone();
@@ -238,11 +239,11 @@ impl Queries {
             return Err(DriverError::Refused(format!("query `{name}` is running already")));
         }
         if let Some(run) = &entry.run {
-            // It has ended, and may still be storing how.
+            // The run has ended, but may still be storing how.
             run.events.closed().await;
         }
         if entry.compiled.is_err() {
-            // What it lacked, a variable of the environment or a file, may be there now.
+            // Something it lacked, such as an environment variable or a file, may exist now.
             entry.compiled =
                 Ok(Arc::new(compile(entry.spec.sql.clone()).await.map_err(|error| uncompiled(&entry, &error))?));
             self.insert(entry.spec.clone(), entry.compiled.clone());
@@ -266,13 +267,13 @@ impl Queries {
         started
     }
 
-    /// Stops a query after its batch in flight and waits for that.
+    /// Stops a query after its batch in flight, and waits for that.
     pub async fn stop(&self, name: &str) -> Result<(), DriverError> {
         let _one = self.changes.lock().await;
         self.stop_locked(name).await
     }
 
-    /// As `stop`, for callers that hold `changes`.
+    /// Like `stop`, for callers that hold `changes`.
     pub async fn stop_locked(&self, name: &str) -> Result<(), DriverError> {
         let entry = self.get(name)?;
         let mut spec = self.stored(entry.spec.id).await?.unwrap_or(entry.spec.clone());
@@ -284,8 +285,8 @@ impl Queries {
         Ok(())
     }
 
-    /// Puts a new query into the place of one that has its name: in the store both happen or neither. What ran is halted
-    /// before, and goes on if the exchange fails. For callers that hold `changes`.
+    /// Replaces a query by a new one of the same name, atomically in the store. Halts the old query's run before, and
+    /// resumes it if the replacement fails. For callers that hold `changes`.
     pub async fn replace(&self, old: Entry, spec: QuerySpec, compiled: Arc<CompiledQuery>) -> Result<(), DriverError> {
         let (id, was_live) = (old.spec.id, is_live(&old));
         halt(old).await;
@@ -304,7 +305,7 @@ impl Queries {
         Ok(())
     }
 
-    /// Removes a query and its checkpoint; if wanted, the topics of its sinks' progress before.
+    /// Removes a query and its checkpoint, and before that, if `delete_progress`, the topics of its sinks' progress.
     pub async fn drop_query(&self, name: &str, force: bool, delete_progress: bool) -> Result<(), DriverError> {
         let _one = self.changes.lock().await;
         let entry = self.get(name)?;
@@ -335,7 +336,7 @@ impl Queries {
         Ok(tokio::task::spawn_blocking(move || store.put_query(epoch, &spec)).await??)
     }
 
-    /// The spec as stored: how a run ended is written there.
+    /// Returns the spec as stored, which says how a run ended; `None` if the query is not stored.
     pub async fn stored(&self, id: QueryId) -> Result<Option<QuerySpec>, DriverError> {
         let store = self.store.clone();
         let specs = tokio::task::spawn_blocking(move || store.queries()).await??;
@@ -354,7 +355,7 @@ impl Queries {
 }
 
 impl Entry {
-    /// The compiled query, or an error that says why there is none and what to do.
+    /// Returns the compiled query, or an error that says why it does not compile and what to do.
     pub fn compiled(&self) -> Result<&Arc<CompiledQuery>, DriverError> {
         self.compiled.as_ref().map_err(|error| uncompiled(self, error))
     }
@@ -363,26 +364,26 @@ impl Entry {
 fn uncompiled(entry: &Entry, error: &dyn std::fmt::Display) -> DriverError {
     let name = &entry.spec.name;
     DriverError::Refused(format!(
-        "the stored script of query `{name}` does not compile any more: {error}; give what it lacks and `highwater start \
-         {name}`, submit a new one with --replace, or drop it"
+        "the stored script of query `{name}` no longer compiles: {error}; provide what it lacks and run `highwater \
+         start {name}`, submit a new one with --replace, or drop it"
     ))
 }
 
-/// Ends a query's run after its batch in flight, and waits for that. Nothing is stored.
+/// Ends a query's run after its batch in flight, and waits for that. Stores nothing.
 async fn halt(entry: Entry) {
     let Some(mut run) = entry.run else { return };
     run.events.push(RunnerEvent::Machine(Event::Stop));
-    // The run's end closes its inbox after its last view.
+    // A run closes its inbox after it has published its last view.
     let _ = run.view.wait_for(|view| matches!(view.state, RunState::Ended(_))).await;
     run.events.closed().await;
 }
 
-/// Its newest run has not ended.
+/// True if the query's newest run has not ended.
 pub(crate) fn is_live(entry: &Entry) -> bool {
     entry.run.as_ref().is_some_and(|run| !matches!(run.view.borrow().state, RunState::Ended(_)))
 }
 
-/// Compiles on a blocking thread: large scripts take a while.
+/// Compiles on a blocking thread, since large scripts take a while.
 pub(crate) async fn compile(sql: String) -> Result<CompiledQuery, DriverError> {
     Ok(tokio::task::spawn_blocking(move || highwater_planner::compile(&sql)).await??)
 }

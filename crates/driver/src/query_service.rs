@@ -1,4 +1,4 @@
-//! gRPC `QueryService`: the public calls, each a few lines over `Queries`.
+//! gRPC `QueryService`: the public calls, each a few lines on top of `Queries`.
 //!
 //! Owns: the wire side of queries. Does not own: their life (`queries`, `runner`).
 
@@ -29,7 +29,7 @@ impl QueryService for QueryApi {
         request: Request<v1::SubmitQueryRequest>,
     ) -> Result<Response<v1::SubmitQueryResponse>, Status> {
         if request.get_ref().replace {
-            // It ends a query and its checkpoint, as DropQuery does.
+            // Replacing deletes a query and its checkpoint, as DropQuery does.
             guard::caller(&request)?.needs(Role::Admin, "SubmitQuery with replace").map_err(Status::from)?;
         }
         let request = request.into_inner();
@@ -94,7 +94,7 @@ impl QueryService for QueryApi {
         let (sender, receiver) = mpsc::channel(64);
         let queries = self.queries.clone();
         tokio::spawn(async move {
-            // The client may hang up at any time; that ends the stream.
+            // The client may disconnect at any time, which ends the stream.
             let _ = send_progress(&queries, entry, request, &sender).await;
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
@@ -169,7 +169,7 @@ async fn send_progress(
             biased;
             progress = live.recv() => match progress {
                 Ok(progress) => sender.send(Ok(document(&progress))).await?,
-                // A slow reader misses batches rather than holding up the query.
+                // A slow reader misses batches; it does not delay the query.
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return send_end(queries, &entry.spec.name, sender).await,
             },
@@ -179,7 +179,7 @@ async fn send_progress(
     }
 }
 
-/// The last message of a followed query: how it ended.
+/// Sends the last message of a followed query: how it ended.
 async fn send_end(
     queries: &Queries,
     name: &str,
@@ -194,7 +194,7 @@ async fn send_end(
     sender.send(message).await
 }
 
-/// Positions after the last committed batch, whether the query runs or not.
+/// Returns the positions after the last committed batch, whether the query runs or not.
 async fn committed_positions(
     queries: &Queries,
     entry: &Entry,

@@ -1,6 +1,6 @@
-//! A run of a query, for those who start it, reach it and look at it.
+//! The types around a run of a query: what it needs, how to reach it, and what it shows.
 //!
-//! Owns: these three views. Does not own: what it does (`runner`).
+//! Owns: these types. Does not own: what a run does (`runner`).
 
 use crate::clock::Clock;
 use crate::cluster::Cluster;
@@ -26,28 +26,28 @@ pub(crate) struct Run {
     pub cluster: Cluster,
     pub progress: ProgressLog,
     pub clock: Clock,
-    /// Counted over all runs of this driver.
+    /// Number of this run among all runs of this driver.
     pub number: u64,
 }
 
-/// What the checkpoint holds of a query that starts.
+/// What the checkpoint holds of a query that is about to start.
 #[derive(Default)]
 pub(crate) struct Found {
     pub head: Option<PrepareRecord>,
     pub reserved_writers: BTreeMap<SinkId, u32>,
 }
 
-/// A running query as others see and reach it.
+/// A handle to a run.
 #[derive(Clone)]
 pub(crate) struct RunHandle {
     pub run_id: RunId,
     pub events: Inbox,
     pub view: watch::Receiver<QueryView>,
-    /// Asks for a look at the topics at once.
+    /// Wakes the watchers of the topics.
     pub look: Arc<Notify>,
 }
 
-/// A snapshot of a run, replaced after every step.
+/// The state of a run as others see it, replaced after every step.
 #[derive(Clone, Debug)]
 pub(crate) struct QueryView {
     pub state: RunState,

@@ -1,26 +1,26 @@
-//! What reaches a run from outside.
+//! Events that reach a run from outside.
 
 use highwater_protocol::ids::{AttemptId, SourceId, TaskId};
 use highwater_protocol::offsets::Positions;
 use highwater_protocol::query::Event;
 
-/// What reaches a run from outside.
+/// An event that reaches a run from outside.
 #[derive(Debug)]
 pub(crate) enum RunnerEvent {
     Machine(Event),
-    /// A state delta too large for a report, before the report itself.
+    /// A state delta too large for a task report; it arrives before the report.
     StateDelta {
         attempt: AttemptId,
         task: TaskId,
         index: u32,
         bytes: Vec<u8>,
     },
-    /// Newest ends of one source known to the brokers, for progress and warnings.
+    /// Newest ends of one source according to the brokers, for progress and warnings.
     Latest {
         source: SourceId,
         ends: Positions,
         warnings: Vec<String>,
     },
-    /// Why rows look up other files than there are; replaces those told before.
+    /// Why rows look up older files than those on disk. Replaces earlier warnings.
     FileWarnings(Vec<String>),
 }

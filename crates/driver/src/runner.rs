@@ -1,7 +1,7 @@
 //! One task per running query: feeds the query machine with events and carries out its actions.
 //!
-//! Owns: the machine, the query's live view ([`QueryView`]), its progress history.
-//! Does not own: any decision (they are the machine's), storage or Kafka clients (called on blocking threads).
+//! Owns: the machine, the query's live view ([`QueryView`]), its progress history. Does not own: any decision (the
+//! machine's), storage and Kafka clients (called on blocking threads).
 
 use crate::clock::Clock;
 use crate::effects::Effects;
@@ -20,13 +20,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
-/// Attempts of one run; those of the next have higher numbers.
+/// Bits of an attempt number that count within one run; the bits above are the number of the run.
 const ATTEMPT_BITS: u32 = 32;
 
 /// Starts a run in the background, from the checkpoint.
 ///
 /// # Errors
-/// A sink is none that can be written.
+/// If a sink of the query cannot be written.
 pub(crate) fn start(run: Run, found: Found) -> Result<RunHandle, ConnectorError> {
     let (events, reader) = inbox();
     let Found { head, reserved_writers } = found;
@@ -74,7 +74,7 @@ fn config(run: &Run, reserved_writers: BTreeMap<SinkId, u32>) -> Result<QueryCon
     })
 }
 
-/// Topic ids by source. Older specs have them by topic, which is enough unless several tables read one.
+/// Topic ids by source. Older specs store them by topic, which is enough unless several tables read one topic.
 fn topic_ids(run: &Run, known: &BTreeMap<SourceId, String>) -> BTreeMap<SourceId, String> {
     if !known.is_empty() {
         return known.clone();
@@ -92,7 +92,7 @@ struct Runner {
     effects: Effects,
     view: watch::Sender<QueryView>,
     input_rows: BTreeMap<ExecutorId, u64>,
-    /// Large state deltas by attempt, task and index, until their task's report comes.
+    /// Large state deltas by attempt, task and index; kept until the report of their task arrives.
     deltas: BTreeMap<(AttemptId, TaskId, u32), Vec<u8>>,
     watched: Watched,
     file_warnings: Vec<String>,
@@ -133,7 +133,7 @@ impl Runner {
         }
     }
 
-    /// Turns what came from outside into a machine event; deltas and ends are kept here.
+    /// Turns an event from outside into a machine event; `None` for deltas, ends and warnings, which are kept here.
     fn translate(&mut self, event: RunnerEvent) -> Option<Event> {
         match event {
             RunnerEvent::Machine(Event::TaskDone { attempt, executor, mut report }) => {
@@ -193,13 +193,13 @@ impl Runner {
         if let RunState::Waiting(why) = &view.state
             && self.view.borrow().state != view.state
         {
-            tracing::warn!("the query waits: {why}");
+            tracing::warn!("the query is waiting: {why}");
         }
         self.view.send_replace(view);
     }
 }
 
-/// Records that one source task read.
+/// Number of records that one source task read.
 fn rows_of(record: &PrepareRecord, task: TaskId) -> u64 {
     let Some(plan) = record.plan.tasks.get(task.0 as usize) else { return 0 };
     match &plan.work {
@@ -223,13 +223,13 @@ fn view_of(machine: &QueryMachine, input_rows: &BTreeMap<ExecutorId, u64>, warni
     }
 }
 
-/// What was left out by rule since the query was created: never silently.
+/// Warnings about everything that was skipped or dropped by an option since the query was created.
 fn counted_losses(totals: &Totals) -> Vec<String> {
     let counted = [
         (totals.bad_records, "bad records were skipped (on_bad_record)"),
         (totals.lost_offsets, "offsets were skipped because their records were gone (on_data_loss)"),
-        (totals.resets, "times positions were set anew in a recreated topic or truncated log (on_data_loss)"),
-        (totals.late_rows, "rows came late and were dropped: their windows were closed"),
+        (totals.resets, "times positions were reset in a recreated topic or truncated log (on_data_loss)"),
+        (totals.late_rows, "rows were late and dropped, because their windows were closed"),
     ];
     counted.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
 }

@@ -1,13 +1,14 @@
-//! `SET state_memory_limit`: a query that keeps too much stops by itself, before the machine stops it.
+//! `SET state_memory_limit`: stops a query that keeps too much state before the machine runs out of memory.
 //!
-//! Owns: the comparison, and the words that name the operator. Does not own: measuring (operators), stopping (protocol).
+//! Owns: the comparison, and the message that names the operator. Does not own: measuring (`operators`), stopping
+//! (`protocol`).
 
 use highwater_planner::CompiledQuery;
 use highwater_protocol::ids::OperatorId;
 use highwater_protocol::report::OperatorMetrics;
 use std::collections::BTreeMap;
 
-/// Why the query must stop: its operators keep more bytes than it may.
+/// Returns why the query must stop: its operators keep more bytes than its limit. `None` if they do not.
 pub(crate) fn over_limit(compiled: &CompiledQuery, operators: &[OperatorMetrics]) -> Option<String> {
     let limit = compiled.options.state_memory_limit?;
     let mut sizes: BTreeMap<OperatorId, (u64, u64)> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! A query's status as people see it, from its spec and its newest run.
+//! A query's status for the user, built from its spec and its newest run.
 
 use crate::limits::limits_of;
 use crate::queries::{Entry, Queries};
@@ -9,7 +9,7 @@ use highwater_protocol::options::DesiredState;
 use highwater_protocol::query::{End, ExecutorInfo, RunState};
 use std::collections::HashMap;
 
-/// Everything `status` and `ls` show.
+/// Builds everything that `status` and `ls` show.
 pub(crate) async fn status_of(queries: &Queries, entry: &Entry) -> v1::QueryStatus {
     let Some(run) = &entry.run else { return idle_status(queries, entry).await };
     let view = run.view.borrow().clone();
@@ -42,7 +42,7 @@ pub(crate) async fn status_of(queries: &Queries, entry: &Entry) -> v1::QueryStat
     }
 }
 
-/// A query that has no run since this driver started.
+/// The status of a query that has had no run since this driver started.
 async fn idle_status(queries: &Queries, entry: &Entry) -> v1::QueryStatus {
     let (store, id) = (queries.store(), entry.spec.id);
     let head = tokio::task::spawn_blocking(move || store.latest(id)).await;

@@ -1,6 +1,6 @@
-//! Submitting a query: validate, look at its topics, resolve where it starts, store it, start it.
+//! Submits a query: validates it, inspects its topics, resolves its start positions, stores it, starts it.
 //!
-//! Owns: the order of these steps. Nothing is stored before everything has been checked.
+//! Owns: the order of these steps. Invariant: nothing is stored before everything has been checked.
 
 use crate::ends::ends_of;
 use crate::error::DriverError;
@@ -23,7 +23,7 @@ pub(crate) struct Submission {
     pub new_output: bool,
 }
 
-/// The stored query's id and the warnings of its plan.
+/// Submits a query. Returns its id and the warnings of its plan.
 pub(crate) async fn submit(queries: &Queries, submission: Submission) -> Result<(QueryId, Vec<String>), DriverError> {
     check_name(&submission.name)?;
     let compiled = queries.compile(submission.sql.clone()).await?;
@@ -77,11 +77,12 @@ fn check_name(name: &str) -> Result<(), DriverError> {
     Ok(())
 }
 
-/// Each partition costs a place in every plan, record and report of every batch.
+/// Limits the number of partitions, since each has an entry in every plan, record and report of every batch.
 fn check_partitions(partitions: usize) -> Result<(), DriverError> {
     match partitions > MAX_PARTITIONS {
         true => Err(DriverError::Invalid(format!(
-            "the sources have {partitions} partitions together, and {MAX_PARTITIONS} are the most: split the query by source"
+            "the sources have {partitions} partitions together, but at most {MAX_PARTITIONS} are allowed: split the \
+             query by source"
         ))),
         false => Ok(()),
     }
@@ -93,11 +94,11 @@ struct LookedUp {
     ends: Positions,
     topic_ids: BTreeMap<String, String>,
     source_topic_ids: BTreeMap<SourceId, String>,
-    /// What people should know of the sinks.
+    /// Notes about the sinks, for the user.
     notes: Vec<String>,
 }
 
-/// Asks the brokers all a submission needs to know, and makes missing sink topics.
+/// Asks the brokers for everything a submission needs, and creates missing sink topics.
 fn look_up(
     compiled: &CompiledQuery,
     id: QueryId,
@@ -108,7 +109,7 @@ fn look_up(
     let mut found = LookedUp::default();
     for table in &compiled.sources {
         let mut monitor = registry::monitor(table)?;
-        // The id before the positions: should the topic be recreated in between, the run notices.
+        // The id is read before the positions, so that the run notices if the topic is recreated in between.
         monitor.partitions()?;
         if let Some((topic, id)) = monitor.identity()? {
             found.topic_ids.insert(topic, id.clone());

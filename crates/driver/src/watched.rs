@@ -1,7 +1,7 @@
-//! What a run's watchers found out about its topics: one of them looks at each source.
+//! What a run's watchers found out about its topics; there is one watcher per source.
 //!
-//! Owns: the newest of every source. Does not own: looking (`monitor`).
-//! Invariant: what one source's watcher says replaces what it said before, and nothing of another source.
+//! Owns: the newest result for each source. Does not own: asking the brokers (`monitor`).
+//! Invariant: a result replaces only the earlier result for the same source.
 
 use highwater_protocol::ids::SourceId;
 use highwater_protocol::offsets::Positions;
@@ -15,12 +15,12 @@ impl Watched {
         self.0.insert(source, (ends, warnings));
     }
 
-    /// The newest ends known, of all sources.
+    /// Returns the newest known ends of all sources.
     pub fn ends(&self) -> Positions {
         self.0.values().flat_map(|(ends, _)| ends.clone()).collect()
     }
 
-    /// The warnings of all sources.
+    /// Returns the warnings of all sources.
     pub fn warnings(&self) -> Vec<String> {
         self.0.values().flat_map(|(_, warnings)| warnings.clone()).collect()
     }
@@ -32,7 +32,7 @@ mod tests {
     use highwater_protocol::offsets::{SourcePartition, TopicPartition};
 
     #[test]
-    fn every_source_keeps_what_its_own_watcher_said() {
+    fn a_result_replaces_only_that_of_the_same_source() {
         // given two sources
         let ends = |source: u32, end| {
             let tp = TopicPartition::new("t", source as i32);

@@ -1,4 +1,4 @@
-//! A RunTasks command, parsed: what this executor's share of an attempt is.
+//! Parses a RunTasks command: this executor's share of an attempt.
 //!
 //! Owns: reading the command. Does not own: running it (`worker`, `task`).
 
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tonic::Status;
 
-/// One attempt, from this executor's side.
+/// One attempt, from this executor's point of view.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     pub id: AttemptId,
@@ -28,7 +28,10 @@ impl Attempt {
         let (id, batch) = convert::attempt(message.attempt)?;
         let plan = convert::plan_from_bytes(&message.plan)?;
         if plan.batch != batch {
-            return Err(Status::invalid_argument(format!("attempt of batch {batch} with the plan of {}", plan.batch)));
+            return Err(Status::invalid_argument(format!(
+                "the attempt is of batch {batch}, but its plan is of batch {}",
+                plan.batch
+            )));
         }
         let mut tasks = BTreeMap::new();
         for placed in message.placements {
@@ -52,7 +55,7 @@ impl Attempt {
         self.plan.tasks.iter().filter(is_mine)
     }
 
-    /// As the participant takes it.
+    /// Returns the command for the participant.
     pub fn command(&self) -> RunCommand {
         let shards = self.mine().filter_map(|task| match task.work {
             TaskWork::Shards { first, end } => Some((first.0..end.0).map(ShardId)),
@@ -67,14 +70,14 @@ impl Attempt {
         }
     }
 
-    /// Who sends to the tasks that run here.
+    /// Returns the streams that feed the tasks that run here.
     pub fn streams(&self, dataflow: &Dataflow) -> BTreeMap<TaskId, BTreeSet<Stream>> {
         let fed = self.mine().filter(|task| matches!(task.work, TaskWork::Shards { .. }));
         fed.map(|task| (task.id, streams_into(dataflow, &self.plan, task.id))).collect()
     }
 }
 
-/// A writer of the wire.
+/// Converts a writer from the wire.
 pub fn writer(message: &v1::WriterRef) -> WriterPlan {
     WriterPlan { sink: SinkId(message.sink_id), writer: WriterId(message.writer_id) }
 }

@@ -1,7 +1,7 @@
-//! gRPC channels: to the driver, and to the exchange services of other executors.
+//! gRPC channels to the driver and to the exchange services of other executors.
 //!
-//! Owns: one channel per address, with its timeouts and keep-alives, and what calls over it carry. Channels connect when
-//! first used and connect again by themselves. Does not own: TLS (`highwater_security::dial`).
+//! Owns: one channel per address, with its timeouts, keep-alives and credentials. A channel connects when it is first
+//! used, and reconnects by itself. Does not own: TLS (`highwater_security::dial`).
 
 use crate::error::{ExecutorError, TaskError};
 use highwater_proto::v1::cluster_service_client::ClusterServiceClient;
@@ -15,14 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 
-/// An executor that does not answer a ping for this long breaks its streams.
+/// Streams to an executor that does not answer a ping within this time break.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A client of the driver.
 pub type DriverClient = ClusterServiceClient<Authenticated>;
 
-/// Channels to other executors. Cheap to clone; clones share them.
+/// Channels to other executors. Cheap to clone; all clones share them.
 #[derive(Clone, Debug)]
 pub struct Channels {
     dialer: Dialer,
@@ -35,7 +35,7 @@ impl Channels {
         Self { dialer, peers, by_address: Arc::default() }
     }
 
-    /// The channel to HOST:PORT, or to https://HOST:PORT, for calls with the secret of this session.
+    /// Returns the channel to HOST:PORT or https://HOST:PORT; its calls carry the secret of this session.
     pub fn get(&self, address: &str) -> Result<Authenticated, TaskError> {
         let known = self.by_address.lock().get(address).cloned();
         let channel = match known {
@@ -52,7 +52,7 @@ impl Channels {
         Ok(self.peers.credentials().on(channel))
     }
 
-    /// Forgets all: members change with the session.
+    /// Drops all channels, since members change with the session.
     pub fn clear(&self) {
         self.by_address.lock().clear();
     }
@@ -69,18 +69,19 @@ fn endpoint(url: String) -> Result<Endpoint, tonic::transport::Error> {
         .initial_connection_window_size(16 * 1024 * 1024))
 }
 
-/// The driver's endpoint. `tls`: there is a CA to believe it by.
+/// Builds the driver's endpoint. `tls`: whether a CA is configured to verify its certificate.
 pub fn driver(url: &str, tls: bool) -> Result<Endpoint, ExecutorError> {
     let refuse = |message: String| ExecutorError::DriverUrl { url: url.to_string(), message };
     let endpoint = endpoint(url.to_string()).map_err(|error| refuse(error.to_string()))?;
     match endpoint.uri().scheme_str() {
         Some("https") if !tls => Err(refuse("https:// needs --tls-ca, the CA of its certificate".into())),
         Some("http" | "https") => Ok(endpoint),
-        _ => Err(refuse("it is neither http:// nor https://".into())),
+        _ => Err(refuse("it begins with neither http:// nor https://".into())),
     }
 }
 
-/// The address others reach `listen` by: itself, or, where it is any address, the one that faces the driver.
+/// The address at which others reach `listen`: itself, or, if it is unspecified (0.0.0.0), the one that faces the
+/// driver.
 pub fn reachable(listen: SocketAddr, driver_url: &str) -> String {
     if !listen.ip().is_unspecified() {
         return listen.to_string();

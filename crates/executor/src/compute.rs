@@ -1,7 +1,7 @@
-//! The computing half of one task, on a blocking thread: operators, sending, writing.
+//! The computing half of one task, on a blocking thread: runs operators, sends and writes rows.
 //!
-//! Owns: one task's sender and writers while it runs. Does not own: where its input comes from
-//! (`task`). Invariant: nothing is flushed unless the whole input came and the attempt is still wanted.
+//! Owns: one task's sender and writers while it runs. Does not own: where its input comes from (`task`). Invariant:
+//! nothing is flushed unless the whole input arrived and the attempt is still wanted.
 
 use crate::error::TaskError;
 use crate::exchange::sender::Sender;
@@ -25,10 +25,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-/// What a source task is fed.
+/// Input of a source task.
 pub enum Input {
     Chunk(SourcePartition, Box<Chunk>),
-    /// All ranges are read. Without it the input was cut off.
+    /// All ranges are read. If the input ends without this, it is incomplete.
     End,
 }
 
@@ -43,31 +43,31 @@ pub struct Compute {
     pub published: BTreeSet<WriterPlan>,
     pub cancel: CancellationToken,
     pub steps: Steps,
-    /// Where records go that do not decode, if not nowhere.
+    /// The sink for records that do not decode; `None` if they are not written anywhere.
     pub dead_letters: Option<SinkId>,
-    /// Names operators in rows that were late.
+    /// Used to name the operator of a late row.
     pub compiled: Arc<CompiledQuery>,
     /// The task's span, for the thread that computes.
     pub span: Span,
 }
 
-/// What a task leaves behind.
+/// Result of a task.
 pub struct Computed {
     pub report: TaskReport,
     pub overlay: Overlay,
-    /// To be waited for.
+    /// To be awaited: it may still be sending.
     pub sender: Sender,
 }
 
 impl Compute {
-    /// Computes what comes from Kafka.
+    /// Computes a source task, from records of the source.
     pub fn source(self, mut runtime: TaskRuntime, mut input: mpsc::Receiver<Input>) -> Result<Computed, TaskError> {
         let mut partitions: BTreeMap<SourcePartition, PartitionReport> = BTreeMap::new();
         let dead_letters = self.dead_letters;
-        self.run(|leading| {
+        self.run(|router| {
             let mut emitted = Vec::new();
             loop {
-                let received = timed(&mut leading.metrics.wait_us, || input.blocking_recv());
+                let received = timed(&mut router.metrics.wait_us, || input.blocking_recv());
                 match received {
                     Some(Input::Chunk(partition, chunk)) => {
                         add(partitions.entry(partition).or_default(), &chunk);
@@ -77,7 +77,7 @@ impl Compute {
                             emitted.push(Emit::Sink { sink, rows });
                         }
                         runtime.push_source(chunk.batch, &mut emitted)?;
-                        leading.lead(&mut emitted)?;
+                        router.route(&mut emitted)?;
                         runtime.settle();
                         crash::point("executor_mid_read");
                     }
@@ -85,23 +85,23 @@ impl Compute {
                     None => return Err(TaskError::Cancelled),
                 }
             }
-            leading.check()?;
+            router.check()?;
             let outcome = runtime.finish(&mut emitted)?;
-            leading.lead(&mut emitted)?;
+            router.route(&mut emitted)?;
             Ok((partitions, outcome))
         })
     }
 
-    /// Computes what other tasks have sent (with what its memory is counted by), on as many threads as there are slots. All but one are given back before rows
-    /// are sent and written.
+    /// Computes a shard task, from what other tasks have sent and the memory counted for it, on as many threads as
+    /// there are `slots`. All slots but one are released before rows are sent and written.
     pub fn shards(
         self,
         lanes: Lanes,
         (input, held): (Vec<(EdgeId, ChangeBatch)>, Growth),
         mut slots: Vec<OwnedSemaphorePermit>,
     ) -> Result<Computed, TaskError> {
-        self.run(move |leading| {
-            let (cancel, steps) = (leading.cancel.clone(), leading.steps.clone());
+        self.run(move |router| {
+            let (cancel, steps) = (router.cancel.clone(), router.steps.clone());
             let wanted = || {
                 steps.step();
                 !cancel.is_cancelled()
@@ -110,14 +110,14 @@ impl Compute {
             drop(held);
             slots.truncate(1);
             let Some((mut emitted, outcome)) = done else { return Err(TaskError::Cancelled) };
-            leading.lead(&mut emitted)?;
+            router.route(&mut emitted)?;
             Ok((BTreeMap::new(), outcome))
         })
     }
 
     fn run(
         self,
-        work: impl FnOnce(&mut Leading<'_>) -> Result<(BTreeMap<SourcePartition, PartitionReport>, TaskOutcome), TaskError>,
+        work: impl FnOnce(&mut Router<'_>) -> Result<(BTreeMap<SourcePartition, PartitionReport>, TaskOutcome), TaskError>,
     ) -> Result<Computed, TaskError> {
         let _entered = self.span.entered();
         let slots: Vec<(WriterPlan, Arc<Slot>)> =
@@ -128,7 +128,7 @@ impl Compute {
             in_use.insert(plan.sink, slot.begin(&self.writers, *plan, self.batch, self.attempt, held)?);
         }
         let labels = Labels { batch: self.batch, compiled: self.compiled };
-        let mut leading = Leading {
+        let mut router = Router {
             sender: self.sender,
             in_use,
             labels,
@@ -136,24 +136,24 @@ impl Compute {
             steps: &self.steps,
             metrics: TaskMetrics::default(),
         };
-        let (partitions, mut outcome) = work(&mut leading)?;
+        let (partitions, mut outcome) = work(&mut router)?;
         outcome.overlay.settle();
-        leading.check()?;
+        router.check()?;
         crash::point("executor_before_exchange_end");
-        leading.sender.end()?;
+        router.sender.end()?;
         crash::point("executor_before_flush");
-        let writers = leading.flush()?;
+        let writers = router.flush()?;
         crash::point("executor_after_flush");
         let TaskOutcome { overlay, state, operators, steps } = outcome;
-        let metrics = TaskMetrics { steps, ..leading.metrics };
+        let metrics = TaskMetrics { steps, ..router.metrics };
         log(&metrics);
         let report = TaskReport { task: self.task.id, partitions, writers, state, operators, metrics };
-        Ok(Computed { report, overlay, sender: leading.sender })
+        Ok(Computed { report, overlay, sender: router.sender })
     }
 }
 
-/// Where the rows of a task go.
-struct Leading<'a> {
+/// Routes the rows that a task emits.
+struct Router<'a> {
     sender: Sender,
     in_use: BTreeMap<SinkId, InUse<'a>>,
     labels: Labels,
@@ -162,21 +162,21 @@ struct Leading<'a> {
     metrics: TaskMetrics,
 }
 
-/// What rows that were late are told apart by.
+/// Labels of late rows.
 struct Labels {
     batch: BatchId,
     compiled: Arc<CompiledQuery>,
 }
 
-impl Leading<'_> {
+impl Router<'_> {
     fn check(&self) -> Result<(), TaskError> {
         if self.cancel.is_cancelled() { Err(TaskError::Cancelled) } else { Ok(()) }
     }
 
-    fn lead(&mut self, emitted: &mut Vec<Emit>) -> Result<(), TaskError> {
+    fn route(&mut self, emitted: &mut Vec<Emit>) -> Result<(), TaskError> {
         self.steps.step();
         let Self { sender, in_use, labels, steps, metrics, .. } = self;
-        timed(&mut metrics.output_us, || lead(sender, in_use, labels, steps, emitted))
+        timed(&mut metrics.output_us, || route(sender, in_use, labels, steps, emitted))
     }
 
     /// Flushes all writers, and returns what each holds.
@@ -191,8 +191,8 @@ impl Leading<'_> {
     }
 }
 
-/// Leads rows to their exchange or sink.
-fn lead(
+/// Routes rows to their exchange or sink.
+fn route(
     sender: &mut Sender,
     in_use: &mut BTreeMap<SinkId, InUse<'_>>,
     labels: &Labels,

@@ -1,8 +1,8 @@
-//! One executor's membership: register, renew the lease, obey the task stream; and again after every loss.
+//! One executor's membership: registers, renews the lease, obeys the task stream, and does so again after every loss.
 //!
-//! Owns: the session and the workers of its queries. Does not own: what a worker does with a command.
-//! Invariants: all workers end with the session, because the driver then counts this executor as gone; commands
-//! of an epoch below the highest ever seen are refused, from every sender.
+//! Owns: the session, and the workers of its queries. Does not own: what a worker does with a command.
+//! Invariants: all workers end with the session, because the driver then counts this executor as gone; commands of an
+//! epoch below the highest ever seen are refused, whoever sends them.
 
 use crate::Shared;
 use crate::channels::DriverClient;
@@ -26,33 +26,33 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
-/// Reports waiting for the driver.
+/// Number of reports that may wait for the driver.
 const REPORT_QUEUE: usize = 1024;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
-/// How long the driver may take to hear that this executor leaves.
+/// How long to wait for the driver to acknowledge that this executor leaves.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The way to the driver and back.
+/// How this executor reaches the driver, and how it can be reached.
 pub struct Way {
     pub driver: Endpoint,
     pub dialer: Dialer,
-    /// Shown to the driver.
+    /// Credentials shown to the driver.
     pub credentials: Credentials,
-    /// Told by the driver.
+    /// The secret shared by the executors, which the driver sends at registration.
     pub peers: Peers,
     /// HOST:PORT for other executors.
     pub address: String,
-    /// The exchange speaks TLS.
+    /// True if the exchange service speaks TLS.
     pub tls: bool,
-    /// Where it listens, if other machines can reach that.
+    /// Where the exchange service listens if other machines can reach it, else `None`.
     pub exposed: Option<SocketAddr>,
 }
 
 pub struct Session {
     shared: Shared,
     way: Way,
-    /// Highest epoch obeyed.
+    /// Highest epoch whose commands were obeyed.
     epoch: u64,
     workers: BTreeMap<QueryId, WorkerHandle>,
 }
@@ -61,11 +61,11 @@ pub struct Session {
 enum Loss {
     /// This process was told to end.
     Left,
-    /// The driver will not have this executor.
+    /// The driver refuses this executor for good.
     Refused(String),
-    /// Try again.
+    /// The connection was lost for this reason; the session is retried.
     Lost(String),
-    /// Try again; the reason may be found in the connection.
+    /// The connection broke; the session is retried. The reason may be found in the connection.
     Broken(Status),
 }
 
@@ -73,7 +73,7 @@ impl From<Status> for Loss {
     fn from(status: Status) -> Self {
         match status.code() {
             _ if version::is_refusal(&status) => Loss::Refused(status.message().into()),
-            // Tokens and certificates may be put right while this executor waits.
+            // Tokens and certificates may be corrected while this executor waits.
             Code::Unauthenticated | Code::PermissionDenied => {
                 let reason = dial::explain(&status).unwrap_or_else(|| status.message().to_string());
                 Loss::Lost(format!("the driver refuses this executor: {reason}"))
@@ -88,10 +88,10 @@ impl Session {
         Self { shared, way, epoch: 0, workers: BTreeMap::new() }
     }
 
-    /// Joins and joins again, until it is told to stop or the driver refuses for good.
+    /// Runs one session after the other, until `stop` is cancelled or the driver refuses this executor for good.
     pub async fn run_until(&mut self, stop: &CancellationToken) -> Result<(), ExecutorError> {
         let mut pause = PAUSE_MIN;
-        let mut told = String::new();
+        let mut logged = String::new();
         loop {
             let began = Instant::now();
             let loss = self.run_once(stop).await;
@@ -105,8 +105,8 @@ impl Session {
                     explained.unwrap_or_else(|| status.message().to_string())
                 }
             };
-            // A driver that is away is not news every half second.
-            if told != message {
+            // The same message is not logged on every attempt.
+            if logged != message {
                 tracing::warn!("no session with the driver: {message}; trying again until there is one");
             }
             told = message;
@@ -122,7 +122,7 @@ impl Session {
         }
     }
 
-    /// Ends all workers, and waits until they have let go of their consumers and transactions.
+    /// Ends all workers, and waits until they have closed their consumers and transactions.
     pub async fn close(&mut self) {
         let workers = std::mem::take(&mut self.workers).into_values();
         futures::future::join_all(workers.map(WorkerHandle::end)).await;
@@ -159,7 +159,7 @@ impl Session {
         };
         let joined = client.register_executor(request).await?.into_inner();
         if joined.epoch < self.epoch {
-            return Err(Loss::Lost(format!("its epoch {} is over: epoch {} was seen", joined.epoch, self.epoch)));
+            return Err(Loss::Lost(format!("its epoch {} is outdated: epoch {} was seen", joined.epoch, self.epoch)));
         }
         self.epoch = joined.epoch;
         self.meet_peers(&joined)?;
@@ -183,14 +183,14 @@ impl Session {
             };
             let Some(command) = command else { return Ok(()) };
             if command.epoch < self.epoch {
-                return Err(Loss::Lost(format!("a command of epoch {}, which is over", command.epoch)));
+                return Err(Loss::Lost(format!("a command of the outdated epoch {}", command.epoch)));
             }
             let Some(message) = command.message else { continue };
             self.obey(message, &client, &reports)?;
         }
     }
 
-    /// Lets only other executors of this driver in.
+    /// Takes over the secret that lets only other executors of this driver in.
     fn meet_peers(&self, joined: &v1::RegisterExecutorResponse) -> Result<(), Loss> {
         if let (Some(address), false) = (self.way.exposed, joined.secured) {
             return Err(Loss::Refused(format!(
@@ -202,7 +202,7 @@ impl Session {
         self.way.peers.join(&joined.exchange_secret, joined.secured).map_err(Loss::Refused)
     }
 
-    /// Hands a command to its query's worker, without waiting: the next one may be about another query.
+    /// Hands a command to its query's worker, without waiting, since the next one may be about another query.
     fn obey(
         &mut self,
         message: Message,
@@ -223,9 +223,9 @@ impl Session {
                 let run = convert::run_id(run_of(&message))?;
                 let open = self.workers.get(&query).filter(|worker| worker.run() == run);
                 match (open, message) {
-                    (None, _) => tracing::debug!(%query, %run, "a command for a run that is not open here"),
+                    (None, _) => tracing::debug!(%query, %run, "ignoring a command for a run that is not open here"),
                     (Some(_), Message::CloseQuery(_)) => {
-                        // Transactions are aborted and consumers closed beside the stream's other work.
+                        // Aborting transactions and closing consumers must not delay the stream.
                         if let Some(worker) = self.workers.remove(&query) {
                             tokio::spawn(worker.end());
                         }
@@ -262,7 +262,7 @@ fn run_of(message: &Message) -> &str {
     }
 }
 
-/// Says that this executor ends because it was told to, and waits for the driver to let it go.
+/// Tells the driver that this executor ends because it was told to, and waits for the driver to close the stream.
 async fn leave(reports: &mpsc::Sender<StreamTasksRequest>, commands: &mut Streaming<v1::StreamTasksResponse>) {
     let goodbye = StreamTasksRequest { message: Some(stream_tasks_request::Message::Goodbye(v1::Goodbye {})) };
     let told = async {
@@ -271,11 +271,11 @@ async fn leave(reports: &mpsc::Sender<StreamTasksRequest>, commands: &mut Stream
         }
     };
     if tokio::time::timeout(LEAVE_PATIENCE, told).await.is_err() {
-        tracing::warn!("the driver does not say goodbye; it will notice");
+        tracing::warn!("the driver did not acknowledge that this executor leaves");
     }
 }
 
-/// Renews the lease three times within its length; ends when it is lost.
+/// Renews the lease three times within its length. Returns when it is lost.
 async fn renew(mut client: DriverClient, me: String, epoch: u64, lease: Duration) -> Loss {
     let mut renewed = Instant::now();
     loop {
@@ -290,7 +290,7 @@ async fn renew(mut client: DriverClient, me: String, epoch: u64, lease: Duration
     }
 }
 
-/// The driver has answered, and will answer the same again.
+/// True if the driver has answered and would answer the same again.
 fn is_final(code: Code) -> bool {
     matches!(code, Code::NotFound | Code::FailedPrecondition | Code::Unauthenticated | Code::PermissionDenied)
 }

@@ -1,4 +1,4 @@
-//! What can go wrong in an executor, and what to do about it.
+//! Errors of an executor, and what to do about them.
 
 use highwater_connector_api::error::ConnectorError;
 use highwater_dataflow::error::EngineError;
@@ -33,7 +33,7 @@ pub enum OpenError {
     Sql(#[from] SqlError),
     #[error(transparent)]
     Connector(#[from] ConnectorError),
-    #[error("this executor compiles the query to another dataflow than the driver; run one build on both")]
+    #[error("this executor compiles the query to a different dataflow than the driver; run the same build on both")]
     AnotherPlan,
     #[error(transparent)]
     Join(#[from] tokio::task::JoinError),
@@ -59,21 +59,21 @@ pub enum TaskError {
     /// Another executor did not take or send its batches.
     #[error("exchange: {0}")]
     Exchange(String),
-    /// There is no way to another executor, though the driver may see both.
+    /// This executor cannot connect to another one, though the driver may reach both.
     #[error("exchange: the executor at {address} cannot be reached from here: {message}")]
     Unreachable { peer: ExecutorId, address: String, message: String },
-    /// The query has no memory left on the executor that is to take its rows.
+    /// The query has no memory left on the executor that receives its rows.
     #[error("executor at {address}: {message}")]
     NoMemoryThere { address: String, message: String },
-    /// No message can have it.
+    /// The row does not fit into a message.
     #[error(
-        "a row of {bytes} bytes goes from one stage to another, and {MAX_MESSAGE_BYTES} bytes is the most: let the query \
-         make smaller ones, of arrays and texts of fewer values"
+        "a row of {bytes} bytes must go from one stage to another, but at most {MAX_MESSAGE_BYTES} bytes can: let the \
+         query make smaller rows, with shorter arrays and texts"
     )]
     RowTooLarge { bytes: usize },
     #[error(
-        "a batch changed {bytes} bytes of one operator's state on one executor, and {MAX_DELTA_BYTES} bytes is the most: \
-         set max_offsets_per_trigger, so that batches are smaller"
+        "a batch changed {bytes} bytes of one operator's state on one executor, but at most {MAX_DELTA_BYTES} bytes \
+         are allowed: set max_offsets_per_trigger, so that batches are smaller"
     )]
     DeltaTooLarge { bytes: usize },
     #[error("state could not be fetched from the driver: {0}")]
@@ -81,17 +81,17 @@ pub enum TaskError {
     /// The state in the checkpoint cannot be read.
     #[error("state could not be fetched from the driver: {0}")]
     DamagedState(String),
-    #[error("plan names {0}, which this query does not have")]
+    #[error("the plan names {0}, which this query does not have")]
     NotInQuery(String),
     #[error("task {0} ended without a result: {1}")]
     Panicked(TaskId, String),
-    /// Nobody waits for the result.
+    /// The result is not needed.
     #[error("the attempt was dropped")]
     Cancelled,
 }
 
 impl TaskError {
-    /// What a thread's panic said.
+    /// The error of a task that panicked, with the panic's message.
     pub fn panicked(task: TaskId, error: tokio::task::JoinError) -> Self {
         let said = error.try_into_panic().map_or_else(
             |cancelled| cancelled.to_string(),
@@ -103,7 +103,7 @@ impl TaskError {
         Self::Panicked(task, said)
     }
 
-    /// The executor that could not be reached, if that is why.
+    /// The executor that could not be reached; `None` if the failure has another cause.
     pub fn unreachable(&self) -> Option<ExecutorId> {
         match self {
             Self::Unreachable { peer, .. } => Some(*peer),
@@ -115,7 +115,7 @@ impl TaskError {
         match self {
             // A writer fenced by recovery is opened again in the next attempt.
             Self::Connector(error) if error.kind() == ErrorKind::Fenced => ErrorKind::Retry,
-            // The source tells the driver itself, which knows `on_data_loss`; a task that comes first must not decide.
+            // The source reports this to the driver, which knows `on_data_loss`; the task must not decide before that.
             Self::Connector(ConnectorError::OffsetOutOfRange { .. }) => ErrorKind::Retry,
             Self::Connector(error) => error.kind(),
             Self::Engine(error) => error.kind(),
@@ -134,7 +134,7 @@ mod tests {
     use highwater_protocol::offsets::TopicPartition;
 
     #[tokio::test]
-    async fn a_panic_is_told() {
+    async fn a_panic_is_reported_with_its_message() {
         let panicked = tokio::task::spawn_blocking(|| panic!("{} over zero", 1)).await.unwrap_err();
         let told = TaskError::panicked(TaskId(3), panicked);
         assert_eq!(told.to_string(), "task 3 ended without a result: 1 over zero");

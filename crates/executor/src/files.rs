@@ -1,7 +1,7 @@
-//! The files that rows look up: fetched from the driver by content, and loaded before a batch's tasks.
+//! The files that rows look up: fetched from the driver by content, and loaded before a batch's tasks run.
 //!
-//! Owns: local copies in the scratch folder, which last until their rows are in memory. Does not own: which content a batch
-//! looks up (its plan), reading it (planner). Invariant: a copy under its name has the content of its name.
+//! Owns: local copies in the scratch folder, which are removed once their rows are in memory. Does not own: which
+//! content a batch looks up (its plan), parsing it (`planner`). Invariant: a copy has the content that its name says.
 
 use crate::channels::DriverClient;
 use crate::error::TaskError;
@@ -17,15 +17,15 @@ use tokio::fs;
 use tokio::io::{AsyncWriteExt, BufWriter};
 use tonic::Code;
 
-/// Of one query, as long as it is open.
+/// The files of one query, while it is open.
 pub struct Files {
-    /// Its own: another run of the query may still be closing.
+    /// Not shared: another run of the query may still be closing.
     folder: PathBuf,
     query: QueryId,
     epoch: u64,
-    /// What the rows may take in memory, bytes.
+    /// How much memory the rows may take, bytes.
     limit_bytes: u64,
-    /// One fetch at a time.
+    /// Locked during a fetch, so that there is only one at a time.
     fetching: tokio::sync::Mutex<()>,
 }
 
@@ -35,7 +35,7 @@ impl Files {
         Self { folder, query, epoch, limit_bytes, fetching: tokio::sync::Mutex::new(()) }
     }
 
-    /// Loads what rows of a batch with these versions look up.
+    /// Loads the rows that a batch with these versions looks up.
     pub async fn load(
         &self,
         compiled: &CompiledQuery,
@@ -46,7 +46,7 @@ impl Files {
         if !compiled.load_files(versions, &Fetching { files: self, client, steps }, self.limit_bytes).await? {
             return Ok(());
         }
-        // All rows are in memory.
+        // All rows are in memory: the copies are no longer needed.
         match fs::remove_dir_all(&self.folder).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 tracing::warn!(folder = %self.folder.display(), %error, "copies of looked-up files could not be removed");
@@ -81,7 +81,7 @@ impl Files {
         }
         file.flush().await.map_err(failed)?;
         if hasher.finish() != content {
-            return Err(EngineError::FileContent("it arrived incomplete; it is tried again".into()));
+            return Err(EngineError::FileContent("it arrived incomplete; the attempt is retried".into()));
         }
         fs::rename(&unfinished, &path).await.map_err(failed)?;
         Ok(path)
@@ -90,7 +90,7 @@ impl Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        // What is left of a load that was given up. The scratch folder goes with the process anyway.
+        // Copies of a load that was abandoned. The scratch folder is removed with the process anyway.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

@@ -1,6 +1,6 @@
-//! How a session reaches the worker of a query: its start, its queue of commands, its end.
+//! How a session starts, commands and ends the worker of a query.
 //!
-//! Owns: the worker's task, and that it begins when the one before it has ended. Does not own: what it does (`worker`).
+//! Owns: the worker's task, which begins only after the worker before it has ended. Does not own: its work (`worker`).
 
 use crate::Shared;
 use crate::channels::DriverClient;
@@ -15,10 +15,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-/// How long a worker may take to let go of its consumers and transactions.
+/// How long a worker may take to close its consumers and transactions.
 const END_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How the session reaches a worker.
+/// The session's handle to a worker.
 pub struct WorkerHandle {
     run: RunId,
     commands: mpsc::UnboundedSender<Message>,
@@ -27,29 +27,29 @@ pub struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// The run it works for.
+    /// The run that the worker belongs to.
     pub fn run(&self) -> RunId {
         self.run
     }
 
     pub fn command(&self, message: Message) {
-        // A worker that could not open its query has said so, and takes no commands.
+        // Fails if the worker could not open its query; it has reported that already.
         let _ = self.commands.send(message);
     }
 
-    /// Stops the worker's tasks, aborts its transactions and closes its consumers. One that hangs is left behind: what it
-    /// still writes is fenced by whoever takes over its writers.
+    /// Stops the worker's tasks, aborts its transactions and closes its consumers. A worker that hangs is abandoned:
+    /// its writers are fenced by the executor that takes them over.
     pub async fn end(self) {
         self.stop.cancel();
         match tokio::time::timeout(END_PATIENCE, self.task).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "a query's worker ended badly"),
-            Err(_) => tracing::error!("a query's worker does not end; it is left behind"),
+            Ok(Err(error)) => tracing::error!(%error, "a query's worker panicked"),
+            Err(_) => tracing::error!("a query's worker does not end; it is abandoned"),
         }
     }
 }
 
-/// Starts a worker; it opens the query by itself, once the one before it has ended.
+/// Starts a worker. It opens the query by itself after the worker before it has ended.
 pub fn start(
     shared: Shared,
     query: QueryId,

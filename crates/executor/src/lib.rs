@@ -1,8 +1,9 @@
-//! The executor: reads its partitions, runs its tasks, keeps its shards, holds its transactions.
+//! The executor: reads its partitions, runs its tasks, keeps its shards of state, holds its transactions.
 //!
-//! Owns: the process' life: its exchange server, its session with the driver, and joining again after a loss.
-//! Does not own: decisions about batches (core's query machine) or attempts (core's participant), operators
-//! (dataflow), Kafka (connectors). Invariant: what a session began ends with it; the checkpoint is the driver's.
+//! Owns: the life of the process: its exchange server, its session with the driver, and rejoining after a loss. Does
+//! not own: decisions about batches (`protocol::query`) and attempts (`protocol::participant`), operators
+//! (`operators`), Kafka (`connectors`). Invariant: everything that a session began ends with it; the checkpoint belongs
+//! to the driver.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -47,25 +48,26 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-/// How an executor is started.
+/// Options of an executor.
 #[derive(Clone, Debug)]
 pub struct ExecutorOptions {
     /// `http://HOST:PORT` or `https://HOST:PORT` of the driver.
     pub driver_url: String,
-    /// Tasks that compute at the same time, of all queries together.
+    /// Number of tasks, of all queries together, that compute at the same time.
     pub slots: usize,
     /// Address of the exchange service; port 0 picks one.
     pub listen: SocketAddr,
-    /// HOST:PORT by which other executors reach it, where that is not `listen`.
+    /// HOST:PORT at which other executors reach it; `None`: derived from `listen`.
     pub advertise: Option<String>,
-    /// Memory that the state of one query, and what its joins give at once, may take here, bytes. `None`: a share of the
-    /// machine's, or of its control group's.
+    /// How much memory the state of one query, with the rows that its joins emit at once, may take here, bytes. `None`:
+    /// half of the memory of the machine or its control group.
     pub query_memory: Option<u64>,
     /// Parent of the private scratch folder; `None`: the system's temporary folder.
     pub data_dir: Option<PathBuf>,
     /// What the scripts of queries may reach on this machine.
     pub access: AccessPolicy,
-    /// What it believes the driver and other executors by, and shows to them. With a certificate its exchange speaks TLS.
+    /// The CA that verifies the driver and other executors, and the credentials shown to them. With a certificate, the
+    /// exchange uses TLS.
     pub security: ClientSecurity,
 }
 
@@ -90,21 +92,21 @@ pub(crate) struct Shared {
     pub me: ExecutorId,
     pub slots: Arc<Semaphore>,
     pub slot_count: usize,
-    /// Of each query, bytes.
+    /// Memory limit of each query, bytes.
     pub query_memory: u64,
     pub exchange: Exchange,
     pub channels: channels::Channels,
     pub access: Arc<AccessPolicy>,
-    /// For files that end with the process.
+    /// Folder for files that are removed with the process.
     pub scratch: Arc<Path>,
 }
 
-/// Runs an executor until `stop` is cancelled. A driver that is away is waited for, for ever.
+/// Runs an executor until `stop` is cancelled. Waits without limit for a driver that is away.
 pub async fn run(options: ExecutorOptions, stop: CancellationToken) -> Result<(), ExecutorError> {
     let security = &options.security;
     exposure::check_executor(options.listen, &options.driver_url, security)?;
     if exposure::shows_token(&options.driver_url, security) {
-        tracing::warn!("HIGHWATER_TOKEN travels to {} in the clear; use https://", options.driver_url);
+        tracing::warn!("HIGHWATER_TOKEN is sent to {} in the clear; use https://", options.driver_url);
     }
     let driver = channels::driver(&options.driver_url, security.ca.is_some())?;
     let (dialer, server_tls) = encryption(security, &stop)?;
@@ -144,7 +146,7 @@ pub async fn run(options: ExecutorOptions, stop: CancellationToken) -> Result<()
     result
 }
 
-/// How this executor connects, and how it serves its exchange; both follow their files.
+/// TLS of this executor's connections, and of its exchange service; both follow changes of their files.
 fn encryption(
     security: &ClientSecurity,
     stop: &CancellationToken,

@@ -1,7 +1,7 @@
-//! Loading state from the driver's checkpoint while its worker obeys commands.
+//! Loads state from the driver's checkpoint while the worker keeps obeying commands.
 //!
-//! Owns: that one loading follows the other. Does not own: fetching (`restore`), what waits for the state (`worker`).
-//! Invariant: an older loading never ends after a newer one has begun to put its state in.
+//! Owns: running loads one after the other. Does not own: fetching (`restore`), what waits for the state (`worker`).
+//! Invariant: an older load has ended before a newer one changes the state.
 
 use crate::channels::DriverClient;
 use crate::error::TaskError;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
-/// The shards of an attempt are there, or are not to be had.
+/// The outcome of loading the shards of an attempt.
 pub struct Loaded {
     pub attempt: AttemptId,
     pub result: Result<(), TaskError>,
@@ -33,7 +33,7 @@ impl Loading {
         Self { last: None, done, results }
     }
 
-    /// Begins to load shards as of `base` for an attempt. It ends early when the attempt is cancelled.
+    /// Begins to load shards as of `base` for an attempt. The load ends early if the attempt is cancelled.
     pub fn begin(
         &mut self,
         mut client: DriverClient,
@@ -47,21 +47,21 @@ impl Loading {
         let (done, before) = (self.done.clone(), self.last.take());
         let loading = async move {
             if let Some(before) = before {
-                // It has been told to end. If it panicked, nothing of it is left either.
+                // It was cancelled. The result is ignored, since a load that panicked has ended, too.
                 let _ = before.await;
             }
             let result = restore::restore(&mut client, query, epoch, base, &shards, state, (&cancel, &steps)).await;
-            // The worker ended with its session: the state is not needed.
+            // Fails if the worker ended with its session: the state is not needed then.
             let _ = done.send(Loaded { attempt, result });
         };
         self.last = Some(tokio::spawn(loading.in_current_span()));
     }
 
-    /// Waits for the next one to end.
+    /// Waits until the next load has ended.
     pub async fn next(&mut self) -> Loaded {
         match self.results.recv().await {
             Some(loaded) => loaded,
-            // `self` holds a sender.
+            // Never happens, since `self` holds a sender.
             None => std::future::pending().await,
         }
     }

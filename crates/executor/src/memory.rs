@@ -1,23 +1,24 @@
-//! How much memory this machine, or the container the process is in, has.
+//! How much memory the machine, or the container of this process, has.
 //!
-//! Owns: finding it out. Does not own: counting what queries take (the engine's `state`).
+//! Owns: finding that out. Does not own: counting what queries take (`dataflow::state`).
 
 use std::path::Path;
 
-/// Share of the memory that one query may take, unless `--query-memory` says otherwise: a half.
+/// Divisor of the memory for the default limit of one query, which `--query-memory` overrides: half of it.
 const QUERY_SHARE: u64 = 2;
 
-/// What one query may take by default, bytes. Without an answer from the system there is no limit.
+/// The default memory limit of one query, bytes; no limit if the system does not report its memory.
 pub fn query_limit() -> u64 {
     total(Path::new("/")).map_or(u64::MAX, |total| total / QUERY_SHARE)
 }
 
-/// The least of the machine's memory and the limits of the process' control groups, bytes.
+/// The minimum of the machine's memory and the limits of the process' control groups, bytes; `None` if unknown.
 fn total(root: &Path) -> Option<u64> {
     let machine = read(root, "proc/meminfo").and_then(|text| meminfo(&text));
     let group = read(root, "proc/self/cgroup").unwrap_or_default();
     let mut paths = vec!["sys/fs/cgroup/memory.max".to_string(), "sys/fs/cgroup/memory/memory.limit_in_bytes".into()];
-    // Within a container the group's own folder is the mount itself; outside, it and its parents lie below.
+    // In a container the group's own folder is the mount itself; outside, the group and its parents are below the
+    // mount.
     let own = group.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
     let parents = own.match_indices('/').skip(1).map(|(end, _)| &own[..end]).chain([own]);
     paths.extend(parents.map(|group| format!("sys/fs/cgroup{}/memory.max", group.trim_end_matches('/'))));
@@ -52,7 +53,7 @@ mod tests {
     const MACHINE: (&str, &str) = ("proc/meminfo", "MemTotal:       1000 kB\nMemFree:         10 kB\n");
 
     #[test]
-    fn the_least_of_machine_and_groups_counts() {
+    fn the_smallest_limit_of_machine_and_groups_counts() {
         assert_eq!(total_of(&[]), None);
         assert_eq!(total_of(&[MACHINE]), Some(1_024_000));
         assert_eq!(total_of(&[MACHINE, ("sys/fs/cgroup/memory.max", "max\n")]), Some(1_024_000));
@@ -62,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_bounded_by_those_above_it() {
+    fn a_group_is_limited_by_its_parents() {
         let group = ("proc/self/cgroup", "0::/system.slice/highwater.service\n");
         let own = ("sys/fs/cgroup/system.slice/highwater.service/memory.max", "max\n");
         let above = ("sys/fs/cgroup/system.slice/memory.max", "7000\n");

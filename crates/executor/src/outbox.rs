@@ -1,7 +1,7 @@
-//! What an executor tells its driver about one query.
+//! Reports of an executor to its driver about one query.
 //!
-//! Owns: the wire form of reports. Does not own: the stream. Sending waits while the driver is slow, and fails
-//! silently when the session is over: then the driver has already counted this executor as gone.
+//! Owns: the wire form of reports. Does not own: the stream. Sending waits while the driver is slow, and does nothing
+//! once the session is over: the driver has then counted this executor as gone.
 
 use highwater_connector_api::source::PartitionAvailability;
 use highwater_proto::convert;
@@ -32,7 +32,7 @@ impl Outbox {
     }
 
     async fn send(&self, message: Message) {
-        // The session is over: the sender is being dropped as well.
+        // Fails only if the session is over, and then this outbox is about to be dropped.
         let _ = self.stream.send(StreamTasksRequest { message: Some(message) }).await;
     }
 
@@ -57,7 +57,7 @@ impl Outbox {
         self.send(Message::Availability(v1::Availability { query_id, run_id, partitions })).await;
     }
 
-    /// `uploaded` tells which state deltas went ahead of the report.
+    /// `uploaded` says which state deltas were sent ahead of the report.
     pub async fn task_done(&self, attempt: AttemptId, batch: BatchId, mut report: TaskReport, uploaded: &[bool]) {
         let task = report.task;
         let deltas = report.state.iter_mut().enumerate();
@@ -78,7 +78,7 @@ impl Outbox {
         }
     }
 
-    /// `unreachable`: the executor that could not be reached, if that is why.
+    /// `unreachable`: the executor that could not be reached; `None` if the failure has another cause.
     pub async fn task_failed(
         &self,
         attempt: AttemptId,
@@ -100,13 +100,13 @@ impl Outbox {
         .await;
     }
 
-    /// The query is being opened here.
+    /// Reports that the query is still being opened here.
     pub async fn opening(&self) {
         let (query_id, run_id) = (self.query.to_string(), self.run.to_string());
         self.send(Message::Heartbeat(v1::TaskHeartbeat { query_id, run_id, attempt: None, tasks: Vec::new() })).await;
     }
 
-    /// The tasks of an attempt that still run, with the steps they have made.
+    /// Reports the tasks of an attempt that still run, each with the number of steps it has made.
     pub async fn heartbeat(&self, attempt: AttemptId, batch: BatchId, tasks: impl Iterator<Item = (TaskId, u64)>) {
         self.send(Message::Heartbeat(v1::TaskHeartbeat {
             query_id: self.query.to_string(),
@@ -136,7 +136,7 @@ impl Outbox {
         .await;
     }
 
-    /// An empty message: the trouble is over.
+    /// An empty message means that the trouble is over.
     pub async fn trouble(&self, kind: ErrorKind, message: String) {
         self.send_trouble(kind, message, None, None).await;
     }
@@ -146,7 +146,7 @@ impl Outbox {
         self.send_trouble(ErrorKind::Fix, message, Some(range), None).await;
     }
 
-    /// A source's topic has another id than the one that was assigned.
+    /// Reports that a source's topic has another id than the one assigned.
     pub async fn topic_changed(&self, source: SourceId, found: String) {
         let changed = v1::TopicChanged { source_id: source.0, found_id: found };
         self.send_trouble(ErrorKind::Retry, "a topic was recreated".into(), None, Some(changed)).await;

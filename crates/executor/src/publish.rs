@@ -1,6 +1,6 @@
-//! Publishing: commits the writers of a prepared batch, all at the same time, and answers for each.
+//! Publishes the writers of a prepared batch: commits all at the same time, and answers for each.
 //!
-//! Owns: this step. Does not own: whether it may be taken (`protocol::participant`).
+//! Owns: this step. Does not own: whether it is allowed (`protocol::participant`).
 
 use crate::outbox::Outbox;
 use crate::writers::Writers;
@@ -28,7 +28,9 @@ pub fn publish(writers: &Arc<Writers>, attempt: AttemptId, batch: BatchId, plans
             });
             let why = match &outcome {
                 PublishOutcome::Published => None,
-                PublishOutcome::Unknown => Some("it is not known whether the sink has the batch; it is asked"),
+                PublishOutcome::Unknown => {
+                    Some("it is unknown whether the sink has the batch; the driver will ask the sink")
+                }
                 PublishOutcome::Failed { message, .. } => Some(message.as_str()),
             };
             if let Some(why) = why {
@@ -39,7 +41,7 @@ pub fn publish(writers: &Arc<Writers>, attempt: AttemptId, batch: BatchId, plans
     }
 }
 
-/// Answers that nothing is known of these writers: their attempt does not run here, or is not flushed.
+/// Answers that nothing is known about these writers: their attempt does not run here, or is not flushed.
 pub async fn answer_unknown(attempt: AttemptId, batch: BatchId, plans: Vec<WriterPlan>, outbox: &Outbox) {
     for plan in plans {
         outbox.published(attempt, batch, plan, PublishOutcome::Unknown).await;

@@ -1,6 +1,6 @@
-//! State over the wire: shards fetched from the driver, large deltas brought to it.
+//! State over the wire: shards fetched from the driver, and large deltas sent to it.
 //!
-//! Owns: the two calls, and loading on several threads. Does not own: what is in the deltas (protocol, operators).
+//! Owns: the two calls, and loading on several threads. Does not own: the content of deltas (`protocol`, `operators`).
 
 use crate::channels::DriverClient;
 use crate::error::TaskError;
@@ -16,11 +16,11 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-/// Deltas above this size go ahead of the report, in parts of this size, bytes.
+/// Deltas above this size are sent ahead of the report, in parts of this size, bytes.
 const INLINE_MAX_BYTES: usize = 1024 * 1024;
 
-/// Loads shards as of `base` from the checkpoint; before the first batch they are empty. A load that has begun is
-/// finished, since a shard that is loaded in part has no use.
+/// Loads shards as of `base` from the checkpoint; before the first batch (`None`) they are empty. A load that has begun
+/// is completed, since a partly loaded shard is useless.
 pub async fn restore(
     client: &mut DriverClient,
     query: QueryId,
@@ -62,7 +62,7 @@ async fn fetch(
     Ok(deltas)
 }
 
-/// Loads shards on several threads: each takes some of them out of all deltas.
+/// Loads shards on several threads; each thread takes its shards from all deltas.
 async fn load(shards: &BTreeSet<ShardId>, deltas: Arc<Vec<Vec<u8>>>, state: Arc<QueryState>) -> Result<(), TaskError> {
     let mut loading = tokio::task::JoinSet::new();
     for part in parts(shards, std::thread::available_parallelism().map_or(1, usize::from)) {
@@ -75,7 +75,7 @@ async fn load(shards: &BTreeSet<ShardId>, deltas: Arc<Vec<Vec<u8>>>, state: Arc<
     Ok(())
 }
 
-/// Shards in at most `count` even parts of neighbours.
+/// Splits shards into at most `count` even parts of neighbouring shards.
 fn parts(shards: &BTreeSet<ShardId>, count: usize) -> Vec<BTreeSet<ShardId>> {
     let all: Vec<ShardId> = shards.iter().copied().collect();
     let size = all.len().div_ceil(count.max(1)).max(1);
@@ -89,7 +89,7 @@ fn failed(status: tonic::Status) -> TaskError {
     }
 }
 
-/// Consecutive shards as ranges.
+/// Groups consecutive shards into ranges.
 fn runs(shards: &BTreeSet<ShardId>) -> Vec<Range<u16>> {
     let mut runs: Vec<Range<u16>> = Vec::new();
     for shard in shards {
@@ -101,7 +101,7 @@ fn runs(shards: &BTreeSet<ShardId>) -> Vec<Range<u16>> {
     runs
 }
 
-/// Brings large deltas to the driver. Tells, per delta, whether it went.
+/// Sends large deltas to the driver. Returns, for each delta, whether it was sent.
 pub async fn upload(
     client: &mut DriverClient,
     (query, run): (QueryId, RunId),
@@ -141,7 +141,7 @@ mod tests {
     use highwater_dataflow::state::{Keys, Values};
 
     #[test]
-    fn shards_are_shared_out_evenly_and_each_once() {
+    fn shards_are_split_evenly_and_each_once() {
         let shards: BTreeSet<ShardId> = (0..7).map(ShardId).collect();
         let shared = parts(&shards, 3);
         assert_eq!(shared.iter().map(BTreeSet::len).collect::<Vec<_>>(), [3, 3, 1]);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_shard_is_loaded_with_what_is_its_own() {
+    async fn every_shard_is_loaded_with_its_own_keys() {
         let sql = "CREATE TABLE s (k STRING) WITH ('connector'='kafka','topic'='s','bootstrap.servers'='h:1','format'='json');
                    CREATE TABLE o (k STRING, n BIGINT, PRIMARY KEY (k) NOT ENFORCED) WITH ('connector'='console');
                    INSERT INTO o SELECT k, count(*) FROM s GROUP BY k;";

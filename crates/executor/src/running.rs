@@ -1,8 +1,8 @@
-//! The attempt that runs on this executor: its tasks, how far each is, and what is told of that.
+//! The attempt that runs on this executor: its tasks, and the progress of each that is reported to the driver.
 //!
 //! Owns: which tasks are neither done nor failed. Does not own: running them (`worker`, `task`).
-//! Invariant: a task is listed from the moment its attempt is accepted until its result is told. A worker that hangs tells
-//! nothing.
+//! Invariant: a task is listed from the moment its attempt is accepted until its result is reported. A worker that
+//! hangs reports nothing.
 
 use crate::attempt::Attempt;
 use crate::outbox::Outbox;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Running {
     pub attempt: Attempt,
     pub cancel: CancellationToken,
-    /// Of what all tasks wait for: their state.
+    /// Progress of loading the state that all tasks wait for.
     pub loading: Steps,
     tasks: BTreeMap<TaskId, Steps>,
 }
@@ -25,17 +25,17 @@ impl Running {
         Self { attempt, cancel: CancellationToken::new(), loading: Steps::default(), tasks }
     }
 
-    /// The counter of a task.
+    /// Returns the step counter of a task.
     pub fn steps(&self, task: TaskId) -> Steps {
         self.tasks.get(&task).cloned().unwrap_or_default()
     }
 
-    /// Its result is about to be told.
+    /// Removes a task whose result is about to be reported.
     pub fn ended(&mut self, task: TaskId) {
         self.tasks.remove(&task);
     }
 
-    /// Tells the driver which tasks still run. Nothing to say of an attempt that is done.
+    /// Reports to the driver which tasks still run. Does nothing if none does.
     pub async fn tell(&self, outbox: &Outbox) {
         if !self.tasks.is_empty() {
             let loaded = self.loading.count();

@@ -1,8 +1,8 @@
-//! The executor's private scratch folder: files that end with the process.
+//! The executor's private scratch folder, for files that are removed with the process.
 //!
 //! Owns: one folder per process below `--data-dir` (or the system's temporary folder), its permissions, and removing
-//! what processes that died have left. Does not own: what is written there; nothing of it is ever needed again.
-//! Invariant: a folder whose process lives is never removed: the process holds a lock on the file `LOCK` in it.
+//! folders that dead processes have left. Does not own: what is written there; none of it is needed after a restart.
+//! Invariant: a folder whose process is alive is never removed: the process holds a lock on the file `LOCK` in it.
 
 use crate::ExecutorError;
 use highwater_protocol::ids::ExecutorId;
@@ -21,8 +21,8 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Creates the folder of `executor` below `parent`, readable by its owner only. `parent` is created if missing;
-    /// folders of executors that have died are removed.
+    /// Creates the folder of `executor` below `parent`, readable by its owner only. Creates `parent` if it is missing,
+    /// and removes the folders of executors that have died.
     pub fn create(parent: &Path, executor: ExecutorId) -> Result<Self, ExecutorError> {
         let failed = |path: &Path| {
             let path = path.to_path_buf();
@@ -51,7 +51,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes folders whose process is gone. One that cannot be looked at is left alone: it may be another user's.
+/// Removes folders whose process is gone. Skips folders that cannot be inspected; they may belong to another user.
 fn remove_leftovers(parent: &Path) {
     let Ok(entries) = std::fs::read_dir(parent) else { return };
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_private_and_ends_with_its_owner() {
+    fn it_is_private_and_removed_with_its_owner() {
         let parent = tempfile::tempdir().unwrap();
         let scratch = create(&parent.path().join("new"));
         let path = scratch.path().to_path_buf();
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_dead_have_left_is_removed_and_what_the_living_hold_is_not() {
+    fn only_folders_of_dead_processes_are_removed() {
         let parent = tempfile::tempdir().unwrap();
         let alive = create(parent.path());
         let dead = parent.path().join(format!("{PREFIX}{}", Uuid::now_v7()));

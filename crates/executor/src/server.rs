@@ -18,17 +18,17 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tower_http::trace::TraceLayer;
 
-/// Longest time for one stream of batches.
+/// Longest duration of one stream of batches.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(600);
 
 pub struct Server {
     /// Bound address.
     pub address: SocketAddr,
-    /// Answers when the server ends by itself.
+    /// Receives an error if the server ends by itself.
     pub failed: oneshot::Receiver<ExecutorError>,
 }
 
-/// Listens, through TLS where there is a certificate; the server ends with `stop`.
+/// Listens, with TLS if there is a certificate. The server ends when `stop` is cancelled.
 pub async fn start(
     listen: SocketAddr,
     exchange: Exchange,
@@ -67,7 +67,7 @@ pub async fn start(
             .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
             .await;
         if let Err(error) = served {
-            // Nobody listens any more when the executor is ending anyway.
+            // If the executor is ending, the receiver is gone.
             let _ = report.send(ExecutorError::Server(error.to_string()));
         } else {
             std::future::pending::<()>().await;

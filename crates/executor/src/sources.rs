@@ -1,7 +1,7 @@
-//! The consumers of one query on this executor, and what they tell the driver.
+//! The consumers of one query on this executor, and what they report to the driver.
 //!
 //! Owns: one reader per source, and the tasks that report availability and trouble. Does not own: reading
-//! (connectors), which ranges are read (plans).
+//! (`connectors`), which ranges are read (plans).
 
 use crate::outbox::Outbox;
 use highwater_connector_api::error::ConnectorError;
@@ -23,13 +23,13 @@ pub struct Sources {
     tables: Vec<SourceTable>,
     query: String,
     slots: usize,
-    /// No partition may run far ahead of the slowest.
+    /// True if no partition may run far ahead of the slowest.
     aligned: bool,
     outbox: Outbox,
     readers: Mutex<BTreeMap<SourceId, Source>>,
 }
 
-/// A reader and the tasks that report of it, which end with this.
+/// A reader, and the tasks that report on it, which end when it is dropped.
 struct Source {
     reader: Arc<dyn SourceReader>,
     _watchers: JoinSet<()>,
@@ -69,8 +69,8 @@ impl Sources {
         Ok(Source { reader, _watchers: watchers })
     }
 
-    /// Makes these the partitions read. A topic that was recreated gets a new reader: consumers stay with the one they
-    /// know.
+    /// Sets the partitions to read. A source whose topic was recreated gets a new reader, since a consumer keeps to the
+    /// topic that it knows.
     pub async fn assign(&self, partitions: &[PartitionStart]) {
         for table in &self.tables {
             let mine: Vec<&PartitionStart> = partitions.iter().filter(|start| start.source_id == table.id.0).collect();
@@ -108,7 +108,7 @@ impl Sources {
         self.readers.lock().get(&source).map(|source| source.reader.clone())
     }
 
-    /// The batch is committed: its records may be forgotten.
+    /// Releases the records of a committed batch.
     pub fn release<'a>(&self, tasks: impl Iterator<Item = &'a TaskPlan>) {
         for task in tasks {
             let TaskWork::Source { source, ranges } = &task.work else { continue };

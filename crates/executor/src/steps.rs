@@ -1,7 +1,7 @@
-//! Steps: how a task shows that it gets on.
+//! Steps: how a task shows that it makes progress.
 //!
-//! Owns: one counter per task. Does not own: who looks at it (the worker's heartbeat, the driver).
-
+//! Owns: one counter per task. Does not own: who reads it (the worker's heartbeat, the driver).
+/// Cheap to clone; all clones share the counter of one task.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Steps(Arc<AtomicU64>);
 
 impl Steps {
-    /// A chunk was read, computed, sent or written.
+    /// Counts a step: a chunk was read, computed, sent or written.
     pub fn step(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }

@@ -1,7 +1,7 @@
-//! One task attempt: waits for its input and a slot, computes, and brings what is large to the driver.
+//! One task attempt: waits for its input and a slot, computes, and sends large state deltas to the driver.
 //!
-//! Owns: the asynchronous half. Does not own: computing (`compute`). Invariant: a task that waits for other
-//! tasks holds no slot, so tasks that wait for each other cannot starve each other.
+//! Owns: the asynchronous half. Does not own: computing (`compute`). Invariant: a task that waits for other tasks holds
+//! no slot, so tasks that wait for each other cannot starve each other.
 
 use crate::Shared;
 use crate::channels::DriverClient;
@@ -29,9 +29,9 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// Chunks read ahead of the computation.
+/// Number of chunks read ahead of the computation.
 const INPUT_QUEUE: usize = 2;
-/// A task that waits for a slot shows every so often that it is there.
+/// How often a task that waits for a slot counts a step.
 const STEP_WHILE_WAITING: Duration = Duration::from_secs(5);
 
 /// What the tasks of one attempt share. Cheap to clone.
@@ -52,15 +52,15 @@ pub struct TaskContext {
     pub client: DriverClient,
     pub files: Arc<Files>,
     pub cancel: CancellationToken,
-    /// Of this task; clones of the context share all but these.
+    /// Steps of this task; everything else is shared by the tasks of the attempt.
     pub steps: Steps,
 }
 
-/// A task that is done: its rows are exchanged and flushed, its state changes are not yet anyone's state.
+/// A completed task: its rows are exchanged and flushed, its state changes not yet promoted.
 pub struct Done {
     pub report: TaskReport,
     pub overlay: Overlay,
-    /// Which state deltas the driver has already.
+    /// Says for each state delta whether the driver has it already.
     pub uploaded: Vec<bool>,
 }
 
@@ -127,7 +127,7 @@ async fn from_source(
                 }
             }
         }
-        // A receiver that is gone has failed, and says why itself.
+        // If the receiver is gone, the computation has failed and returns its own error.
         let _ = sender.send(Input::End).await;
         Ok::<(), TaskError>(())
     };
@@ -150,7 +150,7 @@ async fn from_shards(
     let (batch, names, state) = parts(context, &task, first.0..end.0)?;
     let count = lanes_of(&state, &input);
     let lanes = Lanes::new(&context.compiled.dataflow, &names, task.stage, &batch, state, count)?;
-    // Free slots are taken too.
+    // More slots are used if they are free.
     while permits.len() < lanes.count()
         && let Ok(more) = slots.clone().try_acquire_owned()
     {
@@ -161,7 +161,7 @@ async fn from_shards(
     computing.await.map_err(|error| TaskError::panicked(id, error))?
 }
 
-/// Waits for a slot. Waiting while others compute is no standstill.
+/// Waits for a slot. Counts steps meanwhile, since waiting while others compute is not a standstill.
 async fn slot(context: &TaskContext) -> Result<OwnedSemaphorePermit, TaskError> {
     let permit = context.shared.slots.clone().acquire_owned();
     tokio::pin!(permit);
@@ -173,7 +173,7 @@ async fn slot(context: &TaskContext) -> Result<OwnedSemaphorePermit, TaskError> 
     }
 }
 
-/// What a runtime is made of: what the batch is, the names of sinks, the task's state.
+/// Returns what a runtime is built from: the batch, the names of sinks, the task's state.
 fn parts(
     context: &TaskContext,
     task: &TaskPlan,

@@ -1,9 +1,10 @@
 //! One query on this executor: obeys the driver's commands in order, and runs the tasks they name.
 //!
 //! Owns: the query's consumers, writers, state and current attempt. Does not own: decisions about attempts
-//! (core's participant), the work of a task (`task`). All changes happen on this one task, which waits for nothing
-//! that other executors, brokers or threads may hold up: an abort is always obeyed at once. Its queue of commands holds
-//! up no other query; the driver gives an attempt a handful of commands, and no second one before the first has ended.
+//! (`protocol::participant`), the work of a task (`task`). All changes happen on this one async task, which never waits
+//! for other executors, brokers or threads, so an abort is obeyed at once. Its queue of commands does not delay other
+//! queries, and is short: the driver sends a handful of commands per attempt, and no new attempt before the last one
+//! has ended.
 
 use crate::Shared;
 use crate::attempt::{self, Attempt};
@@ -35,9 +36,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::Instrument;
 
-/// Task results that wait to be told.
+/// Number of task results that may wait to be reported.
 const RESULT_QUEUE: usize = 256;
-/// How often the driver is told which tasks run.
+/// How often the running tasks are reported to the driver.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// One query, opened.
@@ -59,7 +60,7 @@ pub struct Worker {
     loading: Loading,
 }
 
-/// A task attempt has ended.
+/// The end of a task attempt.
 struct Finished {
     attempt: AttemptId,
     batch: BatchId,
@@ -90,7 +91,7 @@ impl Worker {
         let compiled = Arc::new(compiled);
         let aligned = compiled.options.max_drift_ms.is_some();
         let sources = {
-            // Clients read certificates and look up names when they are made.
+            // Creating a client reads certificates and looks up names, which blocks.
             let (compiled, name, outbox) = (compiled.clone(), open.name.clone(), outbox.clone());
             let slots = shared.slot_count;
             let open = move || Sources::open(&compiled.sources, &name, slots, aligned, &outbox);
@@ -119,7 +120,7 @@ impl Worker {
         })
     }
 
-    /// Obeys until the queue or the session ends.
+    /// Obeys commands until the queue or the session ends.
     pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Message>, stop: CancellationToken) {
         let mut beats = tokio::time::interval(HEARTBEAT);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -235,11 +236,11 @@ impl Worker {
         drop_elsewhere(self.state.discard(attempt));
         self.shared.exchange.close(self.query, attempt);
         let writers = self.writers.clone();
-        // Waits for the attempt's threads to let go of their writers; readers of the sink wait for this.
+        // Waits until the attempt's threads have released their writers; readers of the sink wait for this.
         tokio::task::spawn_blocking(move || writers.abort_stale(attempt));
     }
 
-    /// Loads state beside everything else, so that an abort is heard meanwhile.
+    /// Loads state in the background, so that an abort is obeyed meanwhile.
     fn restore(&mut self, next: Attempt, base: Option<BatchId>, shards: BTreeSet<ShardId>) {
         let running = Running::new(next);
         let (client, state) = (self.client.clone(), self.state.clone());
@@ -265,7 +266,7 @@ impl Worker {
         }
     }
 
-    /// Tells which tasks run.
+    /// Reports which tasks run.
     async fn beat(&self) {
         if let Some(running) = &self.current {
             running.tell(&self.outbox).await;
@@ -305,7 +306,7 @@ impl Worker {
                 async move {
                     let ran = tokio::spawn(task::run(context, plan).in_current_span()).await;
                     let result = ran.unwrap_or_else(|error| Err(TaskError::panicked(task, error)));
-                    // The worker ended with its session: the result is not needed.
+                    // Fails if the worker ended with its session: the result is not needed then.
                     let _ = finished.send(Finished { attempt: id, batch, task, result }).await;
                 }
                 .instrument(span),
@@ -337,7 +338,7 @@ impl Worker {
     }
 }
 
-/// Large state takes a while to be freed; meanwhile the thread would do nothing else.
+/// Drops a large value on a blocking thread, since freeing it takes a while.
 fn drop_elsewhere(what: impl Send + 'static) {
     tokio::task::spawn_blocking(move || drop(what));
 }

@@ -1,8 +1,8 @@
 //! The sink writers of one query on this executor.
 //!
-//! Owns: one slot per writer, opened when first used and thrown away when it failed. Does not own: transactions
-//! (connectors), when to publish (core's participant). Invariant: a slot is used by one thread at a time; what
-//! is published is what its last flush, of the very attempt asked for, holds.
+//! Owns: one slot per writer, opened when first used and dropped after a failure. Does not own: transactions
+//! (`connectors`), when to publish (`protocol::participant`). Invariant: a slot is used by one thread at a time; it
+//! publishes only what was flushed last, and only for the attempt that flushed it.
 
 use highwater_connector_api::error::ConnectorError;
 use highwater_connector_api::sink::{Published, Writer, WriterConfig};
@@ -26,7 +26,7 @@ pub struct Writers {
     slots: Mutex<BTreeMap<WriterPlan, Arc<Slot>>>,
 }
 
-/// One writer, or none yet.
+/// The place of one writer, which is opened when it is first used.
 pub struct Slot {
     content: Mutex<Content>,
 }
@@ -34,7 +34,7 @@ pub struct Slot {
 #[derive(Default)]
 struct Content {
     writer: Option<Box<dyn Writer>>,
-    /// The attempt whose rows are flushed and not committed.
+    /// The attempt whose rows are flushed and not committed; `None` if there is none.
     flushed: Option<AttemptId>,
 }
 
@@ -49,7 +49,7 @@ impl Writers {
 
     fn open(&self, plan: WriterPlan) -> Result<Box<dyn Writer>, ConnectorError> {
         let table = self.tables.iter().find(|table| table.id == plan.sink).ok_or_else(|| {
-            ConnectorError::Fatal(format!("plan names sink {}, which this query does not have", plan.sink))
+            ConnectorError::Fatal(format!("the plan names sink {}, which this query does not have", plan.sink))
         })?;
         registry::open_writer(WriterConfig {
             table: table.clone(),
@@ -60,7 +60,7 @@ impl Writers {
         })
     }
 
-    /// Aborts what this attempt has flushed. What it was still writing is aborted by its own threads.
+    /// Aborts what this attempt has flushed. Writes in progress are aborted by their own threads.
     /// Blocks: call it on a blocking thread.
     pub fn abort_stale(&self, attempt: AttemptId) {
         let slots: Vec<Arc<Slot>> = self.slots.lock().values().cloned().collect();
@@ -74,7 +74,7 @@ impl Writers {
         }
     }
 
-    /// Aborts what is open and lets go of all producers. Blocks.
+    /// Aborts open transactions and releases all producers. Blocks.
     pub fn close(&self) {
         let slots = std::mem::take(&mut *self.slots.lock());
         for slot in slots.into_values() {
@@ -88,7 +88,8 @@ impl Writers {
 }
 
 impl Slot {
-    /// Begins an attempt. `recompute_only`: the sink holds the batch, so that only its digest is wanted.
+    /// Begins an attempt. With `recompute_only` nothing is written, since the sink holds the batch: only the digest is
+    /// needed.
     pub fn begin<'a>(
         &'a self,
         writers: &Writers,
@@ -123,13 +124,13 @@ impl Slot {
             Ok(Published::Unknown) => PublishOutcome::Unknown,
             Err(error) => PublishOutcome::Failed { kind: error.kind(), message: error.to_string() },
         };
-        // A producer whose transaction ended badly is not used again.
+        // A producer whose transaction failed is not used again.
         content.writer = None;
         outcome
     }
 }
 
-/// A writer of the running attempt. Dropped without a flush, it is thrown away.
+/// A writer of the running attempt. If it is dropped without a flush, the writer is closed.
 pub struct InUse<'a> {
     content: MutexGuard<'a, Content>,
     attempt: AttemptId,
@@ -139,7 +140,7 @@ impl InUse<'_> {
     pub fn write(&mut self, rows: &ChangeBatch) -> Result<(), ConnectorError> {
         match self.content.writer.as_mut() {
             Some(writer) => writer.write(rows),
-            None => Err(ConnectorError::Closed("the writer failed before".into())),
+            None => Err(ConnectorError::Closed("the writer has failed before".into())),
         }
         .inspect_err(|_| self.content.writer = None)
     }
@@ -147,7 +148,7 @@ impl InUse<'_> {
     pub fn flush(&mut self) -> Result<WriterReport, ConnectorError> {
         let report = match self.content.writer.as_mut() {
             Some(writer) => writer.flush(),
-            None => Err(ConnectorError::Closed("the writer failed before".into())),
+            None => Err(ConnectorError::Closed("the writer has failed before".into())),
         }
         .inspect_err(|_| self.content.writer = None)?;
         self.content.flushed = Some(self.attempt);

@@ -1,7 +1,7 @@
-//! Between the wire's messages and the core's types.
+//! Converts between protobuf messages and the types of crate `protocol`.
 //!
-//! Owns: parsing and its errors (`INVALID_ARGUMENT`, naming the field). Plans and reports travel as JSON
-//! documents of the core's types: both ends are of one version.
+//! Owns: parsing and its errors (`INVALID_ARGUMENT`, naming the field). Plans and reports are sent as JSON documents of
+//! `protocol`'s types, since both ends have the same version.
 
 use crate::v1;
 use highwater_protocol::error::ErrorKind;
@@ -20,7 +20,7 @@ pub fn query_id(text: &str) -> Result<QueryId, Status> {
     parse("query_id", text)
 }
 
-/// A file by its content.
+/// Parses the content of a file: digest and size.
 pub fn file_content(digest: &str, size_bytes: u64) -> Result<FileContent, Status> {
     Ok(FileContent { digest: parse("digest", digest)?, size_bytes })
 }
@@ -33,7 +33,7 @@ pub fn executor_id(text: &str) -> Result<ExecutorId, Status> {
     parse("executor_id", text)
 }
 
-/// An attempt and its batch.
+/// Parses an attempt and its batch.
 pub fn attempt(message: Option<v1::Attempt>) -> Result<(AttemptId, BatchId), Status> {
     let message = message.ok_or_else(|| Status::invalid_argument("attempt: missing"))?;
     let attempt = AttemptId { epoch: Epoch(message.epoch), number: AttemptNumber(message.number) };
@@ -44,7 +44,7 @@ pub fn attempt_to_proto(attempt: AttemptId, batch: BatchId) -> v1::Attempt {
     v1::Attempt { epoch: attempt.epoch.0, number: attempt.number.0, batch_id: batch.0 }
 }
 
-/// A plan as a JSON document.
+/// Encodes a plan as a JSON document.
 pub fn plan_to_bytes(plan: &BatchPlan) -> Result<Vec<u8>, Status> {
     serde_json::to_vec(plan).map_err(|error| Status::internal(format!("plan: {error}")))
 }
@@ -53,7 +53,7 @@ pub fn plan_from_bytes(bytes: &[u8]) -> Result<BatchPlan, Status> {
     serde_json::from_slice(bytes).map_err(|error| Status::invalid_argument(format!("plan: {error}")))
 }
 
-/// A report as a JSON document, without the bytes of its state deltas.
+/// Encodes a report as a JSON document, without the bytes of its state deltas.
 pub fn report_to_bytes(report: &TaskReport) -> Result<Vec<u8>, Status> {
     serde_json::to_vec(report).map_err(|error| Status::internal(format!("report: {error}")))
 }

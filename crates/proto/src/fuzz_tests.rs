@@ -1,6 +1,6 @@
-//! Fuzzing of what comes over the wire: bytes of any kind as each message, and what is made of their fields.
+//! Fuzzing of the wire format: arbitrary bytes as each message, and conversions of their fields.
 //!
-//! Nothing panics, and what was read is written and read again as the same.
+//! Checks that nothing panics, and that a message that was read is the same after writing and reading it again.
 
 use crate::{convert, v1};
 use highwater_protocol::plan::BatchPlan;
@@ -16,7 +16,7 @@ fn again<M: Message + Default + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> Op
     Some(message)
 }
 
-/// Every message that a driver or an executor is sent, by name.
+/// Every message that a driver or an executor receives, by name.
 macro_rules! requests {
     ($($name:ident),* $(,)?) => {
         const REQUESTS: &[&str] = &[$(stringify!($name)),*];
@@ -45,11 +45,11 @@ requests!(
     StopQueryRequest,
     StartQueryRequest,
     DropQueryRequest,
-    // What an executor is sent over the stream it opens.
+    // What an executor receives over the stream that it opens.
     StreamTasksResponse,
 );
 
-/// What driver and executors make of a message before they act on it.
+/// Converts the fields of messages as driver and executors do before they act on them.
 fn convert_all(bytes: &[u8]) {
     read_all(bytes);
     if let Some(request) = again::<v1::StreamTasksRequest>(bytes) {
@@ -84,7 +84,7 @@ fn convert_all(bytes: &[u8]) {
     check_documents(bytes);
 }
 
-/// Plans and reports are documents of their own within a message.
+/// Plans and reports are JSON documents within a message.
 fn check_documents(bytes: &[u8]) {
     if let Ok(plan) = convert::plan_from_bytes(bytes) {
         let written = convert::plan_to_bytes(&plan).unwrap();
@@ -96,7 +96,7 @@ fn check_documents(bytes: &[u8]) {
     }
 }
 
-/// Bytes with some of them changed, left out or doubled.
+/// Returns the bytes with some of them changed, left out or repeated.
 fn edited(bytes: &[u8], edits: &[(u16, u8, u8)]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     for (place, what, byte) in edits {
@@ -145,7 +145,7 @@ fn fuzz_messages_of_any_bytes() {
 }
 
 #[test]
-fn fuzz_messages_that_are_nearly_right() {
+fn fuzz_messages_that_are_nearly_valid() {
     let messages = messages();
     bolero::check!().with_type::<(u8, Vec<(u16, u8, u8)>)>().for_each(|(message, edits)| {
         convert_all(&edited(&messages[usize::from(*message) % messages.len()], edits));
@@ -153,7 +153,7 @@ fn fuzz_messages_that_are_nearly_right() {
 }
 
 #[test]
-fn the_messages_are_right_before_they_are_changed() {
+fn the_messages_are_valid_before_they_are_edited() {
     let messages = messages();
     let plan: BatchPlan = convert::plan_from_bytes(&messages[5]).unwrap();
     assert_eq!(plan.timestamp_ms, 5);
@@ -161,7 +161,7 @@ fn the_messages_are_right_before_they_are_changed() {
     assert!(matches!(again::<v1::StreamTasksResponse>(&messages[2]), Some(response) if response.message.is_some()));
 }
 
-/// A new RPC's request is fuzzed, too.
+/// Fails if the request of a new RPC is not fuzzed.
 #[test]
 fn every_request_is_read() {
     let files = FileDescriptorSet::decode(crate::FILE_DESCRIPTOR_SET).unwrap();

@@ -1,11 +1,11 @@
-//! The JSON documents of the contract, from the wire's messages: camelCase, unknown = null.
+//! The JSON documents of the contract, built from protobuf messages: camelCase, unknown = null.
 //!
-//! Owns: the shapes of `status`, `ls` and `lag`, for the command line and the HTTP side alike.
+//! Owns: the shapes of `status`, `ls` and `lag`, for both the command line and HTTP.
 
 use crate::v1;
 use serde_json::{Map, Value, json};
 
-/// One query's status.
+/// The status of one query.
 pub fn status(status: &v1::QueryStatus) -> Value {
     json!({
         "name": status.name,
@@ -18,7 +18,7 @@ pub fn status(status: &v1::QueryStatus) -> Value {
     })
 }
 
-/// The word for a state, as the contract spells it.
+/// The name of a state in the contract.
 pub fn state_name(state: v1::QueryState) -> &'static str {
     match state {
         v1::QueryState::Starting => "starting",

@@ -1,6 +1,6 @@
 //! Generated protobuf types and gRPC services of `highwater.v1`.
 //!
-//! Owns: the wire. Does not own: any behaviour.
+//! Owns: the wire format. Does not own: any behaviour.
 
 pub mod convert;
 #[cfg(test)]
@@ -22,6 +22,6 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 /// Largest message either side accepts, bytes. Larger things (state, Arrow batches) are streamed in chunks.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
-/// Largest change of one operator's state by one task of one batch, bytes: the driver holds it until the batch is
+/// Largest state delta of one operator in one task and batch, bytes: the driver holds it in memory until the batch is
 /// prepared.
 pub const MAX_DELTA_BYTES: usize = 1024 * 1024 * 1024;

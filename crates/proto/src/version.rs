@@ -1,12 +1,13 @@
-//! Versions of what is spoken, and refusing what does not fit.
+//! Versions of the protocol, and refusing incompatible peers.
 //!
-//! Executors must be of the driver's very version: they compile a query alike, and repeat each other's batches to the
-//! byte. Clients must speak its protocol; one that does not say which (any gRPC client) is taken at its word.
+//! Executors must have exactly the driver's version, because they must compile a query identically and repeat each
+//! other's batches byte for byte. Clients must speak the driver's protocol; a client that does not send its protocol is
+//! accepted.
 
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-/// Number of the protocol: raised by a change that an older side would misunderstand.
+/// Number of the protocol: raised by every change that an older peer would misunderstand.
 pub const PROTOCOL: u32 = 1;
 /// Version of this binary.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -14,7 +15,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub const PROTOCOL_HEADER: &str = "highwater-protocol";
 /// Request header with the sender's [`VERSION`].
 pub const VERSION_HEADER: &str = "highwater-version";
-/// Response header that marks a refusal which trying again does not mend.
+/// Response header that marks a refusal which a retry does not change.
 const REFUSED_HEADER: &str = "highwater-refused";
 
 /// Checks the headers of a client.
@@ -23,20 +24,20 @@ pub fn check_client(protocol: Option<&str>, version: Option<&str>) -> Result<(),
         None => Ok(()),
         Some(protocol) if protocol.parse() == Ok(PROTOCOL) => Ok(()),
         Some(protocol) => Err(refuse(format!(
-            "the client is version {} (protocol {protocol}), the driver {VERSION} (protocol {PROTOCOL}); use the client of \
-             the driver's version",
+            "the client has version {} (protocol {protocol}), the driver {VERSION} (protocol {PROTOCOL}); use the \
+             client of the driver's version",
             version.unwrap_or("unknown")
         ))),
     }
 }
 
-/// Checks an executor that wants to join.
+/// Checks an executor that registers.
 pub fn check_executor(protocol: u32, version: &str) -> Result<(), Status> {
     if protocol == PROTOCOL && version == VERSION {
         return Ok(());
     }
     Err(refuse(format!(
-        "the executor is version {version} (protocol {protocol}), the driver {VERSION} (protocol {PROTOCOL}); run one \
+        "the executor has version {version} (protocol {protocol}), the driver {VERSION} (protocol {PROTOCOL}); run one \
          version: stop the driver and all executors, and start them again from the same binary"
     )))
 }
@@ -47,7 +48,7 @@ fn refuse(message: String) -> Status {
     status
 }
 
-/// True for the refusals made here.
+/// True for refusals made by this module.
 pub fn is_refusal(status: &Status) -> bool {
     status.metadata().contains_key(REFUSED_HEADER)
 }
@@ -59,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_is_refused_with_both_versions_and_the_remedy() {
+    fn incompatible_peers_are_refused_with_both_versions_and_the_remedy() {
         check_client(None, None).unwrap();
         check_client(Some("1"), Some("9.9.9")).unwrap();
         check_executor(PROTOCOL, VERSION).unwrap();

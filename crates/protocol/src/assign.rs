@@ -1,15 +1,15 @@
-//! Who reads which partitions and owns which shards.
+//! Which executor reads which partitions and owns which shards.
 //!
-//! Owns: a pure `solve(problem, previous)`, as Quickwit's indexing scheduler has it. Does not own: when it is
-//! called (between batches) or what moving costs.
-//! Invariants: every partition and shard has exactly one owner; each owner's are contiguous; counts differ by
-//! at most one, the larger shares first; solving again changes nothing.
+//! Owns: a pure `solve(problem, previous)`, as in Quickwit's indexing scheduler. Does not own: when it is called
+//! (between batches), what moving costs.
+//! Invariants: every partition and shard has exactly one owner; the slice of each owner is contiguous; sizes differ by
+//! at most one, larger slices first; solving again changes nothing.
 
 use crate::ids::{ExecutorId, ShardId};
 use crate::offsets::SourcePartition;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What has to be spread over whom.
+/// Partitions and shards to spread over executors.
 #[derive(Clone, Debug)]
 pub struct AssignProblem {
     /// Sorted.
@@ -23,12 +23,12 @@ pub struct AssignProblem {
 pub struct Assignment {
     pub order: Vec<ExecutorId>,
     pub partitions: BTreeMap<ExecutorId, Vec<SourcePartition>>,
-    /// First and one past the last.
+    /// First shard, and one past the last.
     pub shards: BTreeMap<ExecutorId, (ShardId, ShardId)>,
 }
 
-/// Spreads contiguously and evenly, moving as little as possible: executors that stay keep their order, and
-/// each newcomer takes the place in it that moves least.
+/// Spreads contiguously and evenly, moving as little as possible: executors that stay keep their order, and each
+/// new one takes the place that moves least.
 pub fn solve(problem: &AssignProblem, previous: Option<&Assignment>) -> Assignment {
     let empty = Assignment::default();
     let previous = previous.unwrap_or(&empty);
@@ -53,7 +53,7 @@ fn position(order: &[ExecutorId], id: ExecutorId) -> usize {
     order.iter().position(|other| *other == id).unwrap_or(0)
 }
 
-/// Slice `index` of `total` things over `parts` owners: the first owners have one more.
+/// Returns the bounds of slice `index` when `total` things are split into `parts` slices; larger slices come first.
 fn slice(total: usize, parts: usize, index: usize) -> (usize, usize) {
     let (share, more) = (total / parts, total % parts);
     let start = index * share + index.min(more);
@@ -72,7 +72,7 @@ fn place(problem: &AssignProblem, order: Vec<ExecutorId>) -> Assignment {
     assignment
 }
 
-/// Owners before, by position of partition and shard.
+/// Previous owners, by position of partition and shard; `None` if there was none.
 struct Owners {
     partitions: Vec<Option<ExecutorId>>,
     shards: Vec<Option<ExecutorId>>,
@@ -94,7 +94,7 @@ impl Owners {
         Self { partitions, shards }
     }
 
-    /// Partitions and shards that would change their owner, among those that have one now.
+    /// Counts partitions and shards that would change owner, among those that have one.
     fn moves(&self, order: &[ExecutorId]) -> usize {
         let moved = |owners: &[Option<ExecutorId>]| {
             let mut count = 0;
@@ -150,7 +150,7 @@ mod tests {
         assert!(moved(&three, &two) <= 4, "{two:?}");
         let again = solve(&problem(10, &[1, 3, 4]), Some(&two));
         assert_eq!(counts(&again), [4, 3, 3]);
-        assert_eq!(moved(&two, &again), 3, "a newcomer takes its share and nothing else moves");
+        assert_eq!(moved(&two, &again), 3, "a new executor takes its share and nothing else moves");
     }
 
     proptest! {
@@ -181,7 +181,7 @@ mod tests {
         }
 
         #[test]
-        fn a_change_of_one_executor_moves_as_little_as_any_place_for_it(
+        fn adding_or_removing_one_executor_moves_as_little_as_possible(
             partitions in 0i32..40,
             before in proptest::collection::btree_set(1u128..9, 1..6),
             one in 1u128..9,
@@ -196,7 +196,7 @@ mod tests {
             let problem = problem(partitions, &after.iter().copied().collect::<Vec<_>>());
             let new = solve(&problem, Some(&old));
             let stayed = |order: &[ExecutorId]| order.iter().filter(|id| **id != executor(one)).copied().collect::<Vec<_>>();
-            prop_assert_eq!(stayed(&new.order), stayed(&old.order), "who stays keeps its place in the order");
+            prop_assert_eq!(stayed(&new.order), stayed(&old.order), "executors that stay keep their order");
             let owners = Owners::of(&problem, &old);
             let survivors = stayed(&old.order);
             let places = if after.contains(&one) { 0..=survivors.len() } else { 0..=0 };
@@ -213,7 +213,7 @@ mod tests {
         }
 
         #[test]
-        fn larger_shares_come_first_and_shards_are_spread_as_evenly(partitions in 0i32..40, count in 1u128..8) {
+        fn larger_slices_come_first_for_partitions_and_shards(partitions in 0i32..40, count in 1u128..8) {
             let assignment = solve(&problem(partitions, &(1..=count).collect::<Vec<_>>()), None);
             let shards = assignment.order.iter().map(|id| usize::from(assignment.shards[id].1.0 - assignment.shards[id].0.0));
             for counts in [counts(&assignment), shards.collect()] {

@@ -1,4 +1,4 @@
-//! What to do about an error: the one classification every crate's error type answers.
+//! What to do about an error: the classification that the error types of all crates share.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
-    /// Passing trouble: a broker away, an executor gone. The attempt is dropped and tried again.
+    /// A temporary failure: a broker is down, an executor is gone. The attempt is dropped and retried.
     Retry,
-    /// The user's input, SQL, options or data are at fault; trying again changes nothing.
+    /// The user's SQL, options or data are at fault; a retry would fail the same way.
     Fix,
-    /// A promise cannot be kept (digest mismatch, damaged checkpoint, offset regress): stop at once.
+    /// A guarantee is broken (digest mismatch, damaged checkpoint, offset regression): the query stops at once.
     Fatal,
-    /// A newer owner exists: this process must stop acting, silently for the data.
+    /// A newer owner exists: this process must stop without writing anything more.
     Fenced,
 }

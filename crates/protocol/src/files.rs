@@ -1,7 +1,7 @@
-//! Files that rows look up, by content.
+//! Files that rows look up, identified by their content.
 //!
-//! Owns: how a version of a table's files is named. Does not own: reading them (the driver), keeping their content (crate
-//! `checkpoint`), looking rows up (crate `operators`).
+//! Owns: how a version of a table's files is identified. Does not own: reading the files (the driver), storing their
+//! content (crate `checkpoint`), looking rows up (crate `operators`).
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-/// The files of each table, by the table's name. Files of a folder are in the order of their names.
+/// The files of each table, by the table's name. Files of a folder are in order of their names.
 pub type FileVersions = BTreeMap<String, Vec<FileContent>>;
 
 /// The content of one file.
@@ -20,13 +20,13 @@ pub struct FileContent {
 }
 
 impl FileContent {
-    /// The name of these bytes.
+    /// Identifies the content `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self { digest: ContentDigest(xxh3_128(bytes)), size_bytes: bytes.len() as u64 }
     }
 }
 
-/// XXH3 of a file's bytes, 128 bits; as text 32 hex digits.
+/// XXH3 of a file's bytes, 128 bits. Its text form is 32 hex digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ContentDigest(u128);
 
@@ -36,7 +36,7 @@ impl fmt::Display for ContentDigest {
     }
 }
 
-/// The text is not 32 hex digits.
+/// The text is not a digest: it is not 32 hex digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a digest of content is 32 hex digits")]
 pub struct NoDigest;
@@ -64,7 +64,7 @@ impl<'de> Deserialize<'de> for ContentDigest {
     }
 }
 
-/// Names content that comes in pieces.
+/// Computes the [`FileContent`] of content that arrives in parts.
 #[derive(Default)]
 pub struct ContentHasher {
     hasher: Xxh3,
@@ -87,12 +87,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_have_the_name_of_the_whole_and_names_read_back() {
-        let mut pieces = ContentHasher::default();
-        pieces.update(b"one,");
-        pieces.update(b"two");
+    fn parts_hash_like_the_whole_and_digests_parse_back() {
+        let mut parts = ContentHasher::default();
+        parts.update(b"one,");
+        parts.update(b"two");
         let whole = FileContent::of(b"one,two");
-        assert_eq!(pieces.finish(), whole);
+        assert_eq!(parts.finish(), whole);
         assert_ne!(whole.digest, FileContent::of(b"one,twO").digest);
         let json = serde_json::to_string(&whole).unwrap();
         assert_eq!(serde_json::from_str::<FileContent>(&json).unwrap(), whole);

@@ -1,15 +1,15 @@
-//! What a checkpoint's state depends on: the plan that made it.
+//! Identity of the plan that wrote a checkpoint's state.
 //!
-//! Owns: the identity of a plan, as stored with a query, and telling how two differ. Does not own: computing it (crate
-//! `planner`). Invariant: state is read only by a plan of the identity that wrote it.
+//! Owns: the identity of a plan, as stored with a query, and describing how two differ. Does not own: computing it
+//! (crate `planner`). Invariant: state is read only by a plan of the identity that wrote it.
 
 use crate::ids::OperatorId;
 use serde::{Deserialize, Serialize};
 
-/// Identifies what a query keeps, whatever build compiles its script.
+/// Identifies the state layout of a query, whichever build compiles its script.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanIdentity {
-    /// Number of slices that keys are hashed into.
+    /// Number of shards.
     pub shards: u16,
     /// Operators that keep state, by id.
     pub operators: Vec<StateIdentity>,
@@ -28,14 +28,14 @@ pub struct StateIdentity {
 }
 
 impl PlanIdentity {
-    /// How `now`, of this build, differs from the plan that wrote the state; `None`: not at all.
+    /// Describes how `now`, the plan of this build, differs from the plan that wrote the state; `None` if they match.
     pub fn difference(&self, now: &Self) -> Option<String> {
         if self.shards != now.shards {
-            return Some(format!("its state is in {} shards, and the plan has {} now", self.shards, now.shards));
+            return Some(format!("its state has {} shards, but the plan has {} now", self.shards, now.shards));
         }
         for then in &self.operators {
             let Some(found) = now.operators.iter().find(|found| found.operator == then.operator) else {
-                return Some(format!("the plan has no operator {} ({}) any more", then.operator, then.kind));
+                return Some(format!("the plan no longer has operator {} ({})", then.operator, then.kind));
             };
             let differs = |how: String| Some(format!("operator {} ({}) {how}", then.operator, then.kind));
             if found.kind != then.kind {
@@ -43,7 +43,7 @@ impl PlanIdentity {
             }
             if found.version != then.version {
                 let (old, new) = (then.version, found.version);
-                return differs(format!("keeps its state in layout {old}, and this build reads layout {new}"));
+                return differs(format!("keeps its state in layout {old}, but this build reads layout {new}"));
             }
             if found.digest != then.digest {
                 return differs("has other keys, schemas or expressions now".into());
@@ -69,13 +69,13 @@ mod tests {
         assert_eq!(then.difference(&then.clone()), None);
         let with = |operators| PlanIdentity { shards: 64, operators };
         let cases = [
-            (PlanIdentity { shards: 8, ..then.clone() }, "64 shards, and the plan has 8"),
-            (with(vec![join(0)]), "no operator 2 (join) any more"),
+            (PlanIdentity { shards: 8, ..then.clone() }, "64 shards, but the plan has 8"),
+            (with(vec![join(0)]), "no longer has operator 2 (join)"),
             (
                 with(vec![join(0), StateIdentity { kind: "aggregate".into(), ..join(2) }]),
                 "operator 2 (join) is now of kind aggregate",
             ),
-            (with(vec![join(0), StateIdentity { version: 2, ..join(2) }]), "layout 1, and this build reads layout 2"),
+            (with(vec![join(0), StateIdentity { version: 2, ..join(2) }]), "layout 1, but this build reads layout 2"),
             (with(vec![StateIdentity { digest: "b".into(), ..join(0) }, join(2)]), "operator 0 (join) has other keys"),
             (with(vec![join(0), join(1), join(2)]), "operator 1 (join) is new"),
         ];

@@ -1,4 +1,4 @@
-//! Identifiers: one newtype per thing that has a name in the design.
+//! Identifiers: one newtype per kind of id.
 //!
 //! Owns: the types and their text forms. Does not own: where ids come from (no randomness here).
 
@@ -45,7 +45,7 @@ uuid_id!(
     QueryId
 );
 uuid_id!(
-    /// One incarnation of a query: from a start to its stop, failure or driver restart.
+    /// One run of a query: from a start to its stop, failure or the next driver restart.
     RunId
 );
 uuid_id!(
@@ -93,7 +93,7 @@ number_id!(
     WriterId(u32)
 );
 number_id!(
-    /// One of the query's fixed number of key-hash slices of state.
+    /// A shard: one slice of a query's state by key hash.
     ShardId(u16)
 );
 

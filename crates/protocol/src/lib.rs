@@ -1,8 +1,8 @@
 //! Highwater's pure core: ids, offsets, plans, and the state machines that decide.
 //!
 //! Owns: every decision of driver and executor. Does not own: any I/O. There is no clock, no randomness,
-//! no async runtime, no Kafka and no storage here; time comes in as an argument and effects go out as
-//! actions. That is what lets a seeded simulation run thousands of crash schedules a second.
+//! no async runtime, no Kafka and no storage here; time is an argument and effects are returned as
+//! actions, so that a seeded simulation can run thousands of crash schedules a second.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -1,6 +1,6 @@
-//! Near-miss suggestions for names people mistype.
+//! Near-miss suggestions for mistyped names.
 
-/// The candidate most like `name`, if one is near enough to be meant.
+/// Returns the candidate most similar to `name`; `None` if none is similar enough to be what was meant.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = name.to_lowercase();
     candidates
@@ -16,7 +16,7 @@ mod tests {
     use super::nearest;
 
     #[test]
-    fn finds_a_typo_and_not_a_stranger() {
+    fn suggests_a_similar_name_and_no_unrelated_one() {
         assert_eq!(nearest("ordres", ["orders", "payments"]), Some("orders"));
         assert_eq!(nearest("zzz", ["orders", "payments"]), None);
     }

@@ -60,14 +60,14 @@ impl OffsetRange {
 pub struct LogEnds {
     /// First offset retained.
     pub earliest: i64,
-    /// After the last record that the source may read: the last stable offset under `read_committed`.
+    /// Position after the last record that the source may read: the last stable offset under `read_committed`.
     pub latest: i64,
-    /// After the last record written, open transactions included (the high watermark).
+    /// Position after the last record written, open transactions included (the high watermark).
     pub log_end: i64,
 }
 
-/// The last record before a position. A log that still holds a record of this leader epoch at this offset holds all that
-/// was read below it, too; one that was truncated there and written anew has a higher epoch (KIP-320).
+/// The last record before a position. A log that still holds a record of this leader epoch at this offset also holds
+/// everything that was read below it; a log that was truncated there and rewritten has a higher epoch (KIP-320).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastRecord {
     pub offset: i64,
@@ -76,7 +76,7 @@ pub struct LastRecord {
 
 /// Next offset to read of every partition of every source.
 pub type Positions = BTreeMap<SourcePartition, i64>;
-/// The last record before each position; absent where none was read, or where its leader epoch is not known.
+/// The last record before each position; absent where none was read or its leader epoch is unknown.
 pub type LastRecords = BTreeMap<SourcePartition, LastRecord>;
 /// Ranges of one micro-batch. Partitions without new records may be absent.
 pub type Ranges = BTreeMap<SourcePartition, OffsetRange>;
@@ -102,8 +102,8 @@ pub mod as_pairs {
     }
 }
 
-/// Positions in the layout people know: `{"topic":{"0":100,"1":150}}`, exclusive ends.
-/// Two sources on the same topic are folded to the smaller position.
+/// Converts positions to Spark's layout, `{"topic":{"0":100,"1":150}}`, exclusive ends. If two sources read the same
+/// partition, the smaller position counts.
 pub fn to_topic_json(positions: &Positions) -> serde_json::Value {
     let mut topics: BTreeMap<&str, BTreeMap<i32, i64>> = BTreeMap::new();
     for (key, offset) in positions {
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_known_layout_is_nested_by_topic_and_takes_the_smaller_of_two_readers() {
+    fn topic_json_is_nested_by_topic_and_takes_the_smaller_position() {
         let positions =
             Positions::from([(p(0, "a", 0), 100), (p(0, "a", 1), 150), (p(1, "a", 0), 90), (p(2, "b", 7), 0)]);
         assert_eq!(to_topic_json(&positions), serde_json::json!({"a": {"0": 90, "1": 150}, "b": {"7": 0}}));

@@ -1,6 +1,7 @@
-//! What a user asked for, after parsing and before any planning: the query and its sources.
+//! What a user asked for: the query and its sources, parsed but not planned.
 //!
-//! Owns: the typed options of the SQL contract. Does not own: parsing them (sql), using them (driver).
+//! Owns: the typed options of the SQL contract. Does not own: parsing them (crate `sql`), using them (the query
+//! machine).
 
 use crate::identity::PlanIdentity;
 use crate::ids::{QueryId, SourceId};
@@ -12,14 +13,14 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
-    /// As soon as the batch before is committed and something is there to read.
+    /// As soon as the previous batch is committed and there is something to read.
     #[default]
     Asap,
     /// At multiples of the interval since the Unix epoch.
     Every { interval_ms: u64 },
-    /// Ends are fixed at the first start; batches within the limits until they are reached; then finished.
+    /// Reads in batches, within the limits, up to ends that are fixed at the first start, then finishes.
     AvailableNow,
-    /// One batch, ignoring limits, then finished.
+    /// Reads everything in one batch, ignoring limits, then finishes.
     Once,
 }
 
@@ -27,7 +28,7 @@ pub enum Trigger {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OutputMode {
-    /// Final rows only; nothing is ever taken back.
+    /// Final rows only; none is ever retracted.
     Append,
     /// Every change at its commit, keyed by the sink's primary key.
     Update,
@@ -46,13 +47,13 @@ pub enum StartingOffsets {
     Timestamp {
         timestamp_ms: i64,
     },
-    /// Exact positions. −2 = earliest, −1 = latest (Spark). Partitions not named: earliest.
+    /// Exact positions. −2 = earliest, −1 = latest (as in Spark). Partitions not named start at the earliest.
     Explicit {
         offsets: BTreeMap<String, BTreeMap<i32, i64>>,
     },
 }
 
-/// Where a source ends; a query whose sources all end is finished when they are reached.
+/// Where a source ends. A query finishes when all its sources have ends and have reached them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndingOffsets {
@@ -60,7 +61,7 @@ pub enum EndingOffsets {
     Timestamp {
         timestamp_ms: i64,
     },
-    /// Exact exclusive ends. −1 = latest. Partitions not named: latest.
+    /// Exact exclusive ends. −1 = latest. Partitions not named end at the latest.
     Explicit {
         offsets: BTreeMap<String, BTreeMap<i32, i64>>,
     },
@@ -83,7 +84,8 @@ pub enum OnBadRecord {
     #[default]
     Fail,
     Skip,
-    /// Writes the raw record to this topic (else to `<source topic>-dead-letters`), in the transaction of its batch.
+    /// Writes the raw record to this topic, in the transaction of its batch; `None` means `<source
+    /// topic>-dead-letters`.
     DeadLetter {
         topic: Option<String>,
     },
@@ -104,17 +106,18 @@ pub struct SourceOptions {
     pub ending_offsets: Option<EndingOffsets>,
     /// Offsets per micro-batch, all partitions together.
     pub max_offsets_per_trigger: Option<u64>,
-    /// Offsets needed before a batch is planned, unless `max_trigger_delay_ms` has passed.
+    /// Offsets that must be available before a batch is planned, unless `max_trigger_delay_ms` has passed.
     pub min_offsets_per_trigger: Option<u64>,
     pub max_trigger_delay_ms: Option<u64>,
-    /// Records per second, all partitions together, smooth.
+    /// Records per second, all partitions together, spread evenly over time.
     pub max_records_per_second: Option<u64>,
     pub on_data_loss: OnDataLoss,
     pub on_bad_record: OnBadRecord,
-    /// Rows that operators drop as late are written to this topic, in the transaction of their batch.
+    /// Topic to which rows that operators drop as late are written, in the transaction of their batch; `None` drops
+    /// them.
     #[serde(default)]
     pub late_topic: Option<String>,
-    /// A partition read to its end for this long no longer holds the watermark.
+    /// A partition that was at its end for this long does not hold back the watermark; `None` means that all do.
     pub idle_timeout_ms: Option<u64>,
     pub isolation_level: IsolationLevel,
 }
@@ -131,7 +134,7 @@ pub struct SourceSpec {
     pub has_watermark: bool,
 }
 
-/// The state people asked for; what the query really does is its status.
+/// The state that the user asked for; a query's status says what it really does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DesiredState {
@@ -151,29 +154,30 @@ pub struct QuerySpec {
     /// The script as submitted (secrets still as `${env:…}` references).
     pub sql: String,
     pub desired: DesiredState,
-    /// Why it failed or finished, for people.
+    /// Why it failed or finished, for the user.
     pub message: Option<String>,
     pub created_at_ms: i64,
     /// Start positions, resolved once at submit (`latest` and timestamps too).
     #[serde(with = "as_pairs")]
     pub start_positions: Positions,
-    /// Ends, fixed once: by `ending_offsets`, or by `available_now` at its first start.
+    /// End positions, fixed once: by `ending_offsets`, or by `available_now` at the first start.
     #[serde(with = "as_pairs")]
     pub end_positions: Positions,
-    /// Kafka topic ids at submit, by topic. Replaced by `source_topic_ids`: two clusters may have topics of one name.
+    /// Kafka topic ids at submit, by topic. Replaced by `source_topic_ids`, since two clusters may have topics of one
+    /// name.
     pub topic_ids: BTreeMap<String, String>,
-    /// Kafka topic ids that `start_positions` belong to, to notice a topic recreated under its name.
+    /// Kafka topic ids that `start_positions` belong to: they show whether a topic was recreated.
     #[serde(default)]
     pub source_topic_ids: BTreeMap<SourceId, String>,
-    /// Kafka topic ids that `end_positions` belong to; they are fixed again when a finished query is started.
+    /// Kafka topic ids that `end_positions` belong to. Both are set again when a finished query is started.
     #[serde(default)]
     pub end_topic_ids: BTreeMap<SourceId, String>,
-    /// The plan that the query's state is of; `None` in specs of before it was noted.
+    /// Identity of the plan that wrote the query's state; `None` in specs that are older than this field.
     #[serde(default)]
     pub plan: Option<PlanIdentity>,
 }
 
-/// Positions of one topic, for callers that hold them per partition.
+/// Returns the offset given for one partition; `None` if `offsets` does not name it.
 pub fn explicit_offset(offsets: &BTreeMap<String, BTreeMap<i32, i64>>, tp: &TopicPartition) -> Option<i64> {
     offsets.get(tp.topic.as_ref())?.get(&tp.partition).copied()
 }

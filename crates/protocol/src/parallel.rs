@@ -1,16 +1,16 @@
-//! The same work on many items, on several threads.
+//! Runs the same work on many items on several threads.
 //!
-//! Owns: handing items to threads, and results in the items' order. Does not own: how many threads that is.
+//! Owns: handing items to threads, and returning results in the items' order. Does not own: the number of threads.
 
 use std::sync::{Mutex, PoisonError};
 
-/// Works on all items on `threads` threads, this one among them; results in the items' order, the first error first.
+/// Runs `work` on all items on `threads` threads, including the calling one. Returns the results in the items' order.
 ///
 /// # Errors
-/// That of the first item, in their order, whose work failed. All items are worked on first.
+/// The error of the first item, in their order, whose work failed. Work on the other items is completed first.
 ///
 /// # Panics
-/// When `work` does.
+/// If `work` panics.
 pub fn in_parallel<T: Send, R: Send, E: Send>(
     items: Vec<T>,
     threads: usize,
@@ -58,12 +58,12 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "the third is broken")]
-    fn a_panic_says_what_it_said() {
+    fn a_panic_keeps_its_message() {
         let _ = in_parallel(vec![1, 2, 3], 3, |n| if n == 3 { panic!("the third is broken") } else { Ok::<_, ()>(n) });
     }
 
     #[test]
-    fn as_many_threads_work_as_are_wanted() {
+    fn work_uses_the_requested_number_of_threads() {
         let together = Barrier::new(3);
         let threads = in_parallel(vec![(), (), ()], 3, |()| {
             together.wait();

@@ -1,7 +1,7 @@
-//! What was decided for one micro-batch: everything a task needs to produce the same rows again.
+//! The plan of one micro-batch: everything a task needs to produce the same rows again.
 //!
-//! Owns: the plan's shape. Does not own: making it (`query`, `ranges`) or where tasks run (placement is
-//! not part of the plan: whole tasks move between executors, they are never re-split).
+//! Owns: the plan's shape. Does not own: making it (`query`, `ranges`), or where tasks run: placement is not part of
+//! the plan, since whole tasks move between executors and are never split again.
 
 use crate::files::FileVersions;
 use crate::ids::{BatchId, ShardId, SinkId, SourceId, StageId, TaskId, WriterId};
@@ -9,7 +9,7 @@ use crate::offsets::{Ranges, as_pairs};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The plan of micro-batch `batch`. Replaying it over the state of `batch - 1` gives the same output.
+/// The plan of micro-batch `batch`. Replaying it over the state of `batch - 1` produces the same output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchPlan {
     pub batch: BatchId,
@@ -18,11 +18,11 @@ pub struct BatchPlan {
     #[serde(with = "as_pairs")]
     pub ranges: Ranges,
     /// Windows ending at or before this were closed by an earlier batch: their rows are late.
-    /// Milliseconds per source; absent = no watermark yet.
+    /// Milliseconds per source; a source without a watermark is absent.
     pub late_before: BTreeMap<SourceId, i64>,
     /// Windows ending at or before this close at the end of this batch.
     pub close_before: BTreeMap<SourceId, i64>,
-    /// The files that rows look up in this batch: all tasks see the same, and so does a repetition.
+    /// The files that rows look up in this batch: the same for all tasks and for every replay.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: FileVersions,
     /// Tasks in id order; a task's id is its position.
@@ -59,12 +59,12 @@ pub struct WriterPlan {
 }
 
 impl BatchPlan {
-    /// The tasks of one stage, in id order.
+    /// Returns the tasks of one stage, in id order.
     pub fn tasks_of(&self, stage: StageId) -> impl Iterator<Item = &TaskPlan> {
         self.tasks.iter().filter(move |task| task.stage == stage)
     }
 
-    /// Every writer of the plan.
+    /// Returns every writer of the plan.
     pub fn writers(&self) -> impl Iterator<Item = WriterPlan> + '_ {
         self.tasks.iter().flat_map(|task| task.writers.iter().copied())
     }

@@ -11,51 +11,51 @@ use crate::report::{PartitionReport, StateDelta, WriterReport};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Everything needed to finish, or to go on after, micro-batch `plan.batch`.
+/// Everything needed to finish micro-batch `plan.batch`, or to continue after it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PrepareRecord {
     pub query: QueryId,
     pub attempt: AttemptId,
     pub plan: BatchPlan,
-    /// Positions after this batch: next offset to read of every known partition.
+    /// Positions after this batch: the next offset to read of every known partition.
     #[serde(with = "as_pairs")]
     pub positions: Positions,
     #[serde(with = "as_pairs")]
     pub partitions: BTreeMap<SourcePartition, PartitionReport>,
     /// Watermarks after this batch.
     pub watermarks: BTreeMap<SourceId, SourceWatermark>,
-    /// Every writer of the plan, with what it holds.
+    /// Reports of every writer of the plan.
     pub writers: Vec<WriterReport>,
-    /// State changes; the bytes live in blobs, the digests here.
+    /// State changes. Their bytes are stored in blobs, their digests here.
     pub state: Vec<StateDelta>,
     /// Counters since the query was created.
     pub totals: Totals,
     /// Ids of the topics that `positions` belong to.
     #[serde(default)]
     pub topic_ids: BTreeMap<SourceId, String>,
-    /// Ends of sources whose topic was recreated, in place of those in the query's spec.
+    /// Ends of sources whose topic was recreated; they replace those in the query's spec.
     #[serde(default, with = "as_pairs")]
     pub ends: Positions,
     /// Partitions whose position was reset by `on_data_loss` before this batch, because their topic was recreated or
-    /// their log truncated: only these may go back, or be gone.
+    /// their log truncated: only the positions of these may go back or be absent.
     #[serde(default)]
     pub reset: BTreeSet<SourcePartition>,
-    /// What the logs must still hold for reading to go on at `positions`.
+    /// The last records that the logs must still hold for reading to continue at `positions`.
     #[serde(default, with = "as_pairs")]
     pub last_records: LastRecords,
 }
 
-/// Watermark of one source: the least of its partitions that are not idle. Never goes back.
+/// Watermark of one source: the minimum over its partitions that are not idle. Never goes back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceWatermark {
-    /// Milliseconds; `None` until every active partition has one.
+    /// Milliseconds; `None` until every active partition has a value.
     pub current_ms: Option<i64>,
     /// Highest value seen per partition.
     #[serde(with = "as_pairs")]
     pub partitions: BTreeMap<SourcePartition, i64>,
 }
 
-/// Counters over the whole life of a query: nothing is lost silently.
+/// Counters over the whole life of a query, so that nothing is dropped silently.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     pub input_rows: u64,
@@ -74,7 +74,8 @@ impl PrepareRecord {
         self.plan.batch
     }
 
-    /// The first partition whose position would go back if this record came after `previous`.
+    /// Returns the first partition whose position would go back if this record followed `previous`; `None` if none
+    /// would.
     pub fn regressed(&self, previous: &PrepareRecord) -> Option<SourcePartition> {
         previous
             .positions

@@ -49,19 +49,19 @@ pub struct EventTime {
 pub struct StateOperatorProgress {
     pub operator_id: u32,
     pub operator_name: String,
-    /// What it keeps.
+    /// What the operator keeps in its state.
     pub description: String,
-    /// Windows that ended by then were closed before this batch: their rows were late.
+    /// Windows that end at or before this time were closed before this batch: their rows were late.
     pub late_before: Option<String>,
-    /// Windows that ended by then are closed now.
+    /// Windows that end at or before this time are closed now.
     pub close_before: Option<String>,
     pub num_rows_total: u64,
     pub num_rows_updated: u64,
     pub num_rows_removed: u64,
     pub num_rows_dropped_by_watermark: u64,
-    /// Rows of state forgotten because they were not written for `state_ttl`.
+    /// Rows of state expired because they were not written for `state_ttl`.
     pub num_rows_expired: u64,
-    /// Deletions of rows that were forgotten before.
+    /// Retractions of rows that had expired before.
     pub num_rows_ignored: u64,
     pub memory_used_bytes: u64,
     /// Time of the operator in all tasks.
@@ -106,7 +106,7 @@ pub struct StepProgress {
 #[serde(rename_all = "camelCase")]
 pub struct SourceProgress {
     pub description: String,
-    /// After this batch.
+    /// Watermark after this batch.
     pub watermark: Option<String>,
     /// `{"topic":{"0":100}}`
     pub start_offset: Option<Value>,

@@ -1,4 +1,4 @@
-//! Which offsets a micro-batch reads: what is available, within the limits, shared fairly.
+//! Which offsets a micro-batch reads: those available, within the source's limit, split fairly over its partitions.
 //!
 //! Owns: the split of a source's limit over its partitions. Does not own: where limits come from.
 //! Invariants: a range starts at its partition's position, never ends beyond what is available, and is never
@@ -8,8 +8,8 @@ use crate::ids::SourceId;
 use crate::offsets::{OffsetRange, Positions, Ranges, SourcePartition};
 use std::collections::BTreeMap;
 
-/// Plans one range per partition with something to read. A limited source's offsets are split in proportion
-/// to what each partition has (as Spark does), and what rounding leaves goes to those cut most, so that no
+/// Plans one range per partition that has something to read. A limited source's offsets are split in proportion
+/// to what each partition has (as Spark does); the rounding remainder goes to those cut most, so that no
 /// partition starves.
 pub fn plan_ranges(
     positions: &Positions,
@@ -103,7 +103,7 @@ mod tests {
         }
 
         #[test]
-        fn ranges_lead_from_the_position_to_what_is_there_and_never_back(
+        fn ranges_start_at_the_position_and_end_within_what_is_available(
             found in proptest::collection::vec((0u32..3, 0i32..4, 0i64..50, 0i64..50), 0..12),
             limits in proptest::collection::btree_map(0u32..3, 0u64..40, 0..3),
         ) {
@@ -119,9 +119,9 @@ mod tests {
                 let sum = |map: &mut dyn Iterator<Item = (&SourcePartition, i64)>| {
                     map.filter(|(partition, _)| partition.source == source).map(|(_, count)| count as u64).sum::<u64>()
                 };
-                let there = sum(&mut available.iter().map(|(p, end)| (p, (end - positions[p]).max(0))));
+                let offered = sum(&mut available.iter().map(|(p, end)| (p, (end - positions[p]).max(0))));
                 let read = sum(&mut ranges.iter().map(|(p, range)| (p, range.len())));
-                prop_assert_eq!(read, limits.get(&source).map_or(there, |limit| there.min(*limit)));
+                prop_assert_eq!(read, limits.get(&source).map_or(offered, |limit| offered.min(*limit)));
             }
         }
 

@@ -1,19 +1,19 @@
 //! A smooth rate limit: a token bucket with a small burst (Turner 1986, "New directions in communications").
 //!
-//! Owns: the arithmetic. Does not own: a clock; time comes in as milliseconds.
+//! Owns: the arithmetic. Does not own: a clock; time is an argument, in milliseconds.
 
-/// Most that may gather while nothing is taken, as time.
+/// Size of the burst: how much may accumulate while nothing is taken, as time.
 const BURST_MS: i64 = 100;
-/// Batches are not made smaller than what this much time allows.
+/// A batch is planned only when at least this much time's worth of records is allowed.
 const QUANTUM_MS: i64 = 10;
-/// Tokens are counted in thousandths of a record: a millisecond gives exactly `per_second` of them.
+/// Tokens are counted in thousandths of a record, so that a millisecond adds exactly `per_second` of them.
 const RECORD: i64 = 1000;
 
-/// Allows `per_second` records, evenly, whatever the pace of asking.
+/// Allows `per_second` records, evenly, however often it is asked.
 #[derive(Clone, Debug)]
 pub struct RateLimiter {
     per_second: i64,
-    /// Thousandths of a record; below zero after more was taken than there was.
+    /// Thousandths of a record; negative after more was taken than was available.
     tokens: i64,
     at_ms: i64,
 }
@@ -27,7 +27,7 @@ impl RateLimiter {
         self.per_second.saturating_mul(BURST_MS).max(RECORD)
     }
 
-    /// What a batch is worth being planned for.
+    /// The smallest number of tokens that a batch is planned for.
     fn useful(&self) -> i64 {
         self.per_second.saturating_mul(QUANTUM_MS).clamp(RECORD, self.burst())
     }
@@ -37,20 +37,20 @@ impl RateLimiter {
         self.tokens.saturating_add(elapsed_ms.saturating_mul(self.per_second)).min(self.burst())
     }
 
-    /// Records that may be read now.
+    /// Returns how many records may be read now.
     pub fn available(&mut self, now_ms: i64) -> u64 {
         self.tokens = self.tokens_at(now_ms);
         self.at_ms = self.at_ms.max(now_ms);
         if self.tokens < self.useful() { 0 } else { u64::try_from(self.tokens / RECORD).unwrap_or(0) }
     }
 
-    /// Counts records as read. More than was available is paid back by a longer pause.
+    /// Counts records as read. Taking more than was available makes the next pause longer.
     pub fn take(&mut self, count: u64) {
         let taken = i64::try_from(count).unwrap_or(i64::MAX).saturating_mul(RECORD);
         self.tokens = self.tokens.saturating_sub(taken);
     }
 
-    /// When a useful number of records is available, milliseconds; `now_ms` if it is already.
+    /// Returns when a useful number of records is available, milliseconds; `now_ms` if it is already.
     pub fn next_at_ms(&self, now_ms: i64) -> i64 {
         let missing = self.useful().saturating_sub(self.tokens_at(now_ms));
         if missing <= 0 {
@@ -67,7 +67,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn over_any_second_the_rate_holds(rate in 1u64..200_000, steps in proptest::collection::vec(1i64..50, 1..400)) {
+        fn the_rate_holds_over_any_second(rate in 1u64..200_000, steps in proptest::collection::vec(1i64..50, 1..400)) {
             let mut limiter = RateLimiter::new(rate, 0);
             let (mut now, mut taken) = (0i64, 0u64);
             for step in steps {
@@ -81,7 +81,7 @@ mod tests {
         }
 
         #[test]
-        fn waiting_until_next_at_always_gives_something(rate in 1u64..200_000) {
+        fn something_is_available_after_waiting_until_next_at(rate in 1u64..200_000) {
             let mut limiter = RateLimiter::new(rate, 0);
             let mut now = 0i64;
             let mut taken = 0u64;
@@ -97,7 +97,7 @@ mod tests {
         }
 
         #[test]
-        fn over_any_window_no_more_than_the_rate_and_one_burst(
+        fn any_window_gets_at_most_the_rate_and_one_burst(
             rate in 1u64..200_000,
             steps in proptest::collection::vec((1i64..400, 0.0f64..=1.0), 1..60),
         ) {
@@ -106,7 +106,7 @@ mod tests {
             let mut takes: Vec<(i64, u64)> = Vec::new();
             for (step, share) in steps {
                 now += step;
-                // Whoever reads less than is allowed must not save it all up.
+                // A reader that takes less than is allowed must not save up the rest.
                 let n = (limiter.available(now) as f64 * share) as u64;
                 limiter.take(n);
                 takes.push((now, n));
@@ -122,7 +122,7 @@ mod tests {
         }
 
         #[test]
-        fn what_was_taken_too_much_is_paid_back(rate in 1u64..10_000, excess in 1u64..20_000) {
+        fn taking_too_much_is_paid_back(rate in 1u64..10_000, excess in 1u64..20_000) {
             let mut limiter = RateLimiter::new(rate, 0);
             limiter.take(excess);
             let free = limiter.next_at_ms(0);

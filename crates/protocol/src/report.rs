@@ -1,4 +1,4 @@
-//! What a task says when it is done: the partial results the driver gathers into a checkpoint.
+//! What a task reports when it is done: the partial results that the driver gathers into a checkpoint.
 //!
 //! Owns: the report's shape. Invariant: a report is about exactly one attempt of one task.
 
@@ -32,16 +32,16 @@ pub struct PartitionReport {
     pub size_bytes: u64,
     /// Order-independent checksum of (offset, payload) of the range's records.
     pub checksum: u64,
-    /// Highest watermark value of a record of the range, milliseconds.
+    /// Highest watermark value of the range's records, milliseconds; `None` if none has one.
     pub max_watermark_ms: Option<i64>,
-    /// Event times of the range's records, where the query reads them.
+    /// Event times of the range's records; `None` if the query does not read them or no record has one.
     #[serde(default)]
     pub event_time: Option<EventTimes>,
     /// Newest record timestamp (Kafka's) of the range, milliseconds.
     pub max_timestamp_ms: Option<i64>,
     /// Records that did not decode and were skipped or dead-lettered.
     pub bad_records: u64,
-    /// The last of the range's records, where its leader epoch is known.
+    /// The last of the range's records; `None` if there is none or its leader epoch is unknown.
     #[serde(default)]
     pub last_record: Option<LastRecord>,
 }
@@ -52,12 +52,12 @@ pub struct EventTimes {
     pub min_ms: i64,
     pub max_ms: i64,
     pub avg_ms: i64,
-    /// Records that have one.
+    /// Number of records that have an event time.
     pub records: u64,
 }
 
 impl EventTimes {
-    /// Of these records and others together.
+    /// Combines the event times of these records and others.
     pub fn and(self, other: Self) -> Self {
         let (mine, theirs) = (i128::from(self.records), i128::from(other.records));
         let sum = i128::from(self.avg_ms) * mine + i128::from(other.avg_ms) * theirs;
@@ -69,7 +69,7 @@ impl EventTimes {
         }
     }
 
-    /// The same of parts of which some may have none.
+    /// Combines the event times of several parts, some of which may have none; `None` if all have none.
     pub fn all(parts: impl Iterator<Item = Option<Self>>) -> Option<Self> {
         parts.flatten().reduce(Self::and)
     }
@@ -82,13 +82,13 @@ pub struct WriterReport {
     pub rows: u64,
     /// Order-independent 128-bit digest of the encoded rows.
     pub digest: u128,
-    /// What the sink's connector needs to find the write again; `None`: nothing, or there is no write. Checkpoints from
-    /// before tokens have a `progress_at` here, which becomes the token as it stands.
+    /// What the sink's connector needs to find the write again; `None` if it needs nothing or there is no write.
+    /// Checkpoints older than tokens store a `progress_at` here, whose JSON text becomes the token.
     #[serde(default, alias = "progress_at")]
     pub token: Option<WriterToken>,
 }
 
-/// Bytes that a sink's connector makes and reads. Nobody else looks into them. Stored as hexadecimal text.
+/// Bytes that a sink's connector writes and reads; opaque to everything else. Stored as hexadecimal text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct WriterToken(pub Vec<u8>);
 
@@ -125,7 +125,7 @@ impl std::fmt::Debug for WriterToken {
     }
 }
 
-/// State that changed in one operator of one task, in the engine's delta encoding.
+/// State that changed in one operator of one task, encoded as in [`crate::state_delta`].
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateDelta {
     pub operator: OperatorId,
@@ -173,12 +173,12 @@ pub struct OperatorMetrics {
     pub state_bytes: u64,
     pub rows_updated: u64,
     pub rows_removed: u64,
-    /// Rows dropped because their window was closed.
+    /// Late rows: dropped because their window was closed.
     pub late_rows: u64,
-    /// Rows of state forgotten because they were not written for `state_ttl`.
+    /// Rows of state expired because they were not written for `state_ttl`.
     #[serde(default)]
     pub expired_rows: u64,
-    /// Deletions of rows that were forgotten before.
+    /// Retractions of rows that had expired before.
     #[serde(default)]
     pub ignored_rows: u64,
 }
@@ -189,7 +189,7 @@ mod tests {
     use crate::ids::{SinkId, WriterId};
 
     #[test]
-    fn a_token_is_stored_as_it_is_and_what_was_stored_before_tokens_becomes_one() {
+    fn a_token_is_stored_unchanged_and_an_older_progress_position_becomes_one() {
         let plan = WriterPlan { sink: SinkId(2), writer: WriterId(1) };
         let report = |token: Option<&[u8]>| WriterReport {
             plan,

@@ -1,7 +1,7 @@
-//! Encoding of state changes: what executors send, checkpoints keep and new owners of shards load.
+//! Encoding of state changes, as executors send them, checkpoints store them and new owners of shards load them.
 //!
-//! Owns: the bytes (version 1) and their order-independent digest. Does not own: the meaning of keys and
-//! values (the engine's), compression and checksums (the checkpoint's).
+//! Owns: the bytes (version 1) and their order-independent digest. Does not own: the meaning of keys and values (crate
+//! `operators`), compression and checksums (crate `checkpoint`).
 //!
 //! Layout, little-endian: magic `HWD`, version `u8`, operator `u32`; then per entry shard `u16`, key length
 //! `u32`, value length `u32` (`u32::MAX` = deleted), key, value.
@@ -18,18 +18,18 @@ const HEADER_LEN: usize = 8;
 const ENTRY_LEN: usize = 10;
 const DELETED: u32 = u32::MAX;
 
-/// Why bytes are not a delta of this version.
+/// Why some bytes are not a delta of this version.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DeltaError {
     #[error("not a state delta: it does not begin with its magic bytes")]
     NotADelta,
     #[error("state delta of format version {0}; this binary reads version {VERSION}; use the version that wrote it")]
     UnknownVersion(u8),
-    #[error("state delta cut off at byte {0}")]
+    #[error("state delta is truncated at byte {0}")]
     CutOff(usize),
 }
 
-/// One changed key of one shard; no value = deleted.
+/// One changed key of one shard; a `value` of `None` means that the key was deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeltaEntry<'a> {
     pub shard: ShardId,
@@ -37,7 +37,7 @@ pub struct DeltaEntry<'a> {
     pub value: Option<&'a [u8]>,
 }
 
-/// Builds one delta. Keys of a shard come at most once.
+/// Builds one delta. The caller pushes each key of a shard at most once.
 #[derive(Clone, Debug)]
 pub struct DeltaWriter {
     bytes: Vec<u8>,
@@ -70,7 +70,7 @@ impl DeltaWriter {
         self.keys
     }
 
-    /// Digest of the entries so far, the same in any order.
+    /// Digest of the entries so far. It does not depend on their order.
     pub fn digest(&self) -> u128 {
         self.digest
     }
@@ -80,12 +80,12 @@ impl DeltaWriter {
     }
 }
 
-/// The entries of encoded changes, without what precedes them.
+/// Returns the entries of an encoded delta, without its header.
 pub fn entries(bytes: &[u8]) -> &[u8] {
     bytes.get(HEADER_LEN..).unwrap_or_default()
 }
 
-/// Reads the entries of one delta, in the order they were written.
+/// Reads the entries of one delta, in the order in which they were written.
 #[derive(Clone, Debug)]
 pub struct DeltaReader<'a> {
     operator: OperatorId,
@@ -149,8 +149,8 @@ fn u32_at(bytes: &[u8], at: usize) -> Result<u32, DeltaError> {
     Ok(u32::from_le_bytes([part[0], part[1], part[2], part[3]]))
 }
 
-/// Folds deltas of one operator, oldest first, into one: the newest entry of a key wins. Shards that `keep`
-/// refuses are left out; deletions too when `drop_deleted` (right for a snapshot, wrong for a delta).
+/// Merges deltas of one operator, oldest first, into one: the newest entry of a key wins. Leaves out shards for which
+/// `keep` returns false, and deletions if `drop_deleted` (right for a snapshot, wrong for a delta).
 pub fn merge(deltas: &[&[u8]], keep: impl Fn(ShardId) -> bool, drop_deleted: bool) -> Result<Vec<u8>, DeltaError> {
     let mut operator = OperatorId::default();
     let mut newest: BTreeMap<(ShardId, &[u8]), Option<&[u8]>> = BTreeMap::new();
@@ -173,7 +173,7 @@ pub fn merge(deltas: &[&[u8]], keep: impl Fn(ShardId) -> bool, drop_deleted: boo
     Ok(writer.finish())
 }
 
-/// Cuts a delta into deltas of about `size_bytes`, in order; a single larger entry stays whole.
+/// Splits a delta into deltas of about `size_bytes`, in order; a single larger entry stays whole.
 pub fn split(delta: &[u8], size_bytes: usize) -> Result<Vec<Vec<u8>>, DeltaError> {
     if delta.len() <= size_bytes {
         return Ok(vec![delta.to_vec()]);
@@ -223,7 +223,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(model in model()) {
+        fn a_written_delta_reads_back(model in model()) {
             prop_assert_eq!(decode(&encode(&model)), model);
         }
 
@@ -237,7 +237,7 @@ mod tests {
         }
 
         #[test]
-        fn deltas_fold_in_any_grouping_and_keep_deletions_until_a_snapshot(
+        fn deltas_merge_in_any_grouping_and_keep_deletions_until_a_snapshot(
             models in proptest::collection::vec(model(), 1..6),
             cut in 0usize..6,
         ) {
@@ -249,7 +249,7 @@ mod tests {
             let mut expected = Model::new();
             models.into_iter().for_each(|model| expected.extend(model));
             prop_assert_eq!(&decode(&fold(&deltas, false)), &expected);
-            // A delta folded of older ones stands for them.
+            // A delta merged from older ones replaces them.
             let (old, new) = deltas.split_at(cut.min(deltas.len()));
             let mut compacted = if old.is_empty() { Vec::new() } else { vec![fold(old, false)] };
             compacted.extend_from_slice(new);
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn other_versions_and_cut_bytes_are_refused_by_name() {
+    fn other_versions_and_truncated_bytes_are_refused() {
         let mut bytes = encode(&Model::from([((1, b"k".to_vec()), Some(b"v".to_vec()))]));
         let cut = bytes.len() - 1;
         assert!(matches!(DeltaReader::new(&bytes[..cut]).unwrap().next(), Some(Err(DeltaError::CutOff(_)))));

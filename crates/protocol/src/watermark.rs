@@ -1,4 +1,4 @@
-//! Watermarks: how far event time is known to be complete, per source, from its partitions.
+//! Watermarks: how far event time is known to be complete, per source, computed from its partitions.
 //!
 //! Owns: the minimum over partitions and when a partition counts as idle. Does not own: lateness and closing
 //! windows (plans carry the values, operators apply them).
@@ -8,8 +8,8 @@ use crate::offsets::SourcePartition;
 use crate::prepare_record::SourceWatermark;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Takes the values a batch has seen and moves the watermark to the least over partitions that are not idle.
-/// A partition without a value holds it back until it is idle; if all are idle it is the greatest value seen.
+/// Records the values that a batch has seen and moves the watermark to the minimum over partitions that are not idle.
+/// A partition without a value holds it back until it is idle; if all are idle it is the maximum value seen.
 pub fn advance(
     watermark: &mut SourceWatermark,
     seen: impl IntoIterator<Item = (SourcePartition, i64)>,
@@ -32,20 +32,19 @@ pub fn advance(
     watermark.current_ms = watermark.current_ms.max(next);
 }
 
-/// How long what the brokers say of the end of a log is believed, milliseconds. They are asked every second.
+/// How long a report of the brokers about the end of a log counts, milliseconds. They are asked every second.
 const CONFIRMED_FOR_MS: i64 = 5_000;
 
-/// Knows which partitions are idle: the brokers confirmed that everything in the log is read, open transactions
-/// included, for the whole timeout and without a gap. A partition of which they have not said so lately is active: its
-/// consumer may have lost its connection, or wait behind a transaction, and what was written meanwhile comes when they
-/// are back.
+/// Tracks which partitions are idle: the brokers confirmed, for the whole timeout and without a gap, that everything in
+/// the log is read, open transactions included. A partition without a recent confirmation is active: its consumer may
+/// have lost its connection, or wait behind a transaction, and records written meanwhile arrive later.
 #[derive(Clone, Debug)]
 pub struct IdleTracker {
     timeout_ms: Option<i64>,
     at_end: BTreeMap<SourcePartition, AtEnd>,
 }
 
-/// A partition of which everything is read, milliseconds.
+/// A partition that was read to its end, times in milliseconds.
 #[derive(Clone, Copy, Debug)]
 struct AtEnd {
     since_ms: i64,
@@ -53,13 +52,13 @@ struct AtEnd {
 }
 
 impl IdleTracker {
-    /// Without a timeout nothing is ever idle.
+    /// `None` means that no partition is ever idle.
     pub fn new(timeout_ms: Option<u64>) -> Self {
         let timeout_ms = timeout_ms.map(|timeout| i64::try_from(timeout).unwrap_or(i64::MAX));
         Self { timeout_ms, at_end: BTreeMap::new() }
     }
 
-    /// Compares what is committed with the end of the log, as the brokers tell it now.
+    /// Compares the committed position with the end of the log that the brokers report at `now_ms`.
     pub fn confirm(&mut self, partition: &SourcePartition, committed: i64, log_end: i64, now_ms: i64) {
         if committed < log_end {
             self.forget(partition);
@@ -67,31 +66,31 @@ impl IdleTracker {
         }
         let fresh = AtEnd { since_ms: now_ms, confirmed_ms: now_ms };
         let known = self.at_end.entry(partition.clone()).or_insert(fresh);
-        if known.is_believed(now_ms) {
+        if known.is_recent(now_ms) {
             known.confirmed_ms = now_ms;
         } else {
             *known = fresh;
         }
     }
 
-    /// Something waits in the partition, or it has lost its reader.
+    /// Marks the partition as active: it has unread records, or has lost its reader.
     pub fn forget(&mut self, partition: &SourcePartition) {
         self.at_end.remove(partition);
     }
 
-    /// Partitions idle at `now_ms`.
+    /// Returns the partitions that are idle at `now_ms`.
     pub fn idle(&self, now_ms: i64) -> BTreeSet<SourcePartition> {
         let Some(timeout_ms) = self.timeout_ms else { return BTreeSet::new() };
         let idle = self
             .at_end
             .iter()
-            .filter(|(_, end)| end.is_believed(now_ms) && end.confirmed_ms.saturating_sub(end.since_ms) >= timeout_ms);
+            .filter(|(_, end)| end.is_recent(now_ms) && end.confirmed_ms.saturating_sub(end.since_ms) >= timeout_ms);
         idle.map(|(partition, _)| partition.clone()).collect()
     }
 }
 
 impl AtEnd {
-    fn is_believed(&self, now_ms: i64) -> bool {
+    fn is_recent(&self, now_ms: i64) -> bool {
         now_ms.saturating_sub(self.confirmed_ms) <= CONFIRMED_FOR_MS
     }
 }
@@ -108,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_partition_holds_until_idle() {
+    fn a_silent_partition_holds_back_the_watermark_until_idle() {
         let all = BTreeSet::from([p(0), p(1)]);
         let mut watermark = SourceWatermark::default();
         advance(&mut watermark, [(p(0), 100)], &all, &BTreeSet::new());
@@ -125,9 +124,9 @@ mod tests {
     fn idle_means_read_to_the_end_of_the_log_for_the_whole_timeout() {
         let mut idle = IdleTracker::new(Some(10));
         idle.confirm(&p(0), 5, 9, 0);
-        assert_eq!(idle.idle(1_000), BTreeSet::new(), "records are there that are not committed");
+        assert_eq!(idle.idle(1_000), BTreeSet::new(), "some records are not committed");
         idle.confirm(&p(0), 9, 9, 1_000);
-        assert_eq!(idle.idle(1_010), BTreeSet::new(), "what the brokers said is older than the timeout");
+        assert_eq!(idle.idle(1_010), BTreeSet::new(), "confirmed once, but not for the whole timeout");
         idle.confirm(&p(0), 9, 9, 1_009);
         assert_eq!(idle.idle(1_010), BTreeSet::new());
         idle.confirm(&p(0), 9, 9, 1_010);
@@ -140,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_nobody_can_say_anything_of_is_active() {
+    fn a_partition_without_a_recent_confirmation_is_active() {
         let mut idle = IdleTracker::new(Some(10));
         for now_ms in [0, 10] {
             idle.confirm(&p(0), 9, 9, now_ms);
@@ -148,7 +147,7 @@ mod tests {
         assert_eq!(idle.idle(10 + CONFIRMED_FOR_MS), BTreeSet::from([p(0)]));
         assert_eq!(idle.idle(11 + CONFIRMED_FOR_MS), BTreeSet::new(), "the brokers have been silent for too long");
         idle.confirm(&p(0), 9, 9, 20_000);
-        assert_eq!(idle.idle(20_000), BTreeSet::new(), "what is written to a broker that is back comes yet");
+        assert_eq!(idle.idle(20_000), BTreeSet::new(), "records may have been written while the broker was away");
         idle.confirm(&p(0), 9, 9, 20_010);
         assert_eq!(idle.idle(20_010), BTreeSet::from([p(0)]));
     }
@@ -169,7 +168,7 @@ mod tests {
         }
 
         #[test]
-        fn it_is_the_least_of_the_active_partitions_and_never_goes_back(
+        fn it_is_the_minimum_of_the_active_partitions_and_never_goes_back(
             steps in proptest::collection::vec((0i32..3, 0i64..100, proptest::collection::btree_set(0i32..3, 0..=3)), 1..40),
         ) {
             let all = BTreeSet::from([p(0), p(1), p(2)]);
@@ -191,7 +190,7 @@ mod tests {
         }
 
         #[test]
-        fn idle_is_read_to_its_end_without_a_break_and_confirmed(
+        fn idle_means_confirmed_at_the_end_without_a_gap(
             timeout in 1u64..8_000,
             steps in proptest::collection::vec((1i64..6_000, 0u8..6), 1..40),
         ) {

@@ -1,7 +1,7 @@
-//! Who may call the driver: tokens and client certificates against the table of rules.
+//! Who may call the driver: checks tokens and client certificates against the table of rules.
 //!
-//! Invariants: a token that is shown counts, right or wrong, but for open calls; with tokens in use a certificate makes
-//! an executor and nothing else.
+//! Invariants: a token that is sent is always checked, except for open calls; if tokens are in use, a certificate
+//! identifies an executor and nothing else.
 
 use crate::error::SecurityError;
 use crate::guard::{Authority, Caller, Refusal, bearer, denied};
@@ -13,7 +13,7 @@ use crate::tokens::{Entry, Role, Tokens};
 use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
-/// The driver's doorkeeper. Cheap to clone.
+/// The access control of the driver. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Access {
     tokens: Option<Reloading<Tokens>>,
@@ -26,14 +26,14 @@ impl Access {
         Ok(Self { tokens, certificates: security.client_ca.is_some() })
     }
 
-    /// Reads the tokens again when their file changes, until `stop`.
+    /// Reads the token file again when it changes, until `stop` is cancelled.
     pub fn watch(&self, stop: CancellationToken) {
         if let Some(tokens) = &self.tokens {
             tokens.watch(stop);
         }
     }
 
-    /// True where anybody may do anything.
+    /// True if anyone may call anything.
     pub fn is_open(&self) -> bool {
         self.tokens.is_none() && !self.certificates
     }
@@ -45,7 +45,7 @@ impl Authority for Access {
             return Ok(Caller { name: "anybody".into(), role: Some(Role::Admin) });
         }
         let Some(rule) = rules::of(path) else {
-            return Err(Refusal::Denied(format!("nobody may call {path}: there is no rule for it")));
+            return Err(Refusal::Denied(format!("{path} cannot be called: there is no access rule for it")));
         };
         if rule == Rule::Open {
             return Ok(Caller { name: "anybody".into(), role: None });
@@ -55,7 +55,8 @@ impl Authority for Access {
         let entry = match (&tokens, shown) {
             (Some(tokens), Some(shown)) => Some(tokens.find(shown).ok_or_else(|| {
                 Refusal::Unauthenticated(
-                    "the token is not among the driver's, or no longer; set HIGHWATER_TOKEN to one that is".into(),
+                    "the token is not among the driver's tokens, or was removed; set HIGHWATER_TOKEN to a valid one"
+                        .into(),
                 )
             })?),
             _ => None,
@@ -82,15 +83,16 @@ fn decide(rule: Rule, what: &str, entry: Option<&Entry>, certified: bool, tokens
         (Rule::Executor, _) if certified => Ok(Caller { name: "a client certificate".into(), role: None }),
         (Rule::Executor, Some(entry)) => Err(denied(&named(entry), Some(entry.role), Role::Executor, what)),
         (Rule::Executor, None) => Err(Refusal::Unauthenticated(nothing_shown(tokens).into())),
-        (Rule::Open | Rule::Peer, _) => Err(Refusal::Denied(format!("{what} is no call of a driver"))),
+        (Rule::Open | Rule::Peer, _) => Err(Refusal::Denied(format!("{what} is not a call of the driver"))),
     }
 }
 
 fn nothing_shown(tokens: bool) -> &'static str {
     if tokens {
-        "the driver asks for a token: set HIGHWATER_TOKEN (an executor may show a certificate instead: --tls-cert and --tls-key)"
+        "the driver requires a token: set HIGHWATER_TOKEN (an executor may show a certificate instead: --tls-cert and \
+         --tls-key)"
     } else {
-        "the driver asks for a client certificate: set --tls-cert and --tls-key"
+        "the driver requires a client certificate: set --tls-cert and --tls-key"
     }
 }
 

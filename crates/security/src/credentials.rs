@@ -1,6 +1,6 @@
-//! What a client shows with every call: its token, and the protocol it speaks.
+//! The credentials of a client, sent with every call: its token and its protocol version.
 //!
-//! Invariant: a token is shown to the other side only, never in logs or debug output.
+//! Invariant: a token is sent to the other side only; it is never in logs or debug output.
 
 use highwater_proto::version::{PROTOCOL, PROTOCOL_HEADER, VERSION, VERSION_HEADER};
 use rand::Rng;
@@ -13,12 +13,12 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-/// A secret text that stands for its bearer.
+/// A secret text that identifies its bearer.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// A token as people give it; surrounding white space (of a file) does not count.
+    /// Parses a token given by the user; surrounding white space (of a file) is ignored.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -27,19 +27,19 @@ impl Token {
         Ok(Self(text.to_string()))
     }
 
-    /// 256 random bits.
+    /// Creates a token of 256 random bits.
     pub fn random() -> Self {
         let mut bytes = [0; 32];
         rand::rng().fill(&mut bytes);
         Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Whether `shown` is this token; takes as long whatever it is.
+    /// True if `shown` is this token. Takes the same time whatever it is.
     pub fn is(&self, shown: &str) -> bool {
         Sha256::digest(self.0.as_bytes()).ct_eq(&Sha256::digest(shown.as_bytes())).into()
     }
 
-    /// The token itself, for the message that hands it out.
+    /// Returns the token's text, for the message that hands it out.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -51,7 +51,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Puts a token and our version into every request.
+/// Adds a token and the protocol version to every request.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     bearer: Option<MetadataValue<Ascii>>,

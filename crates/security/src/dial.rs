@@ -1,7 +1,7 @@
-//! Opening connections: plain for `http://`, TLS for `https://`, and what went wrong in words.
+//! Opens connections, plain for `http://` and TLS for `https://`, and explains failures.
 //!
-//! Owns: connecting and the handshake, for tonic's channels, which call this again whenever they reconnect, so that
-//! files read again count from the next connection on.
+//! Owns: connecting and the handshake, for tonic's channels. They call this again on every reconnect, so files that
+//! were read again are used from the next connection on.
 
 use crate::incoming::SPEAKS_TLS;
 use crate::reload::Reloading;
@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::{Code, Status};
 
-/// How long a server may take to say why it ended a connection.
+/// How long to wait for a server to report why it ended a connection.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Opens connections. Cheap to clone.
@@ -31,10 +31,10 @@ pub struct Dialer {
     tls: Option<Reloading<ClientConfig>>,
 }
 
-/// Why there is no connection.
+/// Why a connection could not be opened.
 #[derive(Debug, Error)]
 pub enum DialError {
-    #[error("{0} names no host")]
+    #[error("{0} has no host")]
     NoHost(Uri),
     #[error(
         "{0} needs --tls-ca F (or HIGHWATER_TLS_CA): the certificate of the CA that signed the server's certificate"
@@ -42,10 +42,10 @@ pub enum DialError {
     NoCa(Uri),
     #[error("cannot connect to {address}")]
     Connect { address: String, source: io::Error },
-    /// Trying again does not help: certificates or URLs are at fault.
+    /// A retry does not help: certificates or URLs are wrong.
     #[error("{0}")]
     Tls(String),
-    #[error("the TLS handshake with {address} broke off")]
+    #[error("the TLS handshake with {address} was interrupted")]
     Handshake { address: String, source: io::Error },
 }
 
@@ -54,8 +54,9 @@ impl Dialer {
         Self { tls }
     }
 
-    /// [`explain`] for a call that failed. A server that refuses our certificate says so after the handshake (TLS 1.3),
-    /// and HTTP/2 may only see that the connection ended: then another one is opened to hear it.
+    /// Like [`explain`], for a failed call. A server that refuses the client's certificate says so after the handshake
+    /// (TLS 1.3), and HTTP/2 may see only that the connection ended; then another connection is opened to read the
+    /// reason.
     pub async fn explain(&self, uri: &Uri, status: &Status) -> Option<String> {
         let known = explain(status);
         let vague = matches!(status.code(), Code::Cancelled | Code::Unknown | Code::Unavailable);
@@ -64,7 +65,7 @@ impl Dialer {
         }
         let listen = async {
             let mut stream = self.clone().dial(uri.clone()).await.ok()?;
-            // A gRPC server begins by itself, with its settings.
+            // A gRPC server sends its settings first, without being asked.
             stream.read_u8().await.err().and_then(|error| explain(&error))
         };
         tokio::time::timeout(LISTEN_TIMEOUT, listen).await.ok().flatten()
@@ -83,11 +84,11 @@ impl Dialer {
         };
         let connected = TcpStream::connect((host.as_str(), port)).await;
         let stream = connected.map_err(|source| DialError::Connect { address: address.clone(), source })?;
-        // It only makes answers come sooner.
+        // Only reduces latency; a failure does not matter.
         let _ = stream.set_nodelay(true);
         let Some(config) = config else { return Ok(Stream::plain(stream)) };
         let name = ServerName::try_from(host)
-            .map_err(|_| DialError::Tls(format!("{address} is no name that a certificate can have")))?;
+            .map_err(|_| DialError::Tls(format!("{address} is not a name that a certificate can have")))?;
         match TlsConnector::from(config).connect(name, stream).await {
             Ok(stream) => Ok(Stream::tls(stream)),
             Err(source) => Err(match rustls_error(&source) {
@@ -117,7 +118,7 @@ fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// What a TLS error means for the one who sees it.
+/// Explains a TLS error to the user.
 fn sentence(address: &str, error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidMessage(_) => {
@@ -129,18 +130,17 @@ fn sentence(address: &str, error: &rustls::Error) -> String {
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 format!(
-                    "{address} shows a certificate for other names ({problem}); use one of them, or add this one to it"
+                    "{address} has a certificate for other names ({problem}); use one of those names, or add this one \
+                     to the certificate"
                 )
             }
             problem if is_ca_shown(problem) => {
-                format!(
-                    "{address} shows a certificate that it signed itself, and that is not the one that --tls-ca names"
-                )
+                format!("{address} has a self-signed certificate, which is not the one that --tls-ca names")
             }
-            problem => format!("the certificate of {address} is refused: {problem}"),
+            problem => format!("the certificate of {address} was refused: {problem}"),
         },
         rustls::Error::AlertReceived(alert) => alert_sentence(address, &format!("{alert:?}")),
-        error => format!("no TLS with {address}: {error}"),
+        error => format!("TLS with {address} failed: {error}"),
     }
 }
 
@@ -148,8 +148,8 @@ fn alert_sentence(address: &str, alert: &str) -> String {
     format!("{address} refuses the certificate that --tls-cert names, or the handshake ({alert})")
 }
 
-/// Why a connection or a call failed, in words: [`explain`], or the innermost cause (`connection refused` rather than
-/// `transport error`).
+/// Explains why a connection or a call failed: [`explain`], or else the innermost cause (`connection refused` rather
+/// than `transport error`).
 pub fn reason(error: &(dyn Error + 'static)) -> String {
     explain(error).unwrap_or_else(|| {
         let mut innermost = error;
@@ -160,7 +160,7 @@ pub fn reason(error: &(dyn Error + 'static)) -> String {
     })
 }
 
-/// A sentence for an error that trying again does not mend: TLS on one side only, certificates refused.
+/// Explains an error that a retry does not fix: TLS on one side only, certificates refused. `None` for other errors.
 pub fn explain(error: &(dyn Error + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -170,7 +170,7 @@ pub fn explain(error: &(dyn Error + 'static)) -> Option<String> {
         if let Some(refused) = error.downcast_ref::<io::Error>().and_then(rustls_error) {
             return Some(sentence("the server", refused));
         }
-        // What came over HTTP/2 is text only.
+        // Errors that came over HTTP/2 are text only.
         let text = error.to_string();
         if text.contains(SPEAKS_TLS) {
             return Some(SPEAKS_TLS.to_string());

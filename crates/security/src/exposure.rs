@@ -1,6 +1,6 @@
-//! Where a server may listen, given what protects it.
+//! Where a server may listen, depending on what protects it.
 //!
-//! The rule: an address that other machines can reach needs something that keeps strangers out. `docs/operations.md`
+//! The rule: an address that other machines can reach needs something that authenticates callers. `docs/operations.md`
 //! has the table of cases.
 
 use crate::error::SecurityError;
@@ -12,7 +12,7 @@ pub fn is_local(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-/// Refuses a driver that would let strangers in. `addresses`: each with the flag that gives it.
+/// Refuses a driver that would admit unauthenticated callers. `addresses`: each with the flag that sets it.
 pub fn check_driver(addresses: &[(&'static str, SocketAddr)], security: &DriverSecurity) -> Result<(), SecurityError> {
     if security.client_ca.is_some() && security.certificate.is_none() {
         return Err(SecurityError::Options(
@@ -25,16 +25,16 @@ pub fn check_driver(addresses: &[(&'static str, SocketAddr)], security: &DriverS
         }
         if security.certificate.is_none() {
             tracing::warn!(
-                "{flag} {address} can be reached from other machines, and tokens and data travel there in the clear: set \
-                 --tls-cert and --tls-key, unless something else encrypts them"
+                "{flag} {address} can be reached from other machines, so tokens and data would travel there in the \
+                 clear: set --tls-cert and --tls-key, unless something else encrypts them"
             );
         }
     }
     Ok(())
 }
 
-/// Refuses an executor that would take batches from strangers. What it cannot know before it has registered, whether
-/// its driver keeps strangers out, its session asks.
+/// Refuses an executor that would accept batches from unauthenticated senders. Whether the driver authenticates callers
+/// is known only after registration, so the session checks that.
 pub fn check_executor(listen: SocketAddr, driver_url: &str, security: &ClientSecurity) -> Result<(), SecurityError> {
     if is_local(listen) {
         return Ok(());
@@ -48,7 +48,7 @@ pub fn check_executor(listen: SocketAddr, driver_url: &str, security: &ClientSec
     Ok(())
 }
 
-/// True where a token shown to this URL can be read on its way.
+/// True if a token sent to this URL can be read on its way.
 pub fn shows_token(url: &str, security: &ClientSecurity) -> bool {
     let Ok(uri) = url.parse::<http::Uri>() else { return false };
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');

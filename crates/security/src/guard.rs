@@ -1,7 +1,7 @@
-//! The tower layer in front of every gRPC service: nothing reaches a handler that its rule does not let through.
+//! The tower layer in front of every gRPC service: a request reaches its handler only if its rule admits it.
 //!
-//! Owns: applying a rule to a request, the refusal on the wire, the check of versions. Does not own: who is let
-//! through (`access` for the driver, `peers` for executors). The driver's HTTP port asks [`Authority`] itself.
+//! Owns: applying a rule to a request, the refusal on the wire, the check of versions. Does not own: the decision who
+//! is admitted (`access` for the driver, `peers` for executors). The driver's HTTP port calls [`Authority`] itself.
 
 use crate::stream::Peer;
 use crate::tokens::Role;
@@ -13,23 +13,23 @@ use std::task::{Context, Poll};
 use tonic::Status;
 use tower::{Layer, Service};
 
-/// Knows who may make which call.
+/// Decides who may make which call.
 pub trait Authority: Clone + Send + Sync + 'static {
-    /// Decides over a call of `path`, with these headers, over a connection to `peer`.
+    /// Decides about a call of `path` with these headers, over a connection to `peer`.
     fn admit(&self, path: &str, headers: &HeaderMap, peer: Peer) -> Result<Caller, Refusal>;
 }
 
-/// Who makes a call that was let through. Handlers find it among a request's extensions.
+/// The caller of an admitted request. Handlers find it in the request's extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// For logs and refusals.
+    /// Name for logs and refusals.
     pub name: Arc<str>,
-    /// The most it may do as a client; `None`: no client, or not asked for.
+    /// Its role as a client; `None` if it is no client, or the call needs no role.
     pub role: Option<Role>,
 }
 
 impl Caller {
-    /// Refuses a caller of less than `role`, for the part of a call that needs more than the call itself.
+    /// Refuses a caller with less than `role`, for a part of a call that needs more than the call itself.
     pub fn needs(&self, role: Role, what: &str) -> Result<(), Refusal> {
         if self.role.is_some_and(|mine| mine != Role::Executor && mine >= role) {
             return Ok(());
@@ -38,12 +38,12 @@ impl Caller {
     }
 }
 
-/// Who makes this call. Services that no [`Guard`] is before have no callers.
+/// Returns the caller of a request. An error if the service has no [`Guard`] in front.
 pub fn caller<T>(request: &tonic::Request<T>) -> Result<&Caller, Status> {
     request.extensions().get().ok_or_else(|| Status::internal("the caller is not known: the service has no guard"))
 }
 
-/// A client that may not do `what`.
+/// The refusal of a client that may not do `what`.
 pub(crate) fn denied(name: &str, has: Option<Role>, wants: Role, what: &str) -> Refusal {
     let has = has.map_or("no role", Role::name);
     Refusal::Denied(format!("{name} has role {has}, and {what} needs {}; use a token of that role", wants.name()))
@@ -52,9 +52,9 @@ pub(crate) fn denied(name: &str, has: Option<Role>, wants: Role, what: &str) -> 
 /// Why a call is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Nobody known makes it.
+    /// The caller is not known.
     Unauthenticated(String),
-    /// Somebody known may not make it.
+    /// The caller is known and may not make this call.
     Denied(String),
 }
 
@@ -74,7 +74,7 @@ impl From<Refusal> for Status {
     }
 }
 
-/// The token of an `authorization: Bearer …` header.
+/// Returns the token of an `authorization: Bearer …` header; `None` if there is no such header.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let Some(value) = headers.get(http::header::AUTHORIZATION) else { return Ok(None) };
     let token = value.to_str().ok().and_then(|text| {
@@ -84,7 +84,7 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     token.map(Some).ok_or_else(|| Refusal::Unauthenticated("the authorization header is not `Bearer TOKEN`".into()))
 }
 
-/// Puts a [`Guard`] before a service.
+/// Adds a [`Guard`] in front of a service.
 #[derive(Clone, Debug)]
 pub struct GuardLayer<A>(pub A);
 
@@ -96,7 +96,7 @@ impl<S, A: Clone> Layer<S> for GuardLayer<A> {
     }
 }
 
-/// Refuses, or passes on with the [`Caller`].
+/// Refuses a request, or passes it on with its [`Caller`].
 #[derive(Clone, Debug)]
 pub struct Guard<S, A> {
     inner: S,

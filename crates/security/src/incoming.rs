@@ -1,8 +1,8 @@
-//! The connections of a server, through TLS where it has a certificate.
+//! The connections of a server, with TLS if it has a certificate.
 //!
-//! Owns: accepting, handshakes, telling a plain client what this port speaks. Does not own: what is served.
-//! Invariants: no handshake holds up another connection; handshakes are bounded in time and in number; a failed
-//! `accept` (no file descriptors left) is tried again, not the end of the server.
+//! Owns: accepting, handshakes, telling a plain client that this port speaks TLS. Does not own: what is served.
+//! Invariants: no handshake delays another connection; handshakes are limited in time and number; a failed `accept` (no
+//! file descriptors left) is retried and does not end the server.
 
 use crate::reload::Reloading;
 use crate::stream::Stream;
@@ -20,31 +20,31 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections in their handshake; one more is closed, and its client tries again.
+/// Number of connections in their handshake. Further ones are closed, and their clients retry.
 const HANDSHAKES: usize = 1024;
-/// Connections whose handshake is done and that the server has not taken.
+/// Number of connections that may wait for the server after their handshake.
 const WAITING: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// First byte of a TLS connection: a record of type handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
-/// What HTTP/2 without TLS begins with (RFC 9113, section 3.4), and how long the whole preface is.
+/// The first bytes of HTTP/2 without TLS (RFC 9113, section 3.4); below, the length of the whole preface.
 const HTTP2_PREFACE: &[u8; 3] = b"PRI";
 const HTTP2_PREFACE_BYTES: usize = 24;
 const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 const HEADERS_FRAME: u8 = 1;
-/// How long a client without TLS may take to ask for something.
+/// How long to wait for the request of a client without TLS.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
-/// Told to those who speak plain HTTP here; `dial` looks for it.
+/// Sent to clients that speak plain HTTP to this port; `dial` looks for it.
 pub const SPEAKS_TLS: &str = "this port speaks TLS: use https://";
 
-/// Connections ready to be served.
+/// Connections that are ready to be served.
 pub struct Incoming {
     ready: mpsc::Receiver<Stream>,
     address: SocketAddr,
 }
 
 impl Incoming {
-    /// Accepts until `stop`, or until this is dropped.
+    /// Accepts until `stop` is cancelled or this is dropped.
     pub fn new(
         listener: TcpListener,
         tls: Option<Reloading<ServerConfig>>,
@@ -56,12 +56,12 @@ impl Incoming {
         Ok(Self { ready, address })
     }
 
-    /// The address listened on.
+    /// The bound address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The next connection; `None` once the server stops.
+    /// Returns the next connection; `None` once the server stops.
     pub async fn next(&mut self) -> Option<Stream> {
         self.ready.recv().await
     }
@@ -91,7 +91,7 @@ async fn accept_all(
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!("a connection could not be accepted: {error}");
+                tracing::warn!("could not accept a connection: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -100,13 +100,13 @@ async fn accept_all(
             metrics::counter!("highwater_connections_refused_total").increment(1);
             continue;
         };
-        // It only makes answers come sooner.
+        // Only reduces latency; a failure does not matter.
         let _ = stream.set_nodelay(true);
         let (connections, config) = (connections.clone(), tls.as_ref().map(Reloading::current));
         tokio::spawn(async move {
             let _permit = permit;
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, config)).await {
-                // Nobody takes it any more when the server stops.
+                // Fails if the server is stopping.
                 Ok(Ok(stream)) => drop(connections.send(stream).await),
                 Ok(Err(error)) => tracing::debug!("a handshake failed: {error}"),
                 Err(_) => tracing::debug!("a handshake took too long"),
@@ -125,20 +125,21 @@ async fn handshake(stream: TcpStream, config: Option<Arc<ServerConfig>>) -> io::
     match TlsAcceptor::from(config).accept(stream).into_fallible().await {
         Ok(stream) => Ok(Stream::tls(stream)),
         Err((error, stream)) => {
-            // The alert that says why is on its way.
+            // The alert that names the reason is on its way.
             close(stream).await?;
             Err(error)
         }
     }
 }
 
-/// Answers a client without TLS in its own protocol, so that it learns what is wrong.
+/// Answers a client without TLS in its own protocol, so that it sees what is wrong.
 async fn tell_plain(mut stream: TcpStream) -> io::Result<()> {
     let mut begin = [0; 3];
     stream.read_exact(&mut begin).await?;
     if &begin == HTTP2_PREFACE {
         stream.write_all(&EMPTY_SETTINGS).await?;
-        // A client that is told before it has asked loses the reason; one that does not ask is told all the same.
+        // A client that gets the refusal before it has sent a request loses the reason. One that sends none gets it
+        // anyway.
         let _ = tokio::time::timeout(REQUEST_TIMEOUT, until_asked(&mut stream)).await;
         stream.write_all(&http2_refusal()).await?;
     } else {
@@ -147,7 +148,7 @@ async fn tell_plain(mut stream: TcpStream) -> io::Result<()> {
     close(stream).await
 }
 
-/// Reads HTTP/2 from after the first bytes of the preface to a HEADERS frame.
+/// Reads HTTP/2, from the rest of the preface to a HEADERS frame.
 async fn until_asked(stream: &mut TcpStream) -> io::Result<()> {
     let mut preface = [0; HTTP2_PREFACE_BYTES - HTTP2_PREFACE.len()];
     stream.read_exact(&mut preface).await?;
@@ -162,8 +163,8 @@ async fn until_asked(stream: &mut TcpStream) -> io::Result<()> {
     }
 }
 
-/// Closes a connection after the client has. Closing it with bytes unread would reset it, and the client might never
-/// see what was sent last.
+/// Closes a connection after the client has closed its side. Closing with unread bytes would reset the connection, and
+/// the client might never see what was sent last.
 async fn close(mut stream: TcpStream) -> io::Result<()> {
     stream.shutdown().await?;
     let mut rest = [0; 4096];
@@ -198,7 +199,7 @@ mod tests {
     use tower::Service;
 
     #[tokio::test]
-    async fn silent_connections_hold_nobody_up_and_plain_ones_are_told() {
+    async fn silent_connections_delay_no_other_and_plain_ones_get_an_answer() {
         let dir = tempfile::tempdir().unwrap();
         let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_string()]).unwrap();
         let files = CertificateFiles { cert: dir.path().join("cert"), key: dir.path().join("key") };

@@ -1,4 +1,4 @@
-//! The settings of both sides, as flags and configuration give them.
+//! The security settings of servers and clients, as flags and configuration set them.
 
 use crate::credentials::Token;
 use std::path::PathBuf;
@@ -13,27 +13,28 @@ pub struct CertificateFiles {
 /// What protects a driver.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DriverSecurity {
-    /// Both ports speak TLS with it; none: both are plain.
+    /// Both ports use TLS with it; `None`: both are plain.
     pub certificate: Option<CertificateFiles>,
-    /// Certificates signed by it are taken for executors; without tokens, for anybody.
+    /// CA of client certificates. A certificate signed by it identifies an executor or, if there are no tokens, any
+    /// caller.
     pub client_ca: Option<PathBuf>,
     /// The file of tokens.
     pub tokens: Option<PathBuf>,
 }
 
 impl DriverSecurity {
-    /// True where anybody who can connect may call anything. Such a driver listens on loopback only.
+    /// True if anyone who can connect may call anything. Such a driver listens on loopback only.
     pub fn is_open(&self) -> bool {
         self.tokens.is_none() && self.client_ca.is_none()
     }
 }
 
-/// What a client or an executor trusts and shows.
+/// How a client or an executor verifies servers, and identifies itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientSecurity {
-    /// Signs the servers' certificates; an executor takes it for other executors' too.
+    /// CA of the servers' certificates, and, for an executor, of those of other executors.
     pub ca: Option<PathBuf>,
-    /// Shown to servers; an executor serves with it.
+    /// Shown to servers; an executor also serves with it.
     pub certificate: Option<CertificateFiles>,
     /// Shown to the driver.
     pub token: Option<Token>,

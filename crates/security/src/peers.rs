@@ -1,6 +1,6 @@
-//! Who may call an executor: other executors, by the secret that the driver tells its executors.
+//! Who may call an executor: other executors, which know the secret that the driver sends to its executors.
 //!
-//! Invariant: without a session with a driver, batches of all senders are refused.
+//! Invariant: without a session with a driver, all batches are refused.
 
 use crate::credentials::{Credentials, Token};
 use crate::guard::{Authority, Caller, Refusal, bearer};
@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use http::HeaderMap;
 use std::sync::Arc;
 
-/// What the driver said at registration. Cheap to clone; clones share it.
+/// What the driver sent at registration. Cheap to clone; all clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Peers {
     session: Arc<ArcSwapOption<Session>>,
@@ -23,19 +23,20 @@ struct Session {
 }
 
 impl Peers {
-    /// A session begins, with the secret of the driver's epoch; `secured`: the driver keeps strangers out.
+    /// Begins a session with the secret of the driver's epoch; `secured`: whether the driver authenticates callers.
     pub fn join(&self, secret: &str, secured: bool) -> Result<(), String> {
-        let secret = Token::parse(secret).map_err(|_| "the driver gave no secret for the exchange".to_string())?;
+        let secret =
+            Token::parse(secret).map_err(|_| "the driver sent no valid secret for the exchange".to_string())?;
         self.session.store(Some(Arc::new(Session { secret, secured })));
         Ok(())
     }
 
-    /// The session is over.
+    /// Ends the session.
     pub fn leave(&self) {
         self.session.store(None);
     }
 
-    /// What calls to other executors carry.
+    /// The credentials of calls to other executors.
     pub fn credentials(&self) -> Credentials {
         Credentials::new(self.session.load().as_deref().map(|session| &session.secret))
     }
@@ -53,14 +54,15 @@ impl Authority for Peers {
                     return Ok(Caller { name: "an executor".into(), role: None });
                 }
                 Err(Refusal::Unauthenticated(
-                    "this is not the secret of the driver's epoch: executors send batches to those of their own driver only"
+                    "the secret is not that of the driver's epoch: executors accept batches only from executors of \
+                     their own driver"
                         .into(),
                 ))
             }
             Some(Rule::Client(_)) if session.is_some_and(|session| !session.secured) => {
                 Ok(Caller { name: "anybody".into(), role: None })
             }
-            _ => Err(Refusal::Denied(format!("{path} is not for callers of an executor; call the driver"))),
+            _ => Err(Refusal::Denied(format!("{path} is not a call of an executor; call the driver"))),
         }
     }
 }
@@ -73,7 +75,7 @@ mod tests {
     const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 
     #[test]
-    fn only_the_secret_of_this_session_lets_batches_in() {
+    fn only_the_secret_of_this_session_admits_batches() {
         let peers = Peers::default();
         let push = |token: Option<&str>| {
             let header = |token| (http::header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());

@@ -1,6 +1,6 @@
-//! Something made of files, made again when their contents change.
+//! A value built from files, and rebuilt when their contents change.
 //!
-//! Owns: noticing changes, keeping what was read before when the new does not read. Does not own: what is made.
+//! Owns: noticing changes, and keeping the previous value if the new contents are invalid. Does not own: building.
 
 use crate::error::SecurityError;
 use arc_swap::ArcSwap;
@@ -11,14 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How often files are looked at. Contents are compared, since times and links say too little.
+/// How often the files are read. Contents are compared, since times and links are not reliable.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The files as read, in the order given.
 pub type Contents = Vec<Vec<u8>>;
 type Build<T> = dyn Fn(&Contents) -> Result<T, SecurityError> + Send + Sync;
 
-/// The newest value that could be made. Cheap to clone; clones are one.
+/// The newest value that could be built. Cheap to clone; all clones share it.
 pub struct Reloading<T> {
     inner: Arc<Inner<T>>,
 }
@@ -27,7 +27,7 @@ struct Inner<T> {
     files: Vec<PathBuf>,
     build: Box<Build<T>>,
     current: ArcSwap<T>,
-    /// What was tried last, so that a wrong file is told once.
+    /// What was tried last, so that an invalid file is reported once.
     tried: Mutex<Tried>,
 }
 
@@ -50,7 +50,7 @@ impl<T> std::fmt::Debug for Reloading<T> {
 }
 
 impl<T: Send + Sync + 'static> Reloading<T> {
-    /// Reads the files for the first time; what is wrong with them now is an error.
+    /// Reads the files for the first time. Fails if they are invalid.
     pub fn load(
         files: Vec<PathBuf>,
         build: impl Fn(&Contents) -> Result<T, SecurityError> + Send + Sync + 'static,
@@ -65,7 +65,7 @@ impl<T: Send + Sync + 'static> Reloading<T> {
         self.inner.current.load_full()
     }
 
-    /// Looks at the files, and takes over what they hold if it is new and reads.
+    /// Reads the files, and replaces the value if they have changed and are valid.
     pub fn refresh(&self) {
         let read = read(&self.inner.files);
         let now = match &read {
@@ -82,15 +82,16 @@ impl<T: Send + Sync + 'static> Reloading<T> {
         match read.and_then(|contents| (self.inner.build)(&contents)) {
             Ok(value) => {
                 self.inner.current.store(Arc::new(value));
-                tracing::info!(files = ?self.inner.files, "read again");
+                tracing::info!(files = ?self.inner.files, "files have changed and were read again");
             }
             Err(error) => {
-                tracing::error!(files = ?self.inner.files, "changed, but does not read; what was read before stays in force: {error}");
+                tracing::error!(files = ?self.inner.files, "files have changed, but are invalid; the previous \
+                 contents stay in use: {error}");
             }
         }
     }
 
-    /// Looks at the files every second, until `stop`.
+    /// Refreshes every second, until `stop` is cancelled.
     pub fn watch(&self, stop: CancellationToken) {
         let watched = self.clone();
         tokio::spawn(async move {
@@ -103,7 +104,7 @@ impl<T: Send + Sync + 'static> Reloading<T> {
                 }
                 let look = watched.clone();
                 if let Err(error) = tokio::task::spawn_blocking(move || look.refresh()).await {
-                    tracing::error!(files = ?watched.inner.files, "could not be looked at: {error}");
+                    tracing::error!(files = ?watched.inner.files, "the files could not be checked: {error}");
                 }
             }
         });
@@ -132,17 +133,17 @@ mod tests {
         let file = path.to_path_buf();
         Reloading::load(vec![path.into()], move |contents| {
             let text = String::from_utf8_lossy(&contents[0]);
-            text.parse().map_err(|_| SecurityError::Content { path: file.clone(), problem: "is no number".into() })
+            text.parse().map_err(|_| SecurityError::Content { path: file.clone(), problem: "is not a number".into() })
         })
     }
 
     #[test]
-    fn a_new_content_is_taken_over_and_a_wrong_one_is_not() {
+    fn valid_new_contents_are_used_and_invalid_ones_are_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("n");
         assert!(number(&path).unwrap_err().to_string().starts_with("cannot read "));
         std::fs::write(&path, "x").unwrap();
-        assert!(number(&path).unwrap_err().to_string().ends_with("is no number"));
+        assert!(number(&path).unwrap_err().to_string().ends_with("is not a number"));
         std::fs::write(&path, "1").unwrap();
         let value = number(&path).unwrap();
         for (content, expected) in [(Some("2"), 2), (Some("x"), 2), (None, 2), (Some("3"), 3)] {

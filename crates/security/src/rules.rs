@@ -1,20 +1,20 @@
 //! The rule of every call, gRPC and HTTP: one table.
 //!
-//! A path that is not in it is refused. The test below reads the services' descriptors and fails for an RPC without a
-//! rule; the routes of the HTTP port are looked up by their templates.
+//! A path that is not in it is refused. The test below reads the services' descriptors and fails if an RPC has no rule;
+//! the routes of the HTTP port are looked up by their templates.
 
 use crate::tokens::Role;
 
 /// Who may make a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// Anybody, known or not.
+    /// Anyone, known or not.
     Open,
     /// A client of this role or more.
     Client(Role),
-    /// Executors, to their driver.
+    /// Executors, calling their driver.
     Executor,
-    /// Executors, to one another.
+    /// Executors, calling one another.
     Peer,
 }
 
@@ -22,8 +22,8 @@ const VIEWER: Rule = Rule::Client(Role::Viewer);
 const OPERATOR: Rule = Rule::Client(Role::Operator);
 const ADMIN: Rule = Rule::Client(Role::Admin);
 
-/// What a call does decides: look (viewer), run (operator), take away (admin). SubmitQuery with `replace` takes away
-/// too: its handler asks for admin.
+/// The effect of a call determines its role: read (viewer), run (operator), delete (admin). SubmitQuery with `replace`
+/// deletes, too: its handler requires admin.
 pub const RULES: &[(&str, Rule)] = &[
     ("/grpc.health.v1.Health/Check", Rule::Open),
     ("/grpc.health.v1.Health/Watch", Rule::Open),
@@ -53,7 +53,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("/api/v1/queries/{name}/progress", VIEWER),
 ];
 
-/// The rule of a path, if it has one.
+/// Returns the rule of a path; `None` if it has none.
 pub fn of(path: &str) -> Option<Rule> {
     RULES.iter().find(|(known, _)| *known == path).map(|(_, rule)| *rule)
 }
@@ -65,7 +65,7 @@ mod tests {
     use prost_types::FileDescriptorSet;
     use std::collections::BTreeSet;
 
-    /// Paths of all RPCs that our servers serve.
+    /// Paths of all RPCs that the servers serve.
     fn served() -> BTreeSet<String> {
         let sets = [
             highwater_proto::FILE_DESCRIPTOR_SET,
@@ -92,7 +92,7 @@ mod tests {
         let rpcs: Vec<&str> = RULES.iter().map(|(path, _)| *path).filter(|path| path.contains(".v1.")).collect();
         assert_eq!(rpcs.len(), rpcs.iter().collect::<BTreeSet<_>>().len(), "a path has two rules");
         let unknown: Vec<_> = rpcs.iter().filter(|path| !served.contains(**path)).collect();
-        assert!(unknown.is_empty(), "rules of RPCs that nobody serves: {unknown:?}");
+        assert!(unknown.is_empty(), "rules of RPCs that do not exist: {unknown:?}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A connection, plain or TLS, as servers and clients use it.
+//! A connection, plain or TLS, for servers and clients.
 
 use std::io;
 use std::pin::Pin;
@@ -7,14 +7,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tonic::transport::server::Connected;
 
-/// What is known of the other end before it says anything.
+/// What is known about the other end before it sends anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
-    /// It has shown a certificate that our client CA signed.
+    /// It has shown a certificate signed by the client CA.
     pub certified: bool,
 }
 
-/// A connection and what is known of its other end.
+/// A connection, with what is known about its other end.
 pub struct Stream {
     io: Io,
     peer: Peer,

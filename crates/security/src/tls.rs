@@ -1,8 +1,8 @@
 //! TLS settings from PEM files.
 //!
-//! Owns: which protocol versions, which verification. Invariants: one crypto provider (ring), named wherever it is
-//! used, so that no process-wide default matters; TLS 1.2 and 1.3 only; a client certificate is optional for the
-//! handshake and verified when shown, since health checks are open: `guard` asks for it where it is needed.
+//! Owns: protocol versions and verification. Invariants: one crypto provider (ring), named wherever it is used, so that
+//! no process-wide default matters; TLS 1.2 and 1.3 only; a client certificate is optional in the handshake, since
+//! health checks are open, and verified if shown; `guard` requires it where needed.
 
 use crate::error::SecurityError;
 use crate::options::{CertificateFiles, ClientSecurity};
@@ -16,7 +16,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What is spoken over the connection.
+/// The protocol spoken over the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/2 only.
@@ -37,7 +37,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// A server's side: its certificate, and the CA of its clients' certificates, if any.
+/// The configuration of a server: its certificate, and the CA of client certificates, if any.
 pub fn server(
     certificate: &CertificateFiles,
     client_ca: Option<&Path>,
@@ -64,13 +64,14 @@ pub fn server(
     })
 }
 
-/// A client's side; `None` where no CA is given, which `https://` needs.
+/// The configuration of a client; `None` if no CA is given, which `https://` needs.
 pub fn client(security: &ClientSecurity) -> Result<Option<Reloading<ClientConfig>>, SecurityError> {
     let Some(ca) = security.ca.clone() else {
         return match &security.certificate {
             None => Ok(None),
             Some(_) => Err(SecurityError::Options(
-                "--tls-cert and --tls-key need --tls-ca: without it no server can be believed, and they are shown to none"
+                "--tls-cert and --tls-key need --tls-ca: without it no server can be verified, and they are not sent \
+                 to any"
                     .into(),
             )),
         };
@@ -102,7 +103,7 @@ fn identity(files: &CertificateFiles, cert: &[u8], key: &[u8]) -> Result<Identit
     let chain = certificates(&files.cert, cert)?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| SecurityError::Content {
         path: files.key.clone(),
-        problem: format!("holds no private key in PEM that can be used ({error}); an encrypted key cannot"),
+        problem: format!("has no usable private key in PEM ({error}); encrypted keys are not supported"),
     })?;
     Ok((chain, key))
 }
@@ -120,7 +121,7 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
     let found = found.map_err(|error| wrong(format!("is not PEM: {error}")))?;
     if found.is_empty() {
-        return Err(wrong("holds no certificate in PEM".into()));
+        return Err(wrong("has no certificate in PEM".into()));
     }
     Ok(found)
 }

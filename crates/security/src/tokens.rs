@@ -1,6 +1,6 @@
-//! The file of tokens: names, roles, and hashes, never the tokens themselves.
+//! The token file: names, roles and hashes of tokens, never the tokens themselves.
 //!
-//! Invariant: looking a token up takes as long whatever it is and wherever it stands.
+//! Invariant: looking up a token takes the same time for every token.
 
 use crate::error::SecurityError;
 use crate::reload::Reloading;
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use std::path::Path;
 use subtle::ConstantTimeEq;
 
-/// What a token's bearer may do. Clients' roles include those before them; an executor's is apart.
+/// What the bearer of a token may do. A client's role includes those before it; an executor's role is separate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -59,14 +59,14 @@ struct EntryForm {
 }
 
 impl Tokens {
-    /// Parses the file's text.
+    /// Parses the text of the file. The error continues a sentence that begins with the file's path.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let form: FileForm = toml::from_str(text).map_err(|error| format!("is no file of tokens: {error}"))?;
+        let form: FileForm = toml::from_str(text).map_err(|error| format!("is not a token file: {error}"))?;
         let mut entries: Vec<Entry> = Vec::new();
         for token in form.token {
             let sha256 = from_hex(&token.sha256).ok_or_else(|| {
                 format!(
-                    "gives token `{}` a sha256 that is not 64 hexadecimal digits; make it with `sha256sum`",
+                    "has a sha256 for token `{}` that is not 64 hexadecimal digits; compute it with `sha256sum`",
                     token.name
                 )
             })?;
@@ -76,12 +76,12 @@ impl Tokens {
             entries.push(Entry { name: token.name, role: token.role, sha256 });
         }
         if entries.is_empty() {
-            return Err("holds no [[token]]".into());
+            return Err("has no [[token]]".into());
         }
         Ok(Self { entries })
     }
 
-    /// The file, read again when it changes.
+    /// Loads the file; it is read again when it changes.
     pub fn load(path: &Path) -> Result<Reloading<Self>, SecurityError> {
         let file = path.to_path_buf();
         Reloading::load(vec![path.into()], move |contents| {
@@ -96,10 +96,10 @@ impl Tokens {
         &self.entries[0]
     }
 
-    /// The entry of a token.
+    /// Returns the entry of a token; `None` if there is none.
     pub fn find(&self, token: &str) -> Option<&Entry> {
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        // Every entry is compared, so that the time says nothing about which one it is.
+        // Every entry is compared, so that the time does not reveal which one matches.
         self.entries
             .iter()
             .fold(None, |found, entry| if bool::from(entry.sha256.ct_eq(&digest)) { Some(entry) } else { found })
@@ -140,10 +140,10 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_file_is_refused_with_what_is_wrong() {
+    fn a_wrong_file_is_refused_with_the_reason() {
         for (text, expected) in [
             (String::new(), "token"),
-            ("token = []".into(), "holds no"),
+            ("token = []".into(), "has no"),
             (one("root", SECRET), "root"),
             (one("admin", "abc"), "64 hexadecimal digits"),
             (one("admin", &SECRET.replace('2', "é")), "64 hexadecimal digits"),

@@ -1,7 +1,7 @@
-//! Which server a client believes: one whose certificate the CA signed, or that shows the CA's certificate itself.
+//! Which server a client trusts: one whose certificate the CA signed, or that shows the CA's certificate itself.
 //!
-//! The second is what `openssl req -x509` makes in one step, and what OpenSSL and Go take; webpki takes no CA's
-//! certificate for a server's. It is taken only if it is, byte for byte, a certificate that the user gave.
+//! The latter is what `openssl req -x509` creates in one step, and OpenSSL and Go accept it; webpki rejects a CA's
+//! certificate as that of a server. It is accepted only if it equals, byte for byte, a certificate that the user gave.
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -17,7 +17,7 @@ pub struct Trust {
     given: Vec<CertificateDer<'static>>,
 }
 
-/// Whether the only thing wrong with a certificate is that it is a CA's. Its dates were checked before.
+/// True if the only problem of a certificate is that it is a CA's. Its dates were checked before.
 pub fn is_ca_shown(error: &CertificateError) -> bool {
     matches!(error, CertificateError::Other(other) if other.to_string() == "CaUsedAsEndEntity")
 }
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_given_is_taken_for_a_server_and_no_other() {
+    fn only_the_given_ca_is_accepted_as_a_servers_certificate() {
         let (given, other, old) = (self_signed(4000), self_signed(4000), self_signed(2000));
         let check = |trust: &Trust, shown: &CertificateDer<'static>, name: &'static str| {
             trust.verify_server_cert(shown, &[], &ServerName::try_from(name).unwrap(), &[], UnixTime::now()).is_ok()

@@ -1,7 +1,7 @@
-//! One Apache Kafka broker process: broker and controller in one, its data in a folder.
+//! One Apache Kafka broker process: broker and controller in one, with its data in a folder.
 //!
-//! Owns: the process and its process group. Invariant: the broker dies with the test process even if that is killed:
-//! a shell beside it holds the reading end of a pipe and kills the broker when the other end is gone.
+//! Owns: the process and its process group. Invariant: the broker dies with the test process even if that is killed: a
+//! shell holds the reading end of a pipe, and kills the broker when the writing end is closed.
 
 use crate::wait::wait_until;
 use nix::sys::signal::{Signal, killpg};
@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// `$1` the script, `$2` the configuration, `$3` the data folder. Removes the data only when the test process is gone.
+/// `$1` is the script, `$2` the configuration, `$3` the data folder. Removes the data only after the test process is
+/// gone.
 const WATCHED: &str = r#"
 exec 3<&0
 "$1" broker "$2" </dev/null 3<&- &
@@ -23,7 +24,7 @@ exec 3<&-
 wait $broker
 "#;
 
-/// A broker that runs or can be started again over the same data.
+/// A broker that runs, or can be restarted with the same data.
 pub struct Broker {
     pub id: i32,
     pub port: u16,
@@ -36,7 +37,7 @@ fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/kafka.sh")
 }
 
-/// Fetches the jars if they are not there; the first call on a machine takes a while.
+/// Downloads the jars if they are missing; the first call on a machine takes a while.
 pub fn ensure_installed() {
     let output = Command::new(script()).arg("jars").output().expect("scripts/kafka.sh can be run");
     assert!(output.status.success(), "Apache Kafka is not available: {}", String::from_utf8_lossy(&output.stderr));
@@ -71,11 +72,11 @@ impl Broker {
         self.child = Some(child);
     }
 
-    /// SIGKILL; returns when the process is gone. Nothing if it does not run.
+    /// Kills it with SIGKILL. Returns when the process is gone. Does nothing if it does not run.
     pub fn kill(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         let group = Pid::from_raw(child.id().cast_signed());
-        // Fails only if all of the group has ended already.
+        // Fails only if the whole group has ended already.
         let _ = killpg(group, Signal::SIGKILL);
         let _ = child.wait();
         let port = self.port;
@@ -89,7 +90,7 @@ impl Broker {
         self.signal(Signal::SIGSTOP);
     }
 
-    /// Lets a frozen process go on (SIGCONT).
+    /// Resumes a frozen process (SIGCONT).
     pub fn thaw(&self) {
         self.signal(Signal::SIGCONT);
     }
@@ -119,7 +120,7 @@ impl Broker {
         self.dir.join("broker.log")
     }
 
-    /// Notes a line in the broker's log, to tell the causes of what follows there.
+    /// Appends a line to the broker's log, which explains what follows there.
     pub fn note(&self, text: &str) {
         if let Ok(mut log) = File::options().append(true).open(self.log_path()) {
             let _ = writeln!(log, "--- {text}");

@@ -1,6 +1,6 @@
-//! An authority of a test's own, and certificates it signs.
+//! A certificate authority for tests, and certificates it signs.
 //!
-//! Invariant: all of it is for 127.0.0.1, made anew for each test process, and trusted by nobody else.
+//! Invariant: everything is for 127.0.0.1 and created anew for each test process.
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Signs certificates.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// Its own certificate.
+    /// The authority's own certificate, as PEM.
     pub pem: String,
 }
 
@@ -29,7 +29,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// A certificate for `name` on this machine, good for servers and for clients.
+    /// Signs a certificate for `name` on this machine, valid for servers and clients.
     pub fn sign(&self, name: &str) -> Certificate {
         let key = KeyPair::generate().expect("a key can be made");
         let mut params = CertificateParams::new(["localhost".to_string(), "127.0.0.1".to_string()])
@@ -40,7 +40,7 @@ impl Authority {
     }
 }
 
-/// Writes a file; its path as text.
+/// Writes a file. Returns its path as text.
 pub fn write(dir: &Path, name: &str, content: &str) -> String {
     let path: PathBuf = dir.join(name);
     std::fs::write(&path, content).expect("a file can be written");

@@ -1,6 +1,6 @@
-//! Topics of a test cluster: making them, writing and reading them.
+//! Topics of a test cluster: creating, writing and reading them.
 //!
-//! Owns: plain (not transactional) access. Invariant: every call returns only when Kafka has done it.
+//! Owns: plain (not transactional) access. Invariant: a call returns only after Kafka has completed it.
 
 use crate::cluster::{DEADLINE, KafkaCluster};
 use crate::record::{Message, Record};
@@ -18,22 +18,22 @@ use rdkafka::topic_partition_list::Offset;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// Longest wait for one answer, where the question is asked again.
+/// Longest wait for one answer, where the request is repeated.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which records a reader sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {
-    /// Of committed transactions, and outside of transactions; waits until none is open.
+    /// Records of committed transactions, and those outside of transactions; waits until no transaction is open.
     Committed,
-    /// The same, but only what can be read now: the first open transaction hides all that follows.
+    /// The same, but only what can be read now: the first open transaction hides all records after it.
     CommittedSoFar,
-    /// All, those of open and aborted transactions too.
+    /// All records, including those of open and aborted transactions.
     Uncommitted,
 }
 
 impl KafkaCluster {
-    /// Configuration any client of this cluster starts from.
+    /// The configuration that every client of this cluster starts from.
     pub fn client_config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
@@ -41,7 +41,7 @@ impl KafkaCluster {
             .set("reconnect.backoff.ms", "20")
             .set("reconnect.backoff.max.ms", "200")
             .set("topic.metadata.refresh.fast.interval.ms", "20");
-        // Brokers are killed on purpose; what matters fails a test by itself.
+        // Brokers are killed on purpose; errors that matter fail the test anyway.
         config.set_log_level(rdkafka::config::RDKafkaLogLevel::Critical);
         config
     }
@@ -60,13 +60,13 @@ impl KafkaCluster {
         self.client_config().create().expect("an admin client can be made")
     }
 
-    /// Makes a topic whose records are kept for ever (`retention.ms=-1`), and waits until all brokers know it.
+    /// Creates a topic whose records are kept for ever (`retention.ms=-1`), and waits until all brokers know it.
     #[track_caller]
     pub fn create_topic(&self, topic: &str, partitions: i32) {
         self.create_topic_with(topic, partitions, &[]);
     }
 
-    /// As [`Self::create_topic`], with more topic properties.
+    /// Like [`Self::create_topic`], with more topic properties.
     #[track_caller]
     pub fn create_topic_with(&self, topic: &str, partitions: i32, properties: &[(&str, &str)]) {
         self.make_topics(&[topic], partitions, properties);
@@ -75,7 +75,7 @@ impl KafkaCluster {
         }
     }
 
-    /// Makes a topic of one partition on these brokers; the first leads it.
+    /// Creates a topic of one partition on these brokers; the first one leads it.
     #[track_caller]
     pub fn create_replicated_on(&self, topic: &str, brokers: &[i32], properties: &[(&str, &str)]) {
         let assignment = [brokers];
@@ -89,7 +89,7 @@ impl KafkaCluster {
         self.leader(topic, 0);
     }
 
-    /// Makes a topic with one partition on each of these brokers, not replicated.
+    /// Creates a topic with one partition on each of these brokers, not replicated.
     #[track_caller]
     pub fn create_topic_on(&self, topic: &str, brokers: &[i32]) {
         let places: Vec<&[i32]> = brokers.chunks(1).collect();
@@ -104,7 +104,7 @@ impl KafkaCluster {
         }
     }
 
-    /// How many replicas the first partition of a topic has.
+    /// Number of replicas of a topic's first partition.
     #[track_caller]
     pub fn replicas(&self, topic: &str) -> usize {
         let consumer: BaseConsumer = self.consumer_config().create().expect("a consumer can be made");
@@ -112,7 +112,7 @@ impl KafkaCluster {
         metadata.topics()[0].partitions()[0].replicas().len()
     }
 
-    /// Tells the end of a partition as a `read_committed` reader sees it.
+    /// Returns a function that returns the end of a partition as a `read_committed` reader sees it.
     pub fn stable_ends(&self) -> impl Fn(&str, i32) -> i64 + use<> {
         let mut config = self.consumer_config();
         config.set("isolation.level", "read_committed");
@@ -121,13 +121,13 @@ impl KafkaCluster {
         move |topic, partition| {
             let ask = |consumer: &BaseConsumer| consumer.fetch_watermarks(topic, partition, ANSWER_TIMEOUT).ok();
             crate::wait_for("the stable end of a partition", DEADLINE, || {
-                // A client whose broker hung may wait for an answer that is lost: another one asks anew.
+                // A client whose broker hung may wait for an answer that was lost; a new client asks again.
                 ask(&consumer).or_else(|| ask(&connect())).map(|(_, end)| end)
             })
         }
     }
 
-    /// Makes many topics at once, and waits until they are listed.
+    /// Creates many topics at once, and waits until they are listed.
     #[track_caller]
     pub fn create_topics(&self, topics: &[&str], partitions: i32) {
         self.make_topics(topics, partitions, &[]);
@@ -152,7 +152,7 @@ impl KafkaCluster {
         }
     }
 
-    /// Grows a topic to `total` partitions.
+    /// Adds partitions to a topic, up to `total`.
     #[track_caller]
     pub fn add_partitions(&self, topic: &str, total: usize) {
         let new = NewPartitions::new(topic, total);
@@ -173,7 +173,7 @@ impl KafkaCluster {
         crate::wait_until("the topic to be gone", DEADLINE, || !self.topics().contains(topic));
     }
 
-    /// How many partitions a topic has.
+    /// Number of partitions of a topic.
     #[track_caller]
     pub fn partitions(&self, topic: &str) -> i32 {
         let consumer: BaseConsumer = self.consumer_config().create().expect("a consumer can be made");
@@ -198,7 +198,8 @@ impl KafkaCluster {
         crate::wait_until("the records to be gone", DEADLINE, || self.ends(topic, partition).0 >= before);
     }
 
-    /// First offset kept and next offset written (`read_uncommitted`) of a partition; waits for a leader that knows.
+    /// First offset kept and next offset written (`read_uncommitted`) of a partition; waits for a leader that knows
+    /// them.
     #[track_caller]
     pub fn ends(&self, topic: &str, partition: i32) -> (i64, i64) {
         let mut config = self.consumer_config();
@@ -209,7 +210,7 @@ impl KafkaCluster {
         })
     }
 
-    /// Writes records and waits until all are acknowledged. Those without partition go by their key.
+    /// Writes records and waits until all are acknowledged. Records without a partition are spread by key.
     #[track_caller]
     pub fn produce(&self, topic: &str, messages: impl IntoIterator<Item = Message>) {
         let producer = self.producer(&[]);
@@ -217,7 +218,7 @@ impl KafkaCluster {
         producer.flush(DEADLINE).expect("the records are delivered");
     }
 
-    /// As [`Self::produce`], to a topic per record.
+    /// Like [`Self::produce`], with a topic per record.
     #[track_caller]
     pub fn produce_to<'a>(&self, messages: impl IntoIterator<Item = (&'a str, Message)>) {
         let producer = self.producer(&[]);
@@ -241,7 +242,7 @@ impl KafkaCluster {
         config.create_with_context(AllDelivered).expect("a producer can be made")
     }
 
-    /// All records of a topic, ordered by partition and offset, up to its present end.
+    /// Reads all records of a topic up to its current end, ordered by partition and offset.
     #[track_caller]
     pub fn read_all(&self, topic: &str, isolation: Isolation) -> Vec<Record> {
         let mut records = Vec::new();
@@ -250,7 +251,7 @@ impl KafkaCluster {
         records
     }
 
-    /// Hands over all records of a topic up to its present end; those of one partition in order.
+    /// Passes all records of a topic, up to its current end, to `take`; those of one partition in order.
     #[track_caller]
     pub fn read_each(&self, topic: &str, isolation: Isolation, take: impl FnMut(Record)) {
         let mut config = self.consumer_config();
@@ -272,7 +273,7 @@ impl KafkaCluster {
     }
 
     /// Waits until no transaction is open in the topic: the broker acknowledges a commit before its markers are
-    /// written, and what it committed is not yet visible then.
+    /// written, and the committed records are not visible until then.
     #[track_caller]
     fn wait_settled(&self, consumer: &BaseConsumer, topic: &str, partitions: usize) {
         for partition in 0..i32::try_from(partitions).expect("few") {
@@ -298,7 +299,7 @@ fn read_to_ends(consumer: &BaseConsumer, topic: &str, partitions: usize, mut tak
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 ended.insert(partition);
             }
-            // Passing trouble: brokers are killed in tests. The deadline decides.
+            // Temporary errors: brokers are killed in tests. The deadline decides.
             Some(Err(_)) => {}
         }
     }
@@ -343,7 +344,7 @@ where
     }
 }
 
-/// Fails the test when a record is not delivered.
+/// Fails the test if a record is not delivered.
 pub struct AllDelivered;
 
 impl rdkafka::ClientContext for AllDelivered {}
@@ -352,7 +353,7 @@ impl ProducerContext for AllDelivered {
     type DeliveryOpaque = ();
     fn delivery(&self, result: &rdkafka::message::DeliveryResult<'_>, (): ()) {
         if let Err((error, message)) = result {
-            // Purged ones belong to a transaction the test aborts.
+            // Purged records belong to a transaction that the test aborts.
             let purged = error
                 .rdkafka_error_code()
                 .is_some_and(|code| matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight));

@@ -1,4 +1,4 @@
-//! A Kafka cluster of one or three brokers, on ports and in a folder of its own.
+//! A Kafka cluster of one or three brokers, with its own ports and folder.
 //!
 //! Owns: which brokers run. Does not own: what is in the topics (see `client`, `transaction`).
 
@@ -20,7 +20,7 @@ pub struct KafkaCluster {
     brokers: Mutex<Vec<Broker>>,
     bootstrap_servers: String,
     size: usize,
-    // After the brokers: removed when they are gone.
+    // Declared after the brokers, so that it is removed after they are gone.
     _dir: TempDir,
 }
 
@@ -32,15 +32,15 @@ impl KafkaCluster {
         Self::start_with(size, "")
     }
 
-    /// As [`Self::start`], with more properties of every broker, a line each.
+    /// Like [`Self::start`], with more properties for every broker, one per line.
     pub fn start_with(size: usize, properties: &str) -> Self {
         assert!(size == 1 || size == 3, "a cluster has 1 or 3 brokers, not {size}");
         ensure_installed();
         Self::launch(size, folder(), "", properties)
     }
 
-    /// One broker with more listeners: `listeners` are appended to those of every broker (`,NAME://HOST:PORT`), and
-    /// `properties` say what they are. `dir` holds the files they name, and the broker's data.
+    /// Starts one broker with more listeners: `listeners` are appended to those of every broker (`,NAME://HOST:PORT`),
+    /// and `properties` configure them. `dir` holds the files they name, and the broker's data.
     pub(crate) fn start_listening(dir: TempDir, listeners: &str, properties: &str) -> Self {
         ensure_installed();
         Self::launch(1, dir, listeners, properties)
@@ -69,7 +69,7 @@ impl KafkaCluster {
         cluster
     }
 
-    /// One broker for all tests of this process. Never kill it.
+    /// One broker that all tests of this process share. Never kill it.
     pub fn shared() -> &'static Self {
         SHARED.get_or_init(|| Self::start(1))
     }
@@ -78,28 +78,28 @@ impl KafkaCluster {
         &self.bootstrap_servers
     }
 
-    /// How many brokers it has, running or not.
+    /// Number of brokers, running or not.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// SIGKILL for broker `id` (1, 2, …, as in Kafka's metadata).
+    /// Kills broker `id` (1, 2, …, as in Kafka's metadata) with SIGKILL.
     pub fn kill_broker(&self, id: i32) {
         self.with(id, Broker::kill);
     }
 
-    /// Starts a killed broker again over its data and waits until the whole cluster serves.
+    /// Restarts a killed broker with its data, and waits until the whole cluster serves.
     pub fn restart_broker(&self, id: i32) {
         self.with(id, Broker::start);
         self.wait_serving();
     }
 
-    /// Starts a killed broker again over its data, without waiting for it or the others.
+    /// Restarts a killed broker with its data, without waiting for it or the others.
     pub fn start_broker(&self, id: i32) {
         self.with(id, Broker::start);
     }
 
-    /// SIGSTOP: the broker hangs and its connections stay open.
+    /// Stops a broker with SIGSTOP: it hangs, and its connections stay open.
     pub fn freeze_broker(&self, id: i32) {
         self.with(id, |broker| broker.freeze());
     }
@@ -109,12 +109,12 @@ impl KafkaCluster {
         self.with(id, |broker| broker.thaw());
     }
 
-    /// SIGKILL for all brokers: a full outage.
+    /// Kills all brokers with SIGKILL.
     pub fn stop_all(&self) {
         self.lock().iter_mut().for_each(Broker::kill);
     }
 
-    /// Starts all brokers that do not run and waits until they serve.
+    /// Starts all brokers that do not run, and waits until they serve.
     pub fn start_all(&self) {
         for broker in self.lock().iter_mut().filter(|broker| !broker.is_running()) {
             broker.start();
@@ -122,7 +122,7 @@ impl KafkaCluster {
         self.wait_serving();
     }
 
-    /// Broker that leads this partition; waits until there is one among the running.
+    /// Returns the broker that leads this partition; waits until a running broker does.
     pub fn leader(&self, topic: &str, partition: i32) -> i32 {
         let consumer = self.metadata_client();
         let running: Vec<i32> = self.lock().iter().filter(|b| b.is_running()).map(|b| b.id).collect();
@@ -134,7 +134,7 @@ impl KafkaCluster {
         })
     }
 
-    /// Broker that coordinates the transactions of this `transactional.id`, used before.
+    /// Returns the broker that coordinates the transactions of this `transactional.id`, which was used before.
     pub fn transaction_coordinator(&self, transactional_id: &str) -> i32 {
         let consumer = self.metadata_client();
         let partitions = crate::wait_for("the transaction log", DEADLINE, || {
@@ -158,7 +158,7 @@ impl KafkaCluster {
         });
     }
 
-    /// Logs of all brokers, for a failed test.
+    /// Returns the logs of all brokers, for the message of a failed test.
     pub fn logs(&self) -> String {
         self.lock().iter().map(|broker| format!("== broker {}\n{}", broker.id, broker.log())).collect()
     }
@@ -188,12 +188,12 @@ impl KafkaCluster {
     }
 }
 
-/// A folder for brokers.
+/// Creates a folder for brokers.
 pub(crate) fn folder() -> TempDir {
     tempfile::Builder::new().prefix("highwater-kafka-").tempdir().expect("a folder can be made")
 }
 
-/// Java's `String.hashCode`, by which Kafka spreads transactional ids.
+/// Java's `String.hashCode`, which Kafka uses to spread transactional ids.
 fn java_hash(text: &str) -> i32 {
     text.encode_utf16().fold(0_i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)))
 }
@@ -211,7 +211,7 @@ fn common_properties(ports: &[(u16, u16)]) -> String {
         ] {
             let _ = writeln!(text, "{key}={size}");
         }
-        // One broker may die and writes go on.
+        // Writes continue after the death of one broker.
         for key in ["min.insync.replicas", "transaction.state.log.min.isr"] {
             let _ = writeln!(text, "{key}=2");
         }

@@ -1,7 +1,7 @@
-//! A Highwater cluster as processes, driven through its command line only.
+//! A Highwater cluster as processes, controlled through its command line only.
 //!
 //! Owns: one driver and its executors (killed when dropped), and waiting for what they do. Does not own: Kafka
-//! (`cluster`). The binary is the one built beside the test: `target/<profile>/highwater`.
+//! (`cluster`). The binary is the one built with the test: `target/<profile>/highwater`.
 
 use crate::ports::free_port;
 use crate::process::Process;
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 /// Longest wait for anything that must happen.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Environment of a process.
+/// Environment variables of a process.
 pub type Environment<'a> = &'a [(&'a str, String)];
 
 /// One driver, its data folder, and executors by number.
@@ -31,11 +31,11 @@ pub struct Highwater {
     grpc: String,
     driver: Option<Process>,
     executors: Vec<Option<Process>>,
-    /// Number of the driver's process, for its log.
+    /// Number of driver processes started, for the names of their logs.
     drivers: usize,
 }
 
-/// The binary under test: tests lie in `target/<profile>/deps`, examples in `target/<profile>/examples`.
+/// The binary under test: tests are in `target/<profile>/deps`, examples in `target/<profile>/examples`.
 pub fn binary() -> PathBuf {
     let mut path = std::env::current_exe().expect("a process knows its file");
     path.pop();
@@ -48,7 +48,7 @@ fn free_address() -> String {
 }
 
 impl Highwater {
-    /// A driver that answers, and `executors` executors.
+    /// Starts a driver, waits until it answers, and starts `executors` executors.
     pub fn start(executors: usize) -> Self {
         let mut cluster = Self::stopped();
         cluster.start_driver(&[]);
@@ -59,7 +59,7 @@ impl Highwater {
         cluster
     }
 
-    /// A cluster whose driver is yet to be started.
+    /// A cluster whose driver is not started yet.
     pub fn stopped() -> Self {
         let grpc = free_address();
         Self {
@@ -101,7 +101,7 @@ impl Highwater {
         self.start_driver_under(&[], environment, more);
     }
 
-    /// Starts the driver as a command that `wrapper` (a program and its arguments) runs in its own place.
+    /// Starts the driver through `wrapper` (a program and its arguments), which must `exec` it.
     pub fn start_driver_under(&mut self, wrapper: &[&str], environment: Environment<'_>, more: &[&str]) {
         let data = self.data_dir();
         let data = data.to_str().expect("a folder's name is text");
@@ -115,12 +115,12 @@ impl Highwater {
         self.driver = Some(self.spawn(&name, &args, environment));
     }
 
-    /// Starts another executor; returns its number.
+    /// Starts another executor. Returns its number.
     pub fn add_executor(&mut self, environment: Environment<'_>) -> usize {
         self.add_executor_with(environment, &["--slots", "1"])
     }
 
-    /// Starts another executor with more arguments; returns its number.
+    /// Starts another executor with more arguments. Returns its number.
     pub fn add_executor_with(&mut self, environment: Environment<'_>, more: &[&str]) -> usize {
         let number = self.executors.len();
         let binary = binary();
@@ -159,7 +159,7 @@ impl Highwater {
         driver.chain(executors).collect()
     }
 
-    /// A client command, ready to run.
+    /// Returns a client command, ready to run.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.args(args).env("HIGHWATER_DRIVER", &self.url).current_dir(self.path()).stdin(Stdio::null());
@@ -173,7 +173,7 @@ impl Highwater {
         self.command(args).output().expect("the binary runs; build it with `cargo build --bin highwater`")
     }
 
-    /// Runs a client command that must succeed; its stdout.
+    /// Runs a client command that must succeed. Returns its stdout.
     #[track_caller]
     pub fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
@@ -188,10 +188,10 @@ impl Highwater {
         let mut args = args.to_vec();
         args.push("--json");
         let text = self.ok(&args);
-        serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("`{args:?}` gave {text:?}: {error}"))
+        serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("`{args:?}` printed {text:?}: {error}"))
     }
 
-    /// Stores the script as a file; its path.
+    /// Stores the script as a file. Returns its path.
     pub fn file(&self, name: &str, sql: &str) -> String {
         let path = self.path().join(name);
         std::fs::write(&path, sql).expect("a file can be written");
@@ -210,7 +210,7 @@ impl Highwater {
         self.json(&["status", name])
     }
 
-    /// The committed batches the driver remembers, oldest first.
+    /// The committed batches that the driver remembers, oldest first.
     #[track_caller]
     pub fn progress(&self, name: &str) -> Vec<Value> {
         let lines = self.ok(&["progress", name, "--last", "100000", "--json"]);
@@ -218,7 +218,7 @@ impl Highwater {
         lines.lines().filter(|line| !line.is_empty()).map(parse).collect()
     }
 
-    /// The ends of all processes' logs.
+    /// The last lines of all processes' logs.
     pub fn logs(&self) -> String {
         let mut all = String::new();
         let named = self.executors.iter().enumerate().filter_map(|(n, p)| Some((format!("executor-{n}"), p.as_ref()?)));
@@ -231,7 +231,7 @@ impl Highwater {
         all
     }
 
-    /// Waits until `probe` gives a value; panics with the logs at the deadline.
+    /// Waits until `probe` returns a value; panics with the logs at the deadline.
     #[track_caller]
     pub fn wait<T>(&self, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
         let end = std::time::Instant::now() + DEADLINE;
@@ -242,7 +242,7 @@ impl Highwater {
         })
     }
 
-    /// Waits until the query's state is one of `states`; the status then.
+    /// Waits until the query's state is one of `states`. Returns its status.
     #[track_caller]
     pub fn wait_state(&self, name: &str, states: &[&str]) -> Value {
         self.wait(&format!("{name} to be {states:?}"), || {

@@ -1,5 +1,5 @@
-//! Transfers between accounts: money is neither made nor lost. Two aggregates, a full join and a third aggregate over
-//! it must say zero at every commit, and balances are known by arithmetic.
+//! Transfers between accounts, which neither create nor lose money. Two aggregates, a full join and a third aggregate
+//! over it must be zero at every commit, and balances are known by arithmetic.
 
 use crate::{Isolation, KafkaCluster, Message};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use std::ops::Range;
 const ACCOUNTS: u64 = 1_000;
 const PARTITIONS: u64 = 4;
 
-/// Topics of one ledger, by its name, and what was written to them.
+/// The topics of one ledger, and what was written to them.
 pub struct Ledger<'a> {
     pub kafka: &'a KafkaCluster,
     name: String,
@@ -37,7 +37,7 @@ impl<'a> Ledger<'a> {
         format!("{}-{what}", self.name)
     }
 
-    /// Writes so many more transfers.
+    /// Writes `transfers` more transfers.
     pub fn produce(&mut self, transfers: u64) {
         let ids: Range<u64> = self.transfers..self.transfers + transfers;
         self.transfers = ids.end;
@@ -55,7 +55,7 @@ impl<'a> Ledger<'a> {
         );
     }
 
-    /// The total over all accounts, and every account's balance.
+    /// A script with the total over all accounts, and every account's balance.
     pub fn sql(&self, settings: &str) -> String {
         let with = |what: &str| {
             let (topic, servers) = (self.topic(what), self.kafka.bootstrap_servers());
@@ -79,15 +79,15 @@ impl<'a> Ledger<'a> {
         )
     }
 
-    /// The total was zero at every commit, and the balances are those of all transfers.
+    /// Asserts that the total was zero at every commit, and that the balances are those of all transfers.
     ///
     /// # Panics
-    /// When they are not.
+    /// If they are not.
     #[track_caller]
     pub fn assert_exact(&self) {
         let totals = self.kafka.read_all(&self.topic("total"), Isolation::Committed);
         let seen: Vec<Value> = totals.iter().map(|record| record.json()).collect();
-        // An unchanged row is not written again, so that any other total would show here.
+        // An unchanged row is not written again, so any other total would show here.
         assert_eq!(seen, [json!({"name": "all", "total": 0})]);
         let mut folded: BTreeMap<u64, i64> = BTreeMap::new();
         for record in self.kafka.read_all(&self.topic("balances"), Isolation::Committed) {

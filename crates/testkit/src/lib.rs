@@ -1,10 +1,10 @@
-//! What tests need around the product: a real Apache Kafka, and processes that can be killed.
+//! What tests need besides the product: a real Apache Kafka, and processes that can be killed.
 //!
-//! Owns: brokers of its own on free ports, records in and out of topics, child processes, clusters of the binary
-//! under test, waiting with deadlines.
-//! Does not own: anything of the product, of which it is never part: it knows Highwater by its command line only.
-//! Invariants: everything it starts ends with the test process, however that ends. It panics where a test
-//! would: what fails here is a failed test.
+//! Owns: brokers on free ports, records in and out of topics, child processes, clusters of the binary under test,
+//! waiting with deadlines.
+//! Does not own: any part of the product, which it uses through the command line only; it is never part of the product.
+//! Invariants: everything it starts ends with the test process, however that ends. It panics like a test: a failure
+//! here is a failed test.
 
 pub mod broker;
 pub mod certificates;

@@ -1,11 +1,11 @@
-//! A workload whose answer is known by arithmetic: payments, totals per account, and a router of large ones.
+//! A workload with a known answer: payments, totals per account, and an INSERT that selects large payments.
 
 use crate::{Highwater, Isolation, KafkaCluster, Message};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Topics of one test, by its name.
+/// The topics of one test.
 pub struct Payments<'a> {
     pub kafka: &'a KafkaCluster,
     pub source: String,
@@ -19,7 +19,7 @@ pub type Totals = BTreeMap<String, (i64, i64)>;
 const ACCOUNTS: u64 = 97;
 
 impl<'a> Payments<'a> {
-    /// Creates the source topic; the sinks are Highwater's to create.
+    /// Creates the source topic; Highwater creates the sinks' topics.
     pub fn new(kafka: &'a KafkaCluster, test: &str, partitions: i32) -> Self {
         let source = format!("{test}-payments");
         kafka.create_topic(&source, partitions);
@@ -57,10 +57,10 @@ impl<'a> Payments<'a> {
         )
     }
 
-    /// Both sinks hold exactly the answer over the first `records` records.
+    /// Asserts that both sinks hold exactly the answer over the first `records` records.
     ///
     /// # Panics
-    /// When they do not.
+    /// If they do not.
     #[track_caller]
     pub fn assert_exact(&self, records: u64) {
         assert_eq!(self.folded_totals(), expected_totals(records));
@@ -76,7 +76,7 @@ impl<'a> Payments<'a> {
         assert_eq!(ids, expected);
     }
 
-    /// The changelog folded by key, as a `read_committed` reader sees it.
+    /// The final totals in the changelog, as a `read_committed` reader sees them.
     pub fn folded_totals(&self) -> Totals {
         let mut rows = Totals::new();
         for record in self.kafka.read_all(&self.totals, Isolation::Committed) {
@@ -101,7 +101,7 @@ impl<'a> Payments<'a> {
     }
 }
 
-/// The totals by plain arithmetic.
+/// The totals, computed by plain arithmetic.
 pub fn expected_totals(records: u64) -> Totals {
     let mut totals = Totals::new();
     for i in 0..records {

@@ -3,16 +3,16 @@
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Below the range Linux gives to outgoing connections, so that none of those takes the port of a broker that is
-/// down between a kill and a restart.
+/// Below Linux's range for outgoing connections, so that none of these takes the port of a broker that is down between
+/// a kill and a restart.
 const FIRST: u32 = 12_000;
 const COUNT: u32 = 20_000;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// A port of 127.0.0.1 nobody listens on.
+/// Returns a port of 127.0.0.1 on which nothing listens.
 pub fn free_port() -> u16 {
-    // Test binaries run side by side: each begins elsewhere.
+    // Test binaries run in parallel: each begins at another port.
     let start = std::process::id().wrapping_mul(7919);
     for _ in 0..COUNT {
         let candidate = FIRST + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;

@@ -1,6 +1,6 @@
-//! A child process of a test: its output in files, and the ways to hurt it.
+//! A child process of a test: its output, and ways to stop or disturb it.
 //!
-//! Invariant: killed and reaped when dropped.
+//! Invariant: it is killed and reaped when dropped.
 
 use crate::wait::wait_for;
 use nix::sys::signal::{Signal, kill};
@@ -60,24 +60,24 @@ impl Process {
         std::fs::read_to_string(&self.stderr).unwrap_or_default()
     }
 
-    /// SIGKILL; returns when the process is gone.
+    /// Kills it with SIGKILL. Returns when the process is gone.
     pub fn kill(&mut self) {
         // Fails only if it has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// SIGTERM: asks it to end.
+    /// Asks it to end, with SIGTERM.
     pub fn terminate(&self) {
         self.signal(Signal::SIGTERM);
     }
 
-    /// SIGSTOP: it hangs, its connections stay open.
+    /// Stops it with SIGSTOP: it hangs, and its connections stay open.
     pub fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
     }
 
-    /// SIGCONT.
+    /// Resumes it with SIGCONT.
     pub fn thaw(&self) {
         self.signal(Signal::SIGCONT);
     }
@@ -88,7 +88,7 @@ impl Process {
         kill(id, signal).unwrap_or_else(|error| panic!("cannot send {signal} to {id}: {error}"));
     }
 
-    /// `None` while it runs.
+    /// Returns how it ended; `None` while it runs.
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("the child can be looked at")
     }
@@ -97,7 +97,7 @@ impl Process {
         self.exit_status().is_none()
     }
 
-    /// Waits for its end; panics with its stderr when the deadline passes.
+    /// Waits for its end; panics with its stderr if the deadline passes.
     #[track_caller]
     pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
         let what = format!("process {} to end", self.child.id());
@@ -113,7 +113,7 @@ impl Process {
         })
     }
 
-    /// Waits until its stderr holds `text`; panics if it does not come or the process ends before.
+    /// Waits until its stderr contains `text`; panics at the deadline, or if the process ends before.
     #[track_caller]
     pub fn wait_stderr(&mut self, text: &str, deadline: Duration) {
         wait_for(&format!("{text:?} on stderr"), deadline, || {
@@ -124,7 +124,7 @@ impl Process {
         });
     }
 
-    /// Resident memory in bytes; `None` when it has ended.
+    /// Resident memory in bytes; `None` if it has ended.
     pub fn memory_bytes(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
         let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;

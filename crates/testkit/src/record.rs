@@ -1,4 +1,4 @@
-//! Records as tests write and read them.
+//! Records that tests write and read.
 
 use serde_json::Value;
 
@@ -65,7 +65,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// The value as JSON; panics if it is none.
+    /// The value as JSON; panics if it is not JSON.
     #[track_caller]
     pub fn json(&self) -> Value {
         let payload = self.payload.as_deref().unwrap_or_else(|| panic!("a tombstone has no value: {self:?}"));
@@ -73,7 +73,7 @@ impl Record {
             .unwrap_or_else(|error| panic!("not JSON ({error}): {}", String::from_utf8_lossy(payload)))
     }
 
-    /// The key as text, if there is one.
+    /// The key as text; `None` if there is none.
     pub fn key_text(&self) -> Option<String> {
         self.key.as_deref().map(|key| String::from_utf8_lossy(key).into_owned())
     }

@@ -1,4 +1,4 @@
-//! One Kafka broker that listens in every way Highwater can log in, with certificates and users of its own.
+//! One Kafka broker that listens in every way Highwater can log in, with its own certificates and users.
 //!
 //! Owns: its listeners, users and files. Does not own: the broker (`cluster`), tokens (`tokens`).
 //! Tests write and read their records without login, on the broker's plain listener.
@@ -10,11 +10,11 @@ use crate::tokens::TokenEndpoint;
 use std::sync::OnceLock;
 use tempfile::TempDir;
 
-/// The one user of PLAIN and SCRAM, and the password.
+/// The only user of PLAIN and SCRAM; `PASSWORD` is its password.
 pub const USER: &str = "alice";
 pub const PASSWORD: &str = "kafka-s3cret-of-the-test";
 
-/// Name, protocol and, of logins, mechanisms.
+/// Name, protocol and, for logins, mechanisms.
 const LISTENERS: [(&str, &str, &str); 5] = [
     ("TLS", "SSL", ""),
     ("MUTUAL", "SSL", ""),
@@ -30,11 +30,11 @@ pub struct SecureKafka {
     pub cluster: KafkaCluster,
     pub tokens: TokenEndpoint,
     ports: Vec<u16>,
-    /// The file of the authority that signed the broker's certificate and the token endpoint's.
+    /// File of the authority that signed the certificates of the broker and the token endpoint.
     pub ca: String,
-    /// The file of one that signed neither.
+    /// File of an authority that signed neither.
     pub stranger: String,
-    /// A client's certificate and key, and both in text.
+    /// File of a client's certificate; `key` is that of its key, and the last field has both as text.
     pub certificate: String,
     pub key: String,
     _files: TempDir,
@@ -43,7 +43,7 @@ pub struct SecureKafka {
 static SHARED: OnceLock<SecureKafka> = OnceLock::new();
 
 impl SecureKafka {
-    /// One broker for all tests of this process.
+    /// One broker that all tests of this process share.
     pub fn shared() -> &'static Self {
         SHARED.get_or_init(Self::start)
     }

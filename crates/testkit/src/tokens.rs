@@ -1,4 +1,4 @@
-//! A token endpoint of OIDC: client credentials in, signed tokens out; and the key to check them by.
+//! An OIDC token endpoint: issues signed tokens for client credentials, and publishes the key that verifies them.
 //!
 //! Owns: a thread that answers `POST /token` over TLS, and one that answers `GET /keys` without. It knows one secret.
 
@@ -19,15 +19,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The clients' secret.
 pub const CLIENT_SECRET: &str = "oidc-s3cret-of-the-test";
-/// A client whose tokens are over soon.
+/// A client whose tokens expire soon.
 pub const HASTY_CLIENT: &str = "hasty";
-/// How long those are good, seconds.
+/// Lifetime of its tokens, seconds.
 const HASTY_SECONDS: u64 = 4;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running endpoint; its threads end with the process.
 pub struct TokenEndpoint {
-    /// Where tokens are had.
+    /// Where clients request tokens.
     pub token_url: String,
     /// Where brokers get the keys.
     pub keys_url: String,
@@ -40,7 +40,7 @@ struct Signer {
 }
 
 impl TokenEndpoint {
-    /// `certificate` is what it shows on its port.
+    /// Starts the endpoint with `certificate` on its TLS port.
     pub fn start(certificate: &Certificate) -> Self {
         let random = SystemRandom::new();
         let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("a key");
@@ -58,7 +58,7 @@ impl TokenEndpoint {
             for stream in tokens.incoming().flatten() {
                 let _ = stream.set_read_timeout(Some(PATIENCE));
                 let Ok(connection) = ServerConnection::new(config.clone()) else { continue };
-                // A client that does not trust the certificate hangs up.
+                // A client that does not trust the certificate closes the connection.
                 let _ = answer(StreamOwned::new(connection, stream), |head, _| {
                     let (status, body) = signer.token(head);
                     count.fetch_add(usize::from(status == 200), Ordering::SeqCst);
@@ -75,7 +75,7 @@ impl TokenEndpoint {
         Self { token_url, keys_url, given }
     }
 
-    /// How many tokens were given out.
+    /// Number of tokens issued.
     pub fn given(&self) -> usize {
         self.given.load(Ordering::SeqCst)
     }
@@ -123,7 +123,7 @@ fn tls(certificate: &Certificate) -> ServerConfig {
         .expect("the key is the certificate's")
 }
 
-/// One request, one answer.
+/// Reads one request and writes one answer.
 fn answer<S: Read + Write>(stream: S, respond: impl Fn(&str, &str) -> (u16, String)) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut head = String::new();

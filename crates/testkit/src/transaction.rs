@@ -1,17 +1,17 @@
-//! Transactions of tests: written, then committed, aborted or left open.
+//! Transactions of tests, which are committed, aborted or left open.
 
 use crate::client::{AllDelivered, send_all};
 use crate::cluster::{DEADLINE, KafkaCluster};
 use crate::record::Message;
 use rdkafka::producer::{BaseProducer, Producer};
 
-/// An open transaction. Dropped without an end, it stays open until its timeout or until it is fenced.
+/// An open transaction. If dropped, it stays open until its timeout or until it is fenced.
 pub struct Transaction {
     producer: BaseProducer<AllDelivered>,
 }
 
 impl KafkaCluster {
-    /// Begins a transaction; fences an earlier owner of the same id.
+    /// Begins a transaction, and fences an earlier owner of the same id.
     #[track_caller]
     pub fn begin(&self, transactional_id: &str) -> Transaction {
         let producer = self.producer(&[("transactional.id", transactional_id)]);

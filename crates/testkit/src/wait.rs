@@ -1,13 +1,13 @@
-//! Waiting with a deadline for something another process does.
+//! Waiting, with a deadline, for something that another process does.
 //!
-//! Invariant: nothing waits for a fixed time; it waits for a condition and says what did not come true.
+//! Invariant: every wait is for a condition, never for a fixed time; a failure names the condition that did not hold.
 
 use std::time::{Duration, Instant};
 
-/// Pause between two looks. Short: most waits end within a few of them.
+/// Pause between two checks. Short, since most waits end after a few of them.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Returns the first `Some` of `probe`; panics when the deadline passes.
+/// Returns the first `Some` of `probe`; panics if the deadline passes.
 #[track_caller]
 pub fn wait_for<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
@@ -20,7 +20,7 @@ pub fn wait_for<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Op
     }
 }
 
-/// Waits until `condition` holds; panics when the deadline passes.
+/// Waits until `condition` holds; panics if the deadline passes.
 #[track_caller]
 pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
     wait_for(what, deadline, || condition().then_some(()));

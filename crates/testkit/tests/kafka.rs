@@ -60,7 +60,7 @@ fn three_brokers_survive_the_leader() {
     let ends = kafka.ends("kit-replicated", 0);
     kafka.stop_all();
     kafka.start_all();
-    // A leader tells its end only when the followers have told it theirs.
+    // A leader reports its end only after the followers have reported theirs.
     wait_until("the old end", Duration::from_secs(30), || kafka.ends("kit-replicated", 0) >= ends);
     assert_eq!(kafka.read_all("kit-replicated", Isolation::Committed).len(), 3);
 }

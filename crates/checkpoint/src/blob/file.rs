@@ -1,7 +1,7 @@
 //! Blobs as files in a folder.
 //!
-//! A put writes `NAME.tmp`, syncs it, renames it and syncs the folder: a crash leaves the old bytes, the new
-//! bytes or a `.tmp` that the next open removes.
+//! `put` writes `NAME.tmp`, syncs it, renames it and syncs the folder: a crash leaves the old bytes, the new bytes or a
+//! `.tmp` file that the next open removes.
 
 use super::BlobStore;
 use crate::error::CheckpointError;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 const TEMPORARY: &str = "tmp";
-/// For the owner only.
+/// Permissions for the owner only.
 const PRIVATE_FOLDER: u32 = 0o700;
 const PRIVATE_FILE: u32 = 0o600;
 
@@ -25,7 +25,7 @@ pub struct FileBlobStore {
 }
 
 impl FileBlobStore {
-    /// Opens the folder, creating it, and removes what unfinished puts have left.
+    /// Opens the folder, creating it if needed, and removes what unfinished puts have left.
     pub fn open(root: &Path) -> Result<Self, CheckpointError> {
         create_durably(root)?;
         make_private(root)?;
@@ -38,7 +38,7 @@ impl FileBlobStore {
         Ok(store)
     }
 
-    /// Creates the folder once per process, durably.
+    /// Creates the folder durably; does nothing if this process has done so before.
     fn ensure_folder(&self, folder: &Path) -> Result<(), CheckpointError> {
         let mut known = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
         if !known.contains(folder) {
@@ -57,7 +57,7 @@ impl BlobStore for FileBlobStore {
         let temporary = temporary_of(&path);
         let mut file = private_file(&temporary).map_err(CheckpointError::io("create", &temporary))?;
         if let Err(error) = file.write_all(bytes) {
-            // On a full disk it would take the room that others wait for. If that fails too, the next open does it.
+            // On a full disk a partial file takes space that others need. If this fails too, the next open removes it.
             let _ = fs::remove_file(&temporary);
             return Err(CheckpointError::io("write", &temporary)(error));
         }
@@ -84,7 +84,7 @@ impl BlobStore for FileBlobStore {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<String>, CheckpointError> {
-        // Only the folder the prefix names has to be walked.
+        // Only the folder that the prefix names must be walked.
         let folder = prefix.rfind('/').map_or(self.root.clone(), |end| self.root.join(&prefix[..end]));
         let mut names: Vec<String> = files_under(&folder)?
             .iter()
@@ -108,7 +108,7 @@ fn is_temporary(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == TEMPORARY)
 }
 
-/// Every file below `folder`; none if it does not exist.
+/// Lists every file below `folder`; none if it does not exist.
 fn files_under(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -128,7 +128,7 @@ fn files_under(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     Ok(files)
 }
 
-/// Creates a folder and its missing parents, each synced into the one above.
+/// Creates a folder and its missing parents, syncing each into its parent.
 pub(crate) fn create_durably(folder: &Path) -> Result<(), CheckpointError> {
     if folder.is_dir() || folder.as_os_str().is_empty() {
         return Ok(());
@@ -146,12 +146,12 @@ pub(crate) fn create_durably(folder: &Path) -> Result<(), CheckpointError> {
     sync_folder(parent.unwrap_or(Path::new(".")))
 }
 
-/// A new or emptied file that only its owner reads: what is stored may hold secrets.
+/// Creates or empties a file that only its owner can read, since stored data may contain secrets.
 fn private_file(path: &Path) -> std::io::Result<File> {
     File::options().write(true).create(true).truncate(true).mode(PRIVATE_FILE).open(path)
 }
 
-/// Closes one of the store's own folders to others; an earlier version may have left it open.
+/// Removes access for others from one of the store's folders; an earlier version may have left it open.
 pub(crate) fn make_private(folder: &Path) -> Result<(), CheckpointError> {
     let open = fs::metadata(folder).map_err(CheckpointError::io("look at", folder))?.permissions();
     if open.mode() & 0o077 == 0 {
@@ -161,7 +161,7 @@ pub(crate) fn make_private(folder: &Path) -> Result<(), CheckpointError> {
         .map_err(CheckpointError::io("close", folder))
 }
 
-/// Makes the names in a folder durable.
+/// Makes the entries of a folder durable.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), CheckpointError> {
     File::open(folder).and_then(|file| file.sync_all()).map_err(CheckpointError::sync(folder))
 }
@@ -171,10 +171,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_stored_is_its_owners_only() {
+    fn stored_files_are_readable_by_their_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("blobs");
-        // As an earlier version has left it.
+        // As an earlier version left it.
         fs::create_dir(&root).unwrap();
         fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
         let store = FileBlobStore::open(&root).unwrap();

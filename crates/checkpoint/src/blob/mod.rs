@@ -1,8 +1,8 @@
-//! Blobs: whole files of bytes that are written once.
+//! Blobs: byte files that are written once, as a whole.
 //!
 //! Owns: the trait and its contract. Does not own: what is in a blob (`format`) or its name (`keys`).
-//! Invariants: when `put` returns, the blob survives a power cut; at any moment a name shows either nothing,
-//! the old bytes or the new bytes, never a part.
+//! Invariants: when `put` returns, the blob survives a power cut; at any moment a name holds nothing, the old bytes or
+//! the new bytes, never a part of them.
 
 mod file;
 mod mem;
@@ -13,15 +13,15 @@ pub use mem::MemBlobStore;
 
 use crate::error::CheckpointError;
 
-/// Keeps blobs by name. Names are relative paths with `/`.
+/// Stores blobs by name. Names are relative paths with `/`.
 pub trait BlobStore: Send + Sync {
     /// Writes a blob durably, replacing one of the same name.
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), CheckpointError>;
     /// Reads a blob; `None` if there is none.
     fn get(&self, name: &str) -> Result<Option<Vec<u8>>, CheckpointError>;
-    /// Removes a blob; removing none is fine.
+    /// Removes a blob; does nothing if there is none.
     fn delete(&self, name: &str) -> Result<(), CheckpointError>;
-    /// Names that begin with `prefix`, sorted.
+    /// Lists the names that begin with `prefix`, sorted.
     fn list(&self, prefix: &str) -> Result<Vec<String>, CheckpointError>;
 }
 

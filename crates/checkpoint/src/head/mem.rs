@@ -1,4 +1,4 @@
-//! Heads in memory, with a power cut to be simulated.
+//! Heads in memory, which can simulate a power cut.
 
 use super::{HeadOp, HeadStore, Transacted, check_epoch};
 use crate::error::CheckpointError;
@@ -22,7 +22,7 @@ struct State {
 }
 
 impl MemHeadStore {
-    /// Forgets every note made since the last transaction, as a power cut would.
+    /// Drops every note made since the last transaction, as a power cut would.
     pub fn lose_unsynced(&self) {
         let mut state = self.state();
         state.current = state.synced.clone();

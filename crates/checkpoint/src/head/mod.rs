@@ -1,9 +1,9 @@
-//! Heads: few small values that change atomically, guarded by the epoch.
+//! Heads: a few small values that change atomically, guarded by the epoch.
 //!
 //! Owns: the trait and its contract. Does not own: keys (`keys`) or values (`values`).
-//! Invariants: `transact` is all or nothing, durable when it returns, and refused for any epoch but the one
-//! claimed last; a `note` becomes durable with the next transaction at the latest, and never makes an
-//! earlier one less durable.
+//! Invariants: `transact` is all or nothing, durable when it returns, and refused for any epoch but the one claimed
+//! last; a `note` becomes durable with the next transaction at the latest, and never makes an earlier write less
+//! durable.
 
 mod mem;
 mod sled;
@@ -15,18 +15,18 @@ use crate::error::CheckpointError;
 use crate::keys::HeadKey;
 use highwater_protocol::ids::Epoch;
 
-/// One part of a transaction.
+/// One operation of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeadOp {
     Put(HeadKey, Vec<u8>),
     Delete(HeadKey),
-    /// The transaction only happens if the key has this value (`None` = is absent).
+    /// The transaction only happens if the key has this value (`None`: if the key is absent).
     Expect(HeadKey, Option<Vec<u8>>),
-    /// The transaction only happens if the key is there.
+    /// The transaction only happens if the key is present.
     ExpectPresent(HeadKey),
 }
 
-/// How a transaction ended that did not fail.
+/// The outcome of a transaction that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Transacted {
@@ -35,24 +35,24 @@ pub enum Transacted {
     Refused,
 }
 
-/// Keeps head values.
+/// Stores head values.
 pub trait HeadStore: Send + Sync {
-    /// Raises the epoch by one, durably, and returns it. Every earlier one is fenced from then on.
+    /// Raises the epoch by one, durably, and returns it. All earlier epochs are fenced from then on.
     fn claim_epoch(&self) -> Result<Epoch, CheckpointError>;
-    /// The epoch claimed last; 0 if none was.
+    /// Returns the epoch claimed last; 0 if none was.
     fn epoch(&self) -> Result<Epoch, CheckpointError>;
     /// Applies all operations or none, durably.
     fn transact(&self, epoch: Epoch, ops: &[HeadOp]) -> Result<Transacted, CheckpointError>;
     /// Sets one key without waiting for the disk.
     fn note(&self, epoch: Epoch, key: &HeadKey, value: &[u8]) -> Result<(), CheckpointError>;
     fn get(&self, key: &HeadKey) -> Result<Option<Vec<u8>>, CheckpointError>;
-    /// Keys that begin with `prefix` and their values, in key order.
+    /// Returns the keys that begin with `prefix`, with their values, in key order.
     fn scan(&self, prefix: &str) -> Result<Vec<(HeadKey, Vec<u8>)>, CheckpointError>;
-    /// True if it holds nothing at all, not even keys of other versions.
+    /// True if it holds no key at all, not even one that this version does not know.
     fn is_empty(&self) -> Result<bool, CheckpointError>;
 }
 
-/// The check every write begins with.
+/// The check that every write begins with.
 fn check_epoch(yours: Epoch, current: Epoch) -> Result<(), CheckpointError> {
     if yours == current { Ok(()) } else { Err(CheckpointError::Fenced { yours, current }) }
 }

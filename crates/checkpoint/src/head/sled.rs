@@ -1,8 +1,8 @@
 //! Heads in sled 0.34.
 //!
-//! Owns: working around what sled's `flush` does not promise: on Linux it is `sync_file_range`, which neither
-//! empties the disk's cache nor records the file's size, so `db` and its folder are synced here before a write
-//! counts as durable. Values over 128 KiB would go to files that sled never syncs: `values` keeps them small.
+//! Owns: making writes durable, which sled's `flush` does not guarantee: on Linux it is `sync_file_range`, which
+//! neither flushes the disk's cache nor records the file's size, so `db` and its folder are synced here before a write
+//! counts as durable. Values over 128 KiB would go to files that sled never syncs; `values` keeps them small.
 
 use super::{HeadOp, HeadStore, Transacted, check_epoch};
 use crate::blob::{create_durably, make_private, sync_folder};
@@ -15,24 +15,24 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Page cache; heads are small.
+/// Size of the page cache; heads are small.
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
-/// After a `drop` in this process sled's threads may hold its lock for a moment longer.
+/// Time to wait for sled's lock: after a `drop` in this process sled's threads may hold it for a moment longer.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
-/// With less room on the disk nothing is written: sled grows by segments of 512 KiB, and takes no more writes at all,
-/// of anybody, once one has failed.
+/// Nothing is written if less than this is free on the disk: sled grows by segments of 512 KiB, and refuses all further
+/// writes after one has failed.
 const ROOM_BYTES: u64 = 8 * 1024 * 1024;
 
 #[derive(Debug)]
 pub struct SledHeadStore {
     db: sled::Db,
-    /// sled's data file, opened once more to be synced.
+    /// sled's data file, opened a second time so that it can be synced.
     file: File,
     dir: PathBuf,
 }
 
-/// Why a transaction was given up.
+/// Why a transaction was abandoned.
 enum Stop {
     Unmet,
     Fenced(Epoch),
@@ -59,7 +59,7 @@ impl SledHeadStore {
 
     /// Refuses a write while the disk is nearly full.
     fn check_room(&self) -> Result<(), CheckpointError> {
-        // A file system that does not tell is taken at its word when it is written to.
+        // If the file system does not report its free space, the write itself will show whether there is room.
         let Ok(stat) = rustix::fs::statvfs(self.dir.as_path()) else { return Ok(()) };
         let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
         if free_bytes < ROOM_BYTES {

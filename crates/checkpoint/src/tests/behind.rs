@@ -9,7 +9,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// More than is kept in the head store itself, and nothing that compresses.
+/// Changes larger than what is kept in the head store itself, and incompressible.
 fn noise(seed: u32) -> Changes {
     let words = (0..4_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).wrapping_add(seed).to_le_bytes());
     some(1, &words.collect::<Vec<u8>>())
@@ -32,8 +32,8 @@ fn blobs_of(dir: &Path, query: QueryId) -> usize {
     fs::read_dir(dir.join(format!("blobs/queries/{query}"))).unwrap().count()
 }
 
-/// sled takes a bad checksum in its newest writes for what a crash tore. Wherever the damage is: the newest batch is
-/// found, or an error is.
+/// sled takes a bad checksum in its newest writes for a torn write of a crash. Wherever the damage is, the result is
+/// the newest batch or an error.
 #[test]
 fn damage_anywhere_in_the_newest_writes_is_never_taken_for_an_older_checkpoint() {
     let whole = tempfile::tempdir().unwrap();
@@ -65,11 +65,11 @@ fn damage_anywhere_in_the_newest_writes_is_never_taken_for_an_older_checkpoint()
             Err(_) => {}
         }
     }
-    assert!(went_back > 0, "the log was never taken for shorter: this test does not test");
+    assert!(went_back > 0, "no damage shortened the log, so the test shows nothing");
 }
 
 #[test]
-fn a_head_store_of_an_older_day_stops_its_query_with_the_way_out_and_no_other() {
+fn an_older_head_store_stops_only_its_query_and_names_the_remedy() {
     let (dir, old) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let other = spec("other");
     let query = {
@@ -94,26 +94,26 @@ fn a_head_store_of_an_older_day_stops_its_query_with_the_way_out_and_no_other() 
     assert!(text.contains("batch 1 was prepared") && text.contains("ends at batch 0"), "{text}");
     assert!(text.contains("Restore the whole data folder") && text.contains("--new-output"), "{text}");
     assert_eq!(blobs_of(dir.path(), query), 2, "the newer file is kept");
-    assert_eq!(store.latest(other.id).unwrap().unwrap().record.batch(), BatchId(0), "the other one goes on");
+    assert_eq!(store.latest(other.id).unwrap().unwrap().record.batch(), BatchId(0), "the other query is not affected");
     let epoch = store.claim_epoch().unwrap();
     assert!(matches!(
         store.prepare(epoch, &record(query, epoch, 1, 2, &noise(3))),
         Err(CheckpointError::WentBack { .. })
     ));
-    // One way out: without the mark, recovery holds the sinks against what is there.
+    // One remedy: without the mark, recovery compares the sinks with the checkpoint.
     drop(store);
     fs::remove_file(dir.path().join(format!("marks/{query}"))).unwrap();
     let store = CheckpointStore::open(dir.path()).unwrap();
     assert_eq!(store.latest(query).unwrap().unwrap().record.batch(), BatchId(0));
     assert_eq!(blobs_of(dir.path(), query), 1);
-    // Another one.
+    // The other remedy: drop the query.
     let epoch = store.claim_epoch().unwrap();
     store.delete_query(epoch, query).unwrap();
     assert!(!dir.path().join(format!("marks/{query}")).exists());
 }
 
 #[test]
-fn a_head_store_behind_its_epoch_is_not_opened() {
+fn a_head_store_with_an_older_epoch_is_not_opened() {
     let (dir, old) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let query = opened(dir.path()).2;
     copy(&dir.path().join("head"), old.path());
@@ -162,7 +162,7 @@ fn the_number_of_writers_only_grows_and_survives() {
     assert!(matches!(store.reserve_writers(epoch, query, &[(a, 9)].into()), Err(CheckpointError::NoQuery { .. })));
 }
 
-/// Blobs in memory whose next writes fail: 1 for want of space, 2 when they are synced.
+/// Blobs in memory whose next writes fail: 1 because the disk is full, 2 because the sync fails.
 #[derive(Default)]
 struct Failing {
     blobs: MemBlobStore,
@@ -193,7 +193,7 @@ impl BlobStore for Failing {
 }
 
 #[test]
-fn a_full_disk_is_passing_trouble_and_a_failed_sync_ends_all_writing() {
+fn a_full_disk_is_retried_and_a_failed_sync_ends_all_writing() {
     let (blobs, heads) = (Arc::new(Failing::default()), Arc::new(MemHeadStore::default()));
     let store = CheckpointStore::with_parts(blobs.clone(), heads.clone()).unwrap();
     let epoch = store.claim_epoch().unwrap();

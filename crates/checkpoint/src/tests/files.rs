@@ -1,4 +1,4 @@
-//! Content of looked-up files: kept as long as a batch may need it.
+//! Content of looked-up files is kept as long as a batch may need it.
 
 use super::*;
 use highwater_protocol::files::{FileContent, FileVersions};
@@ -30,7 +30,7 @@ impl Case {
         self.store.prepare(self.epoch, &record).unwrap();
     }
 
-    /// Which of the contents are there.
+    /// Which of the contents are still stored.
     fn kept(&self, contents: [&[u8]; 3]) -> [bool; 3] {
         contents.map(|bytes| self.store.read_file(self.query, FileContent::of(bytes)).is_ok_and(|read| read == bytes))
     }
@@ -44,16 +44,16 @@ fn content_is_kept_while_a_batch_may_need_it() {
     case.keep(all[0]);
     case.prepare(0, all[0]);
     case.keep(all[1]);
-    // Batch 1 was planned before that, and takes long.
+    // Batch 1 was planned before that and is still under way.
     case.keep(all[2]);
     case.prepare(1, all[0]);
-    assert_eq!(case.kept(all), [true; 3], "versions that the next batch may be planned with");
+    assert_eq!(case.kept(all), [true; 3], "the next batch may be planned with any of these versions");
     case.prepare(2, all[2]);
     assert_eq!(case.kept(all), [true, false, true], "batch 1 is one of the newest two");
     case.prepare(3, all[2]);
     case.prepare(4, all[2]);
     assert_eq!(case.kept(all), [false, false, true]);
-    // A version that comes back.
+    // A version that was used before is used again.
     case.keep(all[0]);
     case.prepare(5, all[0]);
     case.prepare(6, all[0]);
@@ -62,7 +62,7 @@ fn content_is_kept_while_a_batch_may_need_it() {
 }
 
 #[test]
-fn a_restart_keeps_what_is_needed_and_removes_what_is_not() {
+fn a_restart_keeps_needed_content_and_removes_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let all: [&[u8]; 3] = [b"1,one", b"1,new", b"1,newer"];
     let query = {
@@ -89,7 +89,7 @@ fn a_restart_keeps_what_is_needed_and_removes_what_is_not() {
 }
 
 #[test]
-fn compaction_deletes_what_nobody_needs_and_nothing_else() {
+fn compaction_deletes_only_unneeded_content() {
     let dir = tempfile::tempdir().unwrap();
     let case = Case::opened(dir.path());
     let all: [&[u8]; 3] = [b"1,one", b"1,new", b"1,newer"];
@@ -98,7 +98,7 @@ fn compaction_deletes_what_nobody_needs_and_nothing_else() {
     case.keep(all[1]);
     case.prepare(1, all[1]);
     case.keep(all[2]);
-    // Of a run that ended before a batch was planned with it.
+    // Left by a run that ended before a batch was planned with it.
     let stray = dir.path().join(format!("blobs/queries/{}/file-{}", case.query, FileContent::of(b"stray").digest));
     std::fs::write(&stray, b"stray").unwrap();
     let policy = CompactionPolicy { min_delta_bytes: 0, max_deltas: 1, part_bytes: 1000 };
@@ -120,7 +120,7 @@ fn versions_that_no_batch_was_planned_with_are_deleted() {
 }
 
 #[test]
-fn a_repeated_try_holds_its_content_once() {
+fn a_repeated_attempt_holds_its_content_once() {
     let dir = tempfile::tempdir().unwrap();
     let case = Case::opened(dir.path());
     case.keep(b"1,one");

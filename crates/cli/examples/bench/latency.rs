@@ -1,4 +1,4 @@
-//! End to end: from before `produce` to a `read_committed` consumer of the sink, through a filter.
+//! End-to-end latency: from before `produce` to a `read_committed` consumer of the sink, through a filter.
 
 use crate::throughput::{sink, source};
 use crate::usage;
@@ -10,9 +10,9 @@ use rdkafka::{Message as _, Offset, TopicPartitionList};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const PARTITIONS: i32 = 8;
-/// Not measured: connections are made and code is warm after this.
+/// Not measured: time until connections are open and code is warm.
 const WARM_UP: Duration = Duration::from_secs(5);
-/// No rows for so long: there are no more.
+/// If no row arrives for this long, there are no more.
 const SILENCE: Duration = Duration::from_secs(10);
 
 pub fn measure(kafka: &KafkaCluster, seconds: u64) {
@@ -56,7 +56,7 @@ fn run(kafka: &KafkaCluster, rate: u64, seconds: u64) {
     }
 }
 
-/// Evenly, in steps of a millisecond.
+/// Produces evenly, in steps of a millisecond.
 fn produce(kafka: &KafkaCluster, topic: &str, rate: u64, length: Duration) {
     let producer = kafka.producer(&[("linger.ms", "0")]);
     let began = Instant::now();

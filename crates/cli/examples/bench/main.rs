@@ -1,5 +1,5 @@
-//! Throughput, latency, recovery time and memory of Highwater on a real Kafka, next to a bare drain of the same
-//! topic in the same run; large state; and Nexmark, its answers compared with DuckDB's. `make bench` runs it;
+//! Throughput, latency, recovery time and memory of Highwater on a real Kafka, next to a plain consumer of the same
+//! topic in the same run; large state; and Nexmark, with answers compared with DuckDB's. `make bench` runs it;
 //! `--records`, `--seconds`, `--state-records`, `--state-keys`, `--nexmark-events` and `--only` make it smaller.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
@@ -64,7 +64,7 @@ fn main() {
     }
 }
 
-/// A cluster of the release build; executors have a slot per core, as by default.
+/// Starts a cluster of the release build; executors have one slot per core, the default.
 pub fn start(executors: usize) -> Highwater {
     let mut cluster = Highwater::start(0);
     for _ in 0..executors {

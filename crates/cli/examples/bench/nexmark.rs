@@ -1,4 +1,4 @@
-//! Nexmark: every query on one executor, and on three of which one is killed, its answer compared with DuckDB's.
+//! Nexmark: every query on one executor, and on three of which one is killed; the answers are compared with DuckDB's.
 
 use crate::nexmark_check::Check;
 use crate::usage;
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 const EVENTS: &str = "nexmark-bench";
 const PARTITIONS: u32 = 8;
-/// How often it is looked whether the first micro-batch is committed.
+/// How often to check whether the first micro-batch is committed.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// `only` these queries, if any are named.
+/// Measures the queries in `only`, or all if it is empty.
 pub fn measure(kafka: &KafkaCluster, events: u64, only: &[String]) {
     let check = Check::new();
     let began = Instant::now();
@@ -29,7 +29,7 @@ pub fn measure(kafka: &KafkaCluster, events: u64, only: &[String]) {
     assert_eq!(wrong, 0, "{wrong} results are not DuckDB's");
 }
 
-/// Runs one query and says in a line how it went; whether its result is right.
+/// Runs one query and prints a line about it. Returns true if its result is right.
 fn run(kafka: &KafkaCluster, check: &Check, query: Query, executors: usize) -> bool {
     let name = query.name;
     let places = Places {
@@ -74,18 +74,18 @@ fn run(kafka: &KafkaCluster, check: &Check, query: Query, executors: usize) -> b
         match &verdict["wrong"] {
             Value::Null if verdict["rows"] == 0 => "no row in either answer: too few events to tell".to_string(),
             Value::Null => format!("{} rows equal DuckDB's", verdict["rows"]),
-            wrong => format!("NOT what DuckDB says: {wrong}"),
+            wrong => format!("NOT equal to DuckDB: {wrong}"),
         }
     );
     verdict["wrong"].is_null()
 }
 
-/// What all operators keep after a batch.
+/// Sum of `field` over all operators after a batch.
 pub fn kept(batch: &Value, field: &str) -> u64 {
     batch["stateOperators"].as_array().unwrap().iter().filter_map(|operator| operator[field].as_u64()).sum()
 }
 
-/// Kills the second executor, unless the query is through before.
+/// Kills the second executor after the first commit. Returns false if the query finished before.
 fn kill_after_first_commit(cluster: &mut Highwater, name: &str) -> bool {
     loop {
         let status = cluster.status(name);

@@ -43,7 +43,7 @@ pub fn measure(kafka: &KafkaCluster, seconds: u64) {
     let (killed, own) = killed;
     std::thread::sleep(Duration::from_secs(3));
     let all: Vec<(Instant, Value)> = batches.try_iter().collect();
-    // The first commit after the kill may have been under way; the first that read every partition anew counts.
+    // The first commit after the kill may have been under way, so the longest pause is printed, too.
     let after: Vec<&(Instant, Value)> = all.iter().filter(|(at, _)| *at > killed).collect();
     let next = after.first().map(|(at, _)| at.duration_since(killed));
     let gap = all.windows(2).filter(|pair| pair[1].0 > killed).map(|pair| pair[1].0.duration_since(pair[0].0)).max();
@@ -60,7 +60,7 @@ pub fn measure(kafka: &KafkaCluster, seconds: u64) {
     let _ = follower.wait();
 }
 
-/// Partitions an executor began to read, in order, by its log.
+/// Partitions that an executor began to read, in order, according to its log.
 fn partitions_read(log: &str) -> Vec<i32> {
     let number = |line: &str| {
         let digits = line.split("partition=").nth(1)?.chars().take_while(char::is_ascii_digit).collect::<String>();

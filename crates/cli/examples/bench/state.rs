@@ -1,5 +1,5 @@
-//! Windows of an hour with millions of keys: how fast batches are while all that is kept, and how long it takes until
-//! the state of an executor that was killed is there again.
+//! Windows of an hour with millions of keys: how fast batches are with all of that state, and how long it takes until
+//! the state of a killed executor is restored.
 
 use crate::nexmark::kept;
 use crate::throughput::{sink, source, span_seconds};
@@ -12,11 +12,11 @@ const TOPIC: &str = "state-in";
 const PARTITIONS: u64 = 8;
 /// 2026-01-01T00:00:00Z, milliseconds.
 const START_MS: u64 = 1_767_225_600_000;
-/// Event time of the whole topic: two windows and a half.
+/// Event time of the whole topic: two and a half windows.
 const SPAN_MS: u64 = 9_000_000;
-/// Keys come in an order that has nothing to do with their number.
+/// Makes the order of keys independent of their numbers.
 const STRIDE: u64 = 7_919;
-/// How often it is looked how far the query is.
+/// How often to check the progress of the query.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub fn measure(kafka: &KafkaCluster, records: u64, keys: u64) {
@@ -26,7 +26,7 @@ pub fn measure(kafka: &KafkaCluster, records: u64, keys: u64) {
     }
 }
 
-/// Every key comes `records / keys` times, evenly over event time.
+/// Writes every key `records / keys` times, evenly over event time.
 fn fill(kafka: &KafkaCluster, records: u64, keys: u64) {
     kafka.create_topic(TOPIC, PARTITIONS as i32);
     kafka.produce(
@@ -61,7 +61,7 @@ fn query(kafka: &KafkaCluster, records: u64, keys: u64, what: &str, kill: bool) 
     let read: u64 = batches.iter().filter_map(|batch| batch["numInputRows"].as_u64()).sum();
     assert_eq!(read, records, "rows read");
     let out: i64 = batches.iter().filter_map(|batch| batch["sink"]["numOutputRows"].as_i64()).sum();
-    // Two windows are over, and every key was in each.
+    // Two windows are closed, and every key was in each.
     assert_eq!(out as u64, 2 * keys, "rows written");
     let kept = |field: &str| batches.iter().map(|batch| kept(batch, field)).max().unwrap_or(0);
     let mut durations: Vec<i64> = batches.iter().filter_map(|batch| batch["batchDuration"].as_i64()).collect();
@@ -84,7 +84,7 @@ fn query(kafka: &KafkaCluster, records: u64, keys: u64, what: &str, kill: bool) 
     }
 }
 
-/// Kills an executor when half of the records are committed; how long until the next commit.
+/// Kills an executor when half of the records are committed. Returns the time until the next commit.
 fn kill_at_half(cluster: &mut Highwater, name: &str, records: u64) -> Duration {
     let committed = |cluster: &Highwater| -> (u64, u64) {
         let batches = cluster.progress(name);

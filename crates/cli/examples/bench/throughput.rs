@@ -1,4 +1,4 @@
-//! Records a second and CPU seconds per million records: a filter and a tumbling count, next to a bare drain.
+//! Records per second and CPU seconds per million records: a filter and a tumbling count, next to a plain consumer.
 
 use crate::usage;
 use highwater_testkit::{KafkaCluster, Message};
@@ -21,7 +21,7 @@ pub fn measure(kafka: &KafkaCluster, records: u64) {
     }
 }
 
-/// 220 bytes of JSON each.
+/// Writes records of 220 bytes of JSON.
 fn fill(kafka: &KafkaCluster, records: u64) {
     kafka.create_topic(TOPIC, PARTITIONS);
     let began = Instant::now();
@@ -144,7 +144,7 @@ fn query(kafka: &KafkaCluster, records: u64, executors: usize, what: &str, sql: 
     }
 }
 
-/// From the first batch's plan to the last one's commit.
+/// From the plan of the first batch to the commit of the last one, seconds.
 pub fn span_seconds(progress: &[Value]) -> f64 {
     let at = |batch: &Value| {
         chrono::DateTime::parse_from_rfc3339(batch["timestamp"].as_str().unwrap()).unwrap().timestamp_millis()

@@ -3,10 +3,10 @@
 use highwater_testkit::Highwater;
 use std::process::Command;
 
-/// Seconds of CPU (user and system) a process has used.
+/// CPU seconds (user and system) that a process has used.
 pub fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The command's name may hold spaces; the fields after its closing bracket do not.
+    // The name of the command may contain spaces; the fields after its closing bracket do not.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
     (ticks(11) + ticks(12)) / 100.0

@@ -1,5 +1,5 @@
-//! Random kills, hangs, restarts and newcomers under load on a real Kafka; every round the output must be exact.
-//! `make chaos` runs it until it is stopped, or for `--minutes`. A seed repeats the choices, not the timing.
+//! Random kills, hangs, restarts and new executors under load on a real Kafka; after every round the output must be
+//! exact. `make chaos` runs it until it is stopped, or for `--minutes`. A seed repeats the choices, not the timing.
 
 #![allow(clippy::print_stdout)]
 
@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 const PARTITIONS: u64 = 10;
 /// Records of one round.
 const ROUND: u64 = 20_000;
-/// Transfers of one round, until there are as many as wanted.
+/// Transfers of one round, until `--transfers` is reached.
 const TRANSFERS: u64 = 250_000;
 
 /// Kills processes at random and checks that the output stays exact.
 #[derive(Parser, Clone, Debug)]
 struct Args {
-    /// End by itself after so many minutes.
+    /// End after this many minutes.
     #[arg(long)]
     minutes: Option<u64>,
     /// Repeats the choices of an earlier run.
@@ -29,7 +29,7 @@ struct Args {
     transfers: u64,
 }
 
-/// One thing that goes wrong.
+/// One kind of fault.
 #[derive(Clone, Copy, Debug)]
 enum Harm {
     KillExecutor,

@@ -1,5 +1,5 @@
 //! Known benchmarks, run by `highwater bench`.
 //!
-//! Owns: nothing but the list of them.
+//! Owns: only the list of them.
 
 pub mod nexmark;

@@ -1,7 +1,7 @@
-//! `checkpoint ls|show|export|verify`: looks into a data folder while no driver runs on it.
+//! `checkpoint ls|show|export|verify`: inspects a data folder while no driver uses it.
 //!
-//! Owns: the answers' forms. Does not own: reading checkpoints (crate `checkpoint`). Nothing here changes a
-//! checkpoint, and a folder that is not there is not created.
+//! Owns: the format of the answers. Does not own: reading checkpoints (crate `checkpoint`). Invariant: no checkpoint is
+//! changed, and a missing folder is not created.
 
 use crate::cli::{CheckpointArgs, CheckpointCommand};
 use crate::context::Context;
@@ -72,11 +72,11 @@ fn damages(found: &Verification) -> Result<(), Failure> {
     Err(Failure::failed(format!("the checkpoint is damaged in {} places", found.problems.len())))
 }
 
-/// Opens the folder, which must be there, and finds the query.
+/// Opens the folder, which must exist, and finds the query.
 fn open(args: &CheckpointArgs, context: &Context) -> Result<(CheckpointStore, QueryId), Failure> {
     let dir = context.config.data_dir(args.data_dir.clone());
     if !dir.join("head").is_dir() {
-        let message = format!("{} holds no checkpoints; name the driver's folder with --data-dir", dir.display());
+        let message = format!("{} has no checkpoints; set the driver's folder with --data-dir", dir.display());
         return Err(Failure::failed(message));
     }
     let store = CheckpointStore::open(&dir)?;
@@ -108,7 +108,7 @@ fn list(batches: &[BatchSummary]) -> String {
     table.to_string()
 }
 
-/// One checkpoint for people and machines: offsets before and after, watermarks, writers, state, counters.
+/// The document of one checkpoint: offsets before and after, watermarks, writers, state, counters.
 fn document(record: &PrepareRecord, committed: bool) -> Result<Value, Failure> {
     let failed = |error: serde_json::Error| Failure::failed(error.to_string());
     let starts = record.plan.ranges.iter().map(|(partition, range)| (partition.clone(), range.start)).collect();

@@ -1,4 +1,4 @@
-//! `validate`, `explain`: the compiler alone, no driver needed.
+//! `validate`, `explain`: compile a script; they need no driver.
 //!
 //! Invariant: a script that does not compile ends with exit code 2, the reason on stderr.
 
@@ -26,7 +26,7 @@ pub fn validate(args: &ScriptArgs, context: &Context) -> Result<(), Failure> {
 
 pub fn explain(args: &ScriptArgs, context: &Context) -> Result<(), Failure> {
     let query = compile(args)?;
-    // A plan is read to its end: what to beware of stands below it, an empty line apart.
+    // Warnings follow the plan, after an empty line, where a reader of the plan sees them.
     let space = if query.warnings.is_empty() { "" } else { "\n" };
     let text = || format!("{}{space}", query.explain_text().trim_end());
     context.show_warned(|| query.explain_json(), text, &query.warnings)

@@ -44,6 +44,6 @@ pub async fn drop(args: DropArgs, context: &Context) -> Result<(), Failure> {
     context.driver()?.call(call).await?;
     context.show(
         || json!({"name": name, "dropped": true}),
-        || format!("dropped {name} and its checkpoint; its sinks keep what they hold"),
+        || format!("dropped {name} and its checkpoint; its sinks keep their data"),
     )
 }

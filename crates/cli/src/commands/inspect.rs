@@ -1,4 +1,4 @@
-//! `ls`, `status`, `lag`: what the driver says about queries now.
+//! `ls`, `status`, `lag`: the current state of queries.
 
 use crate::cli::NameArgs;
 use crate::client::{LOOK, request};
@@ -30,7 +30,7 @@ pub async fn status(args: NameArgs, context: &Context) -> Result<(), Failure> {
     context.show(|| json::status(&status), text)
 }
 
-/// Progress of the last batch that this driver has seen committed.
+/// Progress of the last batch that this driver has seen committed; `None` if there is none.
 async fn last_progress(context: &Context, name: &str) -> Result<Option<Value>, Failure> {
     let call = |mut client: crate::client::Client| async move {
         let asked = StreamProgressRequest { name: name.to_string(), last: 1, follow: false };

@@ -1,4 +1,4 @@
-//! One file per group of commands. Does not own: their arguments (`cli`), which is which (`dispatch`).
+//! One file per group of commands. Does not own: their arguments (`cli`), selecting one (`dispatch`).
 
 pub mod checkpoint;
 pub mod compile;

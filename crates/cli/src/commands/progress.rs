@@ -1,6 +1,6 @@
-//! `progress`: micro-batches as they were committed.
+//! `progress`: the committed micro-batches.
 //!
-//! Owns: the one-line view of a progress document. The documents themselves are the driver's.
+//! Owns: the one-line view of a progress document. Does not own: the documents, which are the driver's.
 
 use crate::cli::ProgressArgs;
 use crate::client::{Client, LOOK, request};
@@ -37,7 +37,7 @@ pub async fn progress(args: ProgressArgs, context: &Context) -> Result<(), Failu
         }
     }
     if batches == 0 && last > 0 {
-        output::note(&format!("query {name} has committed no micro-batch yet"));
+        output::note(&format!("query {name} has not committed a micro-batch yet"));
     }
     Ok(())
 }
@@ -146,7 +146,7 @@ fn stages(document: &Value) -> String {
     }
 }
 
-/// A number of all operators together.
+/// Sum of a number over all operators.
 fn of_operators(document: &Value, key: &str) -> u64 {
     let operators = document.get("stateOperators").and_then(Value::as_array);
     operators.into_iter().flatten().filter_map(|operator| whole(operator, key)).sum()
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_said_so() {
+    fn unknown_values_are_question_marks() {
         let row = row(&json!({}));
         assert!(row.trim_start().starts_with('?'), "{row}");
     }

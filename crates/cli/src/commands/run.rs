@@ -1,7 +1,7 @@
-//! `run`: driver and executor in this process, for one script.
+//! `run`: runs one script with driver and executor in this process.
 //!
 //! Owns: starting both on free loopback ports, submitting or resuming, stopping after the batch in flight.
-//! Invariant: the checkpoint in the folder is only gone on from with the very script that made it.
+//! Invariant: a checkpoint in the folder is resumed only with the same script that created it.
 
 use crate::cli::RunArgs;
 use crate::client::{self, CHANGE, Client, LOOK, request};
@@ -24,7 +24,7 @@ pub async fn run(args: RunArgs, context: &Context) -> Result<(), Failure> {
     serve::keep_files_private();
     let name = script::name(args.name, &args.file)?;
     let sql = script::read(&args.file)?;
-    // Wrong SQL ends here, before anything is stored.
+    // Invalid SQL ends here, before anything is stored.
     let compiled = highwater_planner::compile(&sql).map_err(|error| Failure::invalid(error.to_string()))?;
     if !context.global.json {
         output::warnings(&compiled.warnings);
@@ -43,7 +43,7 @@ pub async fn run(args: RunArgs, context: &Context) -> Result<(), Failure> {
     result
 }
 
-/// Submits or resumes the query, and stays until it ends or the user has enough.
+/// Submits or resumes the query, and stays until it ends or the user stops it.
 async fn run_query(
     local: &Local,
     name: &str,
@@ -54,16 +54,16 @@ async fn run_query(
 ) -> Result<(), Failure> {
     match stored {
         None => submit(&local.client, name, sql).await?,
-        // The driver has resumed it by itself.
+        // The driver has resumed it already.
         Some(spec) if spec.desired == DesiredState::Running => {}
         Some(_) => start(&local.client, name).await?,
     }
     let ended = tokio::select! {
         ended = follow::wait_quietly(&local.client, name) => ended?,
         () = interrupted.cancelled() => {
-            output::note(&format!("stopping {name} after the batch in flight; ^C again ends at once"));
+            output::note(&format!("stopping {name} after the batch in flight; press ^C again to end at once"));
             stop(&local.client, name).await?;
-            return Err(Failure::Interrupted(format!("stopped {name}; run it again to go on from its checkpoint")));
+            return Err(Failure::Interrupted(format!("stopped {name}; run it again to resume from its checkpoint")));
         }
     };
     if context.global.json {
@@ -120,7 +120,7 @@ impl Local {
     }
 }
 
-/// What the folder knows of the query, if it exists.
+/// The stored query of this name; `None` if there is none.
 fn stored_query(data_dir: &Path, name: &str) -> Result<Option<QuerySpec>, Failure> {
     if !data_dir.exists() {
         return Ok(None);
@@ -129,7 +129,7 @@ fn stored_query(data_dir: &Path, name: &str) -> Result<Option<QuerySpec>, Failur
     let specs = store.queries()?;
     for other in specs.iter().filter(|spec| spec.name != name && spec.desired == DesiredState::Running) {
         output::note(&format!(
-            "{} holds the unfinished query {} too; it goes on as well",
+            "{} also has the unfinished query {}, which is resumed, too",
             data_dir.display(),
             other.name
         ));
@@ -142,8 +142,8 @@ fn check_same_script(spec: &QuerySpec, sql: &str, data_dir: &Path) -> Result<(),
         return Ok(());
     }
     Err(Failure::failed(format!(
-        "{} holds a checkpoint of query {} made by another script; its state may not fit this one. Run the script as it \
-         was, or run this one under another --name or --data-dir",
+        "{} has a checkpoint of query {} made by a different script, whose state may not fit this one. Run the \
+         original script, or run this one with another --name or --data-dir",
         data_dir.display(),
         spec.name
     )))

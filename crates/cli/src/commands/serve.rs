@@ -1,6 +1,6 @@
 //! `driver`, `executor`: long-running processes, until SIGINT or SIGTERM.
 //!
-//! Owns: turning settings into options, signals into a shutdown. Does not own: what the processes do.
+//! Owns: turning settings into options, and signals into a shutdown. Does not own: what the processes do.
 
 use crate::cli::{DriverArgs, ExecutorArgs};
 use crate::client;
@@ -61,12 +61,12 @@ pub fn executor_options(settings: ExecutorSettings) -> ExecutorOptions {
     }
 }
 
-/// Files this process makes are its user's only: scripts may hold secrets, and state holds what records do.
+/// Makes files of this process readable by its user only: scripts may contain secrets, and state contains records.
 pub fn keep_files_private() {
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
 }
 
-/// A token that SIGINT or SIGTERM cancels; a second signal ends the process at once.
+/// Returns a token that SIGINT or SIGTERM cancels; a second signal ends the process at once.
 pub fn until_signalled(exit_with_parent: bool) -> Result<CancellationToken, Failure> {
     let stop = CancellationToken::new();
     if exit_with_parent {

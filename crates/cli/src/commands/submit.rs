@@ -15,7 +15,7 @@ pub async fn submit(args: SubmitArgs, context: &Context) -> Result<(), Failure> 
     let message = SubmitQueryRequest { name: name.clone(), sql, replace: args.replace, new_output: args.new_output };
     let bar = output::spinner(format!("submitting {name}: checking its topics"));
     let wanted = &message;
-    // Replacing stops the old query first, and brokers may be slow to tell offsets.
+    // Replacing stops the old query first, and brokers may be slow to return offsets.
     let call = |mut client: Client| async move { client.submit_query(request(wanted.clone(), LOOK * 6)).await };
     let stored = driver.call(call).await;
     bar.finish_and_clear();

@@ -1,7 +1,7 @@
 //! The demo's broker: librdkafka's mock cluster, listening on a real port of this machine.
 //!
-//! Owns: the broker's life and its topics. Does not own: its behaviour. It accepts transactions and keeps none,
-//! and drops what is older than 5 MiB per partition: a demonstration, proof of nothing.
+//! Owns: the broker's life and its topics. Does not own: its behaviour. It accepts transactions but does not keep them,
+//! and drops records beyond 5 MiB per partition, so it only demonstrates Highwater and proves nothing.
 
 use super::sql::{ALERT_TOPICS, PAYMENTS_TOPIC, TOTALS_TOPIC};
 use crate::failure::Failure;
@@ -9,7 +9,7 @@ use rdkafka::mocking::MockCluster;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-/// Partitions of the payments.
+/// Number of partitions of the payments topic.
 pub const PAYMENT_PARTITIONS: i32 = 6;
 
 /// A running broker; it ends when this is dropped.
@@ -23,7 +23,7 @@ impl Broker {
     pub fn start() -> Result<Self, Failure> {
         let (stop, stopped) = channel();
         let (ready, started) = channel();
-        // The cluster holds a raw pointer and cannot move between threads: it lives on its own.
+        // The cluster holds a raw pointer and cannot move between threads, so it has its own.
         let thread = std::thread::Builder::new()
             .name("demo-broker".to_string())
             .spawn(move || serve(&ready, &stopped))
@@ -40,7 +40,7 @@ impl Drop for Broker {
     fn drop(&mut self) {
         self.stop.take();
         if let Some(thread) = self.thread.take() {
-            // Its panic, if any, was printed; there is nothing to clean up after it.
+            // Its panic, if any, was printed; there is nothing to clean up.
             let _ = thread.join();
         }
     }
@@ -55,7 +55,7 @@ fn serve(ready: &Sender<Result<String, rdkafka::error::KafkaError>>, stopped: &R
         }
     };
     if ready.send(Ok(cluster.bootstrap_servers())).is_ok() {
-        // Ends when the other side is dropped.
+        // Returns when the other side is dropped.
         let _ = stopped.recv();
     }
 }

@@ -1,6 +1,6 @@
-//! Card payments out of thin air: mostly small, some large, some far from home.
+//! Generates card payments: mostly small, some large, some abroad.
 //!
-//! Owns: the records and their pace. Invariant: never more than `rate` records a second on average, so that the
+//! Owns: the records and their rate. Invariant: never more than `rate` records a second on average, so that the
 //! broker's five megabytes per partition last for minutes.
 
 use super::sql::PAYMENTS_TOPIC;
@@ -51,7 +51,7 @@ impl Generator {
         Ok(Self { sent, stop, thread: Some(thread) })
     }
 
-    /// Payments so far.
+    /// Number of payments so far.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
@@ -80,7 +80,7 @@ fn generate(producer: &BaseProducer, rate: u32, sent: &AtomicU64, stop: &AtomicB
         producer.poll(Duration::ZERO);
         std::thread::sleep(TICK);
     }
-    // What is still on its way may get lost: the demo is over.
+    // Records still in flight may be lost, since the demo is over.
     let _ = producer.flush(Duration::from_secs(2));
 }
 
@@ -98,7 +98,7 @@ fn send(producer: &BaseProducer, card: &str, payment: &str) {
     }
 }
 
-/// One payment: its card and its JSON.
+/// Creates one payment: its card and its JSON.
 fn payment(rng: &mut SmallRng, id: u64) -> (String, String) {
     let number = rng.random_range(0..CARDS);
     let home = COUNTRIES[number as usize % COUNTRIES.len()];
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn payments_are_what_the_examples_declare() {
+    fn payments_match_the_examples_declarations() {
         let mut rng = SmallRng::seed_from_u64(1);
         for id in 0..1000 {
             let (card, text) = payment(&mut rng, id);

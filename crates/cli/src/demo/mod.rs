@@ -1,6 +1,7 @@
-//! `highwater demo`: a whole cluster at work, with nothing installed.
+//! `highwater demo`: a whole cluster at work, without installing anything.
 //!
-//! Owns: the story: broker, driver, three executors, payments, two queries, one executor killed and one joining.
+//! Owns: the sequence: broker, driver, three executors, payments, two queries, one executor killed and a new one
+//! joining.
 //! Invariants: it ends cleanly on ^C, and its memory does not grow with its length.
 
 mod broker;
@@ -29,7 +30,7 @@ use watch::Watch;
 const EXECUTORS: usize = 3;
 /// How long after the kill a new executor joins.
 const JOIN_AFTER: Duration = Duration::from_secs(10);
-/// How often the screen is renewed.
+/// How often the screen is updated.
 const FRAME: Duration = Duration::from_millis(500);
 
 pub async fn demo(args: DemoArgs, context: &Context) -> Result<(), Failure> {
@@ -75,7 +76,7 @@ async fn play(
     let results = Results::start(&broker.bootstrap_servers)?;
     let mut view = View::new(context.global.json, args.plain);
     view.event(started.elapsed(), &format!("driver and {EXECUTORS} executors run; two queries are submitted"))?;
-    let mut plot = Plot::new(args.kill_after);
+    let mut events = Events::new(args.kill_after);
     let mut frames = tokio::time::interval(FRAME);
     let over = args.seconds.map(Duration::from_secs);
     while !interrupted.is_cancelled() && over.is_none_or(|over| started.elapsed() < over) {
@@ -87,7 +88,7 @@ async fn play(
             }
         }
         cluster.check()?;
-        if let Some(event) = plot.advance(started.elapsed(), cluster)? {
+        if let Some(event) = events.advance(started.elapsed(), cluster)? {
             view.event(started.elapsed(), &event)?;
         }
         let (pictures, latest) = (watch.pictures(), results.latest());
@@ -98,13 +99,13 @@ async fn play(
     summary(context, &watch, generator)
 }
 
-/// What happens on the way: one executor is killed, another joins.
-struct Plot {
+/// The events of the demo: one executor is killed, and another joins.
+struct Events {
     kill_at: Option<Duration>,
     join_at: Option<Duration>,
 }
 
-impl Plot {
+impl Events {
     fn new(kill_after_s: u64) -> Self {
         let kill_at = (kill_after_s > 0).then(|| Duration::from_secs(kill_after_s));
         Self { kill_at, join_at: kill_at.map(|at| at + JOIN_AFTER) }
@@ -151,10 +152,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_plot_can_be_left_out() {
-        let plot = Plot::new(0);
-        assert_eq!((plot.kill_at, plot.join_at), (None, None));
-        let plot = Plot::new(20);
-        assert_eq!(plot.join_at, Some(Duration::from_secs(30)));
+    fn the_kill_can_be_left_out() {
+        let events = Events::new(0);
+        assert_eq!((events.kill_at, events.join_at), (None, None));
+        let events = Events::new(20);
+        assert_eq!(events.join_at, Some(Duration::from_secs(30)));
     }
 }

@@ -1,6 +1,6 @@
-//! The newest results, read back from the demo's topics as any consumer would.
+//! The newest results, read from the demo's topics like any consumer would.
 //!
-//! Owns: the consumer and what is remembered of its records: a few lines, whatever the demo's length.
+//! Owns: the consumer, and the records it keeps: a few lines, however long the demo runs.
 
 use super::sql::{ALERT_TOPICS, TOTALS_TOPIC};
 use crate::failure::Failure;
@@ -14,19 +14,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Alerts remembered.
+/// Number of alerts kept.
 const ALERTS: usize = 3;
 
-/// What is remembered.
+/// The newest results.
 #[derive(Clone, Debug, Default)]
 pub struct Latest {
     /// Start of the newest window.
     pub window: String,
     /// Per category of that window: payments and total.
     pub totals: BTreeMap<String, (u64, String)>,
-    /// Newest last.
+    /// The newest alerts, newest last.
     pub alerts: VecDeque<String>,
-    /// Alerts seen in all.
+    /// Number of all alerts seen.
     pub alert_count: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The demo's two queries: the repository's examples, on the demo's own broker.
+//! The demo's two queries: the examples of the repository, on the demo's own broker.
 
 /// Windowed totals per category.
 pub const TOTALS: &str = "card_totals";
@@ -14,8 +14,8 @@ const ALERTS_SQL: &str = include_str!("../../../../examples/card_alerts.sql");
 
 /// Name and script of each query.
 pub fn queries(bootstrap_servers: &str) -> [(&'static str, String); 2] {
-    // The embedded broker holds back an answer without records for the whole fetch wait: keep that short. It makes
-    // topics only for those who ask for their metadata.
+    // The embedded broker delays an answer without records for the whole fetch wait, so that is kept short. It creates
+    // topics only for clients that ask for their metadata.
     let here = format!(
         "'{bootstrap_servers}',\n  'kafka.fetch.wait.max.ms' = '100',\n  'kafka.allow.auto.create.topics' = 'true'"
     );

@@ -1,6 +1,6 @@
-//! The demo on the screen: a live page on a terminal, lines or JSON elsewhere.
+//! Shows the demo: a live page on a terminal, lines or JSON elsewhere.
 //!
-//! Owns: the layout. Does not own: the facts (`watch`, `results`).
+//! Owns: the layout. Does not own: the data (`watch`, `results`).
 
 use super::results::Latest;
 use super::watch::Picture;
@@ -13,11 +13,11 @@ use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-/// Lines of the live page.
+/// Number of lines of the live page.
 const PAGE_LINES: usize = 30;
-/// Events shown on the live page.
+/// Number of events shown on the live page.
 const EVENTS: usize = 5;
-/// How often lines are printed where there is no terminal.
+/// How often lines are printed if there is no terminal.
 const PRINT_EVERY: Duration = Duration::from_secs(2);
 
 /// Everything shown at one moment.
@@ -53,7 +53,7 @@ impl View {
         Self { kind, events: VecDeque::new(), printed: None }
     }
 
-    /// Something happened that people should see.
+    /// Shows an event to the user.
     pub fn event(&mut self, elapsed: Duration, text: &str) -> Result<(), Failure> {
         let line = format!("[{:>4} s] {text}", elapsed.as_secs());
         match self.kind {
@@ -155,7 +155,7 @@ fn lag(picture: &Picture) -> String {
     format!("{} (by partition {})", known(lag.total_lag), parts.join(" "))
 }
 
-/// What one executor has of a query.
+/// What one executor does for a query.
 fn share(executor: &highwater_proto::v1::ExecutorStatus) -> String {
     format!(
         "executor {} reads {}, keeps {} shards, {} records so far",
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_says_who_has_what_and_fits() {
+    fn the_page_shows_each_executors_share_and_fits() {
         let pictures = [picture(), picture()];
         let latest = Latest { window: "2026-01-01T00:00:00".into(), ..Latest::default() };
         let frame = Frame { elapsed: Duration::from_secs(3), sent: 10, pictures: &pictures, latest: &latest };

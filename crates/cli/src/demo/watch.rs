@@ -1,7 +1,7 @@
-//! What the demo knows of its queries: asked of the driver like any client would.
+//! What the demo knows about its queries: it asks the driver like any client.
 //!
-//! Owns: the live picture of each query. Does not own: how it is shown (`view`).
-//! Invariant: bounded memory, whatever the demo's length.
+//! Owns: the current picture of each query. Does not own: how it is shown (`view`).
+//! Invariant: bounded memory, however long the demo runs.
 
 use crate::client::{Client, Driver, LOOK, request};
 use crate::failure::Failure;
@@ -13,12 +13,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-/// Rates are over this long.
+/// Length of time over which rates are computed.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
-/// How often status is asked; lag, which costs the brokers something, every second time.
+/// How often the status is requested; lag, which makes work for the brokers, every second time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// One query as seen last.
+/// What is known about one query.
 #[derive(Clone, Debug, Default)]
 pub struct Picture {
     pub name: String,
@@ -28,9 +28,9 @@ pub struct Picture {
     pub batch: Option<u64>,
     /// How long it took, milliseconds.
     pub took_ms: u64,
-    /// Records since the demo began to look.
+    /// Records since the demo began to watch.
     pub records: u64,
-    /// When how many records were committed.
+    /// Times of recent commits, with their numbers of records.
     pub(super) recent: VecDeque<(Instant, u64)>,
 }
 
@@ -58,10 +58,10 @@ impl Picture {
     }
 }
 
-/// The pictures of all queries, kept up to date until this is dropped.
+/// The pictures of all queries, updated until this is dropped.
 pub struct Watch {
     pictures: Vec<Arc<Mutex<Picture>>>,
-    /// One task per query; the first to end says how the query ended.
+    /// One task per query; the first that ends reports how its query ended.
     followers: JoinSet<Result<QueryStatus, Failure>>,
     _lookers: JoinSet<()>,
 }
@@ -82,7 +82,7 @@ impl Watch {
         self.pictures.iter().map(|picture| lock(picture).clone()).collect()
     }
 
-    /// Resolves when a query of the demo ends, which none should.
+    /// Returns when a query of the demo ends, which none should.
     pub async fn ended(&mut self) -> Failure {
         match self.followers.join_next().await {
             Some(Ok(Ok(status))) => match follow::outcome(&status) {
@@ -90,7 +90,7 @@ impl Watch {
                 Ok(()) => Failure::failed(format!("query {} ended", status.name)),
             },
             Some(Ok(Err(failure))) => failure,
-            Some(Err(error)) => Failure::failed(format!("the demo lost sight of a query: {error}")),
+            Some(Err(error)) => Failure::failed(format!("following a query failed: {error}")),
             None => Failure::failed("the demo watches no query"),
         }
     }
@@ -119,7 +119,7 @@ async fn look(driver: Driver, name: String, picture: Arc<Mutex<Picture>>) {
         let status = |mut client: Client| async move {
             client.get_query_status(request(GetQueryStatusRequest { name: name.to_string() }, LOOK)).await
         };
-        // A driver that does not answer leaves the picture as it was; the followers notice its end.
+        // If the driver does not answer, the picture stays as it was; the followers notice the driver's end.
         if let Ok(answer) = driver.call(status).await {
             lock(&picture).status = answer.status.unwrap_or_default();
         }
@@ -140,7 +140,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn the_rate_forgets_what_is_long_ago() {
+    fn the_rate_ignores_old_commits() {
         let mut picture = Picture::default();
         let now = Instant::now();
         if let Some(long_ago) = now.checked_sub(RATE_WINDOW * 2) {

@@ -1,4 +1,4 @@
-//! What a submitted script may reach, and that secrets stay where they are.
+//! What a submitted script may reach, and that secrets are never shown.
 
 use crate::table::Tables;
 use highwater_testkit::secure::{PASSWORD, SecureKafka, USER};
@@ -21,13 +21,13 @@ fn refusal(cluster: &Highwater, name: &str, sql: &str) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A source that logs in although its broker does not ask, with a password that is this reference.
+/// A source that sends a password, which is this reference, although its broker does not require a login.
 fn script(tables: &Tables, password: &str) -> String {
     tables.copy("SET trigger = 'once';", &format!(", 'kafka.sasl.password' = '{password}'"))
 }
 
 #[test]
-fn scripts_reach_what_driver_and_executor_allow() {
+fn scripts_reach_only_what_driver_and_executor_allow() {
     let tables = Tables::new("allowed", 1);
     tables.produce(0, 0..10);
     let dir = tempfile::tempdir().unwrap();
@@ -97,7 +97,7 @@ fn a_stored_query_is_checked_again_by_a_stricter_driver() {
 }
 
 #[test]
-fn secrets_are_seen_nowhere() {
+fn secrets_are_never_shown() {
     let kafka = SecureKafka::shared();
     kafka.cluster.create_topic("secrets-in", 1);
     kafka.cluster.produce("secrets-in", (0..10).map(|id| Message::json(&json!({"id": id}))));
@@ -141,11 +141,11 @@ fn secrets_are_seen_nowhere() {
         run(&args);
     }
     run(&["status", "right", "--json"]);
-    assert!(shown.contains("'kafka.ssl.key.password' stands in the script"), "a literal secret is warned of: {shown}");
     assert!(
-        shown.contains("sink 'o' is outside the exactly-once promise"),
-        "submit tells what the console is: {shown}"
+        shown.contains("'kafka.ssl.key.password' stands in the script"),
+        "there is a warning about a literal secret: {shown}"
     );
+    assert!(shown.contains("sink 'o' is outside the exactly-once promise"), "submit warns about the console: {shown}");
     cluster.ok(&["stop", "right"]);
     for name in ["driver-0.stderr", "driver-0.stdout", "executor-0.stderr", "executor-0.stdout"] {
         shown.push_str(&std::fs::read_to_string(cluster.path().join(name)).unwrap());

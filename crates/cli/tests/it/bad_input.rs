@@ -11,7 +11,7 @@ fn surround(tables: &Tables, bad: Message) {
     tables.produce(0, 5..10);
 }
 
-/// The query fails, naming topic, partition and offset, and what is wrong; nothing of the batch is written.
+/// The query fails and names topic, partition, offset and reason; nothing of the batch is written.
 fn stops(test: &str, bad: Message, reason: &str) {
     let tables = Tables::new(test, 1);
     surround(&tables, bad);
@@ -22,7 +22,7 @@ fn stops(test: &str, bad: Message, reason: &str) {
     let place = format!("{}-0", tables.input);
     assert!(message.contains(&place) && message.contains("offset 5"), "{message}");
     assert!(message.contains(reason), "expected {reason:?} in: {message}");
-    assert!(message.contains("on_bad_record"), "no way out named: {message}");
+    assert!(message.contains("on_bad_record"), "no remedy named: {message}");
     assert_eq!(tables.ids(), Vec::<i64>::new());
 }
 
@@ -42,7 +42,7 @@ fn a_tombstone_stops_the_query() {
 }
 
 #[test]
-fn a_value_that_is_no_object_stops_the_query() {
+fn a_value_that_is_not_an_object_stops_the_query() {
     stops("no-object", Message::new("[1, 2]"), "object");
 }
 
@@ -109,7 +109,7 @@ fn nulls_and_absent_fields_are_null_and_undeclared_ones_ignored() {
 }
 
 #[test]
-fn a_message_too_large_for_the_sink_stops_the_query_and_says_so() {
+fn a_message_too_large_for_the_sink_stops_the_query_with_the_reason() {
     let tables = Tables::new("too-large", 1);
     tables.kafka.produce(&tables.input, [Message::json(&json!({"id": 1, "name": "x".repeat(600_000)}))]);
     let cluster = Highwater::start(1);

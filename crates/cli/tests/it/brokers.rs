@@ -1,4 +1,4 @@
-//! Brokers die: one at a time the run goes on, all of them are waited for.
+//! Brokers die: a run survives the death of one, and waits while all are down.
 
 use highwater_testkit::{Highwater, KafkaCluster, Payments};
 
@@ -15,9 +15,9 @@ fn one_run_outlives_the_leader_the_coordinator_and_an_outage_of_all_brokers() {
     payments.assert_exact(10_000);
     let run = cluster.status("totals")["runId"].clone();
 
-    crate::visible::a_commit_that_one_leader_does_not_know_of_yet_is_not_published(&kafka);
+    crate::visible::a_commit_that_one_leader_has_not_seen_is_not_published(&kafka);
     crate::windows::a_partition_behind_a_lost_connection_is_not_idle(&kafka, &cluster);
-    progress_is_as_safe_as_the_rows(&kafka, &cluster);
+    progress_is_replicated_like_the_rows(&kafka, &cluster);
 
     // The leader of a source partition, while a backlog is read.
     payments.produce(10_000..40_000, PARTITIONS);
@@ -53,7 +53,7 @@ fn one_run_outlives_the_leader_the_coordinator_and_an_outage_of_all_brokers() {
 }
 
 /// A sink's progress topic has the replication of its topic, whatever the brokers' default.
-fn progress_is_as_safe_as_the_rows(kafka: &KafkaCluster, cluster: &Highwater) {
+fn progress_is_replicated_like_the_rows(kafka: &KafkaCluster, cluster: &Highwater) {
     kafka.create_topic_on("once", &[2]);
     let with = |topic: &str| {
         let servers = kafka.bootstrap_servers();

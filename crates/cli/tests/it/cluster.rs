@@ -1,4 +1,4 @@
-//! Executors that cannot reach one another, that die of a query, and a wall clock that jumps.
+//! Executors that cannot reach one another, queries that kill executors, and a wall clock that jumps.
 
 use crate::table::Tables;
 use highwater_testkit::ports::free_port;
@@ -8,24 +8,24 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// A way to an executor that some processes find closed.
-struct Way {
+/// A proxy in front of an executor, which can be closed to some processes.
+struct Proxy {
     /// Where the executor listens.
     listen: String,
-    /// What others are told.
+    /// The address that the executor advertises: that of this proxy.
     advertise: String,
     closed_to: Arc<Mutex<Vec<u32>>>,
 }
 
-impl Way {
+impl Proxy {
     fn open() -> Self {
         let front = TcpListener::bind("127.0.0.1:0").unwrap();
-        let way = Self {
+        let proxy = Self {
             listen: format!("127.0.0.1:{}", free_port()),
             advertise: front.local_addr().unwrap().to_string(),
             closed_to: Arc::default(),
         };
-        let (to, closed_to) = (way.listen.clone(), way.closed_to.clone());
+        let (to, closed_to) = (proxy.listen.clone(), proxy.closed_to.clone());
         std::thread::spawn(move || {
             for incoming in front.incoming().map_while(Result::ok) {
                 let from = incoming.peer_addr().unwrap().port();
@@ -36,7 +36,7 @@ impl Way {
                 }
             }
         });
-        way
+        proxy
     }
 
     fn arguments(&self) -> [&str; 6] {
@@ -44,16 +44,16 @@ impl Way {
     }
 }
 
-/// Copies one direction on a thread of its own.
+/// Copies one direction on its own thread.
 fn pipe(mut from: TcpStream, mut to: TcpStream) {
     std::thread::spawn(move || {
-        // Either end may go at any time.
+        // Either end may be closed at any time.
         let _ = copy(&mut from, &mut to);
         let _ = to.shutdown(Shutdown::Both);
     });
 }
 
-/// The process holds the local end of a connection from this port.
+/// True if the process holds the local end of a connection from this port.
 fn owns(process: u32, port: u16) -> bool {
     let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let suffix = format!(":{port:04X}");
@@ -68,7 +68,7 @@ fn owns(process: u32, port: u16) -> bool {
     })
 }
 
-/// It keeps its connection, and all of its other queries: what stands still is the part of it that obeys this one.
+/// The executor keeps its connection and its other queries; only its worker of this query hangs.
 #[test]
 fn a_query_that_hangs_on_one_executor_is_computed_elsewhere_when_its_lease_ends() {
     let tables = Tables::new("hangs", 2);
@@ -91,13 +91,13 @@ fn a_query_that_hangs_on_one_executor_is_computed_elsewhere_when_its_lease_ends(
 }
 
 #[test]
-fn a_cut_between_two_executors_leaves_one_of_them_out_and_the_query_goes_on() {
+fn a_cut_between_two_executors_leaves_one_of_them_out_and_the_query_continues() {
     let payments = Payments::new(KafkaCluster::shared(), "cut", 6);
     let mut cluster = Highwater::start(0);
-    let ways = [Way::open(), Way::open()];
-    let cut: Vec<usize> = ways.iter().map(|way| cluster.add_executor_with(&[], &way.arguments())).collect();
-    for (way, other) in ways.iter().zip(cut.iter().rev()) {
-        way.closed_to.lock().unwrap().push(cluster.executor(*other).id());
+    let proxies = [Proxy::open(), Proxy::open()];
+    let cut: Vec<usize> = proxies.iter().map(|proxy| cluster.add_executor_with(&[], &proxy.arguments())).collect();
+    for (proxy, other) in proxies.iter().zip(cut.iter().rev()) {
+        proxy.closed_to.lock().unwrap().push(cluster.executor(*other).id());
     }
     cluster.add_executor(&[]);
     cluster.submit("totals", &payments.sql(""));
@@ -108,7 +108,8 @@ fn a_cut_between_two_executors_leaves_one_of_them_out_and_the_query_goes_on() {
     let status = cluster.status("totals");
     let warnings = status["warnings"].to_string();
     assert!(
-        warnings.contains("cannot reach one another") && ways.iter().any(|way| warnings.contains(&way.advertise)),
+        warnings.contains("cannot reach one another")
+            && proxies.iter().any(|proxy| warnings.contains(&proxy.advertise)),
         "{status}"
     );
 
@@ -120,14 +121,14 @@ fn a_cut_between_two_executors_leaves_one_of_them_out_and_the_query_goes_on() {
 }
 
 #[test]
-fn a_query_that_kills_executors_is_quarantined_and_the_others_go_on() {
+fn a_query_that_kills_executors_is_quarantined_and_the_others_continue() {
     let payments = Payments::new(KafkaCluster::shared(), "beside-poison", 2);
     payments.produce(0..2_000, 2);
     let poison = Tables::new("poison", 1);
     poison.produce(0, 0..10);
     poison.kafka.produce(&poison.input, [Message::new("not json")]);
     let mut cluster = Highwater::start(0);
-    // Every executor dies of a bad record, each anew.
+    // Every executor dies of a bad record, and is replaced by a new one that dies, too.
     let deadly = [("HIGHWATER_CRASH_POINT", "executor_dead_letters".to_string())];
     let mut alive: Vec<usize> = (0..2).map(|_| cluster.add_executor(&deadly)).collect();
     cluster.submit("totals", &payments.sql(""));

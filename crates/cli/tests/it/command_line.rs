@@ -1,4 +1,4 @@
-//! The command line's contract: exit codes, JSON, names, life of a query.
+//! The contract of the command line: exit codes, JSON, names, the life of a query.
 
 use crate::table::Tables;
 use highwater_testkit::highwater::DEADLINE;
@@ -87,7 +87,7 @@ fn stopped_stays_stopped_across_a_restart() {
 }
 
 #[test]
-fn replace_begins_anew() {
+fn replace_starts_from_the_beginning() {
     let tables = Tables::new("replace", 1);
     tables.produce(0, 0..10);
     let cluster = Highwater::start(1);
@@ -116,7 +116,7 @@ fn output_of_a_dropped_query_is_not_written_twice_silently() {
 }
 
 #[test]
-fn warnings_stand_below_the_plan_and_each_is_said_once() {
+fn warnings_are_below_the_plan_and_each_appears_once() {
     let cluster = Highwater::start(0);
     let with = "WITH ('connector'='kafka', 'topic'='t', 'bootstrap.servers'='localhost:1', 'format'='json')";
     let path = cluster.file(
@@ -140,7 +140,7 @@ fn warnings_stand_below_the_plan_and_each_is_said_once() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         let lines: std::collections::BTreeSet<&str> = stderr.lines().collect();
         assert_eq!((lines.len(), stderr.lines().count()), (2, 2), "{command}: {stderr}");
-        // For machines they are in the document, and nowhere else.
+        // In JSON they are in the document and nowhere else.
         let json = cluster.run(&[command, &path, "--json"]);
         let document: Value = serde_json::from_slice(&json.stdout).unwrap();
         assert_eq!(document["warnings"].as_array().unwrap().len(), 2, "{document}");
@@ -199,7 +199,7 @@ fn an_unreachable_driver_exits_3() {
 }
 
 #[test]
-fn run_needs_no_cluster_and_goes_on_from_its_folder() {
+fn run_needs_no_cluster_and_resumes_from_its_folder() {
     let tables = Tables::new("run", 2);
     tables.produce(0, 0..50);
     let cluster = Highwater::start(0);
@@ -239,7 +239,7 @@ fn checkpoints_are_listed_shown_exported_and_verified() {
 }
 
 #[test]
-fn an_executors_scratch_lies_in_its_data_dir_and_ends_with_it() {
+fn an_executors_scratch_is_in_its_data_dir_and_is_removed_with_it() {
     let mut cluster = Highwater::start(0);
     let parent = cluster.path().join("scratch");
     let args = ["--data-dir", parent.to_str().unwrap()];
@@ -251,14 +251,14 @@ fn an_executors_scratch_lies_in_its_data_dir_and_ends_with_it() {
     wait_until("there is a scratch folder", DEADLINE, || folders().len() == 1);
     cluster.executor(number).terminate();
     assert!(cluster.executor(number).wait(DEADLINE).success());
-    assert!(folders().is_empty(), "the folder goes with a process that ends in order");
+    assert!(folders().is_empty(), "the folder is removed by a process that ends in order");
 
     let number = cluster.add_executor_with(&[], &args);
     wait_until("there is a scratch folder", DEADLINE, || folders().len() == 1);
     cluster.kill_executor(number);
     let dead = folders();
     cluster.add_executor_with(&[], &args);
-    wait_until("only the living have a folder", DEADLINE, || folders().len() == 1 && folders() != dead);
+    wait_until("only live executors have a folder", DEADLINE, || folders().len() == 1 && folders() != dead);
 
     let file = cluster.file("not-a-folder", "");
     let (exit, stderr) = code(&cluster, &["executor", "--data-dir", &file]);

@@ -1,4 +1,4 @@
-//! `docker-compose.yml`: read by Debian's docker-compose, its command lines by our own parser.
+//! `docker-compose.yml`: parsed by Debian's docker-compose, and its command lines by Highwater's own parser.
 
 use clap::Parser;
 use highwater::cli::Cli;
@@ -25,7 +25,7 @@ fn every_service_of_ours_has_a_command_line_that_parses() {
     let compose: Value = serde_yaml_ng::from_str(&text).unwrap();
     let mut commands = Vec::new();
     for (name, service) in compose["services"].as_object().unwrap() {
-        // The one without a command of ours makes the certificates.
+        // The service without a Highwater command creates the certificates.
         if service["image"] != "highwater" || service["command"].is_null() {
             continue;
         }
@@ -38,7 +38,7 @@ fn every_service_of_ours_has_a_command_line_that_parses() {
         if let Some(test) = service["healthcheck"]["test"].as_array() {
             let line: Vec<&str> = test.iter().map(|word| word.as_str().unwrap()).collect();
             assert_eq!(line[..3], ["CMD", "sh", "/compose/as.sh"], "health check of {name}");
-            // What the script takes for a role stands where the program's name would.
+            // The script's first argument is the role; the parser takes it for the program's name.
             let line = &line[3..];
             Cli::try_parse_from(line).unwrap_or_else(|error| panic!("health check of {name}: {error}"));
         }
@@ -65,7 +65,7 @@ fn its_certificates_and_tokens_secure_a_cluster() {
     for folder in ["ca", "driver", "executors", "clients"] {
         std::fs::create_dir_all(root.join(folder)).unwrap();
     }
-    // Twice: what is there stays.
+    // Twice, since existing files must stay.
     for _ in 0..2 {
         let made = Command::new("bash").arg(scripts.join("certificates.sh")).arg(&root).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));

@@ -1,4 +1,4 @@
-//! SIGKILL at every named step between planning and commit: the output stays exact, and the point was hit.
+//! SIGKILL at every named step between planning and commit: the point is reached, and the output stays exact.
 
 use highwater_testkit::highwater::DEADLINE;
 use highwater_testkit::{Highwater, KafkaCluster, Payments};
@@ -7,7 +7,7 @@ const PARTITIONS: u64 = 4;
 const RECORDS: u64 = 12_000;
 const SETTINGS: &str = "SET max_offsets_per_trigger = 2000;";
 
-/// Environment that arms a point, and the file that tells of its hit.
+/// The environment that arms a point, and the file that shows whether it was reached.
 fn armed(cluster: &Highwater, point: &str) -> (Vec<(&'static str, String)>, std::path::PathBuf) {
     let log = cluster.path().join("crash.log");
     let env =

@@ -1,5 +1,5 @@
-//! `on_data_loss` on real brokers: every policy with every trigger, stopped and running, one and several partitions, and
-//! the position before, inside and after what is left. The queries of one policy run side by side.
+//! `on_data_loss` on real brokers: every policy with every trigger, stopped and running, one and several partitions,
+//! and the position before, inside and after the log. The queries of one policy run in parallel.
 
 use crate::table::Tables;
 use highwater_testkit::{Highwater, Message};
@@ -9,9 +9,9 @@ const TRIGGERS: [&str; 4] = ["asap", "every 100 milliseconds", "available_now", 
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Place {
-    /// Read up to 10 (running: nothing), of 20 records 15..20 are left.
+    /// Read up to 10 (running: nothing); of 20 records, 15..20 are left.
     Before,
-    /// Read up to 10 (running: nothing), of 20 records 5..20 (running: all) are left.
+    /// Read up to 10 (running: nothing); of 20 records, 5..20 (running: all) are left.
     Inside,
     /// Read up to 10 (running: nothing): the topic is recreated with 4 records, 100..104.
     After,
@@ -30,7 +30,7 @@ impl Cell {
         matches!(self.trigger, "available_now" | "once")
     }
 
-    /// The ids in the sink in the end and the offsets lost; `None`: the query stops.
+    /// The ids in the sink at the end, and the number of offsets lost; `None` if the query stops.
     fn expected(&self, policy: &str) -> Option<(Vec<i64>, u64)> {
         let before = if self.running { 0 } else { 10 };
         let and = |more: std::ops::Range<i64>| (0..before).chain(more).collect();
@@ -39,7 +39,7 @@ impl Cell {
             (_, "fail") => None,
             (Place::Before, "earliest") => Some((and(15..20), 15 - before as u64)),
             (Place::Before, _) => Some((and(0..0), 20 - before as u64)),
-            // What of the old topic was not read is lost as well, as far as it was ever looked at.
+            // Records of the old topic that were not read are lost as well, as far as the query knew of them.
             (Place::After, "earliest") => Some((and(100..104), if self.running { 20 } else { 0 })),
             (Place::After, _) => Some((and(0..0), 4)),
         }
@@ -62,7 +62,8 @@ impl Cell {
 fn cells(policy: &str, running: bool) -> Vec<Cell> {
     let places = [Place::Before, Place::Inside, Place::After];
     let all = TRIGGERS.iter().flat_map(|trigger| places.map(|place| (*trigger, place)));
-    // A run notices at once, when the new topic is still empty: there a bounded query ends, and `latest` begins.
+    // A running query notices while the new topic is still empty: a bounded query ends there, and `latest` begins
+    // there.
     let ambiguous = |trigger: &str, place| {
         let bounded = matches!(trigger, "available_now" | "once");
         running && place == Place::After && (policy == "latest" || policy == "earliest" && bounded)
@@ -83,7 +84,7 @@ fn one<'a>(all: &'a Value, name: &str) -> &'a Value {
     all.as_array().unwrap().iter().find(|status| status["name"] == *name).unwrap()
 }
 
-/// Waits until every cell has what is expected of it.
+/// Waits until `done` holds for every cell.
 fn wait_for_all(cluster: &Highwater, cells: &[Cell], what: &str, done: impl Fn(&Cell, &Value) -> bool) {
     cluster.wait(what, || {
         let all = cluster.json(&["ls"]);
@@ -136,7 +137,7 @@ fn check(cluster: &Highwater, cell: &Cell, policy: &str) {
         return;
     };
     if !cell.bounded() {
-        // It lives: what comes next is read, and nothing else.
+        // It still runs: the next records are read, and nothing else.
         cell.tables.produce(0, 999..1_000);
         cluster.wait(&name, || (cell.tables.ids().last() == Some(&999)).then_some(()));
     }
@@ -178,9 +179,9 @@ fn latest_running() {
     table_of("latest", true);
 }
 
-/// As tried by hand: retention passes a query that has finished, and `start --wait` has to end.
+/// Retention overtakes a finished query; `start --wait` must still end.
 #[test]
-fn a_finished_query_that_retention_has_passed_ends_again() {
+fn a_finished_query_overtaken_by_retention_ends_again() {
     let tables = Tables::new("lost-finished", 1);
     tables.produce(0, 0..1_000);
     let cluster = Highwater::start(1);
@@ -215,9 +216,10 @@ fn partitions_added_while_a_query_was_stopped_are_read_from_their_first_record()
     assert!(status["message"].as_str().unwrap().contains("offset 0 out of range for added-lost-in-2"), "{status}");
 }
 
-/// Two tables read the topic; a third reads another one, which stays. One query runs on, the other is stopped meanwhile.
+/// Two tables read the topic, and a third reads another topic, which stays. One query keeps running, the other is
+/// stopped.
 #[test]
-fn a_recreated_topic_is_never_taken_for_the_old_one_however_long_it_is() {
+fn a_recreated_topic_is_never_taken_for_the_old_one_whatever_its_length() {
     let cluster = Highwater::start(2);
     for (round, records) in [0, 3, 10, 40, 200].into_iter().enumerate() {
         let (tables, other) = (Tables::new(&format!("again-{round}"), 2), Tables::new(&format!("other-{round}"), 1));
@@ -245,6 +247,6 @@ fn a_recreated_topic_is_never_taken_for_the_old_one_however_long_it_is() {
             let message = status["message"].as_str().unwrap();
             assert!(message.contains("recreated") && message.contains(&tables.input), "{message}");
         }
-        assert!(read(), "something of the new topic was read");
+        assert!(read(), "records of the new topic were read");
     }
 }

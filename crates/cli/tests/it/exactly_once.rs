@@ -1,4 +1,4 @@
-//! Totals and rows stay exact whoever dies, hangs or comes.
+//! Totals and rows stay exact while processes die, hang or join.
 
 use highwater_testkit::payments::partition_counts;
 use highwater_testkit::{Highwater, KafkaCluster, Payments};
@@ -43,7 +43,7 @@ fn ten_partitions_on_three_executors_survive_sigkill_of_an_executor_and_of_the_d
 }
 
 #[test]
-fn a_query_waits_without_executors_and_says_so() {
+fn a_query_without_executors_waits_and_shows_that() {
     let payments = Payments::new(KafkaCluster::shared(), "lonely", 2);
     payments.produce(0..2, 2);
     let mut cluster = Highwater::start(0);
@@ -59,7 +59,7 @@ fn a_query_waits_without_executors_and_says_so() {
 }
 
 #[test]
-fn a_hung_executor_is_replaced_within_its_lease_and_changes_nothing_when_it_goes_on() {
+fn a_hung_executor_is_replaced_within_its_lease_and_changes_nothing_when_it_resumes() {
     let payments = Payments::new(KafkaCluster::shared(), "hung", 10);
     payments.produce(0..5_000, 10);
     let mut cluster = Highwater::start(2);

@@ -4,7 +4,7 @@ use crate::table::Tables;
 use highwater_testkit::{Highwater, Message};
 use serde_json::json;
 
-/// A name so long that few rows make a message too large.
+/// A name so long that a few thousand rows are too large for one message.
 fn long_name(id: i64) -> String {
     format!("{id:0>600}")
 }
@@ -16,7 +16,7 @@ fn more_groups_than_fit_into_a_message_go_to_another_executor() {
     let record = |id: i64| Message::json(&json!({"id": id, "name": long_name(id)}));
     tables.kafka.produce(&tables.input, (0..groups).map(record));
     let cluster = Highwater::start(2);
-    // One executor reads all, in one batch, and half of the groups are the other's: 24 MB.
+    // One executor reads everything in one batch, and half of the groups belong to the other: 24 MB.
     let sql = format!(
         "SET trigger = 'once'; {} {} INSERT INTO o SELECT name, count(*) FROM t GROUP BY name;",
         tables.source(""),
@@ -37,7 +37,7 @@ fn a_row_that_fits_into_no_message_stops_the_query_and_says_so() {
     let record = |id: i64| Message::json(&json!({"id": id, "name": long_name(id)}));
     tables.kafka.produce(&tables.input, (0..60_000).map(record));
     let cluster = Highwater::start(2);
-    // Two texts of 18 MB, and at least one of them belongs to the executor that has not made it.
+    // Two texts of 18 MB, at least one of which belongs to the executor that has not computed it.
     let sql = format!(
         "SET trigger = 'once'; {} {} CREATE VIEW all_names AS SELECT id % 2 AS k, string_agg(name, '' ORDER BY id) AS names FROM t GROUP BY id % 2;
          INSERT INTO o SELECT length(names), sum(k) FROM all_names GROUP BY names;",
@@ -47,5 +47,8 @@ fn a_row_that_fits_into_no_message_stops_the_query_and_says_so() {
     cluster.submit("q", &sql);
     let status = cluster.wait_state("q", &["failed"]);
     let message = status["message"].as_str().unwrap();
-    assert!(message.contains("goes from one stage to another") && message.contains("make smaller ones"), "{message}");
+    assert!(
+        message.contains("must go from one stage to another") && message.contains("make smaller rows"),
+        "{message}"
+    );
 }

@@ -1,4 +1,4 @@
-//! Everything dies while transactions are open: whoever comes back ends all of them, however few come back.
+//! All processes die while transactions are open: those that return end all transactions, however few return.
 
 use highwater_testkit::payments::partition_counts;
 use highwater_testkit::{Highwater, Isolation, KafkaCluster, Message};
@@ -27,7 +27,7 @@ fn transactions_of_executors_that_never_return_do_not_hold_up_readers() {
     );
     let mut cluster = Highwater::start(0);
     for _ in 0..PARTITIONS {
-        // Each writes its rows, and takes (most likely many) minutes to flush them: nobody can abort meanwhile.
+        // Each writes its rows and then waits an hour before it flushes them, so that none can abort meanwhile.
         cluster.add_executor(&[("HIGHWATER_DELAYS", "executor_before_flush:3600000".to_string())]);
     }
     cluster.submit("orphans", &script);

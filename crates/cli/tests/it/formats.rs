@@ -4,7 +4,7 @@ use highwater_testkit::{Highwater, Isolation, KafkaCluster, Message, Record};
 use serde_json::json;
 use std::collections::BTreeMap;
 
-/// `(columns) WITH (…)` of a table on a topic; `options` say the format.
+/// `(columns) WITH (…)` of a table on a topic; `options` set the format.
 fn table(name: &str, columns: &str, topic: &str, options: &str) -> String {
     let servers = KafkaCluster::shared().bootstrap_servers();
     format!(
@@ -30,7 +30,7 @@ fn values(topic: &str) -> Vec<String> {
     records(topic).iter().map(|record| text(&record.payload).unwrap().to_string()).collect()
 }
 
-/// A changelog folded by its key, as text.
+/// The rows of a changelog by key, as text.
 fn folded(topic: &str) -> BTreeMap<String, String> {
     let mut rows = BTreeMap::new();
     for record in records(topic) {
@@ -104,7 +104,7 @@ fn raw_bytes_with_their_keys_and_records_without_value_are_copied_as_they_are() 
     cluster.wait_state("q", &["finished"]);
     let parts = |topic| records(topic).into_iter().map(|record| (record.key, record.payload)).collect::<Vec<_>>();
     assert_eq!(parts(output), parts(input));
-    // Again from where it stopped.
+    // Resumed where it stopped.
     kafka.produce(input, [bytes(b"more").key("k")]);
     cluster.ok(&["start", "q"]);
     cluster.wait("the new record", || (parts(output).len() == 5).then_some(()));
@@ -127,7 +127,7 @@ fn a_keyed_topic_in_csv_is_folded_and_written_with_its_deletions() {
     let style = "'format'='csv', 'key.csv.delimiter'='|'";
     let per_country = "country STRING, n BIGINT, PRIMARY KEY (country) NOT ENFORCED";
     let cluster = Highwater::start(2);
-    // Values without what is in the key; keys that are the bytes of a column; values that are.
+    // Values without the key's columns; keys that are the bytes of a column; values that are.
     let sql = format!(
         "{} {} {} {}
          INSERT INTO counts SELECT country, count(*) FROM people GROUP BY country;
@@ -155,7 +155,7 @@ fn a_keyed_topic_in_csv_is_folded_and_written_with_its_deletions() {
 }
 
 #[test]
-fn columns_of_the_key_and_of_the_value_have_formats_of_their_own() {
+fn key_and_value_columns_have_their_own_formats() {
     let kafka = KafkaCluster::shared();
     let [input, output] = topics(["formats-parts-in", "formats-parts-out"]);
     let with = |value: &str| Message::new(value.to_string());
@@ -193,7 +193,7 @@ fn columns_of_the_key_and_of_the_value_have_formats_of_their_own() {
 }
 
 #[test]
-fn a_record_that_is_no_csv_stops_the_query_is_skipped_or_becomes_a_dead_letter() {
+fn a_record_that_is_not_csv_stops_the_query_is_skipped_or_becomes_a_dead_letter() {
     let kafka = KafkaCluster::shared();
     let [input, fail, skip, letters] =
         topics(["formats-bad", "formats-bad-fail", "formats-bad-skip", "formats-bad-letters"]);
@@ -233,7 +233,7 @@ fn a_record_that_is_no_csv_stops_the_query_is_skipped_or_becomes_a_dead_letter()
 }
 
 #[test]
-fn a_keyed_row_that_would_be_no_record_stops_the_query() {
+fn a_keyed_row_that_cannot_be_a_record_stops_the_query() {
     let kafka = KafkaCluster::shared();
     let [input, output] = topics(["formats-null-in", "formats-null-out"]);
     kafka.produce(input, [Message::json(&json!({"k": "a", "v": null}))]);

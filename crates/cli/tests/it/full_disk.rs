@@ -1,4 +1,4 @@
-//! A disk that is really full: a file system of a few megabytes, and a file that may not grow.
+//! A disk that is really full: a file system of a few megabytes, and files of limited size.
 
 use crate::table::Tables;
 use highwater_testkit::Highwater;
@@ -7,12 +7,13 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Runs a command with a small file system at `$1`, which goes with it. Others see it through `/proc`.
+/// Runs a command with a small file system at `$1`, which ends with the command. Other processes see it through
+/// `/proc`.
 const ON_A_SMALL_DISK: &str = r#"mount -t tmpfs -o size=32m tmpfs "$1" && shift && exec "$@""#;
-/// Runs a command whose files may have no more than `$1` blocks of 512 bytes. To write beyond is an error, not a signal.
+/// Runs a command whose files may have at most `$1` blocks of 512 bytes. A longer write is an error, not a signal.
 const WITH_SMALL_FILES: &str = r#"trap '' XFSZ; ulimit -f "$1" && shift && exec "$@""#;
 
-/// Writes until there is no room at all.
+/// Writes until the disk is full.
 fn fill(disk: &Path) -> PathBuf {
     let path = disk.join("other");
     let mut file = File::create(&path).unwrap();
@@ -26,13 +27,13 @@ fn fill(disk: &Path) -> PathBuf {
 }
 
 #[test]
-fn a_query_waits_while_the_disk_is_full_and_goes_on_when_there_is_room() {
+fn a_query_waits_while_the_disk_is_full_and_continues_when_there_is_space() {
     let tables = Tables::new("full-disk", 2);
     let mut cluster = Highwater::stopped();
     let data = cluster.data_dir();
     std::fs::create_dir(&data).unwrap();
     let mut wrapper = vec!["unshare", "--mount"];
-    // Who is not root may mount in a user namespace.
+    // A user who is not root may mount in a user namespace.
     let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
     wrapper.extend((!is_root).then_some("--map-root-user"));
     wrapper.extend(["sh", "-c", ON_A_SMALL_DISK, "sh", data.to_str().unwrap()]);
@@ -55,7 +56,7 @@ fn a_query_waits_while_the_disk_is_full_and_goes_on_when_there_is_room() {
 }
 
 #[test]
-fn a_write_that_fails_within_the_head_store_is_told_and_a_restart_heals_it() {
+fn a_failed_write_of_the_head_store_is_reported_and_a_restart_repairs_it() {
     // Many partitions make large records, which fill the head store soon.
     let tables = Tables::new("full-head", 64);
     let mut cluster = Highwater::stopped();
@@ -65,7 +66,7 @@ fn a_write_that_fails_within_the_head_store_is_told_and_a_restart_heals_it() {
     cluster.wait_state("q", &["running"]);
     let mut produced = 0;
     let message = cluster.wait("the head store to fail", || {
-        // Each is a batch of its own, or nearly: the head store grows by batches.
+        // Nearly each record is a batch: the head store grows by batches.
         for _ in 0..25 {
             tables.produce(0, produced..produced + 1);
             produced += 1;

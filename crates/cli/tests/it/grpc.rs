@@ -1,4 +1,4 @@
-//! The services as any gRPC client meets them: reflection, health, and the whole life of a query.
+//! The services as any gRPC client sees them: reflection, health, and the whole life of a query.
 
 use crate::table::Tables;
 use highwater_proto::MAX_MESSAGE_BYTES;
@@ -57,7 +57,7 @@ fn reflection_lists_the_services_and_health_says_serving() {
 }
 
 #[test]
-fn a_client_of_the_protocol_alone_drives_a_query_through_its_life() {
+fn a_plain_grpc_client_can_manage_a_query() {
     let tables = Tables::new("grpc", 2);
     tables.produce(0, 0..50);
     tables.produce(1, 50..100);
@@ -115,7 +115,7 @@ fn messages_beyond_the_limit_and_calls_beyond_their_deadline_are_refused() {
 }
 
 #[test]
-fn state_of_another_epoch_is_neither_taken_nor_given() {
+fn state_of_another_epoch_is_neither_accepted_nor_returned() {
     let cluster = Highwater::start(0);
     let query_id = uuid::Uuid::from_u128(1).to_string();
     let delta = |epoch: u64| PutStateDeltaRequest {

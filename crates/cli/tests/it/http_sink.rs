@@ -1,4 +1,4 @@
-//! The HTTP sink: at least once, and every repetition is told by its key.
+//! The HTTP sink: at least once, with a key by which repetitions are recognised.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 const TOKEN: &str = "s3cret-of-the-endpoint";
 
-/// What the endpoint does with its next requests.
+/// How the endpoint handles its next requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mood {
     Takes,
@@ -103,7 +103,7 @@ impl Endpoint {
         (*self.shared.mood.lock().unwrap() == mood).then_some(())
     }
 
-    /// How often each key was sent, and the rows of those that were taken; bodies of one key are equal.
+    /// How often each key was sent, and the rows of accepted requests. Bodies with the same key must be equal.
     fn requests(&self) -> (BTreeMap<String, usize>, BTreeMap<String, Vec<i64>>) {
         let (mut times, mut rows) = (BTreeMap::new(), BTreeMap::new());
         let mut bodies: BTreeMap<String, String> = BTreeMap::new();
@@ -125,7 +125,7 @@ impl Endpoint {
 }
 
 #[test]
-fn every_row_is_posted_and_what_a_crash_repeats_has_the_key_and_the_body_of_the_first() {
+fn every_row_is_posted_and_requests_repeated_after_a_crash_have_the_same_key_and_body() {
     let kafka = KafkaCluster::shared();
     kafka.create_topic("http-in", 2);
     let produce = |ids: std::ops::Range<i32>| {
@@ -178,7 +178,7 @@ fn every_row_is_posted_and_what_a_crash_repeats_has_the_key_and_the_body_of_the_
     cluster.wait_caught_up("http");
     assert!(endpoint.repeated() > before, "{:?}", endpoint.requests().0);
 
-    // An endpoint that is away is waited for, and shown.
+    // While the endpoint is unavailable, the query waits and shows that.
     endpoint.be(Mood::BusyFor(u32::MAX));
     produce(120..125);
     let status = cluster.wait_state("http", &["waiting"]);

@@ -1,4 +1,4 @@
-//! Keyed topics: written by one query and read by another, and joined by the version of a time; executors die meanwhile.
+//! Keyed topics: written by one query, read by another and joined by version of a time, while executors die.
 
 use highwater_testkit::{Highwater, Isolation, KafkaCluster, Message};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ fn with(kafka: &KafkaCluster, topic: &str) -> String {
     format!("WITH ('connector'='kafka', 'topic'='{topic}', 'bootstrap.servers'='{servers}', 'format'='json')")
 }
 
-/// A changelog folded by its key.
+/// The rows of a changelog, by key.
 fn folded(kafka: &KafkaCluster, topic: &str) -> BTreeMap<String, Value> {
     let mut rows = BTreeMap::new();
     for record in kafka.read_all(topic, Isolation::Committed) {
@@ -26,13 +26,13 @@ fn folded(kafka: &KafkaCluster, topic: &str) -> BTreeMap<String, Value> {
 }
 
 #[test]
-fn a_keyed_topic_is_read_as_the_rows_it_adds_up_to() {
+fn a_keyed_topic_is_read_as_its_current_rows() {
     let kafka = KafkaCluster::shared();
     let (payments, totals, sums) = ("keyed-payments", "keyed-totals", "keyed-sums");
     kafka.create_topic(payments, 4);
     kafka.create_topic(totals, 4);
     kafka.create_topic(sums, 1);
-    // A total comes and goes with the number of its payments: tombstones.
+    // A total appears and disappears with the number of its payments, which makes tombstones.
     let table = "account STRING, n BIGINT, total BIGINT, PRIMARY KEY (account) NOT ENFORCED";
     let write = format!(
         "SET max_offsets_per_trigger = 700;
@@ -90,7 +90,7 @@ fn a_keyed_topic_is_read_as_the_rows_it_adds_up_to() {
 
 const CURRENCIES: i64 = 10;
 
-/// What happens to the rate of a currency, in order of time: `(time, rate)`, `None` ends it.
+/// The changes of a currency's rate in order of time: `(time, rate)`; `None` ends it.
 fn versions(currency: i64, until: i64) -> Vec<(i64, Option<i64>)> {
     let mut all = Vec::new();
     for step in 0..until {
@@ -149,7 +149,7 @@ fn each_order_has_the_rate_of_its_time() {
         .collect();
     changes.sort_by_key(|(currency, (time, _))| (*time, *currency));
     let half = changes.len() / 2;
-    // Orders are far ahead of the rates: what is given at once is corrected later.
+    // Orders are far ahead of the rates: rows emitted at once are corrected later.
     produce_orders(0..3_000);
     kafka.produce(rates, changes[..half].iter().copied().map(rate_message));
     cluster.wait_caught_up("open");
@@ -157,7 +157,7 @@ fn each_order_has_the_rate_of_its_time() {
     produce_orders(3_000..6_000);
     kafka.produce(rates, changes[half..].iter().copied().map(rate_message));
     cluster.wait_caught_up("open");
-    // Far ahead in every partition: the watermark passes all that was.
+    // Far ahead in every partition, so that the watermark passes all earlier records.
     let end = START + 10_000_000;
     kafka.produce(
         orders,

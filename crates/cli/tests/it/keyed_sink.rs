@@ -1,5 +1,5 @@
-//! Keyed sinks while rows change groups, keys and shards, and tasks overtake each other: the topic's own log, record by
-//! record, is what a changelog must be, and folds to the answer.
+//! Keyed sinks while rows change groups, keys and shards, and tasks overtake each other: record by record, the topic is
+//! a valid changelog, and its final rows are the answer.
 
 use highwater_testkit::{Highwater, Isolation, KafkaCluster, Message};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ const PLAYERS: u64 = 60;
 const PARTITIONS: u64 = 3;
 const RECORDS: u64 = 6_000;
 
-/// Player and points of one move; points may be lost again.
+/// Player and points of one move; points may be negative.
 fn step(id: u64) -> (u64, i64) {
     let mixed = id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 24;
     (mixed % PLAYERS, (mixed / PLAYERS % 21) as i64 - 8)
@@ -29,7 +29,7 @@ fn produce(kafka: &KafkaCluster, topic: &str, ids: std::ops::Range<u64>) {
 /// A row by its key, both as JSON text.
 type Folded = BTreeMap<String, String>;
 
-/// Folds a topic, and holds every record against what its key was before.
+/// The final rows of a topic; checks every record against the previous row of its key.
 fn fold(kafka: &KafkaCluster, topic: &str) -> Folded {
     let mut rows = Folded::new();
     for record in kafka.read_all(topic, Isolation::Committed) {
@@ -56,7 +56,7 @@ fn expected(key: &[&str], rows: impl IntoIterator<Item = Value>) -> Folded {
     rows.into_iter().map(keyed).collect()
 }
 
-/// What the four sinks hold after these records.
+/// The rows of the four sinks after this many records.
 fn answers(records: u64) -> [Folded; 4] {
     let mut totals: BTreeMap<u64, i64> = BTreeMap::new();
     for id in 0..records {
@@ -74,7 +74,7 @@ fn answers(records: u64) -> [Folded; 4] {
     }
     let mut ranked: Vec<(i64, u64)> = totals.iter().map(|(player, total)| (-*total, *player)).collect();
     ranked.sort_unstable();
-    // Whoever is first of a level: a key that one player after the other holds.
+    // The first player of each level: a key that one player holds after the other.
     let mut first: BTreeMap<i64, (i64, u64)> = BTreeMap::new();
     for (total, player) in ranked.iter().map(|(negative, player)| (-negative, *player)) {
         first.entry(total / 10).or_insert((total, player));
@@ -131,7 +131,7 @@ fn keyed_sinks_hold_the_answer_while_rows_change_groups_and_shards_under_delays(
     kafka.create_topic("moves-in", PARTITIONS as i32);
     SINKS.iter().for_each(|topic| kafka.create_topic(topic, 3));
     let mut cluster = Highwater::start(0);
-    // Every executor is slow somewhere else, so that tasks and writers finish in ever other orders.
+    // Each executor is slow at another point, so that tasks and writers finish in varying orders.
     for slow in
         ["executor_before_exchange_end:40", "executor_before_flush:40", "executor_mid_read:20,executor_after_flush:40"]
     {

@@ -1,4 +1,4 @@
-//! Falling behind is seen, and does no harm.
+//! A query that falls behind shows its lag, and does no harm.
 
 use crate::table::Tables;
 use highwater_testkit::{Highwater, Message};
@@ -17,7 +17,7 @@ fn a_slow_query_shows_its_lag_in_records_and_time_and_keeps_its_memory() {
     let cluster = Highwater::start(1);
     cluster.submit("q", &tables.copy("SET max_records_per_second = 100;", ""));
     cluster.wait_state("q", &["running"]);
-    // 200 MB, more than any reader may hold.
+    // 200 MB, more than a reader may hold.
     let pad = "x".repeat(20_000);
     for round in 0..5 {
         let ids = round * 2_000..(round + 1) * 2_000;
@@ -44,7 +44,7 @@ fn a_slow_query_shows_its_lag_in_records_and_time_and_keeps_its_memory() {
 }
 
 #[test]
-fn retention_that_comes_close_is_warned_of() {
+fn approaching_retention_is_warned_of() {
     let tables = Tables::new("retention", 1);
     tables.produce(0, 0..10_000);
     let cluster = Highwater::start(1);

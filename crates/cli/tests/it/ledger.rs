@@ -1,9 +1,9 @@
-//! Money is neither made nor lost: a million transfers between accounts through two aggregates, a full join and a third
-//! aggregate, while processes die.
+//! Money is neither created nor lost: a million transfers between accounts through two aggregates, a full join and a
+//! third aggregate, while processes die.
 
 use highwater_testkit::{Highwater, KafkaCluster, Ledger};
 
-/// A part of the million.
+/// Transfers per round.
 const PART: u64 = 1_000_000 / 4;
 
 #[test]

@@ -1,4 +1,4 @@
-//! Brokers that allow short transactions only: said at once, and batches fit into them.
+//! Brokers that allow only short transactions: reported at once, and batches are planned to fit.
 
 use highwater_testkit::{Highwater, Isolation, KafkaCluster, Message};
 use serde_json::json;
@@ -26,7 +26,7 @@ fn short_transactions_are_refused_with_both_numbers_or_get_batches_that_fit() {
     };
     kafka.produce("short-in", (0..RECORDS).map(|id| Message::json(&json!({"id": id})).partition(0)));
     let mut cluster = Highwater::start(0);
-    // Some hundred milliseconds for every chunk that is read: all of them in one batch take too long.
+    // A delay for every chunk that is read, so that a single batch of all chunks takes too long.
     cluster.add_executor(&[("HIGHWATER_DELAYS", "executor_mid_read:1500".to_string())]);
 
     let file = cluster.file("short.sql", &script(""));

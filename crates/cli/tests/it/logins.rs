@@ -1,4 +1,4 @@
-//! TLS and logins: every way to talk to a Kafka that asks who is there, and what is said when it does not believe it.
+//! TLS and logins: every way to connect to a Kafka that authenticates clients, and the errors when it refuses.
 
 use highwater_testkit::secure::{PASSWORD, SecureKafka, USER};
 use highwater_testkit::tokens::{CLIENT_SECRET, HASTY_CLIENT};
@@ -6,7 +6,7 @@ use highwater_testkit::{Highwater, Isolation, Message};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-/// A listener, and the options of a client that it takes.
+/// A listener, and client options that it accepts.
 struct Login {
     name: &'static str,
     listener: &'static str,
@@ -59,7 +59,7 @@ impl Login {
         Self::new(name, "MUTUAL", &options)
     }
 
-    /// The same client, but one option is another.
+    /// The same client with one option changed.
     fn with(mut self, name: &'static str, key: &'static str, value: &str) -> Self {
         self.name = name;
         self.options.retain(|(known, _)| *known != key);
@@ -71,7 +71,7 @@ impl Login {
         (format!("login-{}-in", self.name), format!("login-{}-out", self.name))
     }
 
-    /// Copies one topic to another, both through the listener.
+    /// A script that copies one topic to another, both through the listener.
     fn script(&self, settings: &str) -> String {
         let servers = SecureKafka::shared().servers(self.listener);
         let options: String = self.options.iter().map(|(key, value)| format!(", 'kafka.{key}' = '{value}'")).collect();
@@ -134,7 +134,7 @@ fn every_login_reads_and_writes() {
         Login::token("token", "service", "${env:TEST_CLIENT_SECRET}"),
     ]
     .map(|mut login| {
-        // Either the file or the text.
+        // Either the file or the text is given.
         if login.options.iter().any(|(key, _)| *key == "ssl.ca.pem") {
             login.options.retain(|(key, _)| *key != "ssl.ca.location");
         }
@@ -152,7 +152,7 @@ fn every_login_reads_and_writes() {
 }
 
 #[test]
-fn a_refused_login_is_told_at_submit_in_the_brokers_own_words() {
+fn a_refused_login_is_reported_at_submit_in_the_brokers_words() {
     let kafka = SecureKafka::shared();
     let tls = || Login::new("refused", "TLS", &[("security.protocol", "SSL")]);
     let plain = |mechanism: &str| Login::password("refused", "LOGIN", mechanism, "${env:TEST_WRONG}");
@@ -187,7 +187,7 @@ fn a_refused_login_is_told_at_submit_in_the_brokers_own_words() {
 }
 
 #[test]
-fn an_executor_whose_login_is_refused_says_so_in_status_and_goes_on_when_it_is_right() {
+fn a_refused_login_of_an_executor_is_shown_in_status_until_it_is_corrected() {
     let login = Login::password("executor", "LOGIN", "SCRAM-SHA-512", "${env:TEST_PASSWORD}");
     login.produce(0..100);
     let mut cluster = Highwater::stopped();
@@ -215,7 +215,7 @@ fn tokens_are_renewed_while_a_query_runs() {
     let before = kafka.tokens.given();
     cluster.submit("renewed", &login.script(""));
     cluster.wait_caught_up("renewed");
-    // One in the driver and one in the executor at first; their tokens are over twice before all these are given.
+    // At first one token for the driver and one for the executor; these expire twice before this many were issued.
     cluster.wait("tokens to be renewed", || (kafka.tokens.given() >= before + 6).then_some(()));
     login.produce(10..20);
     cluster.wait("the records after that", || (login.ids().len() == 20).then_some(()));

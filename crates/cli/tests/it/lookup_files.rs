@@ -21,7 +21,7 @@ impl Case {
         case
     }
 
-    /// Replaces the file in one step.
+    /// Replaces the file atomically.
     fn write(&self, items: &str) {
         let new = self.path.with_extension("new");
         std::fs::write(&new, items).unwrap();
@@ -35,7 +35,7 @@ impl Case {
         self.kafka.produce(&format!("{}-in", self.name), ids.map(message));
     }
 
-    /// `key` is put after the columns of both topics' tables, `options` into the file's.
+    /// `key` is added after the columns of both topics' tables, `options` to the file's options.
     fn script(&self, key: &str, options: &str) -> String {
         let with = |topic: &str| {
             let servers = self.kafka.bootstrap_servers();
@@ -88,7 +88,7 @@ fn a_prepared_batch_is_finished_with_the_content_it_was_planned_with() {
     case.produce(0..20);
     cluster.submit("lookup-finish", &format!("SET min_offsets_per_trigger = 20; {}", case.script("", "")));
     cluster.driver().wait(std::time::Duration::from_secs(60));
-    // Nobody has read the new content, and the old one is in no file any more.
+    // The new content has not been read yet, and no file has the old content now.
     case.write("a,new\n");
     cluster.start_driver(&[]);
     cluster.wait_caught_up("lookup-finish");
@@ -101,7 +101,7 @@ fn a_prepared_batch_is_finished_with_the_content_it_was_planned_with() {
 }
 
 #[test]
-fn a_refreshed_file_is_looked_up_in_its_newest_version_that_can_be_read() {
+fn a_refreshed_file_is_looked_up_in_its_newest_readable_version() {
     let cluster = Highwater::start(2);
     let case = Case::new("lookup-refresh", &cluster, "a,1\n");
     cluster.submit("lookup-refresh", &case.script("", ", 'refresh'='100 milliseconds'"));
@@ -121,10 +121,10 @@ fn a_refreshed_file_is_looked_up_in_its_newest_version_that_can_be_read() {
         cluster.wait(text, || cluster.status("lookup-refresh")["warnings"].to_string().contains(text).then_some(()));
     };
     std::fs::remove_file(&case.path).unwrap();
-    warned("rows look up what was read before");
+    warned("rows look up the version read before");
     look_up("2");
     case.write("a\n");
-    warned("rows look up what was read before");
+    warned("rows look up the version read before");
     look_up("2");
     case.write("a,4\n");
     look_up("4");
@@ -151,14 +151,14 @@ fn walk(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn rows_that_are_taken_back_after_a_restart_are_those_that_were_written() {
+fn rows_retracted_after_a_restart_are_those_that_were_written() {
     let mut cluster = Highwater::start(1);
     let case = Case::new("lookup-pinned", &cluster, "a,old\n");
     cluster.submit("lookup-pinned", &case.script(", PRIMARY KEY (id) NOT ENFORCED", ""));
     case.produce(0..4);
     cluster.wait_caught_up("lookup-pinned");
     cluster.kill_driver();
-    // The item is gone: taken back by the new content, the rows would not be found and stay.
+    // The item is gone: rows retracted with the new content would not be found, and would stay.
     case.write("b,new\n");
     cluster.start_driver(&[]);
     let tombstone = |id: i64| Message::tombstone(json!({"id": id}).to_string()).partition((id % 2) as i32);
@@ -173,7 +173,7 @@ fn rows_that_are_taken_back_after_a_restart_are_those_that_were_written() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_told_at_submit_and_waited_for_afterwards() {
+fn a_missing_file_is_refused_at_submit_and_waited_for_afterwards() {
     let mut cluster = Highwater::start(1);
     let case = Case::new("lookup-missing", &cluster, "a,1\n");
     let script = cluster.file("lookup-missing.sql", &case.script("", ""));

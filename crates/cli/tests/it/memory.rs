@@ -1,4 +1,4 @@
-//! What a query makes of its rows: bounded by its memory, and never the end of the executor.
+//! Rows that a query creates count as its memory: they stop the query, never the executor.
 
 use crate::table::Tables;
 use highwater_testkit::{Highwater, Message};
@@ -9,7 +9,7 @@ const NEWEST: &str = "INSERT INTO o SELECT id, name FROM (
       SELECT id, name, row_number() OVER (PARTITION BY id ORDER BY ts DESC) AS r FROM t) WHERE r = 1;";
 
 #[test]
-fn rows_that_grow_stop_their_query_and_the_others_go_on() {
+fn growing_rows_stop_their_query_and_no_other() {
     let tables = Tables::new("grows", 1);
     let mut cluster = Highwater::start(0);
     let executor = cluster.add_executor_with(&[], &["--slots", "1", "--query-memory", "2MB"]);

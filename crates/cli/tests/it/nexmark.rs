@@ -1,5 +1,5 @@
-//! Nexmark: all queries give what DuckDB gives, on one executor and on three of which one is killed; and the command
-//! that runs them.
+//! Nexmark: all queries return what DuckDB returns, on one executor and on three of which one is killed; and the
+//! command that runs them.
 
 use crate::nexmark_check::Check;
 use highwater::bench::nexmark::events::Settings;
@@ -34,7 +34,7 @@ fn run_all(check: &Check, run: &str, executors: usize, kill: bool) {
             scope.spawn(move || some.iter().for_each(submit));
         }
     });
-    // All begin together, so that a kill finds all of them at work.
+    // All begin together, so that all are running when an executor is killed.
     for _ in 0..executors {
         cluster.add_executor(&[]);
     }
@@ -117,7 +117,7 @@ fn the_comparison_notices_what_differs() {
     };
     let mut bidders: BTreeMap<u64, usize> = BTreeMap::new();
     bids.iter().for_each(|bid| *bidders.entry(bid["bidder"].as_u64().unwrap()).or_default() += 1);
-    // Each first written wrong and then right.
+    // Each is first written wrong and then right.
     let mut folded = Vec::new();
     for (number, (bidder, bids)) in bidders.iter().enumerate() {
         let bidder = json!(bidder);
@@ -136,7 +136,7 @@ fn the_comparison_notices_what_differs() {
 }
 
 #[test]
-fn the_command_runs_queries_on_a_cluster_of_its_own_and_leaves_nothing_behind() {
+fn the_command_runs_queries_on_its_own_cluster_and_cleans_up() {
     let kafka = KafkaCluster::shared();
     let cluster = Highwater::stopped();
     let bench = |args: &[&str]| {
@@ -169,7 +169,7 @@ fn the_command_runs_queries_on_a_cluster_of_its_own_and_leaves_nothing_behind() 
 }
 
 #[test]
-fn the_command_says_what_is_wrong() {
+fn the_command_reports_its_errors() {
     let cluster = Highwater::stopped();
     let run = |args: &[&str]| {
         let mut all = vec!["bench", "nexmark"];

@@ -1,7 +1,7 @@
 //! Nexmark checked against DuckDB: events for both, results of topics in files, and the comparison.
 //!
-//! Shared by the tests and the benchmark. Owns: the files. Does not own: what is compared
-//! (`nexmark/compare.py` and the SQL beside it).
+//! Shared by the tests and the benchmark. Owns: the files. Does not own: the comparison (`nexmark/compare.py` and the
+//! SQL in its folder).
 
 use highwater::bench::nexmark::events::{Settings, Stream, records, side_input};
 use highwater_testkit::{Isolation, KafkaCluster, Message};
@@ -11,14 +11,14 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Files of one set of events and the results made of it.
+/// Files of one set of events, and of results computed from it.
 pub struct Check {
     folder: tempfile::TempDir,
     python: PathBuf,
 }
 
 impl Check {
-    /// Makes sure that there is DuckDB.
+    /// Installs DuckDB if it is missing.
     pub fn new() -> Self {
         let script = repository().join("scripts/duckdb.sh");
         let found = Command::new(&script).stderr(Stdio::inherit()).output().unwrap();
@@ -27,12 +27,12 @@ impl Check {
         Self { folder: tempfile::Builder::new().prefix("highwater-nexmark-").tempdir().unwrap(), python }
     }
 
-    /// Where q13's side input is.
+    /// Path of q13's side input.
     pub fn side_input(&self) -> String {
         self.events().join("side-input.csv").display().to_string()
     }
 
-    /// Where the events are.
+    /// Folder of the events.
     pub fn events(&self) -> PathBuf {
         self.folder.path().join("events")
     }
@@ -56,7 +56,7 @@ impl Check {
         files.iter_mut().for_each(|file| file.flush().unwrap());
     }
 
-    /// Copies what a query wrote into the results called `run`.
+    /// Saves what a query wrote among the results called `run`.
     pub fn save_result(&self, kafka: &KafkaCluster, topic: &str, run: &str, query: &str) {
         let folder = self.folder.path().join(run);
         std::fs::create_dir_all(&folder).unwrap();
@@ -70,7 +70,7 @@ impl Check {
         file.flush().unwrap();
     }
 
-    /// Compares all results of these runs; a verdict for each, with the number of rows or what is wrong.
+    /// Compares all results of these runs. Returns a verdict for each: the number of rows, or what is wrong.
     pub fn compare(&self, runs: &[&str]) -> Vec<Value> {
         let compared = Command::new(&self.python)
             .arg(repository().join("crates/cli/nexmark/compare.py"))
@@ -82,11 +82,11 @@ impl Check {
         let text = String::from_utf8(compared.stdout).unwrap();
         let verdicts: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let differs = verdicts.iter().any(|verdict| verdict["wrong"] != Value::Null);
-        assert!(differs || compared.status.success(), "the comparison broke off: see above");
+        assert!(differs || compared.status.success(), "the comparison failed: see above");
         verdicts
     }
 
-    /// Makes up a result, a record per line.
+    /// Creates an artificial result, one record per line.
     #[allow(dead_code, reason = "the benchmark makes none up")]
     pub fn make_result(&self, run: &str, query: &str, lines: &[String]) {
         let folder = self.folder.path().join(run);
@@ -94,7 +94,7 @@ impl Check {
         std::fs::write(folder.join(format!("{query}.json")), lines.join("\n")).unwrap();
     }
 
-    /// Forgets the results of a run, which may be large.
+    /// Deletes the results of a run, which may be large.
     #[allow(dead_code, reason = "the tests keep theirs")]
     pub fn forget(&self, run: &str) {
         std::fs::remove_dir_all(self.folder.path().join(run)).unwrap();

@@ -1,4 +1,4 @@
-//! Progress topics of other queries may be deleted at any time; that holds up nobody.
+//! Progress topics of other queries may be deleted at any time, without delaying this one.
 
 use highwater_connector_kafka::options::KafkaOptions;
 use highwater_connector_kafka::sink::{ProgressReader, progress_topic};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 #[test]
-fn a_topic_that_is_gone_is_noticed_and_passed_over_where_all_are_read() {
+fn a_deleted_topic_is_noticed_and_skipped_when_all_are_read() {
     let kafka = KafkaCluster::shared();
     let there = progress_topic(QueryId(Uuid::from_u128(1)), SinkId(0));
     kafka.create_topic(&there, 1);

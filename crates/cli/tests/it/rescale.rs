@@ -1,4 +1,4 @@
-//! State moves while a query runs: from one executor to four and back to two, joins, aggregates and ranks with it.
+//! State moves while a query runs: from one executor to four and back to two, with joins, aggregates and ranks.
 
 use highwater_testkit::{Highwater, Isolation, KafkaCluster, Message};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ fn produce(kafka: &KafkaCluster, ids: Range<u64>) {
         "rescale-clicks",
         ids.clone().map(|id| Message::json(&json!({"user_id": id * 7 % USERS, "points": id % 11})).partition(at(id))),
     );
-    // A user is known once an eleventh of the clicks is there; until then the join has NULL.
+    // A user is known after an eleventh of the clicks; until then the join has NULL.
     kafka.produce(
         "rescale-users",
         ids.filter(|id| id % 11 == 0)
@@ -83,7 +83,7 @@ fn assert_exact(kafka: &KafkaCluster, ids: u64) {
 }
 
 #[test]
-fn a_running_query_goes_from_one_executor_to_four_and_back_to_two() {
+fn a_running_query_scales_from_one_executor_to_four_and_back_to_two() {
     let kafka = KafkaCluster::shared();
     kafka.create_topic("rescale-clicks", PARTITIONS as i32);
     kafka.create_topic("rescale-users", PARTITIONS as i32);
@@ -102,7 +102,7 @@ fn a_running_query_goes_from_one_executor_to_four_and_back_to_two() {
     assert_exact(kafka, 20_000);
 
     produce(kafka, 20_000..30_000);
-    // One goes as asked, one is killed.
+    // One is asked to end, one is killed.
     cluster.executor(0).terminate();
     cluster.kill_executor(2);
     produce(kafka, 30_000..40_000);

@@ -1,4 +1,4 @@
-//! Where sources begin and end, how much a batch takes, and what happens when records are gone.
+//! Where sources begin and end, how much a batch reads, and what happens when records are gone.
 
 use crate::table::Tables;
 use highwater_testkit::{Highwater, Message};
@@ -35,7 +35,7 @@ fn two_sources_write_one_sink_in_one_batch() {
 }
 
 #[test]
-fn progress_tells_the_newest_ends_of_every_source() {
+fn progress_shows_the_newest_ends_of_every_source() {
     let (tables, others) = (Tables::new("ends-t", 1), Tables::new("ends-u", 1));
     let cluster = Highwater::start(1);
     let second = others.source("").replace("TABLE t ", "TABLE u ");
@@ -141,7 +141,7 @@ fn the_rate_is_smooth_over_all_partitions() {
 }
 
 #[test]
-fn every_plans_at_its_boundaries() {
+fn the_trigger_every_plans_at_its_boundaries() {
     let tables = Tables::new("every", 1);
     tables.produce(0, 0..10);
     let cluster = Highwater::start(1);
@@ -172,7 +172,11 @@ fn a_minimum_is_waited_for_no_longer_than_the_delay() {
     let enough = Instant::now();
     tables.produce(0, 10..200);
     cluster.wait_caught_up("q");
-    assert!(enough.elapsed() < Duration::from_millis(3_500), "waited though there was enough: {:?}", enough.elapsed());
+    assert!(
+        enough.elapsed() < Duration::from_millis(3_500),
+        "waited although there was enough: {:?}",
+        enough.elapsed()
+    );
     assert_eq!(tables.ids(), (0..200).collect::<Vec<_>>());
 }
 
@@ -209,7 +213,7 @@ fn records_lost_to_retention_stop_the_query() {
 }
 
 #[test]
-fn on_data_loss_goes_on_and_counts_what_was_skipped() {
+fn on_data_loss_continues_and_counts_skipped_offsets() {
     for (policy, expected, lost) in [("earliest", 1_700, 400), ("latest", 200, 1_900)] {
         let tables = Tables::new(&format!("lost-{policy}"), 1);
         tables.produce(0, 0..100);

@@ -1,4 +1,4 @@
-//! Stored queries that cannot run, and queries put into the place of others.
+//! Stored queries that cannot run, and queries that replace others.
 
 use crate::table::Tables;
 use highwater_checkpoint::CheckpointStore;
@@ -17,7 +17,7 @@ fn a_stored_query_that_no_longer_compiles_is_listed_as_failed_and_can_be_replace
     cluster.driver().terminate();
     cluster.driver().wait(DEADLINE);
     {
-        // As if a later version did not know a function any more.
+        // As if a later version no longer had a function.
         let store = CheckpointStore::open(&cluster.data_dir()).unwrap();
         let epoch = store.claim_epoch().unwrap();
         for mut spec in store.queries().unwrap() {
@@ -37,7 +37,7 @@ fn a_stored_query_that_no_longer_compiles_is_listed_as_failed_and_can_be_replace
     let started = cluster.run(&["start", "replaced"]);
     assert_eq!(started.status.code(), Some(1));
     let why = String::from_utf8_lossy(&started.stderr).into_owned();
-    assert!(why.contains("forgotten") && why.contains("does not compile"), "{why}");
+    assert!(why.contains("forgotten") && why.contains("no longer compiles"), "{why}");
     assert_eq!(cluster.run(&["lag", "replaced"]).status.code(), Some(1));
     cluster.ok(&["stop", "replaced"]);
 
@@ -49,7 +49,7 @@ fn a_stored_query_that_no_longer_compiles_is_listed_as_failed_and_can_be_replace
 }
 
 #[test]
-fn a_driver_that_dies_while_it_replaces_a_query_has_the_old_one_or_the_new_one() {
+fn a_driver_that_dies_while_replacing_a_query_has_the_old_or_the_new_one() {
     let tables = Tables::new("replacing", 1);
     tables.produce(0, 0..10);
     let mut cluster = Highwater::stopped();
@@ -72,7 +72,7 @@ fn a_driver_that_dies_while_it_replaces_a_query_has_the_old_one_or_the_new_one()
     tables.produce(0, 10..20);
     cluster.wait_caught_up("q");
     let found = cluster.status("q");
-    assert_eq!(found["state"], "running", "it ran, and goes on: {found}");
+    assert_eq!(found["state"], "running", "it ran, and still runs: {found}");
     assert_eq!(tables.ids(), (0..20).collect::<Vec<_>>(), "from where it was");
     cluster.ok(&["submit", &file, "--replace"]);
     cluster.wait_caught_up("q");
@@ -80,7 +80,7 @@ fn a_driver_that_dies_while_it_replaces_a_query_has_the_old_one_or_the_new_one()
 }
 
 #[test]
-fn a_plan_that_the_stored_state_is_not_of_is_refused_by_name() {
+fn a_plan_that_does_not_match_the_stored_state_is_refused() {
     let tables = Tables::new("replanned", 1);
     tables.produce(0, 0..10);
     let mut cluster = Highwater::start(1);
@@ -93,7 +93,7 @@ fn a_plan_that_the_stored_state_is_not_of_is_refused_by_name() {
     cluster.driver().terminate();
     cluster.driver().wait(DEADLINE);
     let (sql, plan) = {
-        // As if a later version made another plan of the same script.
+        // As if a later version planned the same script differently.
         let store = CheckpointStore::open(&cluster.data_dir()).unwrap();
         let epoch = store.claim_epoch().unwrap();
         let mut spec = store.queries().unwrap().remove(0);
@@ -111,7 +111,7 @@ fn a_plan_that_the_stored_state_is_not_of_is_refused_by_name() {
     cluster.driver().terminate();
     cluster.driver().wait(DEADLINE);
     {
-        // The right plan again, in a spec of before plans were noted.
+        // The right plan again, in a spec from before plans were recorded.
         let store = CheckpointStore::open(&cluster.data_dir()).unwrap();
         let epoch = store.claim_epoch().unwrap();
         let mut spec = store.queries().unwrap().remove(0);
@@ -125,5 +125,5 @@ fn a_plan_that_the_stored_state_is_not_of_is_refused_by_name() {
     cluster.driver().terminate();
     cluster.driver().wait(DEADLINE);
     let store = CheckpointStore::open(&cluster.data_dir()).unwrap();
-    assert_eq!(store.queries().unwrap()[0].plan, plan, "it is noted at the next start");
+    assert_eq!(store.queries().unwrap()[0].plan, plan, "it is recorded at the next start");
 }

@@ -1,4 +1,4 @@
-//! Small scripts: a source of (id, name, amount, ts) and a sink, on topics of the test's own.
+//! Small scripts: a source of (id, name, amount, ts) and a sink, on topics of the test.
 
 use highwater_testkit::{Isolation, KafkaCluster, Message};
 use serde_json::{Value, json};
@@ -40,7 +40,7 @@ impl Tables {
         )
     }
 
-    /// `columns` of the sink, a PRIMARY KEY among them if wanted.
+    /// `columns` of the sink, with a PRIMARY KEY if wanted.
     pub fn sink(&self, columns: &str) -> String {
         format!(
             "CREATE TABLE o ({columns})
@@ -50,7 +50,7 @@ impl Tables {
         )
     }
 
-    /// Copies ids.
+    /// A script that copies ids.
     pub fn copy(&self, settings: &str, options: &str) -> String {
         format!("{settings} {} {} INSERT INTO o SELECT id FROM t;", self.source(options), self.sink("id BIGINT"))
     }

@@ -1,4 +1,4 @@
-//! An unclean leader election takes records away that were read, and others are written in their place: while queries run,
+//! An unclean leader election removes records that were read, and others are written in their place: while queries run,
 //! while they are stopped, and while all of Highwater is down.
 
 use crate::table::Tables;
@@ -44,14 +44,15 @@ impl Readers {
         cluster.wait(&format!("{count} rows of {}", self.topic), || all_have().then_some(()));
     }
 
-    /// Rows 0..20 were committed, of which 10..20 are other records now: 100..140.
+    /// Rows 0..20 were committed; offsets 10..20 now hold different records: 100..140.
     fn check(&self, cluster: &Highwater) {
         let [fail, earliest, latest] = POLICIES.map(|policy| self.name(policy));
         let message = cluster.wait_state(&fail, &["failed"])["message"].as_str().unwrap().to_string();
         assert!(message.contains("truncated at offset 10") && message.contains("on_data_loss"), "{message}");
-        cluster.wait("the rows written anew", || (self.tables[1].ids().len() >= 60).then_some(()));
-        cluster
-            .wait("the reset", || cluster.status(&latest)["warnings"].to_string().contains("set anew").then_some(()));
+        cluster.wait("the rows of the rewritten log", || (self.tables[1].ids().len() >= 60).then_some(()));
+        cluster.wait("the reset", || {
+            cluster.status(&latest)["warnings"].to_string().contains("positions were reset").then_some(())
+        });
         self.produce(999..1_000);
         let rest = &self.tables[1..];
         cluster.wait("the last row", || rest.iter().all(|tables| tables.ids().contains(&999)).then_some(()));
@@ -59,16 +60,16 @@ impl Readers {
         assert_eq!(self.tables[0].ids(), (0..20).collect::<Vec<_>>());
         assert_eq!(self.tables[1].ids(), read.collect::<Vec<_>>());
         assert!(
-            cluster.status(&earliest)["warnings"].to_string().contains("set anew"),
+            cluster.status(&earliest)["warnings"].to_string().contains("positions were reset"),
             "{}",
             cluster.status(&earliest)
         );
         let lost = cluster.progress(&latest).pop().unwrap()["numLostOffsets"].as_u64().unwrap();
-        assert_eq!(self.tables[2].ids().len() as u64, 61 - lost, "what was left out is counted");
+        assert_eq!(self.tables[2].ids().len() as u64, 61 - lost, "skipped offsets are counted");
     }
 }
 
-/// A topic on brokers 1 and 2, of which either may lead it, whatever it lacks.
+/// Creates a topic on brokers 1 and 2. Either may become its leader, even if it lacks records.
 fn create(kafka: &KafkaCluster, topic: &str) {
     let properties = [("min.insync.replicas", "1"), ("unclean.leader.election.enable", "true")];
     kafka.create_replicated_on(topic, &[1, 2], &properties);
@@ -81,7 +82,7 @@ fn restart(cluster: &Highwater, query: &str) {
 }
 
 #[test]
-fn a_log_that_was_truncated_and_grew_again_is_told_from_the_one_that_was_read() {
+fn a_log_that_was_truncated_and_grew_again_is_told_from_the_original() {
     let kafka: &'static KafkaCluster = Box::leak(Box::new(KafkaCluster::start(3)));
     let [running, stopped, down] = ["running", "stopped", "down"].map(|name| Readers::new(kafka, name));
     let [whole, gap] = ["whole", "gap"].map(|name| {
@@ -101,13 +102,13 @@ fn a_log_that_was_truncated_and_grew_again_is_told_from_the_one_that_was_read() 
     gap.produce(0, 0..10);
     cluster.submit("gap", &gap.copy("SET on_data_loss = 'earliest';", ""));
 
-    // Ten more that only broker 1 holds; then broker 2, which lacks them, is all that is left of the partitions.
+    // Ten more records that only broker 1 holds; then broker 2, which lacks them, is the only replica left.
     kafka.kill_broker(2);
     for (readers, cluster) in [(&running, &cluster), (&stopped, &cluster), (&down, &other)] {
         readers.produce(10..20);
         readers.wait_rows(cluster, 20);
     }
-    // Of this topic only what nobody can see is lost: the query stands behind it.
+    // This topic loses only aborted records, which no reader sees: the query's position is behind them.
     kafka.produce_aborted("gap", &gap.input, messages(10..15));
     cluster.wait_caught_up("gap");
     for query in POLICIES.map(|policy| stopped.name(policy)).iter().map(String::as_str).chain(["gap"]) {
@@ -122,7 +123,7 @@ fn a_log_that_was_truncated_and_grew_again_is_told_from_the_one_that_was_read() 
         assert_eq!(kafka.leader(&readers.topic, 0), 2);
         readers.produce(100..140);
         let held = kafka.read_all(&readers.topic, Isolation::Uncommitted).len();
-        assert_eq!(held, 50, "offsets 10..20 are other records now");
+        assert_eq!(held, 50, "offsets 10..20 hold different records now");
     }
 
     gap.produce(0, 100..140);
@@ -140,8 +141,8 @@ fn a_log_that_was_truncated_and_grew_again_is_told_from_the_one_that_was_read() 
     cluster.wait("the rows in the gap", || (gap.ids().len() == 50).then_some(()));
     assert_eq!(gap.ids(), (0..10).chain(100..140).collect::<Vec<_>>());
 
-    // A log that lost nothing passes, though what lies between its last record and the position was written by another
-    // leader; and so does one whose position was set anew.
+    // A log that lost nothing is accepted, although another leader wrote what lies between its last record and the
+    // position; so is a partition whose position was reset.
     kafka.produce_aborted("whole", &whole.input, messages(5..8));
     cluster.submit("whole", &whole.copy("", ""));
     cluster.wait_caught_up("whole");

@@ -1,4 +1,5 @@
-//! A batch is published once all of it can be read, wherever it lies: no row of the next one is seen before.
+//! A batch counts as published when all of it can be read, in all partitions: no row of the next batch is visible
+//! before.
 
 use highwater_connector_api::sink::{Published, Writer, WriterConfig};
 use highwater_connectors::registry;
@@ -34,7 +35,7 @@ fn readers_never_see_a_batch_before_all_of_the_one_before() {
     );
     let cluster = Highwater::start(1);
     cluster.submit("visible", &script);
-    // Looked at one partition after the other, as often as can be.
+    // Partitions are checked one after the other, as often as possible.
     let stable_end = kafka.stable_ends();
     let mut samples = Vec::new();
     let begun = Instant::now();
@@ -42,13 +43,13 @@ fn readers_never_see_a_batch_before_all_of_the_one_before() {
         let ends: Vec<i64> = (0..PARTITIONS).map(|partition| stable_end("visible-out", partition)).collect();
         let offsets: i64 = ends.iter().sum();
         samples.push(ends);
-        // Rows, and a marker per batch and partition.
+        // Offsets: rows, and one marker per batch and partition.
         if offsets >= BATCH * BATCHES && cluster.status("visible")["state"] == "finished" {
             break;
         }
         assert!(begun.elapsed() < DEADLINE, "{}", cluster.logs());
     }
-    // Which batch lies at which offset.
+    // The batch of each offset.
     let mut batches: BTreeMap<(i32, i64), i64> = BTreeMap::new();
     for record in kafka.read_all("visible-out", Isolation::Committed) {
         batches.insert((record.partition, record.offset), record.json()["id"].as_i64().unwrap() / BATCH);
@@ -84,9 +85,10 @@ fn writer(kafka: &KafkaCluster, topic: &str) -> (Box<dyn Writer>, ChangeBatch) {
     (registry::open_writer(config).unwrap(), rows)
 }
 
-/// One partition's leader hangs while the transaction commits: its coordinator, elsewhere, says at once that it is
-/// committed, and the other partition's readers see it. It is not published before the hanging one's do.
-pub fn a_commit_that_one_leader_does_not_know_of_yet_is_not_published(kafka: &KafkaCluster) {
+/// One partition's leader hangs while the transaction commits. The coordinator, on another broker, reports the commit
+/// at once, and readers of the other partition see it. The batch must not count as published before those of the first
+/// do.
+pub fn a_commit_that_one_leader_has_not_seen_is_not_published(kafka: &KafkaCluster) {
     kafka.create_topic_on("hanging", &[1, 2]);
     let (mut writer, rows) = writer(kafka, "hanging");
     writer.begin(BatchId(0), AttemptId { epoch: Epoch(1), number: AttemptNumber(1) }, false);
@@ -102,7 +104,7 @@ pub fn a_commit_that_one_leader_does_not_know_of_yet_is_not_published(kafka: &Ka
         let (_, end) = kafka.ends("hanging", partition_of(other));
         stable_end("hanging", partition_of(other)) == end
     });
-    // Long enough for an answer that has been given to arrive.
+    // Long enough for an answer that was sent to arrive.
     let answered = (0..50).any(|_| {
         std::thread::sleep(Duration::from_millis(20));
         publishing.is_finished()

@@ -1,4 +1,4 @@
-//! A head store that went back to an older day: every door is shut, and says where the way out is.
+//! A head store restored from an older copy: every start is refused, with the remedy.
 
 use crate::table::Tables;
 use highwater_testkit::Highwater;
@@ -16,7 +16,7 @@ fn message_of_failed(cluster: &Highwater) -> String {
 }
 
 #[test]
-fn an_older_head_store_is_refused_by_epoch_by_batch_and_by_what_the_sink_holds() {
+fn an_older_head_store_is_refused_by_epoch_by_batch_and_by_the_sinks_progress() {
     let tables = Tables::new("went-back", 1);
     let mut cluster = Highwater::start(0);
     cluster.submit("back", &tables.copy("SET max_offsets_per_trigger = 10;", ""));
@@ -40,15 +40,15 @@ fn an_older_head_store_is_refused_by_epoch_by_batch_and_by_what_the_sink_holds()
     let stderr = driver.stderr();
     assert!(stderr.contains("epoch 2 was claimed") && stderr.contains("ends at epoch 1"), "{stderr}");
 
-    // The query is.
+    // Only the query is behind.
     let marks = cluster.data_dir().join("marks");
     std::fs::remove_file(marks.join("epoch")).unwrap();
     cluster.start_driver(&[]);
     let message = message_of_failed(&cluster);
-    assert!(message.contains("was prepared, but the head store ends at none"), "{message}");
+    assert!(message.contains("was prepared, but the head store has no batch"), "{message}");
     assert!(message.contains("--new-output"), "{message}");
 
-    // Its sink knows, too: of a batch of which the checkpoint has no record, and no writer.
+    // The sink shows it, too: it holds a batch and a writer that the checkpoint does not know.
     for mark in std::fs::read_dir(&marks).unwrap().map(|entry| entry.unwrap().path()) {
         std::fs::remove_file(mark).unwrap();
     }
@@ -56,10 +56,10 @@ fn an_older_head_store_is_refused_by_epoch_by_batch_and_by_what_the_sink_holds()
     cluster.start_driver(&[]);
     cluster.ok(&["start", "back"]);
     let message = message_of_failed(&cluster);
-    assert!(message.contains("the sink is ahead") && message.contains("the checkpoint has none"), "{message}");
+    assert!(message.contains("the sink is ahead") && message.contains("the checkpoint has no batch"), "{message}");
     assert_eq!(tables.ids(), (0..50).collect::<Vec<_>>(), "nothing was written twice");
 
-    // The way out.
+    // The remedy.
     cluster.ok(&["drop", "back", "--delete-progress"]);
     let topics = tables.kafka.topics();
     assert!(!topics.iter().any(|topic| topic.contains(&query)), "its progress is still there: {topics:?}");

@@ -1,4 +1,4 @@
-//! Event time: windows close by the watermark, late rows are counted, idle partitions do not hold time.
+//! Event time: windows close by the watermark, late rows are counted, idle partitions do not hold back the watermark.
 
 use crate::table::Tables;
 use highwater_testkit::{Highwater, Isolation, KafkaCluster, Message};
@@ -27,7 +27,7 @@ const APPENDED: &str = "window_start TIMESTAMP(3), window_end TIMESTAMP(3), n BI
 const KEYED: &str = "window_start TIMESTAMP(3), window_end TIMESTAMP(3), n BIGINT,
     PRIMARY KEY (window_start, window_end) NOT ENFORCED";
 
-/// Count per window start, seconds after START.
+/// Window starts and their counts.
 fn appended(tables: &Tables) -> Vec<(String, i64)> {
     let mut rows: Vec<(String, i64)> = tables
         .rows()
@@ -44,7 +44,7 @@ fn start_of(window: i64) -> String {
 }
 
 #[test]
-fn appended_windows_come_once_when_the_watermark_passes_their_end() {
+fn appended_windows_are_written_once_when_the_watermark_passes_their_end() {
     let tables = Tables::new("append-windows", 2);
     let cluster = Highwater::start(2);
     cluster.submit("q", &counts(&tables, "", "", APPENDED));
@@ -97,16 +97,16 @@ fn a_changelog_holds_open_windows_too() {
 }
 
 #[test]
-fn windows_of_processing_time_come_once_when_the_clock_passes_their_end() {
+fn windows_of_processing_time_are_written_once_when_the_clock_passes_their_end() {
     processing_time("clock-windows", "TUMBLE(TABLE p, DESCRIPTOR(pt), INTERVAL '2' SECOND)", 1);
 }
 
 #[test]
-fn windows_of_processing_time_that_overlap_come_one_by_one() {
+fn overlapping_windows_of_processing_time_are_written_one_by_one() {
     processing_time("clock-hops", "HOP(TABLE p, DESCRIPTOR(pt), INTERVAL '1' SECOND, INTERVAL '3' SECOND)", 3);
 }
 
-/// Counts records in windows of which each is in so many, while executor and driver die.
+/// Counts records in windows, `windows_of_each` per record, while executor and driver die.
 fn processing_time(name: &str, windows: &str, windows_of_each: i64) {
     let tables = Tables::new(name, 2);
     let mut cluster = Highwater::start(2);
@@ -121,7 +121,7 @@ fn processing_time(name: &str, windows: &str, windows_of_each: i64) {
     for round in 0..3 {
         tables.kafka.produce(&tables.input, (0..5).map(|i| at(i, round * 5 + i).partition((i % 2) as i32)));
         cluster.wait_caught_up("q");
-        // The window that is open now is in the checkpoint, and in nobody's hands.
+        // The open window is in the checkpoint only.
         match round {
             1 => cluster.kill_executor(0),
             2 => {
@@ -130,7 +130,7 @@ fn processing_time(name: &str, windows: &str, windows_of_each: i64) {
             }
             _ => {}
         }
-        // No record comes after these, and still they are counted.
+        // No record follows these, and they must be counted anyway.
         let all = (round + 1) * 5 * windows_of_each;
         cluster.wait("their windows", || {
             let counted: i64 = appended(&tables).iter().map(|(_, n)| n).sum();
@@ -152,7 +152,7 @@ fn an_idle_partition_does_not_hold_the_watermark_for_longer_than_its_timeout() {
     assert_eq!(appended(&tables), [(start_of(0), 10), (start_of(1), 10)]);
 }
 
-/// A consumer that reads committed records only sees the end of the partition before the transaction.
+/// A consumer that reads only committed records sees the end of the partition before the transaction.
 #[test]
 fn a_partition_behind_an_open_transaction_is_not_idle() {
     let tables = Tables::new("idle-transaction", 3);
@@ -162,7 +162,7 @@ fn a_partition_behind_an_open_transaction_is_not_idle() {
     let transaction = tables.kafka.begin("idle-transaction-upstream");
     transaction.write(&tables.input, [at(8, 3).partition(0)]);
     cluster.wait_caught_up("q");
-    // Idle later than anything before it could be: the watermark moves from second -4 to that of what is not idle.
+    // It becomes idle last: the watermark moves from second -4 to that of the partitions that are not idle.
     tables.kafka.produce(&tables.input, [at(1, 4).partition(2)]);
     let moved = cluster.wait("the third partition to be idle", || {
         let watermark = cluster.progress("q").pop()?["eventTime"]["watermark"].as_str()?.to_string();
@@ -175,7 +175,7 @@ fn a_partition_behind_an_open_transaction_is_not_idle() {
     assert_eq!(appended(&tables)[0], (start_of(0), 3), "no row of the transaction is late");
 }
 
-/// The broker of one partition hangs for longer than the timeout of idleness, on a cluster of three.
+/// The broker of one partition hangs for longer than the idle timeout, on a cluster of three.
 pub fn a_partition_behind_a_lost_connection_is_not_idle(kafka: &KafkaCluster, cluster: &Highwater) {
     let script = |name: &str, partitions: &[i32]| {
         let (input, output) = (format!("{name}-in"), format!("{name}-out"));
@@ -251,7 +251,7 @@ fn late_rows_go_to_their_topic_exactly_once_through_kills() {
         tables.sink(APPENDED)
     );
     cluster.submit("q", &sql);
-    assert!(tables.kafka.topics().contains(late_topic), "a missing topic is made");
+    assert!(tables.kafka.topics().contains(late_topic), "a missing topic is created");
     tables.kafka.produce(&tables.input, [at(1, 1).partition(0), at(100, 2).partition(0), at(100, 3).partition(1)]);
     cluster.wait("the first window", || (tables.rows().len() == 1).then_some(()));
     let late = |from: i64, to: i64| (from..to).map(|id| at(5, id).partition((id % 2) as i32));
@@ -277,7 +277,7 @@ fn late_rows_go_to_their_topic_exactly_once_through_kills() {
     let reason = "its time was over at 2026-01-01T00:00:10.000Z, and the watermark had passed that";
     assert_eq!(header("highwater.reason"), reason);
     assert_eq!(records[0].json()["window_end"], "2026-01-01T00:00:10");
-    assert_eq!(tables.rows().len(), 1, "what was late changed nothing");
+    assert_eq!(tables.rows().len(), 1, "late rows changed nothing");
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn a_query_that_keeps_too_much_stops_and_names_the_operator() {
 }
 
 #[test]
-fn a_query_that_wants_too_much_memory_of_an_executor_stops_before_it_has_it_and_others_go_on() {
+fn a_query_that_needs_too_much_memory_stops_before_it_is_allocated_and_others_continue() {
     let tables = Tables::new("query-memory", 1);
     let mut cluster = Highwater::start(0);
     cluster.add_executor_with(&[], &["--slots", "1", "--query-memory", "200KB"]);
@@ -317,7 +317,7 @@ fn a_query_that_wants_too_much_memory_of_an_executor_stops_before_it_has_it_and_
         message.contains("than the 200000 bytes it may") && message.contains("operator 0 (aggregate count(*) by id)"),
         "{message}"
     );
-    // Nothing of the batch that wanted too much is there, and the executor lives.
+    // Nothing of the batch that needed too much memory was written, and the executor is alive.
     assert!(tables.rows().len() <= 20_000);
     other.produce(0, 0..10);
     cluster.wait("the other query's rows", || (other.ids().len() == 10).then_some(()));
@@ -331,7 +331,7 @@ fn a_partition_far_ahead_waits_for_the_slowest() {
     tables.kafka.produce(&tables.input, (0..30_000).map(|i| at(i / 10, i).partition(0)));
     let settings = "SET max_watermark_drift = '10 seconds'; SET idle_timeout = '10 minutes';";
     cluster.submit("q", &tables.copy(settings, ""));
-    // Batches come and go in which the fast partition could be read.
+    // Several batches in which the fast partition could be read.
     for id in 100_001..100_006 {
         tables.kafka.produce(&tables.input, [at(0, id).partition(1)]);
         cluster.wait("the slow partition", || tables.ids().contains(&id).then_some(()));

@@ -1,4 +1,4 @@
-//! Runs of one query that follow one another, told apart.
+//! Successive runs of one query do not interfere.
 
 #![allow(clippy::unwrap_used)]
 
@@ -36,7 +36,7 @@ fn queries() -> Queries {
     Queries::new(store, Cluster::new(epoch, Duration::from_secs(3)), AccessPolicy::ALL, Clock::system())
 }
 
-/// Nobody waits for the threads that look for the broker.
+/// Runs a test without waiting, at its end, for the threads that look for the broker.
 fn block_on(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(test);
@@ -59,7 +59,7 @@ async fn end_of(mut run: RunHandle) -> RunState {
 }
 
 #[test]
-fn what_an_old_run_says_does_not_end_the_new_one() {
+fn messages_of_an_old_run_do_not_end_the_new_one() {
     block_on(async {
         let queries = queries();
         let spec = spec("q");
@@ -92,7 +92,7 @@ fn a_query_that_fails_and_is_started_at_once_is_not_stored_as_failed() {
 }
 
 #[test]
-fn a_query_that_is_replaced_runs_on_if_that_fails() {
+fn a_query_keeps_running_if_its_replacement_fails() {
     block_on(async {
         let queries = queries();
         let (old, other) = (spec("q"), spec("other"));

@@ -1,6 +1,6 @@
-//! One call to another executor's exchange: the rows of one task for all tasks there.
+//! One call to another executor's exchange: the rows of one task for all tasks on that executor.
 //!
-//! Owns: the bounded queue into the call, and why the call ended. Does not own: what is sent (`sender`).
+//! Owns: the bounded queue of the call, and why the call ended. Does not own: what is sent (`sender`).
 
 use crate::error::TaskError;
 use highwater_proto::MAX_MESSAGE_BYTES;
@@ -16,16 +16,16 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-/// Messages waiting for one receiving executor.
+/// Number of messages that may wait for one receiving executor.
 const QUEUE: usize = 8;
-/// How long a call that takes no more messages may take to say why.
+/// How long a call that accepts no more messages may take to report why.
 const REASON_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A call in progress; dropped, it is cancelled.
+/// A call in progress. Dropping it cancels the call.
 pub struct Call {
     address: String,
     queue: Option<mpsc::Sender<PushBatchesRequest>>,
-    /// None once its result has been taken.
+    /// `None` once its result has been taken.
     result: Option<JoinHandle<Result<(), TaskError>>>,
 }
 
@@ -43,7 +43,7 @@ impl Call {
         Self { address: address.to_string(), queue: Some(queue), result: Some(result) }
     }
 
-    /// Sends a message. Blocks while the receiver is behind. A call that has ended gives its own error.
+    /// Sends a message. Blocks while the receiver is behind. If the call has ended, returns its error.
     pub fn send(&mut self, message: PushBatchesRequest) -> Result<(), TaskError> {
         match &self.queue {
             Some(queue) if queue.blocking_send(message).is_ok() => Ok(()),
@@ -51,7 +51,7 @@ impl Call {
                 let reason = async { tokio::time::timeout(REASON_TIMEOUT, self.finish()).await };
                 Err(match Handle::current().block_on(reason) {
                     Ok(Err(error)) => error,
-                    _ => TaskError::Exchange(format!("executor at {} takes no more rows", self.address)),
+                    _ => TaskError::Exchange(format!("executor at {} accepts no more rows", self.address)),
                 })
             }
         }
@@ -60,7 +60,7 @@ impl Call {
     /// Waits until the receiver has taken everything.
     pub async fn finish(&mut self) -> Result<(), TaskError> {
         self.queue = None;
-        // It stays here while it is awaited: dropped meanwhile, the call is cancelled.
+        // The handle stays in `self` while it is awaited, so that dropping `self` cancels the call.
         let Some(result) = &mut self.result else { return Ok(()) };
         let result = result.await;
         self.result = None;
@@ -68,7 +68,7 @@ impl Call {
     }
 }
 
-/// An answer of the other executor has no cause on this side; a way that is broken has one.
+/// An answer of the other executor has no source error; a broken connection has one.
 fn failed(peer: ExecutorId, address: String, status: &Status) -> TaskError {
     let broken = status.code() == Code::Unavailable || std::error::Error::source(status).is_some();
     let message = dial::explain(status).unwrap_or_else(|| status.message().to_string());
@@ -101,7 +101,7 @@ mod tests {
 
     const PEER: ExecutorId = ExecutorId(uuid::Uuid::nil());
 
-    /// Takes one message, then wants no more.
+    /// Takes one message, then refuses the call.
     struct Refuses;
 
     #[tonic::async_trait]
@@ -132,12 +132,12 @@ mod tests {
         });
         let (first, then) = refused.await.unwrap();
         assert!(first.ends_with(&format!("executor at {address}: attempt 7 is over here")), "{first}");
-        assert!(then.ends_with("takes no more rows"), "{then}");
+        assert!(then.ends_with("accepts no more rows"), "{then}");
         serving.abort();
     }
 
     #[test]
-    fn an_executor_without_memory_for_more_ends_the_query() {
+    fn an_executor_without_memory_left_stops_the_query() {
         let status = Status::resource_exhausted("the query takes more memory than it may");
         let error = failed(PEER, "host:1".into(), &status);
         assert_eq!(error.kind(), highwater_protocol::error::ErrorKind::Fix, "{error}");

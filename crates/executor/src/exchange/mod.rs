@@ -1,10 +1,10 @@
-//! Rows between tasks: every receiving task has an inbox, filled by tasks here or on other executors.
+//! Rows between tasks: every receiving task has an inbox, which tasks on this or other executors fill.
 //!
 //! Owns: inboxes of the current attempt of every query. Does not own: the network (`service`, `sender`, `call`).
-//! Invariants: a batch of another attempt never gets into an inbox; an inbox is complete only when every sender
-//! has ended and as many rows as each says have come; rows come out in (sender, sequence) order.
-//! What an inbox holds counts as the query's memory here, from a batch's arrival until the task has computed it: a query
-//! that sends more than it may take stops.
+//! Invariants: a batch of another attempt never gets into an inbox; an inbox is complete only when every sender has
+//! ended and as many rows have arrived as each one announced; rows are taken in (edge, sender, sequence) order. The
+//! content of an inbox counts as the query's memory on this executor, from the arrival of a batch until the task has
+//! computed it: a query that exceeds its memory stops.
 
 mod call;
 pub mod sender;
@@ -19,10 +19,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 
-/// One sender's stream into one task.
+/// One sender's stream into one task: the edge and the sending task.
 pub type Stream = (EdgeId, TaskId);
 
-/// All inboxes of this executor. Cheap to clone; clones share them.
+/// All inboxes of this executor. Cheap to clone; all clones share them.
 #[derive(Clone, Default)]
 pub struct Exchange {
     attempts: Arc<Mutex<HashMap<QueryId, Arc<AttemptInboxes>>>>,
@@ -43,7 +43,7 @@ struct Inbox {
 struct Content {
     waiting_for: BTreeSet<Stream>,
     streams: BTreeMap<Stream, StreamContent>,
-    /// The memory of what is in `streams`.
+    /// The memory counted for `streams`.
     held: Growth,
 }
 
@@ -53,7 +53,7 @@ struct StreamContent {
     rows: u64,
 }
 
-/// Whether a sender's attempt is the one received here.
+/// Whether a sender's attempt is the one that runs here.
 pub enum Admission {
     Current(Arc<AttemptInboxes>),
     /// A newer attempt runs here, or none at all.
@@ -61,8 +61,8 @@ pub enum Admission {
 }
 
 impl Exchange {
-    /// Opens the inboxes of an attempt, with the streams each expects; those of the attempt before are gone. `memory` is
-    /// the query's.
+    /// Opens the inboxes of an attempt, with the streams that each expects, in place of those of the attempt before.
+    /// `memory` is the query's.
     pub fn open(
         &self,
         query: QueryId,
@@ -81,7 +81,7 @@ impl Exchange {
         opened
     }
 
-    /// Forgets the inboxes of a query, if they are of this attempt or an earlier one.
+    /// Drops the inboxes of a query if they are of this attempt or an earlier one.
     pub fn close(&self, query: QueryId, attempt: AttemptId) {
         let mut attempts = self.attempts.lock();
         if attempts.get(&query).is_some_and(|inboxes| inboxes.attempt <= attempt) {
@@ -89,17 +89,17 @@ impl Exchange {
         }
     }
 
-    /// Forgets everything: the session is over.
+    /// Drops all inboxes, because the session is over.
     pub fn clear(&self) {
         self.attempts.lock().clear();
     }
 
-    /// Waits until this attempt, or a newer one, is open here: a sender may be told to run before we are.
+    /// Waits until this attempt, or a newer one, is open here: a sender may be told to run before this executor is.
     pub async fn admit(&self, query: QueryId, attempt: AttemptId) -> Admission {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
-            // Registered before looking, so that an opening in between is not missed.
+            // Registered before the check, so that an attempt opened in between is not missed.
             changed.as_mut().enable();
             let found = self.attempts.lock().get(&query).cloned();
             match found {
@@ -116,7 +116,7 @@ impl AttemptInboxes {
         self.inboxes.get(&task).ok_or_else(|| TaskError::Exchange(format!("task {task} does not run here")))
     }
 
-    /// Takes the next batch of a stream, if there is memory for it.
+    /// Adds the next batch of a stream; fails if the query's memory is exhausted.
     pub fn push(&self, to: TaskId, stream: Stream, rows: ChangeBatch) -> Result<(), TaskError> {
         let bytes = rows.size_bytes() as u64;
         let mut content = self.inbox(to)?.content.lock();
@@ -130,13 +130,16 @@ impl AttemptInboxes {
         Ok(())
     }
 
-    /// Takes the end of a stream of `rows` rows.
+    /// Ends a stream that must have had `rows` rows.
     pub fn end(&self, to: TaskId, stream: Stream, rows: u64) -> Result<(), TaskError> {
         let inbox = self.inbox(to)?;
         let mut content = inbox.content.lock();
         let got = content.streams.get(&stream).map_or(0, |found| found.rows);
         if got != rows {
-            return Err(TaskError::Exchange(format!("task {} sent {rows} rows to task {to}, {got} came", stream.1)));
+            return Err(TaskError::Exchange(format!(
+                "task {} sent {rows} rows to task {to}, but {got} arrived",
+                stream.1
+            )));
         }
         if !content.waiting_for.remove(&stream) {
             return Err(unexpected(to, stream));
@@ -147,8 +150,8 @@ impl AttemptInboxes {
         Ok(())
     }
 
-    /// Waits for every stream's end, and takes all batches in (edge, sender, sequence) order, and what their memory is
-    /// counted by.
+    /// Waits for the end of every stream, then takes all batches in (edge, sender, sequence) order, with the memory
+    /// counted for them.
     pub async fn take(&self, task: TaskId) -> Result<(Vec<(EdgeId, ChangeBatch)>, Growth), TaskError> {
         let inbox = self.inbox(task)?;
         let mut complete = inbox.complete.subscribe();
@@ -167,7 +170,7 @@ impl AttemptInboxes {
 }
 
 fn unexpected(to: TaskId, (edge, from): Stream) -> TaskError {
-    TaskError::Exchange(format!("task {from} is no sender to task {to} over edge {edge}, or has ended already"))
+    TaskError::Exchange(format!("task {from} does not send to task {to} over edge {edge}, or has ended already"))
 }
 
 #[cfg(test)]
@@ -191,7 +194,7 @@ mod tests {
     const TO: TaskId = TaskId(9);
 
     #[tokio::test]
-    async fn batches_come_out_in_sender_order_whatever_came_first() {
+    async fn batches_are_taken_in_sender_order_whatever_arrives_first() {
         let exchange = Exchange::default();
         let inboxes = exchange.open(QUERY, attempt(1), [(TO, [A, B].into())].into(), &Growth::unlimited());
         inboxes.push(TO, B, rows(&[3])).unwrap();
@@ -219,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_counts_as_the_querys_memory_until_it_is_computed() {
+    async fn waiting_rows_count_as_the_querys_memory_until_they_are_computed() {
         // given memory for two batches
         let limit = 2 * rows(&[1, 2]).size_bytes() as u64;
         let memory = Growth::limited(limit);
@@ -227,14 +230,14 @@ mod tests {
         let inboxes = exchange.open(QUERY, attempt(1), [(TO, [A].into()), (TaskId(8), [B].into())].into(), &memory);
         inboxes.push(TO, A, rows(&[1, 2])).unwrap();
         inboxes.push(TaskId(8), B, rows(&[3, 4])).unwrap();
-        // when one more comes, then it is refused, and what it is for is named
+        // when one more arrives, then it is refused, and the error names its edge
         let error = inboxes.push(TaskId(8), B, rows(&[5, 6])).unwrap_err();
         assert_eq!(error.kind(), highwater_protocol::error::ErrorKind::Fix);
         assert!(
             error.to_string().contains("the rows of edge 0") && error.to_string().contains("--query-memory"),
             "{error}"
         );
-        // and what is taken still counts, until it is let go
+        // and rows that were taken still count until they are dropped
         inboxes.end(TO, A, 2).unwrap();
         let (_, held) = inboxes.take(TO).await.unwrap();
         assert!(memory.part().charge(Taker::Part("more"), 1).is_err());

@@ -1,8 +1,8 @@
 //! The sending side of one task: rows to the tasks that own their shards, here or on other executors.
 //!
-//! Owns: routing by shard, encoding, one call per receiving executor. Invariants: what is for a task
-//! here is never encoded; every receiving task gets an end marker from this task for every edge, rows or none;
-//! queues are bounded, a slow receiver slows the sender.
+//! Owns: routing by shard, encoding, one call per receiving executor. Invariants: rows for a task on this executor are
+//! never encoded; every receiving task gets an end marker from this task for every edge, even without rows; queues are
+//! bounded, so a slow receiver slows the sender.
 
 use super::call::Call;
 use super::{AttemptInboxes, Stream};
@@ -18,7 +18,7 @@ use highwater_security::credentials::Authenticated;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// What a message has besides its rows, at most.
+/// Upper bound of the size of a message without its rows.
 const ENVELOPE_BYTES: usize = 1024;
 
 /// Where the tasks of an attempt run.
@@ -44,7 +44,7 @@ struct Sent {
     messages: u64,
 }
 
-/// What one task sends. Used on a blocking thread, then finished on an async one.
+/// Sends the rows of one task. Used on a blocking thread, then finished on an async one.
 pub struct Sender {
     query: QueryId,
     attempt: AttemptId,
@@ -52,13 +52,13 @@ pub struct Sender {
     from: TaskId,
     local: Arc<AttemptInboxes>,
     receivers: BTreeMap<EdgeId, Vec<Receiver>>,
-    /// The executor of each task that is not here.
+    /// The executor of each receiving task that does not run here.
     remote: BTreeMap<TaskId, ExecutorId>,
     calls: BTreeMap<ExecutorId, Call>,
     sent: BTreeMap<(EdgeId, TaskId), Sent>,
 }
 
-/// The edges a task sends over, and who receives them.
+/// Returns the streams that task `to` receives: an edge and a sending task each.
 pub fn streams_into(dataflow: &Dataflow, plan: &BatchPlan, to: TaskId) -> BTreeSet<Stream> {
     let Some(task) = plan.tasks.get(to.0 as usize) else { return BTreeSet::new() };
     let Some(stage) = dataflow.stages.get(task.stage.0 as usize) else { return BTreeSet::new() };
@@ -70,7 +70,7 @@ pub fn streams_into(dataflow: &Dataflow, plan: &BatchPlan, to: TaskId) -> BTreeS
 }
 
 impl Sender {
-    /// `connect` gives the channel to an address; channels are shared by tasks.
+    /// `connect` returns the channel to an address; tasks share channels.
     #[allow(clippy::too_many_arguments)]
     pub fn new(
         query: QueryId,
@@ -106,7 +106,7 @@ impl Sender {
                 let (executor, address) = placement
                     .tasks
                     .get(&task.id)
-                    .ok_or_else(|| TaskError::NotInQuery(format!("task {} without a place", task.id)))?;
+                    .ok_or_else(|| TaskError::NotInQuery(format!("a placement of task {}", task.id)))?;
                 if *executor == placement.me {
                     continue;
                 }
@@ -119,7 +119,7 @@ impl Sender {
         Ok(sender)
     }
 
-    /// Sends rows of one shard. Blocks while the receiver is behind.
+    /// Routes rows of one shard to the task that owns it. Blocks while the receiver is behind.
     pub fn send(&mut self, edge: EdgeId, shard: ShardId, rows: ChangeBatch) -> Result<(), TaskError> {
         let receivers = self.receivers.get(&edge).map_or(&[][..], Vec::as_slice);
         let to = receivers
@@ -135,7 +135,7 @@ impl Sender {
         let sequence = sent.messages;
         sent.messages += 1;
         let ipc = encode(rows)?;
-        // Batches come in pieces far smaller than that, unless they are one row.
+        // Batches are split into parts far smaller than that, unless they are a single row.
         if ipc.len() + ENVELOPE_BYTES > MAX_MESSAGE_BYTES {
             return Err(TaskError::RowTooLarge { bytes: ipc.len() });
         }
@@ -167,7 +167,7 @@ impl Sender {
         }
     }
 
-    /// Tells every receiver that this is all. Blocks like [`Sender::send`].
+    /// Sends the end marker to every receiver. Blocks like [`Sender::send`].
     pub fn end(&mut self) -> Result<(), TaskError> {
         let receivers = std::mem::take(&mut self.receivers);
         for (edge, to) in receivers.iter().flat_map(|(edge, all)| all.iter().map(|receiver| (*edge, receiver.task))) {
@@ -181,7 +181,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Waits until the other executors have taken everything.
+    /// Waits until the other executors have taken all rows.
     pub async fn finish(mut self) -> Result<(), TaskError> {
         futures::future::try_join_all(self.calls.values_mut().map(Call::finish)).await.map(drop)
     }

@@ -1,4 +1,4 @@
-//! gRPC `ExchangeService`: takes the batches other executors send.
+//! gRPC `ExchangeService`: receives the batches that other executors send.
 //!
 //! Owns: the wire side of receiving. Does not own: inboxes (`exchange`).
 
@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio_stream::StreamExt;
 use tonic::{Request, Response, Status, Streaming};
 
-/// How long a sender's attempt may be unknown here before the sender is told to give up.
+/// How long a sender's attempt may be unknown here before its call fails.
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct ExchangeApi {
@@ -43,10 +43,14 @@ impl ExchangeService for ExchangeApi {
                     match admission {
                         Ok(Admission::Current(inboxes)) => &admitted.insert(((query, attempt), inboxes)).1,
                         Ok(Admission::Stale) => {
-                            return Err(Status::failed_precondition(format!("attempt {attempt} is over here")));
+                            return Err(Status::failed_precondition(format!(
+                                "attempt {attempt} is over on this executor"
+                            )));
                         }
-                        // Not "unavailable": that is what a broken way says.
-                        Err(_) => return Err(Status::aborted(format!("attempt {attempt} did not start here"))),
+                        // Not `unavailable`, which means a broken connection.
+                        Err(_) => {
+                            return Err(Status::aborted(format!("attempt {attempt} did not start on this executor")));
+                        }
                     }
                 }
             };
@@ -54,7 +58,7 @@ impl ExchangeService for ExchangeApi {
             let expected = next.entry((edge, from, to)).or_default();
             if message.sequence != *expected {
                 return Err(Status::data_loss(format!(
-                    "message {} of task {from} came, {expected} was due",
+                    "message {} of task {from} arrived, but message {expected} was expected",
                     message.sequence
                 )));
             }
@@ -70,7 +74,7 @@ impl ExchangeService for ExchangeApi {
     }
 }
 
-/// What no new attempt heals has a code of its own.
+/// An error that a new attempt cannot fix has its own status code.
 fn refused(error: TaskError) -> Status {
     match error.kind() {
         ErrorKind::Fix => Status::resource_exhausted(error.to_string()),
@@ -78,7 +82,7 @@ fn refused(error: TaskError) -> Status {
     }
 }
 
-/// The rows of a message. Arrow's reader believes the lengths a message tells, and panics where they are wrong.
+/// Decodes the rows of a message. Arrow's reader trusts the lengths in a message, and panics if they are wrong.
 fn decode(bytes: &[u8]) -> Result<Vec<ChangeBatch>, Status> {
     if bytes.is_empty() {
         return Ok(Vec::new());
@@ -108,7 +112,7 @@ mod fuzz {
     use arrow_ipc::writer::StreamWriter;
     use std::sync::Arc;
 
-    /// Rows as a sender writes them.
+    /// Rows as a sender encodes them.
     fn stream() -> Vec<u8> {
         let lists = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None]);
         let columns: [(&str, ArrayRef); 3] = [
@@ -122,7 +126,7 @@ mod fuzz {
         writer.into_inner().unwrap()
     }
 
-    /// Rows that were taken are rows: all of their values can be read.
+    /// If bytes are accepted as rows, all values of the rows can be read.
     fn check(bytes: &[u8]) {
         for rows in decode(bytes).into_iter().flatten() {
             let _ = format!("{:?}", rows.batch);

@@ -1,13 +1,15 @@
-//! An executor's side of one query's protocol: which attempt runs, what state it stands on, what may be
-//! published and promoted.
+//! An executor's side of one query's protocol: which attempt runs, on what state, and what may be published and
+//! promoted.
 //!
 //! Owns: these decisions. Does not own: consumers, transactions, state maps, the wire.
 //!
 //! Invariants:
 //! - at most one attempt is current; a command about another one changes no state;
 //! - tasks start only on state as of their plan's base, for every shard they own;
-//! - a writer publishes only what its current, completely flushed attempt holds, and is told so only once;
-//! - only the overlay of the committed attempt becomes state; anything else drops the state, to be fetched again.
+//! - a writer publishes only the rows of the current attempt, only once all its tasks are flushed, and is asked to only
+//!   once;
+//! - only the overlay of the committed attempt becomes state; in every other case the state is dropped and fetched
+//!   again.
 
 #[cfg(test)]
 mod tests;
@@ -16,7 +18,7 @@ use crate::ids::{AttemptId, BatchId, ShardId, TaskId};
 use crate::plan::WriterPlan;
 use std::collections::BTreeSet;
 
-/// What the driver commands.
+/// A command of the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     Run(RunCommand),
@@ -30,29 +32,29 @@ pub enum Command {
 pub struct RunCommand {
     pub attempt: AttemptId,
     pub batch: BatchId,
-    /// State the tasks stand on; `None` before the first batch.
+    /// Batch whose state the tasks start from; `None` before the first batch.
     pub base: Option<BatchId>,
     pub tasks: BTreeSet<TaskId>,
-    /// Shards of those tasks.
+    /// Shards that those tasks own.
     pub shards: BTreeSet<ShardId>,
 }
 
-/// What the shell has to do, in order.
+/// An action for the caller to carry out, in the order returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Stop the attempt's tasks, drop its overlays, abort its transactions.
     Cancel { attempt: AttemptId },
-    /// Forget all state.
+    /// Drop the state of all shards.
     DropState,
-    /// Fetch these shards as of `base` (`None`: they are empty), then say [`Participant::restored`].
+    /// Load these shards as of `base` (`None`: they are empty), then call [`Participant::restored`].
     Restore { attempt: AttemptId, base: Option<BatchId>, shards: BTreeSet<ShardId> },
     /// Start the attempt's tasks.
     Start { attempt: AttemptId },
-    /// Commit these writers' transactions and answer for each.
+    /// Commit these writers' transactions and report the outcome of each.
     Publish { attempt: AttemptId, writers: Vec<WriterPlan> },
-    /// Answer that nothing is known of these writers.
+    /// Report that this executor does not know these writers' outcome.
     AnswerUnknown { attempt: AttemptId, writers: Vec<WriterPlan> },
-    /// The attempt's overlays become state; shards outside `keep` are forgotten.
+    /// Turn the attempt's overlays into state and drop shards that are not in `keep`.
     Promote { attempt: AttemptId, keep: BTreeSet<ShardId> },
 }
 
@@ -60,10 +62,10 @@ pub enum Effect {
 #[derive(Clone, Debug, Default)]
 pub struct Participant {
     current: Option<Current>,
-    /// Batch the state is as of; `None` inside = before the first.
+    /// Batch as of which the state is held. `None`: no state is held; `Some(None)`: the state before the first batch.
     state_at: Option<Option<BatchId>>,
     owned: BTreeSet<ShardId>,
-    /// Highest attempt ever seen.
+    /// Highest attempt seen so far.
     highest: Option<AttemptId>,
 }
 
@@ -73,17 +75,17 @@ struct Current {
     started: bool,
     /// Tasks not yet flushed.
     unfinished: BTreeSet<TaskId>,
-    /// Writers told to publish.
+    /// Writers already asked to publish.
     publishing: BTreeSet<WriterPlan>,
 }
 
 impl Participant {
-    /// The attempt that is running or flushed.
+    /// Returns the attempt that is running or flushed.
     pub fn current(&self) -> Option<AttemptId> {
         self.current.as_ref().map(|current| current.run.attempt)
     }
 
-    /// Carries out one command of the driver.
+    /// Handles one command of the driver.
     pub fn command(&mut self, command: Command) -> Vec<Effect> {
         match command {
             Command::Run(run) => self.run(run),
@@ -119,7 +121,7 @@ impl Participant {
         effects
     }
 
-    /// The shards asked for by [`Effect::Restore`] are loaded. False: the attempt they were for is over.
+    /// Records that the shards of [`Effect::Restore`] are loaded. Returns false if their attempt is no longer current.
     pub fn restored(&mut self, attempt: AttemptId) -> bool {
         let Some(current) = self.current.as_mut().filter(|c| c.run.attempt == attempt && !c.started) else {
             return false;
@@ -129,7 +131,7 @@ impl Participant {
         true
     }
 
-    /// A task's output is exchanged, or flushed into its writers.
+    /// Records that a task's output is exchanged, or flushed into its writers.
     pub fn finished(&mut self, attempt: AttemptId, task: TaskId) {
         if let Some(current) = self.current.as_mut().filter(|current| current.run.attempt == attempt) {
             current.unfinished.remove(&task);
@@ -166,7 +168,7 @@ impl Participant {
                 vec![Effect::Promote { attempt, keep: current.run.shards }]
             }
             current => {
-                // The batch is committed without what this executor holds of it.
+                // The batch is committed, but this executor does not hold its part of it.
                 self.owned.clear();
                 self.state_at = None;
                 let cancel = current.map(|current| Effect::Cancel { attempt: current.run.attempt });

@@ -21,7 +21,7 @@ fn writer() -> WriterPlan {
     WriterPlan { sink: SinkId(0), writer: WriterId(0) }
 }
 
-/// Runs an attempt to its flush.
+/// Runs an attempt until all its tasks are flushed.
 fn flushed(participant: &mut Participant, command: RunCommand) {
     let attempt = command.attempt;
     participant.command(Command::Run(command));
@@ -31,7 +31,7 @@ fn flushed(participant: &mut Participant, command: RunCommand) {
 }
 
 #[test]
-fn restores_once_and_then_goes_on_from_what_it_promoted() {
+fn starts_from_promoted_state_without_restoring_again() {
     let mut p = Participant::default();
     let first = attempt(1, 1);
     let effects = p.command(Command::Run(run(first, 0, &[0, 1])));
@@ -48,7 +48,7 @@ fn restores_once_and_then_goes_on_from_what_it_promoted() {
 }
 
 #[test]
-fn a_new_shard_alone_is_fetched() {
+fn only_newly_assigned_shards_are_restored() {
     let mut p = Participant::default();
     flushed(&mut p, run(attempt(1, 1), 0, &[0]));
     p.command(Command::Committed { attempt: attempt(1, 1) });
@@ -90,11 +90,11 @@ fn older_attempts_and_epochs_are_refused() {
     assert!(p.command(Command::Run(run(attempt(2, 1), 5, &[]))).is_empty());
     assert_eq!(p.current(), Some(attempt(2, 1)));
     p.command(Command::Abort { attempt: attempt(2, 2) });
-    assert!(p.command(Command::Run(run(attempt(2, 2), 5, &[]))).is_empty(), "aborted before it came");
+    assert!(p.command(Command::Run(run(attempt(2, 2), 5, &[]))).is_empty(), "aborted before its command arrived");
 }
 
 #[test]
-fn late_restores_start_nothing() {
+fn restores_of_superseded_attempts_are_ignored() {
     let mut p = Participant::default();
     p.command(Command::Run(run(attempt(1, 1), 0, &[0])));
     p.command(Command::Run(run(attempt(1, 2), 0, &[0])));

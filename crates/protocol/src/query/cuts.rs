@@ -1,20 +1,20 @@
 //! Cuts between executors: pairs that cannot reach one another, though the driver sees both.
 //!
-//! Owns: whom to leave out for a while, so that the next attempt is not the last one again. Does not own: placing tasks
-//! (`dispatch`, `membership`). What is decided follows from what was told, and from nothing else.
+//! Owns: which executor to leave out for a while, so that the next attempt does not fail like the last one. Does not
+//! own: placing tasks (`dispatch`, `membership`). Decisions depend only on the failures reported.
 
 use crate::ids::ExecutorId;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// So many failures of one pair in a row are a cut; of a pair that was cut before, one is.
+/// This many failures of one pair in a row are a cut; for a pair that was cut before, one failure is.
 const FAILURES: u32 = 3;
-/// Failures longer ago than this do not add up, milliseconds.
+/// Failures further apart than this do not count together, milliseconds.
 const WINDOW_MS: i64 = 60_000;
-/// How long one is left out for the first time, doubled each time, milliseconds.
+/// How long an executor is left out the first time; each time twice as long, milliseconds.
 const LEFT_OUT_MS: i64 = 30_000;
 const LEFT_OUT_MAX_MS: i64 = 600_000;
 
-/// The lesser id first.
+/// Two executors, the smaller id first.
 type Pair = (ExecutorId, ExecutorId);
 
 #[derive(Clone, Debug, Default)]
@@ -30,7 +30,7 @@ struct Failures {
     was_cut: bool,
 }
 
-/// One that is, or was, left out.
+/// An executor that is, or was, left out.
 #[derive(Clone, Copy, Debug)]
 struct LeftOut {
     until_ms: i64,
@@ -40,10 +40,10 @@ struct LeftOut {
 }
 
 impl Cuts {
-    /// `from` could not reach `to`. True: one of the two is left out from now on.
+    /// Counts that `from` could not reach `to`. Returns true if one of the two is left out from now on.
     pub fn failed(&mut self, from: ExecutorId, to: ExecutorId, now_ms: i64) -> bool {
         if from == to || self.is_out(&from) || self.is_out(&to) {
-            return false; // an attempt placed before
+            return false; // reported by an attempt placed earlier
         }
         let pair = (from.min(to), from.max(to));
         let failures = self.pairs.entry(pair).or_default();
@@ -62,8 +62,8 @@ impl Cuts {
         true
     }
 
-    /// The one with more broken pairs, or else the younger: one that everybody fails to reach is left out rather than
-    /// everybody.
+    /// Returns the one with more broken pairs, or the younger one (larger id) if both have as many: an executor that
+    /// nobody can reach is left out, rather than those that cannot reach it.
     fn worse_of(&self, (one, other): Pair) -> ExecutorId {
         let broken = |id: ExecutorId| self.pairs.keys().filter(|pair| pair.0 == id || pair.1 == id).count();
         if broken(one) > broken(other) { one } else { other }
@@ -73,7 +73,7 @@ impl Cuts {
         self.left_out.get(id).is_some_and(|out| out.is_out)
     }
 
-    /// Takes back those who have been out long enough. True if there is one.
+    /// Readmits executors that were left out long enough. Returns true if there is one.
     pub fn readmit(&mut self, now_ms: i64) -> bool {
         let mut changed = false;
         for out in self.left_out.values_mut().filter(|out| out.is_out && now_ms >= out.until_ms) {
@@ -83,31 +83,31 @@ impl Cuts {
         changed
     }
 
-    /// When the next one is taken back.
+    /// When the next executor is readmitted; `None` if none is left out.
     pub fn readmits_at_ms(&self) -> Option<i64> {
         self.left_out.values().filter(|out| out.is_out).map(|out| out.until_ms).min()
     }
 
-    /// These are gone; what they could not reach is over.
+    /// Forgets executors that are gone, with their failures.
     pub fn forget(&mut self, gone: &BTreeSet<ExecutorId>) {
         self.pairs.retain(|(one, other), _| !gone.contains(one) && !gone.contains(other));
         self.left_out.retain(|id, _| !gone.contains(id));
     }
 
-    /// A batch went through with these taking part: whatever was between them is over.
+    /// A batch was committed with these executors taking part: forgets failures between them.
     pub fn committed(&mut self, together: &BTreeSet<ExecutorId>) {
         self.pairs.retain(|(one, other), _| !together.contains(one) || !together.contains(other));
         let pairs = &self.pairs;
         self.left_out.retain(|id, out| out.is_out || pairs.keys().any(|(one, other)| one == id || other == id));
     }
 
-    /// Executors to place tasks on; all, if none would be left.
+    /// Executors that tasks may be placed on; all of them if none would be left.
     pub fn usable(&self, all: impl Iterator<Item = ExecutorId> + Clone) -> BTreeSet<ExecutorId> {
         let usable: BTreeSet<ExecutorId> = all.clone().filter(|id| !self.is_out(id)).collect();
         if usable.is_empty() { all.collect() } else { usable }
     }
 
-    /// Who is left out, and whom it cannot reach.
+    /// Executors that are left out, each with one it cannot reach.
     pub fn out(&self) -> impl Iterator<Item = (ExecutorId, ExecutorId)> {
         self.left_out.iter().filter(|(_, out)| out.is_out).map(|(id, out)| (*id, out.cannot_reach))
     }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn after_three_failures_of_a_pair_one_of_it_is_left_out_for_a_while() {
+    fn after_three_failures_of_a_pair_one_executor_is_left_out_for_a_while() {
         let mut cuts = Cuts::default();
         assert!(!cuts.failed(e(2), e(1), 0));
         assert!(!cuts.failed(e(1), e(2), 10));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_nobody_reaches_is_left_out_rather_than_everybody() {
+    fn an_executor_that_nobody_reaches_is_left_out_rather_than_the_others() {
         let mut cuts = Cuts::default();
         for _ in 0..2 {
             cuts.failed(e(2), e(1), 0);
@@ -155,12 +155,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_batch_went_through_or_who_is_gone_is_forgotten() {
+    fn failures_are_forgotten_after_a_common_batch_or_when_an_executor_is_gone() {
         let mut cuts = Cuts::default();
         assert_eq!([0; 3].map(|now_ms| cuts.failed(e(1), e(2), now_ms)), [false, false, true]);
         cuts.readmit(30_000);
         cuts.committed(&[e(1), e(3)].into());
-        assert!(cuts.failed(e(1), e(2), 30_000), "they were not together");
+        assert!(cuts.failed(e(1), e(2), 30_000), "they did not run a batch together");
         cuts.readmit(90_000);
         cuts.committed(&[e(1), e(2)].into());
         assert!(!cuts.failed(e(1), e(2), 90_000));
@@ -171,12 +171,12 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is told, somebody is there to work, and nobody is left out for good.
+        /// Whatever failures are reported, some executor is usable, and none is left out for ever.
         #[test]
-        fn somebody_is_always_usable(told in prop::collection::vec((1u128..6, 1u128..6, 0i64..20_000), 0..200)) {
+        fn some_executor_is_always_usable(reported in prop::collection::vec((1u128..6, 1u128..6, 0i64..20_000), 0..200)) {
             let mut cuts = Cuts::default();
             let mut now_ms = 0;
-            for (from, to, wait) in told {
+            for (from, to, wait) in reported {
                 now_ms += wait;
                 cuts.readmit(now_ms);
                 cuts.failed(e(from), e(to), now_ms);

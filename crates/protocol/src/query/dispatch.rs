@@ -1,4 +1,4 @@
-//! Turning ranges into a plan with tasks, and plans into running attempts.
+//! Turns ranges into a plan with tasks, and plans into running attempts.
 
 use super::lease::Lease;
 use super::machine::{Execution, Phase, Prepared, QueryMachine, StageInput, StageTopology};
@@ -25,11 +25,12 @@ impl QueryMachine {
         self.dispatch(Arc::new(plan), placement, None, now_ms, out);
     }
 
-    /// Executes a prepared batch again: the same plan, whole tasks placed on the executors there are.
+    /// Executes a prepared batch again: the same plan, with whole tasks placed on the executors that are there now.
     pub(super) fn run_again(&mut self, prepared: Prepared, now_ms: i64, out: &mut Vec<Action>) {
         let mut plan = prepared.record.plan.clone();
         if plan.files.is_empty() {
-            // Its rows look up none; or it was planned by a version of Highwater that did not note them.
+            // Its rows look up no files, or it was planned by a version of Highwater that did not record their
+            // versions.
             let Some(known) = self.files.known() else { return };
             plan.files = known.clone();
         }
@@ -68,7 +69,7 @@ impl QueryMachine {
     ) {
         let attempt = self.new_attempt();
         self.planned = true;
-        // Whoever opens these writers now ends what is left of an earlier attempt.
+        // The task that opens one of these writers now ends what an earlier attempt left open.
         plan.writers().for_each(|writer| {
             self.unaborted.remove(&writer);
         });
@@ -82,19 +83,19 @@ impl QueryMachine {
             published,
         });
         let timings = BatchTimings { planned_at_ms: now_ms, ..BatchTimings::default() };
-        let (reports, nothing) = (BTreeMap::new(), plan.tasks.is_empty());
+        let (reports, no_tasks) = (BTreeMap::new(), plan.tasks.is_empty());
         let lease = Lease::new(now_ms);
         self.phase = Phase::Executing(Execution { attempt, plan, placement, reports, finish, timings, lease });
-        if nothing {
-            // A batch that only records what was skipped.
+        if no_tasks {
+            // A batch that only records skipped offsets.
             self.gather(now_ms, out);
         }
     }
 
-    /// Splits a batch into tasks: per source stage one for each executor with something to read, per shard
-    /// stage one for each executor. A writer's number is its executor's place in the assignment, so that
-    /// writers stay where they are from batch to batch; if several stages write one sink, each has a writer of its
-    /// own there, since a task begins and flushes its writers by itself.
+    /// Splits a batch into tasks: per source stage one for each executor with something to read, per shard stage one
+    /// for each executor. A writer's number is its executor's place in the assignment, so that writers stay on their
+    /// executors from batch to batch. If several stages write one sink, each has its own writer there, since a task
+    /// begins and flushes its writers by itself.
     fn split(&self, ranges: &Ranges) -> (Vec<TaskPlan>, BTreeMap<TaskId, ExecutorId>) {
         let mut tasks = Vec::new();
         let mut placement = BTreeMap::new();

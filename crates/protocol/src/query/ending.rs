@@ -1,4 +1,4 @@
-//! Ways a run ends, and trouble that does not end it.
+//! How a run ends, and trouble that does not end it.
 
 use super::execute::abort;
 use super::machine::{Phase, QueryMachine};
@@ -12,7 +12,8 @@ impl QueryMachine {
         out.push(Action::Ended(end));
     }
 
-    /// Stops between batches, or when the grace is over. True when the run has ended.
+    /// Ends the run if a stop was requested and no batch is in flight or the grace period is over. Returns true if the
+    /// run has ended.
     pub(super) fn stop_if_due(&mut self, now_ms: i64, out: &mut Vec<Action>) -> bool {
         let Some(stop_by_ms) = self.stop_by_ms else { return matches!(self.phase, Phase::Ended(_)) };
         match &self.phase {
@@ -29,7 +30,7 @@ impl QueryMachine {
         true
     }
 
-    /// `Retry` trouble is shown while it lasts (an empty message ends it); other kinds stop the query.
+    /// Shows `Retry` trouble until it is over (an empty message ends it); other kinds stop the query.
     pub(super) fn on_trouble(
         &mut self,
         executor: Option<ExecutorId>,

@@ -1,4 +1,4 @@
-//! Events of the query machine: all that it learns from outside.
+//! Events of the query machine: everything it learns from outside.
 
 use crate::align::Mark;
 use crate::error::ErrorKind;
@@ -16,80 +16,79 @@ pub struct ExecutorInfo {
     /// HOST:PORT of its exchange service.
     pub address: String,
     pub slots: u32,
-    /// Number of its connection. Another one for the same executor: it was away in between, and has dropped
-    /// its attempts.
+    /// Number of its connection. If it changes, the executor was away in between and has dropped its attempts.
     pub session: u64,
 }
 
-/// What a writer is found to hold.
+/// What a writer was found to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolution {
     /// The batch asked about.
     Published,
     /// Not that batch; its transaction, if any, is aborted.
     NotPublished,
-    /// A batch the checkpoint does not know of: a later one, or another one of the same number.
+    /// A batch that the checkpoint does not know: a later one, or a different one of the same number.
     Ahead { batch: BatchId },
 }
 
-/// One look at a source's topic.
+/// The brokers' answer about a source's topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicLook {
     pub source: SourceId,
-    /// Changes when the topic is deleted and created again; `None` if the brokers do not tell.
+    /// Changes when the topic is deleted and created again; `None` if the brokers do not report it.
     pub id: Option<String>,
-    /// Of all partitions, or empty where they are not known yet. They belong to the topic of this id.
+    /// Log ends of all partitions of the topic with this id; empty if they are not known yet.
     pub ends: BTreeMap<SourcePartition, LogEnds>,
 }
 
-/// A position that a consumer could not read on from.
+/// A position at which a consumer could not continue reading.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutOfRange {
     pub partition: SourcePartition,
-    /// The consumer's position, perhaps far ahead of what is committed.
+    /// The consumer's position, which may be far ahead of the committed one.
     pub position: i64,
     pub earliest: i64,
     pub latest: i64,
-    /// From here on the log holds other records than those that were read before.
+    /// Offset from which on the log holds different records than were read before; `None` if there is none.
     pub diverged: Option<i64>,
 }
 
-/// What a writer that was told to publish knows.
+/// The answer of a writer that was told to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishOutcome {
     Published,
-    /// Perhaps: the sink is asked.
+    /// The commit may or may not have happened: the sink is asked.
     Unknown,
-    /// Not all of it. `Fix` and `Fatal` stop the query: the sink would refuse the same rows again.
+    /// Not everything was published. `Fix` and `Fatal` stop the query: the sink would refuse the same rows again.
     Failed {
         kind: ErrorKind,
         message: String,
     },
 }
 
-/// One fact. Facts may come late, twice or out of order; stale ones change nothing.
+/// One event. Events may arrive late, twice or out of order; stale ones have no effect.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// Time has passed.
     Tick,
-    /// The set of live executors, whole.
+    /// The complete set of live executors.
     Executors(Vec<ExecutorInfo>),
-    /// How far an executor's consumers have read.
+    /// How far an executor's consumers have read: partition, position, and whether that is the end of the log.
     Available {
         executor: ExecutorId,
         partitions: Vec<(SourcePartition, i64, bool)>,
-        /// Watermark values of records that wait, those told before left out. Only wanted with `max_drift_ms`.
+        /// Watermark values of unread records, without those reported before. Only needed with `max_drift_ms`.
         marks: BTreeMap<SourcePartition, Vec<Mark>>,
     },
-    /// What the brokers say of a source's topic.
+    /// What the brokers report about a source's topic.
     Topic(TopicLook),
     /// The newest version of the files that rows look up. Their content is durable.
     Files(FileVersions),
-    /// Why those files cannot be read: the cause and the remedy.
+    /// The files cannot be read. The message names the cause and the remedy.
     FilesUnreadable {
         message: String,
     },
-    /// A consumer was told another id of its topic than the one its positions belong to. It reads nothing of it.
+    /// A consumer was told a topic id other than the one its positions belong to. It reads nothing from that topic.
     TopicChanged {
         source: SourceId,
         found: String,
@@ -99,7 +98,7 @@ pub enum Event {
         source: SourceId,
         message: String,
     },
-    /// All records of one task attempt are read, its output exchanged or flushed.
+    /// A task attempt has read all its records, and its output is exchanged or flushed.
     TaskDone {
         attempt: AttemptId,
         executor: ExecutorId,
@@ -110,17 +109,17 @@ pub enum Event {
         task: TaskId,
         kind: ErrorKind,
         message: String,
-        /// The executor that could not be reached, if that is why.
+        /// The executor that could not be reached; `None` if the failure has another cause.
         unreachable: Option<ExecutorId>,
     },
-    /// The tasks of an attempt that run on an executor, with the steps each has made. Without an attempt: the executor is
-    /// still opening the query.
+    /// The tasks of an attempt that run on an executor, each with the number of steps it has made. `attempt` is `None`
+    /// while the executor is still opening the query.
     Heartbeat {
         executor: ExecutorId,
         attempt: Option<AttemptId>,
         tasks: BTreeMap<TaskId, u64>,
     },
-    /// An executor ends, or has ended, because it was told to: it did not die.
+    /// An executor ends, or has ended, because it was told to: this is not a death.
     Left {
         executor: ExecutorId,
     },
@@ -133,7 +132,7 @@ pub enum Event {
         kind: ErrorKind,
         message: String,
     },
-    /// The sinks' numbers of writers are durable.
+    /// The numbers of writers per sink are durable.
     WritersReserved(BTreeMap<SinkId, u32>),
     ReserveFailed {
         kind: ErrorKind,
@@ -145,12 +144,12 @@ pub enum Event {
         writer: WriterPlan,
         outcome: PublishOutcome,
     },
-    /// What the writers asked about hold; all of them are fenced. `number` is the question's.
+    /// What the writers asked about hold; all of them are fenced. `number` is that of the question.
     Resolved {
         number: u64,
         found: BTreeMap<WriterPlan, Resolution>,
     },
-    /// Fencing or reading progress failed for good.
+    /// Fencing, or reading progress, failed permanently.
     ResolveFailed {
         number: u64,
         kind: ErrorKind,
@@ -158,12 +157,12 @@ pub enum Event {
     },
     /// A consumer's position is outside the log, or in a log that was rewritten below it.
     OutOfRange(OutOfRange),
-    /// Trouble that stops the query (`Fix`, `Fatal`), or that is shown until it is over (`Retry`).
+    /// Trouble that stops the query (`Fix`, `Fatal`), or is shown until it is over (`Retry`).
     Trouble {
         executor: Option<ExecutorId>,
         kind: ErrorKind,
         message: String,
     },
-    /// A user wants it stopped.
+    /// A user asked to stop the query.
     Stop,
 }

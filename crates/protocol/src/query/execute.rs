@@ -1,4 +1,4 @@
-//! From running tasks to a record: gathering reports, failures and retries of an attempt.
+//! From running tasks to a record: gathers reports, handles failures and retries of an attempt.
 
 use super::machine::{Execution, Phase, Prepared, Publication, QueryMachine};
 use super::{Action, End};
@@ -13,7 +13,7 @@ use crate::watermark;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Pause before a failed attempt is tried again, doubled per failure, milliseconds.
+/// Pause before a failed attempt is retried, doubled with each failure, milliseconds.
 const RETRY_BASE_MS: i64 = 50;
 pub(super) const RETRY_MAX_MS: i64 = 5_000;
 
@@ -37,7 +37,7 @@ impl QueryMachine {
         }
     }
 
-    /// All tasks are done: persist a new batch, or compare a repeated one with its record.
+    /// All tasks are done: persists a new batch, or compares a repeated one with its record.
     pub(super) fn gather(&mut self, now_ms: i64, out: &mut Vec<Action>) {
         let Phase::Executing(mut execution) = std::mem::replace(&mut self.phase, Phase::Ready { finish: None }) else {
             return;
@@ -100,8 +100,8 @@ impl QueryMachine {
         }
     }
 
-    /// A range without records leaves the last record where it was: markers and gaps lie between it and the position, and
-    /// the leader may have changed among them.
+    /// Returns the last records after the batch. A range without records leaves its last record where it was: only
+    /// markers and gaps lie between it and the position, and the leader may have changed among them.
     fn last_records_after(&self, partitions: &BTreeMap<SourcePartition, PartitionReport>) -> LastRecords {
         let mut last_records = self.last_records.clone();
         for (partition, report) in partitions.iter().filter(|(_, report)| report.records > 0) {
@@ -177,7 +177,7 @@ impl QueryMachine {
                 self.end(End::Failed(message), out);
             }
             ErrorKind::Retry | ErrorKind::Fenced => {
-                // Whatever made the attempt fail, a smaller batch would have been done by now.
+                // Whatever the cause, a smaller batch would have been done before the failure.
                 if self.took_ms(now_ms).is_some_and(|took_ms| took_ms >= self.config.max_attempt_ms / 2) {
                     self.shrink();
                 }
@@ -187,7 +187,7 @@ impl QueryMachine {
         }
     }
 
-    /// The next attempt waits a while, longer with each failure.
+    /// Delays the next attempt, longer with each failure, and shows `message` until it is over.
     pub(super) fn retry_later(&mut self, message: String, now_ms: i64) {
         self.troubles.insert(None, message);
         self.failures = self.failures.saturating_add(1);
@@ -195,8 +195,8 @@ impl QueryMachine {
         self.not_before_ms = self.not_before_ms.max(now_ms + pause);
     }
 
-    /// When the attempt of a new batch was planned; `None` if none runs. The attempt of a prepared batch has no limit:
-    /// its plan is fixed.
+    /// When the attempt of a new batch was planned; `None` if none runs. The attempt of a prepared batch has no limit,
+    /// since its plan is fixed.
     fn began_at_ms(&self) -> Option<i64> {
         match &self.phase {
             Phase::Executing(execution) if execution.finish.is_none() => Some(execution.timings.planned_at_ms),
@@ -204,25 +204,26 @@ impl QueryMachine {
         }
     }
 
-    /// How long the attempt of a new batch has been running.
+    /// How long the attempt of a new batch has been running, milliseconds; `None` if none runs.
     fn took_ms(&self, now_ms: i64) -> Option<i64> {
         Some(now_ms - self.began_at_ms()?)
     }
 
-    /// When the attempt will have taken too long.
+    /// When the attempt exceeds its limit; `None` if none runs.
     pub(super) fn too_long_at_ms(&self) -> Option<i64> {
         Some(self.began_at_ms()? + self.config.max_attempt_ms)
     }
 
-    /// The batch under way is to be planned smaller.
+    /// Limits the next plan to half of the batch under way.
     fn shrink(&mut self) {
         if let Phase::Executing(execution) = &self.phase {
             self.pace.shrink(&execution.plan.ranges);
         }
     }
 
-    /// Drops an attempt that runs for so long that its first rows' transactions would end before the last rows are
-    /// written: prepared, it could never be published, nor be planned smaller any more. True if it was dropped.
+    /// Drops an attempt that runs for so long that the transactions of its first rows would time out before the last
+    /// rows are written: once prepared, it could never be published, nor planned smaller. Returns true if it was
+    /// dropped.
     pub(super) fn drop_if_too_long(&mut self, now_ms: i64, out: &mut Vec<Action>) -> bool {
         let Some(took_ms) = self.took_ms(now_ms).filter(|took_ms| *took_ms >= self.config.max_attempt_ms) else {
             return false;
@@ -238,8 +239,8 @@ impl QueryMachine {
         true
     }
 
-    /// Drops the current attempt. Writers of executors that are gone are fenced first, so that their open
-    /// transactions do not hold back readers of the sink.
+    /// Drops the current attempt. Fences writers of executors that are gone first, so that their open transactions do
+    /// not hold back readers of the sink.
     pub(super) fn abort_execution(&mut self, gone: &BTreeSet<ExecutorId>, _now_ms: i64, out: &mut Vec<Action>) {
         let Phase::Executing(execution) = std::mem::replace(&mut self.phase, Phase::Ready { finish: None }) else {
             return;
@@ -271,7 +272,7 @@ impl QueryMachine {
         };
     }
 
-    /// Fences writers of dropped attempts whose executors were lost before they can have aborted them.
+    /// Fences writers of dropped attempts whose executors were lost before they aborted them.
     pub(super) fn fence_orphans(&mut self, out: &mut Vec<Action>) {
         if self.orphans.is_empty() || !matches!(self.phase, Phase::Ready { .. }) {
             return;
@@ -282,7 +283,7 @@ impl QueryMachine {
         self.phase = Phase::Resolving { number, prepared: finish, running: None };
     }
 
-    /// The run's batch under way is persisted: from here on it can only be finished.
+    /// The record of the batch under way is durable: from here on the batch can only be finished.
     pub(super) fn on_persisted(&mut self, batch: crate::ids::BatchId, now_ms: i64, out: &mut Vec<Action>) {
         let Phase::Preparing { record, .. } = &self.phase else { return };
         if record.batch() != batch {
@@ -312,7 +313,7 @@ impl QueryMachine {
             return;
         }
         let message = format!("the checkpoint of batch {batch} could not be written: {message}");
-        // Nothing was prepared, and what executors hold waits with us.
+        // Nothing was prepared: executors keep their results until the record can be written.
         if kind == ErrorKind::Retry {
             *again_at_ms = Some(now_ms + RETRY_MAX_MS);
             self.troubles.insert(None, message);
@@ -322,7 +323,7 @@ impl QueryMachine {
         self.end(if kind == ErrorKind::Fenced { End::Fenced } else { End::Failed(message) }, out);
     }
 
-    /// Writes the record again once there is a chance that it can be written.
+    /// Writes the record again when the pause after a failure is over.
     pub(super) fn persist_again(&mut self, now_ms: i64, out: &mut Vec<Action>) {
         if let Phase::Preparing { record, again_at_ms, .. } = &mut self.phase
             && again_at_ms.take_if(|at| now_ms >= *at).is_some()
@@ -332,7 +333,7 @@ impl QueryMachine {
     }
 }
 
-/// A writer of which nothing is known.
+/// The report of a writer about which nothing is known.
 pub(super) fn unwritten(plan: WriterPlan) -> WriterReport {
     WriterReport { plan, rows: 0, digest: 0, token: None }
 }
@@ -349,8 +350,8 @@ fn operators(reports: &BTreeMap<TaskId, TaskReport>) -> Vec<OperatorMetrics> {
     reports.values().flat_map(|report| report.operators.iter().cloned()).collect()
 }
 
-/// What differs between a prepared batch and its repetition; such a difference stops the query, because some
-/// writers hold the first result and the others would hold the second.
+/// Describes how a repetition differs from the prepared batch; `None` if it does not. Such a difference stops the
+/// query, because some writers hold the first result and the others would hold the second.
 fn mismatch(record: &PrepareRecord, reports: &BTreeMap<TaskId, TaskReport>) -> Option<String> {
     let batch = record.batch();
     for report in reports.values() {
@@ -358,9 +359,9 @@ fn mismatch(record: &PrepareRecord, reports: &BTreeMap<TaskId, TaskReport>) -> O
             let before = record.partitions.get(partition).cloned().unwrap_or_default();
             if (before.records, before.checksum) != (read.records, read.checksum) {
                 return Some(format!(
-                    "batch {batch} was prepared from {} records of {} but reading the same offsets again gave {} \
-                     (or other ones): the topic was changed by retention, compaction or deletion; restore it, or drop \
-                     the query and submit it again with --new-output",
+                    "batch {batch} was prepared from {} records of {}, but reading the same offsets again returned {} \
+                     or different ones: the topic was changed by retention, compaction or deletion; restore it, or \
+                     drop the query and submit it again with --new-output",
                     before.records, partition.tp, read.records
                 ));
             }
@@ -369,16 +370,16 @@ fn mismatch(record: &PrepareRecord, reports: &BTreeMap<TaskId, TaskReport>) -> O
             let before = record.writers.iter().find(|before| before.plan == writer.plan);
             if before.map(|before| (before.rows, before.digest)) != Some((writer.rows, writer.digest)) {
                 return Some(format!(
-                    "batch {batch} gave other rows for writer {} of sink {} when executed again; nothing more was \
-                     published; this is a defect, please report it with the query's SQL",
+                    "batch {batch} produced different rows for writer {} of sink {} when executed again; nothing more \
+                     was published; this is a defect, please report it with the query's SQL",
                     writer.plan.writer, writer.plan.sink
                 ));
             }
         }
         if let Some(delta) = report.state.iter().find(|delta| !record.state.iter().any(|before| same(before, delta))) {
             return Some(format!(
-                "batch {batch} gave another state of operator {} when executed again; nothing more was published; \
-                 this is a defect, please report it with the query's SQL",
+                "batch {batch} produced a different state of operator {} when executed again; nothing more was \
+                 published; this is a defect, please report it with the query's SQL",
                 delta.operator
             ));
         }

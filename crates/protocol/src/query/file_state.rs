@@ -1,12 +1,12 @@
-//! What the machine knows of the files that rows look up.
+//! What the machine knows about the files that rows look up.
 
 use crate::files::FileVersions;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Files {
-    /// Not read yet in this run; or why not.
+    /// Not read yet in this run; with the reason if reading failed.
     Awaited(Option<String>),
-    /// As read last: what the next batch is planned with. Empty: rows look up none.
+    /// The newest versions read: the next batch is planned with them. Empty if rows look up no files.
     Known(FileVersions),
 }
 
@@ -22,7 +22,7 @@ impl Files {
         }
     }
 
-    /// A version that is known stays in use.
+    /// Notes why files cannot be read. A version that is known already stays in use.
     pub fn unreadable(&mut self, reason: String) {
         if let Self::Awaited(why) = self {
             *why = Some(reason);

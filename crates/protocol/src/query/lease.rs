@@ -1,14 +1,15 @@
-//! The lease of an attempt: it is held only by executors that say its tasks run, and only while some task gets on.
+//! The lease of an attempt: executors renew it by listing its tasks, and it lapses if no task makes progress.
 //!
-//! Owns: when each executor was heard of the attempt, and when its last step was made. Does not own: what becomes of an
-//! attempt whose lease has lapsed (`membership`). An executor whose connection lives may still have lost a task, or hang.
+//! Owns: when each executor was last heard of, and when the last step was made. Does not own: what happens to an
+//! attempt whose lease has lapsed (`membership`). An executor with a live connection may still have lost a task, or
+//! hang.
 
 use crate::ids::{ExecutorId, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long an executor may leave out a task that is neither done nor failed, milliseconds.
 pub(super) const UNHEARD_MS: i64 = 30_000;
-/// How long a whole attempt may make no step, milliseconds. More than a broker's longest timeout.
+/// How long an attempt may make no step at all, milliseconds. Longer than any broker timeout.
 pub(super) const STANDSTILL_MS: i64 = 600_000;
 
 #[derive(Clone, Debug)]
@@ -24,7 +25,7 @@ impl Lease {
         Self { began_at_ms: now_ms, heard_at_ms: BTreeMap::new(), stepped_at_ms: now_ms, steps: BTreeMap::new() }
     }
 
-    /// An executor lists the tasks that run on it; `open` are those that have to.
+    /// An executor lists the tasks that run on it; `open` are the tasks that must be listed.
     pub fn heard(&mut self, from: ExecutorId, listed: BTreeMap<TaskId, u64>, open: &BTreeSet<TaskId>, now_ms: i64) {
         if open.iter().all(|task| listed.contains_key(task)) {
             self.heard_at_ms.insert(from, now_ms);
@@ -36,18 +37,18 @@ impl Lease {
         }
     }
 
-    /// An executor is getting ready for it.
+    /// An executor is still opening the query for the attempt.
     pub fn opens(&mut self, from: ExecutorId, now_ms: i64) {
         self.heard_at_ms.insert(from, now_ms);
     }
 
-    /// A task of it is done.
+    /// A task of the attempt is done.
     pub fn done(&mut self, from: ExecutorId, now_ms: i64) {
         self.heard_at_ms.insert(from, now_ms);
         self.stepped_at_ms = now_ms;
     }
 
-    /// Those of these executors that lost a task or hang; all of them, if nothing gets on.
+    /// Returns those of `waited_for` that lost a task or hang; all of them if no task makes progress.
     pub fn lapsed(&self, waited_for: &BTreeSet<ExecutorId>, now_ms: i64) -> BTreeSet<ExecutorId> {
         if now_ms - self.stepped_at_ms >= STANDSTILL_MS {
             return waited_for.clone();
@@ -55,7 +56,7 @@ impl Lease {
         waited_for.iter().filter(|id| now_ms - self.heard_ms(id) >= UNHEARD_MS).copied().collect()
     }
 
-    /// When it lapses next, if nothing is heard.
+    /// When the lease lapses next unless something is heard; `None` if no executor is waited for.
     pub fn lapses_at_ms(&self, waited_for: &BTreeSet<ExecutorId>) -> Option<i64> {
         let unheard = waited_for.iter().map(|id| self.heard_ms(id) + UNHEARD_MS).min()?;
         Some(unheard.min(self.stepped_at_ms + STANDSTILL_MS))
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn an_executor_that_leaves_out_a_task_for_long_has_lost_it() {
+    fn an_executor_that_leaves_out_a_task_for_too_long_has_lost_it() {
         let (both, open) = (BTreeSet::from([e(1), e(2)]), BTreeSet::from([TaskId(0), TaskId(1)]));
         let mut lease = Lease::new(0);
         for second in 1..=30 {
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_that_makes_no_step_lapses_though_its_tasks_are_listed() {
+    fn an_attempt_without_progress_lapses_although_its_tasks_are_listed() {
         let (both, open) = (BTreeSet::from([e(1), e(2)]), BTreeSet::from([TaskId(0)]));
         let mut lease = Lease::new(0);
         let hear = |lease: &mut Lease, second: i64, steps: u64| {

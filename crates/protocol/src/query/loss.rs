@@ -1,6 +1,6 @@
-//! What becomes of a position that is not in the log any more: `on_data_loss`, per partition.
+//! What happens to a position that is no longer in the log: `on_data_loss`, per partition.
 //!
-//! Owns: the decision ([`verdict`]) and what it does to the machine. Does not own: topics that were recreated (`topics`).
+//! Owns: the decision ([`verdict`]) and its effect on the machine. Does not own: topics that were recreated (`topics`).
 //! Invariant: a skip is counted, and durable with the next batch's record, before the query can finish.
 
 use super::machine::{Execution, Phase, QueryMachine};
@@ -9,24 +9,24 @@ use crate::offsets::SourcePartition;
 use crate::options::OnDataLoss;
 use std::collections::BTreeSet;
 
-/// What `on_data_loss` makes of one partition.
+/// What to do about one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// What is committed is as it was read: everything beyond is read again from there.
+    /// The log is unchanged below the committed position: reading continues there.
     ReadAgain,
     /// Reading continues at `to`; `lost` offsets that were never read are skipped.
-    GoOn {
+    Continue {
         to: i64,
         lost: i64,
     },
     Stop,
 }
 
-/// | the committed position | `fail` | `earliest` | `latest` |
+/// | the committed position is | `fail` | `earliest` | `latest` |
 /// |---|---|---|---|
-/// | before what is left | stop | the earliest left | the end |
-/// | inside | read on | read on | read on |
-/// | after it, or after the place from which it was rewritten | stop | the first that was not read | the end |
+/// | below the earliest offset left | stop | the earliest left | the end |
+/// | inside the log | read on | read on | read on |
+/// | beyond the end, or in the rewritten part | stop | the first offset not read before | the end |
 fn verdict(committed: i64, found: &OutOfRange, policy: OnDataLoss) -> Verdict {
     let same_until = found.same_until();
     if (found.earliest..=same_until).contains(&committed) {
@@ -35,22 +35,22 @@ fn verdict(committed: i64, found: &OutOfRange, policy: OnDataLoss) -> Verdict {
     let first_unread = if committed < found.earliest { found.earliest } else { same_until.max(found.earliest) };
     match policy {
         OnDataLoss::Fail => Verdict::Stop,
-        OnDataLoss::Earliest => Verdict::GoOn { to: first_unread, lost: (first_unread - committed).max(0) },
+        OnDataLoss::Earliest => Verdict::Continue { to: first_unread, lost: (first_unread - committed).max(0) },
         OnDataLoss::Latest => {
-            Verdict::GoOn { to: found.latest, lost: (found.latest - committed.min(first_unread)).max(0) }
+            Verdict::Continue { to: found.latest, lost: (found.latest - committed.min(first_unread)).max(0) }
         }
     }
 }
 
 impl OutOfRange {
-    /// Up to here the log holds what it held when it was read.
+    /// Position up to which the log still holds the records that were read.
     fn same_until(&self) -> i64 {
         self.diverged.unwrap_or(self.latest).min(self.latest)
     }
 }
 
 impl QueryMachine {
-    /// Applies `on_data_loss`.
+    /// Applies `on_data_loss` to one partition.
     pub(super) fn on_out_of_range(&mut self, found: OutOfRange, out: &mut Vec<Action>) {
         let Some(committed) = self.positions.get(&found.partition).copied() else { return };
         match &self.phase {
@@ -75,11 +75,11 @@ impl QueryMachine {
         match verdict(committed, &found, policy) {
             Verdict::Stop => self.fail(stopped(&found, committed), out),
             Verdict::ReadAgain => self.read_again(&found, out),
-            Verdict::GoOn { to, lost } => self.go_on_at(&found, committed, to, lost, out),
+            Verdict::Continue { to, lost } => self.continue_at(&found, committed, to, lost, out),
         }
     }
 
-    /// Consumers got further than the log goes now: what they hold beyond its end must not be planned.
+    /// The log is shorter than what consumers have read: what they hold beyond its end must not be planned.
     fn read_again(&mut self, found: &OutOfRange, out: &mut Vec<Action>) {
         let partition = &found.partition;
         let beyond = |end: i64| end > found.same_until();
@@ -96,7 +96,7 @@ impl QueryMachine {
         self.troubles.remove(&None);
     }
 
-    fn go_on_at(&mut self, found: &OutOfRange, committed: i64, to: i64, lost: i64, out: &mut Vec<Action>) {
+    fn continue_at(&mut self, found: &OutOfRange, committed: i64, to: i64, lost: i64, out: &mut Vec<Action>) {
         if matches!(self.phase, Phase::Executing(_)) {
             self.abort_execution(&BTreeSet::new(), 0, out);
         }
@@ -107,7 +107,7 @@ impl QueryMachine {
         }
         self.totals.lost_offsets += u64::try_from(lost).unwrap_or(0);
         self.positions.insert(found.partition.clone(), to);
-        // What comes before the new position was not read, or is no more.
+        // The records before the new position were not read, or are gone.
         self.last_records.remove(&found.partition);
         self.forget_reach(&found.partition);
         self.unrecorded = true;
@@ -115,7 +115,7 @@ impl QueryMachine {
         self.troubles.remove(&None);
     }
 
-    /// A fixed end beyond a truncated log's would be waited for in vain.
+    /// Lowers a fixed end that is beyond the end of a truncated log; it would never be reached.
     fn clamp_end(&mut self, found: &OutOfRange, most: i64) {
         if found.position > found.latest
             && let Some(end) = self.config.end_positions.get_mut(&found.partition)
@@ -124,7 +124,7 @@ impl QueryMachine {
         }
     }
 
-    /// What consumers said of the partition does not hold any more.
+    /// Forgets how far consumers have read the partition.
     pub(super) fn forget_reach(&mut self, partition: &SourcePartition) {
         self.available.remove(partition);
         self.marks.remove(partition);
@@ -139,16 +139,16 @@ fn stopped(found: &OutOfRange, committed: i64) -> String {
     if committed < found.earliest {
         return format!(
             "offset {committed} out of range for {topic}: earliest available is {}; records were deleted by retention \
-             before they were read. Set on_data_loss = 'earliest' or 'latest' to go on without them, or raise the \
+             before they were read. Set on_data_loss = 'earliest' or 'latest' to continue without them, or raise the \
              topic's retention.ms",
             found.earliest
         );
     }
-    let ways_out = "Set on_data_loss = 'earliest' to go on with what was written since, or 'latest' to go on at the end, \
-                    or drop the query and submit it again";
+    let ways_out = "Set on_data_loss = 'earliest' to continue with the records written since, or 'latest' to continue \
+                    at the end, or drop the query and submit it again";
     match found.diverged {
         Some(at) => format!(
-            "the log of {topic} was truncated at offset {at} and written anew, though records up to offset {committed} \
+            "the log of {topic} was truncated at offset {at} and rewritten, although records up to offset {committed} \
              were read before (an unclean leader election). {ways_out}"
         ),
         None => format!(
@@ -162,8 +162,8 @@ fn stopped(found: &OutOfRange, committed: i64) -> String {
 fn needed(found: &OutOfRange, start: i64) -> String {
     let (topic, earliest, latest) = (&found.partition.tp, found.earliest, found.latest);
     format!(
-        "offset {start} out of range for {topic}: earliest available is {earliest}, the end {latest}; the batch that was \
-         prepared needs these records. Drop the query and submit it again with --new-output"
+        "offset {start} out of range for {topic}: earliest available is {earliest}, the end is {latest}; the prepared \
+         batch needs these records. Drop the query and submit it again with --new-output"
     )
 }
 
@@ -181,8 +181,8 @@ mod tests {
     #[test]
     fn every_place_of_the_committed_position_under_every_policy() {
         use OnDataLoss::{Earliest, Fail, Latest};
-        use Verdict::{GoOn, ReadAgain, Stop};
-        let on = |to, lost| GoOn { to, lost };
+        use Verdict::{Continue, ReadAgain, Stop};
+        let on = |to, lost| Continue { to, lost };
         let table = [
             ("before what is left", 3, log(5, 9, None), [Stop, on(5, 2), on(9, 6)]),
             ("at its beginning", 5, log(5, 9, None), [ReadAgain; 3]),

@@ -1,4 +1,4 @@
-//! The machine's state and its one entry, [`QueryMachine::step`].
+//! The machine's state and its single entry point, [`QueryMachine::step`].
 
 use super::cuts::Cuts;
 use super::deaths::Deaths;
@@ -24,40 +24,41 @@ use crate::watermark::IdleTracker;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// How long a stop waits for the batch in flight before it is dropped (or, once prepared, left for the next
-/// start to finish), milliseconds.
+/// How long a stop waits for the batch in flight, milliseconds. After that an unprepared batch is dropped, and a
+/// prepared one is left for the next start to finish.
 const STOP_GRACE_MS: i64 = 10_000;
 
-/// What the machine needs to know of the query; fixed for a run.
+/// What the machine must know about the query; fixed for a run.
 #[derive(Clone, Debug)]
 pub struct QueryConfig {
     pub query: QueryId,
     pub epoch: Epoch,
-    /// No run of this query under this epoch has had an attempt of this number or above.
+    /// Number of the first attempt of this run. No earlier run under this epoch has used this number or a higher one.
     pub first_attempt: u64,
     pub trigger: Trigger,
     pub shards: u16,
     pub sources: Vec<SourceSpec>,
     pub stages: Vec<StageTopology>,
-    /// Some operator closes windows: an advance of a watermark is worth a batch of its own.
+    /// True if some operator closes windows by watermark, so that an advance of a watermark is worth a batch of its
+    /// own.
     pub windowed: bool,
-    /// Windows over the time of batches whose rows come when they close, by the operators that keep them.
+    /// Windows over the time of batches that emit rows when they close, each with the operator that keeps it.
     pub clock_windows: Vec<(OperatorId, ClockWindow)>,
-    /// How far a partition's watermark may be ahead of that of the slowest, milliseconds; `None`: any.
+    /// How far a partition's watermark may be ahead of the slowest one's, milliseconds; `None` means no limit.
     pub max_drift_ms: Option<i64>,
     pub start_positions: Positions,
-    /// Exclusive ends, for partitions that have one. Not empty = the query ends when all are reached.
+    /// Exclusive ends, for partitions that have one. If not empty, the query finishes when all are reached.
     pub end_positions: Positions,
-    /// Ids of the topics that the start positions belong to, where the brokers tell them.
+    /// Ids of the topics that the start positions belong to, where the brokers report them.
     pub topic_ids: BTreeMap<SourceId, String>,
     /// Ids of the topics that the end positions belong to.
     pub end_topic_ids: BTreeMap<SourceId, String>,
     /// How many writers each sink may have had in use before this run.
     pub reserved_writers: BTreeMap<SinkId, u32>,
-    /// An attempt that takes longer is dropped, and its batch planned smaller, milliseconds: transactions and calls
-    /// between executors have an end that cannot be moved.
+    /// Limit of an attempt's duration, milliseconds. An attempt that exceeds it is dropped and its batch planned
+    /// smaller, since transactions, and calls between executors, have a fixed timeout.
     pub max_attempt_ms: i64,
-    /// Rows look up files: nothing is planned before their versions are known.
+    /// True if rows look up files: then nothing is planned before the versions of these files are known.
     pub looks_up_files: bool,
 }
 
@@ -78,16 +79,16 @@ pub enum StageInput {
 /// Windows over the time of batches, milliseconds. All begin at `offset_ms` plus a multiple of `begin_every_ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockWindow {
-    /// The longest one's.
+    /// Size of the longest window.
     pub size_ms: i64,
     pub begin_every_ms: i64,
-    /// One ends every so often until the longest does.
+    /// Interval between the ends of windows that begin together, up to the longest.
     pub end_every_ms: i64,
     pub offset_ms: i64,
 }
 
 impl ClockWindow {
-    /// The first end after `last_ms` of the windows that a time is in.
+    /// Returns the first end after `last_ms` of the windows that contain `time_ms`; `None` if all end before.
     pub fn next_end_ms(self, time_ms: i64, last_ms: i64) -> Option<i64> {
         let begin = time_ms - (time_ms - self.offset_ms).rem_euclid(self.begin_every_ms.max(1));
         let longest = begin + self.size_ms;
@@ -96,7 +97,7 @@ impl ClockWindow {
     }
 }
 
-/// The driver's decisions about one query. See the module's invariants.
+/// The driver's decisions about one query. The module docs list the invariants.
 #[derive(Debug)]
 pub struct QueryMachine {
     pub(super) config: QueryConfig,
@@ -108,69 +109,70 @@ pub struct QueryMachine {
     /// `close_before` of the last committed batch.
     pub(super) closed: BTreeMap<SourceId, i64>,
     pub(super) committed: Option<Arc<PrepareRecord>>,
-    /// The time of the last committed batch in which such windows may have got rows, milliseconds.
+    /// The time of the last committed batch in which `clock_windows` may have got rows, milliseconds; `None` if
+    /// unknown.
     pub(super) last_rows_ms: Option<i64>,
     pub(super) totals: Totals,
     pub(super) next_attempt: u64,
-    /// Questions asked about writers.
+    /// Number of questions asked about writers; each question has a number, so that answers can be matched.
     pub(super) questions: u64,
     pub(super) executors: BTreeMap<ExecutorId, ExecutorInfo>,
     pub(super) assignment: Assignment,
-    /// The assignment no longer fits executors or partitions.
+    /// True if the assignment no longer fits the executors or partitions.
     pub(super) stale_assignment: bool,
     pub(super) available: BTreeMap<SourcePartition, Reach>,
-    /// Watermark values of what waits, with `max_drift_ms`.
+    /// Watermark values of unread records; only filled with `max_drift_ms`.
     pub(super) marks: BTreeMap<SourcePartition, Vec<Mark>>,
     /// When a source first had something to read since its last batch, milliseconds.
     pub(super) waiting_since: BTreeMap<SourceId, i64>,
     pub(super) limiters: BTreeMap<SourceId, RateLimiter>,
     pub(super) idle: BTreeMap<SourceId, IdleTracker>,
     pub(super) phase: Phase,
-    /// Passing trouble by who sees it; `None` = the driver or a task.
+    /// Temporary trouble, by the executor that reported it; `None` is the driver or a task.
     pub(super) troubles: BTreeMap<Option<ExecutorId>, String>,
     pub(super) not_before_ms: i64,
     /// Time of the last step.
     pub(super) advanced_at_ms: i64,
     pub(super) failures: u32,
     pub(super) stop_by_ms: Option<i64>,
-    /// Writers of dropped attempts, with the executor that is told to abort them. Until a later attempt takes
-    /// them over, no other process ends their transactions.
+    /// Writers of dropped attempts, each with the executor that was told to abort its transaction. Until a later
+    /// attempt takes such a writer over, only that executor can end the transaction.
     pub(super) unaborted: BTreeMap<WriterPlan, ExecutorId>,
-    /// Those whose executor is gone: to be fenced before anything else is planned.
+    /// Writers of dropped attempts whose executor is gone: they are fenced before anything else is planned.
     pub(super) orphans: BTreeSet<WriterPlan>,
     /// Positions found outside the log while a prepared batch was being finished.
     pub(super) deferred_out_of_range: Vec<OutOfRange>,
-    /// Ids of the topics that positions belong to.
+    /// Ids of the topics that the positions belong to.
     pub(super) topic_ids: BTreeMap<SourceId, String>,
     /// Ids that a source's topic had before it was recreated.
     pub(super) former_ids: BTreeSet<(SourceId, String)>,
-    /// Sources of which the brokers have not said that the topic is still the same; true: an executor doubts it.
+    /// Sources whose topic the brokers have not confirmed to be the same; true if an executor has seen another id.
     pub(super) unconfirmed: BTreeMap<SourceId, bool>,
-    /// Topics that are gone: since when, milliseconds, and what to say of it.
+    /// Missing topics: since when, milliseconds, and the message for the user.
     pub(super) missing: BTreeMap<SourceId, (i64, String)>,
-    /// What the brokers last said of the logs.
+    /// What the brokers last reported about the logs.
     pub(super) log_ends: BTreeMap<SourcePartition, LogEnds>,
-    /// Ends of recreated topics, in place of those of the spec.
+    /// Ends of recreated topics; they replace those of the spec.
     pub(super) new_ends: Positions,
     /// Partitions whose positions were reset since the last record.
     pub(super) reset: BTreeSet<SourcePartition>,
-    /// This run has planned a batch.
+    /// True if this run has planned a batch.
     pub(super) planned: bool,
-    /// Offsets were skipped or positions reset since the last record: that is recorded by a batch without tasks.
+    /// True if offsets were skipped or positions reset since the last record; a batch without tasks then records that.
     pub(super) unrecorded: bool,
-    /// The trigger `every`: the boundary last used, a time of batches.
+    /// For the trigger `every`: the boundary used last, in the time of batches.
     pub(super) last_boundary_ms: i64,
-    /// How many writers each sink may have in use; durable.
+    /// How many writers each sink may have in use; stored durably.
     pub(super) reserved: BTreeMap<SinkId, u32>,
-    /// Limits of batches after one took too long.
+    /// Limits of batch sizes after an attempt took too long.
     pub(super) pace: Pace,
     /// The time of batches.
     pub(super) clock: BatchClock,
-    /// The newest version of the files that rows look up; each batch keeps the one it was planned with.
+    /// The newest version of the files that rows look up; each batch keeps the version it was planned with.
     pub(super) files: Files,
-    /// Executors that cannot reach one another.
+    /// Pairs of executors that cannot reach one another.
     pub(super) cuts: Cuts,
-    /// Executors that died under the query.
+    /// Executors that died while they ran this query.
     pub(super) deaths: Deaths,
 }
 
@@ -181,28 +183,28 @@ pub(super) struct Reach {
     pub at_end: bool,
 }
 
-/// Where the current batch stands.
+/// The state of the current batch.
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// Writers are being fenced, and asked what they hold if `prepared` is set.
-    /// `running` is the attempt that executors still hold overlays of.
+    /// Writers are being fenced and, if `prepared` is set, asked what they hold. `running` is the attempt whose
+    /// overlays executors still hold.
     Resolving {
-        /// Of the question that is to be answered.
+        /// Number of the open question.
         number: u64,
         prepared: Option<Prepared>,
         running: Option<Box<Publication>>,
     },
-    /// Nothing is under way; `finish` is a prepared batch that has to be executed again.
+    /// Nothing is under way. `finish` is a prepared batch that must be executed again.
     Ready {
         finish: Option<Prepared>,
     },
-    /// The numbers of writers are being made durable; `again_at_ms` is set while that failed for now.
+    /// The numbers of writers are being made durable; `again_at_ms` is the time of the next try after a failure.
     Reserving {
         counts: BTreeMap<SinkId, u32>,
         again_at_ms: Option<i64>,
     },
     Executing(Execution),
-    /// The record is being written; `again_at_ms` is set while that failed for now.
+    /// The record is being written; `again_at_ms` is the time of the next try after a failure.
     Preparing {
         record: Arc<PrepareRecord>,
         execution: Execution,
@@ -225,7 +227,7 @@ pub(super) struct Execution {
     pub plan: Arc<BatchPlan>,
     pub placement: Arc<BTreeMap<TaskId, ExecutorId>>,
     pub reports: BTreeMap<TaskId, TaskReport>,
-    /// Set when a prepared batch is executed again.
+    /// The prepared batch that this execution repeats; `None` for a new batch.
     pub finish: Option<Prepared>,
     pub timings: BatchTimings,
     pub lease: Lease,
@@ -236,23 +238,23 @@ pub(super) struct Publication {
     pub prepared: Prepared,
     pub attempt: AttemptId,
     pub placement: Arc<BTreeMap<TaskId, ExecutorId>>,
-    /// Writers told to publish that have not answered.
+    /// Writers told to publish that have not answered yet, each with its executor.
     pub pending: BTreeMap<WriterPlan, ExecutorId>,
     /// Writers whose outcome is unknown.
     pub unknown: BTreeSet<WriterPlan>,
-    /// Why one of them could not publish, as it says.
+    /// Why a writer could not publish, in its own words.
     pub trouble: Option<String>,
     pub operators: Vec<OperatorMetrics>,
     pub stages: Vec<StageMetrics>,
     pub timings: BatchTimings,
-    /// When they were told.
+    /// When the writers were told to publish.
     pub asked_at_ms: i64,
 }
 
 impl QueryMachine {
-    /// A machine for a run that begins with what the checkpoint holds. Its first action fences every writer an
-    /// earlier run may have used, and asks what the sinks hold: nothing that this checkpoint does not know of, if
-    /// it is the newest.
+    /// Creates the machine of a run that begins with the checkpoint's newest record, `head`. Its first action fences
+    /// every writer that an earlier run may have used, and asks what the sinks hold: if `head` is really the newest
+    /// record, nothing that it does not know.
     pub fn recover(config: QueryConfig, head: Option<PrepareRecord>, now: impl Into<Now>) -> (Self, Vec<Action>) {
         let now = now.into();
         let now_ms = now.ms;
@@ -272,8 +274,8 @@ impl QueryMachine {
             committed: None,
             last_rows_ms: None,
             totals: Totals::default(),
-            // A run of this query that was stopped a moment ago, under the same epoch, may still have messages and
-            // rows on their way: no attempt of ours has the number of one of its.
+            // An earlier run of this query under the same epoch may still have messages and rows in flight: no attempt
+            // of this run may have the number of one of its attempts.
             next_attempt: config.first_attempt,
             questions: 0,
             executors: BTreeMap::new(),
@@ -312,10 +314,10 @@ impl QueryMachine {
             config,
         };
         if let Some(head) = &head {
-            machine.take_up(head);
+            machine.restore_positions(head);
         }
         machine.unconfirmed = machine.topic_ids.keys().map(|source| (*source, false)).collect();
-        // Those added since the positions were recorded.
+        // Partitions added since the positions were recorded.
         for partition in machine.config.end_positions.keys() {
             machine.positions.entry(partition.clone()).or_insert(0);
         }
@@ -324,7 +326,7 @@ impl QueryMachine {
         (machine, actions)
     }
 
-    /// Takes one fact at this moment and returns what to do, in order.
+    /// Takes one event at this time and returns what to do, in order.
     pub fn step(&mut self, event: Event, now: impl Into<Now>) -> Vec<Action> {
         let now = now.into();
         let now_ms = now.ms;
@@ -384,7 +386,7 @@ impl QueryMachine {
         &self.positions
     }
 
-    /// Who reads and owns what.
+    /// Which executor reads which partitions and owns which shards.
     pub fn assignment(&self) -> &Assignment {
         &self.assignment
     }
@@ -394,7 +396,7 @@ impl QueryMachine {
         &self.totals
     }
 
-    /// Things to know that are over by themselves.
+    /// Warnings that go away by themselves.
     pub fn notices(&self) -> Vec<String> {
         let named = |id: &ExecutorId| match self.executors.get(id) {
             Some(info) => format!("{id} ({})", info.address),
@@ -402,7 +404,7 @@ impl QueryMachine {
         };
         let notice = |(out, other): (ExecutorId, ExecutorId)| {
             format!(
-                "executor {} does no work for this query for now: it and executor {} cannot reach one another; look at \
+                "executor {} gets no tasks of this query for now: it and executor {} cannot reach one another; check \
                  the network between them, and at --advertise",
                 named(&out),
                 named(&other)
@@ -411,7 +413,7 @@ impl QueryMachine {
         self.cuts.out().map(notice).collect()
     }
 
-    /// What it is doing.
+    /// What the run is doing.
     pub fn state(&self) -> RunState {
         if let Phase::Ended(end) = &self.phase {
             return RunState::Ended(end.clone());

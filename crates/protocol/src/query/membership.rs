@@ -1,4 +1,4 @@
-//! Executors and partitions: who is there, who reads what, how far they have read.
+//! Executors and partitions: which executors are there, what each reads, and how far it has read.
 
 use super::deaths::Verdict;
 use super::machine::{Execution, Phase, QueryMachine, Reach};
@@ -9,10 +9,10 @@ use crate::ids::{AttemptId, BatchId, ExecutorId, SourceId, TaskId};
 use crate::offsets::SourcePartition;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How long an executor may take to tell what became of writers it was told to publish, milliseconds.
+/// How long an executor may take to report the outcome of writers that it was told to publish, milliseconds.
 const PUBLISH_MS: i64 = 180_000;
 
-/// Executors whose tasks have neither reported nor failed.
+/// Executors with tasks that have neither reported nor failed.
 fn waited_for(execution: &Execution) -> BTreeSet<ExecutorId> {
     let open = execution.placement.iter().filter(|(task, _)| !execution.reports.contains_key(task));
     open.map(|(_, executor)| *executor).collect()
@@ -50,12 +50,12 @@ impl QueryMachine {
             Phase::Publishing(publication) => {
                 (publication.prepared.record.batch(), publication.pending.values().copied().collect())
             }
-            _ => return Verdict::GoOn,
+            _ => return Verdict::Continue,
         };
         self.deaths.lost(batch, dead.iter().filter(|id| at_work.contains(id)).copied(), now_ms)
     }
 
-    /// What these executors have read is lost.
+    /// Forgets what these executors have read.
     fn forget_readers(&mut self, gone: &BTreeSet<ExecutorId>) {
         self.stale_assignment = true;
         self.troubles.retain(|who, _| who.is_none_or(|id| !gone.contains(&id)));
@@ -72,7 +72,7 @@ impl QueryMachine {
         }
     }
 
-    /// One executor could not reach another: if that happens again, one of them gets no tasks.
+    /// Notes that one executor could not reach another. If that repeats, one of the two gets no tasks for a while.
     pub(super) fn on_unreachable(&mut self, attempt: AttemptId, task: TaskId, peer: ExecutorId, now_ms: i64) {
         let Phase::Executing(execution) = &self.phase else { return };
         let Some(from) = execution.placement.get(&task).filter(|_| execution.attempt == attempt) else { return };
@@ -81,7 +81,7 @@ impl QueryMachine {
         }
     }
 
-    /// Executors to place tasks on.
+    /// Executors that tasks may be placed on.
     pub(super) fn usable(&self) -> BTreeSet<ExecutorId> {
         self.cuts.usable(self.executors.keys().copied())
     }
@@ -105,7 +105,7 @@ impl QueryMachine {
         execution.lease.heard(executor, tasks, &open, now_ms);
     }
 
-    /// When an attempt is given up if nothing is heard of it.
+    /// Time at which the attempt is dropped without further reports, milliseconds; `None` if no attempt is waited for.
     pub(super) fn lapses_at_ms(&self) -> Option<i64> {
         match &self.phase {
             Phase::Executing(execution) => execution.lease.lapses_at_ms(&waited_for(execution)),
@@ -114,8 +114,8 @@ impl QueryMachine {
         }
     }
 
-    /// Ends an attempt of which nothing is heard any more. The executors that are waited for open the query anew, as if
-    /// they had joined just now: whatever hangs there is left behind.
+    /// Ends an attempt whose lease has lapsed or that publishes for too long. The executors it waits for reopen the
+    /// query as if they had just joined, which discards hanging tasks.
     pub(super) fn end_lapsed(&mut self, now_ms: i64, out: &mut Vec<Action>) {
         let hung: BTreeSet<ExecutorId> = match &self.phase {
             Phase::Executing(execution) => execution.lease.lapsed(&waited_for(execution), now_ms),
@@ -139,7 +139,7 @@ impl QueryMachine {
         );
     }
 
-    /// What the loss of executors means for the batch under way.
+    /// Handles the loss of executors for the batch under way.
     fn on_executors_gone(&mut self, gone: &BTreeSet<ExecutorId>, now_ms: i64, out: &mut Vec<Action>) {
         let orphans = self.unaborted.extract_if(.., |_, executor| gone.contains(executor));
         self.orphans.extend(orphans.map(|(writer, _)| writer));
@@ -191,7 +191,7 @@ impl QueryMachine {
         }
     }
 
-    /// Keeps the marks of what waits, ascending, each with the highest value so far.
+    /// Stores the marks of unread records in ascending order, each with the highest value so far.
     fn note_marks(&mut self, partition: &SourcePartition, committed: i64, news: Vec<Mark>) {
         let known = self.marks.entry(partition.clone()).or_default();
         known.retain(|mark| mark.position > committed);
@@ -208,7 +208,7 @@ impl QueryMachine {
         }
     }
 
-    /// Brings the assignment up to date. Only between batches.
+    /// Updates the assignment. Called only between batches.
     pub(super) fn reassign(&mut self, out: &mut Vec<Action>) {
         let problem = AssignProblem {
             partitions: self.positions.keys().cloned().collect(),
@@ -244,7 +244,7 @@ impl QueryMachine {
         }
     }
 
-    /// `partitions` begin at the positions that are committed.
+    /// Builds the action that assigns `partitions`, which start at their committed positions.
     pub(super) fn assign_action(
         &self,
         executor: ExecutorId,

@@ -1,16 +1,16 @@
-//! The driver's state machine of one query: which micro-batch is planned, executed, prepared, published.
+//! The driver's state machine of one query: which micro-batch is planned, executed, prepared and published.
 //!
-//! Owns: the life of a query's micro-batches and every decision in it. Does not own: executors, stores and
-//! brokers; they are reached through [`Action`]s and answer with [`Event`]s.
+//! Owns: the life of a query's micro-batches and every decision about it. Does not own: executors, stores and brokers;
+//! the machine reaches them through [`Action`]s and hears from them through [`Event`]s.
 //!
 //! Invariants:
 //! - positions never go back, unless `on_data_loss` resets them; a record that would is refused before it is persisted;
 //! - nothing is planned before the brokers confirm that the topics are those the positions belong to;
-//! - nothing is planned before the content of the files that rows look up is known and kept;
+//! - nothing is planned before the content of the files that rows look up is known and durable;
 //! - no writer is used before its number is durable, and none told to publish before its batch is persisted;
 //! - batch N+1 is not dispatched before every writer of N is known to be published;
-//! - after `Persist` was asked for, batch N can only be finished, with the same plan and the same digests;
-//! - events of another attempt than the current one change nothing.
+//! - once `Persist` was requested, batch N can only be finished, with the same plan and the same digests;
+//! - events of an attempt that is not the current one have no effect.
 
 mod action;
 mod cuts;
@@ -51,7 +51,7 @@ pub enum End {
 }
 
 impl End {
-    /// The durable state this end leads to; `None` when it is not ours to write.
+    /// Returns the durable state after this end; `None` if this driver must not write it.
     pub fn desired(&self) -> Option<DesiredState> {
         match self {
             End::Stopped => Some(DesiredState::Stopped),
@@ -62,12 +62,12 @@ impl End {
     }
 }
 
-/// What the run is doing, for people.
+/// What the run is doing, as shown to the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunState {
     Starting,
     Running,
-    /// With the reason.
+    /// The message names the reason.
     Waiting(String),
     Ended(End),
 }

@@ -1,9 +1,10 @@
-//! How large a batch may be after one took too long.
+//! Limits the size of batches after one took too long.
 //!
-//! Owns: a limit of offsets per source that is halved when an attempt takes too long, and grows again with batches
-//! that are quick. Does not own: when an attempt takes too long (`execute`), other limits (`schedule`).
-//! Why: a transaction, and a call between executors, end after some minutes whatever is still to come; the same batch
-//! tried again would meet the same end for ever.
+//! Owns: a limit of offsets per source that is halved when an attempt takes too long, and grows again with quick
+//! batches.
+//! Does not own: when an attempt takes too long (`execute`), other limits (`schedule`). Why: a transaction, and a call
+//! between executors, times out after some minutes whatever is left to do; repeating the same batch would fail for
+//! ever.
 
 use crate::ids::SourceId;
 use crate::offsets::Ranges;
@@ -16,15 +17,15 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// A batch of these ranges took too long: half of each source the next time.
+    /// Called when a batch of these ranges took too long: limits each source to half the offsets it read.
     pub fn shrink(&mut self, ranges: &Ranges) {
         for (id, read) in offsets(ranges) {
             self.limits.insert(id, (read / 2).max(1));
         }
     }
 
-    /// A batch took `took_ms` of the `max_ms` it may take. One that had room grows the limit; one that did not need the
-    /// limit, too, and was quick, ends it.
+    /// A batch took `took_ms` of the allowed `max_ms`. If it used up the limit and was quick, the limit grows; if it
+    /// was quick and stayed below the limit, the limit is removed.
     pub fn committed(&mut self, ranges: &Ranges, took_ms: i64, max_ms: i64) {
         let read = offsets(ranges);
         self.limits.retain(|id, limit| {
@@ -67,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn too_long_halves_down_to_one_offset_and_quick_batches_grow_again() {
+    fn slow_batches_halve_the_limit_and_quick_ones_grow_it() {
         let mut pace = Pace::default();
         assert_eq!(pace.limit(A), None);
         for (size, limit) in [(100, 50), (50, 25), (25, 12), (1, 1), (1, 1)] {
@@ -85,7 +86,7 @@ mod tests {
         let mut pace = Pace::default();
         pace.shrink(&read(100));
         pace.committed(&Ranges::new(), 1, 100);
-        assert_eq!(pace.limit(A), Some(50), "a batch without records says nothing");
+        assert_eq!(pace.limit(A), Some(50), "a batch without records does not count");
         pace.committed(&read(49), 60, 100);
         assert_eq!(pace.limit(A), Some(50), "it was slow");
         pace.committed(&read(49), 10, 100);

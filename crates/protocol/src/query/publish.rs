@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl QueryMachine {
-    /// Tells every writer that holds rows and has not published yet to do so. A writer whose executor is gone
-    /// counts as unknown at once.
+    /// Tells every writer that holds rows and has not published yet to publish them. The outcome of a writer whose
+    /// executor is gone is unknown at once.
     pub(super) fn start_publication(&mut self, mut publication: Publication, now_ms: i64, out: &mut Vec<Action>) {
         let record = &publication.prepared.record;
         let mut by_executor: BTreeMap<_, Vec<WriterPlan>> = BTreeMap::new();
@@ -69,7 +69,7 @@ impl QueryMachine {
         self.settle_publication(now_ms, out);
     }
 
-    /// Once every writer has answered: commit, or find out about those whose outcome is unknown.
+    /// Once every writer has answered: commits the batch, or asks about the writers whose outcome is unknown.
     pub(super) fn settle_publication(&mut self, now_ms: i64, out: &mut Vec<Action>) {
         let Phase::Publishing(publication) = &self.phase else { return };
         if !publication.pending.is_empty() {
@@ -90,8 +90,8 @@ impl QueryMachine {
         self.phase = Phase::Resolving { number, prepared, running: Some(Box::new(publication)) };
     }
 
-    /// Asks what writers hold; `whole`: those that only the sinks know of, too. Returns the question's number, which
-    /// its answer bears.
+    /// Asks what writers hold; if `whole`, also those that only the sinks know. Returns the number of the question,
+    /// which its answer carries.
     pub(super) fn ask(
         &mut self,
         batch: Option<BatchId>,
@@ -128,7 +128,7 @@ impl QueryMachine {
         for (writer, resolution) in found {
             match (resolution, record) {
                 (Resolution::Published, _) if known(writer) => published.push(writer),
-                // By a writer that the record of this batch does not have: it was another batch of this number.
+                // Published by a writer that is not in this batch's record: it was another batch of the same number.
                 (Resolution::Published, Some(newest)) => {
                     return self.end(End::Failed(ahead(Some(newest), writer, newest.batch())), out);
                 }
@@ -144,7 +144,7 @@ impl QueryMachine {
         match running {
             _ if !complete => {
                 self.phase = Phase::Ready { finish: Some(prepared) };
-                // A sink that could not take the rows just now is given time.
+                // A sink that could not take the rows gets some time before the next try.
                 if let Some(trouble) = running.and_then(|publication| publication.trouble) {
                     self.retry_later(trouble, now_ms);
                 }
@@ -154,14 +154,14 @@ impl QueryMachine {
         }
     }
 
-    /// Only the answer to the question that is open may stop the query.
+    /// Only an answer to the open question may stop the query.
     pub(super) fn on_resolve_failed(&mut self, number: u64, kind: ErrorKind, message: String, out: &mut Vec<Action>) {
         if matches!(&self.phase, Phase::Resolving { number: asked, .. } if *asked == number) {
             self.on_trouble(None, kind, message, out);
         }
     }
 
-    /// Every writer holds the batch although no attempt of ours is there to promote: executors restore their
+    /// Commits a batch that every writer holds although no attempt of this run computed it: executors restore their
     /// state from the checkpoint.
     fn adopt(&mut self, record: Arc<PrepareRecord>, now_ms: i64, out: &mut Vec<Action>) {
         self.last_rows_ms = None;
@@ -198,8 +198,8 @@ impl QueryMachine {
         }
         self.watermarks = record.watermarks.clone();
         self.closed = record.plan.close_before.clone();
-        // Rows of windows come from records, and from operators whose windows close without any. Of batches before a
-        // recovery nothing is known.
+        // Rows of windows come from records, and from operators whose windows close without records. Nothing is known
+        // about the windows of batches before a recovery.
         let written = |operator: &OperatorMetrics| {
             operator.rows_updated > 0 && self.config.clock_windows.iter().any(|(id, _)| *id == operator.operator)
         };
@@ -220,7 +220,7 @@ impl QueryMachine {
                 idle.forget(partition);
             }
         }
-        // No skip is applied between a record and its commit: this one holds them all.
+        // No skip is applied between a record and its commit, so the record contains all of them.
         self.unrecorded = false;
         self.reset.clear();
         self.committed = Some(record.clone());
@@ -240,12 +240,12 @@ impl QueryMachine {
     }
 }
 
-/// Nothing is skipped and nothing written twice: whatever the checkpoint lacks, a sink holds already.
+/// The message for a sink that holds a batch the checkpoint does not know. Continuing would skip or duplicate rows.
 fn ahead(record: Option<&PrepareRecord>, writer: WriterPlan, batch: BatchId) -> String {
     let ends = match record {
-        Some(record) if record.batch() == batch => format!("the checkpoint's batch {batch} is another one"),
+        Some(record) if record.batch() == batch => format!("the checkpoint's batch {batch} is a different one"),
         Some(record) => format!("the checkpoint ends at batch {}", record.batch()),
-        None => "the checkpoint has none".to_string(),
+        None => "the checkpoint has no batch".to_string(),
     };
     format!(
         "the sink is ahead of the query: writer {} of sink {} already holds batch {batch}, but {ends}. The checkpoint \

@@ -1,5 +1,5 @@
-//! Which writers may have transactions open: known durably before the first of them is used, and all of them fenced
-//! when a run begins.
+//! Which writers may have open transactions: their number is durable before the first of them is used, and a run begins
+//! by fencing all of them.
 //!
 //! Owns: the number of writers per sink, which only grows. Does not own: which writer a task uses (`dispatch`).
 
@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 impl QueryMachine {
-    /// The first action of a run: every writer there can be is fenced, and the whole of the sinks' progress is held
-    /// against the newest record.
+    /// The first action of a run: fences every writer that may exist, and checks all progress of the sinks against the
+    /// newest record (`head`, `None` before the first batch).
     pub(super) fn resolve_everything(&mut self, head: Option<PrepareRecord>, out: &mut Vec<Action>) {
         let mut writers = head.as_ref().map(|head| head.writers.clone()).unwrap_or_default();
         let known: BTreeSet<WriterPlan> = writers.iter().map(|report| report.plan).collect();
@@ -30,7 +30,7 @@ impl QueryMachine {
         self.phase = Phase::Resolving { number, prepared, running: None };
     }
 
-    /// Asks for more writers if the assignment may use more than are reserved. True when that is under way.
+    /// Reserves more writers if the assignment may use more than are reserved. Returns true while that is under way.
     pub(super) fn reserve_writers(&mut self, now_ms: i64, out: &mut Vec<Action>) -> bool {
         match &mut self.phase {
             Phase::Reserving { counts, again_at_ms } => {
@@ -57,7 +57,7 @@ impl QueryMachine {
         }
     }
 
-    /// Writers that the assignment may use: one per executor and stage that writes the sink.
+    /// Writers that the assignment may use: for each sink one per executor and stage that writes it.
     fn wanted_writers(&self) -> BTreeMap<SinkId, u32> {
         let executors = u32::try_from(self.assignment.order.len()).unwrap_or(u32::MAX);
         let mut counts: BTreeMap<SinkId, u32> = BTreeMap::new();
@@ -78,7 +78,7 @@ impl QueryMachine {
 
     pub(super) fn on_reserve_failed(&mut self, kind: ErrorKind, message: String, now_ms: i64, out: &mut Vec<Action>) {
         let Phase::Reserving { again_at_ms, .. } = &mut self.phase else { return };
-        let message = format!("the numbers of writers could not be stored: {message}");
+        let message = format!("the writer numbers could not be stored: {message}");
         match kind {
             ErrorKind::Retry => {
                 *again_at_ms = Some(now_ms + RETRY_MAX_MS);

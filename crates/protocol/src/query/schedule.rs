@@ -1,4 +1,4 @@
-//! When the next batch is due: triggers, limits, rates, ends, and the time of the next look.
+//! When the next batch is due: triggers, limits, rates, ends, and when to check again.
 
 use super::machine::{Phase, QueryMachine};
 use super::{Action, End};
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const DEFAULT_MAX_TRIGGER_DELAY_MS: u64 = 15 * 60 * 1000;
 
 impl QueryMachine {
-    /// Does what is due. Called after every event.
+    /// Takes every step that is due. Called after every event.
     pub(super) fn advance(&mut self, now_ms: i64, out: &mut Vec<Action>) {
         self.advanced_at_ms = now_ms;
         self.fence_orphans(out);
@@ -59,8 +59,8 @@ impl QueryMachine {
         }
     }
 
-    /// When `Tick` is wanted next, milliseconds, perhaps already past; `None` = only events matter. Counted from the
-    /// last step: what fell due since then has not been looked at.
+    /// Returns when `Tick` is wanted next, milliseconds, possibly in the past; `None` if only events matter. Counted
+    /// from the last step, since what fell due after it has not been handled.
     pub fn next_wake_ms(&self) -> Option<i64> {
         let now_ms = self.advanced_at_ms;
         let mut wakes: Vec<i64> =
@@ -85,7 +85,7 @@ impl QueryMachine {
         wakes.into_iter().filter(|wake| *wake > now_ms).min()
     }
 
-    /// Moves watermarks on where only time, not records, makes that possible.
+    /// Advances watermarks where the passing of time, without records, allows it.
     fn advance_watermarks(&mut self, now_ms: i64) {
         for id in
             self.config.sources.iter().filter(|source| source.has_watermark).map(|source| source.id).collect::<Vec<_>>()
@@ -96,7 +96,7 @@ impl QueryMachine {
         }
     }
 
-    /// Partitions of a source that do not hold its watermark: idle for the timeout, or read to their fixed end.
+    /// Partitions of a source that do not hold back its watermark: idle for the timeout, or read to their fixed end.
     pub(super) fn idle_partitions(
         &self,
         id: SourceId,
@@ -115,7 +115,7 @@ impl QueryMachine {
         self.positions.keys().filter(|partition| partition.source == id).cloned().collect()
     }
 
-    /// Watermarks or the clock close windows that the last batch did not.
+    /// True if watermarks or the clock close windows that the last batch did not close.
     fn windows_due(&self) -> bool {
         let by_watermark = self.config.windowed
             && self
@@ -125,7 +125,8 @@ impl QueryMachine {
         by_watermark || self.next_clock_end_ms().is_some_and(|end| self.clock.now_ms() >= end)
     }
 
-    /// When the first window over the time of batches ends that may have rows and was not closed.
+    /// When the first window over the time of batches ends that may have rows and is not closed; `None` if there is
+    /// none.
     fn next_clock_end_ms(&self) -> Option<i64> {
         let (last, rows) = (self.committed.as_ref()?.plan.timestamp_ms, self.last_rows_ms?);
         self.config.clock_windows.iter().filter_map(|(_, window)| window.next_end_ms(rows, last)).min()
@@ -138,7 +139,8 @@ impl QueryMachine {
         !self.positions.is_empty() && self.positions.iter().all(reached)
     }
 
-    /// The ranges of a batch that is due now; they may be empty when windows have to close, or a skip to be recorded.
+    /// Returns the ranges of a batch that is due now, empty if it only closes windows or records a skip; `None` if no
+    /// batch is due.
     fn due(&mut self, now_ms: i64) -> Option<Ranges> {
         if let Trigger::Every { interval_ms } = self.config.trigger {
             if self.clock.now_ms() < next_boundary(self.last_boundary_ms, interval_ms) {
@@ -148,7 +150,7 @@ impl QueryMachine {
         }
         if self.config.trigger == Trigger::Once {
             let ends: BTreeMap<_, _> = self.config.end_positions.iter().map(|(p, end)| (p.clone(), *end)).collect();
-            // One batch, unless that takes too long.
+            // One batch, unless an attempt at it took too long.
             let limits =
                 self.config.sources.iter().filter_map(|one| Some((one.id, self.pace.limit(one.id)?))).collect();
             let ranges = plan_ranges(&self.positions, &ends, &limits);
@@ -171,7 +173,8 @@ impl QueryMachine {
         (!ranges.is_empty() || self.unrecorded || self.windows_due()).then_some(ranges)
     }
 
-    /// How far partitions with a watermark may be read, if none may run far ahead of the slowest.
+    /// How far partitions with a watermark may be read, if none may run far ahead of the slowest; empty without a
+    /// limit.
     fn aligned(&self, now_ms: i64) -> BTreeMap<SourcePartition, i64> {
         let Some(drift_ms) = self.config.max_drift_ms else { return BTreeMap::new() };
         let mut waiting = BTreeMap::new();
@@ -187,7 +190,7 @@ impl QueryMachine {
                     position: *position,
                     reach: reach.map_or(*position, |reach| self.capped(partition, reach.position)),
                     marks: self.marks.get(partition).map_or(&[][..], Vec::as_slice),
-                    // One that is empty has no time that others could run away from.
+                    // An empty partition has no time, so the others need not wait for it.
                     holds: !idle.contains(partition) && (watermark_ms.is_some() || !at_end),
                 };
                 waiting.insert(partition.clone(), one);
@@ -196,7 +199,7 @@ impl QueryMachine {
         align(&waiting, drift_ms)
     }
 
-    /// A position, not beyond the partition's fixed end.
+    /// Returns `position`, limited to the partition's fixed end.
     fn capped(&self, partition: &SourcePartition, position: i64) -> i64 {
         self.config.end_positions.get(partition).map_or(position, |end| position.min(*end))
     }
@@ -231,7 +234,7 @@ impl QueryMachine {
         i64::try_from(delay.unwrap_or(DEFAULT_MAX_TRIGGER_DELAY_MS)).unwrap_or(i64::MAX)
     }
 
-    /// `min_offsets_per_trigger` is met, or has waited long enough, or all that will ever come is there.
+    /// True if `min_offsets_per_trigger` is met or has held the batch back long enough, or no more offsets will come.
     fn enough(&self, id: SourceId, now_ms: i64) -> bool {
         let Some(min) = self.source(id).and_then(|source| source.options.min_offsets_per_trigger) else { return true };
         if self.pending_offsets(id) >= min {
@@ -248,7 +251,7 @@ impl QueryMachine {
     }
 }
 
-/// First multiple of the interval after `last_ms`.
+/// Returns the first multiple of the interval after `last_ms`.
 fn next_boundary(last_ms: i64, interval_ms: u64) -> i64 {
     let interval = i64::try_from(interval_ms.max(1)).unwrap_or(i64::MAX);
     (last_ms.div_euclid(interval) + 1).saturating_mul(interval)

@@ -1,7 +1,7 @@
-//! Tests of the query machine: given a machine in some state, when it is told something, then it acts so.
+//! Tests of the query machine: given a machine in some state, when it is told an event, then it returns these actions.
 //!
-//! Owns: the machine under test and short names for what it is told. The cases are in the modules below: a batch's
-//! life, what can go wrong in it, and when batches are planned.
+//! Owns: the machine under test, and short names for events. The cases are in the modules below: a batch's life, what
+//! can go wrong in it, and when batches are planned.
 
 mod align;
 mod clock;
@@ -60,7 +60,8 @@ fn available(executor: u128, partitions: &[(i32, i64)]) -> Event {
     Event::Available { executor: e(executor), partitions, marks: BTreeMap::new() }
 }
 
-/// What the brokers say of the topic: its id, and of each partition the earliest offset and the end of the log.
+/// The brokers' answer about the topic: its id (empty: not reported), and per partition its earliest offset and log
+/// end.
 fn topic(id: &str, partitions: &[(i32, i64, i64)]) -> Event {
     let ends = |(number, earliest, latest): &(i32, i64, i64)| {
         (p(*number), LogEnds { earliest: *earliest, latest: *latest, log_end: *latest })
@@ -69,7 +70,7 @@ fn topic(id: &str, partitions: &[(i32, i64, i64)]) -> Event {
     Event::Topic(TopicLook { source: SourceId(0), id, ends: partitions.iter().map(ends).collect() })
 }
 
-/// The consumer of partition 0 was at `position`, and the log goes from `earliest` to `latest`.
+/// The consumer of partition 0 was at `position`, but the log goes from `earliest` to `latest`.
 fn out_of_range(position: i64, earliest: i64, latest: i64, diverged: Option<i64>) -> Event {
     Event::OutOfRange(OutOfRange { partition: p(0), position, earliest, latest, diverged })
 }
@@ -123,7 +124,7 @@ struct Query {
     now_ms: i64,
     running: Option<Run>,
     asked: u64,
-    /// How far the wall clock is off.
+    /// How far the wall clock is ahead.
     skew_ms: i64,
 }
 
@@ -145,7 +146,7 @@ impl Query {
         Self { machine, now_ms: 0, running: None, asked: 1, skew_ms: 0 }
     }
 
-    /// A run that begins with this record, of whose writers this is found.
+    /// A run that begins with this record; every writer of it is found in state `found`.
     fn restarted(config: QueryConfig, record: &PrepareRecord, now_ms: i64, found: Resolution) -> Self {
         let (machine, _) = QueryMachine::recover(config, Some(record.clone()), now_ms);
         let mut query = Self { machine, now_ms, running: None, asked: 1, skew_ms: 0 };
@@ -153,7 +154,7 @@ impl Query {
         query
     }
 
-    /// Two executors are there, and each has read three records of its partition: the first batch runs.
+    /// Two executors are there, and one has read three records of its partition: the first batch runs.
     fn executing() -> Self {
         let mut query = Self::new(config());
         query.tell(executors(&[(1, 1), (2, 2)]));
@@ -163,7 +164,7 @@ impl Query {
         query
     }
 
-    /// As `executing`, and its record was asked to be written.
+    /// As `executing`, with all tasks done and the record about to be written.
     fn preparing() -> (Self, Arc<PrepareRecord>) {
         let mut query = Self::executing();
         let actions = query.finish_tasks();
@@ -174,7 +175,7 @@ impl Query {
         (query, record.expect("the checkpoint is to be written"))
     }
 
-    /// As `preparing`, and its writers were told to publish.
+    /// As `preparing`, with the record durable and the writers told to publish.
     fn publishing() -> (Self, Arc<PrepareRecord>) {
         let (mut query, record) = Self::preparing();
         query.tell(Event::Persisted { batch: record.batch() });
@@ -202,7 +203,7 @@ impl Query {
         actions
     }
 
-    /// The last question about writers is answered.
+    /// Answers the last question about writers.
     fn resolved(&mut self, found: impl IntoIterator<Item = (WriterPlan, Resolution)>) -> Vec<Action> {
         self.tell(Event::Resolved { number: self.asked, found: found.into_iter().collect() })
     }
@@ -216,7 +217,7 @@ impl Query {
         self.running.clone().expect("an attempt runs")
     }
 
-    /// Reports every task of the running attempt as done; the actions of the last report.
+    /// Reports every task of the running attempt as done. Returns the actions of the last report.
     fn finish_tasks(&mut self) -> Vec<Action> {
         self.finish_tasks_with(report)
     }
@@ -232,7 +233,7 @@ impl Query {
         actions
     }
 
-    /// Every writer has published; the actions of the last answer.
+    /// Reports every writer as published. Returns the actions of the last answer.
     fn publish_all(&mut self) -> Vec<Action> {
         let run = self.run();
         let mut actions = Vec::new();
@@ -247,7 +248,7 @@ impl Query {
         self.tell(Event::Published { attempt: self.run().attempt, writer, outcome })
     }
 
-    /// The running batch goes through to its commit; the actions of the last step.
+    /// Takes the running batch through to its commit. Returns the actions of the last step.
     fn complete(&mut self) -> Vec<Action> {
         let batch = self.run().plan.batch;
         self.finish_tasks();
@@ -256,7 +257,7 @@ impl Query {
     }
 }
 
-/// What a task says: each record counted, two rows per writer, one changed key.
+/// The report of a task: each record counted, two rows per writer, one changed key.
 fn report(task: &TaskPlan) -> TaskReport {
     let mut report = TaskReport { task: task.id, ..TaskReport::default() };
     match &task.work {
@@ -285,7 +286,7 @@ fn writer_report(plan: WriterPlan, rows: u64) -> WriterReport {
     WriterReport { plan, rows, digest: u128::from(rows) * 13, token: None }
 }
 
-/// A writer of which nothing is known.
+/// The report of a writer about which nothing is known.
 fn unwritten(number: u32) -> WriterReport {
     WriterReport { digest: 0, ..writer_report(w(number), 0) }
 }
@@ -311,7 +312,7 @@ fn names(actions: &[Action]) -> Vec<&'static str> {
         .collect()
 }
 
-/// How the run ended; the last action tells.
+/// How the run ended, according to the last action.
 fn end(actions: &[Action]) -> &End {
     match actions.last() {
         Some(Action::Ended(end)) => end,
@@ -326,7 +327,7 @@ fn failure(actions: &[Action]) -> &str {
     }
 }
 
-/// The record whose commit is among the actions.
+/// The batch whose commit is among the actions.
 fn committed(actions: &[Action]) -> &super::CommittedBatch {
     let found = actions.iter().find_map(|action| match action {
         Action::Committed(batch) => Some(batch.as_ref()),

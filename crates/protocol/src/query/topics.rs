@@ -1,9 +1,10 @@
 //! The topics of a query: whether they are still those that its positions belong to, and which partitions they have.
 //!
-//! Owns: what a recreated, grown or missing topic means. Does not own: single positions outside the log (`loss`).
-//! Invariants: positions of one topic are never read in another of its name; ids are compared, lengths are not. Executors
-//! read nothing of a topic whose id is not the one they were told; here, nothing is planned until the brokers have
-//! confirmed it.
+//! Owns: what follows from a recreated, grown or missing topic. Does not own: single positions outside the log
+//! (`loss`).
+//! Invariants: positions of one topic are never read in another topic of its name; topics are compared by id, never by
+//! length. Executors read nothing from a topic whose id differs from the one they were told; the machine plans nothing
+//! until the brokers have confirmed the id.
 
 use super::machine::{Execution, Phase, QueryMachine};
 use super::{Action, OutOfRange, TopicLook};
@@ -13,18 +14,19 @@ use crate::options::OnDataLoss;
 use crate::prepare_record::PrepareRecord;
 use std::collections::BTreeSet;
 
-/// A topic that is gone for so long does not come back, milliseconds.
+/// A topic that was missing for this long is taken for deleted, milliseconds.
 const MISSING_MS: i64 = 30_000;
 
 impl QueryMachine {
-    /// Positions and topics as of the start of the record's batch, which may have to be finished.
-    pub(super) fn take_up(&mut self, head: &PrepareRecord) {
+    /// Takes positions and topics from the newest record, as of the start of its batch, which may have to be finished.
+    pub(super) fn restore_positions(&mut self, head: &PrepareRecord) {
         let start = |(partition, end): (&SourcePartition, &i64)| {
             let range = head.plan.ranges.get(partition);
             (partition.clone(), range.map_or(*end, |range| range.start))
         };
         self.positions = head.positions.iter().map(start).collect();
-        // What was before a range of the batch is not in its record; if it is read again, its checksum is compared.
+        // The last record before a range of the batch is not stored; if the range is read again, its checksum is
+        // compared.
         self.last_records = head.last_records.clone();
         self.last_records.retain(|partition, _| !head.plan.ranges.contains_key(partition));
         for (source, id) in &head.topic_ids {
@@ -32,7 +34,7 @@ impl QueryMachine {
             self.former_ids.extend(former.map(|former| (*source, former)));
         }
         self.new_ends = head.ends.clone();
-        // Ends of the spec that belong to a topic that is no more give way to those fixed when that was found.
+        // Ends of the spec that belong to a topic that was recreated are replaced by those fixed when that was found.
         let replaced = |source: SourceId| {
             self.topic_ids
                 .get(&source)
@@ -45,11 +47,11 @@ impl QueryMachine {
         self.config.end_positions.extend(self.new_ends.clone());
     }
 
-    /// The brokers have told what they know of a topic.
+    /// Handles the brokers' answer about a topic.
     pub(super) fn on_topic(&mut self, look: TopicLook, now_ms: i64, out: &mut Vec<Action>) {
         self.missing.remove(&look.source);
         match (self.topic_ids.get(&look.source), &look.id) {
-            // The word of a broker that is behind: this topic is no more.
+            // A broker that is behind reports an id that was replaced.
             (_, Some(found)) if self.former_ids.contains(&(look.source, found.clone())) => return,
             (Some(known), Some(found)) if known != found => {
                 self.unconfirmed.insert(look.source, true);
@@ -64,10 +66,10 @@ impl QueryMachine {
         }
         let bounded = self.config.end_positions.keys().any(|known| known.source == look.source);
         if bounded && look.ends.is_empty() && !self.planned {
-            return; // It may be at its ends, and still not what it was: its log decides.
+            return; // Wait for the ends: without them the query could finish although the topic was recreated.
         }
         if self.unconfirmed.remove(&look.source) == Some(true) {
-            // Consumers that were told otherwise have stopped reading.
+            // Consumers that were told another id have stopped reading.
             self.stale_assignment = true;
         }
         self.add_partitions(&look, bounded);
@@ -84,7 +86,7 @@ impl QueryMachine {
         }
     }
 
-    /// All records of a partition that was added are new to the query.
+    /// Adds new partitions; all their records are new to the query.
     fn add_partitions(&mut self, look: &TopicLook, bounded: bool) {
         for partition in
             look.ends.keys().filter(|partition| !self.positions.contains_key(*partition)).cloned().collect::<Vec<_>>()
@@ -96,14 +98,14 @@ impl QueryMachine {
         }
     }
 
-    /// Compares the positions a run begins with with the logs, before any consumer does. Later on a look may be older than
-    /// the positions.
+    /// Compares the positions that a run begins with to the logs, before any consumer does. Not done later in the run,
+    /// when the answer of the brokers may be older than the positions.
     fn check_positions(&mut self, look: &TopicLook, out: &mut Vec<Action>) {
         for (partition, ends) in &look.ends {
             let Some(position) = self.positions.get(partition).copied() else { continue };
             let is_read = self.config.end_positions.get(partition).is_none_or(|end| position < *end);
             if position > ends.latest && is_read && self.last_records.contains_key(partition) {
-                continue; // Where its log was rewritten, perhaps far below its end, the consumer finds out.
+                continue; // The consumer finds out from where on the log was rewritten, perhaps far below its end.
             }
             if !(ends.earliest..=ends.latest).contains(&position) {
                 let (partition, earliest, latest) = (partition.clone(), ends.earliest, ends.latest);
@@ -112,7 +114,7 @@ impl QueryMachine {
         }
     }
 
-    /// A consumer doubts that the topic is the same: nothing is planned until the brokers have been asked.
+    /// A consumer has seen another topic id: nothing is planned until the brokers have been asked.
     pub(super) fn on_topic_changed(&mut self, source: SourceId, found: &str, out: &mut Vec<Action>) {
         if self.topic_ids.get(&source).is_some_and(|known| known != found) {
             self.unconfirmed.insert(source, true);
@@ -120,11 +122,11 @@ impl QueryMachine {
         }
     }
 
-    /// Topics are deleted and created again: a missing one is waited for, though not for ever.
+    /// A topic may be deleted and created again, so a missing one is waited for, up to `MISSING_MS`.
     pub(super) fn on_topic_missing(&mut self, source: SourceId, message: String, now_ms: i64, out: &mut Vec<Action>) {
         let (since_ms, _) = *self.missing.entry(source).or_insert((now_ms, message.clone()));
         if now_ms.saturating_sub(since_ms) >= MISSING_MS {
-            self.fail(format!("{message}; it was deleted while the query needs it"), out);
+            self.fail(format!("{message}; it was deleted although the query still needs it"), out);
         }
     }
 
@@ -136,28 +138,28 @@ impl QueryMachine {
             Phase::Executing(Execution { finish: Some(prepared), .. }) | Phase::Ready { finish: Some(prepared) }
                 if prepared.record.plan.ranges.iter().any(reads) =>
             {
-                let needed = "the batch that was prepared needs records of the old one; drop the query and submit it \
+                let needed = "the prepared batch needs records of the old topic; drop the query and submit it \
                               again with --new-output";
                 self.fail(recreated(self, &look, needed), out);
                 return;
             }
-            // Once the batch is through: the brokers are asked again soon.
+            // Handled after this batch, when the brokers are asked again.
             _ => return,
         }
         let policy = self.source(look.source).map(|source| source.options.on_data_loss).unwrap_or_default();
         match policy {
             OnDataLoss::Fail => {
-                let ways_out = "its offsets mean nothing in the new one. Set on_data_loss = 'earliest' or 'latest' to go \
-                                on with the new one, or drop the query and submit it again";
+                let ways_out = "the query's offsets are not valid in the new topic. Set on_data_loss = 'earliest' or \
+                                'latest' to continue with the new topic, or drop the query and submit it again";
                 self.fail(recreated(self, &look, ways_out), out);
             }
-            // Where the new one begins is not known yet.
+            // The ends of the new topic are not known yet.
             _ if look.ends.is_empty() => {}
             policy => self.begin_anew(look, policy, out),
         }
     }
 
-    /// The positions of a source become those of its topic's successor.
+    /// Replaces the positions of a source by those of its recreated topic.
     fn begin_anew(&mut self, look: TopicLook, policy: OnDataLoss, out: &mut Vec<Action>) {
         if matches!(self.phase, Phase::Executing(_)) {
             self.abort_execution(&BTreeSet::new(), 0, out);

@@ -1,7 +1,7 @@
 //! The simulated brokers: the source topic, transactions, the sink's log and the writers' progress in it.
 //!
-//! Owns: what a transactional log promises: a newer producer of a writer fences the older ones and ends their
-//! transactions; rows of a transaction are visible if it is committed, in the order they were appended.
+//! Owns: the guarantees of a transactional log: a newer producer of a writer fences the older ones and ends their
+//! transactions; rows of a transaction are visible once it is committed, in the order in which they were appended.
 
 use crate::types::{Answer, Fault, Rec, Row};
 use highwater_protocol::ids::BatchId;
@@ -25,7 +25,7 @@ pub struct Txn {
     pub digest: u128,
     pub rows: u64,
     pub state: TxnState,
-    /// Offset of its progress record.
+    /// Offset of the transaction's progress record.
     pub progress_at: i64,
 }
 
@@ -37,11 +37,11 @@ pub struct Broker {
     /// Every row ever appended, with its transaction.
     log: Vec<(usize, Row)>,
     fault: Option<Fault>,
-    /// Until then no call is answered, milliseconds.
+    /// No call is answered before this time, milliseconds.
     pub away_until_ms: i64,
 }
 
-/// The last record of the source topic before a position. Its leader changes every seven offsets.
+/// Returns the last record of the source topic before a position. Its leader changes every seven offsets.
 pub fn last_record(position: i64) -> Option<LastRecord> {
     let offset = position - 1;
     (offset >= 0).then_some(LastRecord { offset, leader_epoch: (offset / 7) as i32 })
@@ -78,7 +78,8 @@ impl Broker {
         self.fault != Some(Fault::NoWriterFencing) && self.producers.get(&writer) != Some(&producer)
     }
 
-    /// Begins a transaction and writes all rows and the progress record into it.
+    /// Begins a transaction and writes all rows and the progress record into it. Returns `None` if the producer is
+    /// fenced.
     pub fn flush(&mut self, writer: WriterPlan, producer: u64, batch: BatchId, rows: &[Row]) -> Option<usize> {
         if self.fenced(writer, producer) {
             return None;
@@ -97,7 +98,7 @@ impl Broker {
         Some(id)
     }
 
-    /// Commits; false when the producer is fenced or the transaction is over.
+    /// Commits. Returns false if the producer is fenced or the transaction is over.
     pub fn commit(&mut self, id: usize) -> bool {
         let txn = &self.txns[id];
         if txn.state != TxnState::Open || self.fenced(txn.writer, txn.producer) {
@@ -113,14 +114,14 @@ impl Broker {
         }
     }
 
-    /// The newest committed progress of a writer, batch and digest, as a reader finds it that begins at offset `from`.
+    /// Returns batch and digest of a writer's newest committed progress for a reader that begins at offset `from`.
     pub fn progress(&self, writer: WriterPlan, from: i64) -> Option<(BatchId, u128)> {
         let committed = |txn: &&Txn| txn.writer == writer && txn.state == TxnState::Committed;
         let found = self.txns.iter().filter(committed).filter(|txn| txn.progress_at >= from);
         found.map(|txn| (txn.batch, txn.digest)).next_back()
     }
 
-    /// Writers that a reader finds committed progress of.
+    /// Writers with committed progress.
     pub fn writers(&self) -> BTreeSet<WriterPlan> {
         let committed = self.txns.iter().filter(|txn| txn.state == TxnState::Committed);
         committed.map(|txn| txn.writer).collect()
@@ -130,7 +131,7 @@ impl Broker {
         self.txns.iter().any(|txn| txn.state == TxnState::Open)
     }
 
-    /// What `read_committed` readers see: the keyed sink folded, and the appended records.
+    /// What `read_committed` readers see: the final rows of the keyed sink, and the appended records.
     pub fn visible(&self) -> Result<(Answer, BTreeSet<(i32, i64)>), String> {
         let (mut keyed, mut appended) = (Answer::new(), BTreeSet::new());
         for (id, row) in &self.log {

@@ -1,7 +1,7 @@
-//! What goes wrong in a schedule, and when.
+//! The faults of a schedule, and when they happen.
 //!
-//! Owns: drawing a schedule from the seed, and the faults of hosts and links. Faults come at random times and,
-//! more often, at the moments that matter: around prepare, publish and commit.
+//! Owns: drawing a schedule from the seed, and the faults of hosts and links. Faults happen at random times and, more
+//! often, at critical moments: around prepare, publish and commit.
 
 use crate::check::{APPEND, KEYED, partition};
 use crate::types::{Ev, Rec};
@@ -15,25 +15,25 @@ use uuid::Uuid;
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// How this schedule goes wrong. All probabilities are per occasion.
+/// Kinds and frequency of faults in this schedule. All probabilities are per occasion.
 pub struct Knobs {
-    /// Faults left at moments that matter.
+    /// Number of faults left for critical moments.
     pub strikes: u32,
     pub strike: f64,
     pub task_fails: f64,
-    /// A task is never heard of again.
+    /// A task hangs and is never heard of again.
     pub task_lost: f64,
     /// The first two executors cannot reach one another.
     pub cut: bool,
     pub exchange_breaks: f64,
-    /// A commit happens, and its answer is lost.
+    /// A commit succeeds but its answer is lost.
     pub answer_lost: f64,
-    /// A commit does not reach the brokers.
+    /// A commit never reaches the brokers.
     pub commit_lost: f64,
-    /// A request is under way for so long that others act before it arrives.
+    /// A request takes so long that others act before it arrives.
     pub slow_request: f64,
     pub resolve_fails: f64,
-    /// A message holds up its link for longer than a retry takes.
+    /// A message delays its link for longer than a retry takes.
     pub slow_message: f64,
 }
 
@@ -81,7 +81,7 @@ pub fn draw_config(rng: &mut ChaCha8Rng) -> QueryConfig {
             StageTopology { id: StageId(1), input: StageInput::Shards, sinks: vec![SinkId(KEYED)] },
         ],
         windowed: false,
-        // Short enough to end while executors and drivers die.
+        // Short enough to end even while executors and drivers die.
         clock_windows: match rng.random_bool(0.3) {
             true => {
                 let end_every_ms = [20, 60][rng.random_range(0..2)];
@@ -103,7 +103,7 @@ pub fn draw_config(rng: &mut ChaCha8Rng) -> QueryConfig {
 }
 
 impl World {
-    /// Who is there at first, what is produced when, and when chaos strikes.
+    /// Draws which executors are there at first, what is produced when, and when faults strike.
     pub fn draw_schedule(&mut self) {
         let known = self.config.start_positions.len();
         let late_partition = self.rng.random_bool(0.2);
@@ -138,7 +138,7 @@ impl World {
         Rec { key, weight, value: weight * self.rng.random_range(0..5) }
     }
 
-    /// Perhaps something goes wrong just now, to this driver or executor.
+    /// At a critical moment: may let a fault strike this driver or executor.
     pub fn moment(&mut self, driver: Option<usize>, executor: Option<usize>) {
         if self.knobs.strikes == 0 || !self.chance(self.knobs.strike) {
             return;
@@ -152,7 +152,7 @@ impl World {
         }
     }
 
-    /// A fault of a random kind to a random host.
+    /// Lets a random fault strike a random host.
     pub fn strike(&mut self) {
         let alive: Vec<usize> = (0..self.executors.len()).filter(|executor| self.executors[*executor].alive).collect();
         let Some(driver) = self.current_driver() else { return };
@@ -174,7 +174,7 @@ impl World {
         }
     }
 
-    /// The wall clock is set wrong, by an hour at most, or right again.
+    /// Sets the wall clock wrong, by an hour at most, or right again.
     fn set_wall_clock(&mut self) {
         self.coverage.hit("wall clock set");
         self.skew_ms = if self.rng.random_bool(0.3) { 0 } else { self.rng.random_range(-HOUR_MS..=HOUR_MS) };
@@ -232,7 +232,7 @@ impl World {
         }
     }
 
-    /// A new driver takes over while the old one lives: hanging, or not knowing yet.
+    /// A new driver takes over while the old one is alive: hanging, or not yet aware of it.
     fn fail_over(&mut self, driver: usize) {
         self.note(|_| format!("driver {driver} is replaced while it lives"));
         self.coverage.hit("driver replaced while alive");
@@ -248,14 +248,14 @@ impl World {
         self.at(starts, Ev::DriverStart);
     }
 
-    /// A user stops the query, and starts it again once it has stopped.
+    /// A user stops the query, and starts it again after it has stopped.
     fn stop(&mut self, driver: usize) {
         self.coverage.hit("query stopped and started");
         let run = self.drivers[driver].run;
         self.at(self.now, Ev::Tell { driver, run, event: Box::new(Event::Stop) });
     }
 
-    /// Faults are over: whoever hangs goes on, somebody is there, only the newest driver keeps its links.
+    /// Faults are over: hanging hosts resume, some executor is alive, and only the newest driver keeps its links.
     pub fn calm_down(&mut self) {
         self.calm = true;
         self.broker.away_until_ms = 0;
@@ -270,7 +270,7 @@ impl World {
         }
     }
 
-    /// Whoever is still with a driver that was replaced learns it.
+    /// Executors connected to a replaced driver notice that.
     pub fn break_links_except(&mut self, driver: usize) {
         for link in 0..self.links.len() {
             if self.links[link].driver != driver {

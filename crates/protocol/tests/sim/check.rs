@@ -1,7 +1,7 @@
 //! The invariants: what must hold after every durable change, whatever has crashed.
 //!
-//! Owns: the exact answer over every prepared prefix, and the comparison of all that is durable with it. It sees
-//! the plain facts (records, transactions, promoted state), never the machines' own opinion.
+//! Owns: the exact answer over every prepared prefix, and comparing everything durable with it. It looks only at facts
+//! (records, transactions, promoted state), never at what the machines believe.
 
 use crate::broker::{Broker, Txn, last_record};
 use crate::types::{Agg, Answer};
@@ -12,7 +12,7 @@ use highwater_protocol::prepare_record::PrepareRecord;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Number of the keyed sink and of the appending one.
+/// Number of the keyed sink; `APPEND` is that of the appending one.
 pub const KEYED: u32 = 0;
 pub const APPEND: u32 = 1;
 
@@ -24,12 +24,12 @@ pub fn shard_of(key: u8, shards: u16) -> ShardId {
     ShardId((u16::from(key) * 7 + 3) % shards)
 }
 
-/// The row of a key: none when its count is zero.
+/// The row of a key; `None` if its count is zero.
 pub fn row_of(agg: Option<Agg>) -> Option<Agg> {
     agg.filter(|(count, _)| *count != 0)
 }
 
-/// Adds a record's share to a key.
+/// Adds a record's weight and value to the aggregate of its key.
 pub fn add(answer: &mut Answer, key: u8, weight: i64, value: i64) {
     let agg = answer.entry(key).or_default();
     *agg = (agg.0 + weight, agg.1 + value);
@@ -54,7 +54,7 @@ impl Batch {
 pub struct Checker {
     shards: u16,
     batches: Vec<Batch>,
-    /// What readers of the sinks must see just now.
+    /// What readers of the sinks must see now.
     keyed: Answer,
     appended: BTreeSet<(i32, i64)>,
 }
@@ -71,7 +71,7 @@ impl Checker {
         self.batches.last().map(|batch| batch.record.positions.clone()).unwrap_or_default()
     }
 
-    /// A prepare record has become durable.
+    /// Checks a prepare record that has become durable.
     pub fn prepared(&mut self, record: &Arc<PrepareRecord>, broker: &Broker) -> Checked {
         let batch = record.batch();
         if batch.0 != self.batches.len() as u64 {
@@ -92,7 +92,7 @@ impl Checker {
             let range = record.plan.ranges.get(partition);
             if range.map_or((start, start), |range| (range.start, range.end)) != (start, *position) {
                 return Err(format!(
-                    "batch {batch}: {range:?} of {} does not lead from {start} to {position}",
+                    "batch {batch}: {range:?} of {} does not go from {start} to {position}",
                     partition.tp
                 ));
             }
@@ -112,7 +112,7 @@ impl Checker {
         Ok(())
     }
 
-    /// A broker has committed a transaction.
+    /// Checks a transaction that a broker has committed.
     pub fn published(&mut self, txn: &Txn, broker: &Broker) -> Checked {
         let (batch, writer) = (txn.batch, txn.writer);
         if batch.0 >= self.batches.len() as u64 {
@@ -126,7 +126,7 @@ impl Checker {
             return Err(format!("{writer:?} is no writer of batch {batch}"));
         };
         if (report.rows, report.digest) != (txn.rows, txn.digest) {
-            return Err(format!("{writer:?} published other rows of batch {batch} than were prepared"));
+            return Err(format!("{writer:?} published different rows of batch {batch} than were prepared"));
         }
         if !now.committed.insert(writer) {
             return Err(format!("{writer:?} published batch {batch} twice"));
@@ -135,7 +135,7 @@ impl Checker {
         self.visible(broker, &format!("after {writer:?} published batch {batch}"))
     }
 
-    /// Readers see this writer's part of the batch from now on.
+    /// From now on, readers must see this writer's part of the batch.
     fn expect(&mut self, batch: BatchId, writer: WriterPlan) {
         let now = &self.batches[batch.0 as usize];
         let Some(task) = now.record.plan.tasks.iter().find(|task| task.writers.contains(&writer)) else { return };
@@ -166,7 +166,7 @@ impl Checker {
         Ok(())
     }
 
-    /// A driver says that a batch is committed.
+    /// Checks a batch that a driver reports as committed.
     pub fn committed(&self, record: &PrepareRecord, broker: &Broker) -> Checked {
         let batch = record.batch();
         let Some(known) = self.batches.get(batch.0 as usize) else {
@@ -187,7 +187,7 @@ impl Checker {
         self.visible(broker, &format!("when batch {batch} was committed"))
     }
 
-    /// An executor has made an overlay its state of these shards.
+    /// Checks an overlay that an executor has promoted to the state of these shards.
     pub fn promoted(&self, batch: BatchId, shards: &BTreeSet<ShardId>, state: &BTreeMap<ShardId, Answer>) -> Checked {
         let Some(known) = self.batches.get(batch.0 as usize) else {
             return Err(format!("state of batch {batch} was promoted before it was prepared"));
@@ -206,7 +206,7 @@ impl Checker {
         Ok(())
     }
 
-    /// At the end: everything produced is committed, and the sinks are the answer over all of it.
+    /// Checks the end: everything produced is committed, and the sinks hold the answer over all of it.
     pub fn at_the_end(&self, broker: &Broker) -> Checked {
         let mut answer = Answer::new();
         for rec in broker.source.iter().flatten() {
@@ -221,7 +221,7 @@ impl Checker {
         self.visible(broker, "at the end")
     }
 
-    /// 1 when the query has the appending sink.
+    /// Returns 1 if the query has the appending sink, else 0.
     fn appends(&self) -> usize {
         let has = |batch: &Batch| batch.record.writers.iter().any(|writer| writer.plan.sink.0 == APPEND);
         usize::from(self.batches.iter().any(has))

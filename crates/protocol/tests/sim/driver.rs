@@ -1,6 +1,6 @@
 //! A simulated driver process: the real query machine, its members, and the effects of its actions.
 //!
-//! Owns: what the driver's shell does around the machine. Decisions are the machine's alone.
+//! Owns: what the driver does around the machine. Decisions are the machine's alone.
 
 use crate::broker::last_record;
 use crate::check::partition;
@@ -22,24 +22,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Of the source topic, which is never recreated here.
+/// Id of the source topic, which is never recreated here.
 pub const TOPIC_ID: &str = "topic";
 
 pub struct Driver {
     pub epoch: Epoch,
     pub alive: bool,
     pub hangs_until_ms: i64,
-    /// Number of the query's run in this process.
+    /// Number of the query's run in this driver process.
     pub run: u64,
     pub machine: Option<QueryMachine>,
     /// Live executors and their links.
     members: BTreeMap<usize, usize>,
-    /// The earliest wake asked for.
+    /// The earliest wake-up that is scheduled.
     wake_at_ms: Option<i64>,
     /// The first resolution of a run is answered wrongly under `Fault::SkippedReplay`.
     resolved: bool,
     committed: Option<BatchId>,
-    /// The last batch planned in this run: when, and its time.
+    /// The last batch planned in this run: when it was planned, and its batch time.
     planned: Option<(i64, i64)>,
 }
 
@@ -107,9 +107,9 @@ impl World {
         self.act(driver, actions);
         let members = self.members(driver);
         self.step(driver, Event::Executors(members));
-        // Partitions are looked up now and then; some are found later.
+        // Partitions are looked up repeatedly; some are found late.
         self.look_soon(driver, 60);
-        // An executor that hears of another topic from a broker that lags.
+        // An executor that hears of another topic id from a broker that lags.
         if self.chance(0.2) {
             let changed = Event::TopicChanged { source: SourceId(0), found: "another".into() };
             let (run, wait) = (self.drivers[driver].run, self.delay(200));
@@ -117,7 +117,7 @@ impl World {
         }
     }
 
-    /// Asks the brokers about the source's topic; the answer may be out of date when it arrives.
+    /// Asks the brokers about the source's topic; the answer may be stale when it arrives.
     fn look_soon(&mut self, driver: usize, most: i64) {
         let ends = |log: &Vec<Rec>| LogEnds { earliest: 0, latest: log.len() as i64, log_end: log.len() as i64 };
         let logs = self.broker.source.iter().enumerate();
@@ -160,7 +160,7 @@ impl World {
         self.step(driver, Event::Executors(members));
     }
 
-    /// A link is broken, or its lease has lapsed.
+    /// Handles a link that is broken or whose lease has lapsed.
     pub fn driver_loses(&mut self, link: usize, why: &Ev) {
         let (driver, executor) = (self.links[link].driver, self.links[link].executor);
         if matches!(why, Ev::LeaseLapsed { .. }) {
@@ -276,9 +276,7 @@ impl World {
         }
     }
 
-    /// The time of batches neither stands still nor leaps, whatever the wall clock does. A batch that is finished for
-    /// another driver keeps its time.
-    /// An executor may know nothing of the last record before a position, but nothing wrong.
+    /// Checks that an executor gets either no last record or the right one.
     fn check_last_records(&mut self, partitions: &[(SourcePartition, i64, Option<i64>)], last_records: &LastRecords) {
         for (partition, start, _) in partitions {
             if let Some(last) = last_records.get(partition)
@@ -289,9 +287,11 @@ impl World {
         }
     }
 
+    /// Checks that the time of batches neither stands still nor leaps, whatever the wall clock does. A batch that is
+    /// finished for another driver keeps its time.
     fn check_time(&mut self, driver: usize, timestamp_ms: i64) {
         if self.fault == Some(Fault::HeadGoesBack) {
-            return; // Of a record that was lost it cannot be told that a batch is finished for another driver.
+            return; // A lost record could have shown that this batch is finished for another driver.
         }
         let node = &mut self.drivers[driver];
         if self.store.records.iter().any(|record| record.plan.timestamp_ms == timestamp_ms) {
@@ -310,9 +310,9 @@ impl World {
         }
     }
 
-    /// All writers are flushed by now, so that a later owner's fencing reaches every one of them. What is left to
-    /// make sure of is that there is no later owner yet: a repeated batch is published without another write to
-    /// the head store, which would have told.
+    /// All writers are flushed by now, so that fencing by a later owner reaches every one of them. It remains to check
+    /// that there is no later owner yet: a repeated batch is published without another write to the head store, which
+    /// would have been refused.
     fn publish(&mut self, driver: usize, attempt: AttemptId, executor: ExecutorId, writers: Vec<WriterPlan>) {
         if self.drivers[driver].epoch.0 != self.store.epoch && self.fault != Some(Fault::NoEpochCheck) {
             self.coverage.hit("stale driver held back from publishing");
@@ -359,7 +359,7 @@ impl World {
         self.soon(3, Ev::Tell { driver, run, event: Box::new(event) });
     }
 
-    /// The numbers of writers become durable, or cannot be stored just now.
+    /// Makes the numbers of writers durable, or fails for now.
     pub fn reserve(&mut self, driver: usize, run: u64, counts: BTreeMap<SinkId, u32>) {
         if !self.drivers[driver].alive {
             return;
@@ -377,7 +377,7 @@ impl World {
         self.soon(3, Ev::Tell { driver, run, event: Box::new(event) });
     }
 
-    /// The head store forgets some of its newest records that a sink holds rows of.
+    /// The head store loses some of its newest records, of which a sink holds rows.
     fn lose_newest_records(&mut self) {
         let keep = self.store.records.len().saturating_sub(self.rng.random_range(1..3));
         let published = self.broker.writers().into_iter().filter_map(|writer| self.broker.progress(writer, 0));
@@ -420,7 +420,7 @@ impl World {
         self.soon(6, Ev::ReadProgress { driver, run, question });
     }
 
-    /// The second half: what they hold.
+    /// The second half of a resolution: what the writers hold.
     pub fn read_progress(&mut self, driver: usize, run: u64, question: Question) {
         let Question { number, batch, writers, whole } = question;
         let place =
@@ -485,7 +485,7 @@ impl World {
                 self.coverage.hit("stale driver gave up");
                 self.kill_driver(driver);
             }
-            // A driver that was replaced meets what its successor wrote; it may stop in any way.
+            // A driver that was replaced finds what its successor wrote; it may stop in any way.
             End::Failed(_) if self.drivers[driver].epoch.0 != self.store.epoch => self.kill_driver(driver),
             End::Failed(message) => self.violate(format!("the query failed: {message}")),
             End::Finished => self.violate("the query finished, though it has no end".into()),
@@ -493,7 +493,7 @@ impl World {
     }
 }
 
-/// An action without what is long in it.
+/// The action without its long parts.
 fn brief(action: &Action) -> String {
     match action {
         Action::Run { attempt, plan, placement, published, .. } => {

@@ -1,7 +1,7 @@
 //! A simulated executor process: its session, and one worker around the real participant.
 //!
-//! Owns: what the executor's shell does with commands and effects. Decisions about attempts are the participant's;
-//! the work of tasks is in `tasks`.
+//! Owns: what the executor does with commands and effects. Decisions about attempts are the participant's; the work of
+//! tasks is in `tasks`.
 
 use crate::driver::{executor_id, executor_of};
 use crate::publish::Slot;
@@ -22,9 +22,9 @@ pub struct Executor {
     pub hangs_until_ms: i64,
     /// Its session with a driver.
     pub link: Option<usize>,
-    /// Number of its worker; what an earlier one asked for is nobody's any more.
+    /// Number of its worker. Answers to requests of an earlier worker are ignored.
     pub life: u64,
-    /// Highest epoch obeyed.
+    /// Highest epoch whose commands it has accepted.
     epoch: u64,
     pub worker: Option<Worker>,
     /// Rows from source tasks, by attempt and receiving task, then by sending task.
@@ -74,7 +74,7 @@ impl World {
         self.soon(5, Ev::Join { executor });
     }
 
-    /// Looks for a driver; mostly the newest, now and then one that does not know that it is replaced.
+    /// Connects to a driver: mostly the newest, sometimes one that was replaced and does not know it.
     pub fn join(&mut self, executor: usize) {
         let node = &self.executors[executor];
         if !node.alive || node.link.is_some() {
@@ -99,7 +99,7 @@ impl World {
         node.epoch = self.drivers[driver].epoch.0;
     }
 
-    /// The session is over: the worker ends with it.
+    /// The session is over, and the worker ends with it.
     pub fn executor_loses(&mut self, link: usize) {
         let executor = self.links[link].executor;
         if !self.executors[executor].alive || self.executors[executor].link != Some(link) {
@@ -111,7 +111,7 @@ impl World {
         self.soon(25, Ev::Join { executor });
     }
 
-    /// Ends the worker, and aborts what it had open.
+    /// Ends the worker, and aborts its open transactions.
     fn close_worker(&mut self, executor: usize) {
         let node = &mut self.executors[executor];
         node.life += 1;
@@ -226,7 +226,7 @@ impl World {
         txns.into_iter().for_each(|txn| self.soon(8, Ev::BrokerAbort { txn }));
     }
 
-    /// Shards have come from the checkpoint.
+    /// Shards have arrived from the checkpoint.
     pub fn restored(&mut self, executor: usize, life: u64, run: Box<RunTasks>, shards: &BTreeSet<ShardId>) {
         if self.executors[executor].life != life {
             return;
@@ -290,7 +290,7 @@ impl World {
         (0..self.executors.len()).for_each(|executor| self.poll_soon(executor));
     }
 
-    /// Consumers read on, mostly to the end, and tell.
+    /// Consumers read on, mostly to the end, and report it.
     pub fn poll(&mut self, executor: usize, life: u64) {
         let node = &mut self.executors[executor];
         let Some(worker) = node.worker.as_mut().filter(|_| node.life == life) else { return };
@@ -315,7 +315,7 @@ impl World {
         }
     }
 
-    /// Where a task of a running attempt is executed.
+    /// The executor on which a task of a running attempt is placed.
     pub fn place_of(run: &RunTasks, task: TaskId) -> usize {
         executor_of(run.placement[&task])
     }

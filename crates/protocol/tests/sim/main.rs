@@ -1,7 +1,7 @@
-//! A seeded simulation of the exactly-once protocol: the real query machine and participants in a simulated world
-//! of drivers, executors, brokers and a head store, any of which may fail at any step.
+//! A seeded simulation of the exactly-once protocol: the real query machine and participants among simulated drivers,
+//! executors, brokers and a head store, any of which may fail at any step.
 //!
-//! Owns: the tests. A schedule follows from one number; to replay one that failed, with its trace:
+//! Owns: the tests. A schedule is determined by its seed. To replay one that failed, with its trace:
 //! `HIGHWATER_SIM_SEED=n cargo test -p highwater-protocol --test sim one_seed -- --nocapture`.
 
 #![allow(clippy::unwrap_used)]
@@ -26,12 +26,12 @@ use world::run;
 
 const SCHEDULES: u64 = 10_000;
 
-/// More can be asked for by `HIGHWATER_SIM_SCHEDULES`.
+/// Number of schedules to run; `HIGHWATER_SIM_SCHEDULES` overrides it.
 fn schedules() -> u64 {
     std::env::var("HIGHWATER_SIM_SCHEDULES").ok().and_then(|count| count.parse().ok()).unwrap_or(SCHEDULES)
 }
 
-/// Runs seeds `0..count` on two threads; the lowest seed that ended in a violation, if any, and what happened.
+/// Runs seeds `0..count` on two threads. Returns the lowest seed that ended in a violation, with its message, if any.
 fn explore(count: u64, fault: Option<Fault>) -> (Option<(u64, String)>, Coverage) {
     let next = AtomicU64::new(0);
     let found: Mutex<Option<(u64, String)>> = Mutex::new(None);
@@ -67,7 +67,7 @@ fn trace_hash(seed: u64) -> u64 {
     hasher.finish()
 }
 
-/// What a run of all schedules found, run once for the tests that ask.
+/// The outcome of all schedules, computed once for all tests that need it.
 fn all_schedules() -> &'static (Option<(u64, String)>, Coverage) {
     static ALL: OnceLock<(Option<(u64, String)>, Coverage)> = OnceLock::new();
     ALL.get_or_init(|| explore(schedules(), None))
@@ -86,7 +86,7 @@ fn ten_thousand_schedules_are_exact() {
     }
 }
 
-/// A simulation in which little goes wrong proves little: every kind of fault has to have happened often.
+/// A simulation with few faults proves little: every kind of fault must have happened often.
 #[test]
 fn the_schedules_contain_every_kind_of_trouble() {
     let (_, coverage) = all_schedules();
@@ -151,7 +151,7 @@ fn a_seed_replays_identically() {
     assert_eq!(different.len(), hashes.len());
 }
 
-/// The simulation must notice a planted fault, and by what it does to the data.
+/// The simulation must notice a planted fault by its effect on the data.
 fn caught(fault: Fault, because: &[&str]) {
     let (found, _) = explore(SCHEDULES, Some(fault));
     let Some((seed, message)) = found else { panic!("{fault:?} went unnoticed in {SCHEDULES} schedules") };
@@ -167,7 +167,7 @@ fn a_commit_before_its_prepare_is_caught() {
 
 #[test]
 fn writers_without_fencing_are_caught() {
-    caught(Fault::NoWriterFencing, &["twice", "after a later one was prepared", "other rows"]);
+    caught(Fault::NoWriterFencing, &["twice", "after a later one was prepared", "different rows"]);
 }
 
 #[test]
@@ -177,28 +177,28 @@ fn progress_read_before_fencing_is_caught() {
 
 #[test]
 fn a_store_without_fencing_is_caught() {
-    caught(Fault::NoStoreFencing, &["belongs", "ahead", "twice", "other rows", "failed"]);
+    caught(Fault::NoStoreFencing, &["belongs", "ahead", "twice", "different rows", "failed"]);
 }
 
 #[test]
-fn publishing_without_a_look_at_the_epoch_is_caught() {
+fn publishing_without_an_epoch_check_is_caught() {
     caught(Fault::NoEpochCheck, &["twice", "after a later one was prepared"]);
 }
 
-/// Here the machine itself has to notice, and to stop before anything of it is published.
+/// Here the machine itself must notice, and stop before anything is published.
 #[test]
-fn other_rows_of_a_repeated_batch_stop_the_query() {
+fn different_rows_of_a_repeated_batch_stop_the_query() {
     caught(Fault::OtherRowsWhenRepeated, &["the query failed: batch"]);
 }
 
 #[test]
 fn a_lost_state_delta_is_caught() {
-    caught(Fault::LostStateDelta, &["state of shard", "the keyed sink holds", "another state", "other rows"]);
+    caught(Fault::LostStateDelta, &["state of shard", "the keyed sink holds", "different state", "different rows"]);
 }
 
 #[test]
 fn an_offset_regress_is_caught() {
-    caught(Fault::OffsetRegress, &["does not lead from", "went back", "other positions"]);
+    caught(Fault::OffsetRegress, &["does not go from", "went back", "other positions"]);
 }
 
 #[test]
@@ -212,11 +212,11 @@ fn a_tombstone_after_its_upsert_is_caught() {
 }
 
 #[test]
-fn writers_that_nobody_remembers_are_caught() {
+fn forgotten_writers_are_caught() {
     caught(Fault::ForgottenWriters, &["while a transaction of an earlier one was open"]);
 }
 
-/// Whatever records the head store has lost, and whichever writers they had: the query stops before it writes.
+/// Whatever records the head store has lost, and whichever writers they had, the query stops before it writes.
 #[test]
 fn a_head_that_went_back_stops_the_query_in_every_schedule() {
     let mut stopped = 0;

@@ -8,13 +8,13 @@ use crate::world::World;
 use highwater_protocol::ids::AttemptId;
 use highwater_protocol::plan::WriterPlan;
 
-/// A writer's place on an executor.
+/// The state of a writer on an executor.
 #[derive(Default)]
 pub struct Slot {
     pub producer: Option<u64>,
     pub txn: Option<usize>,
     pub flushed: Option<AttemptId>,
-    /// A request is under way.
+    /// A request to the brokers is under way.
     pub busy: bool,
 }
 
@@ -65,7 +65,7 @@ impl World {
         slot.busy = false;
         slot.txn = None;
         if !known {
-            // A producer whose transaction ended badly is not used again.
+            // A producer whose transaction failed is not used again.
             slot.producer = None;
         }
         self.up(executor, Up::Published(attempt, writer, known));

@@ -1,6 +1,6 @@
 //! The simulated head store: epochs, prepare records, the unsynced note of the last commit, and state as of a batch.
 //!
-//! Owns: what the checkpoint crate promises: one epoch-checked durable write per batch, in order, no offset going
+//! Owns: the guarantees of crate `checkpoint`: one epoch-checked durable write per batch, in order, and no offset goes
 //! back; notes may be lost.
 
 use crate::types::Fault;
@@ -23,7 +23,7 @@ pub struct HeadStore {
     pub fault: Option<Fault>,
 }
 
-/// Why the store did not take something.
+/// Why the store refused a write.
 pub struct Refused {
     pub kind: ErrorKind,
     pub message: String,
@@ -66,20 +66,20 @@ impl HeadStore {
         }
     }
 
-    /// The driver's machine goes down. True when a note is lost by it.
+    /// The driver's host crashes. Returns true if that loses a note.
     pub fn crash(&mut self) -> bool {
         let lost = self.note != self.durable_note;
         self.note = self.durable_note;
         lost
     }
 
-    /// The newest record as it is read back: through its encoding, without state bytes.
+    /// The newest record as it is read back: encoded and decoded, without state bytes.
     pub fn latest(&self) -> Option<PrepareRecord> {
         let bytes = serde_json::to_vec(self.records.last()?.as_ref()).unwrap();
         Some(serde_json::from_slice(&bytes).unwrap())
     }
 
-    /// State of some shards after `base`, as one delta.
+    /// State of `shards` after `base`, as one delta.
     pub fn state(&self, base: BatchId, shards: &BTreeSet<ShardId>) -> Vec<u8> {
         let upto = self.records.iter().take(base.0 as usize + 1);
         let deltas: Vec<&[u8]> = upto.flat_map(|record| &record.state).map(|delta| delta.bytes.as_slice()).collect();

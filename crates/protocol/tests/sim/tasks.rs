@@ -1,7 +1,7 @@
-//! The work of tasks: reading, exchanging, counting and summing, writing into transactions, publishing them.
+//! The work of tasks: reading, exchanging, counting and summing, and writing into transactions.
 //!
-//! Owns: a toy computation with the shape of the real one, in small steps between which anything may fail.
-//! Requests that are under way to the brokers take effect there even if the one who sent them is gone.
+//! Owns: a toy computation shaped like the real one, in small steps between which anything may fail. Requests that are
+//! under way to the brokers take effect even if their sender is gone.
 
 use crate::broker::{digest, last_record};
 use crate::check::{add, row_of, shard_of};
@@ -58,7 +58,7 @@ impl World {
         }
     }
 
-    /// The task and its plan, if its attempt still runs in that life of the worker.
+    /// Returns the task and its plan; `None` if its attempt no longer runs in that life of the worker.
     fn current(&mut self, at: TaskRef) -> Option<(&mut TaskRun, &RunTasks, &TaskPlan)> {
         let node = self.executors.get_mut(at.executor).filter(|node| node.life == at.life && node.alive)?;
         let running = node.worker.as_mut()?.running.as_mut().filter(|running| running.run.attempt == at.attempt)?;
@@ -129,7 +129,7 @@ impl World {
             return self.fail(at, "task failed");
         }
         if self.chance(self.knobs.task_lost) {
-            // Its thread hangs: nobody hears of it again.
+            // Its thread hangs: it is never heard of again.
             return self.coverage.hit("task lost");
         }
         let shards = self.config.shards;
@@ -170,8 +170,8 @@ impl World {
         (reports, appended, all)
     }
 
-    /// Rows reach another task. A sender may be told to run before the receiver is: then its stream waits, and
-    /// goes if the sender is cancelled.
+    /// Delivers rows to another task. A sender may be told to run before the receiver is: its stream then waits, and is
+    /// dropped if the sender is cancelled.
     fn exchange(&mut self, from: TaskRef, to: usize, task: TaskId, rows: Vec<Rec>) {
         if self.is_cut(from.executor, to) {
             return self.at(self.now + 10, Ev::Exchanged { task: from, ok: false, unreachable: Some(to) });
@@ -194,7 +194,7 @@ impl World {
         self.soon(3, Ev::Exchanged { task: from, ok, unreachable });
     }
 
-    /// These two cannot reach one another, and never will.
+    /// True if these two can never reach one another.
     fn is_cut(&self, one: usize, other: usize) -> bool {
         self.knobs.cut && one.min(other) == 0 && one.max(other) == 1
     }
@@ -209,7 +209,7 @@ impl World {
         self.soon(1, Ev::WriteStep(at));
     }
 
-    /// Starts a shard task once every sender has sent all it has.
+    /// Starts a shard task once every sender has sent all its rows.
     fn compute_if_complete(&mut self, executor: usize, task: TaskId) {
         let node = &mut self.executors[executor];
         let life = node.life;
@@ -232,7 +232,7 @@ impl World {
         let node = &mut self.executors[at.executor];
         let input = node.inbox.remove(&(at.attempt, at.task)).unwrap_or_default();
         let Some(worker) = node.worker.as_mut() else { return };
-        // In the order of senders, never of arrival.
+        // In the order of senders, not of arrival.
         let mut now: BTreeMap<u8, Answer> = BTreeMap::new();
         for rec in input.values().flatten() {
             let before = || worker.state.get(&shard_of(rec.key, shards)).and_then(|shard| shard.get(&rec.key)).copied();
@@ -276,7 +276,7 @@ impl World {
         batch.is_some_and(|batch| batch < self.store.records.len() as u64)
     }
 
-    /// Takes the task's next step in writing; when all is flushed and received, it is done.
+    /// Takes the task's next step of writing; the task is done when everything is received and flushed.
     fn write_step(&mut self, at: TaskRef) {
         let Some((task, run, _)) = self.current(at) else { return };
         let Some((writer, rows)) = task.writes.front() else {
@@ -295,7 +295,7 @@ impl World {
         }
         let Some(slot) = self.slot(at, writer) else { return };
         if slot.busy {
-            // Looks again when the request under way is answered.
+            // Tries again after the request under way is answered.
             return self.soon(6, Ev::WriteStep(at));
         }
         slot.busy = true;
@@ -326,7 +326,7 @@ impl World {
 
     fn flush_done(&mut self, at: TaskRef, writer: WriterPlan, txn: Option<usize>) {
         let Some(slot) = self.slot(at, writer) else {
-            // The worker has ended meanwhile; it waits for its writers, and then aborts.
+            // The worker has ended meanwhile; it waits for its writers and then aborts.
             if let Some(txn) = txn.filter(|_| self.executors[at.executor].alive) {
                 self.soon(3, Ev::BrokerAbort { txn });
             }
@@ -339,7 +339,7 @@ impl World {
             return self.fail(at, "flush failed");
         }
         let Some((task, _, _)) = self.current(at) else {
-            // Nobody wants it: the attempt was dropped meanwhile.
+            // The attempt was dropped meanwhile.
             return self.soon(3, Ev::BrokerAbort { txn: txn.unwrap_or_default() });
         };
         let Some((_, rows)) = task.writes.pop_front() else { return };
@@ -372,8 +372,8 @@ fn shard_task(task: &TaskPlan) -> Option<(TaskId, ShardId, ShardId)> {
     }
 }
 
-/// What a keyed sink is told of a key. Some keys' changes are written as a tombstone and an upsert, whose order
-/// matters; with `swapped` it is the wrong one.
+/// The rows that a keyed sink gets for a key. Some changes are written as a tombstone and an upsert, whose order
+/// matters; with `swapped` the order is wrong.
 fn changelog(key: u8, old: Option<Agg>, new: Option<Agg>, swapped: bool) -> Vec<Row> {
     if old == new {
         return Vec::new();

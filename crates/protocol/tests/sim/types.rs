@@ -1,4 +1,4 @@
-//! What moves through the simulated world: messages, events, planted faults, counters.
+//! Types of the simulation: messages, events, planted faults, counters.
 //!
 //! Owns: these types. Does not own: what happens when one is handled (`world`, `driver`, `executor`, `tasks`).
 
@@ -27,28 +27,28 @@ pub type Answer = BTreeMap<u8, Agg>;
 /// A row as a sink takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Row {
-    /// The keyed sink: the row of this key; none = a tombstone.
+    /// The keyed sink: the row of this key; `None` is a tombstone.
     Keyed(u8, Option<Agg>),
     /// The appending sink: the record at this partition and offset.
     Append(i32, i64),
 }
 
-/// A deliberate mistake of the simulated surroundings, to see that the checks notice.
+/// A deliberate mistake of the simulated environment, to see that the checks notice it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Publishing goes ahead while the prepare record is not durable.
+    /// Publishing goes ahead before the prepare record is durable.
     CommitBeforePrepare,
-    /// Brokers take commits of producers that a newer one has fenced.
+    /// Brokers accept commits of producers that were fenced.
     NoWriterFencing,
-    /// The head store takes records of an epoch that is over.
+    /// The head store accepts records of an old epoch.
     NoStoreFencing,
-    /// A driver finds out what writers hold, and fences them only then.
+    /// A driver asks what writers hold before it fences them, not after.
     ProgressBeforeFencing,
-    /// A driver publishes a repeated batch without looking whether its epoch is over.
+    /// A driver publishes a repeated batch without checking whether its epoch is still the newest.
     NoEpochCheck,
-    /// A batch that is executed again gives other rows.
+    /// A batch that is executed again produces different rows.
     OtherRowsWhenRepeated,
-    /// A checkpoint now and then misses a task's state delta.
+    /// A checkpoint sometimes misses a task's state delta.
     LostStateDelta,
     /// A restarted driver begins one offset too low.
     OffsetRegress,
@@ -89,7 +89,7 @@ pub struct RunTasks {
 pub enum Up {
     Available(Vec<(SourcePartition, i64, bool)>),
     TaskDone(AttemptId, Box<TaskReport>),
-    /// The last is who could not be reached.
+    /// The last field is the executor that could not be reached.
     TaskFailed(AttemptId, TaskId, String, Option<ExecutorId>),
     Published(AttemptId, WriterPlan, bool),
 }
@@ -100,7 +100,7 @@ pub struct Question {
     pub number: u64,
     pub batch: Option<BatchId>,
     pub writers: Vec<WriterReport>,
-    /// Those that only the broker knows of, too.
+    /// Also asks about writers that only the broker knows.
     pub whole: bool,
 }
 
@@ -113,17 +113,17 @@ pub struct TaskRef {
     pub task: TaskId,
 }
 
-/// Something that happens at a time.
+/// An event at some time.
 #[derive(Clone, Debug)]
 pub enum Ev {
     /// Records are appended to the source topic.
     Produce(i32, Vec<Rec>),
     /// The chaos schedule strikes.
     Chaos,
-    /// Faults end; everybody comes back.
+    /// Faults end and all hosts resume.
     Calm,
 
-    /// `at` = when the bytes reach the host, whenever they are read.
+    /// `at` is when the bytes reach the host, which may read them later.
     ToDriver {
         link: usize,
         at: i64,
@@ -210,11 +210,11 @@ pub enum Ev {
     Exchanged {
         task: TaskRef,
         ok: bool,
-        /// Who could not be reached.
+        /// The executor that could not be reached.
         unreachable: Option<usize>,
     },
     ShardStep(TaskRef),
-    /// A writer of the task is to be opened, or to go on.
+    /// A writer of the task is to be opened, or to continue.
     WriteStep(TaskRef),
     BrokerInit {
         task: TaskRef,

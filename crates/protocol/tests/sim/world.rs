@@ -1,7 +1,7 @@
-//! The simulated world: one clock, one queue of events, one source of chance; everything in it follows from a seed.
+//! The simulated world: one clock, one queue of events, one random generator; everything is determined by the seed.
 //!
-//! Owns: the event loop, links between hosts, the verdict. Does not own: what hosts do (`driver`, `executor`,
-//! `tasks`), faults (`chaos`), what is right (`check`).
+//! Owns: the event loop, links between hosts, the verdict. Does not own: what hosts do (`driver`, `executor`, `tasks`),
+//! faults (`chaos`), the invariants (`check`).
 
 use crate::broker::Broker;
 use crate::chaos::Knobs;
@@ -19,24 +19,24 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// An executor whose lease was not renewed for this long is dead to its driver, milliseconds.
 pub const LEASE_MS: i64 = 150;
-/// Nobody needs more than this to catch up once faults are over.
+/// Time within which every schedule catches up once faults are over.
 const MAX_MS: i64 = 120_000;
 const MAX_EVENTS: u64 = 60_000;
 
-/// A connection between one executor and one driver: ordered, and broken at once for both directions, though
-/// what is under way may or may not arrive and each end sees it in its own time.
+/// A connection between one executor and one driver: ordered, and broken in both directions at once. Messages under way
+/// may or may not arrive, and each end notices at its own time.
 pub struct Link {
     pub driver: usize,
     pub executor: usize,
     pub broken: bool,
-    /// What arrives later than this is lost: at the driver, at the executor.
+    /// Messages that arrive later than this are lost: at the driver, at the executor.
     cut: [i64; 2],
     last: [i64; 2],
 }
 
 pub struct World {
     pub now: i64,
-    /// How far the wall clock is off.
+    /// How far the wall clock is ahead.
     pub skew_ms: i64,
     pub rng: ChaCha8Rng,
     pub fault: Option<Fault>,
@@ -58,7 +58,7 @@ pub struct World {
     pub trace: Option<Vec<String>>,
 }
 
-/// What became of one schedule.
+/// The result of one schedule.
 pub struct Outcome {
     pub violation: Option<String>,
     pub coverage: Coverage,
@@ -68,7 +68,7 @@ pub struct Outcome {
 /// Runs the schedule of one seed to its end, or to the first violation.
 pub fn run(seed: u64, fault: Option<Fault>, traced: bool) -> Outcome {
     let mut world = World::new(seed, fault, traced);
-    // A panic is a violation like any other: it needs its seed and its trace.
+    // A panic counts as a violation, so that its seed and trace are reported.
     if catch_unwind(AssertUnwindSafe(|| world.run())).is_err() {
         world.violate("panicked".into());
     }
@@ -114,7 +114,7 @@ impl World {
         self.events.insert(self.seq, event);
     }
 
-    /// An event after a random delay up to `most` milliseconds, short ones being more likely.
+    /// Puts an event into the queue after a random delay of up to `most` milliseconds; short delays are more likely.
     pub fn soon(&mut self, most: i64, event: Ev) {
         let delay = self.delay(most);
         self.at(self.now + delay, event);
@@ -160,7 +160,7 @@ impl World {
                 return self.violate(format!("not caught up after {count} events, {time} ms"));
             }
             if let Some(later) = self.sleeps_until(&event) {
-                // With its old number, so that what one host sends to another stays in order.
+                // Keeps its old number, so that messages from one host to another stay in order.
                 self.queue.push(Reverse((later, seq)));
                 self.events.insert(seq, event);
                 continue;
@@ -175,8 +175,8 @@ impl World {
         }
     }
 
-    /// An open transaction hides what lies behind it from the sink's readers. A driver that lives throughout has
-    /// all of them ended; what a lost driver's unprepared attempt left on lost executors, it cannot know of.
+    /// An open transaction hides later records from the sink's readers. A driver that lives throughout has ended all of
+    /// them; it cannot know of one that an unprepared attempt of a lost driver left on a lost executor.
     fn check_open_transactions(&mut self) {
         if self.fault.is_some() || !self.broker.has_open() {
             return;
@@ -189,7 +189,7 @@ impl World {
         }
     }
 
-    /// Faults are over, and the newest driver has committed all there is.
+    /// True if faults are over and the newest driver has committed everything there is.
     fn caught_up(&self) -> bool {
         if !self.calm || self.unproduced > 0 {
             return false;
@@ -202,12 +202,12 @@ impl World {
         ends.all(|(partition, end)| end == 0 || machine.positions().get(&partition) == Some(&end))
     }
 
-    /// The driver that holds the newest epoch, if it lives.
+    /// The driver with the newest epoch; `None` if it is dead.
     pub fn current_driver(&self) -> Option<usize> {
         self.drivers.len().checked_sub(1).filter(|driver| self.drivers[*driver].alive)
     }
 
-    /// When the host that the event happens on goes on, if it hangs.
+    /// When the host of this event resumes; `None` if it does not hang.
     fn sleeps_until(&self, event: &Ev) -> Option<i64> {
         let executor = |executor: usize| self.executors[executor].hangs_until_ms;
         let driver = |driver: usize| self.drivers[driver].hangs_until_ms;
@@ -286,7 +286,7 @@ impl World {
         link
     }
 
-    /// Breaks a link; what is under way in either direction may be lost.
+    /// Breaks a link; messages under way in either direction may be lost.
     pub fn break_link(&mut self, link: usize) {
         if self.links[link].broken {
             return;
@@ -310,7 +310,7 @@ impl World {
         self.at(at, Ev::ToExecutor { link, at, msg });
     }
 
-    /// In order within a link and direction.
+    /// Arrival time of a message; messages of one link and direction arrive in order.
     fn arrival(&mut self, link: usize, direction: usize) -> i64 {
         let mut at = self.now + self.delay(4);
         if self.chance(self.knobs.slow_message) {

@@ -1,8 +1,8 @@
-//! The events: those of the published generator, as JSON records.
+//! The events, as the published generator creates them, as JSON records.
 //!
-//! Owns: the generator's settings, the form of the records, which partition each goes to. Does not own: writing them
-//! (`topics`). Invariants: the same settings give the same records, always; every partition is in the order of time,
-//! and the partitions of a stream move on together, so that no record is late however batches are cut.
+//! Owns: the generator's settings, the format of the records, which partition each goes to. Does not own: writing them
+//! (`topics`). Invariants: the same settings always produce the same records; every partition is in order of time, and
+//! the partitions of a stream advance together, so that no record is late however batches are cut.
 
 use ::nexmark::EventGenerator;
 use ::nexmark::config::NexmarkConfig;
@@ -10,11 +10,11 @@ use ::nexmark::event::{Auction, Bid, Event, Person};
 use chrono::DateTime;
 use serde::Serialize;
 
-/// Time of the first event: 2025-12-31T23:50:00Z. A thousand seconds later it is another day.
+/// Time of the first event: 2025-12-31T23:50:00Z, so that a run crosses midnight.
 const BASE_TIME_MS: u64 = 1_767_225_000_000;
 /// Keys of the side input.
 const SIDE_INPUT_ROWS: u64 = 10_000;
-/// The published generator writes them so, and the queries ask for them so; the crate has them in small letters.
+/// In capitals, as the published generator writes them and the queries expect them; the crate has them in lower case.
 const STATES: [&str; 6] = ["AZ", "CA", "ID", "OR", "WA", "WY"];
 
 /// The three streams.
@@ -37,7 +37,7 @@ impl Stream {
     }
 }
 
-/// How many events, how dense in event time, over how many partitions.
+/// Number of events, their density in event time, and the number of partitions.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub events: u64,
@@ -94,7 +94,7 @@ struct BidRecord<'a> {
     extra: &'a str,
 }
 
-/// All records, in the order of their times.
+/// All records, in order of their times.
 pub fn records(settings: Settings) -> impl Iterator<Item = serde_json::Result<Record>> {
     let rate = usize::try_from(settings.events_per_second).unwrap_or(usize::MAX);
     let config = NexmarkConfig {
@@ -163,13 +163,13 @@ fn encode_bid(bid: &Bid) -> serde_json::Result<Vec<u8>> {
     })
 }
 
-/// As SQL writes it, and so do other engines' JSON topics of this benchmark.
+/// Formats a time as SQL does, and as other engines' JSON topics of this benchmark have it.
 fn time(ms: u64) -> String {
     let time = i64::try_from(ms).ok().and_then(DateTime::from_timestamp_millis).unwrap_or_default();
     time.format("%Y-%m-%d %H:%M:%S%.3f").to_string()
 }
 
-/// The side input of q13, as CSV: a value for every key.
+/// The side input of q13 as CSV: one value for every key.
 pub fn side_input() -> String {
     (0..SIDE_INPUT_ROWS).map(|key| format!("{key},value-{key}\n")).collect()
 }
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_settings_give_the_same_records() {
+    fn the_same_settings_produce_the_same_records() {
         let all = all(SETTINGS);
         assert_eq!(all, records(SETTINGS).map(Result::unwrap).collect::<Vec<_>>());
         let count = |stream| all.iter().filter(|record| record.stream == stream).count();

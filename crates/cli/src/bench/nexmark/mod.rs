@@ -1,8 +1,8 @@
-//! `highwater bench nexmark`: the queries of the Nexmark auction site over events in Kafka.
+//! `highwater bench nexmark`: the queries of the Nexmark auction site on events in Kafka.
 //!
-//! Owns: one run: topics, cluster, queries one after the other, the table at its end. Does not own: the queries'
-//! meaning (`crates/cli/nexmark`), the events (`events`). Invariants: topics are this run's own and gone after it,
-//! unless they are to be kept; a query is measured while no other runs.
+//! Owns: one run: topics, cluster, queries one after the other, the final table. Does not own: the meaning of the
+//! queries (`crates/cli/nexmark`), the events (`events`). Invariants: topics belong to this run and are deleted after
+//! it, unless they are to be kept; a query is measured while no other runs.
 
 pub mod events;
 pub mod queries;
@@ -30,7 +30,7 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use topics::{Topics, topic};
 
-/// Batches of a query that are looked at, from its first on.
+/// Maximum number of batches read per query, from its first on.
 const BATCHES: u32 = 1_000_000;
 
 pub async fn nexmark(args: NexmarkArgs, context: &Context) -> Result<(), Failure> {
@@ -40,8 +40,8 @@ pub async fn nexmark(args: NexmarkArgs, context: &Context) -> Result<(), Failure
     let queries = Query::named(&args.query)?;
     if context.global.driver.is_some() && (args.executors.is_some() || args.slots.is_some()) {
         return Err(Failure::invalid(
-            "--executors and --slots are for a cluster this command starts, and --driver (or HIGHWATER_DRIVER) names \
-             one that runs: leave out one of them",
+            "--executors and --slots are for a cluster that this command starts, but --driver (or HIGHWATER_DRIVER) \
+             names a running one: leave out one of them",
         ));
     }
     let interrupted = serve::until_signalled(false)?;
@@ -90,18 +90,18 @@ fn print_sql(args: &NexmarkArgs, name: &str, context: &Context) -> Result<(), Fa
     Ok(())
 }
 
-/// What one run works with.
+/// The state of one run.
 struct Run {
     args: NexmarkArgs,
     topics: Arc<Topics>,
     driver: Driver,
-    /// How the names of this run's topics and queries begin.
+    /// Prefix of the names of this run's topics and queries.
     prefix: String,
     places: Places,
     interrupted: CancellationToken,
     /// Topics to delete at the end.
     made: Vec<String>,
-    /// The query that runs.
+    /// The query that is running, if any.
     running: Option<String>,
 }
 
@@ -194,7 +194,7 @@ impl Run {
         follow::outcome(&status)?;
         self.drop_query().await?;
         if !self.args.keep {
-            // Room for the next: results may be larger than the events.
+            // Frees space for the next query: results may be larger than the events.
             let (topics, gone) = (self.topics.clone(), self.made.split_off(Stream::ALL.len()));
             blocking(move || topics.delete(&gone)).await?;
         }
@@ -215,7 +215,7 @@ impl Run {
         self.driver.call(call).await.map(|_| ())
     }
 
-    /// Leaves nothing behind but what is to be kept.
+    /// Deletes everything except what is to be kept.
     async fn tidy(&mut self) -> Result<(), Failure> {
         let dropped = self.drop_query().await;
         if self.args.keep {
@@ -229,8 +229,8 @@ impl Run {
     }
 }
 
-/// Runs what blocks beside the async runtime.
+/// Runs blocking work outside the async runtime.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Failure::failed(format!("the benchmark broke off: {error}")))?
+    done.map_err(|error| Failure::failed(format!("the benchmark failed: {error}")))?
 }

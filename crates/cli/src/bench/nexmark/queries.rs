@@ -1,16 +1,16 @@
 //! The 24 queries, as files of this repository (`crates/cli/nexmark`).
 //!
-//! Owns: which queries there are, and their scripts with the places of one run filled in. Does not own: what they
-//! compute; that is in the files. Invariant: the files are whole scripts as they are, for the topics they name.
+//! Owns: which queries there are, and their scripts with the topics and files of one run. Does not own: what they
+//! compute, which is in the files. Invariant: each file is a complete script for the topics that it names.
 
 use crate::failure::Failure;
 
 /// The streams all queries read.
 const TABLES: &str = include_str!("../../../nexmark/tables.sql");
 
-/// Where the files of [`TABLES`] and the queries say that Kafka is.
+/// The Kafka address in the files of [`TABLES`] and the queries.
 const SERVERS: &str = "'localhost:9092'";
-/// How the names of their topics begin.
+/// The beginning of the topic names in these files.
 const TOPICS: &str = "'nexmark-";
 /// The file that q13 looks up.
 const SIDE_INPUT: &str = "'nexmark-side-input.csv'";
@@ -35,22 +35,22 @@ pub const QUERIES: [Query; 24] = queries!(
     "q18", "q19", "q20", "q21", "q22", "q23"
 );
 
-/// What a run puts into the scripts.
+/// What a run inserts into the scripts.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     pub bootstrap_servers: String,
-    /// Names of topics of events begin with this and a hyphen.
+    /// Prefix of the names of event topics, before a hyphen.
     pub events: String,
-    /// And those of results with this.
+    /// Prefix of the names of result topics, before a hyphen.
     pub results: String,
     /// Path of the side input.
     pub side_input: String,
-    /// Most records of a table in one micro-batch.
+    /// Maximum records of a table in one micro-batch; `None`: no limit.
     pub batch_records: Option<u64>,
 }
 
 impl Query {
-    /// The queries of these names; `all` stands for all.
+    /// Returns the queries of these names; `all` means all queries.
     pub fn named(names: &[String]) -> Result<Vec<Self>, Failure> {
         let mut found: Vec<Self> = Vec::new();
         for name in names {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_has_places_of_its_own() {
+    fn a_run_has_its_own_topics_and_files() {
         for query in QUERIES {
             let script = query.script_at(&places());
             for left in [SERVERS, TOPICS, SIDE_INPUT] {

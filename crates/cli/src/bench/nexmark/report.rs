@@ -1,4 +1,4 @@
-//! What a run has measured, for eyes and for machines.
+//! The results of a run, as text and JSON.
 //!
 //! Owns: the columns. Does not own: measuring.
 
@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measured {
     pub query: &'static str,
-    /// Records it read: those of its tables.
+    /// Number of records it read from its tables.
     pub events: u64,
     /// From submit to the last commit.
     pub seconds: f64,
-    /// Records it wrote, corrections included.
+    /// Number of records it wrote, corrections included.
     pub output_rows: u64,
 }
 

@@ -1,7 +1,7 @@
-//! The topics of a run: made, filled, and deleted again.
+//! The topics of a run: created, filled, and deleted.
 //!
-//! Owns: access to Kafka. Does not own: what the records are (`events`). All calls block.
-//! Invariant: a topic is full when the call that fills it returns: every record was acknowledged.
+//! Owns: access to Kafka. Does not own: the records (`events`). All calls block.
+//! Invariant: when the call that fills a topic returns, every record was acknowledged.
 
 use super::events::{Settings, Stream, records};
 use crate::failure::Failure;
@@ -24,14 +24,14 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(5);
 const BROKERS_DEFAULT: i32 = -1;
 
-/// Kafka, as the benchmark reaches it.
+/// A connection of the benchmark to Kafka.
 pub struct Topics {
     bootstrap_servers: String,
     admin: AdminClient<DefaultClientContext>,
 }
 
 impl Topics {
-    /// Connects; says what to do where there is no Kafka.
+    /// Connects. The error says what to do if there is no Kafka.
     pub fn connect(bootstrap_servers: &str) -> Result<Self, Failure> {
         let failed = |error: KafkaError| {
             Failure::failed(format!(
@@ -44,21 +44,21 @@ impl Topics {
         Ok(Self { bootstrap_servers: bootstrap_servers.to_string(), admin })
     }
 
-    /// Makes topics whose records are kept until they are deleted.
+    /// Creates topics whose records are kept until the topics are deleted.
     pub fn create(&self, topics: &[String], partitions: u32) -> Result<(), Failure> {
         let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
         let new = |topic| NewTopic::new(topic, partitions, TopicReplication::Fixed(BROKERS_DEFAULT));
         let wanted: Vec<NewTopic<'_>> = topics.iter().map(|topic| new(topic).set("retention.ms", "-1")).collect();
         let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
         let made = futures::executor::block_on(self.admin.create_topics(&wanted, &options))
-            .map_err(|error| Failure::failed(format!("cannot make topics: {error}")))?;
+            .map_err(|error| Failure::failed(format!("cannot create topics: {error}")))?;
         match made.into_iter().find_map(Result::err) {
-            Some((topic, code)) => Err(Failure::failed(format!("cannot make topic {topic}: {code}"))),
+            Some((topic, code)) => Err(Failure::failed(format!("cannot create topic {topic}: {code}"))),
             None => Ok(()),
         }
     }
 
-    /// Deletes topics; those that are not there are what was wanted.
+    /// Deletes topics; ignores topics that do not exist.
     pub fn delete(&self, topics: &[String]) -> Result<(), Failure> {
         let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
         let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
@@ -71,7 +71,7 @@ impl Topics {
         }
     }
 
-    /// Writes all events to the topics `PREFIX-person`, `PREFIX-auction` and `PREFIX-bid`, which exist.
+    /// Writes all events to the topics `PREFIX-person`, `PREFIX-auction` and `PREFIX-bid`, which must exist.
     pub fn fill(&self, prefix: &str, settings: Settings, stop: &CancellationToken) -> Result<(), Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("cannot write the events: {error}"));
         let trouble = Trouble::default();
@@ -116,7 +116,7 @@ pub fn topic(prefix: &str, name: &str) -> String {
 fn config(bootstrap_servers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", bootstrap_servers).set("client.id", "highwater-bench");
-    // What matters is returned as an error.
+    // Errors that matter are returned.
     config.set_log_level(RDKafkaLogLevel::Critical);
     config
 }

@@ -1,4 +1,4 @@
-//! Where a process may listen, by what protects it.
+//! Where a process may listen, depending on what protects it.
 
 use super::pki::{Ca, flags};
 use super::write_tokens;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A process that must end by itself; its exit code and stderr.
+/// Runs a process that must end by itself. Returns its exit code and stderr.
 fn ends(folder: &Path, args: &[&str], environment: &[(&str, &str)]) -> (i32, String) {
     let mut process = Process::spawn(binary(), args, environment, folder, &args.join("_").replace('/', "-"));
     let status = process.wait(DEADLINE);
@@ -17,7 +17,7 @@ fn ends(folder: &Path, args: &[&str], environment: &[(&str, &str)]) -> (i32, Str
 }
 
 #[test]
-fn without_protection_only_loopback_is_listened_on() {
+fn without_protection_only_loopback_addresses_are_allowed() {
     let mut cluster = Highwater::stopped();
     let folder = cluster.path().to_path_buf();
     let ca = Ca::new(&folder, "ca");
@@ -38,7 +38,7 @@ fn without_protection_only_loopback_is_listened_on() {
         (driver("0.0.0.0:0", "127.0.0.1:0", &[]), "--listen 0.0.0.0:0 can be reached from other machines"),
         (driver("127.0.0.1:0", "0.0.0.0:0", &[]), "--http 0.0.0.0:0 can be reached from other machines"),
         (driver("[::]:0", "127.0.0.1:0", &[]), "set --tokens F.toml"),
-        (encrypted, "nothing keeps strangers out"),
+        (encrypted, "callers need neither a token nor a certificate"),
         (driver("127.0.0.1:0", "127.0.0.1:0", &["--tls-client-ca", "ca.pem"]), "--tls-client-ca needs --tls-cert"),
         (driver("127.0.0.1:0", "127.0.0.1:0", &["--tokens", "/nowhere"]), "cannot read /nowhere"),
         (executor(&[]), "set HIGHWATER_TOKEN"),
@@ -48,16 +48,16 @@ fn without_protection_only_loopback_is_listened_on() {
         assert_eq!(code, 2, "{args:?}: {stderr}");
         assert!(stderr.contains(expected), "{args:?}: {stderr}");
     }
-    assert!(!folder.join("refused").exists(), "a driver that is refused touches nothing");
+    assert!(!folder.join("refused").exists(), "a refused driver creates nothing");
 
-    // Something to show does not help where the driver lets anybody in.
+    // Credentials do not help if the driver admits anyone.
     cluster.start_driver(&[]);
     cluster.ok(&["ls"]);
     let args = ["executor", "--driver", &cluster.url, "--listen", "0.0.0.0:0"];
     let (code, stderr) = ends(&folder, &args, &[("HIGHWATER_TOKEN", "t")]);
     assert_eq!(code, 1, "{stderr}");
     assert!(stderr.contains("tells the secret of the exchange to anybody"), "{stderr}");
-    // TLS for a plain port.
+    // TLS to a plain port.
     let url = cluster.url.replace("http://", "https://");
     let output = cluster.command(&["ls", "--driver", &url, "--tls-ca", ca.file.to_str().unwrap()]).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -79,24 +79,24 @@ fn a_client_ca_alone_gives_every_right_to_its_certificates() {
     let refused = cluster.run(&drop);
     assert_eq!(refused.status.code(), Some(1));
     let stderr = String::from_utf8_lossy(&refused.stderr);
-    assert!(stderr.contains("asks for a client certificate"), "{stderr}");
+    assert!(stderr.contains("requires a client certificate"), "{stderr}");
     drop.extend(flags(&client));
     let stderr = String::from_utf8_lossy(&cluster.run(&drop).stderr).into_owned();
     assert!(stderr.contains("no query named"), "{stderr}");
 }
 
 #[test]
-fn with_tokens_any_address_is_listened_on() {
+fn with_tokens_any_address_is_allowed() {
     let mut cluster = Highwater::stopped();
     let tokens = cluster.path().join("tokens.toml");
     write_tokens(&tokens, "");
     let args = ["driver", "--listen", "0.0.0.0:0", "--http", "0.0.0.0:0", "--tokens", tokens.to_str().unwrap()];
     let mut process = Process::spawn(binary(), args, &[("RUST_LOG", "info")], cluster.path(), "reachable");
     process.wait_stderr("driver ready", DEADLINE);
-    assert!(process.stderr().contains("travel there in the clear"), "{}", process.stderr());
+    assert!(process.stderr().contains("would travel there in the clear"), "{}", process.stderr());
     drop(process);
 
-    // An executor that shows a token may listen anywhere too, and joins.
+    // An executor with a token may listen anywhere, too, and joins.
     cluster.start_driver_with(&[], &["--tokens", tokens.to_str().unwrap()]);
     let token = |role: &str| [("HIGHWATER_TOKEN", role.to_string())];
     let executor = cluster.add_executor_with(&token("executor"), &["--listen", "0.0.0.0:0"]);

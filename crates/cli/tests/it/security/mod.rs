@@ -1,4 +1,4 @@
-//! Nobody in: TLS, tokens, roles and where a process may listen, from outside.
+//! Security from outside: TLS, tokens, roles, and where a process may listen.
 
 mod listening;
 mod pki;
@@ -18,7 +18,7 @@ use wire::{admitted, all_rpcs, block_on, call, connect, get, get_over};
 const LOCAL: &[&str] = &["127.0.0.1", "localhost"];
 const ROLES: [&str; 4] = ["viewer", "operator", "admin", "executor"];
 
-/// Writes a file of tokens: each role's token is its name, with `suffix`.
+/// Writes a token file: each role's token is its name plus `suffix`.
 fn write_tokens(path: &Path, suffix: &str) {
     let entry = |role: &str| {
         let hash: String = Sha256::digest(format!("{role}{suffix}")).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -66,8 +66,8 @@ impl Secured {
     }
 }
 
-/// Who may call what. Shown, in this order: nothing, a wrong token, the tokens of viewer, operator, admin and
-/// executor, and a certificate alone.
+/// Who may call what. The callers, in this order: without credentials, with a wrong token, with the tokens of viewer,
+/// operator, admin and executor, and with a certificate alone.
 const EXPECTED: &[(&str, &str)] = &[
     ("/grpc.health.v1.Health/Check", "yyyyyyy"),
     ("/grpc.health.v1.Health/Watch", "yyyyyyy"),
@@ -92,7 +92,7 @@ const EXPECTED: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn every_call_wants_the_role_that_the_table_says() {
+fn every_call_requires_the_role_in_the_table() {
     let paths: Vec<&str> = EXPECTED.iter().map(|(path, _)| *path).collect();
     assert_eq!(all_rpcs(), paths, "every RPC is expected here, and no other");
     let secured = Secured::start();
@@ -124,7 +124,7 @@ fn every_call_wants_the_role_that_the_table_says() {
 }
 
 #[test]
-fn the_command_line_says_in_a_sentence_why_it_is_refused() {
+fn the_command_line_explains_in_a_sentence_why_it_is_refused() {
     let secured = Secured::start();
     let stranger = Ca::new(secured.cluster.path(), "stranger");
     let address = secured.cluster.url.trim_start_matches("https://").to_string();
@@ -150,7 +150,7 @@ fn the_command_line_says_in_a_sentence_why_it_is_refused() {
         assert_eq!(code, exit, "{token:?} {args:?}: {stderr}");
         assert!(stderr.contains(expected), "{token:?} {args:?}: {stderr}");
     }
-    // Not every machine knows this name of its loopback.
+    // Not every machine knows this name of its loopback interface.
     let (code, stderr) = secured.code("viewer", &["ls", "--driver", &other_name]);
     assert!(code == 3 || (code == 1 && stderr.contains("certificate for other names")), "{code} {stderr}");
     // A certificate that the driver's client CA has not signed ends the handshake.
@@ -230,7 +230,7 @@ fn executors_work_over_tls_and_take_batches_from_one_another_only() {
 }
 
 #[test]
-fn what_does_not_fit_the_drivers_version_is_refused() {
+fn incompatible_versions_are_refused() {
     let cluster = Highwater::start(0);
     block_on(async {
         let channel = connect(&cluster.url, &highwater_security::ClientSecurity::default()).await.unwrap();

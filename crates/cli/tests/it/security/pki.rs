@@ -1,4 +1,4 @@
-//! A CA of the test's own, and the files it makes.
+//! A CA for tests, and the files it creates.
 
 use highwater_security::{CertificateFiles, ClientSecurity};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
     folder: PathBuf,
-    /// Its certificate.
+    /// File of its certificate.
     pub file: PathBuf,
 }
 
@@ -24,7 +24,7 @@ impl Ca {
         Self { issuer: Issuer::new(params, key), folder: folder.to_path_buf(), file }
     }
 
-    /// Writes NAME.pem and NAME.key, for these hosts.
+    /// Writes NAME.pem and NAME.key for these hosts.
     pub fn issue(&self, name: &str, hosts: &[&str]) -> CertificateFiles {
         let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(hosts).unwrap();
@@ -39,7 +39,7 @@ impl Ca {
         files
     }
 
-    /// A client that believes this CA, and shows a certificate if there is one.
+    /// Settings of a client that trusts this CA, and shows a certificate if one is given.
     pub fn client(&self, certificate: Option<&CertificateFiles>) -> ClientSecurity {
         ClientSecurity { ca: Some(self.file.clone()), certificate: certificate.cloned(), token: None }
     }

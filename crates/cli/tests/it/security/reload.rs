@@ -9,7 +9,7 @@ use std::time::Duration;
 const LIST: &str = "/highwater.v1.QueryService/ListQueries";
 
 #[test]
-fn an_executor_is_out_with_its_token_and_in_with_it_again() {
+fn an_executor_is_refused_without_its_token_and_admitted_with_it_again() {
     let mut secured = Secured::start();
     let mut environment = secured.cluster.environment.clone();
     environment.push(("HIGHWATER_TOKEN", "executor".to_string()));
@@ -28,7 +28,7 @@ fn an_executor_is_out_with_its_token_and_in_with_it_again() {
 }
 
 #[test]
-fn tokens_and_certificates_are_read_again_and_a_wrong_file_changes_nothing() {
+fn tokens_and_certificates_are_read_again_and_an_invalid_file_changes_nothing() {
     let secured = Secured::start();
     let log = |part: &str| secured.cluster.logs().matches(part).count();
     block_on(async {
@@ -38,19 +38,19 @@ fn tokens_and_certificates_are_read_again_and_a_wrong_file_changes_nothing() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        // The connection stays; what its token may do changes.
+        // The connection stays open; what its token may do changes.
         write_tokens(&secured.tokens, "-2");
         until("viewer-2", 'y').await;
         assert_eq!(admitted(&channel, LIST, Some("viewer")).await, '?');
         std::fs::write(&secured.tokens, "[[token]]\nname = ").unwrap();
-        while log("does not read; what was read before stays in force") == 0 {
+        while log("are invalid; the previous contents stay in use") == 0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert_eq!(admitted(&channel, LIST, Some("viewer-2")).await, 'y');
         write_tokens(&secured.tokens, "-3");
         until("viewer-3", 'y').await;
 
-        // A certificate of another CA, for new connections; the one that is open goes on.
+        // A certificate of another CA for new connections; the open connection keeps working.
         let other = Ca::new(secured.cluster.path(), "other");
         std::fs::write(secured.cluster.path().join("driver.key"), "no key").unwrap();
         let believes = secured.ca.client(None);

@@ -29,7 +29,7 @@ pub async fn connect(url: &str, security: &ClientSecurity) -> Result<Channel, to
     Endpoint::from_shared(url.to_string()).unwrap().connect_with_connector(dialer).await
 }
 
-/// Paths of all RPCs of our services, health and reflection among them.
+/// Paths of all RPCs that driver and executors serve, including health and reflection.
 pub fn all_rpcs() -> Vec<String> {
     let sets = [
         highwater_proto::FILE_DESCRIPTOR_SET,
@@ -49,7 +49,7 @@ pub fn all_rpcs() -> Vec<String> {
     paths
 }
 
-/// Sends one empty message; the first answer or the error.
+/// Sends one empty message. Returns the error if the call is refused.
 pub async fn call(channel: &Channel, path: &str, headers: &[(&'static str, &str)]) -> Result<(), Status> {
     let mut metadata = MetadataMap::new();
     for (name, value) in headers {
@@ -63,7 +63,7 @@ pub async fn call(channel: &Channel, path: &str, headers: &[(&'static str, &str)
     answers.message().await.map(drop)
 }
 
-/// `y` let through, `?` not authenticated, `n` denied.
+/// Returns `y` if admitted, `?` if not authenticated, `n` if denied.
 pub async fn admitted(channel: &Channel, path: &str, token: Option<&str>) -> char {
     let bearer = token.map(|token| format!("Bearer {token}"));
     let headers: Vec<_> = bearer.iter().map(|bearer| ("authorization", bearer.as_str())).collect();
@@ -75,7 +75,7 @@ pub async fn admitted(channel: &Channel, path: &str, token: Option<&str>) -> cha
     }
 }
 
-/// One GET over TLS: the status line's number and everything after it.
+/// Sends one GET over TLS. Returns the status code and the whole answer.
 pub async fn get(address: &str, ca: &Path, path: &str, token: Option<&str>) -> (u16, String) {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
@@ -88,7 +88,7 @@ pub async fn get(address: &str, ca: &Path, path: &str, token: Option<&str>) -> (
     get_over(stream, path, token).await
 }
 
-/// One GET over a connection.
+/// Sends one GET over a connection.
 pub async fn get_over(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     path: &str,
@@ -98,7 +98,7 @@ pub async fn get_over(
     let request = format!("GET {path} HTTP/1.1\r\nHost: highwater\r\n{authorization}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    // A server may end a TLS connection without a goodbye: what was read counts.
+    // A server may end a TLS connection without close_notify: what was read counts.
     let _ = stream.read_to_end(&mut answer).await;
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());

@@ -33,7 +33,7 @@ fn config(drift_ms: i64, ends: Option<&[Vec<i64>]>) -> QueryConfig {
     }
 }
 
-/// What a consumer says that has read `reach` records of a log, decoded in stretches of `chunk`.
+/// The report of a consumer that has read `reach` records of a log, decoded in chunks of `chunk`.
 fn news(number: i32, log: &[i64], reach: usize, chunk: usize) -> Event {
     let partition = place(number);
     let ends = (chunk..=reach).step_by(chunk);
@@ -42,7 +42,7 @@ fn news(number: i32, log: &[i64], reach: usize, chunk: usize) -> Event {
     Event::Available { executor: e(1), partitions, marks: [(partition, ends.map(mark).collect())].into() }
 }
 
-/// What the brokers say of a source's topic.
+/// The brokers' answer about a source's topic.
 fn ends_of(source: u32, logs: &[Vec<i64>]) -> Event {
     let numbers = [source as i32 * 2, source as i32 * 2 + 1];
     let ends = |number: i32| {
@@ -52,7 +52,7 @@ fn ends_of(source: u32, logs: &[Vec<i64>]) -> Event {
     Event::Topic(TopicLook { source: SourceId(source), id: None, ends: numbers.map(ends).into() })
 }
 
-/// What the tasks of a batch report over these logs.
+/// The report of a task of a batch over these logs.
 fn read(logs: &[Vec<i64>], task: &TaskPlan) -> TaskReport {
     let mut done = report(task);
     for (partition, report) in &mut done.partitions {
@@ -68,7 +68,7 @@ fn high(log: &[i64], to: i64) -> Option<i64> {
     log[..to as usize].iter().copied().max()
 }
 
-/// Runs to the end; what was read of each log.
+/// Runs the query to its end. Returns how much of each log was read.
 fn run(logs: &[Vec<i64>], reaches: &[usize], chunk: usize, drift: i64, ends: bool) -> Result<Vec<i64>, TestCaseError> {
     let mut query = Query::new(config(drift, ends.then_some(logs)));
     query.tell(executors(&[(1, 1)]));
@@ -77,7 +77,7 @@ fn run(logs: &[Vec<i64>], reaches: &[usize], chunk: usize, drift: i64, ends: boo
     for step in 0..1_000 {
         let number = step % 4;
         let log = &logs[number];
-        // In the end every consumer comes to its end.
+        // After enough steps every consumer reads to its end.
         let more = if step > 400 { log.len() } else { turns.next().copied().unwrap_or(1) };
         reached[number] = log.len().min(reached[number] + more);
         let positions: Vec<i64> = (0..4).map(|number| query.machine.positions()[&place(number)]).collect();
@@ -97,7 +97,7 @@ fn run(logs: &[Vec<i64>], reaches: &[usize], chunk: usize, drift: i64, ends: boo
         if done {
             break;
         }
-        // Nothing moves: time does, until those at their end are idle.
+        // No progress without time: let it pass until partitions at their end are idle.
         if reached.iter().zip(logs).all(|(reached, log)| *reached == log.len())
             && positions == (0..4).map(|number| query.machine.positions()[&place(number)]).collect::<Vec<_>>()
         {
@@ -107,7 +107,7 @@ fn run(logs: &[Vec<i64>], reaches: &[usize], chunk: usize, drift: i64, ends: boo
     Ok((0..4).map(|number| query.machine.positions()[&place(number)]).collect())
 }
 
-/// What this batch reads is within the drift, but for one stretch.
+/// Checks that what this batch reads is within the drift, apart from one step.
 fn check(query: &Query, logs: &[Vec<i64>], before: &[i64], chunk: usize, drift: i64) -> Result<(), TestCaseError> {
     let plan = query.run().plan;
     let left = |number: usize| before[number] < logs[number].len() as i64;
@@ -116,9 +116,9 @@ fn check(query: &Query, logs: &[Vec<i64>], before: &[i64], chunk: usize, drift: 
     for (partition, range) in &plan.ranges {
         let log = &logs[(partition.source.0 * 2) as usize + partition.tp.partition as usize];
         prop_assert!(high(log, range.start).is_none_or(|time| time <= slowest + drift), "{partition:?} runs away");
-        let one_stretch = range.end - range.start <= 2 * chunk as i64;
+        let one_step = range.end - range.start <= 2 * chunk as i64;
         let within = high(log, range.end).is_none_or(|time| time <= slowest + drift);
-        prop_assert!(within || one_stretch, "{partition:?} reads {range:?} at once");
+        prop_assert!(within || one_step, "{partition:?} reads {range:?} at once");
     }
     Ok(())
 }
@@ -127,7 +127,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn all_is_read_in_the_end_and_no_batch_runs_away(
+    fn everything_is_read_in_the_end_and_no_batch_exceeds_the_drift(
         logs in proptest::collection::vec(proptest::collection::vec(0i64..200, 0..40), 4),
         reaches in proptest::collection::vec(0usize..12, 1..9),
         chunk in 1usize..6,
@@ -149,7 +149,7 @@ fn a_fast_source_waits_for_a_slow_one() {
     // when
     let actions = query.tell(news(0, &logs[0], 3, 1));
     // then
-    assert_eq!(names(&actions), ["run"], "nobody knows yet that it is ahead: one stretch of it is read");
+    assert_eq!(names(&actions), ["run"], "it is not known yet that it is ahead: one step of it is read");
     assert_eq!(query.run().plan.ranges[&place(0)].end, 1);
     // when
     query.finish_tasks_with(|task| read(&logs, task));

@@ -5,7 +5,8 @@ use crate::query::ClockWindow;
 
 const HOUR: i64 = 3_600_000;
 
-/// An endless query whose wall clock is off by so much at each second, and what it does in each.
+/// Runs an endless query whose wall clock is off by `skew` of the second. Returns real time and batch time of each
+/// batch.
 fn batches_while(trigger: Trigger, options: SourceOptions, skew: impl Fn(i64) -> i64) -> Vec<(i64, i64)> {
     let config = QueryConfig { trigger, ..with_options(options) };
     let mut query = Query::new(config);
@@ -30,7 +31,7 @@ fn largest_gap(batches: &[(i64, i64)]) -> i64 {
 }
 
 #[test]
-fn triggers_and_rates_go_on_while_the_wall_clock_jumps_an_hour_back_and_forth() {
+fn triggers_and_rates_keep_working_while_the_wall_clock_jumps() {
     let jumps = |second: i64| match second {
         0..20 => 0,
         20..40 => -HOUR,
@@ -72,7 +73,7 @@ fn no_partition_is_idle_because_the_clock_was_set_forward() {
     query.skew_ms = HOUR;
     let jumped = query.tell(topic("", &[(1, 0, 0)]));
     // then
-    assert_eq!(jumped, vec![], "the other partition is at its end, and was for no time at all");
+    assert_eq!(jumped, vec![], "the other partition is at its end only since now");
     let told = (0..60).flat_map(|_| {
         query.now_ms += 1_000;
         names(&query.tell(topic("", &[(1, 0, 0)])))
@@ -81,7 +82,7 @@ fn no_partition_is_idle_because_the_clock_was_set_forward() {
 }
 
 #[test]
-fn a_window_over_the_time_of_batches_ends_though_the_clock_was_set_back() {
+fn a_window_over_the_time_of_batches_ends_although_the_clock_was_set_back() {
     // given
     let window = ClockWindow { size_ms: 10_000, begin_every_ms: 10_000, end_every_ms: 10_000, offset_ms: 0 };
     let mut query = Query::new(QueryConfig { clock_windows: vec![(OperatorId(0), window)], ..config() });
@@ -96,7 +97,7 @@ fn a_window_over_the_time_of_batches_ends_though_the_clock_was_set_back() {
         let wake = query.machine.next_wake_ms().expect("the window ends");
         query.tick_at(wake);
         wakes += 1;
-        assert!(wakes < 50, "it comes closer with each look");
+        assert!(wakes < 50, "each wake comes closer to the end");
     }
     // then
     assert!(query.now_ms <= 21_000, "at half speed at worst: {}", query.now_ms);

@@ -1,4 +1,4 @@
-//! Executors that cannot reach one another, that die under a query, and that hang.
+//! Executors that cannot reach one another, that die under a query, or that hang.
 
 use super::*;
 use crate::error::ErrorKind;
@@ -9,14 +9,14 @@ use crate::query::lease::{STANDSTILL_MS, UNHEARD_MS};
 fn unreachable(query: &Query, from: u128, to: u128) -> Event {
     let run = query.run();
     let task = *run.placement.iter().find(|(_, executor)| **executor == e(from)).expect("it has a task").0;
-    let (kind, message) = (ErrorKind::Retry, "no way".to_string());
+    let (kind, message) = (ErrorKind::Retry, "connection refused".to_string());
     Event::TaskFailed { attempt: run.attempt, task, kind, message, unreachable: Some(e(to)) }
 }
 
-/// Passes the time until an attempt runs.
+/// Lets time pass until an attempt runs.
 fn run_again(query: &mut Query) -> Vec<Action> {
     for _ in 0..10 {
-        let wake = query.machine.next_wake_ms().expect("it wants to go on");
+        let wake = query.machine.next_wake_ms().expect("it is tried again");
         let actions = query.tick_at(wake);
         if actions.iter().any(|action| matches!(action, Action::Run { .. })) {
             return actions;
@@ -30,7 +30,7 @@ fn placed_on(query: &Query) -> BTreeSet<u128> {
 }
 
 #[test]
-fn an_executor_that_others_cannot_reach_is_left_out_and_taken_back_later() {
+fn an_executor_that_others_cannot_reach_is_left_out_and_readmitted_later() {
     // given
     let mut query = Query::new(QueryConfig { reserved_writers: [(SinkId(0), 3)].into(), ..config() });
     query.tell(executors(&[(1, 1), (2, 2), (3, 3)]));
@@ -43,12 +43,12 @@ fn an_executor_that_others_cannot_reach_is_left_out_and_taken_back_later() {
         run_again(&mut query);
     }
     // then
-    assert_eq!(placed_on(&query), [1, 3].into(), "the same placement would fail for ever");
+    assert_eq!(placed_on(&query), [1, 3].into(), "the same placement would fail again");
     let notices = query.machine.notices();
     assert!(notices[0].contains("host-2:1") && notices[0].contains("--advertise"), "{notices:?}");
     query.complete();
     // when
-    let wake = query.machine.next_wake_ms().expect("it is taken back some time");
+    let wake = query.machine.next_wake_ms().expect("it is readmitted some time");
     let actions = query.tick_at(wake);
     // then
     assert_eq!(names(&actions), ["assign"; 3]);
@@ -77,7 +77,7 @@ fn a_prepared_batch_is_finished_without_the_executor_that_is_cut_off() {
     assert_eq!(*query.run().plan, record.plan);
 }
 
-/// A batch runs, and as soon as it does its executor dies. The actions of the last death.
+/// A batch starts and its executor dies at once. Returns the actions of the death.
 fn die(query: &mut Query, number: u128) -> Vec<Action> {
     query.tell(executors(&[(number, 1), (99, 1)]));
     if query.running.as_ref().is_none_or(|run| !run.placement.values().any(|id| *id == e(number))) {
@@ -104,7 +104,7 @@ fn a_query_whose_executors_die_one_after_another_waits_then_fails_and_says_why()
     assert!(why.contains("3 executors died") && why.contains("quarantined"), "{why}");
     let before = query.run().attempt;
     query.tick_at(query.now_ms + 5_000);
-    assert_eq!(query.run().attempt, before, "it lets the others work");
+    assert_eq!(query.run().attempt, before, "other queries can work meanwhile");
     // when
     let wake = query.machine.next_wake_ms().expect("it is tried again");
     query.tick_at(wake);
@@ -117,13 +117,13 @@ fn a_query_whose_executors_die_one_after_another_waits_then_fails_and_says_why()
         Action::Ended(End::Failed(message)) => Some(message.as_str()),
         _ => None,
     });
-    let message = ended.expect("five are enough");
+    let message = ended.expect("five deaths end the run");
     assert!(message.contains("5 executors died") && message.contains("highwater start"), "{message}");
     assert!(names(&actions).contains(&"resolve"), "what they left open is fenced: {actions:?}");
 }
 
 #[test]
-fn executors_killed_between_commits_are_nobody_to_blame_for() {
+fn executors_killed_between_commits_are_not_blamed_on_the_query() {
     let mut query = Query::new(config());
     for number in 1..40u128 {
         die(&mut query, number);
@@ -147,7 +147,7 @@ fn heartbeat(query: &Query, executor: u128, steps: u64) -> Event {
 }
 
 #[test]
-fn an_executor_that_lives_and_never_answers_opens_the_query_anew_and_the_batch_runs_again() {
+fn a_live_executor_that_never_answers_reopens_the_query_and_the_batch_runs_again() {
     // given
     let mut query = Query::executing();
     let (first, began) = (query.run(), query.now_ms);
@@ -173,7 +173,7 @@ fn an_executor_that_lives_and_never_answers_opens_the_query_anew_and_the_batch_r
 }
 
 #[test]
-fn an_attempt_that_makes_no_step_is_given_up_however_alive_its_executors_are() {
+fn an_attempt_without_progress_is_dropped_although_its_executors_are_alive() {
     // given
     let mut query = Query::executing();
     let (began, attempt) = (query.now_ms, query.run().attempt);
@@ -191,7 +191,7 @@ fn an_attempt_that_makes_no_step_is_given_up_however_alive_its_executors_are() {
 }
 
 #[test]
-fn writers_that_never_answer_are_found_out_about() {
+fn writers_that_never_answer_are_resolved() {
     // given
     let (mut query, _) = Query::publishing();
     query.published(w(0), true);

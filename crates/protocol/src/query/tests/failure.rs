@@ -1,4 +1,4 @@
-//! What can go wrong while a batch is under way, and what becomes of the batch.
+//! What can go wrong while a batch is under way, and what happens to the batch.
 
 use super::*;
 use crate::error::ErrorKind;
@@ -31,7 +31,7 @@ fn an_executor_lost_before_prepare_drops_the_attempt_and_fences_its_writers() {
     assert!(again.placement.values().all(|executor| *executor == e(1)));
 }
 
-/// Writers of the first batch whose outcome is unknown are asked about.
+/// The question about writers of the first batch whose outcome is unknown.
 fn asked(number: u64, writers: &[u32]) -> Action {
     let writers = writers.iter().map(|number| writer_report(w(*number), 2)).collect();
     Action::Resolve { number, batch: Some(BatchId(0)), writers, whole: false }
@@ -52,7 +52,7 @@ fn executors_lost_one_after_the_other_have_their_writers_fenced_one_after_the_ot
     let actions = query.resolved([(w(1), Resolution::NotPublished)]);
     // then
     assert_eq!(while_fencing, vec![], "one resolution at a time");
-    assert_eq!(actions, [fenced(3, &[0])], "even without an executor that could go on");
+    assert_eq!(actions, [fenced(3, &[0])], "even if no executor is left");
     assert_eq!(query.resolved([(w(0), Resolution::NotPublished)]), vec![]);
     assert_eq!(names(&query.tell(executors(&[(3, 3)]))), ["open", "assign"]);
 }
@@ -81,11 +81,11 @@ fn writers_that_a_later_attempt_took_over_are_left_to_it() {
     // when
     let actions = query.tell(executors(&[(1, 1)]));
     // then
-    assert_eq!(names(&actions), ["assign"], "nothing of theirs is open");
+    assert_eq!(names(&actions), ["assign"], "none of their transactions is open");
 }
 
 #[test]
-fn an_executor_under_another_session_was_away_and_has_dropped_its_attempt() {
+fn an_executor_with_a_new_session_was_away_and_has_dropped_its_attempt() {
     // given
     let mut query = Query::executing();
     // when
@@ -95,7 +95,7 @@ fn an_executor_under_another_session_was_away_and_has_dropped_its_attempt() {
 }
 
 #[test]
-fn an_executor_without_a_task_may_go_without_harm() {
+fn losing_an_executor_without_a_task_changes_nothing() {
     // given
     let mut query = Query::executing();
     query.tell(executors(&[(1, 1), (2, 2), (3, 3)]));
@@ -118,9 +118,9 @@ fn reports_of_a_dropped_attempt_or_of_the_wrong_executor_change_nothing() {
         let report = Box::new(report(task));
         // when
         let stale = query.tell(Event::TaskDone { attempt: old.attempt, executor: e(1), report: report.clone() });
-        let strange = query.tell(Event::TaskDone { attempt: new.attempt, executor: e(9), report });
+        let foreign = query.tell(Event::TaskDone { attempt: new.attempt, executor: e(9), report });
         // then
-        assert_eq!((stale, strange), (vec![], vec![]));
+        assert_eq!((stale, foreign), (vec![], vec![]));
     }
     assert_eq!(
         query.tell(Event::TaskFailed {
@@ -136,7 +136,7 @@ fn reports_of_a_dropped_attempt_or_of_the_wrong_executor_change_nothing() {
 }
 
 #[test]
-fn a_passing_failure_is_tried_again_after_a_pause_that_grows() {
+fn a_temporary_failure_is_retried_after_a_growing_pause() {
     // given
     let mut query = Query::executing();
     let mut pauses = Vec::new();
@@ -157,7 +157,7 @@ fn a_passing_failure_is_tried_again_after_a_pause_that_grows() {
 }
 
 #[test]
-fn a_failure_that_trying_again_cannot_mend_stops_the_query() {
+fn a_failure_that_a_retry_cannot_fix_stops_the_query() {
     for kind in [ErrorKind::Fix, ErrorKind::Fatal] {
         // given
         let mut query = Query::executing();
@@ -171,7 +171,7 @@ fn a_failure_that_trying_again_cannot_mend_stops_the_query() {
 }
 
 #[test]
-fn a_checkpoint_that_cannot_be_written_stops_the_query_and_a_fenced_one_ends_it_silently() {
+fn a_checkpoint_that_cannot_be_written_fails_the_query_and_a_fenced_one_ends_it_silently() {
     for (kind, expected) in [(ErrorKind::Fix, "failed"), (ErrorKind::Fatal, "failed"), (ErrorKind::Fenced, "fenced")] {
         // given
         let (mut query, record) = Query::preparing();
@@ -189,7 +189,7 @@ fn a_checkpoint_that_cannot_be_written_stops_the_query_and_a_fenced_one_ends_it_
 }
 
 #[test]
-fn a_record_that_cannot_be_written_just_now_is_written_again_while_the_attempt_waits() {
+fn a_record_that_cannot_be_written_is_retried_while_the_attempt_waits() {
     // given
     let (mut query, record) = Query::preparing();
     for _ in 0..3 {
@@ -239,7 +239,7 @@ fn a_batch_that_takes_too_long_is_dropped_and_planned_smaller_until_it_is_quick_
     assert!(message.contains("20 s") && message.contains("max_offsets_per_trigger"), "{message}");
     query.tick_at(query.machine.next_wake_ms().unwrap());
     assert_eq!(read_by(&query), 3);
-    // A failure of another kind, after so long, says the same.
+    // A failure of another kind after so long has the same effect.
     query.tick_at(query.now_ms + 12_000);
     let fenced = failed(&query, ErrorKind::Fenced);
     query.tell(fenced);
@@ -267,11 +267,11 @@ fn an_attempt_whose_last_report_comes_too_late_is_not_prepared() {
     };
     let actions: Vec<Action> = run.plan.tasks.iter().flat_map(|task| query.tell(done(task))).collect();
     // then
-    assert_eq!(names(&actions), ["abort"], "its first transactions may be over");
+    assert_eq!(names(&actions), ["abort"], "its first transactions may have timed out");
 }
 
 #[test]
-fn a_prepared_batch_that_is_repeated_may_take_what_it_takes() {
+fn a_repeated_prepared_batch_has_no_time_limit() {
     // given
     let mut query = of_six();
     query.finish_tasks();
@@ -286,7 +286,7 @@ fn a_prepared_batch_that_is_repeated_may_take_what_it_takes() {
 }
 
 #[test]
-fn a_sink_that_cannot_take_the_rows_just_now_is_given_time_and_shown() {
+fn a_sink_that_cannot_take_the_rows_is_retried_later_and_shown() {
     // given
     let (mut query, batch) = (of_six(), BatchId(0));
     query.finish_tasks();
@@ -308,7 +308,7 @@ fn a_sink_that_cannot_take_the_rows_just_now_is_given_time_and_shown() {
     // when
     let stale = query.tell(failed(ErrorKind::Fix));
     // then
-    assert_eq!(stale, vec![], "the word of an attempt that is over");
+    assert_eq!(stale, vec![], "an answer of an attempt that is over");
     query.finish_tasks();
     let refused = query.tell(Event::Published {
         attempt: query.run().attempt,
@@ -368,7 +368,7 @@ fn a_repetition_with_other_rows_state_or_records_stops_before_anything_is_publis
         |report| report.state.iter_mut().for_each(|delta| delta.digest += 1),
         |report| report.partitions.values_mut().for_each(|read| read.checksum += 1),
     ];
-    for (spoil, says) in spoil.into_iter().zip(["other rows", "another state", "topic was changed"]) {
+    for (spoil, expected) in spoil.into_iter().zip(["different rows", "different state", "topic was changed"]) {
         // given
         let (mut query, _) = Query::publishing();
         query.published(w(0), true);
@@ -382,12 +382,12 @@ fn a_repetition_with_other_rows_state_or_records_stops_before_anything_is_publis
         });
         // then
         assert_eq!(names(&actions), ["abort", "ended"]);
-        assert!(failure(&actions).contains(says), "{}", failure(&actions));
+        assert!(failure(&actions).contains(expected), "{}", failure(&actions));
     }
 }
 
 #[test]
-fn an_unknown_outcome_is_found_out_and_the_running_attempt_committed() {
+fn an_unknown_outcome_is_resolved_and_the_running_attempt_committed() {
     // given
     let (mut query, _) = Query::publishing();
     let attempt = query.run().attempt;
@@ -417,7 +417,7 @@ fn an_executor_lost_after_its_writer_answered_does_not_hold_the_commit() {
 }
 
 #[test]
-fn a_sink_that_is_ahead_stops_the_query_with_the_ways_out() {
+fn a_sink_that_is_ahead_stops_the_query_and_names_the_remedies() {
     // given
     let (mut query, _) = Query::publishing();
     query.published(w(0), true);

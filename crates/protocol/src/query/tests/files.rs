@@ -1,4 +1,4 @@
-//! Files that rows look up: versions belong to plans.
+//! Files that rows look up: each plan has its version of them.
 
 use super::*;
 use crate::files::{FileContent, FileVersions};
@@ -28,7 +28,7 @@ fn nothing_is_planned_before_the_files_are_read() {
 }
 
 #[test]
-fn a_batch_keeps_its_version_and_the_next_one_has_the_newest() {
+fn a_batch_keeps_its_version_and_the_next_one_gets_the_newest() {
     // given
     let mut query = Query::new(with_files());
     query.tell(executors(&[(1, 1)]));
@@ -62,7 +62,7 @@ fn a_prepared_batch_is_finished_with_its_version_before_the_files_are_read() {
     query.tell(executors(&[(1, 1)]));
     // then
     assert_eq!(query.run().plan.files, version("a"));
-    // given: a record of before versions were noted
+    // given: a record written before versions were recorded
     let mut query = Query::restarted(with_files(), &prepared(FileVersions::new()), 5_000, Resolution::NotPublished);
     // when
     query.tell(executors(&[(1, 1)]));

@@ -1,4 +1,4 @@
-//! The last record before each position: kept with it, handed to whoever reads on, gone when the position is set anew.
+//! The last record before each position: stored with it, sent to the next reader, dropped when the position is reset.
 
 use super::*;
 use crate::offsets::{LastRecord, LastRecords};
@@ -8,8 +8,8 @@ fn last(offset: i64, leader_epoch: i32) -> LastRecord {
     LastRecord { offset, leader_epoch }
 }
 
-/// The running batch goes through to its commit; `read` says of a partition's range how many records it held, and the last
-/// of them.
+/// Takes the running batch through to its commit. `read` returns, for a partition's range, how many records it held and
+/// the last of them.
 fn complete(query: &mut Query, read: impl Fn(&OffsetRange) -> (u64, Option<LastRecord>)) -> Arc<PrepareRecord> {
     let batch = query.run().plan.batch;
     query.finish_tasks_with(|task| {
@@ -31,7 +31,7 @@ fn whole(range: &OffsetRange) -> (u64, Option<LastRecord>) {
     (range.len() as u64, Some(last(range.end - 1, 4)))
 }
 
-/// What the only assignment among the actions says.
+/// The last records in the only assignment among the actions.
 fn assigned(actions: &[Action]) -> LastRecords {
     let mut found = actions.iter().filter_map(|action| match action {
         Action::Assign { last_records, .. } => Some(last_records.clone()),
@@ -42,7 +42,7 @@ fn assigned(actions: &[Action]) -> LastRecords {
     only
 }
 
-/// A query that lets `on_data_loss` decide so, with the records 0..3 of partition 0 committed.
+/// A query with this `on_data_loss` whose records 0..3 of partition 0 are committed.
 fn three_read(policy: OnDataLoss) -> (Query, Arc<PrepareRecord>) {
     let mut query = Query::new(with_options(SourceOptions { on_data_loss: policy, ..SourceOptions::default() }));
     query.tell(executors(&[(1, 1)]));
@@ -52,7 +52,7 @@ fn three_read(policy: OnDataLoss) -> (Query, Arc<PrepareRecord>) {
 }
 
 #[test]
-fn a_record_keeps_it_and_whoever_reads_on_is_told() {
+fn it_is_stored_in_the_record_and_sent_to_the_next_reader() {
     // given
     let (mut query, record) = three_read(OnDataLoss::Fail);
     let known: LastRecords = [(p(0), last(2, 4))].into();
@@ -67,21 +67,21 @@ fn a_record_keeps_it_and_whoever_reads_on_is_told() {
 }
 
 #[test]
-fn markers_behind_it_do_not_move_it_and_a_record_of_unknown_epoch_ends_it() {
+fn markers_do_not_move_it_and_a_record_of_unknown_epoch_drops_it() {
     // given: nothing but markers in 3..5
     let (mut query, _) = three_read(OnDataLoss::Fail);
     query.tell(available(1, &[(0, 5)]));
     let record = complete(&mut query, |_| (0, None));
     assert_eq!((record.positions[&p(0)], record.last_records[&p(0)]), (5, last(2, 4)));
-    // when a record comes from a broker that does not tell its epoch
+    // when a record comes from a broker that does not report its epoch
     query.tell(available(1, &[(0, 6)]));
     let record = complete(&mut query, |_| (1, None));
     // then
-    assert_eq!(record.last_records, LastRecords::new(), "the one before says nothing of this position");
+    assert_eq!(record.last_records, LastRecords::new(), "the record before does not belong to this position");
 }
 
 #[test]
-fn a_batch_that_is_finished_after_a_restart_reads_its_ranges_without_it_and_leaves_it_behind() {
+fn a_batch_finished_after_a_restart_reads_without_it_and_records_it_again() {
     // given: 3..6 was prepared, and nothing published
     let (mut query, _) = three_read(OnDataLoss::Fail);
     query.tell(available(1, &[(0, 6)]));
@@ -100,8 +100,8 @@ fn a_batch_that_is_finished_after_a_restart_reads_its_ranges_without_it_and_leav
 }
 
 #[test]
-fn a_log_rewritten_while_nobody_read_is_treated_as_one_rewritten_under_a_reader() {
-    for (policy, goes_on_at) in
+fn a_log_rewritten_without_a_reader_is_treated_like_one_rewritten_under_a_reader() {
+    for (policy, continues_at) in
         [(OnDataLoss::Fail, None), (OnDataLoss::Earliest, Some(1)), (OnDataLoss::Latest, Some(9))]
     {
         // given
@@ -109,11 +109,11 @@ fn a_log_rewritten_while_nobody_read_is_treated_as_one_rewritten_under_a_reader(
         let options = SourceOptions { on_data_loss: policy, ..SourceOptions::default() };
         let mut again = Query::restarted(with_options(options), &record, query.now_ms, Resolution::Published);
         again.tell(executors(&[(1, 1)]));
-        // when the consumer finds other records from 1 on, though the log goes on to 9
+        // when the consumer finds different records from 1 on, although the log extends to 9
         let told = again.tell(out_of_range(3, 0, 9, Some(1)));
         // then
-        let Some(position) = goes_on_at else {
-            assert!(failure(&told).contains("truncated at offset 1 and written anew"), "{told:?}");
+        let Some(position) = continues_at else {
+            assert!(failure(&told).contains("truncated at offset 1 and rewritten"), "{told:?}");
             continue;
         };
         assert_eq!((names(&told), assigned(&told)), (vec!["assign", "run"], LastRecords::new()), "{policy:?}");
@@ -124,7 +124,7 @@ fn a_log_rewritten_while_nobody_read_is_treated_as_one_rewritten_under_a_reader(
 }
 
 #[test]
-fn a_log_that_is_shorter_now_is_asked_where_it_was_rewritten() {
+fn a_shorter_log_is_checked_for_where_it_was_rewritten() {
     // given 3 records that were read, of a log that ends at 2 now
     let (query, record) = three_read(OnDataLoss::Earliest);
     let options = || with_options(SourceOptions { on_data_loss: OnDataLoss::Earliest, ..SourceOptions::default() });
@@ -133,11 +133,11 @@ fn a_log_that_is_shorter_now_is_asked_where_it_was_rewritten() {
     again.tell(executors(&[(1, 1)]));
     // when
     let told = again.tell(look());
-    // then it is not said to go on at its end: the consumer finds other records from 1 on
+    // then reading does not continue at its end: the consumer finds different records from 1 on
     assert_eq!((told, again.machine.positions()[&p(0)]), (vec![], 3));
     again.tell(out_of_range(3, 0, 2, Some(1)));
     assert_eq!(again.machine.positions()[&p(0)], 1);
-    // and a partition that is not read any more goes by its end
+    // and a partition that is no longer read is checked against its end only
     let ends = [(p(0), 3), (p(1), 4)].into();
     let config = QueryConfig { end_positions: ends, trigger: Trigger::AvailableNow, ..options() };
     let mut again = Query::restarted(config, &record, query.now_ms, Resolution::Published);
@@ -146,7 +146,7 @@ fn a_log_that_is_shorter_now_is_asked_where_it_was_rewritten() {
 }
 
 #[test]
-fn it_ends_with_its_topic_and_with_what_retention_took() {
+fn it_is_dropped_with_its_topic_and_when_retention_deletes_records() {
     let (mut query, _) = three_read(OnDataLoss::Earliest);
     query.tell(topic("old", &[(0, 0, 3), (1, 0, 0)]));
     let told = query.tell(topic("new", &[(0, 0, 9), (1, 0, 0)]));
@@ -154,7 +154,7 @@ fn it_ends_with_its_topic_and_with_what_retention_took() {
 
     let (mut query, _) = three_read(OnDataLoss::Earliest);
     let told = query.tell(out_of_range(3, 5, 9, None));
-    assert_eq!(assigned(&told), LastRecords::new(), "5 follows records that nobody has read");
+    assert_eq!(assigned(&told), LastRecords::new(), "the records before 5 were never read");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A micro-batch from its plan to its commit, with nothing going wrong.
+//! A micro-batch from its plan to its commit, without failures.
 
 use super::*;
 use crate::ids::ShardId;
@@ -6,7 +6,7 @@ use crate::offsets::OffsetRange;
 use crate::query::RunState;
 
 #[test]
-fn stages_that_write_one_sink_have_writers_of_their_own() {
+fn stages_that_write_the_same_sink_have_their_own_writers() {
     // given: the source stage writes the sink of the shards' stage as well
     let mut config = config();
     config.stages[0].sinks = vec![SinkId(0)];
@@ -49,7 +49,7 @@ fn executors_are_opened_then_given_their_partitions() {
 }
 
 #[test]
-fn the_first_batch_is_planned_over_what_was_read() {
+fn the_first_batch_is_planned_over_the_records_read() {
     // given
     let mut query = Query::new(config());
     query.tell(executors(&[(1, 1), (2, 2)]));
@@ -70,7 +70,7 @@ fn the_first_batch_is_planned_over_what_was_read() {
 }
 
 #[test]
-fn availability_of_a_partition_that_is_not_assigned_counts_for_nothing() {
+fn availability_of_an_unassigned_partition_is_ignored() {
     // given
     let mut query = Query::new(config());
     query.tell(executors(&[(1, 1), (2, 2)]));
@@ -111,7 +111,7 @@ fn a_task_reported_twice_counts_once() {
 }
 
 #[test]
-fn only_when_it_is_durable_the_writers_publish() {
+fn writers_publish_only_after_the_checkpoint_is_durable() {
     // given
     let (mut query, record) = Query::preparing();
     // when
@@ -124,7 +124,7 @@ fn only_when_it_is_durable_the_writers_publish() {
 }
 
 #[test]
-fn the_answer_about_another_batch_is_not_taken_for_this_one() {
+fn an_answer_about_another_batch_is_ignored() {
     // given
     let (mut query, _) = Query::preparing();
     // when
@@ -186,7 +186,7 @@ fn when_the_last_writer_has_published_the_batch_is_committed_and_the_next_planne
 }
 
 #[test]
-fn no_batch_is_dispatched_while_one_is_on_its_way() {
+fn no_batch_is_dispatched_while_another_is_under_way() {
     // given
     let (mut query, _) = Query::preparing();
     // when
@@ -198,7 +198,7 @@ fn no_batch_is_dispatched_while_one_is_on_its_way() {
 }
 
 #[test]
-fn a_newcomer_is_opened_at_once_and_gets_its_share_with_the_next_batch() {
+fn a_new_executor_is_opened_at_once_and_gets_its_share_with_the_next_batch() {
     // given
     let mut query = Query::executing();
     // when

@@ -1,5 +1,5 @@
 //! What `on_data_loss` does to a run: every policy with every trigger, stopped and running, one and several partitions,
-//! and the position before, inside and after what is left. The verdicts themselves are in `loss.rs`.
+//! and the position before, inside and after the log. The verdicts themselves are in `loss.rs`.
 
 use super::*;
 use crate::options::OnDataLoss;
@@ -7,11 +7,11 @@ use crate::query::RunState;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Place {
-    /// 10 is committed, 15..20 is left.
+    /// 10 is committed, 15..20 is in the log.
     Before,
-    /// 10 is committed, 5..20 is left.
+    /// 10 is committed, 5..20 is in the log.
     Inside,
-    /// 10 is committed, 2..6 is left.
+    /// 10 is committed, 2..6 is in the log.
     After,
 }
 
@@ -28,7 +28,7 @@ impl Place {
         }
     }
 
-    /// Where reading goes on, and how many offsets are lost; `None`: the query stops.
+    /// Where reading continues, and how many offsets are lost; `None` if the query stops.
     fn expected(self, policy: OnDataLoss) -> Option<(i64, u64)> {
         match (self, policy) {
             (Place::Inside, _) => Some((COMMITTED, 0)),
@@ -40,7 +40,7 @@ impl Place {
     }
 }
 
-/// A query over so many partitions whose first has 10 offsets committed and, with a trigger that has them, ends at
+/// A query over `partitions` partitions whose first has 10 offsets committed and, if the trigger is bounded, ends at
 /// `end`; the others have nothing to read.
 fn at_ten(policy: OnDataLoss, trigger: &Trigger, partitions: i32, end: i64) -> QueryConfig {
     let mut config = with_options(SourceOptions { on_data_loss: policy, ..SourceOptions::default() });
@@ -58,7 +58,7 @@ fn bounded(trigger: &Trigger) -> bool {
     matches!(trigger, Trigger::AvailableNow | Trigger::Once)
 }
 
-/// The run goes through every batch that falls due; returns how it ended, if it did.
+/// Takes the run through every batch that falls due. Returns how it ended; `None` if it goes on.
 fn go_on(query: &mut Query) -> Option<End> {
     for _ in 0..10 {
         query.tick_at(query.now_ms + 20);
@@ -77,7 +77,7 @@ fn go_on(query: &mut Query) -> Option<End> {
     panic!("the query never comes to rest");
 }
 
-/// A run that finds out at its start, or one that has read ahead to 13 when the log changes under it.
+/// One combination: a run that finds the loss at its start, or one that has read ahead to 13 when the log changes.
 fn cell(policy: OnDataLoss, trigger: &Trigger, running: bool, partitions: i32, place: Place) {
     let name = format!("{policy:?} {trigger:?} running={running} {partitions} {place:?}");
     let (earliest, mut latest) = place.log();
@@ -132,7 +132,7 @@ fn gone(earliest: i64) -> Event {
 }
 
 #[test]
-fn records_that_are_gone_stop_the_query_unless_told_otherwise() {
+fn lost_records_stop_the_query_by_default() {
     // given
     let mut query = Query::new(config());
     query.tell(executors(&[(1, 1)]));
@@ -144,7 +144,7 @@ fn records_that_are_gone_stop_the_query_unless_told_otherwise() {
 }
 
 #[test]
-fn a_gap_is_skipped_and_recorded_in_a_batch_of_its_own() {
+fn a_gap_is_skipped_and_recorded_in_its_own_batch() {
     for (policy, begins_at) in [(OnDataLoss::Earliest, 5), (OnDataLoss::Latest, 20)] {
         // given
         let mut query = Query::new(with_options(SourceOptions { on_data_loss: policy, ..SourceOptions::default() }));
@@ -183,7 +183,7 @@ fn a_query_without_state_records_a_skip_without_a_single_task() {
 }
 
 #[test]
-fn records_gone_while_a_prepared_batch_is_published_are_looked_at_after_it() {
+fn records_lost_while_a_prepared_batch_is_published_are_handled_after_it() {
     // given
     let (mut query, _) = Query::publishing();
     // when
@@ -196,7 +196,7 @@ fn records_gone_while_a_prepared_batch_is_published_are_looked_at_after_it() {
 }
 
 #[test]
-fn what_was_read_ahead_of_a_truncated_log_is_dropped_and_read_again() {
+fn records_read_ahead_from_a_truncated_log_are_dropped_and_read_again() {
     // given an attempt over 0..3 of a log that has lost all but its first record
     let mut query = Query::executing();
     // when
@@ -209,7 +209,7 @@ fn what_was_read_ahead_of_a_truncated_log_is_dropped_and_read_again() {
 }
 
 #[test]
-fn positions_may_go_back_only_where_a_record_says_that_they_were_set_anew() {
+fn positions_may_go_back_only_if_the_record_lists_them_as_reset() {
     // given
     let options = SourceOptions { on_data_loss: OnDataLoss::Earliest, ..SourceOptions::default() };
     let mut query = Query::new(with_options(options));
@@ -230,7 +230,7 @@ fn positions_may_go_back_only_where_a_record_says_that_they_were_set_anew() {
 }
 
 #[test]
-fn a_prepared_batch_whose_records_are_gone_stops_the_query_though_nothing_runs_yet() {
+fn a_prepared_batch_whose_records_are_lost_stops_the_query_between_attempts() {
     // given a recovered batch over 0..3, between two attempts
     let (_, record) = Query::publishing();
     let mut query = Query::restarted(config(), &record, 0, Resolution::NotPublished);

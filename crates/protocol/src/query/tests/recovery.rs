@@ -1,10 +1,10 @@
-//! Runs that begin with a checkpoint, records that are gone, and ways a run ends.
+//! Runs that begin with a checkpoint, sinks that are ahead of it, and how runs are stopped.
 
 use super::*;
 use crate::error::ErrorKind;
 use crate::query::{Resolution, RunState};
 
-/// A new driver finds the prepared batch of an old one.
+/// A new driver finds the prepared batch of an earlier one.
 fn recovered() -> (Query, Arc<PrepareRecord>, Vec<Action>) {
     let (_, record) = Query::preparing();
     let config = QueryConfig { epoch: Epoch(4), ..config() };
@@ -37,7 +37,7 @@ fn a_batch_that_every_writer_holds_is_adopted_and_the_next_one_planned() {
     let actions = query.resolved(both([Resolution::Published; 2]));
     // then
     assert_eq!(names(&actions), ["committed", "assign"]);
-    assert!(committed(&actions).executors.is_empty(), "nobody holds an overlay of it");
+    assert!(committed(&actions).executors.is_empty(), "no executor holds an overlay of it");
     let partitions = vec![(p(0), 3, None), (p(1), 0, None)];
     assert_eq!(actions[1], assign(1, partitions));
     assert_eq!(query.machine.last_committed(), Some(BatchId(0)));
@@ -99,8 +99,9 @@ fn a_recovered_query_whose_sink_is_ahead_fails() {
 }
 
 #[test]
-fn progress_of_a_writer_that_the_newest_record_does_not_have_stops_the_query() {
-    for (held, batch) in [(Resolution::Ahead { batch: BatchId(2) }, "batch 2"), (Resolution::Published, "another one")]
+fn progress_of_a_writer_missing_from_the_newest_record_stops_the_query() {
+    for (held, batch) in
+        [(Resolution::Ahead { batch: BatchId(2) }, "batch 2"), (Resolution::Published, "a different one")]
     {
         // given
         let (mut query, ..) = recovered();
@@ -120,7 +121,7 @@ fn progress_of_a_writer_that_the_newest_record_does_not_have_stops_the_query() {
 }
 
 #[test]
-fn a_query_without_a_checkpoint_whose_sink_holds_its_rows_stops_with_the_ways_out() {
+fn a_query_without_a_checkpoint_whose_sink_holds_its_rows_stops_and_names_the_remedies() {
     // given
     let (machine, actions) = QueryMachine::recover(config(), None, 0);
     let mut query = Query { machine, now_ms: 0, running: None, asked: 1, skew_ms: 0 };
@@ -134,12 +135,12 @@ fn a_query_without_a_checkpoint_whose_sink_holds_its_rows_stops_with_the_ways_ou
     let actions = query.resolved([(w(1), Resolution::Ahead { batch: BatchId(5) })]);
     // then
     let message = failure(&actions);
-    assert!(message.contains("batch 5") && message.contains("the checkpoint has none"), "{message}");
+    assert!(message.contains("batch 5") && message.contains("the checkpoint has no batch"), "{message}");
     assert!(message.contains("--new-output"), "{message}");
 }
 
 #[test]
-fn writers_are_used_once_their_number_is_durable() {
+fn writers_are_used_only_after_their_number_is_durable() {
     // given
     let mut query = Query::new(config());
     let three = executors(&[(1, 1), (2, 2), (3, 3)]);
@@ -162,7 +163,7 @@ fn writers_are_used_once_their_number_is_durable() {
     query.complete();
     let fewer_and_more_again =
         [executors(&[(1, 1)]), executors(&[(1, 1), (4, 4), (5, 5)])].map(|event| names(&query.tell(event)));
-    assert!(!fewer_and_more_again.concat().contains(&"reserve"), "so many are known: {fewer_and_more_again:?}");
+    assert!(!fewer_and_more_again.concat().contains(&"reserve"), "enough are reserved: {fewer_and_more_again:?}");
     // when, then
     let config = QueryConfig { reserved_writers: [(SinkId(0), 3)].into(), ..config() };
     let (_, actions) = QueryMachine::recover(config, None, 0);

@@ -85,12 +85,12 @@ fn the_trigger_every_plans_at_multiples_of_its_interval() {
     query.tell(available(1, &[(0, 9)]));
     assert_eq!(names(&query.complete()), ["committed"], "the next boundary has not come");
     assert_eq!(query.machine.next_wake_ms(), Some(200));
-    assert_eq!(names(&query.tick_at(250)), ["run"], "late is better than never");
+    assert_eq!(names(&query.tick_at(250)), ["run"], "a late tick plans it, too");
     assert_eq!(ranges(&query), [(0, 3, 9)]);
 }
 
 #[test]
-fn what_falls_due_while_nobody_looks_is_not_forgotten() {
+fn a_batch_that_fell_due_between_steps_is_planned() {
     // given a rate whose records are all there
     let options = SourceOptions { max_records_per_second: Some(100), ..SourceOptions::default() };
     let mut query = alone(with_options(options));
@@ -139,7 +139,7 @@ fn available_now_keeps_to_the_limits_and_finishes_at_its_ends() {
 }
 
 #[test]
-fn a_query_with_ends_that_is_there_already_finishes_without_a_batch() {
+fn a_query_already_at_its_ends_finishes_without_a_batch() {
     // given
     let mut query = Query::new(QueryConfig { end_positions: [(p(0), 0), (p(1), 0)].into(), ..config() });
     // when
@@ -160,7 +160,7 @@ fn a_bounded_query_ignores_partitions_that_appear_later() {
     assert!(!query.machine.positions().contains_key(&p(2)));
 }
 
-/// Reports with the highest watermark value of each range.
+/// A report with this highest watermark value in each range.
 fn report_at(task: &TaskPlan, watermark_ms: i64) -> TaskReport {
     let mut report = report(task);
     report.partitions.values_mut().for_each(|read| read.max_watermark_ms = Some(watermark_ms));
@@ -168,7 +168,7 @@ fn report_at(task: &TaskPlan, watermark_ms: i64) -> TaskReport {
 }
 
 #[test]
-fn a_watermark_that_moves_closes_windows_in_a_batch_without_records() {
+fn an_advancing_watermark_closes_windows_in_a_batch_without_records() {
     // given
     let mut config = with_options(SourceOptions { idle_timeout_ms: Some(1_000), ..SourceOptions::default() });
     config.windowed = true;
@@ -182,7 +182,7 @@ fn a_watermark_that_moves_closes_windows_in_a_batch_without_records() {
     let actions = query.publish_all();
     // then
     assert_eq!(names(&actions), ["committed"], "the other partition, unread so far, holds the watermark");
-    assert_eq!(query.machine.next_wake_ms(), None, "an executor's word that there is no more is not enough");
+    assert_eq!(query.machine.next_wake_ms(), None, "an executor's report that it is at the end is not enough");
     query.tell(topic("", &[(0, 0, 3), (1, 0, 0)]));
     // when
     query.now_ms += 990;
@@ -200,7 +200,7 @@ fn a_watermark_that_moves_closes_windows_in_a_batch_without_records() {
     assert_eq!(query.run().plan.late_before, [(SourceId(0), 70)].into());
 }
 
-/// Reports in which the windows get a row.
+/// A report in which the windows get a row.
 fn report_rows(task: &TaskPlan) -> TaskReport {
     let row = OperatorMetrics { operator: OperatorId(0), rows_updated: 1, ..OperatorMetrics::default() };
     TaskReport { operators: vec![row], ..report(task) }
@@ -211,14 +211,14 @@ fn tumble(size_ms: i64, offset_ms: i64) -> ClockWindow {
 }
 
 #[test]
-fn ends_of_windows_that_rows_are_in() {
+fn ends_of_the_windows_that_contain_a_row() {
     let all = |window: ClockWindow, rows: i64| {
         let ends = std::iter::successors(window.next_end_ms(rows, rows), |last| window.next_end_ms(rows, *last));
         ends.collect::<Vec<_>>()
     };
     assert_eq!((all(tumble(1_000, 300), 1_299), all(tumble(1_000, 300), 1_300)), (vec![1_300], vec![2_300]));
     assert_eq!(all(tumble(1_000, 0), -1), [0]);
-    // [1000, 1500), [1200, 1700), [1400, 1900): the time is in all, or no more in the first.
+    // [1000, 1500), [1200, 1700), [1400, 1900): 1450 is in all of them, 1500 no longer in the first.
     let hop = ClockWindow { size_ms: 500, begin_every_ms: 200, end_every_ms: 200, offset_ms: 0 };
     assert_eq!((all(hop, 1_450), all(hop, 1_500)), (vec![1_500, 1_700, 1_900], vec![1_700, 1_900]));
     // Windows with a pause after each.
@@ -252,7 +252,7 @@ fn the_clock_closes_windows_in_a_batch_without_records() {
     assert_eq!(query.tick_at(end - 1), vec![], "it is not over yet");
     assert_eq!(names(&query.tick_at(end)), ["run"]);
     assert_eq!((&query.run().plan.ranges, query.run().plan.timestamp_ms), (&BTreeMap::new(), end));
-    // when the windows below it close in that batch, and give it a row
+    // when windows of an operator below close in that batch and emit a row into it
     complete_with(&mut query, report_rows);
     // then
     assert_eq!(query.machine.next_wake_ms(), Some(end + 1_000));

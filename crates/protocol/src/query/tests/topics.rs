@@ -1,4 +1,4 @@
-//! Topics that are recreated, grow or are gone.
+//! Topics that are recreated, grow or are missing.
 
 use super::*;
 use crate::options::OnDataLoss;
@@ -11,7 +11,7 @@ fn with_id(policy: OnDataLoss) -> QueryConfig {
     config
 }
 
-/// Three records of partition 0 are committed.
+/// A query whose three records of partition 0 are committed.
 fn three_read(policy: OnDataLoss) -> (Query, Arc<PrepareRecord>) {
     let mut query = Query::new(with_id(policy));
     query.tell(executors(&[(1, 1)]));
@@ -34,7 +34,7 @@ fn nothing_is_planned_before_the_brokers_confirm_the_topic() {
     let Action::Assign { topic_ids, .. } = &joined[1] else { panic!("{joined:?}") };
     assert_eq!(topic_ids[&SourceId(0)], "old", "executors read nothing of another topic either");
     assert_eq!((read, query.machine.state()), (vec![], RunState::Starting));
-    assert_eq!(query.tell(topic("old", &[])), vec![], "it may be at its ends: the log decides");
+    assert_eq!(query.tell(topic("old", &[])), vec![], "it waits for the ends of the log");
     assert_eq!(names(&query.tell(topic("old", &[(0, 0, 3), (1, 0, 0)]))), ["run"]);
 }
 
@@ -47,7 +47,7 @@ fn a_query_at_its_ends_does_not_finish_over_a_recreated_topic() {
 }
 
 #[test]
-fn a_recreated_topic_stops_the_query_however_long_it_is() {
+fn a_recreated_topic_stops_the_query_whatever_its_length() {
     for end in [0, 3, 99] {
         let (mut query, _) = three_read(OnDataLoss::Fail);
         let actions = query.tell(topic("new", &[(0, 0, end), (1, 0, 0)]));
@@ -57,7 +57,7 @@ fn a_recreated_topic_stops_the_query_however_long_it_is() {
 }
 
 #[test]
-fn an_executors_doubt_holds_planning_until_the_brokers_are_asked() {
+fn an_unconfirmed_topic_id_stops_planning_until_the_brokers_are_asked() {
     // given
     let (mut query, _) = three_read(OnDataLoss::Fail);
     // when
@@ -66,11 +66,11 @@ fn an_executors_doubt_holds_planning_until_the_brokers_are_asked() {
     let same = query.tell(topic("old", &[]));
     // then
     assert_eq!((names(&told), read), (vec!["look"], vec![]));
-    assert_eq!(names(&same), ["assign", "run"], "it was mistaken, and reads again");
+    assert_eq!(names(&same), ["assign", "run"], "the executor was mistaken and reads again");
 }
 
 #[test]
-fn a_doubt_about_a_topic_that_was_given_up_changes_nothing() {
+fn a_report_about_a_topic_that_was_replaced_changes_nothing() {
     let (mut query, _) = three_read(OnDataLoss::Earliest);
     query.tell(topic("new", &[(0, 0, 2)]));
     query.complete();
@@ -93,7 +93,7 @@ fn with_on_data_loss_the_new_topic_is_read_from_its_beginning_or_end() {
         assert!(query.run().plan.ranges.is_empty(), "what was read ahead belongs to the old one");
         let record = committed(&query.complete()).record.clone();
         assert_eq!((record.totals.lost_offsets, record.totals.resets), (lost, 1), "{policy:?}");
-        assert_eq!(record.regressed(&before), None, "it says which positions were set anew");
+        assert_eq!(record.regressed(&before), None, "it lists the positions that were reset");
         assert_eq!(record.positions, [(p(0), begins_at), (p(2), 0)].into());
         // and when the driver is restarted, with the spec as it was submitted
         let mut again = Query::restarted(with_id(policy), &record, query.now_ms, Resolution::Published);
@@ -123,7 +123,7 @@ fn a_broker_that_is_behind_does_not_bring_the_old_topic_back() {
 }
 
 #[test]
-fn ends_that_were_fixed_in_the_old_topic_are_fixed_anew() {
+fn ends_fixed_in_the_old_topic_are_fixed_again_in_the_new_one() {
     // given
     let config = QueryConfig {
         end_positions: [(p(0), 90), (p(1), 0)].into(),
@@ -164,7 +164,7 @@ fn a_prepared_batch_cannot_be_finished_over_a_recreated_topic() {
 }
 
 #[test]
-fn a_missing_topic_is_waited_for_and_given_up_in_the_end() {
+fn a_missing_topic_is_waited_for_and_then_fails_the_query() {
     // given
     let (mut query, _) = three_read(OnDataLoss::Fail);
     let missing = || Event::TopicMissing { source: SourceId(0), message: "no topic 't'".into() };
@@ -200,7 +200,7 @@ fn partitions_added_while_the_query_was_stopped_begin_at_their_first_record() {
 }
 
 #[test]
-fn the_first_id_told_is_the_one_to_keep_to() {
+fn the_first_id_reported_is_kept() {
     let mut query = Query::new(config());
     query.tell(executors(&[(1, 1)]));
     query.tell(topic("first", &[]));
