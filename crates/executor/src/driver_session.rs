@@ -109,10 +109,10 @@ impl Session {
             if logged != message {
                 tracing::warn!("no session with the driver: {message}; trying again until there is one");
             }
-            told = message;
+            logged = message;
             let lasted = began.elapsed() > Duration::from_secs(2);
             if lasted {
-                told.clear();
+                logged.clear();
             }
             pause = if lasted { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
             tokio::select! {

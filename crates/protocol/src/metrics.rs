@@ -3,9 +3,7 @@
 //! Owns: their shape, and adding them up. Does not own: counting (the runtime), showing (the driver). They are for people:
 //! no decision depends on them, and a repetition of a batch may report other times.
 
-use crate::ids::{StageId, TaskId};
-use crate::plan::TaskPlan;
-use crate::report::TaskReport;
+use crate::ids::StageId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -81,14 +79,11 @@ impl StageMetrics {
         self.sum.output_us += task.output_us;
     }
 
-    /// Of all tasks of a batch, by stage, ascending. Tasks without a report are left out.
-    pub fn of(tasks: &[TaskPlan], reports: &BTreeMap<TaskId, TaskReport>) -> Vec<Self> {
+    /// Sums over tasks, each given with its stage; ascending by stage.
+    pub fn of<'a>(tasks: impl Iterator<Item = (StageId, &'a TaskMetrics)>) -> Vec<Self> {
         let mut stages: BTreeMap<StageId, Self> = BTreeMap::new();
-        for task in tasks {
-            if let Some(report) = reports.get(&task.id) {
-                let stage = stages.entry(task.stage).or_insert_with(|| Self { stage: task.stage, ..Self::default() });
-                stage.add(&report.metrics);
-            }
+        for (stage, metrics) in tasks {
+            stages.entry(stage).or_insert_with(|| Self { stage, ..Self::default() }).add(metrics);
         }
         stages.into_values().collect()
     }
@@ -97,8 +92,6 @@ impl StageMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::ShardId;
-    use crate::plan::TaskWork;
 
     fn step(rows: u64, retracted: u64, time_us: u64) -> StepMetrics {
         StepMetrics { input_rows: rows, output_rows: rows, retracted_rows: retracted, time_us }
@@ -106,25 +99,15 @@ mod tests {
 
     #[test]
     fn tasks_add_up_by_stage_pipeline_and_step() {
-        let task = |id, stage| TaskPlan {
-            id: TaskId(id),
-            stage: StageId(stage),
-            work: TaskWork::Shards { first: ShardId(0), end: ShardId(1) },
-            writers: Vec::new(),
-        };
-        let tasks = [task(0, 1), task(1, 1), task(2, 0), task(3, 0)];
-        let report = |id, steps, output_us| {
-            let metrics = TaskMetrics { steps, wait_us: 5, output_us };
-            (TaskId(id), TaskReport { task: TaskId(id), metrics, ..TaskReport::default() })
-        };
-        let reports = BTreeMap::from([
-            report(0, vec![vec![step(10, 1, 100)], vec![step(3, 0, 7), step(2, 2, 1)]], 50),
-            report(1, vec![vec![step(5, 0, 300)]], 0),
-            report(2, vec![vec![step(1, 0, 2)]], 0),
-        ]);
+        let task = |steps, output_us| TaskMetrics { steps, wait_us: 5, output_us };
+        let tasks = [
+            (StageId(1), task(vec![vec![step(10, 1, 100)], vec![step(3, 0, 7), step(2, 2, 1)]], 50)),
+            (StageId(1), task(vec![vec![step(5, 0, 300)]], 0)),
+            (StageId(0), task(vec![vec![step(1, 0, 2)]], 0)),
+        ];
         let sum = |steps, wait_us, output_us| TaskMetrics { steps, wait_us, output_us };
         assert_eq!(
-            StageMetrics::of(&tasks, &reports),
+            StageMetrics::of(tasks.iter().map(|(stage, task)| (*stage, task))),
             [
                 StageMetrics { stage: StageId(0), tasks: 1, slowest_us: 2, sum: sum(vec![vec![step(1, 0, 2)]], 5, 0) },
                 StageMetrics {

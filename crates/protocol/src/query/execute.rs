@@ -139,7 +139,9 @@ impl QueryMachine {
 
     fn publish(&mut self, prepared: Prepared, execution: Execution, now_ms: i64, out: &mut Vec<Action>) {
         let operators = operators(&execution.reports);
-        let stages = StageMetrics::of(&execution.plan.tasks, &execution.reports);
+        let tasks = execution.plan.tasks.iter();
+        let done = tasks.filter_map(|task| Some((task.stage, &execution.reports.get(&task.id)?.metrics)));
+        let stages = StageMetrics::of(done);
         self.start_publication(
             Publication {
                 prepared,

@@ -224,7 +224,9 @@ mod tests {
             assert!(integer(text, "INT").is_err(), "{text}");
         }
         assert_eq!(narrow::<i64>("9223372036854775807", "BIGINT"), Ok(i64::MAX));
-        assert!(narrow::<i64>("9223372036854775808", "BIGINT").unwrap_err().to_string().contains("out of range for BIGINT"));
+        assert!(
+            narrow::<i64>("9223372036854775808", "BIGINT").unwrap_err().to_string().contains("out of range for BIGINT")
+        );
         assert!(narrow::<i8>("128", "TINYINT").unwrap_err().to_string().contains("out of range for TINYINT"));
     }
 
