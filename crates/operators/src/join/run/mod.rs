@@ -8,6 +8,7 @@
 
 mod pairs;
 mod rows;
+mod view;
 
 use crate::join::JoinSpec;
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, new_null_array};
@@ -27,6 +28,7 @@ use highwater_protocol::ids::ShardId;
 use pairs::emit_pairs;
 use rows::{KeyRows, Reader, Store, key_runs};
 use std::sync::Arc;
+pub use view::reader;
 
 /// Pairs looked at before their rows are written to state.
 const CHUNK_PAIRS: usize = 1 << 16;

@@ -9,6 +9,7 @@
 //! own: length with the highest bit set, partition. What is made of a partition's rows is counted before it is made.
 
 mod partition;
+mod view;
 
 use crate::over::OverSpec;
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
@@ -33,6 +34,7 @@ use partition::{Entry, deadline_key, is_empty, limited, prefix_of, prune, scan};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
+pub use view::reader;
 
 pub struct Over {
     spec: Arc<OverSpec>,

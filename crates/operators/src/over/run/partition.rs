@@ -123,7 +123,7 @@ pub fn scan(
     Ok(entries)
 }
 
-fn entry(key: &[u8], value: &[u8], prefix: usize) -> Result<Entry, EngineError> {
+pub fn entry(key: &[u8], value: &[u8], prefix: usize) -> Result<Entry, EngineError> {
     let kept = StoredRow::decode(value)?;
     let split = usize::try_from(kept.count).ok().map(|length| prefix + length).filter(|at| *at <= key.len());
     let split = split.ok_or_else(|| EngineError::CutOff("a kept row"))?;

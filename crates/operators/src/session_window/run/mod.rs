@@ -8,6 +8,7 @@
 //! forgets each that had no change for that long, with its rows; its close time is its deadline then.
 
 mod merge;
+mod view;
 
 use crate::session_window::SessionSpec;
 use arrow::array::{AsArray, Int64Array};
@@ -28,6 +29,7 @@ use merge::{Group, Session, groups, split};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
+pub use view::reader;
 
 const SESSION: u8 = 0;
 const ROW: u8 = 1;

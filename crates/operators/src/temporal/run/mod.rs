@@ -10,6 +10,7 @@
 
 mod emit;
 mod versions;
+mod view;
 
 use crate::temporal::{TemporalSpec, TimedSide};
 use arrow::array::{AsArray, BooleanArray, Int64Array, RecordBatch};
@@ -34,6 +35,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use versions::{KeyChanges, VersionCodec, versions_at};
+pub use view::reader;
 
 const ROW: u8 = 0;
 const VERSION: u8 = 1;

@@ -231,7 +231,7 @@ impl Asked {
 }
 
 /// The row of a version; `None`: it is a deletion.
-fn row_of(suffix: &[u8], value: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+pub fn row_of(suffix: &[u8], value: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
     let count = StoredRow::decode(value)?.count;
     if count < 0 {
         return Ok(None);
