@@ -1,6 +1,7 @@
 //! The store as the driver uses it: order, fencing, folding, compaction, damage, restarts.
 
 mod behind;
+mod entries;
 mod files;
 
 use crate::head::HeadStore;

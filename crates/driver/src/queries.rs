@@ -96,13 +96,9 @@ impl Queries {
             }
             return Ok(spec);
         };
-        match then.difference(&now) {
+        match then.refusal(&now, &spec.name) {
             None => Ok(spec),
-            Some(difference) => Err(DriverError::Refused(format!(
-                "the state of query `{}` is of another plan than this version of Highwater makes of its script: \
-                 {difference}. Run it with the version that it was submitted to, or submit it again with --replace",
-                spec.name
-            ))),
+            Some(refusal) => Err(DriverError::Refused(refusal)),
         }
     }
 

@@ -28,6 +28,15 @@ pub struct StateIdentity {
 }
 
 impl PlanIdentity {
+    /// Why a build that makes `now` of a query's script must not read its state; `None`: it may.
+    pub fn refusal(&self, now: &Self, query: &str) -> Option<String> {
+        let difference = self.difference(now)?;
+        Some(format!(
+            "the state of query `{query}` is of another plan than this version of Highwater makes of its script: \
+             {difference}. Run it with the version that it was submitted to, or submit it again with --replace"
+        ))
+    }
+
     /// How `now`, of this build, differs from the plan that wrote the state; `None`: not at all.
     pub fn difference(&self, now: &Self) -> Option<String> {
         if self.shards != now.shards {
