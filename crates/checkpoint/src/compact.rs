@@ -9,13 +9,13 @@ use crate::error::CheckpointError;
 use crate::format::{self, Container, Kind};
 use crate::head::HeadOp;
 use crate::keys::{BlobName, HeadKey};
-use crate::read::Chain;
+use crate::read::{Chain, Wanted};
 use crate::store::CheckpointStore;
 use crate::values::{self, BatchEntry, Body, SnapshotEntry, SnapshotPart, decode};
 use highwater_protocol::ids::{BatchId, Epoch, OperatorId, QueryId, ShardId};
 use highwater_protocol::state_delta;
 use std::collections::BTreeMap;
-
+use std::ops::Range;
 use std::sync::{PoisonError, TryLockError};
 
 /// When a chain is worth replacing.
@@ -96,26 +96,38 @@ impl CheckpointStore {
         let mut entry = SnapshotEntry::default();
         for (part, first) in (0..shards).step_by(step.into()).enumerate() {
             let end = first.saturating_add(step).min(shards);
-            let keep = |shard: ShardId| (first..end).contains(&shard.0);
-            let mut by_operator: BTreeMap<OperatorId, Vec<Vec<u8>>> = BTreeMap::new();
-            for (operator, bytes) in self.fold(query, chain, &keep)? {
-                by_operator.entry(operator).or_default().push(bytes);
-            }
-            let mut sections = Vec::new();
-            for (operator, deltas) in by_operator {
-                let slices: Vec<&[u8]> = deltas.iter().map(Vec::as_slice).collect();
-                let whole = state_delta::merge(&slices, keep, true)
-                    .map_err(|error| CheckpointError::delta(&format!("query {query}"), error))?;
-                sections.push((Kind::State { operator, first: ShardId(first), end: ShardId(end) }, whole));
-            }
-            if sections.is_empty() {
+            let whole = self.fold_whole(query, chain, first..end, None)?;
+            if whole.is_empty() {
                 continue;
             }
-            let bytes = format::encode(sections.iter().map(|(kind, bytes)| (*kind, bytes.as_slice())))?;
+            let kind = |operator| Kind::State { operator, first: ShardId(first), end: ShardId(end) };
+            let sections = whole.iter().map(|(operator, bytes)| (kind(*operator), bytes.as_slice()));
+            let bytes = format::encode(sections)?;
             let name = BlobName::SnapshotPart(query, target, epoch, part as u32);
             entry.parts.push(SnapshotPart { first, end, body: self.write_part(name, bytes)? });
         }
         Ok(entry)
+    }
+
+    /// Returns the state of some shards without deletions: one delta for each operator, or for `operator` only.
+    pub(crate) fn fold_whole(
+        &self,
+        query: QueryId,
+        chain: &Chain,
+        shards: Range<u16>,
+        operator: Option<OperatorId>,
+    ) -> Result<BTreeMap<OperatorId, Vec<u8>>, CheckpointError> {
+        let keep = |shard: ShardId| shards.contains(&shard.0);
+        let mut by_operator: BTreeMap<OperatorId, Vec<Vec<u8>>> = BTreeMap::new();
+        for (operator, bytes) in self.fold(query, chain, Wanted { shards: &keep, operator })? {
+            by_operator.entry(operator).or_default().push(bytes);
+        }
+        let whole = by_operator.into_iter().map(|(operator, deltas)| {
+            let slices: Vec<&[u8]> = deltas.iter().map(Vec::as_slice).collect();
+            let merged = state_delta::merge(&slices, keep, true);
+            Ok((operator, merged.map_err(|error| CheckpointError::delta(&format!("query {query}"), error))?))
+        });
+        whole.collect()
     }
 
     /// Writes a part as a blob, however small it is: many small parts in one head value would add up.

@@ -9,6 +9,7 @@
 
 pub mod blob;
 mod compact;
+mod entries;
 mod error;
 mod export;
 mod files;
@@ -28,6 +29,7 @@ mod values;
 mod writers;
 
 pub use compact::{CompactionPolicy, CompactionReport};
+pub use entries::StateSize;
 pub use error::CheckpointError;
 pub use export::Exported;
 pub use inspect::{BatchSummary, Verification};

@@ -26,6 +26,22 @@ pub struct Head {
     pub committed: bool,
 }
 
+/// Selects shards and an operator.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub shards: &'a (dyn Fn(ShardId) -> bool + Sync),
+    /// `None`: every operator.
+    pub operator: Option<OperatorId>,
+}
+
+impl Wanted<'_> {
+    /// True if a section belongs to the operator and overlaps the shards.
+    fn takes(&self, kind: Kind) -> bool {
+        let Kind::State { operator, first, end } = kind else { return false };
+        self.operator.is_none_or(|wanted| wanted == operator) && (first.0..end.0).any(|s| (self.shards)(ShardId(s)))
+    }
+}
+
 /// The files that make up the state after a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
@@ -76,7 +92,7 @@ impl CheckpointStore {
         let slot = self.slot(query);
         let _reading = slot.files.read();
         let chain = self.chain(query, batch)?;
-        self.fold(query, &chain, &|shard| shards.contains(&shard))
+        self.fold(query, &chain, Wanted { shards: &|shard| shards.contains(&shard), operator: None })
     }
 
     /// Finds the files that make up the state after `batch`.
@@ -126,8 +142,9 @@ impl CheckpointStore {
         &self,
         query: QueryId,
         chain: &Chain,
-        keep: &(dyn Fn(ShardId) -> bool + Sync),
+        wanted: Wanted<'_>,
     ) -> Result<Vec<(OperatorId, Vec<u8>)>, CheckpointError> {
+        let keep = wanted.shards;
         let at = chain.snapshot_at.unwrap_or_default();
         let parts = chain.snapshot.parts.iter().filter(|part| (part.first..part.end).any(|s| keep(ShardId(s))));
         let snapshots = parts.map(|part| (HeadKey::Snapshot(query, at), &part.body));
@@ -135,7 +152,7 @@ impl CheckpointStore {
         let snapshot_parts = snapshots.clone().count();
         let files: Vec<(HeadKey, &Body)> = snapshots.chain(deltas).collect();
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-        let read = in_parallel(files, threads, |(key, body)| self.read_sections(&key, body, keep))?;
+        let read = in_parallel(files, threads, |(key, body)| self.read_sections(&key, body, wanted))?;
         let mut out = Vec::new();
         let mut later: BTreeMap<OperatorId, Vec<(usize, Vec<u8>)>> = BTreeMap::new();
         for (index, sections) in read.into_iter().enumerate() {
@@ -162,14 +179,13 @@ impl CheckpointStore {
         &self,
         key: &HeadKey,
         body: &Body,
-        keep: &(dyn Fn(ShardId) -> bool + Sync),
+        wanted: Wanted<'_>,
     ) -> Result<Vec<(OperatorId, Vec<u8>)>, CheckpointError> {
         let (file, bytes) = self.read_body(key, body)?;
         let container = Container::parse(&file, &bytes)?;
-        let wanted =
-            |kind| matches!(kind, Kind::State { first, end, .. } if (first.0..end.0).any(|s| keep(ShardId(s))));
+        let keep = wanted.shards;
         let mut found = Vec::new();
-        for (kind, bytes) in container.read(wanted)? {
+        for (kind, bytes) in container.read(|kind| wanted.takes(kind))? {
             let Kind::State { operator, first, end } = kind else { continue };
             let all = (first.0..end.0).all(|shard| keep(ShardId(shard)));
             let cut = if all { Ok(bytes) } else { state_delta::merge(&[&bytes], keep, false) };

@@ -1,6 +1,7 @@
 //! The store as the driver uses it: order, fencing, merging, compaction, damage, restarts.
 
 mod behind;
+mod entries;
 mod files;
 
 use crate::head::HeadStore;

@@ -263,6 +263,8 @@ pub enum CheckpointCommand {
         #[arg(long, value_name = "B")]
         batch: Option<u64>,
     },
+    /// Show the rows that an operator keeps in a checkpoint, or list the operators with state
+    State(StateArgs),
     /// Write offsets/N, commits/N and state/… in Spark's layout
     Export {
         #[command(flatten)]
@@ -283,6 +285,24 @@ pub struct CheckpointArgs {
     /// Folder of the checkpoints [default: ./highwater-data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct StateArgs {
+    #[command(flatten)]
+    pub at: CheckpointArgs,
+    /// Number of the operator, as explain and progress name it [default: list those that keep state]
+    #[arg(long, value_name = "N")]
+    pub operator: Option<u32>,
+    /// Micro-batch after which the state was so [default: the newest]
+    #[arg(long, value_name = "B")]
+    pub batch: Option<u64>,
+    /// Only rows with this text in a column of their key
+    #[arg(long, value_name = "TEXT", requires = "operator")]
+    pub key: Option<String>,
+    /// Most rows shown; 0 shows all [default: 100]
+    #[arg(long, value_name = "K", requires = "operator")]
+    pub limit: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -379,6 +399,8 @@ mod tests {
             "highwater drop n --force",
             "highwater checkpoint ls n --data-dir D",
             "highwater checkpoint show n",
+            "highwater checkpoint state n --batch 7 --json",
+            "highwater checkpoint state n --operator 0 --batch 7 --key k --limit 0 --data-dir D",
             "highwater checkpoint export n --to out",
             "highwater checkpoint verify n --json",
             "highwater demo --seconds 30",
@@ -398,6 +420,7 @@ mod tests {
             "highwater status",
             "highwater executor --slots 0",
             "highwater ls --tls-cert c",
+            "highwater checkpoint state n --key k",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -3,7 +3,11 @@
 //! Owns: columns and number formats. Does not own: the JSON (`json`).
 
 use crate::json::{partitions, state_name};
+use arrow::array::{Array, RecordBatch};
+use arrow::error::ArrowError;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use highwater_dataflow::runtime::state_reader::TIME_COLUMNS;
 use highwater_proto::v1::{ExecutorStatus, GetLagResponse, QueryStatus};
 use std::time::Duration;
 
@@ -13,6 +17,28 @@ pub fn table(headings: &[&str]) -> Table {
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(headings.iter().map(|heading| Cell::new(heading.to_uppercase())));
     table
+}
+
+/// Rows of state, under the names of their columns. Times that none of them has are left out.
+pub fn rows_table(rows: &RecordBatch) -> Result<Table, ArrowError> {
+    let schema = rows.schema();
+    let is_shown = |column: &usize| {
+        let is_time = TIME_COLUMNS.contains(&schema.field(*column).name().as_str());
+        !is_time || rows.column(*column).null_count() < rows.num_rows()
+    };
+    let columns: Vec<usize> = (0..rows.num_columns()).filter(is_shown).collect();
+    let mut table = table(&[]);
+    table.set_header(columns.iter().map(|column| Cell::new(schema.field(*column).name())));
+    let options = FormatOptions::default().with_null("NULL");
+    let format = |column: &usize| ArrayFormatter::try_new(rows.column(*column).as_ref(), &options);
+    let texts = columns.iter().map(format).collect::<Result<Vec<_>, _>>()?;
+    for row in 0..rows.num_rows() {
+        table.add_row(columns.iter().zip(&texts).map(|(column, text)| {
+            let value = text.value(row);
+            if schema.field(*column).data_type().is_numeric() { number(value) } else { Cell::new(value) }
+        }));
+    }
+    Ok(table)
 }
 
 /// A cell for a number, aligned to the right.

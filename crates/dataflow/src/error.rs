@@ -59,6 +59,12 @@ pub enum EngineError {
     /// A key or value of state is shorter than its layout.
     #[error("state is damaged: {0} is cut off; see whether the checkpoint is whole (highwater checkpoint verify)")]
     CutOff(&'static str),
+    /// `key` in hex.
+    #[error(
+        "state is damaged: operator {operator}, shard {shard}, key {key}: {cause}; see whether the checkpoint is whole \
+         (highwater checkpoint verify)"
+    )]
+    DamagedEntry { operator: OperatorId, shard: ShardId, key: String, cause: String },
     #[error("internal: {operator}: a row is deleted that was never inserted")]
     NeverInserted { operator: String },
     #[error("internal: {0}")]
@@ -112,9 +118,11 @@ impl EngineError {
             | Self::OverMemory { .. }
             | Self::LookupsTooLarge { .. }
             | Self::File { .. } => ErrorKind::Fix,
-            Self::Delta(_) | Self::CutOff(_) | Self::DamagedFileContent(_) | Self::UndeclaredState(_) => {
-                ErrorKind::Fatal
-            }
+            Self::Delta(_)
+            | Self::CutOff(_)
+            | Self::DamagedEntry { .. }
+            | Self::DamagedFileContent(_)
+            | Self::UndeclaredState(_) => ErrorKind::Fatal,
             Self::NeverInserted { .. } | Self::Fault(_) => ErrorKind::Fatal,
             Self::WrongAttempt { .. } | Self::MissingShard(_) | Self::FileContent(_) => ErrorKind::Retry,
             Self::UnknownTask(_) | Self::UnknownEdge(_) | Self::Internal(_) => ErrorKind::Fatal,

@@ -96,14 +96,9 @@ impl Queries {
             }
             return Ok(spec);
         };
-        match stored_plan.difference(&current_plan) {
+        match stored_plan.refusal(&current_plan, &spec.name) {
             None => Ok(spec),
-            Some(difference) => Err(DriverError::Refused(format!(
-                "the state of query `{}` was written by a different plan than this version of Highwater makes from its \
-                 script: {difference}. Run it with the version that it was submitted to, or submit it again with \
-                 --replace",
-                spec.name
-            ))),
+            Some(refusal) => Err(DriverError::Refused(refusal)),
         }
     }
 

@@ -28,6 +28,15 @@ pub struct StateIdentity {
 }
 
 impl PlanIdentity {
+    /// Explains why a build that makes `now` of a query's script must not read its state; `None` if it may.
+    pub fn refusal(&self, now: &Self, query: &str) -> Option<String> {
+        let difference = self.difference(now)?;
+        Some(format!(
+            "the state of query `{query}` was written by a different plan than this version of Highwater makes from its \
+             script: {difference}. Run it with the version that it was submitted to, or submit it again with --replace"
+        ))
+    }
+
     /// Describes how `now`, the plan of this build, differs from the plan that wrote the state; `None` if they match.
     pub fn difference(&self, now: &Self) -> Option<String> {
         if self.shards != now.shards {

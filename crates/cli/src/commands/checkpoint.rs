@@ -1,16 +1,17 @@
 //! `checkpoint ls|show|export|verify`: inspects a data folder while no driver uses it.
 //!
-//! Owns: the format of the answers. Does not own: reading checkpoints (crate `checkpoint`). Invariant: no checkpoint is
-//! changed, and a missing folder is not created.
+//! Owns: the format of the answers. Does not own: opening the folder (`stored`), reading checkpoints (crate `checkpoint`),
+//! operators' state (`state`). Invariant: no checkpoint is changed, and a missing folder is not created.
 
+use super::state;
+use super::stored::{chosen, open};
 use crate::cli::{CheckpointArgs, CheckpointCommand};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
 use crate::table::{maybe, number, table};
 use comfy_table::Cell;
-use highwater_checkpoint::{BatchSummary, CheckpointError, CheckpointStore, Verification};
-use highwater_protocol::ids::{BatchId, QueryId};
+use highwater_checkpoint::{BatchSummary, CheckpointError, Verification};
 use highwater_protocol::offsets::to_topic_json;
 use highwater_protocol::prepare_record::PrepareRecord;
 use highwater_sql::values::iso_ms;
@@ -24,6 +25,7 @@ pub fn checkpoint(command: CheckpointCommand, context: &Context) -> Result<(), F
             context.show(|| json!(batches), || list(&batches))
         }
         CheckpointCommand::Show { at, batch } => show(&at, batch, context),
+        CheckpointCommand::State(args) => state::state(&args, context),
         CheckpointCommand::Export { at, to } => {
             let (store, query) = open(&at, context)?;
             let done = store.export(query, &to)?;
@@ -42,9 +44,7 @@ pub fn checkpoint(command: CheckpointCommand, context: &Context) -> Result<(), F
 
 fn show(args: &CheckpointArgs, batch: Option<u64>, context: &Context) -> Result<(), Failure> {
     let (store, query) = open(args, context)?;
-    let Some(batch) = batch.map(BatchId).or(store.latest_batch(query)?) else {
-        return Err(Failure::failed(format!("query '{}' has no checkpoint yet", args.name)));
-    };
+    let batch = chosen(&store, query, &args.name, batch)?;
     let record = store.record(query, batch)?.ok_or(CheckpointError::NoBatch { query, batch })?;
     let committed = store.committed_batch(query)? >= Some(batch);
     let document = document(&record, committed)?;
@@ -70,24 +70,6 @@ fn damages(found: &Verification) -> Result<(), Failure> {
         output::note(problem);
     }
     Err(Failure::failed(format!("the checkpoint is damaged in {} places", found.problems.len())))
-}
-
-/// Opens the folder, which must exist, and finds the query.
-fn open(args: &CheckpointArgs, context: &Context) -> Result<(CheckpointStore, QueryId), Failure> {
-    let dir = context.config.data_dir(args.data_dir.clone());
-    if !dir.join("head").is_dir() {
-        let message = format!("{} has no checkpoints; set the driver's folder with --data-dir", dir.display());
-        return Err(Failure::failed(message));
-    }
-    let store = CheckpointStore::open(&dir)?;
-    match store.query_by_name(&args.name)? {
-        Some(spec) => Ok((store, spec.id)),
-        None => {
-            let names: Vec<String> = store.queries()?.into_iter().map(|spec| spec.name).collect();
-            let known = if names.is_empty() { "none".to_string() } else { names.join(", ") };
-            Err(Failure::failed(format!("there is no query '{}' in {}; it has: {known}", args.name, dir.display())))
-        }
-    }
 }
 
 fn list(batches: &[BatchSummary]) -> String {

@@ -7,4 +7,6 @@ pub mod inspect;
 pub mod progress;
 pub mod run;
 pub mod serve;
+pub mod state;
+mod stored;
 pub mod submit;

@@ -5,6 +5,7 @@
 mod access;
 mod bad_input;
 mod brokers;
+mod checkpoint_state;
 mod cluster;
 mod command_line;
 mod compose;

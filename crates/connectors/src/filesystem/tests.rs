@@ -170,7 +170,7 @@ fn a_file_that_the_driver_does_not_see_stops_the_query_with_the_remedy() {
     let staged = Layout::of(&sink.table, QUERY).unwrap().staged().join(&sink.staged_files()[0]);
     fs::write(&staged, "{").unwrap();
     let error = sink.commit(5, &[&report]).unwrap_err().to_string();
-    assert!(error.contains("of 22 bytes has 1 bytes") && error.contains("shares with all executors"), "{error}");
+    assert!(error.contains("of 21 bytes has 1 bytes") && error.contains("shares with all executors"), "{error}");
     fs::remove_file(&staged).unwrap();
     let error = sink.commit(5, &[&report]).unwrap_err().to_string();
     assert!(error.contains("is not there"), "{error}");
@@ -222,19 +222,19 @@ fn csv_files_begin_with_their_header() {
 fn what_it_cannot_do_is_refused_when_a_script_is_compiled() {
     let compile = |columns: &str, options: &str| {
         let script = format!(
-            "CREATE TABLE t (id BIGINT, a BIGINT ARRAY) WITH ('connector'='kafka', 'topic'='in', 'bootstrap.servers'='h:1', 'format'='json');
+            "CREATE TABLE t (id BIGINT, a ARRAY<BIGINT>) WITH ('connector'='kafka', 'topic'='in', 'bootstrap.servers'='h:1', 'format'='json');
              CREATE TABLE o ({columns}) WITH ('connector'='filesystem', {options}); INSERT INTO o SELECT * FROM t;"
         );
         highwater_planner::compile(&script).map_err(|error| error.to_string())
     };
-    let columns = "id BIGINT, a BIGINT ARRAY";
+    let columns = "id BIGINT, a ARRAY<BIGINT>";
     for (columns, options, expected) in [
         (columns, "'format'='json'", "table 'o' lacks the option 'path'"),
         (columns, "'path'='/d'", "table 'o' lacks the option 'format'"),
         (columns, "'path'='/d', 'format'='raw'", "'raw'"),
         (columns, "'path'='/d', 'format'='csv'", "'a'"),
         (
-            "id BIGINT, a BIGINT ARRAY, PRIMARY KEY (id) NOT ENFORCED",
+            "id BIGINT, a ARRAY<BIGINT>, PRIMARY KEY (id) NOT ENFORCED",
             "'path'='/d', 'format'='json'",
             "'o' has a PRIMARY KEY",
         ),

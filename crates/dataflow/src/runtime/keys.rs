@@ -2,6 +2,7 @@
 //!
 //! Owns: the row encoding (arrow-row) of key columns, and which shard a key belongs to.
 
+use super::row_check::is_row;
 use crate::error::EngineError;
 use arrow::array::{ArrayRef, AsArray};
 use arrow::compute::SortOptions;
@@ -23,6 +24,7 @@ pub fn shard_of(key: &[u8], shards: u16) -> ShardId {
 #[derive(Debug)]
 pub struct Codec {
     converter: Option<RowConverter>,
+    columns: Vec<(DataType, SortOptions)>,
 }
 
 /// Encoded rows.
@@ -34,17 +36,17 @@ pub enum Encoded {
 
 impl Codec {
     pub fn new<'a>(types: impl Iterator<Item = &'a DataType>) -> Result<Self, EngineError> {
-        let fields: Vec<SortField> = types.map(|data_type| SortField::new(data_type.clone())).collect();
-        let converter = if fields.is_empty() { None } else { Some(RowConverter::new(fields)?) };
-        Ok(Self { converter })
+        Self::sorted(types.map(|data_type| (data_type.clone(), SortOptions::default())))
     }
 
     /// Rows whose bytes are in this order.
     pub fn sorted(columns: impl Iterator<Item = (DataType, SortOptions)>) -> Result<Self, EngineError> {
-        let fields: Vec<SortField> =
-            columns.map(|(data_type, options)| SortField::new_with_options(data_type, options)).collect();
+        let columns: Vec<(DataType, SortOptions)> = columns.collect();
+        let field =
+            |(data_type, options): &(DataType, SortOptions)| SortField::new_with_options(data_type.clone(), *options);
+        let fields: Vec<SortField> = columns.iter().map(field).collect();
         let converter = if fields.is_empty() { None } else { Some(RowConverter::new(fields)?) };
-        Ok(Self { converter })
+        Ok(Self { converter, columns })
     }
 
     pub fn of(schema: &SchemaRef) -> Result<Self, EngineError> {
@@ -56,6 +58,11 @@ impl Codec {
             Some(converter) => Ok(Encoded::Rows(converter.convert_columns(columns)?)),
             None => Ok(Encoded::Empty(rows)),
         }
+    }
+
+    /// Whether these bytes are a row of this codec, so that [`Codec::decode`] takes them.
+    pub fn holds(&self, row: &[u8]) -> bool {
+        is_row(&self.columns, row)
     }
 
     /// Columns of rows encoded by this codec, or one of the same types.

@@ -6,6 +6,7 @@
 use crate::Upstream;
 use crate::changelog::ChangeBatch;
 use crate::error::{EngineError, Fault};
+use crate::runtime::state_reader::StateReader;
 use crate::runtime::{BatchContext, Keyed, Stateful};
 use crate::state::Layout;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -28,6 +29,12 @@ pub trait OperatorSpec: Any + Debug + Send + Sync {
 
     /// What it keeps from batch to batch; `None`: nothing.
     fn state(&self) -> Option<StateSpec>;
+
+    /// Shows people what it keeps; `None`: it keeps nothing.
+    ///
+    /// # Errors
+    /// A type of its plan cannot be encoded: it does not start either.
+    fn state_reader(&self) -> Result<Option<Box<dyn StateReader>>, EngineError>;
 
     /// The operator that goes by a watermark, and the sources whose least it is; `None`: it goes by none.
     fn watermark(&self) -> Option<(OperatorId, &[Upstream])>;
@@ -71,6 +78,10 @@ impl<T: RowSpec> OperatorSpec for T {
 
     fn state(&self) -> Option<StateSpec> {
         None
+    }
+
+    fn state_reader(&self) -> Result<Option<Box<dyn StateReader>>, EngineError> {
+        Ok(None)
     }
 
     fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {

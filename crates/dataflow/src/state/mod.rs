@@ -25,7 +25,7 @@ mod tests;
 pub use map::{Layout, successor};
 use overlay::Changes;
 pub use overlay::Overlay;
-pub use shard::{NEVER, close_of, closes_at, expires_at};
+pub use shard::{Closing, NEVER, close_of, closes_at, expires_at};
 pub use store::{Direction, KeyRange, Keys, Scan, StateStore, Stretch, Until, Values, Visit, Writes};
 pub use task::{StateSize, TaskState};
 

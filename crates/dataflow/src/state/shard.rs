@@ -25,6 +25,30 @@ pub fn closes_at(event_ms: i64) -> i64 {
     event_ms.max(FIRST_EVENT_MS)
 }
 
+/// A close time, told apart by its time line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    Never,
+    /// Once the watermark has reached this.
+    At {
+        event_ms: i64,
+    },
+    /// Once a batch is of this time or later.
+    Expires {
+        batch_ms: i64,
+    },
+}
+
+impl Closing {
+    pub fn of(close_ms: i64) -> Self {
+        match close_ms {
+            NEVER => Self::Never,
+            FIRST_EVENT_MS.. => Self::At { event_ms: close_ms },
+            _ => Self::Expires { batch_ms: close_ms.wrapping_sub(i64::MIN) },
+        }
+    }
+}
+
 /// When a value's key may be forgotten, milliseconds. A value too short to say is never forgotten.
 pub fn close_of(value: &[u8]) -> i64 {
     value.first_chunk::<8>().map_or(NEVER, |bytes| i64::from_le_bytes(*bytes))

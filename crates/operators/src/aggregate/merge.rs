@@ -47,17 +47,14 @@ struct Part {
 
 impl FinalAggregate {
     pub fn new(spec: Arc<AggregateSpec>, emit: EmitMode) -> Result<Self, EngineError> {
-        let width = spec.group_schema.fields().len();
-        let types = |schema: &arrow::datatypes::SchemaRef| {
-            Codec::new(schema.fields().iter().skip(width).map(|field| field.data_type()))
-        };
+        let values = spec.output_schema.fields().iter().skip(spec.group_schema.fields().len());
         Ok(Self {
             emit,
             groups: Groups::new(&spec)?,
             partial: Accumulators::new(&spec.aggregates)?,
-            keys: Codec::of(&spec.group_schema)?,
-            states: types(&spec.partial_schema)?,
-            values: types(&spec.output_schema)?,
+            keys: spec.key_codec()?,
+            states: spec.state_codec()?,
+            values: Codec::new(values.map(|field| field.data_type()))?,
             spec,
         })
     }

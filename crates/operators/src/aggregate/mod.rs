@@ -5,6 +5,7 @@
 mod groups;
 mod merge;
 mod partial;
+mod view;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
@@ -13,6 +14,8 @@ use highwater_dataflow::error::{EngineError, Fault};
 use highwater_dataflow::operator::{
     OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema, only,
 };
+use highwater_dataflow::runtime::keys::Codec;
+use highwater_dataflow::runtime::state_reader::StateReader;
 use highwater_dataflow::state::Layout;
 use highwater_dataflow::{CLOCK, CloseKey, EmitMode, Upstream, words};
 use highwater_protocol::ids::OperatorId;
@@ -58,15 +61,29 @@ pub struct FinalAggregateSpec {
 }
 
 impl AggregateSpec {
+    /// Encodes groups, as they are in state.
+    fn key_codec(&self) -> Result<Codec, EngineError> {
+        Codec::of(&self.group_schema)
+    }
+
+    /// Encodes the states of all accumulators of a group.
+    fn state_codec(&self) -> Result<Codec, EngineError> {
+        let states = self.partial_schema.fields().iter().skip(self.group_schema.fields().len());
+        Codec::new(states.map(|field| field.data_type()))
+    }
+
+    /// One of the functions, with its arguments.
+    fn call(&self, at: usize) -> String {
+        let (call, filter) = (&self.aggregates[at], &self.filters[at]);
+        let args: Vec<String> = call.expressions().iter().map(|expr| expr.to_string()).collect();
+        let distinct = if call.is_distinct() { "DISTINCT " } else { "" };
+        let nulls = if call.ignore_nulls() { " IGNORE NULLS" } else { "" };
+        let filter = filter.as_ref().map_or(String::new(), |filter| format!(" FILTER {filter}"));
+        format!("{}({distinct}{}){nulls}{filter}", call.fun().name(), args.join(", "))
+    }
+
     fn calls(&self) -> String {
-        let calls = self.aggregates.iter().zip(&self.filters).map(|(call, filter)| {
-            let args: Vec<String> = call.expressions().iter().map(|expr| expr.to_string()).collect();
-            let distinct = if call.is_distinct() { "DISTINCT " } else { "" };
-            let nulls = if call.ignore_nulls() { " IGNORE NULLS" } else { "" };
-            let filter = filter.as_ref().map_or(String::new(), |filter| format!(" FILTER {filter}"));
-            format!("{}({distinct}{}){nulls}{filter}", call.fun().name(), args.join(", "))
-        });
-        let calls: Vec<String> = calls.collect();
+        let calls: Vec<String> = (0..self.aggregates.len()).map(|at| self.call(at)).collect();
         let calls = if calls.is_empty() { "distinct".to_string() } else { calls.join(", ") };
         match self.group.is_empty() {
             true => format!("{calls} over all rows"),
@@ -92,6 +109,10 @@ impl OperatorSpec for PartialAggregateSpec {
 
     fn state(&self) -> Option<StateSpec> {
         None
+    }
+
+    fn state_reader(&self) -> Result<Option<Box<dyn StateReader>>, EngineError> {
+        Ok(None)
     }
 
     fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {
@@ -138,6 +159,10 @@ impl OperatorSpec for FinalAggregateSpec {
     fn state(&self) -> Option<StateSpec> {
         let keeps = if self.spec.aggregates.is_empty() { "distinct rows" } else { "groups" };
         Some(StateSpec { operator: self.op, kind: "aggregate", version: 1, layout: Layout::Hashed, keeps })
+    }
+
+    fn state_reader(&self) -> Result<Option<Box<dyn StateReader>>, EngineError> {
+        view::reader(self).map(Some)
     }
 
     fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {

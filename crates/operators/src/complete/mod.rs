@@ -3,6 +3,7 @@
 //! Owns: its plan. Does not own: running it (`run`).
 
 mod run;
+mod view;
 
 use arrow::datatypes::SchemaRef;
 use highwater_dataflow::Upstream;
@@ -10,6 +11,7 @@ use highwater_dataflow::error::EngineError;
 use highwater_dataflow::operator::{
     OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema, only,
 };
+use highwater_dataflow::runtime::state_reader::StateReader;
 use highwater_dataflow::state::Layout;
 use highwater_protocol::ids::OperatorId;
 use run::CompleteResult;
@@ -39,6 +41,10 @@ impl OperatorSpec for CompleteSpec {
             layout: Layout::Ordered,
             keeps: "all rows of the result",
         })
+    }
+
+    fn state_reader(&self) -> Result<Option<Box<dyn StateReader>>, EngineError> {
+        view::reader(self).map(Some)
     }
 
     fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {

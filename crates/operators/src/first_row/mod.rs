@@ -3,6 +3,7 @@
 //! Owns: its plan. Does not own: running it (`run`), first rows in another order (`over`).
 
 mod run;
+mod view;
 
 use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
@@ -10,6 +11,7 @@ use highwater_dataflow::error::EngineError;
 use highwater_dataflow::operator::{
     OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema, only,
 };
+use highwater_dataflow::runtime::state_reader::StateReader;
 use highwater_dataflow::state::Layout;
 use highwater_dataflow::{Upstream, words};
 use highwater_protocol::ids::OperatorId;
@@ -65,6 +67,10 @@ impl OperatorSpec for FirstRowOperator {
     fn state(&self) -> Option<StateSpec> {
         let keeps = "the keys that have come";
         Some(StateSpec { operator: self.op, kind: "first row", version: 1, layout: Layout::Hashed, keeps })
+    }
+
+    fn state_reader(&self) -> Result<Option<Box<dyn StateReader>>, EngineError> {
+        view::reader(self).map(Some)
     }
 
     fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {

@@ -10,6 +10,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
 use highwater_dataflow::error::{EngineError, Fault};
 use highwater_dataflow::operator::{OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema};
+use highwater_dataflow::runtime::state_reader::StateReader;
 use highwater_dataflow::state::Layout;
 use highwater_dataflow::{Expiry, JoinOutput, Upstream};
 use highwater_protocol::ids::OperatorId;
@@ -114,6 +115,10 @@ impl OperatorSpec for JoinOperator {
             false => "the rows of both sides",
         };
         Some(StateSpec { operator: self.op, kind: "join", version: 1, layout: Layout::Ordered, keeps })
+    }
+
+    fn state_reader(&self) -> Result<Option<Box<dyn StateReader>>, EngineError> {
+        run::reader(self).map(Some)
     }
 
     fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {

@@ -3,12 +3,14 @@
 //! Owns: its plan. Does not own: running it (`run`).
 
 mod run;
+mod view;
 
 use arrow::datatypes::SchemaRef;
 use highwater_dataflow::error::EngineError;
 use highwater_dataflow::operator::{
     OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema, only,
 };
+use highwater_dataflow::runtime::state_reader::StateReader;
 use highwater_dataflow::state::Layout;
 use highwater_dataflow::{CloseKey, Upstream, words};
 use highwater_protocol::ids::OperatorId;
@@ -47,6 +49,10 @@ impl OperatorSpec for KeyedSinkSpec {
             keeps: "the live row of each key",
         };
         (!self.unique).then_some(state)
+    }
+
+    fn state_reader(&self) -> Result<Option<Box<dyn StateReader>>, EngineError> {
+        (!self.unique).then(|| view::reader(self)).transpose()
     }
 
     fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {

@@ -279,7 +279,7 @@ fn encode(rows: &BTreeMap<&[u8], i64>, close_ms: i64) -> Vec<u8> {
     bytes
 }
 
-fn decode(value: &[u8]) -> Result<Vec<(&[u8], u32)>, EngineError> {
+pub fn decode(value: &[u8]) -> Result<Vec<(&[u8], u32)>, EngineError> {
     let damaged = || EngineError::CutOff("a kept row");
     let mut rows = Vec::new();
     let mut rest = value.get(size_of::<i64>()..).unwrap_or_default();

@@ -3,12 +3,15 @@
 //! Owns: its plan. Does not own: running it (`run`).
 
 mod run;
+mod view;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use highwater_dataflow::error::EngineError;
 use highwater_dataflow::operator::{
     OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema, only,
 };
+use highwater_dataflow::runtime::keys::Codec;
+use highwater_dataflow::runtime::state_reader::StateReader;
 use highwater_dataflow::state::Layout;
 use highwater_dataflow::{Upstream, words};
 use highwater_protocol::ids::OperatorId;
@@ -28,6 +31,11 @@ pub struct UpsertSpec {
 }
 
 impl UpsertSpec {
+    /// Encodes keys, as they are in state.
+    fn key_codec(&self) -> Result<Codec, EngineError> {
+        Codec::new(self.key.iter().map(|column| self.input_schema.field(*column).data_type()))
+    }
+
     /// The key by which records replace one another, and what is kept of them.
     pub fn text(&self) -> String {
         let kept: Vec<usize> = (0..self.width).collect();
@@ -65,6 +73,10 @@ impl OperatorSpec for UpsertOperator {
             layout: Layout::Hashed,
             keeps: "the live row of each key",
         })
+    }
+
+    fn state_reader(&self) -> Result<Option<Box<dyn StateReader>>, EngineError> {
+        view::reader(self).map(Some)
     }
 
     fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {

@@ -30,12 +30,7 @@ pub struct Upsert {
 
 impl Upsert {
     pub fn new(spec: Arc<UpsertSpec>) -> Result<Self, EngineError> {
-        Ok(Self {
-            keys: Codec::new(spec.key.iter().map(|column| spec.input_schema.field(*column).data_type()))?,
-            rows: Codec::of(&spec.output_schema)?,
-            input: Vec::new(),
-            spec,
-        })
+        Ok(Self { keys: spec.key_codec()?, rows: Codec::of(&spec.output_schema)?, input: Vec::new(), spec })
     }
 
     /// Rows that were, as they are in state.

@@ -14,6 +14,7 @@ use highwater_dataflow::error::EngineError;
 use highwater_dataflow::operator::{
     OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema, only,
 };
+use highwater_dataflow::runtime::state_reader::StateReader;
 use highwater_dataflow::state::Layout;
 use highwater_dataflow::{Expiry, Upstream, words};
 use highwater_protocol::ids::OperatorId;
@@ -125,6 +126,10 @@ impl OperatorSpec for OverOperator {
             false => "the rows of partitions",
         };
         Some(StateSpec { operator: self.op, kind: "over", version: 1, layout: Layout::Ordered, keeps })
+    }
+
+    fn state_reader(&self) -> Result<Option<Box<dyn StateReader>>, EngineError> {
+        run::reader(self).map(Some)
     }
 
     fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {

@@ -15,6 +15,7 @@ use highwater_dataflow::error::EngineError;
 use highwater_dataflow::operator::{
     OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema, only,
 };
+use highwater_dataflow::runtime::state_reader::StateReader;
 use highwater_dataflow::state::Layout;
 use highwater_dataflow::{CLOCK, CloseKey, EmitMode, Upstream, words};
 use highwater_protocol::ids::OperatorId;
@@ -82,24 +83,29 @@ pub struct RetractingAggregateSpec {
 }
 
 impl RetractingSpec {
+    /// A function with its arguments.
+    fn call_text(&self, call: &CallSpec) -> String {
+        let distinct = if call.distinct { "DISTINCT " } else { "" };
+        let order = match call.order.is_empty() {
+            true => String::new(),
+            false => format!(" ORDER BY {}", words::order(&self.input_schema, &call.order)),
+        };
+        let filter = call
+            .filter
+            .map_or(String::new(), |column| format!(" FILTER {}", words::names(&self.input_schema, &[column])));
+        let nulls = if call.function.ignore_nulls() { " IGNORE NULLS" } else { "" };
+        let arguments = words::names(&self.input_schema, &call.arguments);
+        format!("{}({distinct}{arguments}{order}){nulls}{filter}", call.function.fun().name())
+    }
+
     fn text(&self) -> String {
         let call = |call: &CallSpec| {
-            let distinct = if call.distinct { "DISTINCT " } else { "" };
-            let order = match call.order.is_empty() {
-                true => String::new(),
-                false => format!(" ORDER BY {}", words::order(&self.input_schema, &call.order)),
-            };
-            let filter = call
-                .filter
-                .map_or(String::new(), |column| format!(" FILTER {}", words::names(&self.input_schema, &[column])));
-            let nulls = if call.function.ignore_nulls() { " IGNORE NULLS" } else { "" };
             let keeps = match call.keeps {
                 Keeps::Nothing => "",
                 Keeps::Distinct => " keeping distinct values",
                 Keeps::Least | Keeps::Greatest | Keeps::All => " keeping all values",
             };
-            let arguments = words::names(&self.input_schema, &call.arguments);
-            format!("{}({distinct}{arguments}{order}){nulls}{filter}{keeps}", call.function.fun().name())
+            format!("{}{keeps}", self.call_text(call))
         };
         let calls: Vec<String> = self.calls.iter().map(call).collect();
         let calls = if calls.is_empty() { "distinct".to_string() } else { calls.join(", ") };
@@ -132,6 +138,10 @@ impl OperatorSpec for RetractingAggregateSpec {
     fn state(&self) -> Option<StateSpec> {
         let keeps = if self.spec.calls.is_empty() { "distinct rows" } else { "groups" };
         Some(StateSpec { operator: self.op, kind: "retracting aggregate", version: 1, layout: Layout::Ordered, keeps })
+    }
+
+    fn state_reader(&self) -> Result<Option<Box<dyn StateReader>>, EngineError> {
+        run::reader(self).map(Some)
     }
 
     fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {

@@ -9,6 +9,7 @@ use highwater_dataflow::error::EngineError;
 use highwater_dataflow::operator::{
     OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema, only,
 };
+use highwater_dataflow::runtime::state_reader::StateReader;
 use highwater_dataflow::state::Layout;
 use highwater_dataflow::{Upstream, words};
 use highwater_protocol::ids::OperatorId;
@@ -76,6 +77,10 @@ impl OperatorSpec for SessionOperator {
             layout: Layout::Ordered,
             keeps: "sessions and their rows",
         })
+    }
+
+    fn state_reader(&self) -> Result<Option<Box<dyn StateReader>>, EngineError> {
+        run::reader(self).map(Some)
     }
 
     fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {

@@ -9,6 +9,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
 use highwater_dataflow::error::{EngineError, Fault};
 use highwater_dataflow::operator::{OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema};
+use highwater_dataflow::runtime::state_reader::StateReader;
 use highwater_dataflow::state::Layout;
 use highwater_dataflow::{Upstream, words};
 use highwater_protocol::ids::OperatorId;
@@ -120,6 +121,10 @@ impl OperatorSpec for TemporalOperator {
     fn state(&self) -> Option<StateSpec> {
         let keeps = "rows and versions the watermark has not passed, and the last version of each key";
         Some(StateSpec { operator: self.op, kind: "temporal join", version: 1, layout: Layout::Ordered, keeps })
+    }
+
+    fn state_reader(&self) -> Result<Option<Box<dyn StateReader>>, EngineError> {
+        run::reader(self).map(Some)
     }
 
     fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {

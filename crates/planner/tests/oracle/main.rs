@@ -4,6 +4,7 @@
 //! - [`fixed`]: queries of every operator over two tables with late rows, closing windows and all output modes.
 //! - [`grammar`]: random tables, and random queries over them.
 //! - [`functions`]: every function of every type runs, or is refused before.
+//! - [`kept`]: what every operator keeps reads back as rows.
 //! - [`slt`]: the features, one file each, readable: `tests/slt/*.slt`.
 //! - [`docs`]: the examples of `docs/sql.md`.
 //! - [`fuzz`]: the compiler takes or refuses any text.
@@ -25,6 +26,7 @@ mod fuzz;
 mod gaps;
 mod grammar;
 mod harness;
+mod kept;
 mod keyed;
 mod queries;
 mod slt;

@@ -54,7 +54,7 @@ impl Join {
 }
 
 /// Side and row of a key in state.
-fn split_key(bytes: &[u8]) -> Result<(usize, &[u8]), EngineError> {
+pub fn split_key(bytes: &[u8]) -> Result<(usize, &[u8]), EngineError> {
     let split = || {
         let (side, rest) = bytes.split_first()?;
         let (length, rest) = rest.split_first_chunk::<4>()?;

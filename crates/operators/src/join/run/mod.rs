@@ -11,6 +11,7 @@ mod close;
 mod pairs;
 mod read;
 mod rows;
+mod view;
 
 use crate::join::JoinSpec;
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, new_null_array};
@@ -31,6 +32,7 @@ use pairs::emit_pairs;
 use read::Reader;
 use rows::{Chunk, KeyRows, key_runs};
 use std::sync::Arc;
+pub use view::reader;
 
 pub struct Join {
     spec: Arc<JoinSpec>,

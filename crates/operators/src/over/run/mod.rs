@@ -13,6 +13,7 @@ mod close;
 mod emit;
 mod merge;
 mod partition;
+mod view;
 
 use crate::over::OverSpec;
 use arrow::array::{Array, ArrayRef, Int64Array};
@@ -34,6 +35,7 @@ use partition::{Entry, deadline_key, limited, prefix_of};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
+pub use view::reader;
 
 pub struct Over {
     spec: Arc<OverSpec>,

@@ -67,6 +67,11 @@ impl Calls {
         self.linear
     }
 
+    /// The places of those that keep their arguments, and what they keep is encoded by.
+    pub fn kept(&self) -> impl Iterator<Item = (usize, &Codec)> {
+        self.calls.iter().enumerate().filter_map(|(at, call)| Some((at, call.codec.as_ref()?)))
+    }
+
     pub fn read_linear(&self, bytes: &mut &[u8]) -> Option<Vec<Linear>> {
         self.calls.iter().filter_map(|call| call.spec.linear.as_ref()).map(|kind| Linear::read(kind, bytes)).collect()
     }

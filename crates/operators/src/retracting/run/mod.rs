@@ -10,6 +10,7 @@
 mod calls;
 mod exact;
 pub mod linear;
+mod view;
 
 use crate::retracting::RetractingSpec;
 use arrow::array::{ArrayRef, Int64Array, UInt32Array};
@@ -33,6 +34,7 @@ use highwater_protocol::ids::ShardId;
 use linear::Linear;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
+pub use view::reader;
 
 pub struct RetractingAggregate {
     spec: Arc<RetractingSpec>,

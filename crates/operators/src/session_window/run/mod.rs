@@ -12,6 +12,7 @@ mod merge;
 mod output;
 mod place;
 mod update;
+mod view;
 
 use crate::session_window::SessionSpec;
 use arrow::array::Int64Array;
@@ -27,6 +28,7 @@ use highwater_dataflow::state::{Keys, closes_at};
 use highwater_functions::windows::session::gap_in;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+pub use view::reader;
 
 /// A row that is late: its time, its columns encoded, its weight.
 type LateRow = (i64, Vec<u8>, i64);

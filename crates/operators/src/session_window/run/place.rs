@@ -11,8 +11,8 @@ use highwater_dataflow::state::{Direction, KeyRange, Scan, successor};
 use highwater_protocol::ids::ShardId;
 use std::ops::ControlFlow;
 
-const SESSION: u8 = 0;
-const ROW: u8 = 1;
+pub const SESSION: u8 = 0;
+pub const ROW: u8 = 1;
 
 /// A partition in state.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,9 +31,7 @@ impl Place {
 
     /// The partition of a key of state.
     pub fn in_key(shard: ShardId, key: &[u8]) -> Result<Self, EngineError> {
-        let length = key.get(1..).and_then(|rest| rest.first_chunk::<4>()).map(|l| u32::from_be_bytes(*l) as usize);
-        let prefix = length.and_then(|length| key.get(1..5 + length)).ok_or_else(cut_off)?;
-        Ok(Self { shard, prefix: prefix.to_vec() })
+        Ok(Self { shard, prefix: prefix_in(key)?.to_vec() })
     }
 
     /// What all its sessions begin with.
@@ -52,6 +50,12 @@ impl Place {
     pub fn row(&self, time: i64, row: &[u8]) -> Vec<u8> {
         [&self.kind(ROW), sortable(time).as_slice(), row].concat()
     }
+}
+
+/// Length and partition in a key of state.
+pub fn prefix_in(key: &[u8]) -> Result<&[u8], EngineError> {
+    let length = key.get(1..).and_then(|rest| rest.first_chunk::<4>()).map(|l| u32::from_be_bytes(*l) as usize);
+    length.and_then(|length| key.get(1..5 + length)).ok_or_else(cut_off)
 }
 
 /// Bytes in the order of the numbers.

@@ -13,6 +13,7 @@ mod emit;
 mod keys;
 mod update;
 mod versions;
+mod view;
 
 use crate::temporal::TemporalSpec;
 use arrow::array::{BooleanArray, Int64Array, RecordBatch};
@@ -29,6 +30,7 @@ use highwater_dataflow::state::Keys;
 use keys::{closes, times, unit_of};
 use std::sync::Arc;
 use versions::VersionCodec;
+pub use view::reader;
 
 pub struct Temporal {
     spec: Arc<TemporalSpec>,

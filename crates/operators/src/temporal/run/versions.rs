@@ -232,7 +232,7 @@ pub fn versions_at<'a>(
 }
 
 /// The row of a version; `None`: it is a deletion.
-fn row_of<'a>(suffix: &'a [u8], value: &[u8]) -> Result<Option<&'a [u8]>, EngineError> {
+pub fn row_of<'a>(suffix: &'a [u8], value: &[u8]) -> Result<Option<&'a [u8]>, EngineError> {
     let count = StoredRow::decode(value)?.count;
     if count < 0 {
         return Ok(None);

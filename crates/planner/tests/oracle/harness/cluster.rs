@@ -18,11 +18,14 @@ use highwater_dataflow::state::QueryState;
 use highwater_planner::CompiledQuery;
 use highwater_planner::files::LocalFiles;
 use highwater_protocol::files::FileVersions;
-use highwater_protocol::ids::{AttemptId, AttemptNumber, BatchId, EdgeId, Epoch, ShardId, SinkId, SourceId, TaskId};
+use highwater_protocol::ids::{
+    AttemptId, AttemptNumber, BatchId, EdgeId, Epoch, OperatorId, ShardId, SinkId, SourceId, TaskId,
+};
 use highwater_protocol::offsets::{OffsetRange, Ranges, SourcePartition, TopicPartition};
 use highwater_protocol::plan::{BatchPlan, TaskPlan, TaskWork};
 use highwater_protocol::prepare_record::SourceWatermark;
 use highwater_protocol::report::{OperatorMetrics, StateDelta};
+use highwater_protocol::state_delta::{self, DeltaReader};
 use highwater_protocol::watermark;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -171,6 +174,15 @@ impl Cluster {
     /// No batch has changed any state.
     pub fn kept_nothing(&self) -> bool {
         self.checkpoint.iter().all(Vec::is_empty)
+    }
+
+    /// What an operator keeps in the checkpoint: shards, keys and values.
+    pub fn kept(&self, operator: OperatorId) -> Vec<(ShardId, Vec<u8>, Vec<u8>)> {
+        let deltas = self.checkpoint.iter().flatten().map(Vec::as_slice);
+        let own: Vec<&[u8]> = deltas.filter(|d| DeltaReader::new(d).unwrap().operator() == operator).collect();
+        let whole = state_delta::merge(&own, |_| true, true).unwrap();
+        let entries = DeltaReader::new(&whole).unwrap().map(|entry| entry.unwrap());
+        entries.map(|entry| (entry.shard, entry.key.to_vec(), entry.value.unwrap().to_vec())).collect()
     }
 
     /// The least watermark of all sources, of the plan committed last.

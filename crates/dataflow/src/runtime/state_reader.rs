@@ -1,0 +1,325 @@
+//! What an operator keeps, as rows for people.
+//!
+//! Owns: what a reader of state is, and making Arrow rows of what entries hold. Does not own: how an operator lays out its
+//! keys and values ([`StateLayout`], told by each), where entries come from (checkpoints).
+//! Invariant: an entry that is not of the layout is an error that names operator, shard and key; nothing panics.
+
+use super::keys::Codec;
+use super::stored_row::StoredRow;
+use crate::error::EngineError;
+use crate::state::{Closing, close_of};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt16Array, UInt32Array, new_null_array};
+use arrow::compute::{cast, take};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use highwater_protocol::ids::{OperatorId, ShardId};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::sync::Arc;
+
+/// Name of the column that tells the shard.
+pub const SHARD_COLUMN: &str = "_shard";
+/// Names of the columns that tell when a row is over, see [`close_numbers`].
+pub const TIME_COLUMNS: [&str; 2] = ["_closes_at", "_expires_at"];
+
+/// One key of an operator's state, with its value.
+#[derive(Clone, Copy, Debug)]
+pub struct StateEntry<'a> {
+    pub shard: ShardId,
+    pub key: &'a [u8],
+    pub value: &'a [u8],
+}
+
+/// Rows of one kind that an operator keeps.
+#[derive(Clone, Debug)]
+pub struct StateRows {
+    /// What they are: `left rows`.
+    pub part: String,
+    /// Columns of `rows` by which they are kept; empty: by all.
+    pub key: Vec<usize>,
+    /// `_shard`, the operator's columns, and what else it keeps of each: `_weight`, `_closes_at`, … Names are unique.
+    pub rows: RecordBatch,
+}
+
+/// Reads the state of one operator.
+pub trait StateReader {
+    /// What entries hold, in their order; parts without rows are left out. A part comes several times where its rows have not
+    /// the same columns.
+    ///
+    /// # Errors
+    /// An entry is not one of this operator's.
+    fn read(&self, entries: &[StateEntry<'_>]) -> Result<Vec<StateRows>, EngineError>;
+}
+
+/// How an operator lays out what it keeps.
+pub trait StateLayout {
+    fn operator(&self) -> OperatorId;
+
+    /// The kinds of rows there are.
+    fn parts(&self) -> Vec<StatePart<'_>>;
+
+    /// The rows an entry holds.
+    ///
+    /// # Errors
+    /// Key or value are not of this layout.
+    fn split<'a>(&self, key: &'a [u8], value: &'a [u8]) -> Result<Vec<Held<'a>>, EngineError>;
+}
+
+/// Rows of one kind.
+pub struct StatePart<'a> {
+    pub name: String,
+    /// What is encoded, in the order of [`Held::pieces`].
+    pub pieces: Vec<Piece<'a>>,
+    /// Columns of the pieces by which the rows are kept; empty: by all.
+    pub key: Vec<usize>,
+    /// What is kept as numbers, each of the type it is shown as; in the order of [`Held::numbers`].
+    pub numbers: Vec<Field>,
+}
+
+/// Columns that are encoded together.
+pub struct Piece<'a> {
+    pub codec: &'a Codec,
+    /// Names of the codec's columns.
+    pub names: Vec<String>,
+    /// Places of those shown.
+    pub shown: Vec<usize>,
+}
+
+impl<'a> Piece<'a> {
+    /// Columns of these names, all of them shown.
+    pub fn new(codec: &'a Codec, names: impl IntoIterator<Item = String>) -> Self {
+        let names: Vec<String> = names.into_iter().collect();
+        Self { codec, shown: (0..names.len()).collect(), names }
+    }
+
+    /// The columns of a schema, all of them shown.
+    pub fn of(codec: &'a Codec, schema: &SchemaRef) -> Self {
+        Self::new(codec, schema.fields().iter().map(|field| field.name().clone()))
+    }
+
+    /// Some columns of a schema, all of them shown.
+    pub fn some(codec: &'a Codec, schema: &SchemaRef, columns: &[usize]) -> Self {
+        Self::new(codec, columns.iter().map(|column| schema.field(*column).name().clone()))
+    }
+}
+
+/// A row that an entry holds.
+pub struct Held<'a> {
+    /// Its place among the parts.
+    pub part: usize,
+    /// `None`: its columns are NULL.
+    pub pieces: Vec<Option<Cow<'a, [u8]>>>,
+    pub numbers: Vec<Option<i64>>,
+}
+
+impl<'a> Held<'a> {
+    /// A row of which all pieces are lent.
+    pub fn of(part: usize, pieces: &[&'a [u8]], numbers: impl IntoIterator<Item = Option<i64>>) -> Self {
+        let pieces = pieces.iter().map(|piece| Some(Cow::Borrowed(*piece))).collect();
+        Self { part, pieces, numbers: numbers.into_iter().collect() }
+    }
+}
+
+/// A whole number that is kept of each row.
+pub fn count_field(name: &str) -> Field {
+    Field::new(name, DataType::Int64, true)
+}
+
+/// The fields of [`close_numbers`].
+pub fn close_fields() -> [Field; 2] {
+    let time = DataType::Timestamp(TimeUnit::Millisecond, Some(highwater_functions::UTC.into()));
+    TIME_COLUMNS.map(|name| Field::new(name, time.clone(), true))
+}
+
+/// The event time at which a row is over, and the time of batches at which `state_ttl` forgets it.
+pub fn close_numbers(close_ms: i64) -> [Option<i64>; 2] {
+    match Closing::of(close_ms) {
+        Closing::Never => [None, None],
+        Closing::At { event_ms } => [Some(event_ms), None],
+        Closing::Expires { batch_ms } => [None, Some(batch_ms)],
+    }
+}
+
+/// The close time at the beginning of a value, and what follows it.
+pub fn split_close<'a>(what: &'static str, value: &'a [u8]) -> Result<(i64, &'a [u8]), EngineError> {
+    let rest = value.get(size_of::<i64>()..).ok_or(EngineError::CutOff(what))?;
+    Ok((close_of(value), rest))
+}
+
+/// The fields of [`stored_numbers`].
+pub fn stored_fields() -> Vec<Field> {
+    [count_field("_weight")].into_iter().chain(close_fields()).collect()
+}
+
+/// How often a kept row is there, and until when.
+pub fn stored_numbers(kept: StoredRow) -> Vec<Option<i64>> {
+    [Some(kept.weight)].into_iter().chain(close_numbers(kept.close_ms)).collect()
+}
+
+/// Reads what a layout tells.
+pub struct LayoutReader<L>(pub L);
+
+impl<L: StateLayout> StateReader for LayoutReader<L> {
+    fn read(&self, entries: &[StateEntry<'_>]) -> Result<Vec<StateRows>, EngineError> {
+        read_layout(&self.0, entries)
+    }
+}
+
+/// As [`StateReader::read`].
+pub fn read_layout(layout: &dyn StateLayout, entries: &[StateEntry<'_>]) -> Result<Vec<StateRows>, EngineError> {
+    let parts = layout.parts();
+    let mut gathered: Vec<Vec<(ShardId, Held<'_>)>> = parts.iter().map(|_| Vec::new()).collect();
+    for entry in entries {
+        let damaged = |cause| damaged(layout.operator(), entry, cause);
+        for held in layout.split(entry.key, entry.value).map_err(|error| damaged(cause_of(&error)))? {
+            let pieces = parts[held.part].pieces.iter().zip(&held.pieces);
+            for (piece, bytes) in pieces {
+                if bytes.as_deref().is_some_and(|bytes| !piece.codec.holds(bytes)) {
+                    return Err(damaged(format!("({}) cannot be decoded", piece.names.join(", "))));
+                }
+            }
+            gathered[held.part].push((entry.shard, held));
+        }
+    }
+    let there = parts.into_iter().zip(gathered).filter(|(_, held)| !held.is_empty());
+    there.map(|(part, held)| rows_of(part, &held)).collect()
+}
+
+fn damaged(operator: OperatorId, entry: &StateEntry<'_>, cause: String) -> EngineError {
+    let mut key = String::with_capacity(2 * entry.key.len());
+    for byte in entry.key {
+        // Writing into a string never fails.
+        let _ = write!(key, "{byte:02x}");
+    }
+    EngineError::DamagedEntry { operator, shard: entry.shard, key, cause }
+}
+
+fn cause_of(error: &EngineError) -> String {
+    match error {
+        EngineError::CutOff(what) => format!("{what} is cut off"),
+        other => other.to_string(),
+    }
+}
+
+fn rows_of(part: StatePart<'_>, held: &[(ShardId, Held<'_>)]) -> Result<StateRows, EngineError> {
+    let shards: UInt16Array = held.iter().map(|(shard, _)| Some(shard.0)).collect();
+    let mut columns: Vec<(String, ArrayRef)> = vec![(SHARD_COLUMN.into(), Arc::new(shards))];
+    for (at, piece) in part.pieces.iter().enumerate() {
+        let decoded = decoded(piece.codec, held.iter().map(|(_, held)| held.pieces[at].as_deref()))?;
+        columns.extend(piece.shown.iter().map(|column| (piece.names[*column].clone(), decoded[*column].clone())));
+    }
+    for (at, field) in part.numbers.iter().enumerate() {
+        let numbers: Int64Array = held.iter().map(|(_, held)| held.numbers[at]).collect();
+        columns.push((field.name().clone(), cast(&numbers, field.data_type())?));
+    }
+    let key = part.key.iter().map(|column| column + 1).collect();
+    Ok(StateRows { part: part.name, key, rows: named(columns)? })
+}
+
+/// Columns of rows some of which are not there.
+fn decoded<'a>(
+    codec: &Codec,
+    rows: impl ExactSizeIterator<Item = Option<&'a [u8]>>,
+) -> Result<Vec<ArrayRef>, EngineError> {
+    let count = rows.len();
+    let (mut there, mut places): (Vec<&[u8]>, Vec<Option<u32>>) = (Vec::new(), Vec::with_capacity(count));
+    for row in rows {
+        places.push(row.map(|_| there.len() as u32));
+        there.extend(row);
+    }
+    let columns = codec.decode(there.iter().copied())?;
+    match there.len() {
+        all if all == count => Ok(columns),
+        0 => Ok(columns.iter().map(|column| new_null_array(column.data_type(), count)).collect()),
+        _ => {
+            let places = UInt32Array::from(places);
+            Ok(columns.iter().map(|column| take(column, &places, None)).collect::<Result<_, _>>()?)
+        }
+    }
+}
+
+/// Rows of these columns; of those with one name all but the first get a number.
+pub fn named(columns: Vec<(String, ArrayRef)>) -> Result<RecordBatch, EngineError> {
+    let mut taken: BTreeSet<String> = BTreeSet::new();
+    let (mut fields, mut arrays) = (Vec::with_capacity(columns.len()), Vec::with_capacity(columns.len()));
+    for (name, array) in columns {
+        let numbered = (2..).map(|number| format!("{name}_{number}"));
+        let free = std::iter::once(name.clone()).chain(numbered).find(|name| !taken.contains(name)).unwrap_or(name);
+        fields.push(Field::new(&free, array.data_type().clone(), true));
+        arrays.push(array);
+        taken.insert(free);
+    }
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{AsArray, StringArray};
+    use arrow::datatypes::{Int64Type, TimestampMillisecondType};
+
+    /// A key of text, and a kept row's numbers.
+    struct Texts(Codec);
+
+    impl StateLayout for Texts {
+        fn operator(&self) -> OperatorId {
+            OperatorId(7)
+        }
+
+        fn parts(&self) -> Vec<StatePart<'_>> {
+            let pieces = vec![Piece::new(&self.0, ["_weight".to_string()])];
+            vec![StatePart { name: "texts".into(), pieces, key: vec![0], numbers: stored_fields() }]
+        }
+
+        fn split<'a>(&self, key: &'a [u8], value: &'a [u8]) -> Result<Vec<Held<'a>>, EngineError> {
+            Ok(vec![Held::of(0, &[key], stored_numbers(StoredRow::decode(value)?))])
+        }
+    }
+
+    fn texts() -> (LayoutReader<Texts>, Vec<u8>) {
+        let codec = Codec::new([DataType::Utf8].iter()).unwrap();
+        let column: ArrayRef = Arc::new(StringArray::from(vec!["a"]));
+        let key = codec.encode(&[column], 1).unwrap().row(0).to_vec();
+        (LayoutReader(Texts(codec)), key)
+    }
+
+    #[test]
+    fn both_time_lines_are_told_apart_and_names_are_unique() {
+        let (reader, key) = texts();
+        let values = [crate::state::NEVER, 5, crate::state::expires_at(6)]
+            .map(|close_ms| StoredRow { close_ms, weight: 2, count: 0 }.encode());
+        let entries: Vec<_> = values.iter().map(|value| StateEntry { shard: ShardId(3), key: &key, value }).collect();
+        let [StateRows { part, key, rows }] = reader.read(&entries).unwrap().try_into().unwrap();
+        assert_eq!((part.as_str(), key.as_slice()), ("texts", &[1usize][..]));
+        let names: Vec<_> = rows.schema().fields().iter().map(|field| field.name().clone()).collect();
+        assert_eq!(names, ["_shard", "_weight", "_weight_2", "_closes_at", "_expires_at"]);
+        assert_eq!(rows.column(2).as_primitive::<Int64Type>().value(0), 2);
+        let time = |column: usize, row: usize| {
+            let times = rows.column(column).as_primitive::<TimestampMillisecondType>();
+            times.iter().nth(row).unwrap()
+        };
+        assert_eq!([time(3, 0), time(3, 1), time(3, 2)], [None, Some(5), None]);
+        assert_eq!([time(4, 0), time(4, 1), time(4, 2)], [None, None, Some(6)]);
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_decoded_is_named_and_nothing_panics() {
+        let (reader, key) = texts();
+        let value = StoredRow { close_ms: 0, weight: 1, count: 0 }.encode();
+        let error = |key: &[u8], value: &[u8]| {
+            let entry = StateEntry { shard: ShardId(3), key, value };
+            reader.read(&[entry]).unwrap_err().to_string()
+        };
+        let cut = error(&key, &value[..23]);
+        assert!(cut.contains("operator 7, shard 3, key 02610000000000000001: a kept row is cut off"), "{cut}");
+        for (wrong, hex) in [
+            (&key[..4], "02610000"),
+            (&[9][..], "09"),
+            (&[][..], ""),
+            (&[2, 0xFF, 0, 0, 0, 0, 0, 0, 0, 1][..], "02ff00000000000000"),
+        ] {
+            let text = error(wrong, &value);
+            assert!(text.contains(&format!("key {hex}")) && text.contains("cannot be decoded"), "{text}");
+        }
+    }
+}
