@@ -141,5 +141,5 @@ fn rows_of_a_checkpoint_are_shown_to_people_and_machines() {
         store.put_query(epoch, &spec).unwrap();
     }
     let refused = failure(&cluster, &state(&["--operator", "0"]));
-    assert!(refused.contains("another plan") && refused.contains("operator 0 (join)"), "{refused}");
+    assert!(refused.contains("a different plan") && refused.contains("operator 0 (join)"), "{refused}");
 }

@@ -194,6 +194,9 @@ fn a_checkpoint_that_went_back_is_found_and_a_prepared_batch_is_committed() {
     assert_eq!(resolve(Some(4), &[]), ahead);
     assert_eq!(resolve(None, &[]), ahead);
     assert_eq!(resolve(Some(6), &[]), BTreeMap::new());
+    // Writers that are only fenced, since their executor died, hold nothing that counts.
+    let fenced = resolve_writers(&sink.table, (QUERY, "q"), None, &[&report], false).unwrap();
+    assert_eq!(fenced, BTreeMap::from([(WriterId(0), Resolution::NotPublished)]));
 }
 
 #[test]

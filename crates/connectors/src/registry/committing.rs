@@ -48,7 +48,7 @@ pub fn resolve_writers(
 ) -> Result<BTreeMap<WriterId, Resolution>, ConnectorError> {
     match sink_of(table)?.committer() {
         Committer::Held(held) => held.resolve(table, query.0, batch, writers, whole),
-        Committer::Staged(staged) => resolve_staged(staged, table, query, batch, writers),
+        Committer::Staged(staged) => resolve_staged(staged, table, query, (batch, whole), writers),
         Committer::None { .. } => {
             Ok(writers.iter().map(|writer| (writer.plan.writer, Resolution::NotPublished)).collect())
         }
@@ -60,11 +60,12 @@ fn resolve_staged(
     staged: &dyn Staged,
     table: &SinkTable,
     query: (QueryId, &str),
-    batch: Option<BatchId>,
+    (batch, whole): (Option<BatchId>, bool),
     writers: &[&WriterReport],
 ) -> Result<BTreeMap<WriterId, Resolution>, ConnectorError> {
     let newest = staged.newest(table, query.0)?;
-    let ahead = newest.filter(|newest| Some(*newest) > batch);
+    // Without a batch, and not as a whole, writers are only fenced; staged files need no fencing.
+    let ahead = newest.filter(|newest| (whole || batch.is_some()) && Some(*newest) > batch);
     if let Some(batch) = ahead {
         return Ok(BTreeMap::from([(WriterId(0), Resolution::Ahead { batch })]));
     }
@@ -72,9 +73,9 @@ fn resolve_staged(
     if let Some(batch) = batch.filter(|_| !holding.is_empty()) {
         staged.commit(table, query, batch, &holding)?;
     }
-    let resolution = |writer: &WriterReport| match writer.rows {
-        0 => Resolution::NotPublished,
-        _ => Resolution::Published,
+    let resolution = |writer: &WriterReport| match batch.is_some() && writer.rows > 0 {
+        true => Resolution::Published,
+        false => Resolution::NotPublished,
     };
     Ok(writers.iter().map(|writer| (writer.plan.writer, resolution(writer))).collect())
 }
