@@ -326,14 +326,17 @@ fn ops(cluster: &Cluster) -> impl Iterator<Item = &Op> {
     cluster.compiled.dataflow.stages.iter().flat_map(|stage| &stage.pipelines).flat_map(|pipeline| &pipeline.ops)
 }
 
-/// The reader of the first operator of a kind, and what that operator keeps.
-fn kept(cluster: &Cluster, kind: &str) -> (Box<dyn StateReader>, Vec<(ShardId, Vec<u8>, Vec<u8>)>) {
+/// Shard, key and value of an entry.
+type Kept = (ShardId, Vec<u8>, Vec<u8>);
+
+/// Returns the reader of the first operator of a kind, and the entries of its state.
+fn kept(cluster: &Cluster, kind: &str) -> (Box<dyn StateReader>, Vec<Kept>) {
     let op = ops(cluster).find(|op| op.state().is_some_and(|state| state.kind == kind));
     let op = op.unwrap_or_else(|| panic!("no {kind}: {}", cluster.compiled.explain_text()));
     (op.state_reader().unwrap().unwrap(), cluster.kept(op.state().unwrap().operator))
 }
 
-fn entry((shard, key, value): &(ShardId, Vec<u8>, Vec<u8>)) -> StateEntry<'_> {
+fn entry((shard, key, value): &Kept) -> StateEntry<'_> {
     StateEntry { shard: *shard, key, value }
 }
 
