@@ -27,12 +27,17 @@ fast: setup-build ## What to run while editing: unit tests, simulation, some of 
 oracle: setup-build ## Tests of SQL against the batch answer: make oracle T=grammar CASES=1000 (new random cases each time)
 	$(if $(CASES),PROPTEST_CASES=$(CASES) )$(CARGO) test --locked --workspace --test oracle -- --nocapture $(T)
 
-check: setup-build ## Format, lints, tidiness, licences
+check: setup-build ## Format, lints, links in docs, tidiness; licences, unused crates and typos where their tools are installed
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items
 	scripts/tidy.sh
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \
 	else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
+	@if $(CARGO) machete --version >/dev/null 2>&1; then $(CARGO) machete; \
+	else echo "cargo-machete is not installed: unused crates were not looked for"; fi
+	@if typos --version >/dev/null 2>&1; then typos; \
+	else echo "typos-cli is not installed: spelling was not checked"; fi
 
 bench: setup ## Throughput, latency and Nexmark on a real Kafka (release build)
 	scripts/bench.sh

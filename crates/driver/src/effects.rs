@@ -11,7 +11,7 @@ use crate::progress_history::{ProgressLog, progress_of};
 use crate::run::Run;
 use crate::run_event::RunnerEvent;
 use crate::sinks::Sinks;
-use crate::stage_progress;
+use crate::stage_progress::{self, StepNames, step_names};
 use crate::state_limit::over_limit;
 use highwater_checkpoint::CheckpointStore;
 use highwater_crash as crash;
@@ -43,6 +43,7 @@ pub(crate) struct Effects {
     /// True while a compaction runs.
     compacting: Arc<AtomicBool>,
     sinks: Sinks,
+    step_names: StepNames,
 }
 
 impl Effects {
@@ -59,6 +60,7 @@ impl Effects {
             look,
             compacting: Arc::default(),
             sinks,
+            step_names: step_names(&run.compiled),
         }
     }
 
@@ -91,7 +93,10 @@ impl Effects {
                 self.run_tasks(attempt, &plan, &placement, base, &published);
                 crash::point("driver_after_dispatch");
             }
-            Action::Abort { attempt, batch, executors } => {
+            Action::Abort { attempt, batch, executors, discard } => {
+                if discard {
+                    self.sinks.discard(attempt, batch);
+                }
                 for executor in executors {
                     let attempt = Some(convert::attempt_to_proto(attempt, batch));
                     let message =
@@ -100,7 +105,7 @@ impl Effects {
                 }
             }
             Action::Persist { record } => {
-                self.sinks.prepared(&record);
+                self.sinks.keep(&record);
                 self.persist(record);
             }
             Action::Publish { attempt, batch, executor, writers } => {
@@ -254,7 +259,7 @@ impl Effects {
         }
         metrics::counter!("highwater_batches_total", "query" => self.spec.name.clone()).increment(1);
         stage_progress::record(&self.spec.name, &batch);
-        self.progress.push(progress_of(&self.spec, self.run_id, &self.compiled, &batch, latest));
+        self.progress.push(progress_of(&self.spec, self.run_id, (&self.compiled, &self.step_names), &batch, latest));
         if let Some(message) = over_limit(&self.compiled, &batch.operators) {
             self.tell(ErrorKind::Fix, message);
         }
@@ -278,6 +283,7 @@ impl Effects {
 
     /// Tells executors to drop the query, and stores durably how it ended.
     pub async fn end(&self, end: End) {
+        stage_progress::clear(&self.spec.name, &self.compiled);
         match &end {
             End::Failed(message) => tracing::error!(name = %self.spec.name, "query failed: {message}"),
             other => tracing::info!(name = %self.spec.name, end = ?other, "query ended"),

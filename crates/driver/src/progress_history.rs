@@ -2,7 +2,7 @@
 //!
 //! Owns: the history ring and its subscribers. Does not own: the counters (they come with each commit).
 
-use crate::stage_progress;
+use crate::stage_progress::{self, StepNames};
 use highwater_dataflow::runtime::BatchContext;
 use highwater_planner::CompiledQuery;
 use highwater_protocol::ids::{RunId, SourceId};
@@ -60,7 +60,7 @@ impl ProgressLog {
 pub(crate) fn progress_of(
     spec: &QuerySpec,
     run: RunId,
-    compiled: &CompiledQuery,
+    (compiled, names): (&CompiledQuery, &StepNames),
     batch: &CommittedBatch,
     latest: &Positions,
 ) -> StreamingQueryProgress {
@@ -79,7 +79,7 @@ pub(crate) fn progress_of(
         phases.insert("commitOffsets".to_string(), (timings.committed_at_ms - timings.prepared_at_ms).max(0));
         phases.insert("triggerExecution".to_string(), duration_ms);
     }
-    let stages = stage_progress::stages(compiled, batch);
+    let stages = stage_progress::stages(names, batch);
     StreamingQueryProgress {
         id: spec.id.to_string(),
         run_id: run.to_string(),

@@ -28,6 +28,9 @@ use std::time::Duration;
 /// Longest pause between two tries to resolve writers while a sink is away.
 const RESOLVE_PAUSE_MAX: Duration = Duration::from_secs(3);
 
+/// Longest wait for a commit before the sink is asked instead; well below the time after which executors are blamed.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
+
 /// The sinks of one run. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Sinks {
@@ -37,8 +40,10 @@ pub(crate) struct Sinks {
     inbox: Inbox,
     /// Those that the driver commits itself.
     staged: BTreeSet<SinkId>,
-    /// The record that was prepared last. Locked while sinks are committed, one batch after the other.
-    prepared: Arc<Mutex<Option<Arc<PrepareRecord>>>>,
+    /// The newest record.
+    newest: Arc<Mutex<Option<Arc<PrepareRecord>>>>,
+    /// Held, on blocking threads only, while sinks are committed: the newest batch of each.
+    committing: Arc<Mutex<BTreeMap<SinkId, BatchId>>>,
 }
 
 impl Sinks {
@@ -51,7 +56,8 @@ impl Sinks {
             store: run.store.clone(),
             inbox,
             staged: run.compiled.sinks.iter().filter(is_staged).map(|table| table.id).collect(),
-            prepared: Arc::default(),
+            newest: Arc::default(),
+            committing: Arc::default(),
         }
     }
 
@@ -60,10 +66,10 @@ impl Sinks {
         self.staged.contains(&sink)
     }
 
-    /// The record is about to be stored. Nothing of it is committed before it is.
-    pub fn prepared(&self, record: &Arc<PrepareRecord>) {
+    /// Keeps a record that is about to be stored, for the commit that follows.
+    pub fn keep(&self, record: &Arc<PrepareRecord>) {
         if !self.staged.is_empty() {
-            *self.prepared.lock() = Some(record.clone());
+            *self.newest.lock() = Some(record.clone());
         }
     }
 
@@ -74,12 +80,41 @@ impl Sinks {
             return;
         }
         let sinks = self.clone();
-        tokio::task::spawn_blocking(move || {
-            let mut outcomes: BTreeMap<SinkId, PublishOutcome> = BTreeMap::new();
-            for writer in writers {
-                let outcome =
-                    outcomes.entry(writer.sink).or_insert_with(|| sinks.commit_sink(writer.sink, batch)).clone();
+        tokio::spawn(async move {
+            let (committing, plans) = (sinks.clone(), writers.clone());
+            let work = tokio::task::spawn_blocking(move || committing.commit_sinks(batch, &plans));
+            let outcomes = match tokio::time::timeout(COMMIT_PATIENCE, work).await {
+                Ok(Ok(outcomes)) => outcomes,
+                // The sink is asked then, for as long as it takes: no executor is to blame for a slow file system.
+                Ok(Err(_)) | Err(_) => writers.into_iter().map(|writer| (writer, PublishOutcome::Unknown)).collect(),
+            };
+            for (writer, outcome) in outcomes {
                 sinks.inbox.push(RunnerEvent::Machine(Event::Published { attempt, writer, outcome }));
+            }
+        });
+    }
+
+    /// Blocks.
+    fn commit_sinks(&self, batch: BatchId, writers: &[WriterPlan]) -> Vec<(WriterPlan, PublishOutcome)> {
+        let mut outcomes: BTreeMap<SinkId, PublishOutcome> = BTreeMap::new();
+        let commit = |writer: &WriterPlan| {
+            let outcome = outcomes.entry(writer.sink).or_insert_with(|| self.commit_sink(writer.sink, batch));
+            (*writer, outcome.clone())
+        };
+        writers.iter().map(commit).collect()
+    }
+
+    /// Deletes what an attempt staged of which there is no record.
+    pub fn discard(&self, attempt: AttemptId, batch: BatchId) {
+        if self.staged.is_empty() {
+            return;
+        }
+        let sinks = self.clone();
+        tokio::task::spawn_blocking(move || {
+            for table in sinks.compiled.sinks.iter().filter(|table| sinks.commits(table.id)) {
+                if let Err(error) = registry::discard_staged(table, sinks.spec.id, batch, attempt) {
+                    tracing::warn!(%error, "rows of a dropped attempt stay until the next commit");
+                }
             }
         });
     }
@@ -95,27 +130,28 @@ impl Sinks {
     }
 
     fn try_commit(&self, sink: SinkId, batch: BatchId) -> Result<(), DriverError> {
-        let mut prepared = self.prepared.lock();
-        let record = self.record(&mut prepared, batch)?;
+        let mut committed = self.committing.lock();
+        if committed.get(&sink) == Some(&batch) {
+            return Ok(());
+        }
+        let record = self.record(batch)?;
         let table = self.compiled.sinks.iter().find(|table| table.id == sink);
         let table = table.ok_or_else(|| ConnectorError::Fatal(format!("the query has no sink {sink}")))?;
         let writers = writers_of(&record.writers, sink);
         registry::commit_staged(table, (self.spec.id, &self.spec.name), batch, &writers)?;
+        committed.insert(sink, batch);
         Ok(())
     }
 
-    /// The record of a prepared batch: the newest, or read from the checkpoint.
-    fn record(
-        &self,
-        prepared: &mut Option<Arc<PrepareRecord>>,
-        batch: BatchId,
-    ) -> Result<Arc<PrepareRecord>, DriverError> {
-        if let Some(record) = prepared.as_ref().filter(|record| record.batch() == batch) {
-            return Ok(record.clone());
+    /// The record of a prepared batch: the newest, or read from the checkpoint. Blocks.
+    fn record(&self, batch: BatchId) -> Result<Arc<PrepareRecord>, DriverError> {
+        let newest = self.newest.lock().clone();
+        if let Some(record) = newest.filter(|record| record.batch() == batch) {
+            return Ok(record);
         }
         let record = self.store.record(self.spec.id, batch)?;
         let record = record.ok_or_else(|| ConnectorError::Fatal(format!("the checkpoint has no batch {batch}")))?;
-        Ok(prepared.insert(Arc::new(record)).clone())
+        Ok(Arc::new(record))
     }
 
     /// Fences writers and asks what they hold, for as long as sinks are away.
@@ -164,8 +200,8 @@ impl Sinks {
             let resolved = match batch.filter(|_| self.commits(table.id)) {
                 // What is committed is the whole batch, also where only some of its writers are asked about.
                 Some(batch) => {
-                    let mut prepared = self.prepared.lock();
-                    let record = self.record(&mut prepared, batch)?;
+                    let _committing = self.committing.lock();
+                    let record = self.record(batch)?;
                     self.resolve_sink(table, Some(batch), &writers_of(&record.writers, table.id), whole)?
                 }
                 None => self.resolve_sink(table, batch, &asked, whole)?,

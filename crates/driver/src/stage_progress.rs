@@ -3,23 +3,30 @@
 //! Owns: joining counters with names, and their metrics. Does not own: counting (executors), adding up (`protocol`).
 
 use highwater_planner::{CompiledQuery, StepText};
-use highwater_protocol::ids::OperatorId;
+use highwater_protocol::ids::{OperatorId, StageId};
 use highwater_protocol::metrics::{StageMetrics, StepMetrics};
 use highwater_protocol::query::CommittedBatch;
 use highwater_protocol::query_progress::{StageProgress, StepProgress};
 use highwater_protocol::report::OperatorMetrics;
+use std::collections::BTreeMap;
 
-/// The stages of a batch; empty for one that was adopted from an earlier run.
-pub(crate) fn stages(compiled: &CompiledQuery, batch: &CommittedBatch) -> Vec<StageProgress> {
-    batch.stages.iter().filter_map(|metrics| stage(compiled, metrics)).collect()
+/// Names of all steps of a run's dataflow: by stage, pipeline and step.
+pub(crate) type StepNames = BTreeMap<StageId, Vec<Vec<StepText>>>;
+
+/// Names the steps of a dataflow, once for a run.
+pub(crate) fn step_names(compiled: &CompiledQuery) -> StepNames {
+    compiled.dataflow.stages.iter().map(|stage| (stage.id, compiled.steps(stage))).collect()
 }
 
-fn stage(compiled: &CompiledQuery, metrics: &StageMetrics) -> Option<StageProgress> {
-    let stage = compiled.dataflow.stages.iter().find(|stage| stage.id == metrics.stage)?;
-    let names = compiled.steps(stage);
-    let steps = names.into_iter().zip(&metrics.sum.steps).enumerate();
+/// The stages of a batch; empty for one that was adopted from an earlier run.
+pub(crate) fn stages(names: &StepNames, batch: &CommittedBatch) -> Vec<StageProgress> {
+    batch.stages.iter().filter_map(|metrics| stage(names, metrics)).collect()
+}
+
+fn stage(names: &StepNames, metrics: &StageMetrics) -> Option<StageProgress> {
+    let steps = names.get(&metrics.stage)?.iter().zip(&metrics.sum.steps).enumerate();
     Some(StageProgress {
-        stage_id: stage.id.0,
+        stage_id: metrics.stage.0,
         num_tasks: metrics.tasks,
         time_ms: ms(metrics.sum.busy_us()),
         slowest_task_ms: ms(metrics.slowest_us),
@@ -31,12 +38,12 @@ fn stage(compiled: &CompiledQuery, metrics: &StageMetrics) -> Option<StageProgre
 
 fn pipeline_steps<'a>(
     pipeline: usize,
-    names: Vec<StepText>,
+    names: &'a [StepText],
     steps: &'a [StepMetrics],
 ) -> impl Iterator<Item = StepProgress> + use<'a> {
-    names.into_iter().zip(steps).map(move |(name, step)| StepProgress {
+    names.iter().zip(steps).map(move |(name, step)| StepProgress {
         pipeline,
-        description: name.description,
+        description: name.description.clone(),
         operator_id: name.operator.map(|operator| operator.0),
         num_input_rows: step.input_rows,
         num_output_rows: step.output_rows,
@@ -79,6 +86,15 @@ pub(crate) fn record(query: &str, batch: &CommittedBatch) {
         metrics::gauge!("highwater_state_rows", &labels).set(operator.state_rows as f64);
         metrics::gauge!("highwater_state_bytes", &labels).set(operator.state_bytes as f64);
         metrics::counter!("highwater_late_rows_total", &labels).increment(operator.late_rows);
+    }
+}
+
+/// Sets the gauges of a query to nothing when its run ends: it keeps no state in executors any more.
+pub(crate) fn clear(query: &str, compiled: &CompiledQuery) {
+    for info in &compiled.dataflow.operators {
+        let labels = [("query", query.to_string()), ("operator", info.id.to_string())];
+        metrics::gauge!("highwater_state_rows", &labels).set(0.0);
+        metrics::gauge!("highwater_state_bytes", &labels).set(0.0);
     }
 }
 

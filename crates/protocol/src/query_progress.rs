@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// One committed micro-batch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -91,8 +92,8 @@ pub struct StageProgress {
 pub struct StepProgress {
     /// Index of the pipeline within its stage.
     pub pipeline: usize,
-    /// As `explain` shows it.
-    pub description: String,
+    /// As `explain` shows it; shared by the documents of a run.
+    pub description: Arc<str>,
     /// The operator of `state_operators`; `None`: it keeps no state.
     pub operator_id: Option<u32>,
     pub num_input_rows: u64,

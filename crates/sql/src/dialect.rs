@@ -9,10 +9,33 @@ use datafusion::sql::sqlparser::dialect::Dialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Span, Token};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The dialect of every script.
-#[derive(Debug, Default)]
-pub struct HighwaterDialect;
+#[derive(Debug)]
+pub struct HighwaterDialect {
+    /// Expressions that the parser may still begin.
+    left: AtomicUsize,
+}
+
+impl Default for HighwaterDialect {
+    fn default() -> Self {
+        Self { left: AtomicUsize::new(usize::MAX) }
+    }
+}
+
+impl HighwaterDialect {
+    /// The dialect for one parse of so many tokens. Where a text cannot be parsed, sqlparser tries each `CAST (…)` and its kind
+    /// once more as a call of a function: nested ones, twice as often at each level. After far more tries than any text
+    /// needs that can be parsed, parsing ends as it does where a text is nested too deeply.
+    pub fn for_tokens(tokens: usize) -> Self {
+        Self { left: AtomicUsize::new(tokens.saturating_mul(100).saturating_add(10_000)) }
+    }
+
+    fn may_begin(&self) -> bool {
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+}
 
 /// Marks `TABLE t` among a function's arguments; see [`table_argument`].
 const TABLE_MARK: &str = "TABLE";
@@ -79,6 +102,9 @@ impl Dialect for HighwaterDialect {
     }
 
     fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
+        if !self.may_begin() {
+            return Some(Err(ParserError::RecursionLimitExceeded));
+        }
         let [first, second, third] = parser.peek_tokens_with_location::<3>();
         let is_table = matches!(&first.token, Token::Word(w) if w.keyword == Keyword::TABLE && w.quote_style.is_none());
         let ends = match third.token {

@@ -29,6 +29,10 @@ pub const MAX_DEPTH: usize = 500;
 pub const MAX_PLAN_NODES: usize = 5_000;
 /// Relations one above another in such a query.
 pub const MAX_PLAN_DEPTH: usize = 1_000;
+/// Parts of an expression once planning has repeated what it repeats: see [`check_growth`].
+pub const MAX_EXPANDED: usize = 10_000;
+/// An expression may always grow by this factor.
+const MAX_GROWTH: usize = 8;
 /// GROUPING SETS of one GROUP BY; CUBE and ROLLUP come to as many.
 pub const MAX_GROUPING_SETS: usize = 1_000;
 /// Key-hash slices of state.
@@ -264,6 +268,7 @@ pub fn check_plan(plan: &LogicalPlan, at: Location) -> Result<usize> {
         if let LogicalPlan::Aggregate(node) = &plan {
             node.group_expr.iter().try_for_each(|key| check_sets(key, at))?;
         }
+        plan.expressions().iter().try_for_each(|expr| check_growth(expr, at))?;
         rest.extend(plan.inputs().into_iter().map(|input| (input.clone(), depth + 1)));
         // The closures never fail, so neither do the walks.
         let _ = plan.apply_expressions(|expr| {
@@ -279,6 +284,56 @@ pub fn check_plan(plan: &LogicalPlan, at: Location) -> Result<usize> {
         });
     }
     Ok(nodes)
+}
+
+/// Refuses an expression that planning makes much larger. `coalesce(a, b)` becomes `CASE WHEN a IS NOT NULL THEN a ELSE b END`,
+/// `a BETWEEN b AND c` becomes `a >= b AND a <= c`, and a short `a IN (…)` a chain of comparisons: each repeats `a`, so that
+/// nested ones grow exponentially.
+fn check_growth(expr: &Expr, at: Location) -> Result<()> {
+    let Sizes { plain, expanded } = sizes(expr);
+    match expanded > MAX_EXPANDED && expanded / MAX_GROWTH > plain {
+        true => Err(SqlError::at(
+            at,
+            format!(
+                "an expression would grow to more than {MAX_EXPANDED} parts: COALESCE, NVL, BETWEEN and short IN lists are \
+                 computed by repeating their arguments, and here they are nested too deeply"
+            ),
+        )
+        .hint("compute the inner ones in a view, and refer to its columns")),
+        false => Ok(()),
+    }
+}
+
+/// Sizes of an expression, in nodes of its tree.
+#[derive(Clone, Copy)]
+struct Sizes {
+    plain: usize,
+    expanded: usize,
+}
+
+/// Arguments of these functions are repeated, but for the last.
+const REPEATING: [&str; 4] = ["coalesce", "nvl", "ifnull", "nvl2"];
+/// `IN` becomes comparisons up to this many values.
+const SHORT_LIST: usize = 3;
+
+fn sizes(expr: &Expr) -> Sizes {
+    let mut children: Vec<Sizes> = Vec::new();
+    // The closure never fails, so neither does the walk.
+    let _ = expr.apply_children(|child| {
+        children.push(sizes(child));
+        Ok(TreeNodeRecursion::Continue)
+    });
+    let times = |place: usize| match expr {
+        Expr::ScalarFunction(call) if REPEATING.contains(&call.name()) => 1 + usize::from(place + 1 < children.len()),
+        Expr::Between(_) => 1 + usize::from(place == 0),
+        Expr::InList(list) if place == 0 && list.list.len() <= SHORT_LIST => list.list.len().max(1),
+        _ => 1,
+    };
+    let expanded = children.iter().enumerate().map(|(place, child)| child.expanded.saturating_mul(times(place)));
+    Sizes {
+        plain: children.iter().map(|child| child.plain).fold(1, usize::saturating_add),
+        expanded: expanded.fold(1, usize::saturating_add),
+    }
 }
 
 fn check_sets(key: &Expr, at: Location) -> Result<()> {

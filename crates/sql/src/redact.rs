@@ -14,7 +14,9 @@ const HIDDEN: &str = "a value (not shown: it may be a secret)";
 
 /// The parser's error over `script`, fit to be shown.
 pub fn without_secrets(script: &str, error: SqlError) -> SqlError {
-    let Ok(tokens) = Tokenizer::new(&HighwaterDialect, script).tokenize_with_location() else { return error };
+    let Ok(tokens) = Tokenizer::new(&HighwaterDialect::default(), script).tokenize_with_location() else {
+        return error;
+    };
     let is_code = |token: &&TokenWithSpan| !matches!(token.token, Token::Whitespace(_));
     let tokens: Vec<&TokenWithSpan> = tokens.iter().filter(is_code).collect();
     let Some(place) = tokens.iter().position(|token| token.span.start == error.location()) else { return error };

@@ -49,10 +49,11 @@ pub fn parse_script(text: &str) -> Result<Vec<Statement>> {
 }
 
 fn parse_statements(text: &str) -> Result<Vec<Statement>> {
-    let dialect = HighwaterDialect;
     check_size(text)?;
-    let tokens = Tokenizer::new(&dialect, text).tokenize_with_location().map_err(ParserError::from)?;
+    let tokens = Tokenizer::new(&HighwaterDialect::default(), text).tokenize_with_location();
+    let tokens = tokens.map_err(ParserError::from)?;
     check_depth(&tokens)?;
+    let dialect = HighwaterDialect::for_tokens(tokens.len());
     let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens);
     let mut statements = Vec::new();
     let mut set = StatementSet::None;

@@ -278,7 +278,7 @@ mod tests {
     use crate::dialect::HighwaterDialect;
 
     fn parse(text: &str) -> Result<String> {
-        let dialect = HighwaterDialect;
+        let dialect = HighwaterDialect::default();
         let mut parser = Parser::new(&dialect).try_with_sql(text)?;
         parse_type(&mut parser).map(|t| type_name(&t))
     }

@@ -13,7 +13,7 @@ fn code(cluster: &Highwater, args: &[&str]) -> (i32, String) {
 }
 
 #[test]
-fn a_querys_life() {
+fn the_life_of_a_query() {
     let tables = Tables::new("life", 2);
     tables.produce(0, 0..100);
     let cluster = Highwater::start(1);

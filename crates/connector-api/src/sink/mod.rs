@@ -134,6 +134,15 @@ pub trait Staged: Sync {
         writers: &[&WriterReport],
     ) -> Result<(), ConnectorError>;
 
+    /// Deletes what an attempt staged that no record names, and never will.
+    fn discard(
+        &self,
+        table: &SinkTable,
+        query: QueryId,
+        batch: BatchId,
+        attempt: AttemptId,
+    ) -> Result<(), ConnectorError>;
+
     /// The newest batch of the query that is committed, or whose commit has begun; `None`: there is none.
     fn newest(&self, table: &SinkTable, query: QueryId) -> Result<Option<BatchId>, ConnectorError>;
 

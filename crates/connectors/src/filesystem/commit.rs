@@ -7,7 +7,7 @@ use super::layout::Layout;
 use highwater_connector_api::error::ConnectorError;
 use highwater_connector_api::sink::EarlierOutput;
 use highwater_crash as crash;
-use highwater_protocol::ids::{BatchId, QueryId};
+use highwater_protocol::ids::{AttemptId, BatchId, QueryId};
 use highwater_protocol::report::{WriterReport, WriterToken};
 use highwater_sql::tables::SinkTable;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,7 @@ impl Token {
 pub struct Manifest {
     query_id: QueryId,
     query: String,
+    table: String,
     batch_id: u64,
     files: Vec<FileEntry>,
 }
@@ -64,12 +65,15 @@ pub struct FileEntry {
 
 /// Commits a batch, or finishes committing it. See [`highwater_connector_api::sink::Staged::commit`].
 pub fn commit(layout: &Layout, query: &str, batch: BatchId, writers: &[&WriterReport]) -> Result<(), ConnectorError> {
-    let manifest = begin(layout, query, batch, writers)?;
+    let (manifest, is_new) = commit_manifest(layout, query, batch, writers)?;
     crash::point("driver_mid_commit_of_files");
     for file in &manifest.files {
         let to = layout.root.join(&file.path);
         match fs::rename(layout.staged().join(&file.staged), &to) {
-            Err(error) if error.kind() == ErrorKind::NotFound && to.exists() => {}
+            // It was moved by a commit that began before, and a reader may have taken it away since.
+            Err(error) if error.kind() == ErrorKind::NotFound && !is_new => {
+                tracing::debug!(path = %to.display(), "the file was moved before");
+            }
             moved => moved.map_err(|error| layout.failed("moving a file", &error))?,
         }
     }
@@ -77,32 +81,35 @@ pub fn commit(layout: &Layout, query: &str, batch: BatchId, writers: &[&WriterRe
     delete_leftovers(layout, batch)
 }
 
-/// Writes the manifest of a batch, which commits it: from then on, its files only have to be moved.
-pub fn begin(
+/// Writes the manifest of a batch, which commits it: from then on, its files only have to be moved. Returns it, and whether it
+/// is new.
+pub fn commit_manifest(
     layout: &Layout,
     query: &str,
     batch: BatchId,
     writers: &[&WriterReport],
-) -> Result<Manifest, ConnectorError> {
+) -> Result<(Manifest, bool), ConnectorError> {
     let manifest = manifest(layout, query, batch, writers)?;
     let path = layout.manifest(batch);
     match read(layout, &path)? {
-        Some(found) if found == manifest => {}
-        Some(_) => {
-            return Err(ConnectorError::Fatal(format!(
-                "{} holds another batch {batch} than the checkpoint: the checkpoint went back, or a driver runs on a copy of \
-                 it; submit the query with --new-output, into another path",
-                layout.place()
-            )));
+        Some(found) if found == manifest => {
+            // Whoever wrote it may have died before its name was durable.
+            layout.sync(folder_of(layout, &path))?;
+            Ok((manifest, false))
         }
+        Some(_) => Err(ConnectorError::Fatal(format!(
+            "{} holds another batch {batch} than the checkpoint: the checkpoint went back, or a driver runs on a copy of it; \
+             submit the query with --new-output, into another path",
+            layout.place()
+        ))),
         None => {
             for (file, writer) in manifest.files.iter().zip(writers) {
                 check_staged(layout, file, writer)?;
             }
             write(layout, &manifest, &path)?;
+            Ok((manifest, true))
         }
     }
-    Ok(manifest)
 }
 
 fn manifest(
@@ -113,6 +120,10 @@ fn manifest(
 ) -> Result<Manifest, ConnectorError> {
     let entry = |writer: &&WriterReport| {
         let Token { file, size_bytes } = Token::of(writer)?;
+        // The name comes from an executor, and must stay in its folder.
+        if Layout::batch_of_staged(&file) != Some(batch) || file.contains(['/', '\\']) {
+            return Err(ConnectorError::Fatal(format!("{}: '{file}' is no file of batch {batch}", layout.place())));
+        }
         Ok(FileEntry {
             path: layout.final_name(batch, writer.plan.writer),
             num_rows: writer.rows,
@@ -122,7 +133,13 @@ fn manifest(
         })
     };
     let files = writers.iter().map(entry).collect::<Result<_, ConnectorError>>()?;
-    Ok(Manifest { query_id: layout.query, query: query.to_string(), batch_id: batch.0, files })
+    Ok(Manifest {
+        query_id: layout.query,
+        query: query.to_string(),
+        table: layout.table().to_string(),
+        batch_id: batch.0,
+        files,
+    })
 }
 
 /// A file that the checkpoint names must be there, and whole.
@@ -157,7 +174,8 @@ fn read(layout: &Layout, path: &Path) -> Result<Option<Manifest>, ConnectorError
 /// Writes a manifest durably; it is there as a whole or not at all.
 fn write(layout: &Layout, manifest: &Manifest, path: &Path) -> Result<(), ConnectorError> {
     let bytes = serde_json::to_vec_pretty(manifest).map_err(|error| ConnectorError::Fatal(error.to_string()))?;
-    let aside = path.with_extension("writing");
+    // Of its own name: a driver that hangs may still be writing another.
+    let aside = layout.staged().join(Layout::temporary_name(BatchId(manifest.batch_id)));
     let written = || {
         let mut file = fs::File::create(&aside)?;
         file.write_all(&bytes)?;
@@ -165,20 +183,29 @@ fn write(layout: &Layout, manifest: &Manifest, path: &Path) -> Result<(), Connec
         fs::rename(&aside, path)
     };
     written().map_err(|error| layout.failed("writing a manifest", &error))?;
-    layout.sync(path.parent().unwrap_or(&layout.root))
+    layout.sync(folder_of(layout, path))
+}
+
+fn folder_of<'a>(layout: &'a Layout, path: &'a Path) -> &'a Path {
+    path.parent().unwrap_or(&layout.root)
+}
+
+/// Deletes what an attempt has staged. See [`highwater_connector_api::sink::Staged::discard`].
+pub fn discard(layout: &Layout, batch: BatchId, attempt: AttemptId) -> Result<(), ConnectorError> {
+    delete_staged(layout, |name| Layout::is_of_attempt(name, batch, attempt))
 }
 
 /// Deletes what attempts of this batch and of earlier ones have staged for nothing.
 fn delete_leftovers(layout: &Layout, batch: BatchId) -> Result<(), ConnectorError> {
+    delete_staged(layout, |name| Layout::batch_of_staged(name).is_some_and(|of| of <= batch))
+}
+
+fn delete_staged(layout: &Layout, which: impl Fn(&str) -> bool) -> Result<(), ConnectorError> {
     let staged = layout.staged();
-    for name in layout.names(&staged)? {
-        if Layout::batch_of_staged(&name).is_some_and(|of| of <= batch) {
-            match fs::remove_file(staged.join(&name)) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(layout.failed("deleting a file", &error));
-                }
-                _ => {}
-            }
+    for name in layout.names(&staged)?.into_iter().filter(|name| which(name)) {
+        match fs::remove_file(staged.join(&name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(layout.failed("deleting a file", &error)),
+            _ => {}
         }
     }
     Ok(())
@@ -192,8 +219,13 @@ impl EarlierOutput for EarlierManifests {
         let layout = Layout::of(sink, QueryId(uuid::Uuid::nil()))?;
         let mut found = BTreeSet::new();
         for path in layout.newest_of_all()? {
-            let manifest = read(&layout, &path)?.filter(|manifest| manifest.query == name);
-            found.extend(manifest.map(|manifest| manifest.query_id.to_string()));
+            match read(&layout, &path) {
+                Ok(Some(manifest)) if manifest.query == name && manifest.table == sink.name => {
+                    found.insert(manifest.query_id.to_string());
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "a manifest of another query is left out"),
+            }
         }
         Ok(found.pop_last())
     }

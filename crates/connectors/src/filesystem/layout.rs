@@ -43,16 +43,28 @@ impl Layout {
         let shown = table.connector.values.text("path").unwrap_or_default().to_string();
         let path = references::resolve(&shown, &mut Vec::new()).map_err(ConnectorError::Config)?;
         let root = PathBuf::from(path);
+        if root.is_relative() {
+            return Err(ConnectorError::Config(format!(
+                "sink '{}': 'path' = '{shown}' depends on the folder in which each process was started; write an absolute path",
+                table.name
+            )));
+        }
         let prefix = format!("{query}-{}", table.id);
         let own = root.join(OWN).join(&prefix);
         let extension = table.connector.format.name().to_string();
         Ok(Self { table: table.name.clone(), shown, root, own, query, prefix, extension })
     }
 
-    /// Makes the folders.
+    /// Creates the folders, durably. Only the driver does, at submit: a folder that is missing later is a file system that is
+    /// not mounted, and must not be made up.
     pub fn create(&self) -> Result<(), ConnectorError> {
         let staged = self.staged();
-        fs::create_dir_all(&staged).map_err(|error| self.failed("creating a folder", &error))
+        fs::create_dir_all(&staged).map_err(|error| self.failed("creating a folder", &error))?;
+        // The parent of the root may be somebody else's.
+        if let Some(parent) = self.root.parent() {
+            let _ = fs::File::open(parent).and_then(|parent| parent.sync_all());
+        }
+        [&self.root, &self.root.join(OWN), &self.own].into_iter().try_for_each(|folder| self.sync(folder))
     }
 
     /// The folder of files that are not committed.
@@ -63,6 +75,16 @@ impl Layout {
     /// Name of what a writer stages in an attempt. It begins with the batch, by which leftovers are told.
     pub fn staged_name(batch: BatchId, writer: WriterId, attempt: AttemptId) -> String {
         format!("{:020}-{writer}-{}-{}", batch.0, attempt.epoch, attempt.number)
+    }
+
+    /// A name beside staged files for what is written before it is renamed. It begins with the batch, too.
+    pub fn temporary_name(batch: BatchId) -> String {
+        format!("{:020}-{}", batch.0, uuid::Uuid::new_v4())
+    }
+
+    /// Whether a staged file is of this attempt.
+    pub fn is_of_attempt(name: &str, batch: BatchId, attempt: AttemptId) -> bool {
+        Self::batch_of_staged(name) == Some(batch) && name.ends_with(&format!("-{}-{}", attempt.epoch, attempt.number))
     }
 
     /// The batch of a staged file; `None`: the file is not ours.
@@ -96,12 +118,11 @@ impl Layout {
         }
     }
 
-    /// Newest manifest of each query that has written here through a sink of this number.
+    /// Newest manifest of each query and sink that has written here.
     pub fn newest_of_all(&self) -> Result<Vec<PathBuf>, ConnectorError> {
         let mut newest = Vec::new();
         let all = self.root.join(OWN);
-        let sink = self.prefix.rsplit('-').next().unwrap_or_default();
-        for query in self.names(&all)?.into_iter().filter(|name| name.rsplit('-').next() == Some(sink)) {
+        for query in self.names(&all)? {
             let other = Self { own: all.join(&query), prefix: query, ..self.clone() };
             newest.extend(other.newest()?.map(|batch| other.manifest(batch)));
         }
@@ -121,18 +142,29 @@ impl Layout {
         fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| self.failed("syncing", &error))
     }
 
-    /// What the file system refused. Full disks and lost mounts pass; denied permission and paths that cannot be do not.
+    /// Name of the table.
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// What the file system refused. A full disk and a lost mount pass; denied permission and an impossible path do not.
     pub fn failed(&self, what: &str, error: &io::Error) -> ConnectorError {
         let context = format!("sink '{}': {what} in {}", self.table, self.shown);
-        let message = error.to_string();
+        let message = match error.kind() {
+            ErrorKind::NotFound => {
+                format!("{error}; mount or restore the folder, which driver and executors must share")
+            }
+            _ => error.to_string(),
+        };
         match error.kind() {
             ErrorKind::PermissionDenied
             | ErrorKind::NotADirectory
             | ErrorKind::IsADirectory
             | ErrorKind::InvalidFilename
+            | ErrorKind::CrossesDevices
             | ErrorKind::ReadOnlyFilesystem => ConnectorError::Refused {
                 context,
-                message: format!("{message}; make it a folder that driver and executors may write"),
+                message: format!("{message}; make it a folder of one file system that driver and executors may write"),
             },
             _ => ConnectorError::Unavailable { context, message },
         }

@@ -17,8 +17,9 @@ use highwater_connector_api::error::ConnectorError;
 use highwater_connector_api::sink::{Committer, EarlierOutput, SinkConnector, Staged, Writer, WriterConfig};
 use highwater_connector_api::source::SourceConnector;
 use highwater_connector_spec::ConnectorSpec;
-use highwater_protocol::ids::{BatchId, QueryId};
+use highwater_protocol::ids::{AttemptId, BatchId, QueryId};
 use highwater_protocol::report::WriterReport;
+use highwater_sql::formats::CSV;
 use highwater_sql::tables::SinkTable;
 use layout::Layout;
 use writer::FileWriter;
@@ -42,6 +43,7 @@ impl Connector for Filesystem {
 
 impl SinkConnector for Filesystem {
     fn prepare(&self, table: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
+        check_rows(table)?;
         Layout::of(table, query)?.create()
     }
 
@@ -65,6 +67,16 @@ impl Staged for Filesystem {
         commit::commit(&Layout::of(table, query)?, name, batch, writers)
     }
 
+    fn discard(
+        &self,
+        table: &SinkTable,
+        query: QueryId,
+        batch: BatchId,
+        attempt: AttemptId,
+    ) -> Result<(), ConnectorError> {
+        commit::discard(&Layout::of(table, query)?, batch, attempt)
+    }
+
     fn newest(&self, table: &SinkTable, query: QueryId) -> Result<Option<BatchId>, ConnectorError> {
         Layout::of(table, query)?.newest()
     }
@@ -75,5 +87,19 @@ impl Staged for Filesystem {
 
     fn delete_progress(&self, table: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
         Layout::of(table, query)?.delete()
+    }
+}
+
+/// A line without characters is no row to readers of CSV files.
+fn check_rows(table: &SinkTable) -> Result<(), ConnectorError> {
+    match table.schema.fields().as_ref() {
+        [only] if only.is_nullable() && table.connector.format.name() == CSV.name => {
+            Err(ConnectorError::Config(format!(
+                "sink '{}': a NULL in a CSV file of one column is an empty line, which readers skip; add a column, or use \
+             'format' = 'json'",
+                table.name
+            )))
+        }
+        _ => Ok(()),
     }
 }

@@ -1,5 +1,6 @@
 //! Files of sinks on a real folder: what is visible when, and what crashes leave.
 
+use super::commit::Token;
 use super::*;
 use crate::registry::resolve_writers;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -109,7 +110,7 @@ fn a_commit_that_a_crash_cut_short_is_finished_by_its_repetition() {
     let writers = [sink.staged(0, 5, 1, &[1]), sink.staged(1, 5, 1, &[2])];
     let writers: Vec<&WriterReport> = writers.iter().collect();
     let layout = Layout::of(&sink.table, QUERY).unwrap();
-    commit::begin(&layout, "q", BatchId(5), &writers).unwrap();
+    commit::commit_manifest(&layout, "q", BatchId(5), &writers).unwrap();
     // The manifest is there, and one of the files was moved.
     let manifest = fs::read_to_string(layout.manifest(BatchId(5))).unwrap();
     let staged = sink.staged_files();
@@ -118,6 +119,66 @@ fn a_commit_that_a_crash_cut_short_is_finished_by_its_repetition() {
     sink.commit(5, &writers).unwrap();
     assert_eq!((sink.files().len(), sink.staged_files().len()), (2, 0));
     assert_eq!(fs::read_to_string(layout.manifest(BatchId(5))).unwrap(), manifest);
+}
+
+#[test]
+fn a_reader_may_take_files_away_once_they_are_there() {
+    let sink = Sink::new("'format'='json'");
+    let report = sink.staged(0, 5, 1, &[1]);
+    sink.commit(5, &[&report]).unwrap();
+    for file in sink.files().keys() {
+        fs::remove_file(sink.dir.path().join(file)).unwrap();
+    }
+    sink.commit(5, &[&report]).unwrap();
+    assert_eq!(sink.files(), BTreeMap::new());
+}
+
+#[test]
+fn an_attempt_without_a_record_is_deleted_and_no_other() {
+    let sink = Sink::new("'format'='json'");
+    let (kept, _, _) = (sink.staged(0, 5, 11, &[1]), sink.staged(0, 5, 1, &[2]), sink.staged(1, 5, 1, &[2]));
+    Filesystem.discard(&sink.table, QUERY, BatchId(5), attempt_id(1)).unwrap();
+    assert_eq!(sink.staged_files().len(), 1);
+    Filesystem.discard(&sink.table, QUERY, BatchId(4), attempt_id(11)).unwrap();
+    sink.commit(5, &[&kept]).unwrap();
+}
+
+#[test]
+fn a_folder_that_is_gone_is_waited_for_and_not_made_up() {
+    let sink = Sink::new("'format'='json'");
+    Filesystem.delete_progress(&sink.table, QUERY).unwrap();
+    let mut writer = sink.writer(0);
+    writer.begin(BatchId(1), attempt_id(1), false);
+    let error = writer.write(&rows(&[1])).unwrap_err();
+    assert!(error.kind() == ErrorKind::Retry && error.to_string().contains("mount or restore the folder"), "{error}");
+    assert!(!sink.dir.path().join("_highwater/00000000-0000-0000-0000-000000000007-0").exists());
+}
+
+#[test]
+fn a_name_that_leads_out_of_the_folder_is_refused() {
+    let sink = Sink::new("'format'='json'");
+    for file in ["../../x", "00000000000000000005-0-1-1/../../x", "00000000000000000004-0-1-1"] {
+        let token = Token { file: file.into(), size_bytes: 1 }.encode().unwrap();
+        let report = WriterReport { token: Some(token), ..sink.staged(0, 5, 1, &[1]) };
+        assert!(sink.commit(5, &[&report]).unwrap_err().to_string().contains("is no file of batch 5"), "{file}");
+    }
+}
+
+#[test]
+fn what_files_cannot_hold_is_refused_at_submit() {
+    let prepare = |columns: &str, path: &str, format: &str| {
+        let script = format!(
+            "CREATE TABLE t (id BIGINT) WITH ('connector'='kafka', 'topic'='in', 'bootstrap.servers'='h:1', 'format'='json');
+             CREATE TABLE o ({columns}) WITH ('connector'='file', 'path'='{path}', 'format'='{format}'); INSERT INTO o SELECT id FROM t;"
+        );
+        let table = highwater_planner::compile(&script).unwrap().sinks[0].clone();
+        Filesystem.prepare(&table, QUERY).map_err(|error| error.to_string())
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    assert!(prepare("id BIGINT", "lake", "json").unwrap_err().contains("write an absolute path"));
+    assert!(prepare("id BIGINT", path, "csv").unwrap_err().contains("is an empty line"));
+    prepare("id BIGINT", path, "json").unwrap();
 }
 
 #[test]
@@ -134,6 +195,9 @@ fn an_attempt_that_is_dropped_deletes_its_file_unless_it_is_flushed() {
     let report = writer.flush().unwrap();
     writer.abort();
     writer.begin(BatchId(2), attempt_id(3), false);
+    writer.write(&rows(&[1])).unwrap();
+    drop(writer);
+    assert_eq!(sink.staged_files().len(), 1);
     sink.commit(1, &[&report]).unwrap();
     assert_eq!(sink.files().len(), 1);
 }
@@ -192,6 +256,7 @@ fn a_checkpoint_that_went_back_is_found_and_a_prepared_batch_is_committed() {
     assert_eq!(resolve(Some(5), &[&report, &empty]), expected);
     let ahead = BTreeMap::from([(WriterId(0), Resolution::Ahead { batch: BatchId(5) })]);
     assert_eq!(resolve(Some(4), &[]), ahead);
+    assert_eq!(resolve(Some(5), &[&empty]), ahead);
     assert_eq!(resolve(None, &[]), ahead);
     assert_eq!(resolve(Some(6), &[]), BTreeMap::new());
     // Writers that are only fenced, since their executor died, hold nothing that counts.

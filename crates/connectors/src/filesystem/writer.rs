@@ -69,7 +69,6 @@ fn file<'a>(
     header: &[u8],
 ) -> Result<&'a mut Open, ConnectorError> {
     if file.is_none() {
-        layout.create()?;
         let name = name();
         let created = File::create(layout.staged().join(&name));
         let out = BufWriter::new(created.map_err(|error| layout.failed("creating a file", &error))?);
@@ -111,11 +110,12 @@ impl Writer for FileWriter {
     /// Once it returns, the file is durable, and only the driver's to delete.
     fn flush(&mut self) -> Result<WriterReport, ConnectorError> {
         let mut report = WriterReport { plan: self.config.plan(), rows: self.rows, digest: self.digest, token: None };
-        if let Some(mut open) = self.file.take() {
+        if let Some(open) = self.file.as_mut() {
             let synced = open.out.flush().and_then(|()| open.out.get_ref().sync_all());
             synced.map_err(|error| self.layout.failed("syncing a file", &error))?;
             self.layout.sync(&self.layout.staged())?;
-            report.token = Some(Token { file: open.name, size_bytes: open.size_bytes }.encode()?);
+            report.token = Some(Token { file: open.name.clone(), size_bytes: open.size_bytes }.encode()?);
+            self.file = None;
         }
         Ok(report)
     }
@@ -131,5 +131,12 @@ impl Writer for FileWriter {
             let _ = std::fs::remove_file(self.layout.staged().join(open.name));
         }
         (self.rows, self.digest) = (0, 0);
+    }
+}
+
+/// A writer that failed leaves no file that was not flushed.
+impl Drop for FileWriter {
+    fn drop(&mut self) {
+        self.abort();
     }
 }

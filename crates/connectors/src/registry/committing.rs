@@ -5,7 +5,7 @@
 use super::sink_of;
 use highwater_connector_api::error::ConnectorError;
 use highwater_connector_api::sink::{Committer, EarlierOutput, Staged};
-use highwater_protocol::ids::{BatchId, QueryId, WriterId};
+use highwater_protocol::ids::{AttemptId, BatchId, QueryId, WriterId};
 use highwater_protocol::query::Resolution;
 use highwater_protocol::report::WriterReport;
 use highwater_sql::tables::SinkTable;
@@ -35,7 +35,8 @@ pub fn guarantee(table: &SinkTable) -> Result<Option<String>, ConnectorError> {
     })
 }
 
-/// Says what writers of a sink hold: see [`highwater_connector_api::sink::Held::resolve`]. Of a sink that nothing holds, no writer has published.
+/// Settles a batch after a crash or an unknown outcome, and returns what writers of the sink hold: see
+/// [`highwater_connector_api::sink::Held::resolve`]. Of a sink that nothing holds, no writer has published.
 ///
 /// # Errors
 /// The far side does not tell.
@@ -63,13 +64,14 @@ fn resolve_staged(
     (batch, whole): (Option<BatchId>, bool),
     writers: &[&WriterReport],
 ) -> Result<BTreeMap<WriterId, Resolution>, ConnectorError> {
-    let newest = staged.newest(table, query.0)?;
-    // Without a batch, and not as a whole, writers are only fenced; staged files need no fencing.
-    let ahead = newest.filter(|newest| (whole || batch.is_some()) && Some(*newest) > batch);
-    if let Some(batch) = ahead {
+    // Without a batch, and not as a whole, writers are only fenced; what is staged needs no fencing.
+    let newest = if whole || batch.is_some() { staged.newest(table, query.0)? } else { None };
+    let holding = holding(writers);
+    // The very batch counts as ahead where the checkpoint's has no rows for this sink.
+    let is_ahead = |newest: &BatchId| Some(*newest) > batch || Some(*newest) == batch && holding.is_empty();
+    if let Some(batch) = newest.filter(is_ahead) {
         return Ok(BTreeMap::from([(WriterId(0), Resolution::Ahead { batch })]));
     }
-    let holding: Vec<&WriterReport> = writers.iter().filter(|writer| writer.rows > 0).copied().collect();
     if let Some(batch) = batch.filter(|_| !holding.is_empty()) {
         staged.commit(table, query, batch, &holding)?;
     }
@@ -78,6 +80,27 @@ fn resolve_staged(
         false => Resolution::NotPublished,
     };
     Ok(writers.iter().map(|writer| (writer.plan.writer, resolution(writer))).collect())
+}
+
+/// Those writers that hold rows.
+fn holding<'a>(writers: &[&'a WriterReport]) -> Vec<&'a WriterReport> {
+    writers.iter().filter(|writer| writer.rows > 0).copied().collect()
+}
+
+/// Deletes what an attempt staged, of which there is no record; of other sinks there is nothing to delete.
+///
+/// # Errors
+/// The sink refuses, or is away.
+pub fn discard_staged(
+    table: &SinkTable,
+    query: QueryId,
+    batch: BatchId,
+    attempt: AttemptId,
+) -> Result<(), ConnectorError> {
+    match sink_of(table)?.committer() {
+        Committer::Staged(staged) => staged.discard(table, query, batch, attempt),
+        Committer::Held(_) | Committer::None { .. } => Ok(()),
+    }
 }
 
 /// Whether the driver commits what the sink's writers have staged.
@@ -99,10 +122,7 @@ pub fn commit_staged(
     writers: &[&WriterReport],
 ) -> Result<(), ConnectorError> {
     match sink_of(table)?.committer() {
-        Committer::Staged(staged) => {
-            let holding: Vec<&WriterReport> = writers.iter().filter(|writer| writer.rows > 0).copied().collect();
-            staged.commit(table, query, batch, &holding)
-        }
+        Committer::Staged(staged) => staged.commit(table, query, batch, &holding(writers)),
         Committer::Held(_) | Committer::None { .. } => {
             Err(ConnectorError::Fatal(format!("the driver cannot commit sink '{}'", table.name)))
         }

@@ -5,7 +5,8 @@
 mod committing;
 
 pub use committing::{
-    EarlierOutputs, commit_staged, delete_progress, guarantee, is_staged, max_attempt_ms, prepare, resolve_writers,
+    EarlierOutputs, commit_staged, delete_progress, discard_staged, guarantee, is_staged, max_attempt_ms, prepare,
+    resolve_writers,
 };
 
 use crate::list::CONNECTORS;

@@ -239,7 +239,7 @@ impl TaskRuntime {
                 add(operators.entry(metrics.operator).or_default(), metrics);
             }
         }
-        let steps = self.pipelines.iter().map(|pipeline| pipeline.chain.steps().to_vec()).collect();
+        let steps = self.pipelines.iter().map(|pipeline| pipeline.chain.steps()).collect();
         let (overlay, state) = self.state.finish();
         Ok(TaskOutcome { overlay, state, operators: operators.into_values().collect(), steps })
     }

@@ -97,7 +97,7 @@ impl Chain {
     }
 
     /// Counters of every step; the last is the pipeline's output.
-    pub fn steps(&self) -> &[StepMetrics] {
+    pub fn steps(&self) -> Vec<StepMetrics> {
         self.profile.steps()
     }
 

@@ -28,6 +28,8 @@ impl fmt::Debug for Clock {
 pub(super) struct Profile {
     clock: Clock,
     steps: Vec<StepMetrics>,
+    /// Time of each step; many are far below a microsecond at a time.
+    times: Vec<Duration>,
     /// The step whose time it is; `None`: the time is not the pipeline's.
     current: Option<usize>,
     /// When `current` changed last.
@@ -37,7 +39,8 @@ pub(super) struct Profile {
 impl Profile {
     pub fn new(clock: Clock, operators: usize) -> Self {
         let steps = vec![StepMetrics::default(); operators + 1];
-        Self { clock, steps, current: None, since: Duration::ZERO }
+        let times = vec![Duration::ZERO; steps.len()];
+        Self { clock, steps, times, current: None, since: Duration::ZERO }
     }
 
     /// Index of the exchange or sink.
@@ -57,9 +60,8 @@ impl Profile {
 
     fn switch(&mut self, to: Option<usize>) -> Option<usize> {
         let now = (self.clock.0)();
-        if let Some(step) = self.current.and_then(|step| self.steps.get_mut(step)) {
-            let spent = now.saturating_sub(self.since).as_micros();
-            step.time_us += u64::try_from(spent).unwrap_or(u64::MAX);
+        if let Some(time) = self.current.and_then(|step| self.times.get_mut(step)) {
+            *time += now.saturating_sub(self.since);
         }
         self.since = now;
         std::mem::replace(&mut self.current, to)
@@ -80,8 +82,11 @@ impl Profile {
         }
     }
 
-    pub fn steps(&self) -> &[StepMetrics] {
-        &self.steps
+    /// The counters of every step.
+    pub fn steps(&self) -> Vec<StepMetrics> {
+        let us = |time: &Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let steps = self.steps.iter().zip(&self.times);
+        steps.map(|(step, time)| StepMetrics { time_us: us(time), ..*step }).collect()
     }
 }
 

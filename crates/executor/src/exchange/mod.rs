@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waiting_rows_count_as_the_querys_memory_until_they_are_computed() {
+    async fn waiting_rows_count_as_memory_of_their_query_until_they_are_computed() {
         // given memory for two batches
         let limit = 2 * rows(&[1, 2]).size_bytes() as u64;
         let memory = Growth::limited(limit);

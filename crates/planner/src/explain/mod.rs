@@ -17,7 +17,7 @@ use highwater_sql::types::type_name;
 use highwater_sql::values::duration_text;
 use regex::{Captures, Regex};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 impl CompiledQuery {
     /// The plan, drawn from its sources to its sinks.
@@ -158,9 +158,10 @@ fn stage_json(query: &CompiledQuery, stage: &Stage) -> Value {
 
 /// DataFusion shows an interval as its fields; people read `INTERVAL '5 seconds'`. Those with months stay as they are.
 fn intervals_in_words(text: &str) -> String {
-    let fields = Regex::new(r"IntervalMonthDayNano \{ months: 0, days: (-?\d+), nanoseconds: (-?\d+) \}");
     // The pattern is a constant, and a good one.
-    let Ok(fields) = fields else { return text.to_string() };
+    static FIELDS: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"IntervalMonthDayNano \{ months: 0, days: (-?\d+), nanoseconds: (-?\d+) \}").ok());
+    let Some(fields) = FIELDS.as_ref() else { return text.to_string() };
     let in_words = |found: &Captures<'_>| {
         let number = |place: usize| found[place].parse::<i64>().unwrap_or_default();
         let ms = number(1).saturating_mul(86_400_000).saturating_add(number(2) / 1_000_000);

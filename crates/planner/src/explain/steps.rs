@@ -6,12 +6,13 @@ use super::{intervals_in_words, output_text};
 use crate::query::CompiledQuery;
 use highwater_dataflow::Stage;
 use highwater_protocol::ids::OperatorId;
+use std::sync::Arc;
 
 /// A step of a pipeline: an operator, or the pipeline's exchange or sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepText {
     /// As `explain` shows it.
-    pub description: String,
+    pub description: Arc<str>,
     /// The operator, if it keeps state.
     pub operator: Option<OperatorId>,
 }
@@ -23,10 +24,10 @@ impl CompiledQuery {
         pipelines
             .map(|pipeline| {
                 let operator = |op: &highwater_dataflow::Op| StepText {
-                    description: intervals_in_words(&op.describe()),
+                    description: intervals_in_words(&op.describe()).into(),
                     operator: op.state().map(|state| state.operator),
                 };
-                let output = StepText { description: output_text(self, pipeline.output), operator: None };
+                let output = StepText { description: output_text(self, pipeline.output).into(), operator: None };
                 pipeline.ops.iter().map(operator).chain([output]).collect()
             })
             .collect()

@@ -37,7 +37,7 @@ pub enum Action {
         published: BTreeSet<WriterPlan>,
     },
     /// Drop an attempt on these executors.
-    Abort { attempt: AttemptId, batch: BatchId, executors: BTreeSet<ExecutorId> },
+    Abort { attempt: AttemptId, batch: BatchId, executors: BTreeSet<ExecutorId>, discard: bool },
     /// Write the checkpoint durably. Answers: `Persisted` or `PersistFailed`.
     Persist { record: Arc<PrepareRecord> },
     /// Commit these writers' transactions. Answers: `Published` per writer.

@@ -1,6 +1,6 @@
 //! How a run ends, and trouble that does not end it.
 
-use super::execute::abort;
+use super::execute::{abort, abort_preparing};
 use super::machine::{Phase, QueryMachine};
 use super::{Action, End};
 use crate::error::ErrorKind;
@@ -50,8 +50,10 @@ impl QueryMachine {
     }
 
     pub(super) fn fail(&mut self, message: String, out: &mut Vec<Action>) {
-        if let Phase::Executing(execution) | Phase::Preparing { execution, .. } = &self.phase {
-            out.push(abort(execution));
+        match &self.phase {
+            Phase::Executing(execution) => out.push(abort(execution)),
+            Phase::Preparing { execution, .. } => out.push(abort_preparing(execution)),
+            _ => {}
         }
         self.end(End::Failed(message), out);
     }

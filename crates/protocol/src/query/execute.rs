@@ -321,7 +321,7 @@ impl QueryMachine {
             self.troubles.insert(None, message);
             return;
         }
-        out.push(abort(execution));
+        out.push(abort_preparing(execution));
         self.end(if kind == ErrorKind::Fenced { End::Fenced } else { End::Failed(message) }, out);
     }
 
@@ -340,11 +340,22 @@ pub(super) fn unwritten(plan: WriterPlan) -> WriterReport {
     WriterReport { plan, rows: 0, digest: 0, token: None }
 }
 
+/// Drops an attempt that was never prepared.
 pub(super) fn abort(execution: &Execution) -> Action {
+    abort_of(execution, true)
+}
+
+/// Drops an attempt whose record may be durable.
+pub(super) fn abort_preparing(execution: &Execution) -> Action {
+    abort_of(execution, false)
+}
+
+fn abort_of(execution: &Execution, discard: bool) -> Action {
     Action::Abort {
         attempt: execution.attempt,
         batch: execution.plan.batch,
         executors: execution.placement.values().copied().collect(),
+        discard,
     }
 }
 

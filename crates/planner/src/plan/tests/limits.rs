@@ -118,6 +118,38 @@ fn expressions_that_views_put_together_are_measured_whole() {
 }
 
 #[test]
+fn nested_forms_that_repeat_their_arguments_are_refused_before_they_grow() {
+    let nested =
+        |depth: usize, inner: &str, wrap: &dyn Fn(&str) -> String| (0..depth).fold(inner.to_string(), |e, _| wrap(&e));
+    let text = |expr: String| format!("INSERT INTO rows_out SELECT CAST({expr} AS STRING), id FROM plain;");
+    let coalesce = |e: &str| format!("coalesce({e}, '-')");
+    good(&text(nested(8, "card", &coalesce)));
+    let of_cast = |e: &str| format!("coalesce(CAST({e} AS STRING), '-')");
+    good(&text(nested(8, "id", &of_cast)));
+    for (depth, inner, wrap) in [
+        (20, "card", &coalesce as &dyn Fn(&str) -> String),
+        (20, "card", &|e: &str| format!("nvl({e}, '-')")),
+        (20, "id = 3", &|e: &str| format!("(({e}) IN (true, false))")),
+        (20, "id = 3", &|e: &str| format!("(({e}) BETWEEN false AND true)")),
+    ] {
+        refused(&text(nested(depth, inner, wrap)), "would grow to more than 10000 parts");
+    }
+    // A view in between is not put together with what refers to it twice.
+    let views: String = (0..20)
+        .map(|view| {
+            let (column, below) =
+                if view == 0 { ("card".into(), "plain".into()) } else { ("c".to_string(), format!("v{}", view - 1)) };
+            format!("CREATE VIEW v{view} AS SELECT id, coalesce({column}, '-') AS c FROM {below};\n")
+        })
+        .collect();
+    good(&format!("{views}INSERT INTO rows_out SELECT c, id FROM v19;"));
+    good(&text(nested(20, "card", &|e: &str| format!("nullif({e}, '-')"))));
+    // The parser tries each CAST once more where the text cannot be parsed.
+    refused(&text(nested(40, "id", &of_cast)), "nested too deeply");
+    refused(&text(nested(22, "id +", &of_cast)), "expected");
+}
+
+#[test]
 fn statements_and_columns_are_counted() {
     let tables = |count: usize| -> String {
         let with = "WITH ('connector' = 'console')";

@@ -18,7 +18,10 @@ fn an_executor_lost_before_prepare_drops_the_attempt_and_fences_its_writers() {
     let actions = query.tell(executors(&[(1, 1)]));
     // then
     let everyone = [e(1), e(2)].into();
-    assert_eq!(actions[0], Action::Abort { attempt: first.attempt, batch: BatchId(0), executors: everyone });
+    assert_eq!(
+        actions[0],
+        Action::Abort { attempt: first.attempt, batch: BatchId(0), executors: everyone, discard: true }
+    );
     assert_eq!(actions[1], Action::Resolve { number: 2, batch: None, writers: vec![unwritten(1)], whole: false });
     assert_eq!(actions.len(), 2, "nothing is planned before the orphans are fenced: {actions:?}");
     // when
@@ -180,6 +183,7 @@ fn a_checkpoint_that_cannot_be_written_fails_the_query_and_a_fenced_one_ends_it_
         let actions = query.tell(Event::PersistFailed { batch: record.batch(), kind, message });
         // then
         assert_eq!(names(&actions), ["abort", "ended"]);
+        assert!(matches!(actions[0], Action::Abort { discard: false, .. }), "the record may be durable: {actions:?}");
         match end(&actions) {
             End::Fenced => assert_eq!(expected, "fenced"),
             End::Failed(message) => assert!(expected == "failed" && message.contains("no space"), "{message}"),
