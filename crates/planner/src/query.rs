@@ -21,9 +21,9 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct CompiledQuery {
     pub options: QueryOptions,
-    /// By [`SourceId`].
+    /// By [`SourceId`](highwater_protocol::ids::SourceId).
     pub sources: Vec<SourceTable>,
-    /// By [`SinkId`].
+    /// By [`SinkId`](highwater_protocol::ids::SinkId).
     pub sinks: Vec<SinkTable>,
     pub dataflow: Dataflow,
     /// Files to be read before a batch's tasks: see [`CompiledQuery::load_files`].
@@ -36,7 +36,7 @@ pub struct CompiledQuery {
 }
 
 impl CompiledQuery {
-    /// The sources as the driver's planning sees them, by [`SourceId`].
+    /// The sources as the driver's planning sees them, by [`SourceId`](highwater_protocol::ids::SourceId).
     pub fn source_specs(&self) -> Vec<SourceSpec> {
         let spec = |source: &SourceTable| SourceSpec {
             id: source.id,

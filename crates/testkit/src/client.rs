@@ -146,10 +146,18 @@ impl KafkaCluster {
         };
         let new: Vec<NewTopic<'_>> = topics.iter().copied().map(new).collect();
         let options = AdminOptions::new().operation_timeout(Some(DEADLINE));
-        let results = block_on(self.admin().create_topics(&new, &options)).expect("the topics can be made");
-        for result in results {
-            result.unwrap_or_else(|(topic, code)| panic!("topic {topic} cannot be made: {code}"));
-        }
+        let mut again = false;
+        crate::wait_until("the topics to be made", DEADLINE, || {
+            let retried = std::mem::replace(&mut again, true);
+            let results = block_on(self.admin().create_topics(&new, &options)).expect("the topics can be made");
+            results.into_iter().all(|result| match result {
+                Ok(_) => true,
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) if retried => true,
+                // A broker that a busy machine held up counts as gone until it is heard of again.
+                Err((_, RDKafkaErrorCode::InvalidReplicationFactor)) => false,
+                Err((topic, code)) => panic!("topic {topic} cannot be made: {code}"),
+            })
+        });
     }
 
     /// Adds partitions to a topic, up to `total`.
