@@ -2,7 +2,7 @@
 //!
 //! Owns: what a format is to sources and sinks, and the list of them. Does not own: what scripts may say of formats
 //! (`highwater_sql::formats` has a declaration for each), Kafka, what a record without value means.
-//! To add a format: its declaration in the engine's list, its file here, its line in [`CODECS`]. Invariants: a codec is
+//! To add a format: its declaration in `highwater_sql::formats`, its file here, its line in [`CODECS`]. Invariants: a codec is
 //! chosen once, when a source or sink is opened; nothing outside this folder asks which it is.
 
 mod csv;

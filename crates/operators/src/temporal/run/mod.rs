@@ -1,7 +1,7 @@
 //! Rows joined with the version of their time: `FOR SYSTEM_TIME AS OF`.
 //!
 //! Owns: the rows and versions of this task's shards. In state: a row, `0 | length (u32) | key | time | row`; a version,
-//! `1 | length (u32) | key | time | order | row`; times as eight bytes in order. Their values are [`StoredRow`]; a version's
+//! `1 | length (u32) | key | time | order | row`; times as eight bytes in order. Their values are `StoredRow`; a version's
 //! count is the length of its order, or less than zero where the version is that there is no row.
 //! Invariants: a row is joined with the greatest version that is not after it, and is final once the watermark has
 //! passed it, since no version before it can come any more. What a batch gives is the rows as they are less the rows as
