@@ -70,8 +70,8 @@ pub fn commit(layout: &Layout, query: &str, batch: BatchId, writers: &[&WriterRe
     for file in &manifest.files {
         let to = layout.root.join(&file.path);
         match fs::rename(layout.staged().join(&file.staged), &to) {
-            // It was moved by a commit that began before, and a reader may have taken it away since.
-            Err(error) if error.kind() == ErrorKind::NotFound && !is_new => {
+            // It was moved by a commit that began before, and a reader may have taken it away since; unless all is gone.
+            Err(error) if error.kind() == ErrorKind::NotFound && !is_new && layout.staged().is_dir() => {
                 tracing::debug!(path = %to.display(), "the file was moved before");
             }
             moved => moved.map_err(|error| layout.failed("moving a file", &error))?,
