@@ -84,7 +84,8 @@ fn value_of<'a>(entry: &DeltaEntry<'a>) -> &'a [u8] {
     entry.value.unwrap_or_default()
 }
 
-/// Shards that are read together: so many at first, then more, up to what a part of a snapshot has.
+/// Returns the ranges of shards to read one after the other: `first` shards, then twice as many each time, up to the size of
+/// a snapshot part.
 fn stretches(end: u16, chain: &Chain, first_step: u16) -> impl Iterator<Item = Range<u16>> {
     let bytes = chain.snapshot.size_bytes() + chain.deltas.iter().map(|(_, body)| body.size_bytes()).sum::<u64>();
     let parts = bytes.div_ceil(CompactionPolicy::default().part_bytes).max(1);

@@ -258,8 +258,9 @@ impl Effects {
             tracing::warn!(%error, batch = %id, "the commit could not be recorded; recovery will ask the sinks");
         }
         metrics::counter!("highwater_batches_total", "query" => self.spec.name.clone()).increment(1);
-        stage_progress::record(&self.spec.name, &batch);
-        self.progress.push(progress_of(&self.spec, self.run_id, (&self.compiled, &self.step_names), &batch, latest));
+        let progress = progress_of(&self.spec, self.run_id, (&self.compiled, &self.step_names), &batch, latest);
+        stage_progress::record(&self.spec.name, &batch, &progress.state_operators);
+        self.progress.push(progress);
         if let Some(message) = over_limit(&self.compiled, &batch.operators) {
             self.tell(ErrorKind::Fix, message);
         }

@@ -6,8 +6,7 @@ use highwater_planner::{CompiledQuery, StepText};
 use highwater_protocol::ids::{OperatorId, StageId};
 use highwater_protocol::metrics::{StageMetrics, StepMetrics};
 use highwater_protocol::query::CommittedBatch;
-use highwater_protocol::query_progress::{StageProgress, StepProgress};
-use highwater_protocol::report::OperatorMetrics;
+use highwater_protocol::query_progress::{StageProgress, StateOperatorProgress, StepProgress};
 use std::collections::BTreeMap;
 
 /// Names of all steps of a run's dataflow: by stage, pipeline and step.
@@ -65,7 +64,7 @@ fn ms(us: u64) -> f64 {
 }
 
 /// Publishes a batch's counters at `/metrics`: work of each stage, state of each operator.
-pub(crate) fn record(query: &str, batch: &CommittedBatch) {
+pub(crate) fn record(query: &str, batch: &CommittedBatch, operators: &[StateOperatorProgress]) {
     let labels = |kind: &'static str, id: String| [("query", query.to_string()), (kind, id)];
     for stage in &batch.stages {
         let labels = labels("stage", stage.stage.to_string());
@@ -81,11 +80,12 @@ pub(crate) fn record(query: &str, batch: &CommittedBatch) {
         metrics::counter!("highwater_stage_retracted_rows_total", &labels).increment(retracted);
         metrics::counter!("highwater_stage_busy_microseconds_total", &labels).increment(stage.sum.busy_us());
     }
-    for operator in operators(&batch.operators) {
-        let labels = labels("operator", operator.operator.to_string());
-        metrics::gauge!("highwater_state_rows", &labels).set(operator.state_rows as f64);
-        metrics::gauge!("highwater_state_bytes", &labels).set(operator.state_bytes as f64);
-        metrics::counter!("highwater_late_rows_total", &labels).increment(operator.late_rows);
+    // An adopted batch has no counters.
+    for operator in operators.iter().filter(|_| !batch.operators.is_empty()) {
+        let labels = labels("operator", operator.operator_id.to_string());
+        metrics::gauge!("highwater_state_rows", &labels).set(operator.num_rows_total as f64);
+        metrics::gauge!("highwater_state_bytes", &labels).set(operator.memory_used_bytes as f64);
+        metrics::counter!("highwater_late_rows_total", &labels).increment(operator.num_rows_dropped_by_watermark);
     }
 }
 
@@ -96,20 +96,4 @@ pub(crate) fn clear(query: &str, compiled: &CompiledQuery) {
         metrics::gauge!("highwater_state_rows", &labels).set(0.0);
         metrics::gauge!("highwater_state_bytes", &labels).set(0.0);
     }
-}
-
-/// The counters of each operator over all tasks.
-fn operators(tasks: &[OperatorMetrics]) -> Vec<OperatorMetrics> {
-    let mut sums: Vec<OperatorMetrics> = Vec::new();
-    for metrics in tasks {
-        match sums.iter_mut().find(|sum| sum.operator == metrics.operator) {
-            Some(sum) => {
-                sum.state_rows += metrics.state_rows;
-                sum.state_bytes += metrics.state_bytes;
-                sum.late_rows += metrics.late_rows;
-            }
-            None => sums.push(metrics.clone()),
-        }
-    }
-    sums
 }

@@ -1,4 +1,4 @@
-//! One writer's rows of a batch, in a file that nobody sees yet.
+//! One writer's rows of a batch, in a hidden file.
 //!
 //! Owns: the file until it is flushed. Does not own: what becomes of it then (`commit`). Invariant: a flushed file is never
 //! deleted here, since a checkpoint may name it.

@@ -145,7 +145,7 @@ impl Call {
         places.into_iter().map(value).collect()
     }
 
-    /// The result of each group, its function being fed all values anew. They are there one group at a time.
+    /// Returns the result of each group, computed from all of its values. Holds the values of one group at a time.
     fn replays(
         &self,
         at: usize,
