@@ -80,7 +80,7 @@ mod tests {
             (
                 "id BIGINT",
                 "'url'='https://h', 'request_timeout'='2 minutes'",
-                "'request_timeout' is one minute at most",
+                "'request_timeout' can be at most one minute",
             ),
             ("id BIGINT", "'url'='https://h', 'format'='csv'", "rows for HTTP are always JSON"),
             ("id BIGINT", "'url'='https://h', 'autorization'='x'", "did you mean 'authorization'?"),
