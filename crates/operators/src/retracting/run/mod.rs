@@ -1,8 +1,8 @@
 //! Running a GROUP BY over input with retracts, or with functions that need all their values.
 //!
 //! Owns: the state of groups in this task's shards, in two kinds of keys. A group, `0 | length (u32) | group`: close
-//! time, number of rows, the running values of linear functions, and the values last computed. An argument of a function
-//! that keeps its arguments, `1 | length (u32) | group | function (u16) | arguments`: a `StoredRow`.
+//! time, number of rows, the running values of linear functions, and the values last computed. An argument of a
+//! function that keeps its arguments, `1 | length (u32) | group | function (u16) | arguments`: a `StoredRow`.
 //! Invariants: a group exists while it has rows (the group of all rows: always, once it exists); a batch emits the
 //! difference to the values emitted before. With a TTL, a group expires with its arguments when it had no change for
 //! that long; a retract of an expired row has as much effect as the remaining state allows, as in Flink.
@@ -51,8 +51,8 @@ pub struct RetractingAggregate {
 struct Group {
     rows: i64,
     linear: Vec<Linear>,
-    /// The values last computed, encoded; `None` for a new group. They have been emitted, unless groups are emitted when
-    /// they close.
+    /// The values last computed, encoded; `None` for a new group. They have been emitted, unless groups are emitted
+    /// when they close.
     emitted: Option<Vec<u8>>,
 }
 
