@@ -38,7 +38,9 @@ impl ExpressionError {
             DataFusionError::ArrowError(error, _) => match error.as_ref() {
                 ArrowError::ArithmeticOverflow(_) => Cause::Overflow(data_type.into()),
                 // Arrow's words for numbers cast to numbers.
-                ArrowError::CastError(text) if text.starts_with("Can't cast value") => Cause::Overflow(data_type.into()),
+                ArrowError::CastError(text) if text.starts_with("Can't cast value") => {
+                    Cause::Overflow(data_type.into())
+                }
                 ArrowError::DivideByZero => Cause::DivisionByZero,
                 ArrowError::CastError(text) | ArrowError::ParseError(text) | ArrowError::ComputeError(text) => {
                     Cause::Other(text.clone())

@@ -6,6 +6,7 @@
 use super::as_of::{find_marks, mark};
 use super::errors::{external, sql_error};
 use super::table::{Stream, Table};
+use super::using::{UsingPlanner, bracket, without_marks};
 use super::windows::WindowPlanner;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::config::ConfigOptions;
@@ -71,7 +72,7 @@ impl Catalog {
             seed,
             config,
             expr_planners,
-            relation_planners: vec![Arc::new(WindowPlanner)],
+            relation_planners: vec![Arc::new(WindowPlanner), Arc::new(UsingPlanner)],
             type_planner: Arc::new(Types),
         }
     }
@@ -159,9 +160,10 @@ impl Catalog {
     }
 
     /// Plans a query of the script; `at` is its statement's place.
-    pub fn plan_query(&self, query: Query, at: Location) -> Result<LogicalPlan, SqlError> {
+    pub fn plan_query(&self, mut query: Query, at: Location) -> Result<LogicalPlan, SqlError> {
+        bracket(&mut query);
         let plan = self.planner().sql_statement_to_plan(Statement::Query(Box::new(query)));
-        plan.and_then(find_marks).map_err(|error| sql_error(error, at))
+        plan.and_then(without_marks).and_then(find_marks).map_err(|error| sql_error(error, at))
     }
 
     /// Plans an expression over a table's columns.

@@ -48,6 +48,7 @@ pub mod temporal;
 mod unique;
 pub mod unnest;
 pub mod upsert;
+pub mod using;
 pub mod versioned;
 pub mod watermark;
 pub mod windows;
