@@ -1,8 +1,8 @@
 //! The formats of records and files, as scripts see them.
 //!
-//! Owns: what a declaration says, a format as a table chose it, and which columns are in a record's key and value. Does
-//! not own: the declarations (`list`), where a script says what (`sql::formats`), reading and writing: crate `connector-api`
-//! has a codec for each declaration. Invariant: the options of a chosen format have passed its declaration.
+//! Owns: the shape of declarations, and a table's chosen format. Does not own: the declarations (`list`), which options a
+//! script sets where (`format_options`), reading and writing: crate `connector-api` has a codec for each declaration.
+//! Invariant: the options of a chosen format have passed its declaration.
 
 mod list;
 
@@ -12,33 +12,33 @@ use datafusion::arrow::datatypes::DataType;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// A format, declared.
+/// The declaration of a format.
 pub struct FormatSpec {
-    /// As `'format' = '…'` says it.
+    /// Its name, the value of `'format'`.
     pub name: &'static str,
     pub options: &'static [OptionSpec],
-    /// Records of it can be read.
+    /// True if records of this format can be read.
     pub reads: bool,
-    /// Records of it can be written.
+    /// True if records of this format can be written.
     pub writes: bool,
-    /// Keys of records may be of it, too.
+    /// True if record keys can have this format.
     pub keys: bool,
-    /// Files of it can be looked up, by this reader.
+    /// Reads files of this format for lookups; `None` = files cannot have it.
     pub files: Option<FileReader>,
-    /// A record is one column, as it is, and NULL is no record.
+    /// True if the value, or the key, is a single column without any encoding, whose NULL is a missing value or key.
     pub single: bool,
-    /// Whether a column of this type can be read and written.
+    /// Returns true if columns of this type can be read and written.
     pub holds: fn(&DataType) -> bool,
-    /// What `holds` says, in words.
+    /// The types for which `holds` is true, in words.
     pub types: &'static str,
-    /// What is wrong with these options together, and which of them it is.
+    /// Returns an option that does not go with the others, and why; `None` if all go together.
     pub conflict: fn(&Format) -> Option<(&'static str, &'static str)>,
 }
 
 /// An option of a format.
 #[derive(Debug)]
 pub struct OptionSpec {
-    /// With the format's name before it: `csv.delimiter`.
+    /// Begins with the format's name: `csv.delimiter`.
     pub name: &'static str,
     pub kind: OptionKind,
     pub default: &'static str,
@@ -56,7 +56,7 @@ pub enum OptionKind {
     Text,
 }
 
-/// Where an option means something.
+/// Where an option applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OptionScope {
     Everywhere,
@@ -64,7 +64,7 @@ pub enum OptionScope {
     Records,
 }
 
-/// What reads whole files.
+/// The reader of whole files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileReader {
     Csv,
@@ -72,10 +72,10 @@ pub enum FileReader {
 }
 
 impl OptionKind {
-    /// The value as it is kept.
+    /// Returns the value in the form that [`Format`] keeps.
     ///
     /// # Errors
-    /// It is none; the text says what would be.
+    /// If the value is invalid; the text shows valid ones.
     pub fn parse(self, value: &str) -> Result<String, &'static str> {
         match self {
             Self::Text => Ok(value.to_string()),
@@ -98,12 +98,12 @@ impl OptionKind {
 #[derive(Clone)]
 pub struct Format {
     spec: &'static FormatSpec,
-    /// Options that are not as declared.
+    /// Options whose values differ from their defaults.
     set: BTreeMap<&'static str, String>,
 }
 
 impl Format {
-    /// With all options as declared.
+    /// Returns the format with the defaults of all options.
     pub fn of(spec: &'static FormatSpec) -> Self {
         Self { spec, set: BTreeMap::new() }
     }
@@ -116,7 +116,7 @@ impl Format {
         self.spec.name
     }
 
-    /// Sets an option of its declaration.
+    /// Sets an option of the format's declaration.
     ///
     /// # Errors
     /// As [`OptionKind::parse`].
@@ -130,7 +130,7 @@ impl Format {
         Ok(())
     }
 
-    /// The value of an option; empty where the declaration has none of this name.
+    /// Returns the value of an option; empty if the format does not have it.
     pub fn text(&self, option: &str) -> &str {
         let declared = || self.spec.options.iter().find(|one| one.name == option);
         match self.set.get(option) {
@@ -148,7 +148,7 @@ impl Format {
     }
 }
 
-/// Formats are the same if they do the same.
+/// Formats are equal if name and options are; two declarations never share a name.
 impl PartialEq for Format {
     fn eq(&self, other: &Self) -> bool {
         self.name() == other.name() && self.set == other.set

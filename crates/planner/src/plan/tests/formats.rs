@@ -197,7 +197,7 @@ fn options_of_formats_are_for_key_and_value_or_for_one() {
         ("'format'='csv', 'csv.null'='x'", "'csv.null' is an option of records"),
         (
             "'format'='raw'",
-            "format 'raw' is not one for 'format' here\n  hint: use 'format' = 'json' or 'format' = 'csv'",
+            "format 'raw' cannot be used for 'format' here\n  hint: use 'format' = 'json' or 'format' = 'csv'",
         ),
     ] {
         let error = bad(&format!("CREATE TABLE s (a INT) WITH ('connector'='filesystem', 'path'='/x', {options});"));

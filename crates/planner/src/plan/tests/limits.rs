@@ -72,7 +72,7 @@ fn what_is_deeper_is_refused() {
         for count in [MAX_DEPTH, 10_000] {
             refused(
                 &format!("INSERT INTO rows_out SELECT card, {} FROM pay;", chain(first, more, count)),
-                "this is too deep",
+                "nested too deeply: ",
             );
         }
     }
@@ -81,15 +81,15 @@ fn what_is_deeper_is_refused() {
         refused(&format!("INSERT INTO rows_out SELECT card, {} FROM pay;", nested(open, close)), "too deep");
     }
     let unions = chain(COPY, " UNION ALL SELECT card, id FROM plain", 10_000);
-    refused(&format!("{unions};"), "this is too deep");
+    refused(&format!("{unions};"), "nested too deeply: ");
     let joins = format!("INSERT INTO rows_out SELECT card, 1 FROM plain{}", ", plain".repeat(10_000));
-    refused(&format!("{joins};"), "this is too deep");
+    refused(&format!("{joins};"), "nested too deeply: ");
     let types = format!(
         "CREATE TABLE t (a {}INT{}) WITH ('connector' = 'console');",
         "ARRAY<".repeat(10_000),
         ">".repeat(10_000)
     );
-    refused(&types, "this is too deep");
+    refused(&types, "nested too deeply: ");
     // Long, but not deep.
     let values = (0..10_000).map(|value| value.to_string()).collect::<Vec<_>>().join(", ");
     good(&format!("{COPY} WHERE id IN ({values});"));
@@ -105,7 +105,7 @@ fn expressions_that_views_put_together_are_measured_whole() {
     }
     refused(
         &format!("{script}INSERT INTO rows_out SELECT card, id FROM v3 WHERE id > 0;"),
-        "once views are put together",
+        "once all views are expanded",
     );
     // A condition that doubles with every view it is pushed through stays above them.
     let doubling: String = (0..60)

@@ -103,7 +103,7 @@ fn wrong_windows_are_told() {
         let error = error(&format!("SELECT count(*) FROM TABLE({windows}) GROUP BY window_start, window_end"));
         assert!(error.contains(expected), "{windows}: {error}");
     }
-    assert!(error("SELECT HOP_END(ts, INTERVAL '1' DAY) FROM bid").contains("goes with a GROUP BY of its window"));
+    assert!(error("SELECT HOP_END(ts, INTERVAL '1' DAY) FROM bid").contains("needs a GROUP BY of its window"));
 }
 
 #[test]
