@@ -179,7 +179,7 @@ fn what_goes_wrong_is_told() {
     assert!(case.rows().unwrap_err().contains("No such file"));
     let side = "CREATE TABLE side (key BIGINT) WITH ('connector'='filesystem', 'path'='/x', 'format'='csv');";
     for (statements, expected) in [
-        ("INSERT INTO rows_out SELECT 'a', key FROM side;", "is a file, and no stream to read"),
+        ("INSERT INTO rows_out SELECT 'a', key FROM side;", "is a file, not a stream"),
         ("INSERT INTO rows_out SELECT card, id FROM side LEFT JOIN plain ON id = key;", "put the stream on the side"),
         (
             "INSERT INTO rows_out SELECT p.card, q.id FROM plain p JOIN pay FOR SYSTEM_TIME AS OF p.ts AS q ON p.id = q.id;",
