@@ -212,7 +212,7 @@ fn check_body(body: &SetExpr, inside: bool) -> Flow {
             let is_constant = |side: &SetExpr| matches!(side, SetExpr::Values(_));
             if let (true, Some(side)) = (!inside, [left, right].into_iter().find(|side| is_constant(side))) {
                 return refuse(not_yet(&format!("{op} with VALUES"), side.span()).hint(
-                    "constant rows come with no record, so no batch emits them: write them to the sink by other means; VALUES may be a side of a join",
+                    "no record triggers their output: write them to the sink by other means; VALUES may be a side of a join",
                 ));
             }
             check_body(left, inside)?;

@@ -1,8 +1,8 @@
-//! DataFusion's pushing down of filters, held above totals.
+//! DataFusion's rule that pushes filters down, stopped above totals.
 //!
-//! Owns: where a filter stops. Does not own: pushing. Invariants: no condition grows beyond bounds on its way down; none
-//! goes below an aggregate that has a row without any input: there even one that is never true would leave that row, since
-//! a constant passes as a condition on the groups (DataFusion relies on having folded it away before).
+//! Owns: where a filter stops. Does not own: pushing. Invariants: no condition grows beyond a limit; none goes below an
+//! aggregate that has a row even without input: pushed below, a condition that is never true would not remove that row.
+//! DataFusion pushes constants, too, since it takes them for conditions on the groups.
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, ScalarValue};
@@ -10,7 +10,7 @@ use datafusion::logical_expr::{Aggregate, Expr, GroupingSet, LogicalPlan, Projec
 use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
-/// Parts of a condition that is still pushed below a projection.
+/// Most nodes of a condition that is pushed below a projection.
 const MOST: usize = 20_000;
 
 #[derive(Debug, Default)]
@@ -44,7 +44,8 @@ impl OptimizerRule for PushDown {
     }
 }
 
-/// A condition that names computed columns becomes as large as they are; through many projections it may double each time.
+/// True if pushing makes the condition too large: columns are replaced by their expressions, so its size may double with
+/// each projection.
 fn grows_too_large(predicate: &Expr, below: &Projection) -> bool {
     let named = predicate.column_refs_counts().into_iter();
     let sizes = named.map(|(column, times)| {
@@ -54,7 +55,7 @@ fn grows_too_large(predicate: &Expr, below: &Projection) -> bool {
     sizes.fold(size(predicate, MOST), usize::saturating_add) > MOST
 }
 
-/// Number of nodes of an expression; counting stops a little above `most`.
+/// Returns the number of nodes of an expression; counting stops at `most`.
 fn size(expr: &Expr, most: usize) -> usize {
     let mut parts = 0;
     // The closure never fails, so neither does the walk.
@@ -65,7 +66,7 @@ fn size(expr: &Expr, most: usize) -> usize {
     parts
 }
 
-/// One of its groups is that of all rows.
+/// True if the group of all rows is one of the groups.
 fn has_total(aggregate: &Aggregate) -> bool {
     match aggregate.group_expr.as_slice() {
         [] => true,

@@ -80,7 +80,7 @@ fn options_that_say_nothing_or_the_same_twice_are_refused_where_they_stand() {
     );
     refused(
         writes("_key BYTES, a STRING", "'format'='json', 'key.fields'='a'", "SELECT _key, card FROM plain"),
-        "line 1, column 17: '_key' and 'key.fields' both say",
+        "line 1, column 17: '_key' and 'key.fields' both set",
     );
     assert!(bad("SET 'key.format' = 'json';").contains("'key.format' belongs to one table"));
     refused(
