@@ -75,14 +75,14 @@ pub fn check_size(text: &str) -> Result<()> {
 /// Refuses a `count` of `what` above `most`.
 pub fn check_count(what: &str, count: usize, most: usize, at: Location) -> Result<()> {
     match count > most {
-        true => Err(SqlError::at(at, format!("{count} {what}, and {most} are the most"))
+        true => Err(SqlError::at(at, format!("{count} {what}, but the maximum is {most}"))
             .hint("split the script into several queries")),
         false => Ok(()),
     }
 }
 
 fn over(what: &str, found: usize, unit: &str, most: usize, at: Location) -> SqlError {
-    SqlError::at(at, format!("{what}: {found} {unit}, and {most} are the most"))
+    SqlError::at(at, format!("{what}: {found} {unit}, but the maximum is {most}"))
 }
 
 /// Counters of one pair of brackets, or of a statement.
