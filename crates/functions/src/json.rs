@@ -36,7 +36,7 @@ fn nested(value: &Value) -> Option<String> {
     matches!(value, Value::Array(_) | Value::Object(_)).then(|| value.to_string())
 }
 
-/// Applies `found` in every row to the first value that the path finds. `None`: an argument is NULL, or the text is not JSON.
+/// Applies `found` in every row to the first value that the path finds. `None`: an argument is NULL, or the text no JSON.
 fn each<T>(columns: &[ArrayRef], rows: usize, found: impl Fn(Option<&Value>) -> Option<T>) -> Result<Vec<Option<T>>> {
     let (json, paths) = (texts(&columns[0])?, texts(&columns[1])?);
     let mut last = Last(None);

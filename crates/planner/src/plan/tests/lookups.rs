@@ -206,5 +206,5 @@ fn files_that_take_too_much_memory_are_refused() {
     let (local, files) = LocalFiles::look(&case.query.file_tables()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let error = runtime.block_on(case.query.load_files(&files, &local, 10)).unwrap_err().to_string();
-    assert!(error.contains("10 is the most") && error.contains("--query-memory"), "{error}");
+    assert!(error.contains("the maximum is 10;") && error.contains("--query-memory"), "{error}");
 }
