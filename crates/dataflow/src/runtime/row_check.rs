@@ -138,7 +138,7 @@ mod tests {
     use proptest::prelude::*;
     use std::sync::Arc;
 
-    /// Of every row some numbers, some text, and lists of both.
+    /// A random row: a number, a text, a list, bytes and a boolean.
     type Row = (Option<i64>, Option<String>, Option<Vec<Option<i64>>>, Option<Vec<u8>>, bool);
 
     fn rows() -> impl Strategy<Value = Vec<Row>> {
@@ -180,7 +180,7 @@ mod tests {
         ]
     }
 
-    /// A map of the numbers of a list to the row's text.
+    /// Returns maps from the numbers of a row's list to its text.
     fn maps(rows: &[Row]) -> MapArray {
         let mut builder = MapBuilder::new(None, Int64Builder::new(), StringBuilder::new());
         for row in rows {

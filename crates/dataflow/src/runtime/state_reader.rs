@@ -258,7 +258,7 @@ mod tests {
     use arrow::array::{AsArray, StringArray};
     use arrow::datatypes::{Int64Type, TimestampMillisecondType};
 
-    /// A key of text, and a kept row's numbers.
+    /// A layout whose keys are texts, and whose values are stored rows.
     struct Texts(Codec);
 
     impl StateLayout for Texts {

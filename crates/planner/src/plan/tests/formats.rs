@@ -3,7 +3,7 @@
 use super::*;
 use highwater_sql::record_columns::RecordColumns;
 
-/// A script that reads table `s`, of these columns and options, on its first two lines.
+/// Compiles a script whose first two lines declare the source `s` with these columns and options.
 fn reads(columns: &str, options: &str) -> Result<CompiledQuery, highwater_sql::SqlError> {
     compile(&format!(
         "CREATE TABLE s ({columns})\nWITH ('connector' = 'kafka', 'topic' = 's', 'bootstrap.servers' = 'h:1', {options});
@@ -11,7 +11,7 @@ fn reads(columns: &str, options: &str) -> Result<CompiledQuery, highwater_sql::S
     ))
 }
 
-/// The same of one that writes it.
+/// Compiles a script that writes a table with these columns and options.
 fn writes(columns: &str, options: &str, select: &str) -> Result<CompiledQuery, highwater_sql::SqlError> {
     let tables = format!(
         "CREATE TABLE s ({columns})\nWITH ('connector' = 'kafka', 'topic' = 's', 'bootstrap.servers' = 'h:1', {options});"

@@ -1,4 +1,4 @@
-//! What a script may ask for, up to the limit and beyond.
+//! Limits of scripts: just below and just above.
 
 use super::*;
 use arrow::array::{AsArray, RecordBatch, new_null_array};
@@ -7,7 +7,7 @@ use highwater_sql::limits::{
     MAX_COLUMNS, MAX_DEPTH, MAX_INSERTS, MAX_PLAN_NODES, MAX_SCRIPT_BYTES, MAX_SHARDS, MAX_TABLES,
 };
 
-/// What a query threads of an executor have; in tests, too.
+/// Stack of an executor's query threads, in bytes.
 const SMALL_STACK: usize = 2 << 20;
 
 const COPY: &str = "INSERT INTO rows_out SELECT card, id FROM plain";

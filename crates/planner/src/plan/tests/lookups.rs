@@ -41,7 +41,7 @@ fn of_path(path: &Path, options: &str, select: &str) -> CompiledQuery {
 }
 
 impl Case {
-    /// What the sink gets of records with ids 1 to 4, the last with no id, of the file as it is now.
+    /// Returns the rows of the sink for records with ids 1 to 3 and one without id, and the current file.
     fn rows(&self) -> Result<Vec<String>, String> {
         let (local, files) = LocalFiles::look(&self.query.file_tables()).map_err(|error| error.to_string())?;
         self.rows_of(&local, files)

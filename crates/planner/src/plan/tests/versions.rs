@@ -1,4 +1,4 @@
-//! Tables with PRIMARY KEY as sources, and what they and views of last rows are the versions of.
+//! Tables with PRIMARY KEY as sources, and temporal joins with them and with views of last rows.
 
 use super::*;
 use highwater_dataflow::runtime::BatchContext;

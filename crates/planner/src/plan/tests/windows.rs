@@ -5,7 +5,7 @@ use super::*;
 const BID: &str = "CREATE TABLE bid (bidder BIGINT, price BIGINT, `dateTime` TIMESTAMP(3), \
                    WATERMARK FOR `dateTime` AS `dateTime` - INTERVAL '4' SECOND)";
 
-/// Compiles a script and checks what the runtime counts on.
+/// Compiles a script, and checks the invariants that the runtime relies on.
 #[track_caller]
 fn compiled(script: &str) -> CompiledQuery {
     let query = compile(script).unwrap_or_else(|error| panic!("{script}: {error}"));
