@@ -3,6 +3,7 @@
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
+use highwater_expressions::ExpressionError;
 use highwater_functions::bounds::TooLarge;
 use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::{AttemptId, EdgeId, OperatorId, ShardId, StageId, TaskId};
@@ -14,6 +15,8 @@ pub enum EngineError {
     /// An expression failed on the data: a cast, an overflow, a division by zero.
     #[error("the query's expressions failed on its data: {0}; guard the expression (TRY_CAST, NULLIF, CASE)")]
     Expression(DataFusionError),
+    #[error("the query's expressions failed on its data: {0}; guard the expression (TRY_CAST, NULLIF, CASE)")]
+    Value(ExpressionError),
     #[error("the query's expressions failed on its data: {0}")]
     TooLarge(#[from] TooLarge),
     #[error("the query's data cannot be processed: {0}")]
@@ -102,7 +105,10 @@ impl From<DataFusionError> for EngineError {
     fn from(error: DataFusionError) -> Self {
         match TooLarge::find(&error) {
             Some(too_large) => Self::TooLarge(too_large.clone()),
-            None => Self::Expression(error),
+            None => match ExpressionError::find(&error) {
+                Some(of_value) => Self::Value(of_value.clone()),
+                None => Self::Expression(error),
+            },
         }
     }
 }
@@ -111,6 +117,7 @@ impl EngineError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Expression(_)
+            | Self::Value(_)
             | Self::TooLarge(_)
             | Self::Arrow(_)
             | Self::DuplicateKey { .. }

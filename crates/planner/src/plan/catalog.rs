@@ -19,6 +19,7 @@ use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{self, Query, Statement};
 use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_connector_spec::Use;
+use highwater_expressions::Exact;
 use highwater_sql::error::SqlError;
 use highwater_sql::functions::Functions;
 use highwater_sql::metadata_columns::metadata_field;
@@ -58,6 +59,8 @@ impl Catalog {
         config.sql_parser.collect_spans = true;
         // Scalar subqueries are planned as joins, since they are streams.
         config.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
+        let mut expr_planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(Exact)];
+        expr_planners.extend(SessionStateDefaults::default_expr_planners());
         Self {
             tables: BTreeMap::new(),
             views: BTreeMap::new(),
@@ -67,7 +70,7 @@ impl Catalog {
             functions,
             seed,
             config,
-            expr_planners: SessionStateDefaults::default_expr_planners(),
+            expr_planners,
             relation_planners: vec![Arc::new(WindowPlanner)],
             type_planner: Arc::new(Types),
         }

@@ -5,8 +5,10 @@
 
 use super::as_of::TemporalJoin;
 use super::builder::{Builder, Flow, Target, columns, project, refuse_clock, wanted};
+use super::push_down::by_safety;
 use super::{grouping, join, over, physical, temporal, unnest, upsert};
 use datafusion::common::ScalarValue;
+use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, Filter, LogicalPlan, Projection, TableScan};
 use highwater_operators::rows;
 use highwater_sql::error::{Result, SqlError};
@@ -75,7 +77,10 @@ fn filter(builder: &mut Builder<'_>, filter: &Filter, target: Target<'_>) -> Res
     };
     refuse_clock(&filter.predicate, "a condition", target)?;
     if !matches!(filter.predicate, Expr::Literal(ScalarValue::Boolean(Some(true)), _)) {
-        let predicate = physical::expr(&filter.predicate, filter.input.schema(), target.at)?;
+        let (mut parts, may_fail) = by_safety(&filter.predicate, filter.input.schema());
+        parts.extend(may_fail);
+        let predicate = conjunction(parts).unwrap_or(filter.predicate.clone());
+        let predicate = physical::expr(&predicate, filter.input.schema(), target.at)?;
         flows.iter_mut().for_each(|flow| flow.ops.push(Arc::new(rows::Filter(predicate.clone()))));
     }
     Ok(flows)

@@ -36,11 +36,13 @@ const RANK: &str = "__hw_rank";
 /// Resolves types, so that the plan has the schema of its rows.
 pub fn analyze(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Result<LogicalPlan, SqlError> {
     let check = |plan| Analyzer::new().execute_and_check(plan, config, |_, _| {});
+    let ordered = highwater_expressions::order_by_length(plan).map_err(|error| sql_error(error, at))?.data;
     let analyzed =
-        check(plan).and_then(super::constants::literal_arguments).and_then(|folded| match folded.transformed {
+        check(ordered).and_then(super::constants::literal_arguments).and_then(|folded| match folded.transformed {
             true => check(folded.data),
             false => Ok(folded.data),
         });
+    let analyzed = analyzed.and_then(|plan| highwater_expressions::exact(plan).map(|exact| exact.data));
     analyzed.map_err(|error| sql_error(error, at))
 }
 

@@ -12,7 +12,7 @@ use super::partitioning::Parts;
 use super::physical;
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::ScalarValue;
+use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::expr::{Sort as SortExpr, WindowFunction};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
@@ -22,6 +22,7 @@ use datafusion::logical_expr::{
 use datafusion::physical_expr::window::WindowExpr;
 use highwater_dataflow::Op;
 use highwater_dataflow::{Expiry, OperatorInfo, PipelineInput, PipelineOutput};
+use highwater_expressions::can_fail;
 use highwater_functions::windows::session::Session;
 use highwater_operators::first_row::FirstRowSpec;
 use highwater_operators::over::OverOperator;
@@ -117,6 +118,9 @@ pub fn window(
         let plan = one_by_one(node).map_err(|error| sql_error(error, target.at))?;
         return builder.build(&plan, target);
     }
+    if let Some(plan) = arguments_first(node).map_err(|error| sql_error(error, target.at))? {
+        return builder.build(&plan, target);
+    }
     let mut flows = builder.build(&node.input, target.inner())?;
     let Some(params) = first else { return Ok(flows) };
     let schema = Arc::new(Schema::new(node.schema.as_arrow().fields().clone()));
@@ -146,6 +150,43 @@ fn one_by_one(node: &Window) -> datafusion::common::Result<LogicalPlan> {
         plan = plan.window(group)?;
     }
     plan.project(node.schema.iter().map(Expr::from))?.build()
+}
+
+/// Moves arguments that may fail to columns of a projection below, where expressions guard and name their errors. `None` if
+/// no argument may fail.
+fn arguments_first(node: &Window) -> datafusion::common::Result<Option<LogicalPlan>> {
+    let input = node.input.schema();
+    let mut columns: Vec<Expr> = input.iter().map(Expr::from).collect();
+    let width = columns.len();
+    let mut calls = node.window_expr.clone();
+    for call in &mut calls {
+        let name_of_call = call.schema_name().to_string();
+        let Some(inner) = window_function_mut(call) else { continue };
+        let mut changed = false;
+        for argument in inner.params.args.iter_mut().chain(inner.params.filter.as_deref_mut()) {
+            if can_fail(argument, input) {
+                let name = format!("__hw_argument_{}", columns.len() - width);
+                columns.push(std::mem::replace(argument, Expr::Column(Column::from_name(&name))).alias(name));
+                changed = true;
+            }
+        }
+        if changed {
+            *call = call.clone().alias_if_changed(name_of_call)?;
+        }
+    }
+    if columns.len() == width {
+        return Ok(None);
+    }
+    let rows = LogicalPlanBuilder::from(node.input.as_ref().clone()).project(columns)?.window(calls)?;
+    rows.project(node.schema.iter().map(Expr::from))?.build().map(Some)
+}
+
+fn window_function_mut(expr: &mut Expr) -> Option<&mut WindowFunction> {
+    match expr {
+        Expr::Alias(alias) => window_function_mut(&mut alias.expr),
+        Expr::WindowFunction(function) => Some(function),
+        _ => None,
+    }
 }
 
 /// Plans `ORDER BY … LIMIT`, which keeps the first of all rows.

@@ -1,8 +1,8 @@
 //! The formats of records and files, as scripts see them.
 //!
-//! Owns: the shape of declarations, and a table's chosen format. Does not own: the declarations (`list`), which options a
-//! script sets where (`format_options`), reading and writing: crate `connector-api` has a codec for each declaration.
-//! Invariant: the options of a chosen format have passed its declaration.
+//! Owns: the form of a declaration, and a table's format with its options. Does not own: the declarations (`list`),
+//! parsing a script's options (`format_options`), reading and writing: crate `connector-api` has a codec for each
+//! declaration. Invariant: the options of a table's format have been checked against its declaration.
 
 mod list;
 
@@ -14,36 +14,36 @@ use std::fmt;
 
 /// The declaration of a format.
 pub struct FormatSpec {
-    /// Its name, the value of `'format'`.
+    /// The value of `'format'` in a script.
     pub name: &'static str,
     pub options: &'static [OptionSpec],
-    /// True if records of this format can be read.
+    /// Whether records can be read.
     pub reads: bool,
-    /// True if records of this format can be written.
+    /// Whether records can be written.
     pub writes: bool,
-    /// True if record keys can have this format.
+    /// Whether the keys of records can have this format, too.
     pub keys: bool,
-    /// Reads files of this format for lookups; `None` = files cannot have it.
+    /// The reader of files for lookup joins; `None` if files cannot have this format.
     pub files: Option<FileReader>,
-    /// True if the value, or the key, is a single column without any encoding, whose NULL is a missing value or key.
+    /// Whether a record consists of one column, unchanged, and NULL is a missing value or key.
     pub single: bool,
-    /// Returns true if columns of this type can be read and written.
+    /// Returns whether a column of this type can be read and written.
     pub holds: fn(&DataType) -> bool,
-    /// The types for which `holds` is true, in words.
+    /// The types that `holds` accepts, in words.
     pub types: &'static str,
-    /// Returns an option that does not go with the others, and why; `None` if all go together.
+    /// Checks options that depend on each other. Returns the option at fault and the reason; `None` if they agree.
     pub conflict: fn(&Format) -> Option<(&'static str, &'static str)>,
 }
 
 /// An option of a format.
 #[derive(Debug)]
 pub struct OptionSpec {
-    /// Begins with the format's name: `csv.delimiter`.
+    /// The name with the format's name as prefix: `csv.delimiter`.
     pub name: &'static str,
     pub kind: OptionKind,
     pub default: &'static str,
     pub scope: OptionScope,
-    /// One line for people.
+    /// One line of docs.
     pub about: &'static str,
 }
 
@@ -52,7 +52,7 @@ pub enum OptionKind {
     Flag,
     /// One ASCII character, no end of line; `\t` is a tab.
     Character,
-    /// Any text, an empty one too.
+    /// Any text, including an empty one.
     Text,
 }
 
@@ -72,10 +72,10 @@ pub enum FileReader {
 }
 
 impl OptionKind {
-    /// Returns the value in the form that [`Format`] keeps.
+    /// Checks a value and returns it in its normal form.
     ///
     /// # Errors
-    /// If the value is invalid; the text shows valid ones.
+    /// The value is invalid; the error says what to write instead.
     pub fn parse(self, value: &str) -> Result<String, &'static str> {
         match self {
             Self::Text => Ok(value.to_string()),
@@ -94,16 +94,16 @@ impl OptionKind {
     }
 }
 
-/// A format as a table chose it.
+/// The format of a table, with its options.
 #[derive(Clone)]
 pub struct Format {
     spec: &'static FormatSpec,
-    /// Options whose values differ from their defaults.
+    /// Options that differ from their defaults.
     set: BTreeMap<&'static str, String>,
 }
 
 impl Format {
-    /// Returns the format with the defaults of all options.
+    /// Returns the format with all options at their defaults.
     pub fn of(spec: &'static FormatSpec) -> Self {
         Self { spec, set: BTreeMap::new() }
     }
@@ -116,7 +116,7 @@ impl Format {
         self.spec.name
     }
 
-    /// Sets an option of the format's declaration.
+    /// Sets an option, which must belong to the format's declaration.
     ///
     /// # Errors
     /// As [`OptionKind::parse`].
@@ -130,7 +130,7 @@ impl Format {
         Ok(())
     }
 
-    /// Returns the value of an option; empty if the format does not have it.
+    /// Returns the value of an option; empty if the declaration has no option of this name.
     pub fn text(&self, option: &str) -> &str {
         let declared = || self.spec.options.iter().find(|one| one.name == option);
         match self.set.get(option) {
@@ -148,7 +148,7 @@ impl Format {
     }
 }
 
-/// Formats are equal if name and options are; two declarations never share a name.
+/// Formats are equal if their names and the values of their options are.
 impl PartialEq for Format {
     fn eq(&self, other: &Self) -> bool {
         self.name() == other.name() && self.set == other.set

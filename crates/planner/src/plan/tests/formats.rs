@@ -181,7 +181,10 @@ fn options_of_formats_are_for_key_and_value_or_for_one() {
         ),
         ("'format'='csv', 'csv.delimiter'='é'", "line 2, column 106: 'é' is not a value of 'csv.delimiter'"),
         ("'format'='csv', 'csv.delimiter'='${env:X}'", "line 2, column 106: 'csv.delimiter' takes no reference"),
-        ("'format'='csv', 'csv.delimiter'='\"'", "line 2, column 106: the delimiter and the quote are one character"),
+        (
+            "'format'='csv', 'csv.delimiter'='\"'",
+            "line 2, column 106: the delimiter and the quote are the same character",
+        ),
         ("'format'='csv', 'csv.null'='a,b'", "line 2, column 101: the text of NULL would have to be quoted"),
         ("'format'='csv', 'csv.header'='true'", "line 2, column 90: 'csv.header' is an option of files"),
         (
