@@ -234,7 +234,7 @@ fn constants_that_would_be_huge_are_refused() {
         assert!(error.contains(expected) && error.starts_with("line "), "{call}: {error}");
     }
     let grouped = [
-        ("string_agg(card, repeat('x', 1000))", "the text between values has 1000 bytes"),
+        ("string_agg(card, repeat('x', 1000))", "the delimiter has 1000 bytes"),
         ("CAST(approx_percentile_cont(id, 0.5, 2000000000) AS STRING)", "2000000000 centroids are asked for"),
     ];
     for (call, expected) in grouped {
