@@ -32,7 +32,7 @@ pub struct QueryOptions {
     /// `None`: update for sinks with a PRIMARY KEY, append for the others.
     pub output_mode: Option<OutputMode>,
     pub shards: u16,
-    /// How long windows stay open after the watermark has passed their end, milliseconds.
+    /// How long windows stay open after the watermark has passed their end, in milliseconds.
     pub allowed_lateness_ms: u64,
     /// Size of state in memory, on all executors together, at which the query stops, in bytes; `None` = no limit.
     pub state_memory_limit: Option<u64>,

@@ -83,7 +83,7 @@ pub struct WindowCall {
     /// Keys of PARTITION BY; empty for functions other than `SESSION`.
     pub partition: Vec<Expr>,
     pub time: Ident,
-    /// In the order of [`WindowFunction::intervals`]; `None` = missing.
+    /// Arguments in the order of [`WindowFunction::intervals`]; `None` = missing.
     pub intervals: Vec<Option<Expr>>,
     pub alias: Option<TableAlias>,
     pub span: Span,

@@ -137,7 +137,7 @@ impl EventTime {
     }
 }
 
-// Without the table's options, which may name secrets.
+// Shows only the table's name, since its options may name secrets.
 impl fmt::Debug for EventTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "EventTime({})", self.table.def.name.text)

@@ -60,7 +60,7 @@ impl OptimizerRule for PushDown {
             (Some(safe), Some(held)) => (safe, held),
         };
         let pushed = self.0.rewrite(LogicalPlan::Filter(Filter::try_new(safe, filter.input.clone())?), config)?;
-        // A condition that stays where it is would be pushed again and again.
+        // Nothing was pushed. A changed plan would make the optimizer try again and again.
         if !pushed.transformed {
             return Ok(Transformed::no(LogicalPlan::Filter(filter)));
         }

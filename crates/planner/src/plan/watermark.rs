@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 /// A compiled watermark expression.
 pub struct CompiledWatermark {
-    /// Over the table's whole schema; evaluates to `Timestamp(Millisecond)`.
+    /// Expression over the table's whole schema that evaluates to `Timestamp(Millisecond)`.
     pub expr: Arc<dyn PhysicalExpr>,
     /// Columns of the schema that it reads.
     pub columns: Vec<usize>,
