@@ -21,7 +21,7 @@ pub struct SourceTable {
     pub schema: SchemaRef,
     pub connector: ConnectorOptions,
     pub options: SourceOptions,
-    /// Expression over `schema` that evaluates to `Timestamp(Millisecond)`; `None` = it is not needed.
+    /// Expression over `schema` that evaluates to `Timestamp(Millisecond)`; `None` = there is none, or it is not needed.
     pub watermark: Option<Arc<dyn PhysicalExpr>>,
     /// The column of WATERMARK FOR, if the query needs it.
     pub event_time: Option<usize>,
