@@ -21,7 +21,7 @@ pub use highwater_functions::UTC;
 const TYPES: &str = "BOOLEAN, TINYINT, SMALLINT, INT, BIGINT, FLOAT, DOUBLE, DECIMAL(p, s), STRING, VARCHAR, BYTES, \
      DATE, TIME, TIMESTAMP(p), TIMESTAMP_LTZ(p), ARRAY<T>, MAP<STRING, T>, ROW<name T, …>";
 
-/// `CREATE TABLE`'s name folding: unquoted names are lower case.
+/// Folds a name: unquoted names become lower case.
 pub fn fold(ident: &Ident) -> String {
     match ident.quote_style {
         Some(_) => ident.value.clone(),
@@ -40,7 +40,7 @@ pub fn parse_type(parser: &mut Parser) -> Result<DataType> {
     }
 }
 
-/// `>>` is one token but closes two brackets: what is left over waits here for the outer type.
+/// Reads types. `>>` is one token but closes two brackets; `open_closers` counts the `>` that are left for outer types.
 struct TypeReader<'a, 'b> {
     parser: &'a mut Parser<'b>,
     open_closers: u8,
@@ -141,7 +141,7 @@ fn list_of(element: DataType) -> DataType {
     DataType::List(Arc::new(Field::new_list_field(element, true)))
 }
 
-/// The Arrow type of a type the parser knows.
+/// Returns the Arrow type of a type that the parser knows.
 pub fn to_arrow(sql_type: &SqlType, location: Location) -> Result<DataType> {
     use SqlType as S;
     Ok(match sql_type {

@@ -68,7 +68,7 @@ mod tests {
     fn what_it_cannot_do_is_refused_when_a_script_is_compiled() {
         let url = "'url'='https://h/rows'";
         for (columns, options, expected) in [
-            ("id BIGINT, PRIMARY KEY (id) NOT ENFORCED", url, "'o' has a PRIMARY KEY, and HTTP takes no row back"),
+            ("id BIGINT, PRIMARY KEY (id) NOT ENFORCED", url, "'o' has a PRIMARY KEY, and HTTP cannot retract rows"),
             (
                 "id BIGINT",
                 "'rows_per_request'='5'",

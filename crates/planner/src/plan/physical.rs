@@ -1,6 +1,6 @@
-//! Logical expressions become expressions that run.
+//! Compiles logical expressions to physical ones.
 //!
-//! Owns: the few arguments DataFusion wants for that. Does not own: which expressions there are.
+//! Owns: DataFusion's arguments for that, and trying out the result. Does not own: the expressions.
 
 use super::errors::sql_error;
 use super::sliding::over_any_frame;
@@ -22,8 +22,8 @@ use highwater_sql::error::SqlError;
 use highwater_sql::limits::check_expr;
 use std::sync::Arc;
 
-/// An expression over rows of `input`. Some functions only find out over rows that they do not take such arguments: so it
-/// is tried.
+/// Compiles an expression over rows of `input`. Evaluates it once, since some functions refuse argument types only when they
+/// run.
 pub fn expr(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn PhysicalExpr>, SqlError> {
     check_expr(logical, at)?;
     let logical = &within_bounds(logical, at)?;
@@ -35,7 +35,7 @@ pub fn expr(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn Ph
         .map_err(|error| sql_error(error, at))
 }
 
-/// An aggregate function over rows of `input`, with its FILTER.
+/// Compiles an aggregate function over rows of `input`, with its FILTER.
 pub fn aggregate(logical: &Expr, input: &DFSchema, at: Location) -> Result<LoweredAggregate, SqlError> {
     check_expr(logical, at)?;
     let logical = &within_bounds(logical, at)?;
@@ -63,7 +63,7 @@ fn guarded_aggregate(mut built: LoweredAggregate, input: &Schema) -> datafusion:
     Ok(built)
 }
 
-/// A function OVER rows of `input`; an aggregate is tried like an expression.
+/// Compiles a function OVER rows of `input`. Aggregates are evaluated once, as expressions are.
 pub fn window(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn WindowExpr>, SqlError> {
     check_expr(logical, at)?;
     let logical = over_any_frame(within_bounds(logical, at)?);
@@ -80,13 +80,13 @@ pub fn window(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn 
         .map_err(|error| sql_error(error, at))
 }
 
-/// The expression as it may be computed: no call makes more than it may.
+/// Adds size checks to the calls of an expression.
 fn within_bounds(logical: &Expr, at: Location) -> Result<Expr, SqlError> {
     all_bounded(logical.clone()).map_err(|error| sql_error(error, at))
 }
 
-/// What fails over a row of NULLs and over no row fails over any, but for what only a value can do wrong: a constant in a
-/// branch that no row may come to is computed here, too.
+/// Evaluates `over` on a row of NULLs and, if that fails, on no row. If both fail, it would fail on every row. Errors of
+/// values are no failure: constants are computed here even in a branch that no row may reach.
 fn try_out(
     input: &DFSchema,
     over: impl Fn(&RecordBatch) -> datafusion::common::Result<()>,

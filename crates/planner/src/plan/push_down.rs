@@ -1,9 +1,9 @@
-//! DataFusion's pushing down of filters, held above totals.
+//! DataFusion's rule that pushes filters down, stopped above totals.
 //!
-//! Owns: where a filter stops. Does not own: pushing. Invariants: no condition grows beyond bounds on its way down; one that
-//! may fail sees no row that it would not see where it was written, so it stays above joins and other filters; none
-//! goes below an aggregate that has a row without any input: there even one that is never true would leave that row, since
-//! a constant passes as a condition on the groups (DataFusion relies on having folded it away before).
+//! Owns: where a filter stops. Does not own: pushing. Invariants: no condition grows beyond a limit; one that may fail
+//! sees only the rows that it would see in its original place, so it stays above joins and other filters; none goes below
+//! an aggregate that has a row even without input: pushed below, a condition that is never true would not remove that row.
+//! DataFusion pushes constants, too, since it takes them for conditions on the groups.
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result, ScalarValue};
@@ -14,7 +14,7 @@ use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 use highwater_expressions::can_fail;
 use std::sync::Arc;
 
-/// Parts of a condition that is still pushed below a projection.
+/// Most nodes of a condition that is pushed below a projection.
 const MOST: usize = 20_000;
 
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ impl OptimizerRule for PushDown {
             (Some(safe), Some(held)) => (safe, held),
         };
         let pushed = self.0.rewrite(LogicalPlan::Filter(Filter::try_new(safe, filter.input.clone())?), config)?;
-        // A condition that stays where it is would be pushed again and again.
+        // Nothing was pushed. A changed plan would make the optimizer try again and again.
         if !pushed.transformed {
             return Ok(Transformed::no(LogicalPlan::Filter(filter)));
         }
@@ -69,7 +69,8 @@ impl OptimizerRule for PushDown {
 }
 
 impl PushDown {
-    /// Conditions of a join that may fail see only rows that the others let through: they stay at the join, or above it.
+    /// Rewrites a join. Conditions that may fail are evaluated only for rows that pass the others, so they stay at the join
+    /// (outer joins) or above it (inner joins).
     fn join(&self, join: Join, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
         let Some(filter) = &join.filter else { return self.0.rewrite(LogicalPlan::Join(join), config) };
         let (safe, held) = by_safety(filter, &join.left.schema().join(join.right.schema())?);
@@ -91,17 +92,18 @@ impl PushDown {
     }
 }
 
-/// True if rows of below may be missing above: there a condition that may fail must not see them.
+/// True if the node drops rows of its input, which a condition that may fail must not see.
 fn may_drop_rows(plan: &LogicalPlan) -> bool {
     matches!(plan, LogicalPlan::Join(_) | LogicalPlan::Filter(_) | LogicalPlan::Aggregate(_))
 }
 
-/// The parts of a condition that cannot fail, and those that may, each in their order.
+/// Splits a condition into the parts that cannot fail, and those that may, each in their order.
 pub fn by_safety(predicate: &Expr, schema: &DFSchema) -> (Vec<Expr>, Vec<Expr>) {
     split_conjunction(predicate).into_iter().cloned().partition(|part| !can_fail(part, schema))
 }
 
-/// A condition that names computed columns becomes as large as they are; through many projections it may double each time.
+/// True if pushing makes the condition too large: columns are replaced by their expressions, so its size may double with
+/// each projection.
 fn grows_too_large(predicate: &Expr, below: &Projection) -> bool {
     let named = predicate.column_refs_counts().into_iter();
     let sizes = named.map(|(column, times)| {
@@ -111,7 +113,7 @@ fn grows_too_large(predicate: &Expr, below: &Projection) -> bool {
     sizes.fold(size(predicate, MOST), usize::saturating_add) > MOST
 }
 
-/// Number of nodes of an expression; counting stops a little above `most`.
+/// Returns the number of nodes of an expression; counting stops at `most`.
 fn size(expr: &Expr, most: usize) -> usize {
     let mut parts = 0;
     // The closure never fails, so neither does the walk.
@@ -122,7 +124,7 @@ fn size(expr: &Expr, most: usize) -> usize {
     parts
 }
 
-/// One of its groups is that of all rows.
+/// True if the group of all rows is one of the groups.
 fn has_total(aggregate: &Aggregate) -> bool {
     match aggregate.group_expr.as_slice() {
         [] => true,

@@ -89,7 +89,7 @@ fn an_error_does_not_show_a_secret() {
     assert!(!error.contains("hunter2"), "{error}");
 }
 
-/// What docs say of an option that the driver plans reading by is what the frontend takes.
+/// The frontend accepts the values that docs give for options of reading.
 #[test]
 fn declared_values_are_taken_and_declared_defaults_are_used() {
     let untouched = table("").unwrap().sources[0].options.clone();
