@@ -237,11 +237,19 @@ fn partitions(
     let mut columns = Computed::new(schema.as_arrow());
     let mut partition = Vec::with_capacity(parts.partition.len());
     for expr in parts.partition {
-        partition.push(columns.place(physical::expr(expr, schema, target.at)?, &expr.to_string(), target)?);
+        partition.push(columns.place(
+            physical::expr(expr, schema, target.at)?,
+            &highwater_expressions::arithmetic::text(expr),
+            target,
+        )?);
     }
     let mut order = Vec::with_capacity(parts.order.len());
     for sort in parts.order {
-        let place = columns.place(physical::expr(&sort.expr, schema, target.at)?, &sort.expr.to_string(), target)?;
+        let place = columns.place(
+            physical::expr(&sort.expr, schema, target.at)?,
+            &highwater_expressions::arithmetic::text(&sort.expr),
+            target,
+        )?;
         order.push((place, SortOptions { descending: !sort.asc, nulls_first: sort.nulls_first }));
     }
     let expiry = partition.iter().find_map(|column| expiry(parts.input, *column));
