@@ -21,6 +21,7 @@ use highwater_protocol::files::FileVersions;
 use highwater_protocol::ids::{
     AttemptId, AttemptNumber, BatchId, EdgeId, Epoch, OperatorId, ShardId, SinkId, SourceId, TaskId,
 };
+use highwater_protocol::key_conflicts::KeyConflicts;
 use highwater_protocol::offsets::{OffsetRange, Ranges, SourcePartition, TopicPartition};
 use highwater_protocol::plan::{BatchPlan, TaskPlan, TaskWork};
 use highwater_protocol::prepare_record::SourceWatermark;
@@ -115,6 +116,8 @@ pub struct Cluster {
     pub late_rows: u64,
     /// Of the last batch, all operators together.
     pub counts: OperatorMetrics,
+    /// Keys of sinks with more than one live row, as the driver keeps them.
+    pub key_conflicts: KeyConflicts,
 }
 
 /// What an attempt did.
@@ -155,6 +158,7 @@ impl Cluster {
             now_ms: START_MS - 1,
             late_rows: 0,
             counts: OperatorMetrics::default(),
+            key_conflicts: KeyConflicts::default(),
         })
     }
 
@@ -251,6 +255,7 @@ impl Cluster {
             return Err(format!("{} rows are given as late, {} are counted", done.given_late, done.counts.late_rows));
         }
         self.late_rows += done.counts.late_rows;
+        self.key_conflicts.apply(&done.counts.key_conflicts);
         self.counts = done.counts;
         let written: Vec<(SinkId, ChangeBatch)> = done.written.into_values().flatten().collect();
         for (id, sink) in &mut self.sinks {
@@ -430,6 +435,7 @@ impl Cluster {
             done.counts.late_rows += operator.late_rows;
             done.counts.expired_rows += operator.expired_rows;
             done.counts.ignored_rows += operator.ignored_rows;
+            done.counts.key_conflicts.append(operator.key_conflicts);
         }
         Ok(emitted)
     }
