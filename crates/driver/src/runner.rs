@@ -236,7 +236,7 @@ fn counted_losses(totals: &Totals) -> Vec<String> {
         (totals.bad_records, "bad records were skipped (on_bad_record)"),
         (totals.lost_offsets, "offsets were skipped because their records were gone (on_data_loss)"),
         (totals.resets, "times positions were reset in a recreated topic or truncated log (on_data_loss)"),
-        (totals.late_rows, "rows were late and dropped, because their windows were closed"),
+        (totals.late_rows, "rows were dropped: late, or without event time"),
     ];
     counted.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
 }

@@ -1,4 +1,4 @@
-//! Rows an operator drops because their time is over.
+//! Rows an operator drops because their time is over, or because they have none.
 //!
 //! Owns: what is late, counting such rows, and keeping those that someone wants. Does not own: when a row's time is over
 //! (the operators), where late rows go (the executor). Invariant: a row is counted whether or not it is wanted; unwanted
@@ -10,6 +10,7 @@ use arrow::array::{Array, AsArray, BooleanArray, Int64Array};
 use arrow::compute::{filter, min, not};
 use arrow::datatypes::Int64Type;
 use highwater_protocol::ids::OperatorId;
+use highwater_protocol::report::OperatorMetrics;
 
 /// Rows that were late, with what to say of them.
 #[derive(Clone, Debug)]
@@ -129,6 +130,11 @@ impl Late {
 
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// The counters of an operator that does nothing else.
+    pub fn metrics(&self) -> OperatorMetrics {
+        OperatorMetrics { operator: self.operator, late_rows: self.count, ..OperatorMetrics::default() }
     }
 
     /// What is kept since the last call, each with its input.
