@@ -1,6 +1,6 @@
 //! The changelog of a sink with a PRIMARY KEY: at most one change per key and batch.
 //!
-//! Owns: its plan. Does not own: running it (`run`).
+//! Owns: the operator's plan. Does not own: running it (`run`).
 
 mod run;
 mod view;
@@ -18,14 +18,14 @@ use highwater_protocol::options::OnKeyConflict;
 use run::KeyedSink;
 use std::fmt::{self, Write};
 
-/// At most one row per key and batch. Without proof that keys are `unique`, rows per key are state, and while more than one
-/// row of a key is live, the sink shows the greatest or the query stops.
+/// Emits at most one change per key and batch. Unless the plan proves keys `unique`, the live rows of each key are
+/// state; while a key has several, the sink shows the greatest, or the query stops.
 #[derive(Clone, Debug)]
 pub struct KeyedSinkSpec {
     pub op: OperatorId,
     pub key: Vec<usize>,
     pub unique: bool,
-    /// Of the key's columns the one that frees its rows.
+    /// The key column by which keys are evicted from state; `None` if they are not.
     pub close: Option<CloseKey>,
     pub watermark: Vec<Upstream>,
     pub schema: SchemaRef,

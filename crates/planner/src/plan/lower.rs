@@ -1,7 +1,7 @@
-//! A logical plan becomes pipelines in stages: which file plans which node.
+//! Turns a logical plan into pipelines in stages.
 //!
-//! Owns: the list of nodes, and those too small for a file. Does not own: adding to the dataflow (`builder`).
-//! Invariant: whatever is not named here is refused.
+//! Owns: which module plans which node, and nodes too small for a module. Does not own: adding to the dataflow (`builder`).
+//! Invariant: nodes that are not named here are refused.
 
 use super::as_of::TemporalJoin;
 use super::builder::{Builder, Flow, Target, columns, project, refuse_clock, wanted};
@@ -13,7 +13,7 @@ use highwater_operators::rows;
 use highwater_sql::error::{Result, SqlError};
 use std::sync::Arc;
 
-/// The flows that together are the output of `plan`.
+/// Plans `plan`; returns the flows whose union is its output.
 pub fn lower(builder: &mut Builder<'_>, plan: &LogicalPlan, target: Target<'_>) -> Result<Vec<Flow>> {
     let refused = |what: &str| SqlError::at(target.at, format!("{what} is not supported in streaming yet"));
     Err(match plan {
@@ -32,7 +32,7 @@ pub fn lower(builder: &mut Builder<'_>, plan: &LogicalPlan, target: Target<'_>) 
         LogicalPlan::Join(node) => return join::build(builder, node, target),
         LogicalPlan::Window(node) => return over::window(builder, node, None, target),
         LogicalPlan::Limit(node) => return over::limit(builder, node, target),
-        // Rows have no order on their way; where it matters there is a LIMIT.
+        // Flows have no order. ORDER BY matters only with LIMIT, which reads it from the plan.
         LogicalPlan::Sort(sort) => return builder.build(&sort.input, target),
         LogicalPlan::Distinct(_) => refused("this DISTINCT"),
         LogicalPlan::Unnest(node) => return unnest::build(builder, node, target),
@@ -58,7 +58,7 @@ fn projection(builder: &mut Builder<'_>, projection: &Projection, target: Target
             target.at,
             "now() over rows that later records correct is not supported in streaming yet",
         )
-        .hint("a correction would take back another time than was written: drop now(), or append final rows"));
+        .hint("a correction would retract another time than was written: drop now(), or append final rows"));
     }
     let schema = Arc::new(projection.schema.as_arrow().clone());
     let mut exprs = Vec::with_capacity(projection.expr.len());
@@ -76,7 +76,7 @@ fn filter(builder: &mut Builder<'_>, filter: &Filter, target: Target<'_>) -> Res
     };
     refuse_clock(&filter.predicate, "a condition", target)?;
     let schema = filter.input.schema();
-    let conditions = timed::split(&filter.predicate).map_err(|error| sql_error(error, target.at))?;
+    let conditions = timed::split(&filter.predicate, schema).map_err(|error| sql_error(error, target.at))?;
     keep_where(&mut flows, conditions.before.as_ref(), schema, target)?;
     for time in &conditions.times {
         flows.iter_mut().try_for_each(|flow| timed::keep(flow, time, schema, target.at))?;

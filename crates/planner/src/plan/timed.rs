@@ -7,12 +7,13 @@
 use super::builder::Flow;
 use super::derived::EventTime;
 use super::physical;
+use super::push_down::by_safety;
 use datafusion::arrow::array::BooleanArray;
 use datafusion::arrow::compute::is_not_null;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{DFSchema, Result as DataFusionResult};
-use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
+use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
@@ -63,29 +64,32 @@ fn recognize(expr: &Expr) -> Option<&Expr> {
     inner.downcast_ref::<HasTime>().and(call.args.first())
 }
 
-/// A condition in the order in which its parts are asked.
+/// A condition in the order in which its parts are evaluated.
 pub struct Conditions {
-    /// On any row: those it drops are nobody's loss. `None`: there is none.
+    /// On any row: what these drop is not counted. `None`: there are none.
     pub before: Option<Expr>,
     /// The times that rows must have.
     pub times: Vec<Expr>,
-    /// On the windows, which only rows with a time are in.
+    /// On the windows, which only rows with a time belong to, and those that may fail, which see only rows that pass all
+    /// others. `None`: there are none.
     pub after: Option<Expr>,
 }
 
-/// Splits a condition.
-pub fn split(predicate: &Expr) -> DataFusionResult<Conditions> {
+/// Splits a condition on rows of `schema`.
+pub fn split(predicate: &Expr, schema: &DFSchema) -> DataFusionResult<Conditions> {
     let is_window = |expr: &Expr| Ok(Tumble::recognize(expr).is_some() || Overlapping::recognize(expr).is_some());
+    let (safe, may_fail) = by_safety(predicate, schema);
     let (mut before, mut times, mut after) = (Vec::new(), Vec::new(), Vec::new());
-    for part in split_conjunction_owned(predicate.clone()) {
+    for part in safe.into_iter().chain(may_fail.iter().filter(|part| recognize(part).is_some()).cloned()) {
         match recognize(&part) {
             Some(time) => times.push(time.clone()),
             None if part.exists(is_window)? => after.push(part),
             None => before.push(part),
         }
     }
+    after.extend(may_fail.into_iter().filter(|part| recognize(part).is_none()));
     if times.is_empty() {
-        return Ok(Conditions { before: Some(predicate.clone()), times, after: None });
+        before.append(&mut after);
     }
     Ok(Conditions { before: conjunction(before), times, after: conjunction(after) })
 }
