@@ -9,7 +9,7 @@ use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::{Expr, ExprSchemable, Operator};
 
 /// Functions that give an answer for any arguments of their types.
-const SAFE: [&str; 57] = [
+const SAFE: [&str; 58] = [
     "array_length",
     "ascii",
     "bit_length",
@@ -30,6 +30,7 @@ const SAFE: [&str; 57] = [
     "floor",
     "get_field",
     "greatest",
+    "hw_has_time",
     "initcap",
     "instr",
     "isnan",

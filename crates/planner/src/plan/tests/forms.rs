@@ -1,6 +1,7 @@
 //! Forms that people bring from Spark and Flink: what they compile to, and what is said where they cannot run.
 
 use super::*;
+use arrow::datatypes::DataType;
 use highwater_operators::over::OverOperator;
 
 const KAFKA: &str = "WITH ('connector'='kafka','topic'='t','bootstrap.servers'='h:1','format'='json')";
@@ -170,6 +171,39 @@ fn ranks_in_every_form_are_limits() {
         let limits: Vec<bool> =
             ops.filter_map(|op| op.downcast_ref::<OverOperator>()).map(|over| over.spec.limit.is_some()).collect();
         assert_eq!(limits, [limited], "{sql}");
+    }
+}
+
+#[test]
+fn ranks_and_counts_are_bigint() {
+    let over = "OVER (PARTITION BY card ORDER BY id)";
+    let view = format!(
+        "{TABLES} CREATE VIEW v AS SELECT row_number() {over} AS a, rank() {over} AS b, dense_rank() {over} AS c,
+           ntile(4) {over} AS d, count(*) {over} AS e, row_number() {over} - 2 AS f FROM plain;
+         CREATE VIEW w AS SELECT count(*) AS a, count(DISTINCT id) AS b, count(*) FILTER (WHERE id > 1) AS c FROM plain;"
+    );
+    for (name, schema) in crate::compile::describe(&view).unwrap().into_iter().filter(|(name, _)| name.len() == 1) {
+        for field in schema.fields() {
+            assert_eq!(field.data_type(), &DataType::Int64, "{name}.{}", field.name());
+        }
+    }
+}
+
+#[test]
+fn state_below_ranks_is_that_of_builds_whose_ranks_were_unsigned() {
+    for (limit, time) in [("<= 2", "id"), ("> 2", "id"), ("= 1", "pt")] {
+        let query = good(&format!(
+            "CREATE VIEW v AS SELECT card, id, proctime() AS pt FROM plain;
+             INSERT INTO keyed SELECT card, n FROM
+               (SELECT *, row_number() OVER (PARTITION BY card ORDER BY {time}) AS n FROM v) q WHERE n {limit};"
+        ));
+        let ops = query.dataflow.stages.iter().flat_map(|stage| &stage.pipelines).flat_map(|pipeline| &pipeline.ops);
+        let kept = ops.filter(|op| op.state().is_some_and(|state| matches!(state.kind, "over" | "first row")));
+        for op in kept {
+            let mut text = String::new();
+            op.identify(&mut text).unwrap();
+            assert!(text.contains(" UInt64 "), "{text}");
+        }
     }
 }
 
