@@ -41,8 +41,7 @@ pub struct QueryOptions {
     pub max_drift_ms: Option<u64>,
     /// Time after its last write at which state that no watermark bounds expires, in milliseconds; `None` = never.
     pub state_ttl_ms: Option<u64>,
-    /// What happens when a key of a keyed sink has more than one live row; `None`: as
-    /// [`OnKeyConflict::default_for`] says.
+    /// What happens when a key of a keyed sink has more than one live row; `None` = the default, warn.
     pub on_key_conflict: Option<OnKeyConflict>,
 }
 

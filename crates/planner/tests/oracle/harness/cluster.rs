@@ -215,7 +215,9 @@ impl Cluster {
         if step.resumed {
             let anew = highwater_planner::compile(&self.script).map_err(|error| error.to_string())?;
             if anew.fingerprint() != self.compiled.fingerprint() {
-                return Err("the script compiled to another plan".into());
+                let plans = [&self.compiled, &anew].map(|compiled| format!("{:#?}", compiled.dataflow));
+                let differs = plans[0].lines().zip(plans[1].lines()).find(|(one, other)| one != other);
+                return Err(format!("the script compiled to another plan: {differs:?}"));
             }
             self.compiled = anew;
         }
