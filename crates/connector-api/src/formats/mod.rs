@@ -70,6 +70,9 @@ pub struct Decoded {
     pub columns: Vec<ArrayRef>,
     /// Which records are bad, ascending, and why. Their rows hold anything.
     pub bad: Vec<(usize, Fault)>,
+    /// Which columns none of the records had a field for; `None` if the format does not go by the names of fields, or there
+    /// was no record to look at.
+    pub absent: Option<Vec<bool>>,
 }
 
 /// Reads one part of a table's records.

@@ -1,10 +1,11 @@
 //! What names mean while a script is planned: its tables and views, and the functions.
 //!
-//! Owns: the context DataFusion's SQL planner asks. Does not own: options (`sql::options`), plans after
-//! planning. Invariant: only tables of the script exist; nothing here opens or reads anything.
+//! Owns: the context DataFusion's SQL planner asks. Does not own: options (`sql::options`), the spelling of names
+//! (`sql::spelling`), plans after planning. Invariant: only tables of the script exist; nothing here opens or reads anything.
 
 use super::as_of::{find_marks, mark};
 use super::errors::{external, sql_error};
+use super::fields::FieldNames;
 use super::table::{Stream, Table};
 use super::windows::WindowPlanner;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
@@ -21,8 +22,10 @@ use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_connector_spec::Use;
 use highwater_sql::error::SqlError;
 use highwater_sql::functions::Functions;
+use highwater_sql::identifier::key_of;
 use highwater_sql::metadata_columns::metadata_field;
 use highwater_sql::options::TableOptions;
+use highwater_sql::spelling::Spellings;
 use highwater_sql::suggest::did_you_mean;
 use highwater_sql::table_def::TableDef;
 use highwater_sql::types::to_arrow;
@@ -31,7 +34,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Names of one script.
+/// Names of one script. All maps are by the keys of names (`identifier::key_of`).
 #[derive(Debug)]
 pub struct Catalog {
     tables: BTreeMap<String, Arc<Table>>,
@@ -39,6 +42,9 @@ pub struct Catalog {
     sizes: BTreeMap<String, usize>,
     /// What is read of tables with derived columns.
     derived: BTreeMap<String, Arc<View>>,
+    /// The same with columns under the names that queries have for them, where those are others.
+    respelled: BTreeMap<String, Arc<View>>,
+    spellings: Spellings,
     /// Tables some INSERT writes: they cannot be read.
     written: BTreeSet<String>,
     functions: Functions,
@@ -51,7 +57,7 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    pub fn new(functions: Functions, written: BTreeSet<String>, seed: u64) -> Self {
+    pub fn new(functions: Functions, written: BTreeSet<String>, spellings: Spellings, seed: u64) -> Self {
         let mut config = ConfigOptions::new();
         config.execution.time_zone = Some(highwater_sql::types::UTC.into());
         config.sql_parser.map_string_types_to_utf8view = false;
@@ -63,11 +69,15 @@ impl Catalog {
             views: BTreeMap::new(),
             sizes: BTreeMap::new(),
             derived: BTreeMap::new(),
+            respelled: BTreeMap::new(),
+            spellings,
             written,
             functions,
             seed,
             config,
-            expr_planners: SessionStateDefaults::default_expr_planners(),
+            expr_planners: std::iter::once(Arc::new(FieldNames) as Arc<dyn ExprPlanner>)
+                .chain(SessionStateDefaults::default_expr_planners())
+                .collect(),
             relation_planners: vec![Arc::new(WindowPlanner)],
             type_planner: Arc::new(Types),
         }
@@ -90,13 +100,22 @@ impl Catalog {
         &self.config
     }
 
+    pub fn spellings(&self) -> &Spellings {
+        &self.spellings
+    }
+
     pub fn table(&self, name: &str) -> Option<&Arc<Table>> {
-        self.tables.get(name)
+        self.tables.get(&key_of(name))
+    }
+
+    pub fn is_view(&self, name: &str) -> bool {
+        self.views.contains_key(&key_of(name))
     }
 
     /// Names of all tables and views, for suggestions.
     pub fn names(&self) -> Vec<&str> {
-        self.tables.keys().chain(self.views.keys()).map(String::as_str).collect()
+        let tables = self.tables.values().map(|table| table.def.name.text.as_str());
+        tables.chain(self.views.keys().map(|key| self.spellings.planned(key))).collect()
     }
 
     pub fn add_table(
@@ -115,39 +134,58 @@ impl Catalog {
         fields.extend(hidden.iter().filter_map(|name| metadata_field(name)));
         let schema = Arc::new(Schema::new(fields));
         let table = Arc::new(Table { def, options, schema, hidden });
-        let name = table.def.name.text.clone();
+        let key = key_of(&table.def.name.text);
         if let Some(plan) =
             super::derived::read(&table, &self.functions, &|expr, schema, at| self.plan_expr(expr, schema, at))?
         {
-            self.derived.insert(name.clone(), Arc::new(View { plan }));
+            self.derived.insert(key.clone(), Arc::new(View { plan }));
         }
-        self.tables.insert(name, table);
+        let respelled = self.rows_of(&table).and_then(|rows| self.respelled(&table, rows));
+        if let Some(plan) = respelled.map_err(|error| sql_error(error, table.def.name.at))? {
+            self.respelled.insert(key.clone(), Arc::new(View { plan }));
+        }
+        self.tables.insert(key, table);
         Ok(())
     }
 
-    /// What queries read of a table, from its records on.
+    /// What queries read of a table, from its records on, with columns as declared.
     pub fn rows_of(&self, table: &Arc<Table>) -> Result<LogicalPlan> {
-        let name = table.def.name.text.as_str();
-        match self.derived.get(name) {
+        match self.derived.get(&key_of(&table.def.name.text)) {
             Some(view) => Ok(view.plan.clone()),
-            None => LogicalPlanBuilder::scan(name, Arc::new(Stream { table: table.clone() }), None)?.build(),
+            None => {
+                let name = TableReference::bare(table.def.name.text.as_str());
+                LogicalPlanBuilder::scan(name, Arc::new(Stream { table: table.clone() }), None)?.build()
+            }
         }
     }
 
+    /// Its rows with columns as queries name them; `None`: as declared.
+    fn respelled(&self, table: &Table, rows: LogicalPlan) -> Result<Option<LogicalPlan>> {
+        if rows.schema().fields().iter().all(|field| self.spellings.planned(field.name()) == field.name()) {
+            return Ok(None);
+        }
+        let name = TableReference::bare(table.def.name.text.as_str());
+        let column = |(qualifier, field): (Option<&TableReference>, &FieldRef)| {
+            Expr::from((qualifier, field)).alias_qualified(Some(name.clone()), self.spellings.planned(field.name()))
+        };
+        let columns: Vec<Expr> = rows.schema().iter().map(column).collect();
+        LogicalPlanBuilder::from(rows).project(columns)?.build().map(Some)
+    }
+
     /// `size`: of how many relations it is.
-    pub fn add_view(&mut self, name: String, plan: LogicalPlan, size: usize) {
-        self.sizes.insert(name.clone(), size);
-        self.views.insert(name, Arc::new(View { plan }));
+    pub fn add_view(&mut self, name: &str, plan: LogicalPlan, size: usize) {
+        self.sizes.insert(key_of(name), size);
+        self.views.insert(key_of(name), Arc::new(View { plan }));
     }
 
     /// Of how many relations a view is.
     pub fn view_size(&self, name: &str) -> Option<usize> {
-        self.sizes.get(name).copied()
+        self.sizes.get(&key_of(name)).copied()
     }
 
     /// Columns that `*` over this name leaves out.
     pub fn hidden(&self, name: &str) -> Vec<&'static str> {
-        self.tables.get(name).map(|table| table.hidden.clone()).unwrap_or_default()
+        self.table(name).map(|table| table.hidden.clone()).unwrap_or_default()
     }
 
     /// Whether this table is a file, which rows look up as it is.
@@ -197,25 +235,26 @@ impl ContextProvider for Catalog {
                     .hint("names of tables and views have one part"),
             ));
         }
-        if let Some(view) = self.views.get(name.table()) {
+        let key = key_of(name.table());
+        if let Some(view) = self.views.get(&key) {
             return Ok(Arc::new(ViewSource(view.clone())));
         }
-        let Some(table) = self.tables.get(name.table()) else {
+        let Some(table) = self.tables.get(&key) else {
             let hint = did_you_mean(name.table(), self.names(), "tables and views");
             return Err(external(
                 SqlError::at(nowhere, format!("table '{}' not found", name.table())).maybe_hint(hint),
             ));
         };
-        if self.written.contains(name.table()) {
+        if self.written.contains(&key) {
             return Err(external(
                 SqlError::at(
                     nowhere,
-                    format!("table '{}' is written by this script and cannot be read in it", name.table()),
+                    format!("table '{}' is written by this script and cannot be read in it", table.def.name.text),
                 )
                 .hint("read what feeds it, through a view; or read its topic in a second query"),
             ));
         }
-        if let Some(view) = self.derived.get(name.table()) {
+        if let Some(view) = self.respelled.get(&key).or_else(|| self.derived.get(&key)) {
             return Ok(Arc::new(ViewSource(view.clone())));
         }
         Ok(Arc::new(Stream { table: table.clone() }))

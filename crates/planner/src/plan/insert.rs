@@ -62,10 +62,11 @@ fn targets(insert: &InsertDef, sink: &Table, schema: &Schema) -> Result<Vec<usiz
     }
     let mut targets = Vec::new();
     for name in &insert.columns {
-        if let Some(why) = sink.def.read_only(&name.text) {
+        let declared = sink.def.name_of(name)?;
+        if let Some(why) = sink.def.read_only(declared) {
             return Err(SqlError::at(name.at, why).hint("leave it out of the list"));
         }
-        let wanted = sink.def.written_name(&name.text);
+        let wanted = sink.def.written_name(declared);
         let Some(index) = schema.fields().iter().position(|field| field.name() == wanted) else {
             let names = schema.fields().iter().map(|field| field.name().as_str());
             return Err(SqlError::at(name.at, format!("table '{}' has no column '{}'", sink.def.name.text, name.text))
@@ -148,8 +149,7 @@ fn assignable(from: &DataType, to: &DataType) -> bool {
 /// The sink of an INSERT.
 pub fn sink_of<'a>(insert: &InsertDef, catalog: &'a Catalog) -> Result<&'a std::sync::Arc<Table>> {
     catalog.table(&insert.table.text).ok_or_else(|| {
-        let is_view = catalog.names().contains(&insert.table.text.as_str());
-        if is_view {
+        if catalog.is_view(&insert.table.text) {
             return SqlError::at(insert.table.at, format!("'{}' is a view and cannot be written", insert.table.text))
                 .hint("INSERT INTO a table");
         }
