@@ -17,8 +17,10 @@ use std::ops::ControlFlow;
 pub trait NameVisitor {
     /// A name that refers to something.
     fn refers(&mut self, name: &mut Ident) -> Result<()>;
-    /// Names that one list gives: the columns of a SELECT, the queries of a WITH.
+    /// Names of columns that one list gives, such as that of a SELECT.
     fn gives(&mut self, names: Vec<&mut Ident>) -> Result<()>;
+    /// A name given to a relation, or to a window.
+    fn names_relation(&mut self, name: &mut Ident) -> Result<()>;
     /// Names that are given without being written.
     fn implies(&mut self, names: &[&str]);
 }
@@ -71,12 +73,11 @@ impl VisitorMut for Walk<'_> {
 
 impl Walk<'_> {
     fn with(&mut self, query: &mut Query) -> Result<()> {
-        let mut names = Vec::new();
         for cte in query.with.iter_mut().flat_map(|with| &mut with.cte_tables) {
+            self.0.names_relation(&mut cte.alias.name)?;
             self.0.gives(cte.alias.columns.iter_mut().map(|column| &mut column.name).collect())?;
-            names.push(&mut cte.alias.name);
         }
-        self.0.gives(names)
+        Ok(())
     }
 
     fn select(&mut self, select: &mut Select) -> Result<()> {
@@ -105,7 +106,7 @@ impl Walk<'_> {
             self.0.gives(view.lateral_col_alias.iter_mut().collect())?;
         }
         for window in &mut select.named_window {
-            self.0.gives(vec![&mut window.0])?;
+            self.0.names_relation(&mut window.0)?;
             match &mut window.1 {
                 NamedWindowExpr::NamedWindow(name) => self.0.refers(name)?,
                 NamedWindowExpr::WindowSpec(spec) => {
@@ -195,7 +196,7 @@ impl Walk<'_> {
 
     fn alias(&mut self, alias: &mut Option<TableAlias>) -> Result<()> {
         let Some(alias) = alias else { return Ok(()) };
-        self.0.gives(vec![&mut alias.name])?;
+        self.0.names_relation(&mut alias.name)?;
         self.0.gives(alias.columns.iter_mut().map(|column| &mut column.name).collect())
     }
 

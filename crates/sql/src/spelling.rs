@@ -5,7 +5,7 @@
 //! columns outside of queries (`identifier`). Invariants: a name that the script does not declare stays as it is: folded if it
 //! is not quoted; a name in lower case wherever it is declared stays in lower case.
 //!
-//! Names that differ only in case are one name, in the spelling of the first table that declares it, unless one list declares
+//! Names that differ only in case are one name, in the spelling of the tables that declare it, unless one list declares
 //! both: then each is a name of its own in the whole script, and a reference has to match one of them exactly.
 
 use super::derived::DerivedFrom;
@@ -45,7 +45,7 @@ impl Spellings {
         found.add(Rank::Engine, METADATA.into_iter().chain(WINDOW));
         tables.for_each(|table| found.table(table));
         for (name, columns) in views {
-            found.add(Rank::Given, [name.text.as_str()]);
+            found.add(Rank::Relation, [name.text.as_str()]);
             found.add(Rank::Given, columns.iter().map(|column| column.text.as_str()));
         }
         queries.try_for_each(|query| walk_names(query, &mut found))?;
@@ -101,8 +101,10 @@ enum Rank {
     Column,
     /// Fields of rows.
     Field,
-    /// Names of tables and views, aliases.
+    /// Columns of views, aliases of columns.
     Given,
+    /// Names of tables and views, aliases of those.
+    Relation,
 }
 
 /// Declared names, as they are found.
@@ -122,7 +124,7 @@ impl Found {
         let columns = table.columns.iter().map(|column| &column.name);
         let all = columns.chain(table.derived.iter().map(|derived| &derived.name));
         self.add(Rank::Column, all.map(|name| name.text.as_str()));
-        self.add(Rank::Given, [table.name.text.as_str()]);
+        self.add(Rank::Relation, [table.name.text.as_str()]);
         table.columns.iter().for_each(|column| self.fields(&column.data_type));
         for derived in &table.derived {
             if let DerivedFrom::Metadata { data_type, .. } = &derived.from {
@@ -182,9 +184,13 @@ fn each_once(spellings: Vec<(Rank, String)>) -> Vec<String> {
     all
 }
 
-/// Of several spellings, that of lower case, as older builds planned with it, or else the first.
+/// Of several spellings, that of lower case, as older builds planned with it, or else the first. Names of relations are in lower
+/// case: nothing shows them but the names that DataFusion makes up for columns, and those are part of a plan's identity.
 fn preferred(key: &str, spellings: &[(Rank, String)]) -> String {
     let best = spellings.iter().map(|(rank, _)| *rank).min();
+    if best == Some(Rank::Relation) {
+        return key.to_string();
+    }
     let mut of_best = spellings.iter().filter(|(rank, _)| Some(*rank) == best).map(|(_, name)| name.as_str());
     let first = of_best.clone().next();
     of_best.find(|name| *name == key).or(first).unwrap_or(key).to_string()
@@ -197,6 +203,11 @@ impl NameVisitor for Found {
 
     fn gives(&mut self, names: Vec<&mut Ident>) -> Result<()> {
         self.add(Rank::Given, names.iter().map(|name| name.value.as_str()));
+        Ok(())
+    }
+
+    fn names_relation(&mut self, name: &mut Ident) -> Result<()> {
+        self.add(Rank::Relation, [name.value.as_str()]);
         Ok(())
     }
 
@@ -227,6 +238,10 @@ impl NameVisitor for Respell<'_> {
 
     fn gives(&mut self, names: Vec<&mut Ident>) -> Result<()> {
         names.into_iter().try_for_each(|name| self.refers(name))
+    }
+
+    fn names_relation(&mut self, name: &mut Ident) -> Result<()> {
+        self.refers(name)
     }
 
     fn implies(&mut self, _: &[&str]) {}
@@ -260,31 +275,31 @@ mod tests {
         for (written, spelled) in [
             (
                 "SELECT ORDERID, o.item.UNITPRICE FROM orders AS O",
-                "SELECT \"orderId\", O.\"Item\".\"unitPrice\" FROM \"Orders\" AS O",
+                "SELECT \"orderId\", o.\"Item\".\"unitPrice\" FROM orders AS o",
             ),
-            ("SELECT AT FROM `ORDERS`", "SELECT at FROM \"Orders\""),
             (
                 "SELECT sum(at) AS myTotal FROM Orders ORDER BY MYTOTAL LIMIT 1",
-                "SELECT sum(at) AS \"myTotal\" FROM \"Orders\" ORDER BY \"myTotal\" LIMIT 1",
+                "SELECT sum(at) AS \"myTotal\" FROM orders ORDER BY \"myTotal\" LIMIT 1",
             ),
-            ("SELECT * EXCEPT (ORDERID) FROM Orders", "SELECT * EXCEPT (\"orderId\") FROM \"Orders\""),
+            ("SELECT * EXCEPT (ORDERID) FROM orders", "SELECT * EXCEPT (\"orderId\") FROM orders"),
             (
                 "SELECT a.* FROM orders A JOIN orders b USING (OrderID)",
-                "SELECT A.* FROM \"Orders\" A JOIN \"Orders\" b USING(\"orderId\")",
+                "SELECT a.* FROM orders a JOIN orders b USING(\"orderId\")",
             ),
             (
                 "WITH Recent AS (SELECT orderid FROM orders) SELECT COUNT(*) FROM RECENT",
-                "WITH \"Recent\" AS (SELECT \"orderId\" FROM \"Orders\") SELECT COUNT(*) FROM \"Recent\"",
+                "WITH recent AS (SELECT \"orderId\" FROM orders) SELECT COUNT(*) FROM recent",
             ),
             (
                 "SELECT rank() OVER W FROM orders WINDOW w AS (ORDER BY AT)",
-                "SELECT rank() OVER w FROM \"Orders\" WINDOW w AS (ORDER BY at)",
+                "SELECT rank() OVER w FROM orders WINDOW w AS (ORDER BY at)",
             ),
             (
                 "SELECT window_START FROM TABLE(TUMBLE(TABLE orders, DESCRIPTOR(AT), INTERVAL '1' DAY))",
-                "SELECT window_start FROM TABLE(TUMBLE(TABLE (\"Orders\"), DESCRIPTOR(at), INTERVAL '1' DAY))",
+                "SELECT window_start FROM TABLE(TUMBLE(TABLE (orders), DESCRIPTOR(at), INTERVAL '1' DAY))",
             ),
-            ("SELECT Stranger, \"Stranger\" FROM orders", "SELECT Stranger, \"Stranger\" FROM \"Orders\""),
+            ("SELECT AT FROM `ORDERS`", "SELECT at FROM `orders`"),
+            ("SELECT Stranger, \"Stranger\" FROM orders", "SELECT Stranger, \"Stranger\" FROM orders"),
         ] {
             assert_eq!(query(written), spelled, "{written}");
         }
@@ -295,14 +310,14 @@ mod tests {
         let other = "CREATE TABLE other (ORDERID BIGINT, AT BIGINT) WITH ('a' = 'b');";
         let queries =
             respelled(&format!("{TABLE}{other} INSERT INTO s SELECT orderID AS OrderId, At FROM orders")).unwrap();
-        assert_eq!(queries, ["SELECT \"orderId\" AS \"orderId\", at FROM \"Orders\""]);
+        assert_eq!(queries, ["SELECT \"orderId\" AS \"orderId\", at FROM orders"]);
     }
 
     #[test]
     fn names_of_one_list_that_differ_in_case_are_matched_exactly() {
         let both = "CREATE TABLE t (id BIGINT, \"ID\" BIGINT) WITH ('a' = 'b');";
         let queries = respelled(&format!("{both} INSERT INTO s SELECT ID, id, `ID` FROM T")).unwrap();
-        assert_eq!(queries, ["SELECT \"ID\", id, `ID` FROM t"]);
+        assert_eq!(queries, ["SELECT \"ID\", id, \"ID\" FROM t"]);
         let error = respelled(&format!("{both}\nINSERT INTO s SELECT Id FROM t")).unwrap_err().to_string();
         let expected = "line 2, column 22: 'Id' is ambiguous: the script declares 'id' and 'ID'\n  hint: write the name exactly as it is declared";
         assert_eq!(error, expected);

@@ -140,9 +140,12 @@ impl Catalog {
         {
             self.derived.insert(key.clone(), Arc::new(View { plan }));
         }
-        let respelled = self.rows_of(&table).and_then(|rows| self.respelled(&table, rows));
-        if let Some(plan) = respelled.map_err(|error| sql_error(error, table.def.name.at))? {
-            self.respelled.insert(key.clone(), Arc::new(View { plan }));
+        // Of what no query reads, columns are only written, under their own names.
+        if !self.written.contains(&key) {
+            let respelled = self.rows_of(&table).and_then(|rows| self.respelled(&table, rows));
+            if let Some(plan) = respelled.map_err(|error| sql_error(error, table.def.name.at))? {
+                self.respelled.insert(key.clone(), Arc::new(View { plan }));
+            }
         }
         self.tables.insert(key, table);
         Ok(())
