@@ -1,25 +1,25 @@
-//! The connectors there are.
+//! The list of all connectors.
 //!
-//! Owns: a line for each, and what holds for all of their options together. Does not own: the declarations.
+//! Owns: the list, and lookups over the options of all connectors. Does not own: the declarations.
 
 use crate::spec::{ConnectorSpec, OptionKind};
 
-/// All of them, the most usual first.
+/// All connectors, the most common first.
 pub static CONNECTORS: &[&ConnectorSpec] =
     &[&crate::kafka::KAFKA, &crate::console::CONSOLE, &crate::filesystem::FILESYSTEM, &crate::http::HTTP];
 
-/// The connector of this name, or that has it as another name, whatever its case.
+/// Returns the connector whose name or alias is `name`, ignoring case.
 pub fn find(name: &str) -> Option<&'static ConnectorSpec> {
     CONNECTORS.iter().copied().find(|spec| spec.names().any(|own| own.eq_ignore_ascii_case(name)))
 }
 
-/// The option's own name, if this is another of its names.
+/// Returns the option's own name if `name` is an alias of it.
 pub fn unaliased(name: &str) -> Option<&'static str> {
     let mut options = CONNECTORS.iter().flat_map(|spec| spec.options);
     options.find(|option| option.aliases.contains(&name)).map(|option| option.name)
 }
 
-/// Whether an option may be `SET` for all tables of a script that are read.
+/// Returns whether an option may be `SET` for all sources of a script.
 pub fn settable(name: &str) -> bool {
     let reads = |spec: &&ConnectorSpec| {
         spec.option(name).is_some_and(|option| matches!(option.kind, OptionKind::Reading(_)))
@@ -28,12 +28,12 @@ pub fn settable(name: &str) -> bool {
     CONNECTORS.iter().any(reads)
 }
 
-/// Whether the value of an option must not be shown, whichever connector it is of.
+/// Returns whether the value of an option is secret in any connector.
 pub fn is_secret(name: &str) -> bool {
     CONNECTORS.iter().any(|spec| spec.kind(name) == Some(OptionKind::Secret))
 }
 
-/// Whether a piece of a script names an option that may be a secret.
+/// Returns whether a piece of a script contains the name of an option that may hold a secret.
 pub fn may_hide_secret(piece: &str) -> bool {
     let piece = &piece.to_ascii_lowercase();
     let passes = |spec: &ConnectorSpec| spec.properties.is_some_and(|properties| piece.contains(properties.prefix));
@@ -85,7 +85,7 @@ mod tests {
         }
     }
 
-    /// What an option means does not depend on the connector where its value is secret, or has another name.
+    /// An option that several connectors have is secret in all of them or in none, and has the same aliases.
     #[test]
     fn an_option_of_several_connectors_is_as_secret_in_each() {
         let mut secrets: BTreeMap<&str, bool> = BTreeMap::new();

@@ -1,7 +1,7 @@
-//! Tables of files: which files they are, and reading them.
+//! File tables: finding their files, and reading them.
 //!
 //! Owns: finding a table's files and their content, and reading them as the table declares. Does not own: when they are
-//! read and where their content is kept (crates `driver`, `executor`). Blocking where it says so.
+//! read and where their content is kept (crates `driver`, `executor`). Functions that block say so.
 
 use arrow::datatypes::SchemaRef;
 use datafusion::dataframe::DataFrame;
@@ -26,27 +26,27 @@ pub struct FileTable {
     pub name: String,
     pub options: FileOptions,
     pub schema: SchemaRef,
-    /// Its content stays what the query began with.
+    /// True if the query keeps the content that it started with.
     pub pinned: bool,
 }
 
-/// Where a process has the content of files.
+/// The local copies of file contents in a process.
 pub trait FileContents: Sync {
-    /// The path of a local file of this content.
+    /// Returns the path of a local file with this content.
     ///
     /// # Errors
-    /// It is not to be had; the message says why.
+    /// If the content is not available; the message says why.
     fn path(&self, content: FileContent) -> impl Future<Output = Result<PathBuf, EngineError>> + Send;
 }
 
-/// Content that is where it was found.
+/// Contents that are read where they were found.
 #[derive(Clone, Debug, Default)]
 pub struct LocalFiles {
     paths: BTreeMap<FileContent, PathBuf>,
 }
 
 impl LocalFiles {
-    /// Looks at the files of `tables` as they are now. Blocking.
+    /// Finds the current files of `tables` and their contents. Blocking.
     ///
     /// # Errors
     /// As [`FileTable::look`].
@@ -69,10 +69,10 @@ impl FileContents for LocalFiles {
 }
 
 impl FileTable {
-    /// Its files as they are now, in the order of their names, with their content. Blocking.
+    /// Returns the table's current files, by name, with their contents. Blocking.
     ///
     /// # Errors
-    /// A file cannot be read, is being written, or they are too large together.
+    /// If a file cannot be read or is being written, or all are too large together.
     pub fn look(&self) -> Result<Vec<(PathBuf, FileContent)>, EngineError> {
         let mut hidden = Vec::new();
         let look = || {
@@ -87,29 +87,29 @@ impl FileTable {
             Ok::<_, String>(found)
         };
         let looked = { look }();
-        // What a reference stands for is not shown.
+        // The values of references are secrets.
         looked.map_err(|cause| self.unreadable(&references::hide(&cause, &hidden)))
     }
 
-    /// The bytes of files that `look` has found. Blocking.
+    /// Returns the bytes of files that `look` has found. Blocking.
     ///
     /// # Errors
-    /// A file cannot be read, or has changed since.
+    /// If a file cannot be read, or has changed since.
     pub fn contents(&self, found: &[(PathBuf, FileContent)]) -> Result<Vec<Vec<u8>>, EngineError> {
         let read = |(path, content): &(PathBuf, FileContent)| {
             let bytes = std::fs::read(path).map_err(|error| self.unreadable(&error.to_string()))?;
             match FileContent::of(&bytes) == *content {
                 true => Ok(bytes),
-                false => Err(self.unreadable("it was changed while it was read; replace it by renaming a new one")),
+                false => Err(self.unreadable("the file changed while it was read; replace it by renaming a new one")),
             }
         };
         found.iter().map(read).collect()
     }
 
-    /// Reads files as the table declares, and forgets the rows: whether that works is the question.
+    /// Checks that the files can be read as the table declares: reads them and drops the rows.
     ///
     /// # Errors
-    /// The content is not what the table declares.
+    /// If the content does not fit the table's declaration.
     pub async fn check(&self, paths: &[PathBuf]) -> Result<(), EngineError> {
         let context = session();
         let rows = read_files(&context, self, paths).await?.execute_stream().await;
@@ -125,7 +125,7 @@ impl FileTable {
     }
 }
 
-/// The file itself; of a folder the files in it that do not begin with `.` or `_`, by name.
+/// Returns the file itself, or of a folder the files whose names do not begin with `.` or `_`, by name.
 fn files_at(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     if !std::fs::metadata(path)?.is_dir() {
         return Ok(vec![path.to_path_buf()]);
@@ -144,7 +144,7 @@ fn files_at(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Takes the file's bytes from `left`.
+/// Hashes the content of a file, and subtracts its size from `left`, the bytes that the table may still have.
 fn content_of(path: &Path, left: &mut u64) -> Result<FileContent, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     let mut file = File::open(path).map_err(failed)?;
@@ -159,24 +159,24 @@ fn content_of(path: &Path, left: &mut u64) -> Result<FileContent, String> {
         }
         *left = left.checked_sub(read as u64).ok_or_else(|| {
             format!(
-                "the table has more than {MAX_TABLE_BYTES} bytes, which is the most; join a Kafka table with PRIMARY KEY \
+                "the table has more than the maximum of {MAX_TABLE_BYTES} bytes; join a Kafka table with PRIMARY KEY \
                  instead, whose rows are kept in state"
             )
         })?;
         hasher.update(&buffer[..read]);
     }
     if state(&file).map_err(failed)? != before {
-        return Err(format!("{} is being written; replace such a file by renaming a new one", path.display()));
+        return Err(format!("{} is being written; replace a file by renaming a new one", path.display()));
     }
     Ok(hasher.finish())
 }
 
-/// One partition, so that rows come in the order of the files on every machine.
+/// Returns a context with one partition, so that rows have the order of the files on every machine.
 pub(crate) fn session() -> SessionContext {
     SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1))
 }
 
-/// The rows of these files.
+/// Returns the rows of these files.
 pub(crate) async fn read_files(
     context: &SessionContext,
     table: &FileTable,

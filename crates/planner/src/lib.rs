@@ -1,7 +1,7 @@
 //! The second half of the SQL frontend: a checked script becomes a query that can run.
 //!
-//! Owns: planning (`plan`), the order of its steps (`compile`), the compiled query (`query`), reading what rows look
-//! up (`files`), `explain`. Does not own: syntax and options (crate `sql`), operators and running them (crates `operators`
+//! Owns: planning (`plan`), the order of its steps (`compile`), the compiled query (`query`), reading lookup files
+//! (`files`), `explain`. Does not own: syntax and options (crate `sql`), operators and running them (crates `operators`
 //! and `dataflow`), reading and writing tables (crate `connectors`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]

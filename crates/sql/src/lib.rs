@@ -1,7 +1,7 @@
 //! The first half of the SQL frontend: the text of a script becomes checked statements.
 //!
-//! Owns: grammar, names, types, options, refusals that syntax alone shows. Does not own: planning (crate `planner`).
-//! Invariant: whatever is wrong is said with line, column, cause and remedy.
+//! Owns: grammar, names, types, options, refusals that need only syntax. Does not own: planning (crate `planner`).
+//! Invariant: an error names line, column, cause and remedy.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -18,9 +18,9 @@ pub struct TableDef {
     pub name: Name,
     /// `IF NOT EXISTS`.
     pub if_new: bool,
-    /// What records hold.
+    /// Columns that records store.
     pub columns: Vec<Column>,
-    /// What is computed from that, and from metadata.
+    /// Columns that are computed, or taken from metadata.
     pub derived: Vec<Derived>,
     pub watermark: Option<Watermark>,
     pub primary_key: Option<PrimaryKey>,
@@ -59,7 +59,7 @@ pub struct OptionEntry {
 }
 
 impl TableDef {
-    /// The columns an INSERT fills: stored ones, and metadata under the names that a sink knows, as declared.
+    /// Returns the columns that an INSERT fills, in declared order: stored ones, and writable metadata as `_timestamp`, ….
     pub fn written(&self) -> Vec<Column> {
         let mut columns = Vec::with_capacity(self.columns.len());
         for place in 0..=self.columns.len() {
@@ -74,7 +74,7 @@ impl TableDef {
         columns
     }
 
-    /// The column that a name of an INSERT's list means, as declared; the name itself if there is none.
+    /// Returns the declared name of the column that a name of an INSERT's list means; the name itself if there is none.
     ///
     /// # Errors
     /// It matches several, none of them exactly.
@@ -84,7 +84,7 @@ impl TableDef {
         Ok(name.find(all.map(|name| name.text.as_str()))?.unwrap_or(&name.text))
     }
 
-    /// The name a column of an INSERT has in the sink.
+    /// Returns the name that the column `name` of an INSERT has in the sink: writable metadata is `_timestamp`, ….
     pub fn written_name<'a>(&self, name: &'a str) -> &'a str {
         let derived = self.derived.iter().find(|derived| derived.name.text == name);
         match derived.map(|derived| &derived.from) {
@@ -93,7 +93,7 @@ impl TableDef {
         }
     }
 
-    /// Why a column cannot be filled by an INSERT, if it is a derived one that is only read.
+    /// Returns why an INSERT cannot fill a column; `None` if it can.
     pub fn read_only(&self, name: &str) -> Option<String> {
         let derived = self.derived.iter().find(|derived| derived.name.text == name)?;
         match &derived.from {
@@ -105,7 +105,7 @@ impl TableDef {
         }
     }
 
-    /// Metadata columns that derived ones show.
+    /// Returns the metadata columns that derived columns are taken from.
     pub fn metadata(&self) -> impl Iterator<Item = &'static str> {
         self.derived.iter().filter_map(|derived| match &derived.from {
             DerivedFrom::Metadata { key, .. } => METADATA.into_iter().find(|name| name == key),

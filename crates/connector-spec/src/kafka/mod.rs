@@ -21,7 +21,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Text,
             default: Default::None("none"),
             uses: BOTH,
-            about: "the topic; a sink may have a column `_topic` that names that of each row instead",
+            about: "the topic; a sink may instead have a column `_topic` with the topic of each row",
         },
         OptionSpec {
             name: "bootstrap.servers",
@@ -29,7 +29,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Text,
             default: Default::Required("'host:9092'"),
             uses: BOTH,
-            about: "brokers to begin with, `host:port`, separated by commas",
+            about: "brokers for the first connection, `host:port`, separated by commas",
         },
         OptionSpec {
             name: "starting_offsets",
@@ -47,7 +47,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading("`latest`, offsets, an ISO timestamp"),
             default: Default::None("none"),
             uses: SOURCE,
-            about: "where the query finishes",
+            about: "where the query stops reading and finishes",
         },
         OptionSpec {
             name: "max_offsets_per_trigger",
@@ -55,7 +55,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading("a whole number above 0"),
             default: Default::None("none"),
             uses: SOURCE,
-            about: "offsets per batch, all partitions together",
+            about: "maximum number of offsets per batch, summed over all partitions",
         },
         OptionSpec {
             name: "min_offsets_per_trigger",
@@ -63,7 +63,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading("a whole number above 0"),
             default: Default::None("none"),
             uses: SOURCE,
-            about: "a batch waits for so many…",
+            about: "number of offsets that a batch waits for",
         },
         OptionSpec {
             name: "max_trigger_delay",
@@ -71,7 +71,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading("a duration, `10 seconds`"),
             default: Default::None("15 minutes"),
             uses: SOURCE,
-            about: "…but no longer than this",
+            about: "longest time that a batch waits for `min_offsets_per_trigger`",
         },
         OptionSpec {
             name: "max_records_per_second",
@@ -79,7 +79,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading("a whole number above 0"),
             default: Default::None("none"),
             uses: SOURCE,
-            about: "smooth, all partitions of the table together",
+            about: "maximum rate of reading, summed over all partitions of the table",
         },
         OptionSpec {
             name: "on_data_loss",
@@ -87,7 +87,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading("`fail`, `earliest`, `latest`"),
             default: Default::Value("fail"),
             uses: SOURCE,
-            about: "what happens when records are gone before they were read",
+            about: "what happens if records are deleted before they are read",
         },
         OptionSpec {
             name: "on_bad_record",
@@ -95,7 +95,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading("`fail`, `skip`, `dead_letter`"),
             default: Default::Value("fail"),
             uses: SOURCE,
-            about: "what happens to records that do not decode",
+            about: "what happens to records that cannot be decoded",
         },
         OptionSpec {
             name: "dead_letter_topic",
@@ -103,7 +103,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading("text"),
             default: Default::None("`<topic>-dead-letters`"),
             uses: SOURCE,
-            about: "where dead letters go",
+            about: "topic for bad records with `on_bad_record` = `dead_letter`",
         },
         OptionSpec {
             name: "late_topic",
@@ -119,7 +119,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading("a duration, `never`"),
             default: Default::Value("60 seconds"),
             uses: SOURCE,
-            about: "see watermarks in [sql.md](sql.md)",
+            about: "how long an idle partition holds back the watermark, see [sql.md](sql.md#windows-and-time)",
         },
         OptionSpec {
             name: "isolation_level",

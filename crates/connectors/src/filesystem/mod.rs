@@ -1,10 +1,10 @@
-//! Files of a folder: written by sinks, a file for each writer and batch. Those that rows look up are read by the driver
+//! The file sink: writes files to a folder, one per writer and batch. Files for lookup joins are read by the driver
 //! (`planner::files`).
 //!
-//! Owns: where files lie (`layout`), writing them aside (`writer`), making a batch's files visible (`commit`). Does not own:
-//! when (protocol, driver).
-//! Invariants: what a writer has flushed is durable and hidden; only the driver makes it visible or deletes it, since only
-//! the driver knows whether a checkpoint names it; a batch has at most one manifest, and its content never changes.
+//! Owns: the paths of files (`layout`), staging them (`writer`), making a batch's files visible (`commit`). Does not
+//! own: when to commit (protocol, driver).
+//! Invariants: a flushed file is durable and hidden; only the driver makes it visible or deletes it, since only the
+//! driver knows whether a checkpoint names it; a batch has at most one manifest, and its content never changes.
 
 mod commit;
 mod layout;
@@ -24,7 +24,7 @@ use highwater_sql::tables::SinkTable;
 use layout::Layout;
 use writer::FileWriter;
 
-/// The connector.
+/// The filesystem connector.
 pub struct Filesystem;
 
 impl Connector for Filesystem {
@@ -90,7 +90,7 @@ impl Staged for Filesystem {
     }
 }
 
-/// A line without characters is no row to readers of CSV files.
+/// Refuses tables whose rows could be empty lines in CSV, which readers skip.
 fn check_rows(table: &SinkTable) -> Result<(), ConnectorError> {
     match table.schema.fields().as_ref() {
         [only] if only.is_nullable() && table.connector.format.name() == CSV.name => {

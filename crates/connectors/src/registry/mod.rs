@@ -1,6 +1,6 @@
-//! From a table to its connector: opening readers and writers, and asking sinks.
+//! Calling the connector of a table: opening readers and writers, and committing.
 //!
-//! Owns: finding the connector of a table. Does not own: the list of them (`list`), what any does.
+//! Owns: finding the connector of a table. Does not own: the list of connectors (`list`), the connectors.
 
 mod committing;
 
@@ -18,17 +18,17 @@ use highwater_sql::tables::{ConnectorOptions, SinkTable, SourceTable};
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// The connector of a table.
+/// Returns the connector of a table.
 ///
 /// # Errors
-/// This build has none of that name.
+/// This build has no connector of that name.
 fn connector(table: &str, options: &ConnectorOptions) -> Result<&'static dyn Connector, ConnectorError> {
     let name = options.name();
     let unknown = || ConnectorError::Config(format!("table '{table}': this build has no connector '{name}'"));
     CONNECTORS.iter().copied().find(|connector| connector.spec().name == name).ok_or_else(unknown)
 }
 
-/// Makes what looks at a source's partitions.
+/// Opens a monitor of a source's partitions.
 ///
 /// # Errors
 /// The table cannot be read, or its options are wrong.
@@ -50,7 +50,7 @@ pub fn reader(
 fn source_of(table: &SourceTable) -> Result<&'static dyn SourceConnector, ConnectorError> {
     connector(&table.name, &table.connector)?.source().ok_or_else(|| {
         let (name, connector) = (&table.name, table.connector.name());
-        ConnectorError::Config(format!("table '{name}' cannot be read: the connector '{connector}' is none of sources"))
+        ConnectorError::Config(format!("table '{name}' cannot be read: the connector '{connector}' has no source"))
     })
 }
 
@@ -65,7 +65,7 @@ pub fn open_writer(config: WriterConfig) -> Result<Box<dyn Writer>, ConnectorErr
 fn sink_of(table: &SinkTable) -> Result<&'static dyn SinkConnector, ConnectorError> {
     connector(&table.name, &table.connector)?.sink().ok_or_else(|| {
         ConnectorError::Config(format!(
-            "table '{}' cannot be written: the connector '{}' is none of sinks",
+            "table '{}' cannot be written: the connector '{}' has no sink",
             table.name,
             table.connector.name()
         ))

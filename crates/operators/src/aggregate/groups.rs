@@ -1,6 +1,6 @@
-//! Groups and their accumulators, by DataFusion's own parts.
+//! Groups and their accumulators, built from DataFusion's parts.
 //!
-//! Owns: numbering groups and feeding accumulators. Does not own: which rows, or what is done with the results.
+//! Owns: numbering groups and feeding accumulators. Does not own: which rows are fed, the use of the results.
 
 use crate::aggregate::AggregateSpec;
 use arrow::array::{ArrayRef, BooleanArray};
@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// One accumulator per function, for many groups.
 pub struct Accumulators {
     accumulators: Vec<Box<dyn GroupsAccumulator>>,
-    /// Number of state columns of each.
+    /// Number of state columns of each accumulator.
     state_widths: Vec<usize>,
 }
 
@@ -30,7 +30,8 @@ impl Accumulators {
         Ok(Self { accumulators, state_widths })
     }
 
-    /// Takes rows: per function its arguments and filter.
+    /// Adds rows. `arguments` and `filters` have one entry per function, `groups` the group of each row; `total` is the
+    /// number of groups so far.
     pub fn update(
         &mut self,
         arguments: &[Vec<ArrayRef>],
@@ -44,7 +45,7 @@ impl Accumulators {
         Ok(())
     }
 
-    /// Takes state columns, of all functions in order.
+    /// Merges state columns, of all functions in order.
     pub fn merge(&mut self, states: &[ArrayRef], groups: &[usize], total: usize) -> Result<(), EngineError> {
         let mut at = 0;
         for (accumulator, width) in self.accumulators.iter_mut().zip(&self.state_widths) {
@@ -54,7 +55,7 @@ impl Accumulators {
         Ok(())
     }
 
-    /// State columns of all groups; may drain the accumulators.
+    /// Returns the state columns of all groups; may drain the accumulators.
     pub fn states(&mut self) -> Result<Vec<ArrayRef>, EngineError> {
         let mut columns = Vec::new();
         for accumulator in &mut self.accumulators {
@@ -63,7 +64,7 @@ impl Accumulators {
         Ok(columns)
     }
 
-    /// Values of all groups; drains the accumulators.
+    /// Returns the values of all groups; drains the accumulators.
     pub fn values(&mut self) -> Result<Vec<ArrayRef>, EngineError> {
         let values = self.accumulators.iter_mut().map(|accumulator| accumulator.evaluate(EmitTo::All));
         Ok(values.collect::<Result<_, _>>()?)
@@ -78,9 +79,9 @@ fn accumulator(function: &Arc<AggregateFunctionExpr>) -> Result<Box<dyn GroupsAc
     Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
 }
 
-/// Groups numbered in the order they are first seen.
+/// Groups, numbered in the order in which they are first seen.
 pub struct Groups {
-    /// `None`: a grouping without columns, one group for all rows.
+    /// `None` for a grouping without columns: all rows are one group.
     values: Option<Box<dyn GroupValues>>,
     seen_any: bool,
     indexes: Vec<usize>,
@@ -95,7 +96,7 @@ impl Groups {
         Ok(Self { values, seen_any: false, indexes: Vec::new() })
     }
 
-    /// The group of every row.
+    /// Returns the group number of every row.
     pub fn intern(&mut self, columns: &[ArrayRef], rows: usize) -> Result<&[usize], EngineError> {
         self.seen_any |= rows > 0;
         match &mut self.values {
@@ -119,7 +120,7 @@ impl Groups {
         }
     }
 
-    /// The columns of all groups, in the order of their numbers.
+    /// Returns the columns of all groups, in the order of their numbers.
     pub fn emit(&mut self) -> Result<Vec<ArrayRef>, EngineError> {
         match &mut self.values {
             Some(values) if !values.is_empty() => Ok(values.emit(EmitTo::All)?),

@@ -1,6 +1,6 @@
-//! SUM and AVG whose answer does not depend on the order of their terms, for plain aggregates.
+//! SUM and AVG whose results do not depend on the order of their terms, for append-only aggregates.
 //!
-//! Owns: the accumulators of float sums and averages, exact until they are rounded once, and of whole sums, which do
+//! Owns: the accumulators of float sums and averages, which are exact and rounded once, and of integer sums, which do
 //! not wrap. Does not own: which calls use them (`plan::aggregate`). Invariant: merging states in any order gives the
 //! same bytes.
 
@@ -16,10 +16,10 @@ use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{Accumulator, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility};
 use std::sync::Arc;
 
-/// Wide enough for any sum of `i64::MAX` numbers of 64 bits.
+/// Type of integer sums, wide enough for any sum of `i64::MAX` numbers of 64 bits.
 const WHOLE: DataType = DataType::Decimal128(38, 0);
 
-/// What is computed.
+/// The function that is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SumKind {
     FloatSum,
@@ -36,7 +36,7 @@ pub struct Sum {
 }
 
 impl Sum {
-    /// `output`: FLOAT64; of a whole sum INT64 or UINT64.
+    /// `output` is FLOAT64, or INT64 or UINT64 for an integer sum.
     pub fn new(kind: SumKind, output: DataType) -> Self {
         Self { kind, output, signature: Signature::any(1, Volatility::Immutable) }
     }
@@ -79,12 +79,12 @@ impl AggregateUDFImpl for Sum {
     }
 }
 
-/// Whether a row counts.
+/// Returns whether a row passes the FILTER.
 fn passes(filter: Option<&BooleanArray>, row: usize) -> bool {
     filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row))
 }
 
-/// Takes the first groups, or all.
+/// Removes and returns the first groups, or all.
 fn emitted<T>(groups: &mut Vec<T>, emit: EmitTo) -> Vec<T> {
     emit.take_needed(groups)
 }
@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     fn sums(kind: SumKind, output: DataType, batches: &[ArrayRef]) -> Result<ArrayRef> {
-        // Each batch in an accumulator of its own, their states merged.
+        // Each batch has its own accumulator, and their states are merged.
         let args = Sum::new(kind, output);
         let make = || -> Box<dyn GroupsAccumulator> {
             match args.kind {

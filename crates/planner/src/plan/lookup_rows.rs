@@ -1,8 +1,8 @@
-//! What rows look up: files and VALUES, as the plan of a batch says.
+//! The rows of lookup tables: files, in the versions that the plan of a batch names, and VALUES.
 //!
-//! Owns: the rows in memory, and which version of the files they are of. Does not own: reading a table's files (`files`),
+//! Owns: the rows in memory, and the versions of their files. Does not own: reading a table's files (`files`),
 //! which version a batch looks up (its plan), looking up (crate `operators`).
-//! Invariant: the rows given for a plan are those of its versions, or there are none.
+//! Invariant: rows are returned only for the versions that they were loaded from.
 
 use crate::files::{FileContents, FileTable, read_files};
 use crate::plan::table::Stream;
@@ -21,11 +21,11 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// What a query looks up in one join.
+/// The side of a join that rows look up.
 #[derive(Debug)]
 pub struct Lookup {
     plan: LogicalPlan,
-    /// By name.
+    /// File tables by name.
     tables: BTreeMap<String, FileTable>,
     loaded: RwLock<Option<Loaded>>,
     loading: tokio::sync::Mutex<()>,
@@ -34,13 +34,13 @@ pub struct Lookup {
 #[derive(Clone, Debug)]
 struct Loaded {
     rows: Arc<RecordBatch>,
-    /// Of its tables.
+    /// Versions of the tables' files.
     versions: FileVersions,
 }
 
 impl Lookup {
-    /// `plan` reads nothing but file tables. `pinned`: rows it was looked up for may be taken back later, so that its
-    /// files never change.
+    /// Returns the lookup of `plan`, which reads only file tables. `pinned` is true if rows that look it up may be retracted
+    /// later, so that the query must keep the content of its files.
     pub fn new(plan: LogicalPlan, pinned: bool) -> Self {
         let mut tables = BTreeMap::new();
         // The closure never fails, so neither does the walk.
@@ -59,12 +59,12 @@ impl Lookup {
         Self { plan, tables, loaded: RwLock::new(None), loading: tokio::sync::Mutex::new(()) }
     }
 
-    /// Its tables of files.
+    /// Returns the file tables.
     pub fn tables(&self) -> impl Iterator<Item = &FileTable> {
         self.tables.values()
     }
 
-    /// What its rows take in memory, bytes; 0 before they are loaded.
+    /// Returns the size of the rows in memory, in bytes; 0 before they are loaded.
     pub fn size_bytes(&self) -> u64 {
         let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
         loaded.as_ref().map_or(0, |loaded| loaded.rows.get_array_memory_size() as u64)
@@ -77,10 +77,10 @@ impl Lookup {
         same.then(|| loaded.rows.clone())
     }
 
-    /// Loads the rows of these versions, unless they are there. Returns whether it did.
+    /// Loads the rows of these versions, unless they are loaded already. Returns true if it did.
     ///
     /// # Errors
-    /// The content of a file is not to be had, or is not what the table declares; the message names both.
+    /// If a file's content is not available, or does not fit the table's declaration; the message names table and path.
     pub async fn load(&self, versions: &FileVersions, contents: &impl FileContents) -> Result<bool, EngineError> {
         if self.loaded_for(versions).is_some() {
             return Ok(false);
@@ -122,7 +122,7 @@ impl Lookup {
         let frame = context.execute_logical_plan(plan.data).await?;
         let schema: SchemaRef = Arc::new(self.plan.schema().as_arrow().clone());
         let batches = frame.collect().await?;
-        // Where no column is asked for there are rows nevertheless.
+        // Without columns, only the row count is left of a batch.
         let batches = batches.into_iter().map(|batch| {
             let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
             let asked = batch.columns().iter().take(schema.fields().len()).cloned().collect();
@@ -142,6 +142,6 @@ impl LookupRows for Lookup {
     }
 
     fn rows(&self, versions: &FileVersions) -> Result<Arc<RecordBatch>, EngineError> {
-        self.loaded_for(versions).ok_or_else(|| EngineError::Internal("a file is looked up before it is read".into()))
+        self.loaded_for(versions).ok_or_else(|| EngineError::Internal("a file is looked up before it is loaded".into()))
     }
 }

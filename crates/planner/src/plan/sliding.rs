@@ -1,6 +1,6 @@
-//! Aggregates OVER a frame that slides: those that cannot retract a row are computed again from the whole frame.
+//! Aggregates OVER a sliding frame: those that cannot retract a row are computed again from the whole frame.
 //!
-//! Owns: the rows of a frame, for such aggregates. Does not own: which rows those are (DataFusion's window functions).
+//! Owns: the rows of a frame, for such aggregates. Does not own: the bounds of frames (DataFusion's window functions).
 //! Invariant: rows leave a frame in the order they came into it.
 
 use datafusion::arrow::array::{Array, ArrayRef};
@@ -15,7 +15,7 @@ use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// The same call, fit for any frame.
+/// Returns the same call with an aggregate that supports any frame.
 pub fn over_any_frame(expr: Expr) -> Expr {
     match expr {
         Expr::Alias(mut alias) => {
@@ -73,7 +73,7 @@ impl AggregateUDFImpl for Sliding {
         Ok(match own {
             Ok(own) if own.supports_retract_batch() => own,
             _ => {
-                // One that cannot be made at all says so now.
+                // Fails now if the accumulator cannot be made at all.
                 making.make()?;
                 Box::new(Frame { making, rows: VecDeque::new() })
             }
@@ -105,7 +105,7 @@ impl AggregateUDFImpl for Sliding {
     }
 }
 
-/// What an accumulator is made of.
+/// Owned copy of the arguments for an accumulator.
 #[derive(Debug)]
 struct Making {
     function: Arc<AggregateUDF>,
@@ -151,7 +151,7 @@ impl Making {
     }
 }
 
-/// The rows of a frame, in pieces as they came: columns of arguments.
+/// The rows of a frame, as batches of argument columns in the order of arrival.
 #[derive(Debug)]
 struct Frame {
     making: Making,

@@ -1,10 +1,10 @@
 //! JSON records to Arrow columns.
 //!
-//! Owns: objects and the rules for members: undeclared ones are skipped, absent = null, of a repeated name the last counts. A
-//! name matches the column of exactly that name, or else the only one in any case, for which no member matches exactly.
+//! Owns: objects and the rules for members: undeclared members are skipped, absent ones are null, of a repeated name the
+//! last one counts. A column takes the member of exactly its name, or else the only one that matches in any case.
 //! Does not own: Kafka, chunks.
-//! Why not arrow-json: it takes strings for numbers and cuts 1.5 to 1, reads hex for BYTES, and
-//! builds a tape of every member, wanted or not. This one pass only steps over the others.
+//! The crate arrow-json is not used: it accepts strings as numbers, truncates 1.5 to 1, reads BYTES as hex, and builds
+//! a tape of all members. This decoder makes one pass and skips members that are not wanted.
 //! Invariant: `append` adds exactly one row, bad or not.
 
 pub(in crate::formats) mod column;
@@ -22,26 +22,26 @@ use column::Column;
 use highwater_sql::identifier::key_of;
 use std::collections::HashMap;
 
-/// Member positions remembered from record to record.
+/// Maximum number of member names remembered from record to record.
 const MAX_REMEMBERED: usize = 256;
 
 /// Decodes record after record into columns.
 pub struct JsonDecoder {
     root: ObjectDecoder,
-    /// An object was read since the last [`JsonDecoder::take_absent`].
+    /// Whether an object was read since the last [`JsonDecoder::take_absent`].
     has_objects: bool,
     scratch: String,
 }
 
 impl JsonDecoder {
-    /// `fields` are the columns wanted, and of those `key` the PRIMARY KEY; everything else in a record is skipped.
+    /// Takes the columns to decode, and the indexes of those in the PRIMARY KEY. All other members are skipped.
     pub fn new(fields: &Fields, key: &[usize]) -> Result<Self, ConnectorError> {
         let mut root = ObjectDecoder::new(fields)?;
         key.iter().for_each(|column| root.fields[*column].is_key = true);
         Ok(Self { root, has_objects: false, scratch: String::new() })
     }
 
-    /// Appends one row. On error it holds stand-ins and must be filtered out.
+    /// Appends one row. On error, the row holds placeholders and must be filtered out.
     pub fn append(&mut self, record: Input<'_>) -> Result<(), Fault> {
         let result = match record {
             Input::Bytes(bytes) => object_text(bytes).and_then(|text| self.root.append_record(text, &mut self.scratch)),
@@ -63,14 +63,14 @@ impl JsonDecoder {
         }
     }
 
-    /// Which columns no object since the last call had a member for; `None` without an object.
+    /// Returns which columns no object since the last call had a member for; `None` if there was no object.
     pub fn take_absent(&mut self) -> Option<Vec<bool>> {
         let has_objects = std::mem::take(&mut self.has_objects);
         let absent = self.root.fields.iter_mut().map(|field| !std::mem::take(&mut field.is_seen)).collect();
         has_objects.then_some(absent)
     }
 
-    /// The columns of the rows so far; starts anew.
+    /// Returns the columns of the rows so far, and clears them.
     pub fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
         self.root.finish()
     }
@@ -88,15 +88,15 @@ fn object_text(bytes: &[u8]) -> Result<&str, Fault> {
 pub struct FieldDecoder {
     name: String,
     nullable: bool,
-    /// Part of the PRIMARY KEY: never null.
+    /// Whether it is part of the PRIMARY KEY, and so never null.
     is_key: bool,
-    /// Some object had a member for it.
+    /// Whether an object had a member for it.
     is_seen: bool,
     column: Column,
 }
 
 impl FieldDecoder {
-    /// `None` for a type JSON cannot be read into.
+    /// Returns `None` for a type that cannot be read from JSON.
     pub fn new(field: &Field) -> Option<Self> {
         Some(Self {
             name: field.name().clone(),
@@ -107,7 +107,7 @@ impl FieldDecoder {
         })
     }
 
-    /// Appends the text of one JSON value; `None` = absent.
+    /// Appends the text of one JSON value; `None` if the member is absent.
     pub fn append(&mut self, value: Option<&str>, scratch: &mut String) -> Result<(), Fault> {
         match value {
             Some(value) if value != "null" => {
@@ -143,14 +143,14 @@ impl FieldDecoder {
 pub struct ObjectDecoder {
     fields: Vec<FieldDecoder>,
     by_name: HashMap<String, usize>,
-    /// Fields by their keys (`identifier::key_of`): those that no other one has.
+    /// Fields by the keys of their names (`identifier::key_of`), without fields that share a key.
     by_key: HashMap<String, usize>,
-    /// Where the current object's members lie, by field.
+    /// The values of the current object, by field; `None` if the member is absent.
     slots: Vec<Option<Span>>,
-    /// The current object's members that match a field in another case: the field, the name, the value.
+    /// Members of the current object that match a field in another case: field, name, value.
     alike: Vec<(usize, Span, Span)>,
-    /// Names in the order of the objects before: records of a topic tend to look alike, so the
-    /// next name is compared before it is looked up.
+    /// Names of earlier objects' members, by position, with their fields. Records of a topic tend to have the same
+    /// members in the same order, so a name is compared with its predecessor before it is looked up.
     remembered: Vec<(String, Match)>,
 }
 
@@ -186,7 +186,7 @@ impl ObjectDecoder {
         Ok(Self { fields: decoders, by_name, by_key, slots, alike: Vec::new(), remembered: Vec::new() })
     }
 
-    /// The whole text of a record. The outer error: nothing was appended. The inner: a row was.
+    /// Appends the text of a record. On an outer error nothing was appended, on an inner error one row was.
     fn append_record(&mut self, text: &str, scratch: &mut String) -> Result<Result<(), Fault>, Fault> {
         let mut scanner = Scanner::new(text, 0);
         self.members(&mut scanner, scratch)?;
@@ -194,13 +194,13 @@ impl ObjectDecoder {
         Ok(self.append_slots(text, scratch))
     }
 
-    /// A record of which nothing is there.
+    /// Appends a record without any member.
     fn append_null(&mut self, scratch: &mut String) -> Result<(), Fault> {
         self.slots.fill(None);
         self.append_slots("", scratch)
     }
 
-    /// The text of one value. Appends one entry to every field, also on error.
+    /// Appends the text of one value: one entry to every field, even on error.
     pub fn append(&mut self, value: &str, scratch: &mut String) -> Result<(), Fault> {
         let mut scanner = Scanner::new(value, 0);
         if let Err(fault) = self.members(&mut scanner, scratch) {
@@ -210,13 +210,13 @@ impl ObjectDecoder {
         self.append_slots(value, scratch)
     }
 
-    /// Finds the members wanted.
+    /// Finds the values of the wanted members.
     fn members(&mut self, scanner: &mut Scanner<'_>, scratch: &mut String) -> Result<(), Fault> {
         self.slots.fill(None);
         self.alike.clear();
         if !scanner.take(b'{') {
             let rest = scanner.text.get(scanner.at..).unwrap_or_default();
-            // Says whether the text is JSON at all before saying that it is no object.
+            // If the text is not JSON at all, that is the fault to report.
             Scanner::new(rest, 0).value(0)?;
             return Err(expected("an object", rest));
         }
@@ -268,7 +268,7 @@ impl ObjectDecoder {
         Ok(())
     }
 
-    /// The field of a member, by its raw name.
+    /// Returns the field of a member by its name with escapes.
     fn find(&mut self, position: usize, name: &str, scratch: &mut String) -> Result<Match, Fault> {
         if let Some((known, found)) = self.remembered.get(position)
             && known == name
@@ -306,7 +306,7 @@ impl ObjectDecoder {
         Ok(self.by_key.get(scratch.as_str()).map_or(Match::None, |index| Match::Alike(*index)))
     }
 
-    /// Appends the members found. All fields get their entry; the first fault is reported.
+    /// Appends the values found. All fields get an entry; the first fault is returned.
     fn append_slots(&mut self, text: &str, scratch: &mut String) -> Result<(), Fault> {
         let mut first = Ok(());
         for (field, slot) in self.fields.iter_mut().zip(&self.slots) {
@@ -319,7 +319,7 @@ impl ObjectDecoder {
         first
     }
 
-    /// Appends a null or stand-in to every field.
+    /// Appends a null or a placeholder to every field.
     pub fn append_absent(&mut self) {
         self.fields.iter_mut().for_each(FieldDecoder::append_absent);
     }

@@ -1,6 +1,7 @@
-//! Functions that take a row away as easily as they add it: counts, sums, averages, variances.
+//! Functions with a running value from which a row can be retracted: counts, sums, averages, variances.
 //!
-//! Owns: their running values and how they are kept. Invariant: a value depends on the rows, not on their order.
+//! Owns: their running values, and the bytes of those in state. Invariant: a value depends on the rows, not on their
+//! order.
 
 use super::exact::{ExactSum, take};
 use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array};
@@ -10,17 +11,17 @@ use datafusion::common::ScalarValue;
 use datafusion_functions_aggregate_common::utils::DecimalAverager;
 use highwater_dataflow::error::{EngineError, Fault};
 
-/// What is computed.
+/// The function that is computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinearKind {
     Count,
-    /// Of whole numbers or decimals, kept as whole numbers of the argument's scale.
+    /// Sum of integers or decimals, stored as an integer at the argument's scale.
     Sum,
-    /// Of decimals.
+    /// Average of decimals.
     Average,
     FloatSum,
     FloatAverage,
-    /// Of floats; of a population or a sample; its root or itself.
+    /// Variance of floats, of a sample or a population; with `root`, the standard deviation.
     Variance {
         sample: bool,
         root: bool,
@@ -28,7 +29,7 @@ pub enum LinearKind {
 }
 
 impl LinearKind {
-    /// The kind of this function over arguments of these types, if it has one.
+    /// Returns the kind of a function over arguments of these types; `None` if the function is not linear.
     pub fn of(name: &str, arguments: &[DataType], output: &DataType) -> Option<Self> {
         let [first] = arguments else { return (name == "count").then_some(Self::Count) };
         let variance = |sample, root| first.is_floating().then_some(Self::Variance { sample, root });
@@ -53,9 +54,9 @@ impl LinearKind {
     }
 }
 
-/// Argument values of a batch, as the accumulator takes them.
+/// Argument values of a batch, prepared for running values.
 pub enum Terms {
-    /// Whether the row counts.
+    /// Whether each row is counted.
     There(Vec<bool>),
     Whole(Decimal128Array),
     Float(ArrayRef),
@@ -82,7 +83,7 @@ impl Terms {
 /// The running value of one function in one group.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Linear {
-    /// Rows that count.
+    /// Number of rows counted.
     count: i64,
     whole: i128,
     float: ExactSum,
@@ -113,7 +114,7 @@ impl Linear {
         Ok(())
     }
 
-    /// The function's value, of type `output`; `argument` is its argument's type.
+    /// Returns the function's value, of type `output`; `argument` is the type of its argument.
     pub fn value(
         &self,
         kind: &LinearKind,
@@ -134,7 +135,7 @@ impl Linear {
                 let (Some(DataType::Decimal128(_, scale)), DataType::Decimal128(precision, target)) =
                     (argument, output)
                 else {
-                    return Err(Fault::Type { what: "the average of what is no decimal", found: output.clone() }.into());
+                    return Err(Fault::Type { what: "a decimal average", found: output.clone() }.into());
                 };
                 let averager = DecimalAverager::<Decimal128Type>::try_new(*scale, *precision, *target)?;
                 let value = averager.avg(self.whole, i128::from(self.count))?;
@@ -147,7 +148,7 @@ impl Linear {
                 if over == 0.0 {
                     return Ok(ScalarValue::Float64(None));
                 }
-                // Σx² − (Σx)²/n without cancellation: the mean is taken off exactly.
+                // Σx² − (Σx)²/n without cancellation: the product with the mean is subtracted exactly.
                 let mean = self.float.value() / count;
                 let mut rest = self.squares.clone();
                 rest.merge(&scaled(&self.float, -mean));
@@ -170,7 +171,7 @@ impl Linear {
         }
     }
 
-    /// Reads from the front of `bytes`; `None` if it is cut off.
+    /// Reads a running value from the front of `bytes`; `None` if it is cut off.
     pub fn read(kind: &LinearKind, bytes: &mut &[u8]) -> Option<Self> {
         let mut read = Self { count: i64::from_le_bytes(take(bytes)?), ..Self::default() };
         match kind {
@@ -186,7 +187,7 @@ impl Linear {
     }
 }
 
-/// `factor` times the sum, exactly.
+/// Returns `factor` times the sum, exactly.
 fn scaled(sum: &ExactSum, factor: f64) -> ExactSum {
     let mut scaled = ExactSum::default();
     for part in sum.parts() {

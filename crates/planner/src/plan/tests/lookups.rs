@@ -41,7 +41,7 @@ fn of_path(path: &Path, options: &str, select: &str) -> CompiledQuery {
 }
 
 impl Case {
-    /// What the sink gets of records with ids 1 to 4, the last with no id, of the file as it is now.
+    /// Returns the rows of the sink for records with ids 1 to 3 and one without id, and the current file.
     fn rows(&self) -> Result<Vec<String>, String> {
         let (local, files) = LocalFiles::look(&self.query.file_tables()).map_err(|error| error.to_string())?;
         self.rows_of(&local, files)
@@ -179,7 +179,7 @@ fn what_goes_wrong_is_told() {
     assert!(case.rows().unwrap_err().contains("No such file"));
     let side = "CREATE TABLE side (key BIGINT) WITH ('connector'='filesystem', 'path'='/x', 'format'='csv');";
     for (statements, expected) in [
-        ("INSERT INTO rows_out SELECT 'a', key FROM side;", "is a file, and no stream to read"),
+        ("INSERT INTO rows_out SELECT 'a', key FROM side;", "is a file, not a stream"),
         ("INSERT INTO rows_out SELECT card, id FROM side LEFT JOIN plain ON id = key;", "put the stream on the side"),
         (
             "INSERT INTO rows_out SELECT p.card, q.id FROM plain p JOIN pay FOR SYSTEM_TIME AS OF p.ts AS q ON p.id = q.id;",
@@ -206,5 +206,5 @@ fn files_that_take_too_much_memory_are_refused() {
     let (local, files) = LocalFiles::look(&case.query.file_tables()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let error = runtime.block_on(case.query.load_files(&files, &local, 10)).unwrap_err().to_string();
-    assert!(error.contains("10 is the most") && error.contains("--query-memory"), "{error}");
+    assert!(error.contains("the maximum is 10;") && error.contains("--query-memory"), "{error}");
 }
