@@ -27,7 +27,7 @@ fn fields_are_found_in_any_case_and_a_field_that_is_absent_is_told_until_it_come
     cluster.submit("q", &sql);
     cluster.wait_caught_up("q");
     let expected = [
-        json!({"userId": 21, "Kind": "view", "payload": "{\"at\":[3,4],\"kind\":\"view\"}", "pageUrl": null}),
+        json!({"userId": 21, "Kind": "view", "payload": "{\"kind\":\"view\",\"at\":[3,4]}", "pageUrl": null}),
         json!({"userId": 22, "Kind": null, "payload": "6.5", "pageUrl": null}),
         json!({"userId": 23, "Kind": null, "payload": null, "pageUrl": null}),
     ];

@@ -6,6 +6,7 @@
 
 use super::catalog::Catalog;
 use super::errors::sql_error;
+use super::field_case::named_as;
 use super::table::Table;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::{Column, ScalarValue};
@@ -96,11 +97,12 @@ fn missing(field: &Field, index: usize, insert: &InsertDef, sink: &Table) -> Res
 }
 
 fn convert(column: Expr, from: &Field, to: &Field, insert: &InsertDef) -> Result<Expr> {
-    let (from_type, to_type) = (from.data_type(), to.data_type());
-    if from_type == to_type {
+    let to_type = to.data_type();
+    let (column, from_type) = named_as(column, from.data_type(), to_type);
+    if from_type == *to_type {
         return Ok(column);
     }
-    if assignable(from_type, to_type) {
+    if assignable(&from_type, to_type) {
         return Ok(cast(column, to_type.clone()));
     }
     Err(SqlError::at(
@@ -110,7 +112,7 @@ fn convert(column: Expr, from: &Field, to: &Field, insert: &InsertDef) -> Result
             to.name(),
             insert.table.text,
             type_name(to_type),
-            type_name(from_type),
+            type_name(from.data_type()),
             from.name()
         ),
     )

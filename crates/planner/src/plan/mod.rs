@@ -18,6 +18,7 @@ mod dependencies;
 pub mod derived;
 pub mod emit;
 pub mod errors;
+mod field_case;
 pub mod fields;
 mod first_row;
 pub mod formats;

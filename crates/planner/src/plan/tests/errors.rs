@@ -41,7 +41,8 @@ fn a_name_that_matches_several_in_another_case_is_ambiguous() {
     good(&format!("{table} INSERT INTO both (A, a) SELECT id, id FROM plain;"));
     let error = bad("CREATE TABLE both (ab BIGINT, aB BIGINT, PRIMARY KEY (AB) NOT ENFORCED) WITH ('a'='b')");
     assert!(error.contains("'AB' is ambiguous: there are 'ab' and 'aB'"), "{error}");
-    expect("CREATE VIEW PLAIN AS SELECT id FROM pay;", "line 1, column 13: 'PLAIN' is created twice");
+    let error = bad("CREATE VIEW PLAIN AS SELECT id FROM pay;");
+    assert!(error.contains("'PLAIN' is created twice"), "{error}");
 }
 
 #[test]
