@@ -3,7 +3,7 @@
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
-use highwater_expressions::ExpressionError;
+use highwater_expressions::{ExpressionError, type_name};
 use highwater_functions::bounds::TooLarge;
 use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::{AttemptId, EdgeId, OperatorId, ShardId, StageId, TaskId};
@@ -114,6 +114,14 @@ impl From<DataFusionError> for EngineError {
 }
 
 impl EngineError {
+    /// The same error, as one of an expression of this text and type if it is an error of values.
+    pub fn of_expression(self, expression: &str, data_type: &DataType) -> Self {
+        match self {
+            Self::Arrow(error) => ExpressionError::of(error.into(), expression, &type_name(data_type)).into(),
+            other => other,
+        }
+    }
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Expression(_)

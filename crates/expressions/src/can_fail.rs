@@ -92,7 +92,11 @@ pub fn can_fail(expr: &Expr, schema: &DFSchema) -> bool {
         | Expr::Like(_)
         | Expr::Exists(_)
         | Expr::InSubquery(_) => false,
-        Expr::BinaryExpr(binary) => !is_safe(binary.op),
+        Expr::BinaryExpr(binary) if is_safe(binary.op) => false,
+        Expr::BinaryExpr(binary) => match (binary.left.get_type(schema), binary.right.get_type(schema)) {
+            (Ok(left), Ok(right)) => !is_safe_for(&left, &right),
+            _ => true,
+        },
         Expr::Cast(cast) => match cast.expr.get_type(schema) {
             Ok(from) => !holds(&from, cast.field.data_type()),
             Err(_) => true,
@@ -131,6 +135,13 @@ pub(crate) fn is_safe(op: Operator) -> bool {
             | Operator::BitwiseXor
             | Operator::StringConcat
     )
+}
+
+/// True if arithmetic of these types is taken as safe: IEEE 754 has a result for any numbers, and times are far from the
+/// ends of their types.
+fn is_safe_for(left: &DataType, right: &DataType) -> bool {
+    let is_time = |data_type: &DataType| data_type.is_temporal() || matches!(data_type, DataType::Interval(_));
+    left.is_floating() && right.is_floating() || is_time(left) && is_time(right)
 }
 
 /// True if every value of type `from` can be cast to type `to`.

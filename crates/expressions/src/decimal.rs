@@ -101,6 +101,32 @@ pub fn compute(op: Operator, left: &ArrayRef, right: &ArrayRef, precision: u8, s
     Ok(Arc::new(result.with_precision_and_scale(precision, scale)?))
 }
 
+/// `sum`, of `scale` digits behind the point, divided by a count, as DECIMAL(precision, target).
+///
+/// # Errors
+/// If the average does not fit, or `count` is 0.
+pub fn average(sum: i256, scale: i8, count: i64, precision: u8, target: i8) -> Computed {
+    let to = Target { precision, scale: i32::from(target) };
+    let more = i32::from(target) - i32::from(scale);
+    let count = i256::from(count);
+    if count == i256::ZERO {
+        return Err(ArrowError::DivideByZero);
+    }
+    let widened = power(more.max(0)).and_then(|power| sum.checked_mul(power));
+    let divisor = power((-more).max(0)).and_then(|power| count.checked_mul(power));
+    let average = widened.zip(divisor).and_then(|(sum, count)| divided(sum, count)).and_then(i256::to_i128);
+    to.fitting(average.ok_or_else(|| to.too_large())?)
+}
+
+/// The value as DECIMAL(precision, scale), whose scale it has already.
+///
+/// # Errors
+/// If it has more digits.
+pub fn fitting(value: i256, precision: u8, scale: i8) -> Computed {
+    let to = Target { precision, scale: i32::from(scale) };
+    to.fitting(value.to_i128().ok_or_else(|| to.too_large())?)
+}
+
 /// The type of a result.
 #[derive(Clone, Copy)]
 struct Target {

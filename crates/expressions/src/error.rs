@@ -101,6 +101,7 @@ pub(crate) fn text(expr: &dyn PhysicalExpr) -> String {
         return match (call.fun().name(), args.as_slice()) {
             ("nanoseconds", [one]) => one.clone(),
             ("to_float", [one]) => format!("CAST({one} AS FLOAT)"),
+            ("to_double", [one]) => format!("CAST({one} AS DOUBLE)"),
             (name, args) => format!("{name}({})", args.join(", ")),
         };
     }

@@ -9,7 +9,7 @@
 
 pub mod arithmetic;
 mod can_fail;
-mod decimal;
+pub mod decimal;
 pub mod duration;
 mod error;
 mod guard;

@@ -63,11 +63,11 @@ fn add_days(columns: &[ArrayRef], sign: i64) -> Result<ArrayRef> {
 }
 
 /// Returns a column as timestamps; NULL for a text that is not a time.
-fn times(column: &ArrayRef) -> Result<ArrayRef> {
+pub(crate) fn times(column: &ArrayRef) -> Result<ArrayRef> {
     Ok(cast(column, &MICROS)?)
 }
 
-fn time(times: &ArrayRef, row: usize) -> Option<NaiveDateTime> {
+pub(crate) fn time(times: &ArrayRef, row: usize) -> Option<NaiveDateTime> {
     let times = times.as_primitive::<TimestampMicrosecondType>();
     times.is_valid(row).then(|| DateTime::from_timestamp_micros(times.value(row)).map(|time| time.naive_utc()))?
 }
@@ -77,10 +77,13 @@ fn date_format(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     let mut last: Last<Vec<Item<'static>>> = Last(None);
     let mut found: Vec<Option<String>> = Vec::with_capacity(rows);
     for row in 0..rows {
-        found.push(match (time(&column, row), at(&patterns, row)) {
-            (Some(time), Some(pattern)) => Some(time.format_with_items(last.get(pattern, items)?.iter()).to_string()),
-            _ => None,
-        });
+        let Some(pattern) = at(&patterns, row) else {
+            found.push(None);
+            continue;
+        };
+        // A wrong pattern is an error beside any time, so that a constant one is found before there are rows.
+        let items = last.get(pattern, items)?;
+        found.push(time(&column, row).map(|time| time.format_with_items(items.iter()).to_string()));
     }
     Ok(Arc::new(StringArray::from(found)))
 }

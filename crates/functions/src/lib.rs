@@ -16,6 +16,7 @@ mod lists;
 mod random;
 pub mod size;
 mod text;
+mod to_char;
 pub mod windows;
 
 pub use dates::chrono_pattern;
@@ -33,8 +34,13 @@ pub const UTC: &str = "UTC";
 
 /// Returns all scalar functions of this crate that need no context.
 pub fn all() -> Vec<Arc<ScalarUDF>> {
-    let functions =
-        dates::all().into_iter().chain(text::all()).chain(json::all()).chain(lists::all()).chain(random::all());
+    let functions = dates::all()
+        .into_iter()
+        .chain(text::all())
+        .chain(to_char::all())
+        .chain(json::all())
+        .chain(lists::all())
+        .chain(random::all());
     functions.map(|function| Arc::new(ScalarUDF::from(function))).collect()
 }
 

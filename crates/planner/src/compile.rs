@@ -15,6 +15,7 @@ use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_functions::clock::BatchClock;
 use highwater_protocol::ids::SinkId;
 use highwater_protocol::options::OutputMode;
+use highwater_sql::array_subqueries::aggregate_arrays;
 use highwater_sql::connectors::written_secrets;
 use highwater_sql::derived::DerivedFrom;
 use highwater_sql::error::{Result, SqlError};
@@ -25,10 +26,11 @@ use highwater_sql::limits;
 use highwater_sql::metadata_columns::{METADATA, collect_metadata, hide_metadata};
 use highwater_sql::names::use_standard_names;
 use highwater_sql::options::{QueryOptions, query_options, table_options};
+use highwater_sql::patterns::use_patterns;
 use highwater_sql::random::{collect_position, derive_random};
 use highwater_sql::refuse::refuse_unsupported;
 use highwater_sql::rewrite::{
-    name_branches, name_fields, order_by_places, tell_columns_apart, use_grouping_sets, use_limits,
+    name_branches, name_fields, name_subqueries, order_by_places, tell_columns_apart, use_grouping_sets, use_limits,
 };
 use highwater_sql::script::{InsertDef, Statement, ViewDef, parse_script};
 use highwater_sql::spark_windows::rewrite_spark_windows;
@@ -231,9 +233,12 @@ fn plan_query(query: &Query, catalog: &Catalog, at: Location) -> Result<LogicalP
     limits::check_query(query, &|name| catalog.view_size(name), at)?;
     let mut query = query.clone();
     hide_metadata(&mut query, &|name| catalog.hidden(name));
+    aggregate_arrays(&mut query)?;
+    use_patterns(&mut query)?;
     join_lateral_views(&mut query);
     use_standard_names(&mut query);
     name_branches(&mut query);
+    name_subqueries(&mut query);
     use_limits(&mut query);
     order_by_places(&mut query);
     use_grouping_sets(&mut query);

@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod array_subqueries;
 pub mod compatibility;
 pub mod connectors;
 pub mod ddl;
@@ -21,6 +22,7 @@ pub mod metadata_columns;
 pub mod name_walk;
 pub mod names;
 pub mod options;
+pub mod patterns;
 pub mod random;
 pub mod record_columns;
 pub mod record_copies;

@@ -6,7 +6,7 @@
 use super::types::fold;
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, Expr, Fetch, GroupByExpr, GroupByWithModifier, Ident, LimitClause, OrderByExpr, OrderByKind, Query,
-    Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Spanned, Value, VisitMut, VisitorMut,
+    Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Spanned, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -173,7 +173,7 @@ fn rename_select(select: &mut Select) {
             SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => {
                 (parts.last().map(fold).unwrap_or_default(), true)
             }
-            SelectItem::UnnamedExpr(expr) => (expr.to_string(), false),
+            SelectItem::UnnamedExpr(expr) => (planned_name(expr), false),
             SelectItem::ExprWithAlias { alias, .. } => (fold(alias), false),
             _ => continue,
         };
@@ -188,6 +188,61 @@ fn rename_select(select: &mut Select) {
             _ => {}
         }
     }
+}
+
+/// An expression's text without what the planner leaves out of names: brackets, casts, and the text of subqueries.
+fn planned_name(expr: &Expr) -> String {
+    struct Plain;
+    impl VisitorMut for Plain {
+        type Break = ();
+        fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+            let inner = match expr {
+                Expr::Nested(inner) | Expr::Cast { expr: inner, .. } => inner.as_ref().clone(),
+                Expr::Subquery(_) => Expr::Identifier(Ident::new("(subquery)")),
+                _ => return ControlFlow::Continue(()),
+            };
+            *expr = inner;
+            ControlFlow::Continue(())
+        }
+    }
+    let mut expr = expr.clone();
+    let _ = VisitMut::visit(&mut expr, &mut Plain);
+    expr.to_string()
+}
+
+/// Gives the unnamed subqueries of every SELECT names, since the planner calls all of them the same.
+pub fn name_subqueries(query: &mut Query) {
+    struct Subqueries;
+    impl VisitorMut for Subqueries {
+        type Break = ();
+        fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+            let unnamed = |item: &SelectItem| matches!(item, SelectItem::UnnamedExpr(expr) if holds_query(expr));
+            if select.projection.iter().filter(|item| unnamed(item)).count() < 2 {
+                return ControlFlow::Continue(());
+            }
+            for (place, item) in select.projection.iter_mut().enumerate() {
+                if let SelectItem::UnnamedExpr(expr) = item
+                    && holds_query(expr)
+                {
+                    let alias = Ident::with_quote('"', format!("(subquery):{}", place + 1));
+                    *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+                }
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let _ = VisitMut::visit(query, &mut Subqueries);
+}
+
+fn holds_query(expr: &Expr) -> bool {
+    struct Queries;
+    impl Visitor for Queries {
+        type Break = ();
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            ControlFlow::Break(())
+        }
+    }
+    expr.visit(&mut Queries).is_break()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::GroupsAccumulatorAdapter;
 use highwater_dataflow::error::EngineError;
+use highwater_expressions::{ExpressionError, type_name};
 use std::sync::Arc;
 
 /// One accumulator per function, for many groups.
@@ -17,17 +18,23 @@ pub struct Accumulators {
     accumulators: Vec<Box<dyn GroupsAccumulator>>,
     /// Number of state columns of each accumulator.
     state_widths: Vec<usize>,
+    /// Name and type of each function, for errors.
+    names: Vec<(String, String)>,
 }
 
 impl Accumulators {
     pub fn new(functions: &[Arc<AggregateFunctionExpr>]) -> Result<Self, EngineError> {
         let mut accumulators = Vec::with_capacity(functions.len());
         let mut state_widths = Vec::with_capacity(functions.len());
+        let name = |function: &Arc<AggregateFunctionExpr>| {
+            (function.name().to_string(), type_name(function.field().data_type()))
+        };
+        let names = functions.iter().map(name).collect();
         for function in functions {
             accumulators.push(accumulator(function)?);
             state_widths.push(function.state_fields()?.len());
         }
-        Ok(Self { accumulators, state_widths })
+        Ok(Self { accumulators, state_widths, names })
     }
 
     /// Adds rows. `arguments` and `filters` have one entry per function, `groups` the group of each row; `total` is the
@@ -66,7 +73,10 @@ impl Accumulators {
 
     /// Returns the values of all groups; drains the accumulators.
     pub fn values(&mut self) -> Result<Vec<ArrayRef>, EngineError> {
-        let values = self.accumulators.iter_mut().map(|accumulator| accumulator.evaluate(EmitTo::All));
+        let value = |(accumulator, (name, data_type)): (&mut Box<dyn GroupsAccumulator>, &(String, String))| {
+            accumulator.evaluate(EmitTo::All).map_err(|error| ExpressionError::of(error, name, data_type))
+        };
+        let values = self.accumulators.iter_mut().zip(&self.names).map(value);
         Ok(values.collect::<Result<_, _>>()?)
     }
 }

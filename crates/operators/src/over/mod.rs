@@ -2,9 +2,11 @@
 //!
 //! Owns: the operator's plan. Does not own: running it (`run`).
 
+mod frame_sums;
 mod run;
 mod sums;
 
+pub use frame_sums::FrameSum;
 pub use sums::{Sum, SumKind};
 
 use arrow::compute::SortOptions;

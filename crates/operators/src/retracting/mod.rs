@@ -5,7 +5,7 @@
 mod run;
 
 pub(crate) use run::ExactSum;
-pub use run::linear::LinearKind;
+pub use run::linear::{Linear, LinearKind, Terms, is_wide};
 
 use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;

@@ -6,7 +6,7 @@
 use super::errors::sql_error;
 use super::lineage::{Kind, Origin, trace, trace_clock};
 use super::physical;
-use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::logical_expr::{Aggregate, AggregateUDF, Expr, ExprSchemable};
@@ -114,15 +114,9 @@ fn exactly(call: &Expr, input: &DFSchema) -> datafusion::common::Result<Expr> {
         let [argument] = call.params.args.as_slice() else { return Ok(Transformed::no(Expr::AggregateFunction(call))) };
         let argument = argument.get_type(input)?;
         let output = call.func.return_type(std::slice::from_ref(&argument))?;
-        let kind = match (call.func.name(), &output) {
-            _ if call.params.distinct => None,
-            ("sum", DataType::Float64) => Some(SumKind::FloatSum),
-            ("avg", DataType::Float64) => Some(SumKind::FloatAverage),
-            ("sum", DataType::Int64 | DataType::UInt64) => Some(SumKind::WholeSum),
-            _ => None,
-        };
+        let kind = SumKind::of(call.func.name(), &argument, &output).filter(|_| !call.params.distinct);
         let Some(kind) = kind else { return Ok(Transformed::no(Expr::AggregateFunction(call))) };
-        call.func = Arc::new(AggregateUDF::from(Sum::new(kind, output)));
+        call.func = Arc::new(AggregateUDF::from(Sum::new(kind, argument, output)));
         Ok(Transformed::yes(Expr::AggregateFunction(call)))
     };
     call.clone().transform(replaced).map(|call| call.data)

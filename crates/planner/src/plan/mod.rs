@@ -14,6 +14,7 @@ pub mod columns;
 mod computed;
 mod constants;
 pub mod dead_letters;
+mod decorrelate;
 mod dependencies;
 pub mod derived;
 pub mod emit;

@@ -62,7 +62,8 @@ pub fn optimize(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Resu
     let analyzed = comparisons.optimize(analyzed, &context, |_, _| {}).map_err(located)?;
     let rewritten = analyzed.transform_up_with_subqueries(distinct_on);
     let rewritten = rewritten.and_then(|plan| plan.data.transform_up_with_subqueries(super::lateral::inline));
-    let rewritten = rewritten.and_then(|plan| plan.data.transform_up_with_subqueries(super::subqueries::rewrite));
+    let rewritten = rewritten
+        .and_then(|plan| plan.data.transform_up_with_subqueries(|plan| super::subqueries::rewrite(plan, &mut names)));
     let analyzed = rewritten.map_err(located)?.data;
     let rules = Optimizer::with_rules(vec![
         Arc::new(OptimizeUnions::new()),

@@ -12,6 +12,7 @@ use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, Expr, Signature, WindowFunctionDefinition,
 };
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+use highwater_operators::over::FrameSum;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -36,6 +37,18 @@ pub fn over_any_frame(expr: Expr) -> Expr {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Sliding {
     inner: Arc<AggregateUDF>,
+}
+
+impl Sliding {
+    /// `None` for functions that DataFusion computes exactly, and for those of several or of distinct values.
+    fn running(&self, args: &AccumulatorArgs) -> Option<FrameSum> {
+        let [argument] = args.expr_fields else { return None };
+        let is_count = self.inner.name() == "count";
+        if is_count || args.is_distinct {
+            return None;
+        }
+        FrameSum::new(self.inner.name(), argument.data_type(), args.return_field.data_type())
+    }
 }
 
 impl AggregateUDFImpl for Sliding {
@@ -64,10 +77,16 @@ impl AggregateUDFImpl for Sliding {
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        self.inner.accumulator(args)
+        match self.running(&args) {
+            Some(running) => Ok(Box::new(running)),
+            None => self.inner.accumulator(args),
+        }
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        if let Some(running) = self.running(&args) {
+            return Ok(Box::new(running));
+        }
         let making = Making::of(&self.inner, &args);
         let own = self.inner.create_sliding_accumulator(args);
         Ok(match own {

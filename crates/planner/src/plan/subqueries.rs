@@ -4,6 +4,7 @@
 //! give one row. Does not own: turning them into joins (DataFusion), `NOT IN` as a whole condition over an uncorrelated
 //! subquery (`not_in`). Invariant: an expression is replaced by one with the same value for every row.
 
+use super::decorrelate::{joined, lateral};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, ExprSchema, Result, ScalarValue};
 use datafusion::functions_aggregate::expr_fn::count;
@@ -19,7 +20,10 @@ use highwater_sql::error::SqlError;
 use std::sync::Arc;
 
 /// Rewrites the subqueries in a node's expressions.
-pub fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+pub fn rewrite(plan: LogicalPlan, names: &mut usize) -> Result<Transformed<LogicalPlan>> {
+    if let Some(plan) = lateral(&plan, names)? {
+        return Ok(Transformed::yes(plan));
+    }
     if !plan.expressions().iter().any(holds_subquery) {
         return Ok(Transformed::no(plan));
     }
@@ -29,8 +33,15 @@ pub fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             for conjunct in split_conjunction_owned(filter.predicate) {
                 conjuncts.push(condition(conjunct, &filter.input)?);
             }
+            let columns: Vec<Expr> = filter.input.schema().iter().map(Expr::from).collect();
+            let (input, conjuncts) = joined(Arc::unwrap_or_clone(filter.input), conjuncts, names)?;
+            let is_joined = input.schema().fields().len() != columns.len();
             let predicate = conjunction(conjuncts).unwrap_or(lit(true));
-            Ok(Transformed::yes(LogicalPlan::Filter(Filter::try_new(predicate, filter.input)?)))
+            let filter = LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(input))?);
+            match is_joined {
+                true => LogicalPlanBuilder::from(filter).project(columns)?.build().map(Transformed::yes),
+                false => Ok(Transformed::yes(filter)),
+            }
         }
         LogicalPlan::Projection(projection) => {
             let mut exprs = Vec::with_capacity(projection.expr.len());
@@ -43,9 +54,29 @@ pub fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
                     value.unalias().alias_qualified(qualifier.cloned(), field.name())
                 });
             }
-            Ok(Transformed::yes(LogicalPlan::Projection(Projection::try_new(exprs, projection.input)?)))
+            let names_of: Vec<_> =
+                projection.schema.iter().map(|(table, field)| (table.cloned(), field.clone())).collect();
+            let (input, exprs) = joined(Arc::unwrap_or_clone(projection.input), exprs, names)?;
+            let named = exprs.into_iter().zip(names_of).map(|(expr, (table, field))| match &expr {
+                Expr::Column(column) if column.relation == table && column.name == *field.name() => expr,
+                _ => expr.unalias().alias_qualified(table, field.name()),
+            });
+            let projection = Projection::try_new(named.collect(), Arc::new(input))?;
+            Ok(Transformed::yes(LogicalPlan::Projection(projection)))
         }
-        LogicalPlan::Aggregate(aggregate) => aggregated(aggregate).map(Transformed::yes),
+        LogicalPlan::Aggregate(aggregate) => aggregated(aggregate, names).map(Transformed::yes),
+        LogicalPlan::Window(window) => {
+            let names_of: Vec<String> = window.window_expr.iter().map(|call| call.schema_name().to_string()).collect();
+            let mut calls = Vec::with_capacity(window.window_expr.len());
+            for call in window.window_expr {
+                calls.push(value(call, &window.input, Form::Count)?);
+            }
+            let (input, calls) = joined(Arc::unwrap_or_clone(window.input), calls, names)?;
+            let calls = calls.into_iter().zip(names_of).map(|(call, name)| call.alias_if_changed(name));
+            let calls = calls.collect::<Result<Vec<_>>>()?;
+            let columns: Vec<Expr> = window.schema.iter().map(Expr::from).collect();
+            LogicalPlanBuilder::from(input).window(calls)?.project(columns)?.build().map(Transformed::yes)
+        }
         other => Ok(Transformed::no(other)),
     }
 }
@@ -186,7 +217,7 @@ fn number(subquery: &Subquery, filter: Option<Expr>) -> Result<Expr> {
 }
 
 /// Moves subqueries in keys and arguments of an aggregate to columns of a projection below it.
-fn aggregated(aggregate: Aggregate) -> Result<LogicalPlan> {
+fn aggregated(aggregate: Aggregate, names: &mut usize) -> Result<LogicalPlan> {
     let mut columns: Vec<Expr> = aggregate.input.schema().iter().map(Expr::from).collect();
     let mut pulled = Vec::new();
     let mut pull = |expr: &Expr| -> Result<Expr> {
@@ -202,14 +233,15 @@ fn aggregated(aggregate: Aggregate) -> Result<LogicalPlan> {
     };
     let groups = aggregate.group_expr.iter().map(&mut pull).collect::<Result<Vec<_>>>()?;
     let calls = aggregate.aggr_expr.iter().map(&mut pull).collect::<Result<Vec<_>>>()?;
+    let (input, pulled) = joined(aggregate.input.as_ref().clone(), pulled, names)?;
     columns.extend(pulled);
-    let names: Vec<Expr> = aggregate.schema.iter().map(Expr::from).collect();
-    let rows = LogicalPlanBuilder::from(aggregate.input.as_ref().clone()).project(columns)?;
+    let given: Vec<Expr> = aggregate.schema.iter().map(Expr::from).collect();
+    let rows = LogicalPlanBuilder::from(input).project(columns)?;
     let plan = rows.aggregate(groups, calls)?.build()?;
     let renamed: Vec<Expr> = (plan.schema().iter().map(Expr::from).zip(aggregate.schema.iter()))
         .map(|(column, (qualifier, field))| column.alias_qualified(qualifier.cloned(), field.name()))
         .collect();
-    let is_same = plan.schema().iter().map(Expr::from).eq(names);
+    let is_same = plan.schema().iter().map(Expr::from).eq(given);
     if is_same { Ok(plan) } else { LogicalPlanBuilder::from(plan).project(renamed)?.build() }
 }
 

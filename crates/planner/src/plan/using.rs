@@ -10,8 +10,9 @@
 
 use super::errors::external;
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{Column, JoinConstraint, JoinType, NullEquality, Result, TableReference};
+use datafusion::common::{Column, DFSchema, JoinConstraint, JoinType, NullEquality, Result, TableReference};
 use datafusion::functions::core::expr_fn::coalesce;
+use datafusion::logical_expr::expr_rewriter::normalize_col_with_schemas_and_ambiguity_check;
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{EmptyRelation, Expr, Join, LogicalPlan, LogicalPlanBuilder};
@@ -28,30 +29,53 @@ use std::sync::Arc;
 /// Begins the qualifier of merged columns. It sorts before every name, so that `*` shows these and not their sides.
 const MERGED: &str = "(";
 
-/// Puts joins with USING and NATURAL in brackets, with all that stands before them, so that [`UsingPlanner`] gets them.
+/// Puts all relations of a FROM with USING or NATURAL in brackets, WHERE as their last condition, so that [`UsingPlanner`]
+/// gets them. DataFusion's planner takes a bare name in WHERE for ambiguous.
 pub fn bracket(query: &mut Query) {
     struct Brackets;
     impl VisitorMut for Brackets {
         type Break = ();
         fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-            select.from.iter_mut().for_each(bracket_from);
+            let merges_any = |from: &TableWithJoins| from.joins.iter().any(|join| merges(&join.join_operator));
+            if select.from.iter().any(merges_any) {
+                bracket_from(select);
+            }
             ControlFlow::Continue(())
         }
     }
     let _ = VisitMut::visit(query, &mut Brackets);
 }
 
-fn bracket_from(from: &mut TableWithJoins) {
-    let Some(last) = from.joins.iter().rposition(|join| merges(&join.join_operator)) else { return };
-    let joins = from.joins.drain(..=last).collect();
-    let relation = std::mem::replace(&mut from.relation, nothing());
-    let inner = Box::new(TableWithJoins { relation, joins });
-    from.relation = TableFactor::NestedJoin { table_with_joins: inner, alias: None };
+fn bracket_from(select: &mut Select) {
+    let mut all: Option<TableFactor> = None;
+    for from in select.from.drain(..) {
+        let relation = match from.joins.is_empty() {
+            true => from.relation,
+            false => nested(from.relation, from.joins),
+        };
+        all = Some(match all {
+            None => relation,
+            Some(before) => nested(before, vec![cross(relation, ast::JoinConstraint::None)]),
+        });
+    }
+    let Some(mut all) = all else { return };
+    if let Some(condition) = select.selection.take() {
+        all = nested(all, vec![cross(nothing(), ast::JoinConstraint::On(condition))]);
+    }
+    select.from = vec![TableWithJoins { relation: all, joins: Vec::new() }];
 }
 
-/// Stands for a relation while it is moved.
+fn nested(relation: TableFactor, joins: Vec<ast::Join>) -> TableFactor {
+    TableFactor::NestedJoin { table_with_joins: Box::new(TableWithJoins { relation, joins }), alias: None }
+}
+
+fn cross(relation: TableFactor, constraint: ast::JoinConstraint) -> ast::Join {
+    ast::Join { relation, global: false, join_operator: JoinOperator::CrossJoin(constraint) }
+}
+
+/// No relation: beside it stands a condition.
 fn nothing() -> TableFactor {
-    let inner = TableFactor::Table {
+    TableFactor::Table {
         name: ObjectName(Vec::new()),
         alias: None,
         args: None,
@@ -62,10 +86,6 @@ fn nothing() -> TableFactor {
         json_path: None,
         sample: None,
         index_hints: Vec::new(),
-    };
-    TableFactor::NestedJoin {
-        table_with_joins: Box::new(TableWithJoins { relation: inner, joins: Vec::new() }),
-        alias: None,
     }
 }
 
@@ -83,9 +103,23 @@ impl RelationPlanner for UsingPlanner {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };
         let last = match table_with_joins.joins.pop() {
+            Some(ast::Join { join_operator: JoinOperator::CrossJoin(ast::JoinConstraint::On(condition)), .. }) => {
+                let input = context.plan(table_with_joins.relation)?;
+                let condition = context.sql_to_expr(condition, input.schema())?;
+                let plan = LogicalPlanBuilder::from(input).filter(condition)?.build()?;
+                return Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))));
+            }
             Some(last) if merges(&last.join_operator) => last,
+            Some(last) if is_plain(&last) && table_with_joins.joins.iter().any(|join| merges(&join.join_operator)) => {
+                last
+            }
             other => {
                 table_with_joins.joins.extend(other);
+                if let Some(last) = table_with_joins.joins.iter().rposition(|join| merges(&join.join_operator)) {
+                    let joins = table_with_joins.joins.drain(..=last).collect();
+                    let relation = std::mem::replace(&mut table_with_joins.relation, nothing());
+                    table_with_joins.relation = nested(relation, joins);
+                }
                 let same = TableFactor::NestedJoin { table_with_joins, alias };
                 return Ok(RelationPlanning::Original(Box::new(same)));
             }
@@ -98,6 +132,16 @@ impl RelationPlanner for UsingPlanner {
         let at = last.relation.span();
         let right = context.plan(last.relation)?;
         let names = match constraint {
+            ast::JoinConstraint::On(condition) => {
+                let both = left.schema().join(right.schema())?;
+                let condition = context.sql_to_expr(condition, &both)?;
+                let mut same = left.using_columns()?;
+                same.extend(right.using_columns()?);
+                let schemas: &[&[&DFSchema]] = &[&[left.schema(), right.schema()]];
+                let condition = normalize_col_with_schemas_and_ambiguity_check(condition, schemas, &same)?;
+                let plan = LogicalPlanBuilder::from(left).join_on(right, join_type, Some(condition))?.build()?;
+                return Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))));
+            }
             ast::JoinConstraint::Using(names) => {
                 let names = names.into_iter().map(|name| {
                     let ident = name.0.into_iter().next().and_then(|part| part.as_ident().cloned());
@@ -112,6 +156,17 @@ impl RelationPlanner for UsingPlanner {
         let plan = joined(left, right, join_type, names)?;
         Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
     }
+}
+
+/// True for joins ON a condition with a relation that depends on no other.
+fn is_plain(join: &ast::Join) -> bool {
+    let is_lateral = match &join.relation {
+        TableFactor::Derived { lateral, .. } | TableFactor::Function { lateral, .. } => *lateral,
+        TableFactor::UNNEST { .. } => true,
+        _ => false,
+    };
+    let is_on = |constraint| matches!(constraint, ast::JoinConstraint::On(_));
+    !is_lateral && of(join.join_operator.clone()).is_ok_and(|(_, constraint)| is_on(constraint))
 }
 
 /// True for joins with USING or NATURAL.
@@ -201,7 +256,7 @@ fn is_merged(column: &Column) -> bool {
 }
 
 /// The qualifier of a join's merged columns. Those of an outer join sort before those of the joins in it.
-fn qualifier(schemas: [&datafusion::common::DFSchema; 2]) -> TableReference {
+fn qualifier(schemas: [&DFSchema; 2]) -> TableReference {
     let mut names = BTreeSet::new();
     let mut depth = 1;
     for (relation, _) in schemas.iter().flat_map(|schema| schema.iter()) {
@@ -242,7 +297,7 @@ fn mark(plan: LogicalPlan, qualifier: &TableReference, names: &[(String, Span)])
 
 /// One row without columns.
 fn unit() -> LogicalPlan {
-    let schema = Arc::new(datafusion::common::DFSchema::empty());
+    let schema = Arc::new(DFSchema::empty());
     LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: true, schema })
 }
 

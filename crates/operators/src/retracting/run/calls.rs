@@ -19,6 +19,7 @@ use highwater_dataflow::runtime::keys::{Codec, Encoded, normalize};
 use highwater_dataflow::runtime::pipeline::OUTPUT_ROWS;
 use highwater_dataflow::runtime::stored_row::StoredRow;
 use highwater_dataflow::state::{Direction, Keys, Scan, Stretch, Values, Writes};
+use highwater_expressions::{ExpressionError, type_name};
 use highwater_protocol::ids::ShardId;
 use std::ops::ControlFlow;
 
@@ -94,7 +95,8 @@ impl Calls {
             (Some(kind), _) => {
                 let argument = call.argument_types.first();
                 let value = |row: usize| group(row).2[call.linear].value(kind, argument, &call.output);
-                (0..rows).map(value).collect::<Result<Vec<_>, _>>()?
+                let values = (0..rows).map(value).collect::<Result<Vec<_>, _>>();
+                values.map_err(|error| error.of_expression(call.spec.function.name(), &call.output))?
             }
             (None, Keeps::Least) => call.extremes(at, rows, group, Direction::Forward, state)?,
             (None, Keeps::Greatest) => call.extremes(at, rows, group, Direction::Backward, state)?,
@@ -182,7 +184,9 @@ impl Call {
             let values = arguments.iter().chain(ordering).map(|column| take(column, &places, None));
             accumulator.update_batch(&values.collect::<Result<Vec<_>, _>>()?)?;
         }
-        Ok(accumulator.evaluate()?)
+        accumulator.evaluate().map_err(|error| {
+            EngineError::from(ExpressionError::of(error, self.spec.function.name(), &type_name(&self.output)))
+        })
     }
 
     /// Returns the prefixes of the state keys of the groups' values.

@@ -6,10 +6,11 @@
 use super::exact::{ExactSum, take};
 use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Decimal128Type, Float64Type};
+use arrow::datatypes::{DataType, Decimal128Type, Float64Type, i256};
 use datafusion::common::ScalarValue;
-use datafusion_functions_aggregate_common::utils::DecimalAverager;
 use highwater_dataflow::error::{EngineError, Fault};
+use highwater_expressions::arithmetic::overflow;
+use highwater_expressions::decimal;
 
 /// The function that is computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,10 @@ pub enum LinearKind {
     Sum,
     /// Average of decimals.
     Average,
+    /// Sum of decimals that 128 bits may not hold.
+    WideSum,
+    /// Average of decimals whose sum 128 bits may not hold.
+    WideAverage,
     FloatSum,
     FloatAverage,
     /// Variance of floats, of a sample or a population; with `root`, the standard deviation.
@@ -36,8 +41,10 @@ impl LinearKind {
         match (name, output) {
             ("count", _) => Some(Self::Count),
             ("sum", DataType::Float64) => Some(Self::FloatSum),
+            ("sum", DataType::Decimal128(_, _)) if is_wide(first) => Some(Self::WideSum),
             ("sum", DataType::Int64 | DataType::UInt64 | DataType::Decimal128(_, _)) => Some(Self::Sum),
             ("avg" | "mean", DataType::Float64) => Some(Self::FloatAverage),
+            ("avg" | "mean", DataType::Decimal128(_, _)) if is_wide(first) => Some(Self::WideAverage),
             ("avg" | "mean", DataType::Decimal128(_, _)) if matches!(first, DataType::Decimal128(_, _)) => {
                 Some(Self::Average)
             }
@@ -52,6 +59,11 @@ impl LinearKind {
     fn is_float(&self) -> bool {
         matches!(self, Self::FloatSum | Self::FloatAverage | Self::Variance { .. })
     }
+}
+
+/// True for decimals of which fewer than ten billion may have a sum beyond 128 bits.
+pub fn is_wide(argument: &DataType) -> bool {
+    matches!(argument, DataType::Decimal128(precision, _) if *precision > 28)
 }
 
 /// Argument values of a batch, prepared for running values.
@@ -85,7 +97,7 @@ impl Terms {
 pub struct Linear {
     /// Number of rows counted.
     count: i64,
-    whole: i128,
+    whole: i256,
     float: ExactSum,
     squares: ExactSum,
 }
@@ -96,9 +108,9 @@ impl Linear {
         match terms {
             Terms::There(there) => self.count += if there[row] { times } else { 0 },
             Terms::Whole(values) if values.is_valid(row) => {
-                let added =
-                    values.value(row).checked_mul(i128::from(times)).and_then(|more| self.whole.checked_add(more));
-                self.whole = added.ok_or_else(|| overflow("a sum"))?;
+                // 256 bits hold the sum of more rows than there can be.
+                let more = i256::from_i128(values.value(row)).wrapping_mul(i256::from(times));
+                self.whole = self.whole.wrapping_add(more);
                 self.count += times;
             }
             Terms::Float(values) if values.is_valid(row) => {
@@ -130,15 +142,14 @@ impl Linear {
         let count = self.count as f64;
         match kind {
             LinearKind::Count => Ok(ScalarValue::Int64(Some(self.count))),
-            LinearKind::Sum => whole(self.whole, output),
-            LinearKind::Average => {
+            LinearKind::Sum | LinearKind::WideSum => whole(self.whole, output),
+            LinearKind::Average | LinearKind::WideAverage => {
                 let (Some(DataType::Decimal128(_, scale)), DataType::Decimal128(precision, target)) =
                     (argument, output)
                 else {
                     return Err(Fault::Type { what: "a decimal average", found: output.clone() }.into());
                 };
-                let averager = DecimalAverager::<Decimal128Type>::try_new(*scale, *precision, *target)?;
-                let value = averager.avg(self.whole, i128::from(self.count))?;
+                let value = decimal::average(self.whole, *scale, self.count, *precision, *target)?;
                 Ok(ScalarValue::Decimal128(Some(value), *precision, *target))
             }
             LinearKind::FloatSum => Ok(ScalarValue::Float64(Some(self.float.value()))),
@@ -162,7 +173,9 @@ impl Linear {
         into.extend_from_slice(&self.count.to_le_bytes());
         match kind {
             LinearKind::Count => {}
-            LinearKind::Sum | LinearKind::Average => into.extend_from_slice(&self.whole.to_le_bytes()),
+            // Ten billion terms of at most 28 digits fit.
+            LinearKind::Sum | LinearKind::Average => into.extend_from_slice(&self.whole.as_i128().to_le_bytes()),
+            LinearKind::WideSum | LinearKind::WideAverage => into.extend_from_slice(&self.whole.to_le_bytes()),
             LinearKind::FloatSum | LinearKind::FloatAverage => self.float.write(into),
             LinearKind::Variance { .. } => {
                 self.float.write(into);
@@ -176,7 +189,10 @@ impl Linear {
         let mut read = Self { count: i64::from_le_bytes(take(bytes)?), ..Self::default() };
         match kind {
             LinearKind::Count => {}
-            LinearKind::Sum | LinearKind::Average => read.whole = i128::from_le_bytes(take(bytes)?),
+            LinearKind::Sum | LinearKind::Average => {
+                read.whole = i256::from_i128(i128::from_le_bytes(take(bytes)?));
+            }
+            LinearKind::WideSum | LinearKind::WideAverage => read.whole = i256::from_le_bytes(take(bytes)?),
             LinearKind::FloatSum | LinearKind::FloatAverage => read.float = ExactSum::read(bytes)?,
             LinearKind::Variance { .. } => {
                 read.float = ExactSum::read(bytes)?;
@@ -198,16 +214,14 @@ fn scaled(sum: &ExactSum, factor: f64) -> ExactSum {
     scaled
 }
 
-fn whole(value: i128, output: &DataType) -> Result<ScalarValue, EngineError> {
-    let too_big = || overflow(&format!("a sum that is {output}"));
+fn whole(value: i256, output: &DataType) -> Result<ScalarValue, EngineError> {
+    let narrow = || value.to_i128().ok_or_else(|| overflow(output));
     Ok(match output {
-        DataType::Int64 => ScalarValue::Int64(Some(i64::try_from(value).map_err(|_| too_big())?)),
-        DataType::UInt64 => ScalarValue::UInt64(Some(u64::try_from(value).map_err(|_| too_big())?)),
-        DataType::Decimal128(precision, scale) => ScalarValue::Decimal128(Some(value), *precision, *scale),
+        DataType::Int64 => ScalarValue::Int64(Some(i64::try_from(narrow()?).map_err(|_| overflow(output))?)),
+        DataType::UInt64 => ScalarValue::UInt64(Some(u64::try_from(narrow()?).map_err(|_| overflow(output))?)),
+        DataType::Decimal128(precision, scale) => {
+            ScalarValue::Decimal128(Some(decimal::fitting(value, *precision, *scale)?), *precision, *scale)
+        }
         other => return Err(Fault::Type { what: "a sum", found: other.clone() }.into()),
     })
-}
-
-fn overflow(what: &str) -> EngineError {
-    EngineError::Arrow(arrow::error::ArrowError::ArithmeticOverflow(format!("{what} goes beyond its type's range")))
 }
