@@ -4,7 +4,8 @@
 //! Invariant: `positions` never go below those of the record before, unless the record lists the partition in `reset`
 //! (checked by [`PrepareRecord::regressed`]).
 
-use crate::ids::{AttemptId, BatchId, QueryId, SourceId};
+use crate::ids::{AttemptId, BatchId, OperatorId, QueryId, SourceId};
+use crate::key_conflicts::KeyConflicts;
 use crate::offsets::{LastRecords, Positions, SourcePartition, as_pairs};
 use crate::plan::BatchPlan;
 use crate::report::{PartitionReport, StateDelta, WriterReport};
@@ -70,6 +71,9 @@ pub struct Totals {
     /// Of sources whose records have fields by name.
     #[serde(default)]
     pub absent: BTreeMap<SourceId, AbsentColumns>,
+    /// Keyed sinks in which some keys have more than one live row now, by their operator.
+    #[serde(default)]
+    pub key_conflicts: BTreeMap<OperatorId, KeyConflicts>,
 }
 
 /// Columns of a source's schema that no record has had a field for.
