@@ -22,6 +22,7 @@ use highwater_protocol::offsets::TopicPartition;
 use highwater_protocol::options::OnBadRecord;
 use highwater_protocol::report::EventTimes;
 use highwater_sql::tables::{SourceTable, UpsertKey};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Decodes the records of one table.
@@ -31,6 +32,8 @@ pub struct ChunkDecoder {
     origins: Vec<Origin>,
     /// Decoded columns: first those the query uses, then those that only the watermark needs.
     decoded: SchemaRef,
+    /// Indices of `decoded` in the table's schema.
+    wanted: Vec<usize>,
     output: SchemaRef,
     /// The event-time column, as an index into `decoded`.
     event_time: Option<usize>,
@@ -65,6 +68,8 @@ pub struct DecodedChunk {
     /// Event time of each row of `batch`, in milliseconds.
     event_times: Option<Int64Array>,
     bad: Vec<BadRecord>,
+    /// Columns of the table's schema that no record has a field for; `None` if unknown.
+    absent: Option<BTreeSet<u32>>,
     /// Whether reading a bad record is an error.
     fail_on_bad: bool,
 }
@@ -101,6 +106,7 @@ impl ChunkDecoder {
             event_time: table.event_time.and_then(|column| wanted.iter().position(|wanted| *wanted == column)),
             origins,
             decoded,
+            wanted,
             output: table.layout(),
             watermark,
             keyed,
@@ -129,6 +135,8 @@ impl ChunkDecoder {
             parts.bad.iter().for_each(|(index, _)| good[*index] = false);
             columns = self.without_bad(&columns, good)?;
         }
+        let absent = parts.absent(&self.origins);
+        let absent = absent.map(|places| places.into_iter().map(|place| self.wanted[place] as u32).collect());
         let bad = parts.bad.into_iter().map(|(index, reason)| bad_record(tp, raw, index, reason)).collect();
         let hidden = columns.split_off(self.decoded.fields().len());
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
@@ -158,6 +166,7 @@ impl ChunkDecoder {
             watermarks,
             event_times,
             bad,
+            absent,
             fail_on_bad: self.fail_on_bad,
         })
     }
@@ -302,6 +311,7 @@ impl DecodedChunk {
             max_timestamp_ms: self.timestamps[from..to].iter().copied().flatten().max(),
             last_record: self.offsets[from..to].last().and_then(|last| self.leader_epochs.record(*last)),
             bad: bad.to_vec(),
+            absent: self.absent.clone(),
         })
     }
 }
