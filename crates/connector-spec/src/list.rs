@@ -2,7 +2,7 @@
 //!
 //! Owns: a line for each, and what holds for all of their options together. Does not own: the declarations.
 
-use crate::spec::{ConnectorSpec, OptionKind};
+use crate::spec::{ConnectorSpec, OptionKind, Reading};
 
 /// All of them, the most usual first.
 pub static CONNECTORS: &[&ConnectorSpec] =
@@ -19,13 +19,14 @@ pub fn unaliased(name: &str) -> Option<&'static str> {
     options.find(|option| option.aliases.contains(&name)).map(|option| option.name)
 }
 
+/// What an option of this name decides of how records are read, whichever connector it is of; `None`: nothing.
+pub fn reading(name: &str) -> Option<Reading> {
+    CONNECTORS.iter().find_map(|spec| spec.option(name)?.kind.reading())
+}
+
 /// Whether an option may be `SET` for all tables of a script that are read.
 pub fn settable(name: &str) -> bool {
-    let reads = |spec: &&ConnectorSpec| {
-        spec.option(name).is_some_and(|option| matches!(option.kind, OptionKind::Reading(_)))
-            || spec.property(name).is_some()
-    };
-    CONNECTORS.iter().any(reads)
+    reading(name).is_some() || CONNECTORS.iter().any(|spec| spec.property(name).is_some())
 }
 
 /// Whether the value of an option must not be shown, whichever connector it is of.
@@ -80,8 +81,19 @@ mod tests {
             if let Some(place) = &spec.place {
                 assert!(spec.option(place.option).is_some(), "{spec:?}");
             }
-            let reads = spec.options.iter().any(|option| matches!(option.kind, OptionKind::Reading(_)));
-            assert!(!reads || spec.is(Use::Source), "{spec:?}");
+            let readings: Vec<Reading> = spec.options.iter().filter_map(|option| option.kind.reading()).collect();
+            assert!(readings.is_empty() || spec.is(Use::Source), "{spec:?}");
+            for one in &readings {
+                assert_eq!(readings.iter().filter(|other| *other == one).count(), 1, "{spec:?} {one:?}");
+            }
+        }
+    }
+
+    /// A `SET` of such an option holds for all tables that are read, whatever their connectors.
+    #[test]
+    fn an_option_of_how_records_are_read_is_the_same_for_every_connector() {
+        for option in CONNECTORS.iter().flat_map(|spec| spec.options) {
+            assert_eq!(option.kind.reading(), reading(option.name), "{}", option.name);
         }
     }
 

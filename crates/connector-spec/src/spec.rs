@@ -1,7 +1,9 @@
 //! What a declaration says.
 
+mod reading;
 mod values;
 
+pub use reading::Reading;
 pub use values::{OptionValue, OptionValues};
 
 use std::fmt;
@@ -105,9 +107,8 @@ pub enum OptionKind {
     /// A whole number above zero.
     Count,
     Duration,
-    /// Of how records are read, which the driver plans: typed by the SQL frontend. The values, for people. It may be `SET`
-    /// for all tables that are read.
-    Reading(&'static str),
+    /// Of how records are read. It may be `SET` for all tables that are read.
+    Reading(Reading),
 }
 
 impl OptionKind {
@@ -116,6 +117,14 @@ impl OptionKind {
         match self {
             Self::Login | Self::Secret | Self::Path => true,
             Self::Text | Self::Url | Self::Count | Self::Duration | Self::Reading(_) => false,
+        }
+    }
+
+    /// What it decides of how records are read; `None`: nothing.
+    pub fn reading(self) -> Option<Reading> {
+        match self {
+            Self::Reading(reading) => Some(reading),
+            Self::Text | Self::Url | Self::Login | Self::Secret | Self::Path | Self::Count | Self::Duration => None,
         }
     }
 
@@ -129,7 +138,7 @@ impl OptionKind {
             Self::Path => "a path",
             Self::Count => "a whole number above 0",
             Self::Duration => "a duration, `10 seconds`",
-            Self::Reading(values) => values,
+            Self::Reading(reading) => reading.values(),
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod metadata_columns;
 pub mod names;
 pub mod options;
 pub mod random;
+pub mod reading_options;
 pub mod record_columns;
 pub mod record_copies;
 pub mod redact;
