@@ -1,4 +1,4 @@
-//! What a connector is: sources, sinks, the formats of records, and what connectors share.
+//! What a connector is: sources, sinks, lookups, the formats of records, and what connectors share.
 //!
 //! Owns: the traits, rows as records, the formats, what scripts may reach. Does not own: any connector (`connectors`, and a
 //! crate for each heavy one), deciding what to read or when to publish (protocol, driver, executor), SQL (sql, planner).
@@ -9,6 +9,7 @@ pub mod access;
 pub mod api;
 pub mod error;
 pub mod formats;
+pub mod lookup;
 pub mod sink;
 pub mod source;
 pub mod tls;

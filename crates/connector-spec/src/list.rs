@@ -47,7 +47,7 @@ pub fn may_hide_secret(piece: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Default, Use};
+    use crate::spec::{Default, LookupKind, Use};
     use std::collections::BTreeMap;
 
     #[test]
@@ -80,6 +80,10 @@ mod tests {
             }
             if let Some(place) = &spec.place {
                 assert!(spec.option(place.option).is_some(), "{spec:?}");
+            }
+            assert_eq!(spec.lookup.is_some(), spec.is(Use::Lookup), "{spec:?}");
+            if let Some(LookupKind::Snapshot { refresh }) = &spec.lookup {
+                assert_eq!(spec.kind(refresh), Some(OptionKind::Duration), "{spec:?}");
             }
             let readings: Vec<Reading> = spec.options.iter().filter_map(|option| option.kind.reading()).collect();
             assert!(readings.is_empty() || spec.is(Use::Source), "{spec:?}");

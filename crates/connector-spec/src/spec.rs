@@ -30,6 +30,8 @@ pub struct ConnectorSpec {
     /// The option that says where in the connector the table is. Other tables beside it (of late rows, of bad records) are
     /// made from it.
     pub place: Option<PlaceSpec>,
+    /// How rows look things up in its tables; `None`: they do not.
+    pub lookup: Option<LookupKind>,
     /// The table for people, in a few words; never with a secret.
     pub describe: fn(&OptionValues) -> String,
     /// Finds what is wrong with options together.
@@ -64,6 +66,17 @@ pub struct PlaceSpec {
     pub option: &'static str,
     /// The column that says it for every row, in a sink without the option.
     pub column: &'static str,
+}
+
+/// How rows look things up in a table.
+#[derive(Debug)]
+pub enum LookupKind {
+    /// In a version of the whole table, which the driver reads: all rows of a batch look up the same one.
+    Snapshot {
+        /// The option that says how often the driver looks whether there is a new version. A table without a value of it is
+        /// read once in every run.
+        refresh: &'static str,
+    },
 }
 
 /// An option of a connector.

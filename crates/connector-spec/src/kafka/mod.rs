@@ -133,6 +133,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
     metadata: true,
     takes_back: true,
     place: Some(PlaceSpec { option: "topic", column: "_topic" }),
+    lookup: None,
     describe: |values| match values.text("topic") {
         Some(topic) => format!("kafka topic {topic}"),
         None => "kafka topic by _topic".into(),

@@ -1,6 +1,6 @@
 //! Looking up rows of a file.
 //!
-//! Owns: matching the rows of one batch with a file's rows by key. Does not own: reading the file (crate `planner`).
+//! Owns: matching the rows of one batch with a file's rows by key. Does not own: reading the file (connectors).
 //! Invariant: a row's answer depends on that row and the file alone; it carries the row's weight.
 
 use crate::lookup::LookupSpec;

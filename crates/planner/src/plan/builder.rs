@@ -174,7 +174,7 @@ impl<'a> Builder<'a> {
         let Some(index) = found else {
             return Err(SqlError::at(
                 target.at,
-                format!("table '{}' is a file, and no stream to read", scan.table_name),
+                format!("table '{}' is looked up, and no stream to read", scan.table_name),
             )
             .hint("join a Kafka table with it: each record looks up its rows"));
         };

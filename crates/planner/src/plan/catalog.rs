@@ -150,9 +150,9 @@ impl Catalog {
         self.tables.get(name).map(|table| table.hidden.clone()).unwrap_or_default()
     }
 
-    /// Whether this table is a file, which rows look up as it is.
-    pub fn is_file(&self, name: &str) -> bool {
-        self.table(name).is_some_and(|table| table.options.connector.is(Use::Lookup))
+    /// Whether this is a table that rows look up as it is.
+    pub fn is_snapshot(&self, name: &str) -> bool {
+        self.table(name).is_some_and(|table| table.is_snapshot())
     }
 
     /// Plans a query of the script; `at` is its statement's place.

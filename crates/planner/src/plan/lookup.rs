@@ -1,7 +1,7 @@
-//! A join with a file or with VALUES: every row looks up what is there.
+//! A join with a table that is looked up, or with VALUES: every row looks up what is there.
 //!
-//! Owns: which side of a join reads no stream, and the checks. Does not own: reading files (`crate::lookup`), looking up
-//! (`operators::lookup`). Invariant: the side that is looked up is never the side whose rows must all be shown.
+//! Owns: which side of a join reads no stream, and the checks. Does not own: the rows that are looked up (`lookup_rows`),
+//! looking up (`operators::lookup`). Invariant: the side that is looked up is never the side whose rows must all be shown.
 
 use super::builder::{Builder, Flow, Target, refuse_clock};
 use super::errors::sql_error;
@@ -13,30 +13,27 @@ use datafusion::arrow::datatypes::Schema;
 use datafusion::common::NullEquality;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Join, LogicalPlan};
-use highwater_connector_spec::Use;
 use highwater_dataflow::JoinOutput;
 use highwater_operators::lookup::LookupOperator;
 use highwater_operators::lookup::LookupSpec;
 use highwater_sql::error::{Result, SqlError};
 use std::sync::Arc;
 
-/// This plan reads no stream: files, VALUES and constants alone.
+/// This plan reads no stream: tables that are looked up, VALUES and constants alone.
 pub fn is_static(plan: &LogicalPlan) -> bool {
     let mut streams = 0;
     // The closure never fails, so neither does the walk.
     let _ = plan.apply(|node| {
         if let LogicalPlan::TableScan(scan) = node {
-            match scan.source.downcast_ref::<Stream>().map(|stream| &stream.table.options.connector) {
-                Some(connector) if connector.is(Use::Lookup) => {}
-                _ => streams += 1,
-            }
+            let is_snapshot = scan.source.downcast_ref::<Stream>().is_some_and(|stream| stream.table.is_snapshot());
+            streams += usize::from(!is_snapshot);
         }
         Ok(TreeNodeRecursion::Continue)
     });
     streams == 0
 }
 
-/// The flows of the stream, each row with what it finds; `None` if no side is a file.
+/// The flows of the stream, each row with what it finds; `None` if both sides are streams.
 pub fn build(
     builder: &mut Builder<'_>,
     join: &Join,
@@ -49,15 +46,15 @@ pub fn build(
         (true, true) => {
             return Err(SqlError::at(target.at, "this join has no stream to read").hint("join a Kafka table with it"));
         }
-        (file, _) => usize::from(file),
+        (is_looked_up, _) => usize::from(is_looked_up),
     };
     let is_kept_side = stream == 0 || matches!(sides.output, JoinOutput::Pairs { .. });
     if sides.output.shows_unmatched(1 - stream) || !is_kept_side {
         return Err(SqlError::at(
             target.at,
-            "a join that shows rows of a file or of VALUES without match is not supported in streaming yet",
+            "a join that shows rows of a looked-up table or of VALUES without match is not supported in streaming yet",
         )
-        .hint("no record ever comes to show them: put the stream on the side that is kept: stream LEFT JOIN file"));
+        .hint("no record ever comes to show them: put the stream on the side that is kept: stream LEFT JOIN table"));
     }
     for expr in join.on.iter().flat_map(|(left, right)| [left, right]).chain(&join.filter) {
         refuse_clock(expr, "the condition of a join", target)?;
@@ -65,10 +62,10 @@ pub fn build(
     let mut flows = builder.build(sides.inputs[stream], target)?;
     let corrected = flows.iter().any(|flow| flow.retracts);
     let lookup = Arc::new(Lookup::new(sides.inputs[1 - stream].clone(), corrected));
-    if corrected && lookup.tables().any(|table| table.options.refresh_ms.is_some()) {
+    if corrected && lookup.tables().any(|table| table.refresh_ms().is_some()) {
         return Err(SqlError::at(
             target.at,
-            "looking up a file that is refreshed, for rows that later records correct, is not supported in streaming yet",
+            "looking up a table that is refreshed, for rows that later records correct, is not supported in streaming yet",
         )
         .hint("a correction would take back other rows than were written: drop 'refresh', or join before aggregating"));
     }

@@ -73,7 +73,7 @@ fn visit(plan: &LogicalPlan, wanted: &mut Vec<Wanted>) {
     let _ = plan.apply(|node| {
         if let LogicalPlan::TableScan(scan) = node
             && let Some(stream) = scan.source.downcast_ref::<Stream>()
-            && !stream.table.options.connector.is(Use::Lookup)
+            && !stream.table.is_snapshot()
         {
             let want = want(&stream.table, wanted);
             match &scan.projection {

@@ -4,6 +4,7 @@
 
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::TableSource;
+use highwater_connector_spec::LookupKind;
 use highwater_sql::derived::DerivedFrom;
 use highwater_sql::options::TableOptions;
 use highwater_sql::table_def::TableDef;
@@ -21,6 +22,14 @@ pub struct Table {
 }
 
 impl Table {
+    /// Whether rows look up a version of the whole table, so that it is no stream.
+    pub fn is_snapshot(&self) -> bool {
+        match &self.options.connector.spec().lookup {
+            Some(LookupKind::Snapshot { .. }) => true,
+            None => false,
+        }
+    }
+
     /// The stored column of `WATERMARK FOR`, be it metadata under another name; `None`: it has none, or it is computed.
     pub fn time_column(&self) -> Option<usize> {
         let name = self.def.watermark.as_ref()?.column.text.as_str();

@@ -2,7 +2,7 @@
 //! of the documentation run on.
 //!
 //! Owns: records as partitions of topics ([`records`]), driver and executors with every way to disturb them
-//! ([`cluster`]), what a reader of a sink has ([`fold`]), DataFusion's batch answers ([`answer`]), scripts written down
+//! ([`cluster`]), the tables that rows look up ([`snapshots`]), what a reader of a sink has ([`fold`]), DataFusion's batch answers ([`answer`]), scripts written down
 //! statement by statement ([`scenario`]), random cases that can be repeated ([`cases`]).
 //! Does not own: what is asked and what the answer should be.
 
@@ -12,7 +12,9 @@ pub mod cluster;
 pub mod fold;
 pub mod records;
 pub mod scenario;
+pub mod snapshots;
 pub mod statements;
 
 pub use cluster::{Cluster, Commit, Fault, Step, Take};
 pub use records::Records;
+pub use snapshots::Snapshots;

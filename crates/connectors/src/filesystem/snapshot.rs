@@ -1,0 +1,171 @@
+//! Files that rows look up.
+//!
+//! Owns: which files a table is, their content, and reading them as the table declares. Does not own: when they are read and
+//! where their content is kept (driver, executors, checkpoint).
+//! Invariants: a version is the content of the table's files in the order of their names; a file that is written meanwhile
+//! gives an error and no version.
+
+use arrow::record_batch::RecordBatch;
+use datafusion::dataframe::DataFrame;
+use datafusion::prelude::{CsvReadOptions, JsonReadOptions, SessionConfig, SessionContext};
+use futures::StreamExt;
+use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::lookup::{MAX_SNAPSHOT_BYTES, SnapshotVersion};
+use highwater_protocol::files::{ContentHasher, FileContent};
+use highwater_sql::formats::FileReader;
+use highwater_sql::references;
+use highwater_sql::tables::SnapshotTable;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// The newest version; `None` if it is `known`.
+pub async fn newest_version(
+    table: &SnapshotTable,
+    known: Option<&[FileContent]>,
+) -> Result<Option<SnapshotVersion>, ConnectorError> {
+    let shown = shown_path(table).to_string();
+    let found = blocking(move || find(&shown)).await.map_err(|cause| unreadable(table, &cause))?;
+    let contents: Vec<FileContent> = found.files.iter().map(|(_, content)| *content).collect();
+    if known == Some(contents.as_slice()) {
+        return Ok(None);
+    }
+    match read_found(table, found.files).await {
+        Ok(bytes) => Ok(Some(SnapshotVersion { contents, bytes })),
+        Err(cause) => Err(unreadable(table, &references::hide(&cause, &found.hidden))),
+    }
+}
+
+/// The rows of these files.
+pub async fn rows(table: &SnapshotTable, files: &[PathBuf]) -> Result<Vec<RecordBatch>, ConnectorError> {
+    if files.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = async { read(table, files).await?.collect().await.map_err(|error| error.to_string()) };
+    rows.await.map_err(|cause| unreadable(table, &cause))
+}
+
+/// The files of a table as they are now.
+struct Found {
+    /// In the order of their names.
+    files: Vec<(PathBuf, FileContent)>,
+    /// What references in `path` stand for, which is not shown.
+    hidden: Vec<String>,
+}
+
+/// Finds the files, and reads them once. Blocking.
+fn find(shown: &str) -> Result<Found, String> {
+    let mut hidden = Vec::new();
+    let looked = references::resolve(shown, &mut hidden).and_then(|path| {
+        let files = files_at(Path::new(&path)).map_err(|error| error.to_string())?;
+        let mut left = MAX_SNAPSHOT_BYTES;
+        files.into_iter().map(|file| content_of(&file, &mut left).map(|content| (file, content))).collect()
+    });
+    match looked {
+        Ok(files) => Ok(Found { files, hidden }),
+        Err(cause) => Err(references::hide(&cause, &hidden)),
+    }
+}
+
+/// The file itself; of a folder the files in it that do not begin with `.` or `_`, by name.
+fn files_at(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    if !std::fs::metadata(path)?.is_dir() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let file = entry?.path();
+        let hidden = file
+            .file_name()
+            .is_none_or(|name| name.as_encoded_bytes().starts_with(b".") || name.as_encoded_bytes().starts_with(b"_"));
+        if !hidden && std::fs::metadata(&file)?.is_file() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Takes the file's bytes from `left`.
+fn content_of(path: &Path, left: &mut u64) -> Result<FileContent, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let mut file = File::open(path).map_err(failed)?;
+    let state = |file: &File| file.metadata().and_then(|metadata| Ok((metadata.len(), metadata.modified()?)));
+    let before = state(&file).map_err(failed)?;
+    let mut hasher = ContentHasher::default();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let read = file.read(&mut buffer).map_err(failed)?;
+        if read == 0 {
+            break;
+        }
+        *left = left.checked_sub(read as u64).ok_or_else(|| {
+            format!(
+                "the table has more than {MAX_SNAPSHOT_BYTES} bytes, which is the most; join a Kafka table with PRIMARY KEY \
+                 instead, whose rows are kept in state"
+            )
+        })?;
+        hasher.update(&buffer[..read]);
+    }
+    if state(&file).map_err(failed)? != before {
+        return Err(format!("{} is being written; replace such a file by renaming a new one", path.display()));
+    }
+    Ok(hasher.finish())
+}
+
+/// Reads the rows of files, keeping none, and then the bytes, which must be those that were found.
+async fn read_found(table: &SnapshotTable, files: Vec<(PathBuf, FileContent)>) -> Result<Vec<Vec<u8>>, String> {
+    let paths: Vec<PathBuf> = files.iter().map(|(path, _)| path.clone()).collect();
+    if !paths.is_empty() {
+        let mut rows = read(table, &paths).await?.execute_stream().await.map_err(|error| error.to_string())?;
+        while let Some(batch) = rows.next().await {
+            batch.map_err(|error| error.to_string())?;
+        }
+    }
+    blocking(move || files.iter().map(|(path, content)| bytes_of(path, *content)).collect()).await
+}
+
+fn bytes_of(path: &Path, content: FileContent) -> Result<Vec<u8>, String> {
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    match FileContent::of(&bytes) == content {
+        true => Ok(bytes),
+        false => Err("it was changed while it was read; replace it by renaming a new one".into()),
+    }
+}
+
+/// A query of the rows of these files; there is one file at least.
+async fn read(table: &SnapshotTable, files: &[PathBuf]) -> Result<DataFrame, String> {
+    // One partition, so that rows come in the order of the files on every machine.
+    let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+    let files: Vec<String> = files.iter().map(|file| file.to_string_lossy().into_owned()).collect();
+    let format = &table.connector.format;
+    let frame = match format.spec().files {
+        Some(FileReader::Csv) => {
+            let options = CsvReadOptions::new().schema(&table.schema).has_header(format.flag("csv.header"));
+            let options = options.delimiter(format.character("csv.delimiter")).quote(format.character("csv.quote"));
+            context.read_csv(files, options.file_extension("")).await
+        }
+        Some(FileReader::Json) => {
+            context.read_json(files, JsonReadOptions::default().schema(&table.schema).file_extension("")).await
+        }
+        None => return Err(format!("files of format '{}' are not read", format.name())),
+    };
+    frame.map_err(|error| error.to_string())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(format!("internal: {error}")))
+}
+
+/// The path as the script has it, without what references stand for.
+fn shown_path(table: &SnapshotTable) -> &str {
+    table.connector.values.text("path").unwrap_or_default()
+}
+
+fn unreadable(table: &SnapshotTable, cause: &str) -> ConnectorError {
+    ConnectorError::Config(format!(
+        "table '{}': '{}' cannot be read: {cause}; it must be on the driver's machine, with the columns the table declares",
+        table.name,
+        shown_path(table)
+    ))
+}
