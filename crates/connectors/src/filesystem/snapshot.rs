@@ -38,11 +38,10 @@ pub async fn newest_version(
 
 /// The rows of these files.
 pub async fn rows(table: &SnapshotTable, files: &[PathBuf]) -> Result<Vec<RecordBatch>, ConnectorError> {
-    if files.is_empty() {
-        return Ok(Vec::new());
-    }
-    let rows = async { read(table, files).await?.collect().await.map_err(|error| error.to_string()) };
-    rows.await.map_err(|cause| unreadable(table, &cause))
+    let mut rows = Vec::new();
+    let read = read(table, files, |batch| rows.push(batch)).await;
+    read.map_err(|cause| unreadable(table, &cause))?;
+    Ok(rows)
 }
 
 /// The files of a table as they are now.
@@ -116,12 +115,7 @@ fn content_of(path: &Path, left: &mut u64) -> Result<FileContent, String> {
 /// Reads the rows of files, keeping none, and then the bytes, which must be those that were found.
 async fn read_found(table: &SnapshotTable, files: Vec<(PathBuf, FileContent)>) -> Result<Vec<Vec<u8>>, String> {
     let paths: Vec<PathBuf> = files.iter().map(|(path, _)| path.clone()).collect();
-    if !paths.is_empty() {
-        let mut rows = read(table, &paths).await?.execute_stream().await.map_err(|error| error.to_string())?;
-        while let Some(batch) = rows.next().await {
-            batch.map_err(|error| error.to_string())?;
-        }
-    }
+    read(table, &paths, drop).await?;
     blocking(move || files.iter().map(|(path, content)| bytes_of(path, *content)).collect()).await
 }
 
@@ -133,20 +127,31 @@ fn bytes_of(path: &Path, content: FileContent) -> Result<Vec<u8>, String> {
     }
 }
 
-/// A query of the rows of these files; there is one file at least.
-async fn read(table: &SnapshotTable, files: &[PathBuf]) -> Result<DataFrame, String> {
-    // One partition, so that rows come in the order of the files on every machine.
+/// Gives the rows of these files to `take`. File by file: DataFusion reads several in the order of their paths, and those of
+/// copies are not in the order of the table's files. In one partition, so that the rows of a file are in its order.
+async fn read(table: &SnapshotTable, files: &[PathBuf], mut take: impl FnMut(RecordBatch)) -> Result<(), String> {
     let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
-    let files: Vec<String> = files.iter().map(|file| file.to_string_lossy().into_owned()).collect();
+    for file in files {
+        let rows = scan(&context, table, file).await?.execute_stream().await;
+        let mut rows = rows.map_err(|error| error.to_string())?;
+        while let Some(batch) = rows.next().await {
+            take(batch.map_err(|error| error.to_string())?);
+        }
+    }
+    Ok(())
+}
+
+async fn scan(context: &SessionContext, table: &SnapshotTable, file: &Path) -> Result<DataFrame, String> {
+    let file = file.to_string_lossy().into_owned();
     let format = &table.connector.format;
     let frame = match format.spec().files {
         Some(FileReader::Csv) => {
             let options = CsvReadOptions::new().schema(&table.schema).has_header(format.flag("csv.header"));
             let options = options.delimiter(format.character("csv.delimiter")).quote(format.character("csv.quote"));
-            context.read_csv(files, options.file_extension("")).await
+            context.read_csv(file, options.file_extension("")).await
         }
         Some(FileReader::Json) => {
-            context.read_json(files, JsonReadOptions::default().schema(&table.schema).file_extension("")).await
+            context.read_json(file, JsonReadOptions::default().schema(&table.schema).file_extension("")).await
         }
         None => return Err(format!("files of format '{}' are not read", format.name())),
     };

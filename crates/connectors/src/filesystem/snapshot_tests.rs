@@ -66,9 +66,11 @@ async fn a_folder_is_its_files_in_the_order_of_their_names() {
     assert_eq!(newest.contents.len(), 2);
     assert_eq!(side.values(&newest).await, ["first", "three", "second"]);
     side.write("c.csv", "");
+    side.write("d.csv", "1,second\n");
     let newest = side.newest().await.unwrap();
-    assert_eq!((newest.contents.len(), side.values(&newest).await.len()), (3, 3));
-    for file in ["a.csv", "b.csv", "c.csv"] {
+    assert_eq!(newest.contents.len(), 4);
+    assert_eq!(side.values(&newest).await, ["first", "three", "second", "second"], "one empty, two the same");
+    for file in ["a.csv", "b.csv", "c.csv", "d.csv"] {
         fs::remove_file(side.dir.path().join(file)).unwrap();
     }
     let empty = side.newest().await.unwrap();
