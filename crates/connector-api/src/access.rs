@@ -1,9 +1,9 @@
-//! What a script may reach on the machine it runs on: environment variables and files.
+//! Access of scripts to the machine they run on: environment variables and files.
 //!
-//! Owns: the policy of a process, and checking a compiled script against it, before anything is opened. Does not own:
-//! which options lead somewhere (their declarations), flags (cli).
-//! Invariants: a reference or a path that is not allowed is never read; paths are compared as the system resolves them,
-//! so that neither `..` nor a symbolic link leads out of an allowed folder.
+//! Owns: the policy of a process, and checking a compiled script against it before anything is opened. Does not own:
+//! which options hold paths or references (their declarations), flags (cli).
+//! Invariants: a reference or a path that is not allowed is never read; paths are resolved before they are compared, so
+//! that neither `..` nor a symbolic link leads out of an allowed folder.
 
 use crate::error::ConnectorError;
 use highwater_connector_spec::OptionKind;
@@ -12,7 +12,7 @@ use highwater_sql::tables::{ConnectorOptions, SinkTable, SnapshotTable, SourceTa
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
-/// What of a kind is allowed.
+/// The allowed values of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Allowed<T> {
     All,
@@ -24,15 +24,15 @@ pub enum Allowed<T> {
 pub struct AccessPolicy {
     /// Names of environment variables, for `${env:NAME}`.
     pub env: Allowed<String>,
-    /// Folders, for `${file:PATH}`, tables of files, certificates and keys; with all that lies below them.
+    /// Folders for `${file:PATH}`, tables of files, certificates and keys, including everything below them.
     pub paths: Allowed<PathBuf>,
 }
 
 impl AccessPolicy {
-    /// For processes that only their own user reaches.
+    /// Allows everything; for processes that only their own user can reach.
     pub const ALL: Self = Self { env: Allowed::All, paths: Allowed::All };
 
-    /// What was asked for; where nothing was, everything if the process is `trusting`, else nothing.
+    /// Allows exactly the given names and folders. `None` allows everything if the process is `trusting`, else nothing.
     pub fn new(trusting: bool, env: Option<Vec<String>>, paths: Option<Vec<PathBuf>>) -> Self {
         fn decide<T>(asked: Option<Vec<T>>, trusting: bool) -> Allowed<T> {
             match asked {
@@ -44,15 +44,15 @@ impl AccessPolicy {
         Self { env: decide(env, trusting), paths: decide(paths, trusting) }
     }
 
-    /// Checks all that the tables of a script refer to. `process` is `driver` or `executor`, for the error, which names the
-    /// flag.
+    /// Checks every reference and path in the options of these tables. `process` is `driver` or `executor`, for the
+    /// error.
     pub fn check(&self, sources: &[SourceTable], sinks: &[SinkTable], process: &str) -> Result<(), ConnectorError> {
         let sources = sources.iter().map(|source| (&source.name, &source.connector));
         let sinks = sinks.iter().map(|sink| (&sink.name, &sink.connector));
         sources.chain(sinks).try_for_each(|(table, connector)| self.check_options(table, connector, process))
     }
 
-    /// Checks a table that rows look up. Only the driver reads it.
+    /// Checks every reference and path in the options of a lookup table. Only the driver reads it.
     pub fn check_snapshot(&self, table: &SnapshotTable) -> Result<(), ConnectorError> {
         self.check_options(&table.name, &table.connector, "driver")
     }
@@ -70,9 +70,9 @@ impl AccessPolicy {
         if !is_path || self.paths == Allowed::All {
             return Ok(());
         }
-        // The references are allowed, as was just seen; one that leads nowhere is told when the file is opened.
+        // The references were just checked. One that cannot be resolved is an error when the file is opened.
         let Ok(path) = references::resolve(value, &mut Vec::new()) else { return Ok(()) };
-        // What was written is shown, not what it stands for.
+        // The error shows the path as written, since a resolved reference may be secret.
         self.check_path(option, &path)
             .map_err(|_| Refusal::Path { option: option.to_string(), path: value.to_string() })
     }
@@ -90,7 +90,7 @@ impl AccessPolicy {
         Ok(())
     }
 
-    /// A file or a folder with all it holds.
+    /// Checks a file, or a folder with its content.
     fn check_path(&self, option: &str, path: &str) -> Result<(), Refusal> {
         let Allowed::Only(folders) = &self.paths else { return Ok(()) };
         let folders: Vec<PathBuf> = folders.iter().map(|folder| resolved(folder)).collect();
@@ -99,7 +99,7 @@ impl AccessPolicy {
         let mut seen = BTreeSet::new();
         while let Some(path) = open.pop() {
             let real = resolved(&path);
-            // Links may lead in circles.
+            // Links can form a cycle.
             if !seen.insert(real.clone()) {
                 continue;
             }
@@ -116,12 +116,13 @@ impl AccessPolicy {
     }
 }
 
-/// Plain files of an allowed folder are allowed; folders and links are looked at.
+/// Returns whether an entry must be checked, too: plain files of an allowed folder are allowed, folders and links may
+/// lead elsewhere.
 fn leads_elsewhere(entry: &std::fs::DirEntry) -> bool {
     entry.file_type().is_ok_and(|kind| !kind.is_file())
 }
 
-/// As the system resolves it; of one that is not there, as much as is.
+/// Resolves a path, links included; if it does not exist, resolves the part that does.
 fn resolved(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     match (path.canonicalize(), path.parent(), path.file_name()) {
@@ -222,7 +223,7 @@ mod tests {
         std::os::unix::fs::symlink(outside.path(), inside.path().join("folder")).unwrap();
         assert!(!check(format!("{own}/folder/comes-later")));
         std::fs::remove_file(inside.path().join("folder")).unwrap();
-        // A folder is as good as the worst it holds.
+        // A folder is refused if anything in it is.
         assert!(!check(own.clone()));
         std::fs::remove_file(inside.path().join("link")).unwrap();
         std::os::unix::fs::symlink(".", inside.path().join("link")).unwrap();

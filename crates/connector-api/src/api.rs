@@ -1,25 +1,26 @@
-//! What a connector is.
+//! The trait of a connector.
 //!
-//! Owns: the trait. Does not own: its declaration (crate `connector-spec`), the list of them (`list`), finding that of a table
-//! (`registry`), what sources, sinks and lookups do (`source`, `sink`, `lookup`). Invariants: no method has a default, so that a
-//! connector says of everything whether it does it; nothing outside a connector's folder asks which one it is.
+//! Owns: the trait. Does not own: a connector's declaration (crate `connector-spec`), the list of connectors and
+//! finding a table's (crate `connectors`), the traits of sources, sinks and lookups (`source`, `sink`, `lookup`).
+//! Invariants: no method has a default, so that a connector must decide each; nothing outside a connector's folder
+//! depends on which connector it is.
 
 use crate::lookup::Lookup;
 use crate::sink::SinkConnector;
 use crate::source::SourceConnector;
 use highwater_connector_spec::ConnectorSpec;
 
-/// Something tables are stored in.
+/// An external system in which tables are stored.
 pub trait Connector: Sync {
-    /// What scripts may say of it.
+    /// Returns its declaration.
     fn spec(&self) -> &'static ConnectorSpec;
 
-    /// How it is read; `None` if it is not.
+    /// Returns its source; `None` if its tables cannot be read.
     fn source(&self) -> Option<&dyn SourceConnector>;
 
-    /// How it is written; `None` if it is not.
+    /// Returns its sink; `None` if its tables cannot be written.
     fn sink(&self) -> Option<&dyn SinkConnector>;
 
-    /// How rows look things up in it; `None` if they do not.
+    /// Returns its kind of lookup; `None` if its tables cannot be looked up.
     fn lookup(&self) -> Option<Lookup<'_>>;
 }

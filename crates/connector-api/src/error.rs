@@ -1,6 +1,6 @@
-//! The one error type of the connectors.
+//! The error type of all connectors.
 //!
-//! Owns: what went wrong at the edge to the world, and which of *retry, fix, fatal, fenced* it is.
+//! Owns: errors of external systems, and which of *retry, fix, fatal, fenced* each of them means.
 //! Invariant: a message names the topic, partition or option at fault, and never holds a secret.
 
 use highwater_protocol::error::ErrorKind;
@@ -20,19 +20,19 @@ pub enum ConnectorError {
     BadRecord { tp: TopicPartition, offset: i64, reason: String },
     #[error("{}", out_of_range(tp, *position, *earliest, *latest))]
     OffsetOutOfRange { tp: TopicPartition, position: i64, earliest: i64, latest: i64 },
-    /// Kafka refused for a reason that trying again does not change (authorization, unknown topic).
+    /// The external system refused a request, and would refuse it again (authorization, unknown topic).
     #[error("{context}: {message}")]
     Refused { context: String, message: String },
-    /// Passing trouble with brokers or network.
+    /// A temporary problem with the external system or the network.
     #[error("{context}: {message}")]
     Unavailable { context: String, message: String },
     /// A newer owner of the same transactional id or partition exists.
     #[error("{context}: {message}")]
     Fenced { context: String, message: String },
-    /// A promise cannot be kept.
+    /// A guarantee cannot be kept.
     #[error("{0}")]
     Fatal(String),
-    /// The reader or writer was shut down while in use, or a partition was taken from it.
+    /// The reader or writer was shut down while in use, or a partition was unassigned.
     #[error("{0}")]
     Closed(String),
 }

@@ -1,6 +1,7 @@
-//! Topics that sinks need: finding out whether they are there, making them, and who has written to them.
+//! Topics that sinks need: creating and deleting them, and finding earlier output.
 //!
-//! Owns: creating topics with the brokers' defaults, and what brokers must allow. All calls block.
+//! Owns: which topics a sink needs, and the checks of a sink at submit. Does not own: the admin client (`topics`). All
+//! calls block.
 
 use super::options::{sink_options, transaction_timeout_ms};
 use super::sink::{Progress, ProgressKey, ProgressReader, progress_topic};
@@ -19,7 +20,7 @@ use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 use rdkafka::error::RDKafkaErrorCode;
 use std::collections::BTreeMap;
 
-/// Makes the topics of a sink that are missing: its own, and the one of its progress.
+/// Creates the missing topics of a sink: its own and its progress topic.
 pub fn ensure_topics(sink: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
     let options = &sink_options(sink)?;
     check_transaction_timeout(sink, options)?;
@@ -31,14 +32,14 @@ pub fn ensure_topics(sink: &SinkTable, query: QueryId) -> Result<(), ConnectorEr
         None => BROKERS_DEFAULT,
     };
     let name = progress_topic(query, sink.id);
-    // As safe as the rows it tells of.
+    // Progress must be as safe as the rows, so it has their replication factor.
     let progress = NewTopic::new(&name, 1, TopicReplication::Fixed(replication)).set("cleanup.policy", "compact");
     ensure(options, &name, progress)
 }
 
-/// How often a topic's partitions are replicated.
+/// Returns the smallest number of replicas of a topic's partitions.
 fn replication_of(options: &KafkaOptions, topic: &str) -> Result<i32, ConnectorError> {
-    let context = format!("looking at topic '{topic}'");
+    let context = format!("looking up topic '{topic}'");
     let looked_up = client::lookup(&client::base(options)?, &context)?;
     let metadata = client::metadata(&looked_up, Some(topic), TIMEOUT, || context.clone())?;
     let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
@@ -46,7 +47,7 @@ fn replication_of(options: &KafkaOptions, topic: &str) -> Result<i32, ConnectorE
     Ok(least.and_then(|count| i32::try_from(count).ok()).filter(|count| *count > 0).unwrap_or(BROKERS_DEFAULT))
 }
 
-/// Deletes the topic of a sink's progress, if it is there.
+/// Deletes the progress topic of a sink, if it exists.
 pub fn delete_progress(sink: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
     let options = &sink_options(sink)?;
     let name = progress_topic(query, sink.id);
@@ -64,16 +65,16 @@ pub fn delete_progress(sink: &SinkTable, query: QueryId) -> Result<(), Connector
     Ok(())
 }
 
-/// Refuses a sink whose transactions may be open for longer than its brokers allow.
+/// Refuses a sink whose transaction timeout is longer than its brokers allow.
 fn check_transaction_timeout(sink: &SinkTable, options: &KafkaOptions) -> Result<(), ConnectorError> {
     match max_transaction_timeout_ms(options) {
         Some(allowed) if transaction_timeout_ms(options) > allowed => Err(timeout_refused(sink, options)),
-        // Who may not look at the brokers' settings is told by the first transaction.
+        // Without permission to read the brokers' settings, the first transaction finds out.
         _ => Ok(()),
     }
 }
 
-/// What earlier queries have written through their sinks. Each Kafka cluster is read once, when it is first asked about.
+/// Finds the output of earlier queries. Each Kafka cluster is read once, on the first lookup of a sink there.
 #[derive(Default)]
 pub struct EarlierTopics {
     clusters: Vec<(KafkaOptions, BTreeMap<ProgressKey, Progress>)>,

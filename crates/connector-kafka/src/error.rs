@@ -1,16 +1,16 @@
-//! Errors of librdkafka as errors of connectors.
+//! Turning errors of librdkafka into errors of connectors.
 //!
-//! Owns: which of *retry, fix, fenced* a code is. Does not own: the error type.
+//! Owns: which error codes mean *retry*, *fix* or *fenced*. Does not own: the error type.
 
 use highwater_connector_api::error::ConnectorError;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-/// Classifies an error of rdkafka. `context` says what was tried, such as `listing topic 't'`.
+/// Classifies an error of rdkafka. `context` names the call that failed, such as `listing topic 't'`.
 pub fn classify(context: impl Into<String>, error: &KafkaError) -> ConnectorError {
     classify_code(context, error.rdkafka_error_code(), error.to_string())
 }
 
-/// Classifies an error code of librdkafka. `None`: the error is about the client's own configuration.
+/// Classifies an error code of librdkafka; `None` means an error in the client's own configuration.
 pub fn classify_code(context: impl Into<String>, code: Option<RDKafkaErrorCode>, message: String) -> ConnectorError {
     let context = context.into();
     match code {
@@ -21,13 +21,13 @@ pub fn classify_code(context: impl Into<String>, code: Option<RDKafkaErrorCode>,
     }
 }
 
-/// A higher producer epoch exists.
+/// Returns whether a producer with a higher epoch exists.
 fn is_fenced(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode as C;
     matches!(code, C::Fenced | C::ProducerFenced | C::InvalidProducerEpoch | C::FencedInstanceId)
 }
 
-/// Errors only a change of the cluster's or query's configuration can cure.
+/// Returns whether only a change of the cluster's or the query's configuration can fix the error.
 pub fn is_refused(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode as C;
     matches!(

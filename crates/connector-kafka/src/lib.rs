@@ -1,7 +1,7 @@
-//! Kafka: topics that are read and written.
+//! The Kafka connector: reading and writing topics.
 //!
-//! Owns: all that talks to Kafka. Does not own: what a connector is and the formats of records (`connector-api`), when to
-//! publish (protocol). Invariant: nothing outside this crate knows librdkafka.
+//! Owns: all communication with Kafka. Does not own: the connector traits and formats of records (`connector-api`),
+//! when to publish (protocol). Invariant: no other crate uses librdkafka.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// The connector.
+/// The Kafka connector.
 pub struct Kafka;
 
 impl Connector for Kafka {

@@ -1,9 +1,8 @@
-//! What the driver asks about a source's topic: its partitions, their ends, offsets by time.
+//! The driver's questions about a source's topic: its partitions, their ends, offsets by time.
 //!
-//! Owns: resolving `starting_offsets` and `ending_offsets` to positions. Does not own: reading
-//! records. All calls block: run them where blocking is allowed.
-//! Ends are those its readers see: the last stable offset under `read_committed`. Only whether a partition is idle is
-//! decided by the end of the log itself.
+//! Owns: resolving `starting_offsets` and `ending_offsets` to positions. Does not own: reading records. All calls
+//! block. Ends are the ends that readers see: under `read_committed`, the last stable offset. Only idleness is decided
+//! by the end of the log itself.
 
 use super::options::source_options;
 use crate::client::{self, Lookup};
@@ -25,7 +24,7 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for brokers.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait for one record when only its time is of interest.
+/// Longest wait for records of which only the timestamps are needed.
 const RECORD_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Explicit offset that means the earliest, as in Spark.
@@ -33,12 +32,12 @@ const EARLIEST: i64 = -2;
 /// Explicit offset that means the latest, as in Spark.
 const LATEST: i64 = -1;
 
-/// A connection that looks at one source's topic. Keep it to ask again.
+/// A client that queries one source's topic. It is kept open between calls.
 pub struct TopicMonitor {
     consumer: Lookup,
-    /// Sees open transactions too; only where idleness is of interest and `consumer` does not.
+    /// Also sees open transactions, to detect idleness; `None` if idleness does not matter or `consumer` sees them.
     uncommitted: Option<Lookup>,
-    /// The id last told.
+    /// The topic id of the last `look`.
     last_id: Option<String>,
     source: SourceId,
     topic: Arc<str>,
@@ -48,12 +47,12 @@ pub struct TopicMonitor {
 }
 
 impl TopicMonitor {
-    /// Creates the client; brokers are asked by the other calls.
+    /// Creates the client; only the other calls contact brokers.
     pub fn open(table: &SourceTable) -> Result<Self, ConnectorError> {
         let (options, topic) = source_options(table)?;
         let context = format!("table '{}'", table.name);
         let mut config = client::consumer(&options, "highwater-monitor", table.options.isolation_level)?;
-        // It reads single records only.
+        // The monitor reads single records only.
         config.set("queued.min.messages", "1").set("queued.max.messages.kbytes", "2048");
         let consumer = client::lookup(&config, &context)?;
         let idles = table.watermark.is_some() && table.options.idle_timeout_ms.is_some();
@@ -76,7 +75,7 @@ impl TopicMonitor {
         })
     }
 
-    /// As `timestamp_at` for many partitions at once.
+    /// Returns timestamps in milliseconds as `timestamp_at`, for many partitions at once.
     fn timestamps_at(&mut self, offsets: &BTreeMap<i32, i64>) -> Result<BTreeMap<i32, i64>, ConnectorError> {
         let context = format!("reading record times of topic '{}'", self.topic);
         let failed = |error: KafkaError| classify(context.clone(), &error);
@@ -98,8 +97,8 @@ impl TopicMonitor {
                     open.retain(|partition| *partition != message.partition());
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => open.retain(|open| *open != partition),
-                // Best effort: an unreadable position has no time.
-                Some(Err(error)) => tracing::debug!(topic = %self.topic, %error, "no record time"),
+                // Best effort: the result then lacks the partition.
+                Some(Err(error)) => tracing::debug!(topic = %self.topic, %error, "a record's time could not be read"),
                 None => {}
             }
         }
@@ -129,10 +128,10 @@ impl TopicMonitor {
         Ok(partitions.iter().filter_map(both).collect())
     }
 
-    /// First offset at or after a time; the end where there is none.
+    /// Returns the first offset at or after a time (in milliseconds) per partition; the end if no record is that new.
     fn at_time(&self, ends: &BTreeMap<i32, LogEnds>, timestamp_ms: i64) -> Result<BTreeMap<i32, i64>, ConnectorError> {
         let partitions: Vec<i32> = ends.keys().copied().collect();
-        // Negative times are commands to Kafka, and no record is older than the epoch.
+        // Kafka gives negative times a special meaning, and no record is older than the epoch.
         let found = self.list_offsets(&self.consumer, &partitions, Offset::Offset(timestamp_ms.max(0)))?;
         Ok(ends
             .iter()
@@ -143,8 +142,8 @@ impl TopicMonitor {
             .collect())
     }
 
-    /// One ListOffsets request to each leader. librdkafka passes −2 and −1, which mean the ends,
-    /// and any other number as a time, on to the broker.
+    /// Sends one ListOffsets request to each leader. librdkafka passes on −2 and −1, which mean the beginning and the
+    /// end, and any other number as a time. The result is −1 if no record is at or after the time.
     fn list_offsets(
         &self,
         consumer: &Lookup,
@@ -164,7 +163,6 @@ impl TopicMonitor {
             element.error().map_err(failed)?;
             let offset = match element.offset() {
                 Offset::Offset(offset) => offset,
-                // No record at or after the time.
                 _ => -1,
             };
             found.insert(element.partition(), offset);
@@ -172,7 +170,7 @@ impl TopicMonitor {
         Ok(found)
     }
 
-    /// Exact positions, checked against the log; partitions not named get `default`.
+    /// Returns the given positions, checked against the log; partitions without one get `default`.
     fn explicit(
         &self,
         ends: &BTreeMap<i32, LogEnds>,
@@ -248,7 +246,7 @@ impl SourceMonitor for TopicMonitor {
         let mut ends = self.ends();
         let id = self.identity()?.map(|(_, id)| id);
         if id != self.last_id {
-            // Those found before the id may be of another topic of this name.
+            // The ends that were read before the id may belong to an earlier topic of this name.
             ends = self.ends();
             self.last_id.clone_from(&id);
         }
@@ -256,7 +254,7 @@ impl SourceMonitor for TopicMonitor {
             return Err(error);
         }
         let ends = ends.unwrap_or_else(|error| {
-            tracing::debug!(topic = %self.topic, %error, "the ends are not known");
+            tracing::debug!(topic = %self.topic, %error, "the ends of the topic could not be read");
             BTreeMap::new()
         });
         Ok(TopicLook { source: self.source, id, ends })

@@ -1,23 +1,23 @@
 //! The Kafka options of a table.
 //!
-//! Owns: getting at them, and at the topic of a source. Does not own: what scripts may say (crate `connector-spec`).
+//! Owns: reading them from a table's options. Does not own: which options scripts may set (crate `connector-spec`).
 
 use highwater_connector_api::error::ConnectorError;
 use highwater_sql::tables::{ConnectorOptions, SinkTable, SourceTable};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Those of one table. Values keep `${env:X}` and `${file:X}` unresolved.
+/// The Kafka options of one table. References such as `${env:X}` and `${file:X}` are unresolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KafkaOptions {
-    /// Absent only in a sink that routes by a `_topic` column.
+    /// `None` only in a sink whose rows name their topics in a column `_topic`.
     pub topic: Option<String>,
     pub bootstrap_servers: String,
     /// The `kafka.*` options, without the prefix.
     pub properties: BTreeMap<String, String>,
 }
 
-/// Those of a source, and its topic.
+/// Returns the options of a source, and its topic.
 pub fn source_options(table: &SourceTable) -> Result<(KafkaOptions, Arc<str>), ConnectorError> {
     let options = of(&table.name, &table.connector)?;
     match options.topic.as_deref() {
@@ -32,7 +32,7 @@ pub fn source_options(table: &SourceTable) -> Result<(KafkaOptions, Arc<str>), C
     }
 }
 
-/// Those of a sink.
+/// Returns the options of a sink.
 pub fn sink_options(table: &SinkTable) -> Result<KafkaOptions, ConnectorError> {
     of(&table.name, &table.connector)
 }
@@ -50,11 +50,11 @@ fn of(table: &str, connector: &ConnectorOptions) -> Result<KafkaOptions, Connect
     })
 }
 
-/// How long brokers keep a transaction open, unless the user says otherwise; they allow 15 minutes by default.
+/// Default of `transaction.timeout.ms` for sinks; brokers allow at most 15 minutes by default.
 pub const TRANSACTION_TIMEOUT_MS: i64 = 600_000;
 pub const TRANSACTION_TIMEOUT: &str = "transaction.timeout.ms";
 
-/// How long the sink asks brokers to keep a transaction open, milliseconds.
+/// Returns the sink's `transaction.timeout.ms`: how long brokers keep its transactions open, in milliseconds.
 pub fn transaction_timeout_ms(options: &KafkaOptions) -> i64 {
     let set = options.properties.get(TRANSACTION_TIMEOUT).and_then(|value| value.parse().ok());
     set.unwrap_or(TRANSACTION_TIMEOUT_MS)

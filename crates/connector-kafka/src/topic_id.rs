@@ -1,4 +1,4 @@
-//! A topic's id, which changes when the topic is deleted and created again under its name.
+//! A topic's id, which changes when the topic is deleted and recreated.
 //!
 //! Owns: the DescribeTopics call, which rdkafka does not wrap, and its unsafe code.
 
@@ -11,10 +11,10 @@ use std::ffi::{CStr, CString};
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
-/// The id of an all-zero UUID: brokers that know none.
+/// The all-zero UUID, which brokers without topic ids send.
 const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
-/// Calls its function when dropped: librdkafka's objects are freed in reverse order of creation.
+/// Calls its function when it is dropped, so that librdkafka's objects are freed in reverse order of creation.
 struct Defer<F: FnMut()>(F);
 
 impl<F: FnMut()> Drop for Defer<F> {
@@ -23,7 +23,7 @@ impl<F: FnMut()> Drop for Defer<F> {
     }
 }
 
-/// Blocks up to `timeout`. `None` if the brokers are too old to tell.
+/// Returns the id of a topic; `None` if the brokers are too old to have ids. Blocks up to `timeout`.
 pub fn topic_id<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
@@ -32,8 +32,8 @@ pub fn topic_id<C: ClientContext>(
     let name = CString::new(topic).map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
     let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     let rk = client.native_ptr();
-    // SAFETY: the client outlives the call; every object created is freed exactly once by its
-    // guard, after the last use of what it owns; null pointers are checked.
+    // SAFETY: the client outlives the call; every object is freed exactly once by its guard, after the last use of its
+    // parts; null pointers are checked.
     unsafe {
         if is_mock(rk, millis) {
             return Ok(None);
@@ -76,12 +76,13 @@ pub fn topic_id<C: ClientContext>(
     }
 }
 
-/// librdkafka's mock cluster never answers this request; it is what the demo runs on.
+/// Returns whether the brokers are librdkafka's mock cluster, which the demo uses and which never answers
+/// DescribeTopics.
 ///
 /// # Safety
 /// `rk` is a live client.
 unsafe fn is_mock(rk: *mut sys::rd_kafka_t, millis: i32) -> bool {
-    // SAFETY: the caller's client lives; the text returned is ours, ends with a zero and is freed once, after its use.
+    // SAFETY: the client is alive; the returned text is owned here, ends with a zero byte and is freed once, after use.
     unsafe {
         let id = sys::rd_kafka_clusterid(rk, millis);
         if id.is_null() {
@@ -92,7 +93,7 @@ unsafe fn is_mock(rk: *mut sys::rd_kafka_t, millis: i32) -> bool {
     }
 }
 
-/// Brokers that do not know the request are no error: they only cannot tell.
+/// Turns an error code into a result. Brokers that do not know the request are not an error: the id is then unknown.
 fn told(code: RDKafkaErrorCode) -> Result<(), RDKafkaErrorCode> {
     match code {
         RDKafkaErrorCode::NoError | RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::UnsupportedVersion => {

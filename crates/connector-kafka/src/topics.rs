@@ -1,4 +1,4 @@
-//! Making topics, and what brokers allow.
+//! Creating topics, and reading brokers' settings.
 //!
 //! Owns: the admin client. Does not own: which topics a sink needs (`admin`).
 
@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for brokers.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
-/// What brokers take for their own defaults.
+/// Number of partitions or replicas that means the brokers' default.
 pub const BROKERS_DEFAULT: i32 = -1;
 
-/// Why brokers refuse a sink's transactions.
+/// Returns the error of a sink whose transaction timeout is longer than the brokers allow.
 pub fn timeout_refused(sink: &SinkTable, options: &KafkaOptions) -> ConnectorError {
     let allowed = max_transaction_timeout_ms(options);
     let at_most = allowed.map_or("less".to_string(), |allowed| format!("at most {allowed} ms"));
     let value = allowed.map_or("…".to_string(), |allowed| allowed.to_string());
     ConnectorError::Config(format!(
-        "sink '{}': its transactions may be open for {} ms, but the brokers allow {at_most} \
+        "sink '{}': its transactions can be open for {} ms, but the brokers allow {at_most} \
          (transaction.max.timeout.ms). Set 'kafka.transaction.timeout.ms' = '{value}' (a batch is then planned so that \
          it ends in time), or raise the brokers' setting",
         sink.name,
@@ -31,7 +31,7 @@ pub fn timeout_refused(sink: &SinkTable, options: &KafkaOptions) -> ConnectorErr
     ))
 }
 
-/// The brokers' longest transaction, milliseconds; `None` when they do not tell.
+/// Returns the brokers' `transaction.max.timeout.ms`; `None` if it cannot be read.
 pub fn max_transaction_timeout_ms(options: &KafkaOptions) -> Option<i64> {
     let context = "looking at a broker's settings";
     let looked_up = client::lookup(&client::base(options).ok()?, context).ok()?;
@@ -45,13 +45,13 @@ pub fn max_transaction_timeout_ms(options: &KafkaOptions) -> Option<i64> {
     found.get("transaction.max.timeout.ms")?.value.as_ref()?.parse().ok()
 }
 
-/// A client that changes things. It does not hear why brokers do not answer: ask with a consumer first.
+/// Creates an admin client. It does not learn why brokers do not answer, so a consumer should contact them first.
 pub fn client_of(options: &KafkaOptions, context: &str) -> Result<AdminClient<Callbacks>, ConnectorError> {
     let settings = client::base(options)?;
     settings.make(context, settings.callbacks())
 }
 
-/// Makes a topic that is missing.
+/// Creates a topic with the brokers' defaults if it is missing.
 pub fn ensure_topic(options: &KafkaOptions, topic: &str) -> Result<(), ConnectorError> {
     ensure(options, topic, NewTopic::new(topic, BROKERS_DEFAULT, TopicReplication::Fixed(BROKERS_DEFAULT)))
 }
@@ -76,7 +76,7 @@ pub fn ensure(options: &KafkaOptions, name: &str, topic: NewTopic<'_>) -> Result
     let deadline = Instant::now() + TIMEOUT;
     while !exists(&looked_up, name, &context)? {
         if Instant::now() > deadline {
-            let message = "it was created, but the brokers do not list it yet".to_string();
+            let message = "the topic was created, but the brokers do not list it yet".to_string();
             return Err(ConnectorError::Unavailable { context, message });
         }
         std::thread::sleep(Duration::from_millis(20));

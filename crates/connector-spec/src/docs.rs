@@ -1,11 +1,11 @@
 //! The tables of options in docs/connectors.md.
 //!
-//! Owns: their text, made of the declarations. Invariant: the page has them as they are made here; a test compares.
+//! Owns: their text, generated from the declarations. Invariant: the page contains exactly this text; a test compares.
 
 use crate::spec::{ConnectorSpec, Default, OptionSpec, Use};
 use std::fmt::Write;
 
-/// The options of a connector as a table in Markdown.
+/// Returns the options of a connector as a table in Markdown.
 pub fn table(spec: &ConnectorSpec) -> String {
     let several = spec.uses.len() > 1;
     let of = |uses: &[Use]| match several {
@@ -50,7 +50,7 @@ mod tests {
 
     const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/connectors.md");
 
-    /// The page with the tables as they are made here.
+    /// Returns the page with its tables replaced by generated ones.
     fn made(page: &str) -> String {
         let mut made = page.to_string();
         for spec in CONNECTORS.iter().filter(|spec| !spec.options.is_empty()) {
@@ -79,7 +79,7 @@ mod tests {
         let differs = |(made, page): &(&str, &str)| made != page;
         let line = made.lines().zip(page.lines()).find(differs);
         panic!(
-            "docs/connectors.md is not what the declarations say, first here (made, page): {line:#?}\nWrite it anew: \
+            "docs/connectors.md differs from the declarations, first here (generated, page): {line:#?}\nRegenerate it: \
              HIGHWATER_UPDATE_DOCS=1 cargo test -p highwater-connector-spec docs"
         );
     }

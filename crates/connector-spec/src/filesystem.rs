@@ -1,4 +1,4 @@
-//! Files: that rows look up, and that are written.
+//! Files: read by lookup joins, and written by sinks.
 
 use crate::spec::{ConnectorSpec, Default, Encoding, LookupKind, OptionKind, OptionSpec, Use};
 
@@ -14,7 +14,7 @@ pub static FILESYSTEM: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Path,
             default: Default::Required("'/data/side.csv'"),
             uses: &[Use::Lookup, Use::Sink],
-            about: "looked up: a file, or a folder of files, of the driver's machine; written: a folder that driver and executors share",
+            about: "for lookups, a file or a folder of files on the driver's machine; for a sink, a folder that the driver and all executors share",
         },
         OptionSpec {
             name: "refresh",
@@ -22,7 +22,7 @@ pub static FILESYSTEM: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Duration,
             default: Default::None("never"),
             uses: &[Use::Lookup],
-            about: "how often it is looked whether the content has changed",
+            about: "how often the driver checks whether the content has changed",
         },
     ],
     properties: None,

@@ -33,7 +33,7 @@ pub static HTTP: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Count,
             default: Default::Value("500"),
             uses: SINK,
-            about: "most rows in one request",
+            about: "maximum number of rows in one request",
         },
         OptionSpec {
             name: "request_timeout",
@@ -41,7 +41,7 @@ pub static HTTP: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Duration,
             default: Default::Value("30 seconds"),
             uses: SINK,
-            about: "longest wait for an answer; at most 1 minute",
+            about: "how long an answer is waited for; at most 1 minute",
         },
         OptionSpec {
             name: "retry_timeout",
@@ -49,7 +49,7 @@ pub static HTTP: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Duration,
             default: Default::Value("30 seconds"),
             uses: SINK,
-            about: "how long a request is sent again before its batch is computed anew and goes on with it; at most 1 minute",
+            about: "how long an attempt retries a request; then its batch is recomputed and continues with that request; at most 1 minute",
         },
     ],
     properties: None,
@@ -62,18 +62,18 @@ pub static HTTP: ConnectorSpec = ConnectorSpec {
     check,
 };
 
-/// Longest value of a timeout, milliseconds: publishing must end before the driver gives up.
+/// Longest timeout in milliseconds: publishing must end before the driver gives up.
 const MAX_TIMEOUT_MS: u64 = 60_000;
 
-/// A URL is shown, so that no login may stand in it.
+/// Refuses timeouts that are too long, and a URL that contains a login, since URLs are shown and logged.
 fn check(values: &OptionValues) -> Result<(), Fault> {
     for option in ["request_timeout", "retry_timeout"] {
         if values.number(option).is_some_and(|ms| ms > MAX_TIMEOUT_MS) {
             return Err(Fault {
                 option: option.into(),
                 at: FaultAt::Value,
-                message: format!("'{option}' is one minute at most"),
-                hint: "what was not taken by then is sent again, until it is".into(),
+                message: format!("'{option}' can be at most one minute"),
+                hint: "write a shorter time: a request that is not accepted by then is sent again until it is".into(),
             });
         }
     }
@@ -84,7 +84,7 @@ fn check(values: &OptionValues) -> Result<(), Fault> {
         true => Err(Fault {
             option: "url".into(),
             at: FaultAt::Value,
-            message: "a login in 'url' would be shown wherever the URL is".into(),
+            message: "a login in 'url' would be shown and logged with the URL".into(),
             hint: "write it as 'authorization' = '${env:NAME}', for example 'Basic …' or 'Bearer …'".into(),
         }),
     }

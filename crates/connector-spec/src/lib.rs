@@ -1,9 +1,10 @@
-//! Declarations of connectors: what scripts may say of each, and what it can do.
+//! Declarations of connectors: the options that scripts may set, and what each connector can do.
 //!
-//! Owns: the declarations and the list of them, chosen options, the tables of docs/connectors.md. Does not own: where a
-//! script says what and checking it (SQL frontend), doing it (crate `connectors` has a folder for each declaration).
-//! Invariants: declarations are data, so that validation, suggestions, redaction, `explain` and docs are made from one
-//! place; nothing outside a declaration's file asks which connector it is.
+//! Owns: the declarations and the list of them, the values of a table's options, the tables of docs/connectors.md. Does
+//! not own: parsing and checking a script's options (crate `sql`), reading and writing (crate `connectors` has a folder
+//! for each declaration).
+//! Invariants: declarations are data, and validation, suggestions, redaction, `explain` and docs are derived from them;
+//! nothing outside a connector's own files depends on which connector it is.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

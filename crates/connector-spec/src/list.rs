@@ -1,40 +1,40 @@
-//! The connectors there are.
+//! The list of all connectors.
 //!
-//! Owns: a line for each, and what holds for all of their options together. Does not own: the declarations.
+//! Owns: the list, and lookups over the options of all connectors. Does not own: the declarations.
 
 use crate::spec::{ConnectorSpec, OptionKind, Reading};
 
-/// All of them, the most usual first.
+/// All connectors, the most common first.
 pub static CONNECTORS: &[&ConnectorSpec] =
     &[&crate::kafka::KAFKA, &crate::console::CONSOLE, &crate::filesystem::FILESYSTEM, &crate::http::HTTP];
 
-/// The connector of this name, or that has it as another name, whatever its case.
+/// Returns the connector whose name or alias is `name`, ignoring case.
 pub fn find(name: &str) -> Option<&'static ConnectorSpec> {
     CONNECTORS.iter().copied().find(|spec| spec.names().any(|own| own.eq_ignore_ascii_case(name)))
 }
 
-/// The option's own name, if this is another of its names.
+/// Returns the option's own name if `name` is an alias of it.
 pub fn unaliased(name: &str) -> Option<&'static str> {
     let mut options = CONNECTORS.iter().flat_map(|spec| spec.options);
     options.find(|option| option.aliases.contains(&name)).map(|option| option.name)
 }
 
-/// What an option of this name decides of how records are read, whichever connector it is of; `None`: nothing.
+/// Returns which option about reading has this name, in any connector; `None` if it is another option.
 pub fn reading(name: &str) -> Option<Reading> {
     CONNECTORS.iter().find_map(|spec| spec.option(name)?.kind.reading())
 }
 
-/// Whether an option may be `SET` for all tables of a script that are read.
+/// Returns whether an option may be `SET` for all sources of a script.
 pub fn settable(name: &str) -> bool {
     reading(name).is_some() || CONNECTORS.iter().any(|spec| spec.property(name).is_some())
 }
 
-/// Whether the value of an option must not be shown, whichever connector it is of.
+/// Returns whether the value of an option is secret in any connector.
 pub fn is_secret(name: &str) -> bool {
     CONNECTORS.iter().any(|spec| spec.kind(name) == Some(OptionKind::Secret))
 }
 
-/// Whether a piece of a script names an option that may be a secret.
+/// Returns whether a piece of a script contains the name of an option that may hold a secret.
 pub fn may_hide_secret(piece: &str) -> bool {
     let piece = &piece.to_ascii_lowercase();
     let passes = |spec: &ConnectorSpec| spec.properties.is_some_and(|properties| piece.contains(properties.prefix));
@@ -93,15 +93,15 @@ mod tests {
         }
     }
 
-    /// A `SET` of such an option holds for all tables that are read, whatever their connectors.
+    /// `SET` applies such an option to all sources, whatever their connectors.
     #[test]
-    fn an_option_of_how_records_are_read_is_the_same_for_every_connector() {
+    fn an_option_about_reading_is_the_same_in_every_connector() {
         for option in CONNECTORS.iter().flat_map(|spec| spec.options) {
             assert_eq!(option.kind.reading(), reading(option.name), "{}", option.name);
         }
     }
 
-    /// What an option means does not depend on the connector where its value is secret, or has another name.
+    /// An option that several connectors have is secret in all of them or in none, and has the same aliases.
     #[test]
     fn an_option_of_several_connectors_is_as_secret_in_each() {
         let mut secrets: BTreeMap<&str, bool> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! What a declaration says.
+//! The form of a connector's declaration: its options, uses and encoding.
 
 mod reading;
 mod values;
@@ -8,44 +8,44 @@ pub use values::{OptionValue, OptionValues};
 
 use std::fmt;
 
-/// A connector, declared.
+/// The declaration of a connector.
 pub struct ConnectorSpec {
-    /// As `'connector' = '…'` says it.
+    /// The value of `'connector'` in a script.
     pub name: &'static str,
-    /// Other names that `'connector'` may say.
+    /// Other values of `'connector'` for the same connector.
     pub aliases: &'static [&'static str],
-    /// For sentences: `Kafka`.
+    /// Name in sentences for people: `Kafka`.
     pub title: &'static str,
     /// What tables of it can be used for.
     pub uses: &'static [Use],
-    /// Besides `connector` and the options of formats.
+    /// Its options, besides `connector` and the options of formats.
     pub options: &'static [OptionSpec],
-    /// Options that all begin with the same, and are passed on.
+    /// Options with a common prefix that are passed to the client library; `None` if it has none.
     pub properties: Option<&'static PropertySpec>,
     pub encoding: Encoding,
-    /// Its records have a key, a time and the like beside their value, as metadata columns.
+    /// Whether its tables have metadata columns, such as a record's key, time and headers.
     pub metadata: bool,
-    /// A sink takes rows back that were written before: those with PRIMARY KEY.
+    /// Whether its sinks can retract rows that were written before, which tables with PRIMARY KEY need.
     pub takes_back: bool,
-    /// The option that says where in the connector the table is. Other tables beside it (of late rows, of bad records) are
-    /// made from it.
+    /// The option that locates a table, such as `topic`; `None` if the connector has none. Tables for late rows and bad
+    /// records are derived from a source by changing it.
     pub place: Option<PlaceSpec>,
-    /// How rows look things up in its tables; `None`: they do not.
+    /// How its tables are looked up; `None` if they cannot be.
     pub lookup: Option<LookupKind>,
-    /// The table for people, in a few words; never with a secret.
+    /// Returns a short description of a table for people, without secrets.
     pub describe: fn(&OptionValues) -> String,
-    /// Finds what is wrong with options together.
+    /// Checks options that depend on each other, and values that need more than their kind.
     pub check: fn(&OptionValues) -> Result<(), Fault>,
 }
 
 /// What a table is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// Its records are read as they come.
+    /// A stream: its records are read as they arrive.
     Source,
-    /// It is written.
+    /// Rows are written to it.
     Sink,
-    /// Rows look things up in it.
+    /// A lookup join reads it.
     Lookup,
 }
 
@@ -60,21 +60,20 @@ pub enum Encoding {
     Json,
 }
 
-/// The option that says where in a connector a table is.
+/// The option that locates a table.
 #[derive(Debug)]
 pub struct PlaceSpec {
     pub option: &'static str,
-    /// The column that says it for every row, in a sink without the option.
+    /// The column that locates each row instead, in a sink without the option.
     pub column: &'static str,
 }
 
-/// How rows look things up in a table.
+/// How rows look up a table.
 #[derive(Debug)]
 pub enum LookupKind {
-    /// In a version of the whole table, which the driver reads: all rows of a batch look up the same one.
+    /// The driver reads the table whole, and all rows of a batch look up the same version.
     Snapshot {
-        /// The option that says how often the driver looks whether there is a new version. A table without a value of it is
-        /// read once in every run.
+        /// The option with the pause between two checks for a new version. Without a value, a table is read once per run.
         refresh: &'static str,
     },
 }
@@ -83,44 +82,45 @@ pub enum LookupKind {
 #[derive(Debug)]
 pub struct OptionSpec {
     pub name: &'static str,
-    /// Other names of it, in snake_case.
+    /// Other names of the option, in snake_case.
     pub aliases: &'static [&'static str],
     pub kind: OptionKind,
     pub default: Default,
-    /// Of which tables.
+    /// The uses of a table for which the option is allowed.
     pub uses: &'static [Use],
-    /// One line for people.
+    /// One line of docs.
     pub about: &'static str,
 }
 
-/// What stands for an option that is left out.
+/// What applies if an option is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Default {
-    /// Nothing: it must be there. An example, as it stands in a script.
+    /// The option is required. Holds an example value, as written in a script.
     Required(&'static str),
     /// This value.
     Value(&'static str),
-    /// No value; what that means, in a word.
+    /// The option has no value. Holds the text for the column "default" of the docs.
     None(&'static str),
 }
 
-/// What an option's value is.
+/// The kind of value an option takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OptionKind {
-    /// Shown as it is; takes no reference.
+    /// Plain text; shown unredacted, takes no references.
     Text,
-    /// `http://…` or `https://…`; shown as it is, takes no reference.
+    /// `http://…` or `https://…`; shown unredacted, takes no references.
     Url,
-    /// Says who logs in, or whom to trust: no secret, but it comes with one and may be a reference, too.
+    /// A user name, client id or certificate: shown, since it is not secret, but it may be a reference like the secrets
+    /// beside it.
     Login,
     /// Never shown.
     Secret,
-    /// A file or folder of every process that opens it.
+    /// A file or folder on the machine of every process that opens it.
     Path,
     /// A whole number above zero.
     Count,
     Duration,
-    /// Of how records are read. It may be `SET` for all tables that are read.
+    /// An option about reading. It may be `SET` for all sources of a script.
     Reading(Reading),
 }
 
@@ -133,7 +133,7 @@ impl OptionKind {
         }
     }
 
-    /// What it decides of how records are read; `None`: nothing.
+    /// Returns which option about reading it is; `None` if it is another option.
     pub fn reading(self) -> Option<Reading> {
         match self {
             Self::Reading(reading) => Some(reading),
@@ -141,7 +141,7 @@ impl OptionKind {
         }
     }
 
-    /// Its values, for people.
+    /// Returns the allowed values, for the docs.
     pub fn values(self) -> &'static str {
         match self {
             Self::Text => "text",
@@ -156,28 +156,28 @@ impl OptionKind {
     }
 }
 
-/// Options that all begin with the same.
+/// Options with a common prefix, passed to the connector's client library.
 pub struct PropertySpec {
     pub prefix: &'static str,
-    /// All that may be set, without the prefix.
+    /// All properties that a script may set, without the prefix.
     pub known: &'static [(&'static str, OptionKind)],
-    /// One line for people.
+    /// One line of docs.
     pub about: &'static str,
-    /// Why one that is not known must not be set: message and remedy. `None`: it is just unknown.
+    /// Returns why a property outside `known` is refused, as message and remedy; `None` if it is only unknown.
     pub refusal: fn(&str) -> Option<(&'static str, &'static str)>,
 }
 
 impl PropertySpec {
-    /// What kind of value a property takes; one that is not known is treated as a secret.
+    /// Returns the kind of value a property takes; an unknown property is treated as a secret.
     pub fn kind(&self, property: &str) -> OptionKind {
         self.known.iter().find(|(name, _)| *name == property).map_or(OptionKind::Secret, |(_, kind)| *kind)
     }
 }
 
-/// What is wrong with an option.
+/// An error in an option of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Its name.
+    /// The option's name.
     pub option: String,
     pub at: FaultAt,
     pub message: String,
@@ -192,12 +192,12 @@ pub enum FaultAt {
 }
 
 impl ConnectorSpec {
-    /// All names that `'connector'` may say, its own first.
+    /// Returns all values of `'connector'` for it, its own name first.
     pub fn names(&self) -> impl Iterator<Item = &'static str> + use<> {
         std::iter::once(self.name).chain(self.aliases.iter().copied())
     }
 
-    /// Whether a table can be used so.
+    /// Returns whether its tables can be used as `wanted`.
     pub fn is(&self, wanted: Use) -> bool {
         self.uses.contains(&wanted)
     }
@@ -206,20 +206,21 @@ impl ConnectorSpec {
         self.options.iter().find(|option| option.name == name)
     }
 
-    /// The property that an option sets, if it is one.
+    /// Splits an option with the connector's prefix into its `PropertySpec` and the property; `None` for any other
+    /// option.
     pub fn property<'a>(&self, option: &'a str) -> Option<(&'static PropertySpec, &'a str)> {
         let spec = self.properties?;
         Some((spec, option.strip_prefix(spec.prefix).filter(|property| !property.is_empty())?))
     }
 
-    /// What kind of value an option of it takes.
+    /// Returns the kind of value an option takes; `None` if the connector does not have the option.
     pub fn kind(&self, option: &str) -> Option<OptionKind> {
         let own = self.option(option).map(|option| option.kind);
         own.or_else(|| self.property(option).map(|(spec, property)| spec.kind(property)))
     }
 }
 
-/// A name stands for its declaration.
+/// Declarations are equal if their names are, since names are unique.
 impl PartialEq for ConnectorSpec {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name

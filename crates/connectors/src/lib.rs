@@ -1,7 +1,7 @@
-//! The connectors there are, and finding that of a table.
+//! The list of connectors, and finding a table's.
 //!
-//! Owns: the list, asking a table's connector, and the connectors that need no crate of their own: a folder for each. Does
-//! not own: what a connector is (`connector-api`), heavy ones (a crate for each, as `connector-kafka`).
+//! Owns: the list, calling a table's connector, and a folder for each connector without a crate. Does not own: the
+//! traits (`connector-api`), connectors with heavy libraries (a crate for each, such as `connector-kafka`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -1,10 +1,10 @@
-//! The connectors there are.
+//! The list of all connectors.
 //!
-//! Owns: a line for each. Does not own: what they are (their folders).
+//! Owns: the list. Does not own: the connectors.
 
 use highwater_connector_api::api::Connector;
 
-/// All of them.
+/// All connectors, in the order of their declarations.
 pub static CONNECTORS: &[&dyn Connector] =
     &[&highwater_connector_kafka::Kafka, &crate::console::Console, &crate::filesystem::Filesystem, &crate::http::Http];
 

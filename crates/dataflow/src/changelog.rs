@@ -1,7 +1,7 @@
-//! Rows with weights: what flows between operators.
+//! Rows with weights, which flow between operators.
 //!
-//! Owns: the pair of batch and weights, and its form on the wire. Invariant: weights, where there are any,
-//! are as many as rows; an append-only batch carries none and pays nothing.
+//! Owns: the pair of batch and weights, and its form on the wire. Invariant: a batch has as many weights as rows, or
+//! none if it is append-only.
 
 use crate::error::EngineError;
 use arrow::array::{Array, BooleanArray, Int64Array, RecordBatch};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// Name of the trailing weight column on the wire.
 pub const WEIGHT_COLUMN: &str = "__weight";
 
-/// Rows and how often each is inserted (+) or deleted (−).
+/// Rows, each with the number of its inserts (+) or retractions (−).
 #[derive(Clone, Debug)]
 pub struct ChangeBatch {
     pub batch: RecordBatch,
@@ -22,7 +22,7 @@ pub struct ChangeBatch {
 }
 
 impl ChangeBatch {
-    /// Rows that are all inserted once.
+    /// Returns rows that are all inserted once.
     pub fn inserts(batch: RecordBatch) -> Self {
         Self { batch, weights: None }
     }
@@ -31,22 +31,22 @@ impl ChangeBatch {
         self.batch.num_rows()
     }
 
-    /// Weight of one row.
+    /// Returns the weight of one row.
     pub fn weight(&self, row: usize) -> i64 {
         self.weights.as_ref().map_or(1, |weights| weights.value(row))
     }
 
-    /// How many rows retract one.
+    /// Returns the number of rows with a weight below 0.
     pub fn retractions(&self) -> usize {
         self.weights.as_ref().map_or(0, |weights| weights.values().iter().filter(|weight| **weight < 0).count())
     }
 
-    /// What the values take, bytes, whatever buffers they are slices of.
+    /// Returns the bytes of the rows' own values, without the rest of buffers that they are slices of.
     pub fn size_bytes(&self) -> usize {
         self.batch.columns().iter().map(array_bytes).sum()
     }
 
-    /// So many rows from one on, without copying.
+    /// Returns `rows` rows from the row `first` on, without copying.
     pub fn slice(&self, first: usize, rows: usize) -> Self {
         Self {
             batch: self.batch.slice(first, rows),
@@ -54,7 +54,7 @@ impl ChangeBatch {
         }
     }
 
-    /// Rows where `keep` is true (null counts as false).
+    /// Returns the rows where `keep` is true (NULL counts as false).
     pub fn filter(&self, keep: &BooleanArray) -> Result<Self, EngineError> {
         let batch = filter_record_batch(&self.batch, keep)?;
         let weights = match &self.weights {
@@ -64,7 +64,7 @@ impl ChangeBatch {
         Ok(Self { batch, weights })
     }
 
-    /// One batch of all; `None` for none.
+    /// Returns all parts as one batch; `None` if there are none.
     pub fn concat(schema: &SchemaRef, parts: &[ChangeBatch]) -> Result<Option<Self>, EngineError> {
         if parts.is_empty() {
             return Ok(None);
@@ -82,7 +82,7 @@ impl ChangeBatch {
         Ok(Some(Self { batch, weights }))
     }
 
-    /// As one Arrow batch: weights, if any, as a trailing column.
+    /// Returns one Arrow batch: weights, if any, are its last column.
     pub fn into_wire(self) -> Result<RecordBatch, EngineError> {
         let Some(weights) = self.weights else { return Ok(self.batch) };
         let mut fields: Vec<Arc<Field>> = self.batch.schema().fields().iter().cloned().collect();

@@ -1,8 +1,9 @@
-//! What can go wrong while a dataflow runs.
+//! Errors of a running dataflow.
 
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
+use highwater_expressions::{ExpressionError, type_name};
 use highwater_functions::bounds::TooLarge;
 use highwater_protocol::error::ErrorKind;
 use highwater_protocol::ids::{AttemptId, EdgeId, OperatorId, ShardId, StageId, TaskId};
@@ -14,6 +15,8 @@ pub enum EngineError {
     /// An expression failed on the data: a cast, an overflow, a division by zero.
     #[error("the query's expressions failed on its data: {0}; guard the expression (TRY_CAST, NULLIF, CASE)")]
     Expression(DataFusionError),
+    #[error("the query's expressions failed on its data: {0}; guard the expression (TRY_CAST, NULLIF, CASE)")]
+    Value(ExpressionError),
     #[error("the query's expressions failed on its data: {0}")]
     TooLarge(#[from] TooLarge),
     #[error("the query's data cannot be processed: {0}")]
@@ -29,13 +32,13 @@ pub enum EngineError {
     )]
     NullKey { sink: String, column: String },
     #[error(
-        "the query takes more memory of this executor than the {limit_bytes} bytes it may, and it was {what} \
-         that wanted more; bound its state (a window over a table with WATERMARK, state_ttl), make batches smaller \
+        "the query exceeds its limit of {limit_bytes} bytes of memory on this executor, at {what}; \
+        bound its state (a window over a table with WATERMARK, state_ttl), make batches smaller \
          (max_offsets_per_trigger), add executors, or allow more (executor --query-memory)"
     )]
     OverMemory { what: String, limit_bytes: u64 },
     #[error(
-        "the tables that rows look up take {bytes} bytes of this executor's memory, and {limit_bytes} is the most; use \
+        "the tables that rows look up take {bytes} bytes of this executor's memory, but the maximum is {limit_bytes}; use \
          smaller ones, join a Kafka table with PRIMARY KEY instead, or allow more (executor --query-memory)"
     )]
     LookupsTooLarge { bytes: u64, limit_bytes: u64 },
@@ -61,7 +64,7 @@ pub enum EngineError {
     Fault(#[from] Fault),
     #[error("state of attempt {found} cannot be committed as attempt {wanted}")]
     WrongAttempt { wanted: AttemptId, found: AttemptId },
-    #[error("shard {0} has no state here to work on")]
+    #[error("this executor does not hold the state of shard {0}")]
     MissingShard(ShardId),
     #[error("task {0} is not in the plan, or its stage is not in the dataflow")]
     UnknownTask(TaskId),
@@ -71,7 +74,7 @@ pub enum EngineError {
     Internal(String),
 }
 
-/// What plan and rows never are, whatever the query and its data: a fault of this program.
+/// Plans or rows that are impossible for any query and data, which is a fault of this program.
 #[derive(Debug, Error)]
 pub enum Fault {
     #[error("{what} was planned for rows of {expected:?} and gets {found:?}")]
@@ -92,15 +95,27 @@ impl From<DataFusionError> for EngineError {
     fn from(error: DataFusionError) -> Self {
         match TooLarge::find(&error) {
             Some(too_large) => Self::TooLarge(too_large.clone()),
-            None => Self::Expression(error),
+            None => match ExpressionError::find(&error) {
+                Some(of_value) => Self::Value(of_value.clone()),
+                None => Self::Expression(error),
+            },
         }
     }
 }
 
 impl EngineError {
+    /// The same error, as one of an expression of this text and type if it is an error of values.
+    pub fn of_expression(self, expression: &str, data_type: &DataType) -> Self {
+        match self {
+            Self::Arrow(error) => ExpressionError::of(error.into(), expression, &type_name(data_type)).into(),
+            other => other,
+        }
+    }
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Expression(_)
+            | Self::Value(_)
             | Self::TooLarge(_)
             | Self::Arrow(_)
             | Self::DuplicateKey { .. }

@@ -1,6 +1,6 @@
-//! The dataflow a script compiles to: stages of pipelines, joined by exchanges.
+//! The dataflow that a script compiles to: stages of pipelines, connected by exchanges.
 //!
-//! Owns: the shape that the SQL frontend builds and the runtime executes. Does not own: either.
+//! Owns: the types that the SQL frontend builds and the runtime executes. Does not own: either.
 //! Invariants: stages come before the stages they feed; a pipeline ends in exactly one exchange or sink; every
 //! stateful operator has an entry in `operators` and runs in a shards stage.
 
@@ -35,19 +35,19 @@ pub struct Dataflow {
 #[derive(Clone, Debug)]
 pub struct OperatorInfo {
     pub id: OperatorId,
-    /// Short, in Spark's manner: `aggregate`, `keyed sink`.
+    /// Short name, as Spark has them: `aggregate`, `keyed sink`.
     pub name: String,
-    /// What it keeps, for people.
+    /// Its state, in words.
     pub description: String,
-    /// Sources whose rows reach it: its watermark is the least of theirs.
+    /// Sources whose rows reach it. Its watermark is the lowest of theirs.
     pub sources: Vec<SourceId>,
-    /// What bounds its state; `None` = nothing does.
+    /// The bound of its state, in words; `None` = it has none.
     pub bounded_by: Option<String>,
-    /// It closes windows as the watermark passes them.
+    /// True if it closes windows as the watermark passes them.
     pub closes_windows: bool,
-    /// The windows over the time of batches whose rows it gives when they close.
+    /// The windows over the batch clock whose rows it emits when they close; `None` = it has none.
     pub clock_window: Option<ClockWindow>,
-    /// What is not written for so long is forgotten: of operators that nothing else bounds, with `state_ttl`.
+    /// Milliseconds after its last write at which state expires (`state_ttl`). `None` = never, or something else bounds it.
     pub ttl_ms: Option<i64>,
 }
 
@@ -64,15 +64,15 @@ pub struct Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StageInput {
     Source(SourceId),
-    /// Fed by the edges its pipelines name.
+    /// Shards, whose rows come over the edges that its pipelines name.
     Shards,
 }
 
-/// A chain of operators to one output. Its inputs are the first operator's, in order; only joins have two.
+/// A chain of operators to one output. Its inputs are those of the first operator, in order; only joins have two.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
     pub inputs: Vec<PipelineInput>,
-    /// Where rows of each input go that an operator drops as late, if not nowhere; empty: none of any.
+    /// For each input, the sink of rows that an operator drops as late; `None`, or an empty list, = they are only counted.
     pub late: Vec<Option<SinkId>>,
     pub ops: Vec<Op>,
     pub output: PipelineOutput,
@@ -80,7 +80,7 @@ pub struct Pipeline {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PipelineInput {
-    /// Decoded batches of the stage's source, laid out as its `columns_used`.
+    /// Decoded batches of the stage's source, with the columns of its layout.
     Source,
     Edge(EdgeId),
 }
@@ -91,14 +91,14 @@ pub enum PipelineOutput {
     Sink(SinkId),
 }
 
-/// When an aggregate gives rows.
+/// When an aggregate emits rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmitMode {
-    /// Every change of a group: the old row with weight −1, the new one with +1.
+    /// At every change of a group: the old row with weight −1, the new one with +1.
     Updates,
-    /// A group once, when its window closes.
+    /// Once for a group, when its window closes.
     OnClose,
-    /// A group once, when it is first seen; for aggregates without functions (DISTINCT).
+    /// Once for a group, when it is first seen; for aggregates without functions (DISTINCT).
     OnFirst,
 }
 
@@ -107,13 +107,13 @@ pub enum EmitMode {
 pub struct Edge {
     pub id: EdgeId,
     pub schema: SchemaRef,
-    /// Columns whose hash decides the shard; none = one shard for all.
+    /// Columns whose hash determines the shard; empty = all rows go to one shard.
     pub key: Vec<usize>,
-    /// Rows carry weights.
+    /// True if rows have weights.
     pub weighted: bool,
 }
 
-/// How a group's window end is known from one of its columns, a timestamp.
+/// How the close time of a group follows from one of its columns, a timestamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseKey {
     pub group_index: usize,
@@ -131,7 +131,7 @@ pub enum CloseKind {
 }
 
 impl CloseKind {
-    /// The group is closed once the watermark reaches this, milliseconds.
+    /// Returns the watermark at which the group closes, in milliseconds, given the column's value in milliseconds.
     pub fn closes_at_ms(self, value_ms: i64) -> i64 {
         closes_at(match self {
             CloseKind::WindowEnd => value_ms,
@@ -142,7 +142,7 @@ impl CloseKind {
 }
 
 impl Dataflow {
-    /// The stages as the driver's planning sees them.
+    /// Returns the stages in the form that the driver plans batches with.
     pub fn topology(&self) -> Vec<StageTopology> {
         let input = |stage: &Stage| match stage.input {
             StageInput::Source(source) => CoreInput::Source(source),
@@ -154,30 +154,30 @@ impl Dataflow {
             .collect()
     }
 
-    /// Some operator closes windows.
+    /// True if any operator closes windows.
     pub fn closes_windows(&self) -> bool {
         self.operators.iter().any(|operator| operator.closes_windows)
     }
 
-    /// Windows that the clock closes, without records.
+    /// Returns the windows that the batch clock closes, even without records.
     pub fn clock_windows(&self) -> Vec<(OperatorId, ClockWindow)> {
         self.operators.iter().filter_map(|operator| Some((operator.id, operator.clock_window?))).collect()
     }
 
-    /// The edge of this id.
+    /// Returns the edge with this id.
     ///
     /// # Errors
-    /// There is none.
+    /// If there is none.
     pub fn edge(&self, id: EdgeId) -> Result<&Edge, EngineError> {
         self.edges.get(id.0 as usize).ok_or(EngineError::UnknownEdge(id))
     }
 
-    /// The stage that consumes an edge.
+    /// Returns the stage that consumes an edge.
     pub fn consumer(&self, edge: EdgeId) -> Option<&Stage> {
         self.stages.iter().find(|stage| stage.reads(edge))
     }
 
-    /// The stages that feed an edge, in order.
+    /// Returns the stages that feed an edge, in order.
     pub fn producers(&self, edge: EdgeId) -> impl Iterator<Item = &Stage> {
         self.stages
             .iter()
@@ -186,12 +186,12 @@ impl Dataflow {
 }
 
 impl Stage {
-    /// Some pipeline of the stage has this edge as its input.
+    /// True if any pipeline of the stage has this edge as an input.
     pub fn reads(&self, edge: EdgeId) -> bool {
         self.pipelines.iter().any(|pipeline| pipeline.inputs.contains(&PipelineInput::Edge(edge)))
     }
 
-    /// Edges the stage is fed by, in order of their pipelines.
+    /// Returns the edges that feed the stage, each once, in the order of its pipelines.
     pub fn input_edges(&self) -> Vec<EdgeId> {
         let inputs = self.pipelines.iter().flat_map(|pipeline| &pipeline.inputs);
         let edges = inputs.filter_map(|input| match input {

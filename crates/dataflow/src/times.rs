@@ -1,6 +1,6 @@
-//! What several operators are told: watermarks, when rows are over, what a join gives.
+//! Parameters of several operators: watermarks, expiry of rows, output of joins.
 //!
-//! Owns: those shapes. Does not own: the operators (`operators`).
+//! Owns: their types. Does not own: the operators (`operators`).
 
 use super::{CloseKey, CloseKind};
 use crate::error::{EngineError, Fault};
@@ -10,31 +10,31 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use highwater_protocol::ids::SourceId;
 
-/// Stands for the clock of batches where a source's watermark is asked for.
+/// The batch clock, in the place of a source with a watermark.
 pub const CLOCK: SourceId = SourceId(u32::MAX);
 
-/// A source whose watermark an operator goes by. What joins hold back is behind it.
+/// A source whose watermark an operator follows, `delay_ms` milliseconds behind it, since joins emit rows late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Upstream {
     pub source: SourceId,
     pub delay_ms: i64,
 }
 
-/// What a join gives.
+/// The output of a join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JoinOutput {
-    /// Pairs that match; of the sides named also rows that match nothing, with NULLs.
+    /// Pairs that match; also, of each side with `true`, rows that match nothing, with NULLs for the other side.
     Pairs { unmatched: [bool; 2] },
     /// Left rows that match something.
     Semi,
     /// Left rows that match nothing.
     Anti,
-    /// Left rows, and whether they match something.
+    /// Left rows with a column that is true if they match something.
     Mark,
 }
 
 impl JoinOutput {
-    /// Rows of this side are given when they match nothing.
+    /// True if rows of this side are emitted when they match nothing.
     pub fn shows_unmatched(self, side: usize) -> bool {
         match self {
             Self::Pairs { unmatched } => unmatched[side],
@@ -44,7 +44,7 @@ impl JoinOutput {
     }
 }
 
-/// When a row is over: the close time of a column, and so much later.
+/// When a row expires: at the close time of a column plus `later_ms` milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expiry {
     pub column: usize,
@@ -53,7 +53,7 @@ pub struct Expiry {
 }
 
 impl Expiry {
-    /// When each row is over, milliseconds; null: never.
+    /// Returns when each row expires, in milliseconds; NULL = never.
     pub fn times(&self, rows: &RecordBatch) -> Result<Int64Array, EngineError> {
         let close = CloseKey { group_index: self.column, kind: self.kind };
         let times = close_times(close, rows.columns())?;
@@ -61,7 +61,7 @@ impl Expiry {
     }
 }
 
-/// When each group closes, milliseconds; null where its key has no time.
+/// Returns when each group closes, in milliseconds; NULL if its key has no time.
 pub fn close_times(close: CloseKey, keys: &[ArrayRef]) -> Result<Int64Array, EngineError> {
     let column = keys.get(close.group_index).ok_or(Fault::Lacks { what: "a group", lacks: "column that closes it" })?;
     let timestamps = match column.data_type() {

@@ -6,18 +6,18 @@ use arrow::datatypes::Schema;
 use datafusion::physical_expr::PhysicalExpr;
 use std::sync::Arc;
 
-/// Expressions with the names of their columns: `a@0 + 1 AS b, …`.
+/// Returns expressions with the names of their columns: `a@0 + 1 AS b, …`.
 pub fn named(exprs: &[Arc<dyn PhysicalExpr>], schema: &Schema) -> String {
     let named = exprs.iter().zip(schema.fields()).map(|(expr, field)| format!("{expr} AS {}", field.name()));
     named.collect::<Vec<_>>().join(", ")
 }
 
-/// Names of columns: `a, b`.
+/// Returns the names of columns: `a, b`.
 pub fn names(schema: &Schema, columns: &[usize]) -> String {
     columns.iter().map(|column| schema.field(*column).name().as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// Columns in an order: `a DESC, b`.
+/// Returns the columns of an order: `a DESC, b`.
 pub fn order(schema: &Schema, order: &[(usize, SortOptions)]) -> String {
     let one = |(column, options): &(usize, SortOptions)| {
         let direction = if options.descending { " DESC" } else { "" };
@@ -26,7 +26,7 @@ pub fn order(schema: &Schema, order: &[(usize, SortOptions)]) -> String {
     order.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-/// When an aggregate gives a group.
+/// Returns when an aggregate emits a group, in words.
 pub fn when(emit: EmitMode) -> &'static str {
     match emit {
         EmitMode::Updates => "every change",

@@ -1,8 +1,7 @@
-//! Aggregates that people know from Spark SQL and DuckDB and DataFusion does not have: `mode`, `skewness`, `kurtosis`,
-//! `product`.
+//! Aggregates of Spark SQL and DuckDB that DataFusion does not have: `mode`, `skewness`, `kurtosis`, `product`.
 //!
-//! Owns: their answers over a set of values. Does not own: keeping the values where rows go (`runtime::general`).
-//! Invariants: the answer does not depend on the order of values; NULLs do not count.
+//! Owns: their results over a set of values. Does not own: keeping the values of retracting input
+//! (`operators::retracting`). Invariants: the result does not depend on the order of values; NULLs do not count.
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray};
 use datafusion::arrow::compute::cast;
@@ -20,7 +19,7 @@ pub fn all() -> Vec<Arc<AggregateUDF>> {
     moments.into_iter().chain([AggregateUDF::from(Mode::new())]).map(Arc::new).collect()
 }
 
-/// Whether an aggregate of this name is one of these. Each keeps all values of a group, since nothing smaller merges.
+/// True if an aggregate of this name is one of these. Each keeps all values of a group, since no smaller state merges.
 pub fn is_own(name: &str) -> bool {
     all().iter().any(|own| own.name() == name)
 }
@@ -77,21 +76,21 @@ impl AggregateUDFImpl for OfNumbers {
     }
 }
 
-/// A central moment of some values.
+/// Returns the central moment of the values with this power.
 fn moment(values: &[f64], power: i32) -> f64 {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
     values.iter().map(|x| (x - mean).powi(power)).sum::<f64>() / count
 }
 
-/// The answer, if the values differ.
+/// Returns `answer` if the values differ; `None` otherwise.
 fn known(answer: f64, values: &[f64]) -> Option<f64> {
     (!values.is_empty() && moment(values, 2) != 0.0).then_some(answer)
 }
 
 #[derive(Debug)]
 struct Numbers {
-    /// Of the values in ascending order, so that it does not depend on the order in which they came.
+    /// Computes the result from the values in ascending order, so that it does not depend on their order of arrival.
     answer: fn(&[f64]) -> Option<f64>,
     is_distinct: bool,
     values: Vec<f64>,

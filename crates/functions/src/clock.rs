@@ -1,6 +1,6 @@
 //! `now()` and its synonyms: the time of the micro-batch, not of the machine.
 //!
-//! Owns: the clock a task sets before its batch, and the functions that read it.
+//! Owns: the clock, which is set before a batch's tasks run, and the functions that read it.
 //! Does not own: the batch's timestamp (it is in the plan). Invariant: every call in one batch, in any
 //! attempt, returns the same time. The functions are volatile to the optimiser, so it never folds them.
 
@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 const DAY_MS: i64 = 86_400_000;
 
-/// The time of the batch a compiled query is working on, in milliseconds since the Unix epoch.
-/// Clones share it: set it before a task starts.
+/// The time of the batch that a compiled query is processing, in milliseconds since the Unix epoch.
+/// Clones share it. It must be set before a task starts.
 #[derive(Clone, Debug, Default)]
 pub struct BatchClock(Arc<AtomicI64>);
 
@@ -61,7 +61,7 @@ impl Hash for ClockFunction {
 }
 
 impl ClockFunction {
-    /// All of them, reading `clock`.
+    /// Returns all of these functions, reading `clock`.
     pub fn all(clock: &BatchClock) -> Vec<Self> {
         let make = |part, aliases: &[&str]| Self {
             part,
@@ -77,7 +77,7 @@ impl ClockFunction {
     }
 }
 
-/// Whether a function of this name reads the batch's clock.
+/// True if a function of this name reads the batch's clock.
 pub fn is_clock(name: &str) -> bool {
     matches!(
         name,
@@ -119,7 +119,7 @@ impl ScalarUDFImpl for ClockFunction {
         })
     }
 
-    // Never NULL: a condition that asks goes away.
+    // Never NULL, so that DataFusion removes checks for NULL.
     fn return_field_from_args(&self, _: ReturnFieldArgs) -> Result<FieldRef> {
         Ok(Arc::new(Field::new(self.name(), self.return_type(&[])?, false)))
     }

@@ -39,7 +39,7 @@ pub fn all() -> Vec<Columns> {
         Columns::new("unix_timestamp(timestamp)", (1, 1), DataType::Int64, unix_timestamp),
         Columns::new("to_timestamp_ltz(number, precision)", (2, 2), utc, to_timestamp_ltz),
         Columns::new("timestampdiff(unit, from, to)", (3, 3), DataType::Int64, timestampdiff),
-        // Those of datafusion-spark take INT alone, and a literal is a BIGINT.
+        // The functions of datafusion-spark take only INT, but a literal is a BIGINT.
         Columns::new("date_add(date, days)", (2, 2), DataType::Date32, |c, _| add_days(c, 1)).alias("dateadd"),
         Columns::new("date_sub(date, days)", (2, 2), DataType::Date32, |c, _| add_days(c, -1)),
         Columns::new("timestampadd(unit, count, timestamp)", (3, 3), MICROS, timestampadd),
@@ -51,7 +51,7 @@ fn part(columns: &[ArrayRef], part: DatePart) -> Result<ArrayRef> {
     Ok(cast(&date_part(&times(&columns[0])?, part)?, &DataType::Int64)?)
 }
 
-/// So many days later; NULL where there is no such date.
+/// Adds days to a date, or subtracts them if `sign` is −1; NULL if there is no such date.
 fn add_days(columns: &[ArrayRef], sign: i64) -> Result<ArrayRef> {
     let dates = cast(&columns[0], &DataType::Date32)?;
     let days = cast(&columns[1], &DataType::Int64)?;
@@ -62,12 +62,12 @@ fn add_days(columns: &[ArrayRef], sign: i64) -> Result<ArrayRef> {
     Ok(Arc::new(dates.iter().zip(days).map(sum).collect::<Date32Array>()))
 }
 
-/// A column as times; a text that is none is NULL.
-fn times(column: &ArrayRef) -> Result<ArrayRef> {
+/// Returns a column as timestamps; NULL for a text that is not a time.
+pub(crate) fn times(column: &ArrayRef) -> Result<ArrayRef> {
     Ok(cast(column, &MICROS)?)
 }
 
-fn time(times: &ArrayRef, row: usize) -> Option<NaiveDateTime> {
+pub(crate) fn time(times: &ArrayRef, row: usize) -> Option<NaiveDateTime> {
     let times = times.as_primitive::<TimestampMicrosecondType>();
     times.is_valid(row).then(|| DateTime::from_timestamp_micros(times.value(row)).map(|time| time.naive_utc()))?
 }
@@ -77,10 +77,13 @@ fn date_format(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     let mut last: Last<Vec<Item<'static>>> = Last(None);
     let mut found: Vec<Option<String>> = Vec::with_capacity(rows);
     for row in 0..rows {
-        found.push(match (time(&column, row), at(&patterns, row)) {
-            (Some(time), Some(pattern)) => Some(time.format_with_items(last.get(pattern, items)?.iter()).to_string()),
-            _ => None,
-        });
+        let Some(pattern) = at(&patterns, row) else {
+            found.push(None);
+            continue;
+        };
+        // A wrong pattern is an error beside any time, so that a constant one is found before there are rows.
+        let items = last.get(pattern, items)?;
+        found.push(time(&column, row).map(|time| time.format_with_items(items.iter()).to_string()));
     }
     Ok(Arc::new(StringArray::from(found)))
 }
@@ -92,7 +95,7 @@ fn items(pattern: &str) -> Result<Vec<Item<'static>>> {
     }
 }
 
-/// A Java pattern (`java.time.format.DateTimeFormatter`) as chrono's.
+/// Translates a Java pattern (`java.time.format.DateTimeFormatter`) to chrono's.
 pub fn chrono_pattern(pattern: &str) -> Result<String> {
     let mut format = String::new();
     let mut rest = pattern.chars().peekable();
@@ -154,7 +157,7 @@ fn unix_timestamp(columns: &[ArrayRef], _: usize) -> Result<ArrayRef> {
     Ok(Arc::new(micros.as_primitive::<TimestampMicrosecondType>().unary::<_, Int64Type>(seconds)))
 }
 
-/// Seconds (precision 0) or milliseconds (3) since the Unix epoch.
+/// Returns the time of a number of seconds (precision 0) or milliseconds (3) since the Unix epoch.
 fn to_timestamp_ltz(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     let (numbers, precision) = (cast(&columns[0], &DataType::Int64)?, cast(&columns[1], &DataType::Int64)?);
     let (numbers, precision) = (numbers.as_primitive::<Int64Type>(), precision.as_primitive::<Int64Type>());
@@ -172,11 +175,11 @@ fn to_timestamp_ltz(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     Ok(Arc::new(TimestampMillisecondArray::from(found).with_timezone(crate::UTC)))
 }
 
-/// The time of these parts; the second may have a fraction, of which microseconds are kept.
+/// Returns the time of these parts; the second may have a fraction, of which microseconds are kept.
 /// <https://www.postgresql.org/docs/current/functions-datetime.html>
 ///
 /// # Errors
-/// There is no such time: PostgreSQL and DuckDB refuse it, too.
+/// If there is no such time, as in PostgreSQL and DuckDB.
 fn make_timestamp(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     let whole = columns[..5].iter().map(|column| Ok(cast(column, &DataType::Int64)?)).collect::<Result<Vec<_>>>()?;
     // In whole microseconds, exactly: a DOUBLE would round.
@@ -201,7 +204,7 @@ fn make_timestamp(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     Ok(Arc::new(TimestampMicrosecondArray::from(found)))
 }
 
-/// Microseconds since the Unix epoch; `None`: there is no such time.
+/// Returns microseconds since the Unix epoch; `None` if there is no such time.
 fn micros_of(parts: &[i64], micros: i128) -> Option<i64> {
     let [year, month, day, hour, minute] = parts else { return None };
     let part = |part: &i64| u32::try_from(*part).ok();
@@ -231,11 +234,11 @@ fn unit(name: &str) -> Result<Unit> {
         "month" => Unit::Months(1),
         "quarter" => Unit::Months(3),
         "year" => Unit::Months(12),
-        _ => return exec_err!("'{name}' is no unit of time: SECOND, MINUTE, HOUR, DAY, WEEK, MONTH, QUARTER, YEAR"),
+        _ => return exec_err!("'{name}' is not a unit of time: SECOND, MINUTE, HOUR, DAY, WEEK, MONTH, QUARTER, YEAR"),
     })
 }
 
-/// Whole units from one time to another.
+/// Returns the whole units from one time to another.
 fn timestampdiff(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     let (units, from, to) = (texts(&columns[0])?, times(&columns[1])?, times(&columns[2])?);
     let mut last = Last(None);
@@ -253,7 +256,7 @@ fn timestampdiff(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     Ok(Arc::new(Int64Array::from(found)))
 }
 
-/// Whole months, towards zero.
+/// Returns the whole months from one time to another, rounded towards zero.
 fn months_between(from: NaiveDateTime, to: NaiveDateTime) -> i64 {
     if to < from {
         return -months_between(to, from);

@@ -1,6 +1,6 @@
 //! JSON in texts: `JSON_VALUE`, `JSON_QUERY`, `JSON_EXISTS`, `GET_JSON_OBJECT`.
 //!
-//! Paths are JSONPath (RFC 9535), with SQL's `lax` in front or not. A text that is no JSON gives NULL.
+//! Paths are JSONPath (RFC 9535), with or without SQL's `lax` before them. The result is NULL if the text is not JSON.
 
 use super::{Columns, Last, at, texts};
 use datafusion::arrow::array::{ArrayRef, BooleanArray, StringArray};
@@ -21,7 +21,7 @@ pub fn all() -> Vec<Columns> {
     ]
 }
 
-/// A text, number or boolean, as text.
+/// Returns a text, number or boolean as text; `None` for others.
 fn scalar(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -31,12 +31,12 @@ fn scalar(value: &Value) -> Option<String> {
     }
 }
 
-/// An object or list, as JSON.
+/// Returns an object or list as JSON; `None` for others.
 fn nested(value: &Value) -> Option<String> {
     matches!(value, Value::Array(_) | Value::Object(_)).then(|| value.to_string())
 }
 
-/// For every row, what its path finds first; `None` where the row is NULL or no JSON.
+/// Applies `found` in every row to the first value that the path finds. `None`: an argument is NULL, or the text no JSON.
 fn each<T>(columns: &[ArrayRef], rows: usize, found: impl Fn(Option<&Value>) -> Option<T>) -> Result<Vec<Option<T>>> {
     let (json, paths) = (texts(&columns[0])?, texts(&columns[1])?);
     let mut last = Last(None);
@@ -57,7 +57,7 @@ fn parse(path: &str) -> Result<JsonPath> {
     let plain = path.trim().strip_prefix("lax ").unwrap_or(path).trim();
     match JsonPath::parse(plain) {
         Ok(path) => Ok(path),
-        Err(error) => exec_err!("'{path}' is no JSON path: {error}; write '$.name' or '$.list[0].name'"),
+        Err(error) => exec_err!("'{path}' is not a JSON path: {error}; write '$.name' or '$.list[0].name'"),
     }
 }
 
@@ -92,6 +92,6 @@ mod tests {
         assert_eq!(of("json_exists", json, "$.n").unwrap().as_deref(), Some("true"));
         assert_eq!(of("json_exists", json, "$.x").unwrap().as_deref(), Some("false"));
         assert_eq!(of("json_exists", "no json", "$.x").unwrap(), None);
-        assert!(of("json_value", json, "a b").unwrap_err().to_string().contains("is no JSON path"));
+        assert!(of("json_value", json, "a b").unwrap_err().to_string().contains("is not a JSON path"));
     }
 }

@@ -1,9 +1,9 @@
-//! Functions that people know from Spark SQL and Flink SQL and DataFusion does not have.
+//! Functions of Spark SQL and Flink SQL that DataFusion does not have.
 //!
 //! Owns: their registration and their common shape; the clock of a batch ([`clock`]), windows as functions ([`windows`]).
 //! Does not own: which of them a script may call (crate `sql`, `functions`).
-//! Invariants: no function here depends on a random source, a locale, a time zone but UTC or a clock but the batch's; NULL
-//! in gives NULL out; a text that cannot be read gives NULL, a pattern that cannot be read is an error.
+//! Invariants: no function here depends on a random source, a locale, a time zone but UTC or a clock but the batch's; a NULL
+//! argument gives NULL; a text that cannot be parsed gives NULL, a pattern that cannot be parsed is an error.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -16,6 +16,7 @@ mod lists;
 mod random;
 pub mod size;
 mod text;
+mod to_char;
 pub mod windows;
 
 pub use dates::chrono_pattern;
@@ -28,13 +29,18 @@ use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, Sca
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-/// The one time zone that timestamps with a zone are in.
+/// The time zone of all timestamps with a zone.
 pub const UTC: &str = "UTC";
 
-/// All of them.
+/// Returns all scalar functions of this crate that need no context.
 pub fn all() -> Vec<Arc<ScalarUDF>> {
-    let functions =
-        dates::all().into_iter().chain(text::all()).chain(json::all()).chain(lists::all()).chain(random::all());
+    let functions = dates::all()
+        .into_iter()
+        .chain(text::all())
+        .chain(to_char::all())
+        .chain(json::all())
+        .chain(lists::all())
+        .chain(random::all());
     functions.map(|function| Arc::new(ScalarUDF::from(function))).collect()
 }
 
@@ -43,7 +49,7 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
 pub struct Columns {
     name: &'static str,
     aliases: Vec<String>,
-    /// How it is called, for errors.
+    /// An example of a call, for errors.
     usage: &'static str,
     /// Least and greatest number of arguments.
     arguments: (usize, usize),
@@ -111,12 +117,12 @@ impl ScalarUDFImpl for Columns {
     }
 }
 
-/// A column as text.
+/// Returns a column as text.
 fn texts(column: &ArrayRef) -> Result<StringArray> {
     Ok(cast(column, &DataType::Utf8)?.as_string::<i32>().clone())
 }
 
-/// A value computed again only when its text changes: patterns are the same in nearly every row.
+/// Caches the value computed from the last text, since patterns are the same in nearly every row.
 struct Last<T>(Option<(String, T)>);
 
 impl<T> Last<T> {
@@ -131,7 +137,7 @@ impl<T> Last<T> {
     }
 }
 
-/// The value of a row, unless it is NULL.
+/// Returns the value of a row; `None` for NULL.
 fn at(array: &StringArray, row: usize) -> Option<&str> {
     array.is_valid(row).then(|| array.value(row))
 }

@@ -8,7 +8,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Int64Type};
 use datafusion::common::{Result, exec_err};
 use std::sync::Arc;
 
-/// Lists side by side, at most.
+/// Most arguments of a call.
 const LISTS: usize = 64;
 
 pub fn all() -> Vec<Columns> {
@@ -16,7 +16,7 @@ pub fn all() -> Vec<Columns> {
     vec![Columns::new("hw_positions(from, list, …)", (2, LISTS), DataType::List(item), positions)]
 }
 
-/// Of each row as many numbers as its longest list has elements; NULL where all lists are NULL.
+/// Returns for each row the numbers `from`, `from + 1`, …, as many as its longest list has elements; NULL if all lists are.
 fn positions(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     let from = cast(&columns[0], &DataType::Int64)?;
     let from = if rows == 0 { 0 } else { from.as_primitive::<Int64Type>().value(0) } as i32;

@@ -1,4 +1,4 @@
-//! Values that look random and are not: a hash of the query, the place of the call and the record's position.
+//! Pseudo-random values: a hash of the query's seed, the place of the call and the record's position.
 
 use super::{Columns, at, texts};
 use datafusion::arrow::array::{ArrayRef, AsArray, Float64Array, StringArray};
@@ -15,7 +15,7 @@ pub fn all() -> Vec<Columns> {
     ]
 }
 
-/// 128 bits of each row.
+/// Returns a hash of 128 bits for each row.
 fn hashes(columns: &[ArrayRef], rows: usize) -> Result<Vec<u128>> {
     let (place, topic) = (texts(&columns[1])?, texts(&columns[2])?);
     let number = |place: usize| cast(&columns[place], &DataType::Int64);
@@ -36,13 +36,13 @@ fn hashes(columns: &[ArrayRef], rows: usize) -> Result<Vec<u128>> {
     Ok((0..rows).map(hash).collect())
 }
 
-/// From 0 to below 1, in steps of 2⁻⁵³.
+/// Returns numbers from 0 to below 1, in steps of 2⁻⁵³.
 fn random(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     let part = |hash: u128| (hash as u64 >> 11) as f64 / (1u64 << 53) as f64;
     Ok(Arc::new(hashes(columns, rows)?.into_iter().map(|hash| Some(part(hash))).collect::<Float64Array>()))
 }
 
-/// In the form of version 4.
+/// Returns UUIDs in the form of version 4.
 fn uuid(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     let form = |hash: u128| {
         let bits = hash & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;

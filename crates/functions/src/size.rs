@@ -1,10 +1,10 @@
-//! How much memory values take.
+//! Sizes of values in memory.
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray};
 use datafusion::arrow::datatypes::DataType;
 use std::sync::Arc;
 
-/// What the values of an array take, bytes, whatever buffers they are slices of.
+/// Returns the bytes of an array's own values, without the rest of buffers that it is a slice of.
 pub fn array_bytes(array: &ArrayRef) -> usize {
     let between = |offsets: &[i32], values: ArrayRef| {
         let (first, end) = (offsets[0] as usize, offsets[offsets.len() - 1] as usize);

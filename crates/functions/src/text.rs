@@ -18,7 +18,7 @@ pub fn all() -> Vec<Columns> {
     ]
 }
 
-/// A whole number per row; `default` where the argument is left out.
+/// Returns a whole number per row; `default` if the argument is left out.
 fn numbers(columns: &[ArrayRef], place: usize, default: i64, rows: usize) -> Result<Int64Array> {
     match columns.get(place) {
         Some(column) => Ok(cast(column, &DataType::Int64)?.as_primitive::<Int64Type>().clone()),
@@ -26,8 +26,8 @@ fn numbers(columns: &[ArrayRef], place: usize, default: i64, rows: usize) -> Res
     }
 }
 
-/// What a group of the first match holds; NULL without a match. Group 0 is the whole match, and the default is 1, or 0
-/// where the pattern has no group.
+/// Returns a group of the first match; NULL without a match. Group 0 is the whole match. The default is 1, or 0 if
+/// the pattern has no group.
 fn regexp_extract(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     let (text, pattern) = (texts(&columns[0])?, texts(&columns[1])?);
     let groups = numbers(columns, 2, -1, rows)?;
@@ -56,7 +56,7 @@ fn regexp_extract(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     Ok(Arc::new(StringArray::from(found)))
 }
 
-/// The part at an index, from 0, of a text split at a delimiter; NULL if there are fewer.
+/// Returns the part at an index, from 0, of a text split at a delimiter; NULL if there is no such part.
 fn split_index(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     let (text, delimiter) = (texts(&columns[0])?, texts(&columns[1])?);
     let indexes = numbers(columns, 2, 0, rows)?;
@@ -71,7 +71,7 @@ fn split_index(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     Ok(Arc::new((0..rows).map(part).collect::<StringArray>()))
 }
 
-/// Place of a part in a text, from 1, counted in characters; 0 if it is not there.
+/// Returns the place of a part in a text, in characters from 1; 0 if the text does not contain it.
 fn locate(columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
     let (part, text) = (texts(&columns[0])?, texts(&columns[1])?);
     let from = numbers(columns, 2, 1, rows)?;

@@ -1,8 +1,8 @@
-//! Every operator there is: one folder each.
+//! All operators, one folder each.
 //!
-//! In a folder's `mod.rs` stands the operator as planned: what it is told, and what it says of itself. Beside it (`run`)
-//! stands how it runs. Does not own: how operators hang together and what they share (crate `dataflow`), building them
-//! (crate `planner`).
+//! A folder's `mod.rs` holds the operator's spec: its parameters and its `OperatorSpec` or `RowSpec`. The runtime is
+//! beside it (`run`). Does not own: operator traits, stages and code that operators share (crate `dataflow`), planning
+//! operators (crate `planner`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

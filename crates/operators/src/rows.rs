@@ -1,6 +1,6 @@
 //! Operators over single rows: filter, projection, expansion.
 //!
-//! Invariant: what is computed at once is bounded, however large the values are that expressions make.
+//! Invariant: the size of the values computed at once is bounded, however large the results of expressions are.
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -15,9 +15,9 @@ use highwater_functions::size::array_bytes;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-/// What is computed at once, bytes; a row may be more.
+/// Maximum size in bytes of the columns computed at once; a single row may be larger.
 const AT_ONCE_BYTES: usize = 64 << 20;
-/// A single row.
+/// Maximum size in bytes of a single row.
 const MAX_ROW_BYTES: usize = MAX_COLUMN_BYTES as usize;
 
 type Exprs = Vec<Arc<dyn PhysicalExpr>>;
@@ -26,14 +26,14 @@ type Exprs = Vec<Arc<dyn PhysicalExpr>>;
 #[derive(Clone, Debug)]
 pub struct Filter(pub Arc<dyn PhysicalExpr>);
 
-/// Each row as these expressions of it.
+/// Replaces each row by these expressions of it.
 #[derive(Clone, Debug)]
 pub struct Project {
     pub exprs: Exprs,
     pub schema: SchemaRef,
 }
 
-/// Each row once for every list of expressions.
+/// Replaces each row by one row for every list of expressions.
 #[derive(Clone, Debug)]
 pub struct Expand {
     pub lists: Vec<Exprs>,
@@ -137,7 +137,7 @@ impl RowOperator for Expand {
     }
 }
 
-/// Gives the rows as these expressions of them. What is too much to be computed at once is computed in two parts.
+/// Emits these expressions of the rows. If they are too large to be computed at once, the rows are halved.
 fn project(
     exprs: &[Arc<dyn PhysicalExpr>],
     schema: &SchemaRef,
@@ -153,7 +153,7 @@ fn project(
     project(exprs, schema, second, give)
 }
 
-/// The values of expressions; `None`: they are too much at once.
+/// Returns the values of expressions; `None` if they are too large to be computed at once.
 fn columns_within(exprs: &[Arc<dyn PhysicalExpr>], rows: &RecordBatch) -> Result<Option<Vec<ArrayRef>>, EngineError> {
     let mut columns = Vec::with_capacity(exprs.len());
     let mut bytes = 0;
@@ -171,7 +171,7 @@ fn columns_within(exprs: &[Arc<dyn PhysicalExpr>], rows: &RecordBatch) -> Result
     Ok(Some(columns))
 }
 
-/// The values of an expression; `None`: they are too much at once, and there are several rows.
+/// Returns the values of an expression; `None` if they are too large for one column and there are several rows.
 fn evaluate_within(expr: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> Result<Option<ArrayRef>, EngineError> {
     match evaluate(expr, rows) {
         Ok(values) => Ok(Some(values)),

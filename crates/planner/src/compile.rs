@@ -1,7 +1,7 @@
-//! From a script's text to a query that can run.
+//! Compiles the text of a script to a query.
 //!
 //! Owns: the order of the steps: statements, options, tables, views, INSERTs, sources, dataflow.
-//! Does not own: any of the steps. Invariants: pure and deterministic; nothing is opened or asked.
+//! Does not own: any of the steps. Invariant: compiling is pure and deterministic; it opens no file and no connection.
 
 use crate::plan::builder::{Builder, Target};
 use crate::plan::catalog::Catalog;
@@ -15,6 +15,7 @@ use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_functions::clock::BatchClock;
 use highwater_protocol::ids::SinkId;
 use highwater_protocol::options::OutputMode;
+use highwater_sql::array_subqueries::aggregate_arrays;
 use highwater_sql::connectors::written_secrets;
 use highwater_sql::derived::DerivedFrom;
 use highwater_sql::error::{Result, SqlError};
@@ -25,10 +26,11 @@ use highwater_sql::limits;
 use highwater_sql::metadata_columns::{METADATA, collect_metadata, hide_metadata};
 use highwater_sql::names::use_standard_names;
 use highwater_sql::options::{QueryOptions, query_options, table_options};
+use highwater_sql::patterns::use_patterns;
 use highwater_sql::random::{collect_position, derive_random};
 use highwater_sql::refuse::refuse_unsupported;
 use highwater_sql::rewrite::{
-    name_branches, name_fields, order_by_places, tell_columns_apart, use_grouping_sets, use_limits,
+    name_branches, name_fields, name_subqueries, order_by_places, tell_columns_apart, use_grouping_sets, use_limits,
 };
 use highwater_sql::script::{InsertDef, Statement, ViewDef, parse_script};
 use highwater_sql::spark_windows::rewrite_spark_windows;
@@ -51,7 +53,7 @@ fn compile_script(sql: &str) -> Result<CompiledQuery> {
     let clock = BatchClock::default();
     let catalog = catalog(&script, &defaults, &clock, xxhash_rust::xxh3::xxh3_64(sql.as_bytes()))?;
     if script.inserts.is_empty() {
-        return Err(SqlError::at(Location::empty(), "the script has no INSERT INTO: nothing would run")
+        return Err(SqlError::at(Location::empty(), "the script has no INSERT INTO, so nothing would run")
             .hint("add INSERT INTO <table> SELECT … FROM <table>"));
     }
     let (mut sinks, planned) = plan_inserts(&script, &catalog, &options)?;
@@ -84,10 +86,10 @@ fn compile_script(sql: &str) -> Result<CompiledQuery> {
     Ok(query)
 }
 
-/// The declared columns of a script's tables, and those its views give, by name. Its INSERTs are not looked at.
+/// Returns the schemas of a script's tables (declared columns) and views, by name. INSERTs are not planned.
 ///
 /// # Errors
-/// A statement that cannot be read, an unknown option, a view that cannot be planned.
+/// If a statement cannot be parsed, an option is unknown, or a view cannot be planned.
 pub fn describe(sql: &str) -> Result<BTreeMap<String, SchemaRef>> {
     limits::on_large_stack(|| describe_script(sql))
 }
@@ -156,7 +158,7 @@ impl Script {
         Ok(())
     }
 
-    /// Metadata columns that the script names anywhere.
+    /// Returns the metadata columns that the script uses anywhere.
     fn metadata(&self) -> BTreeSet<&'static str> {
         let mut used = BTreeSet::new();
         for query in self.views.iter().map(|view| &view.query).chain(self.inserts.iter().map(|insert| &insert.query)) {
@@ -182,7 +184,7 @@ impl Script {
 fn refuse_twice(names: &[&Name], message: impl Fn(&str) -> String, hint: &str) -> Result<()> {
     for (index, name) in names.iter().enumerate() {
         if let Some(first) = names[..index].iter().find(|other| other.text == name.text) {
-            // Tables come before views here, whatever the script's order: the later place is the second one.
+            // `names` lists tables before views, so the second one is the one that comes later in the script.
             let second =
                 if (first.at.line, first.at.column) > (name.at.line, name.at.column) { first.at } else { name.at };
             return Err(SqlError::at(second, message(&name.text)).hint(hint));
@@ -212,9 +214,12 @@ fn plan_query(query: &Query, catalog: &Catalog, at: Location) -> Result<LogicalP
     limits::check_query(query, &|name| catalog.view_size(name), at)?;
     let mut query = query.clone();
     hide_metadata(&mut query, &|name| catalog.hidden(name));
+    aggregate_arrays(&mut query)?;
+    use_patterns(&mut query)?;
     join_lateral_views(&mut query);
     use_standard_names(&mut query);
     name_branches(&mut query);
+    name_subqueries(&mut query);
     use_limits(&mut query);
     order_by_places(&mut query);
     use_grouping_sets(&mut query);
@@ -234,14 +239,14 @@ fn plan_query(query: &Query, catalog: &Catalog, at: Location) -> Result<LogicalP
     Ok(plan)
 }
 
-/// `CREATE VIEW v (a, b) AS …`: the columns get these names.
+/// Renames the columns of a view as `CREATE VIEW v (a, b) AS …` says.
 fn name_columns(plan: LogicalPlan, view: &ViewDef) -> Result<LogicalPlan> {
     if view.columns.is_empty() {
         return Ok(plan);
     }
     let (given, wanted) = (plan.schema().fields().len(), view.columns.len());
     if given != wanted {
-        let message = format!("view '{}' names {wanted} columns, and its SELECT gives {given}", view.name.text);
+        let message = format!("view '{}' names {wanted} columns, but its SELECT has {given}", view.name.text);
         return Err(SqlError::at(view.name.at, message).hint("name each column, or none"));
     }
     let exprs: Vec<Expr> =
@@ -250,14 +255,15 @@ fn name_columns(plan: LogicalPlan, view: &ViewDef) -> Result<LogicalPlan> {
     LogicalPlanBuilder::from(plan).project(exprs).and_then(LogicalPlanBuilder::build).map_err(located)
 }
 
-/// An INSERT, planned.
+/// A planned INSERT.
 struct PlannedInsert {
     plan: LogicalPlan,
     sink: SinkId,
     at: Location,
 }
 
-/// All INSERTs, and the tables they write, each once: several INSERTs into one table are one UNION ALL.
+/// Plans all INSERTs. Returns the tables they write, each once, and the plans: several INSERTs into one table work like a
+/// UNION ALL.
 fn plan_inserts(
     script: &Script,
     catalog: &Catalog,
@@ -284,12 +290,12 @@ fn plan_inserts(
     Ok((sinks, planned))
 }
 
-/// What an INSERT's rows go to.
+/// Returns the target of an INSERT's rows.
 fn target<'a>(sink: &'a SinkTable, options: &QueryOptions, at: Location) -> Target<'a> {
     let keyed = !sink.primary_key.is_empty();
-    // What was asked for, so that 'update' into a sink without key is refused where it would rewrite rows.
+    // The mode from the script, not the sink's, so that 'update' into a sink without key is refused where rows would change.
     let mode = options.output_mode.unwrap_or(sink.mode);
-    // The whole result is gathered from every change of it.
+    // Output mode 'complete' collects the result from all of its changes, as a keyed sink would.
     let is_complete = sink.mode == OutputMode::Complete;
     let (keyed, mode) = if is_complete { (true, OutputMode::Update) } else { (keyed, mode) };
     Target { sink: &sink.name, keyed, mode, at, is_last: !is_complete }

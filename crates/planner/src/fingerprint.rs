@@ -1,7 +1,7 @@
-//! One hash of a compiled query, to notice two builds or two plans at work on one query.
+//! A hash of a compiled query, by which processes notice that they run different builds or plans of it.
 //!
-//! Owns: what goes into the hash. Invariants: nothing in it depends on the process (no addresses, no hash
-//! order, no clock); the versions of this engine and of DataFusion are part of it, since their functions are.
+//! Owns: the input of the hash. Invariants: nothing in it depends on the process (no addresses, no hash
+//! order, no clock); the versions of this engine and of DataFusion are part of it, since functions may change with them.
 
 use crate::explain::output_text;
 use crate::query::CompiledQuery;
@@ -13,12 +13,12 @@ use std::fmt::Write;
 use xxhash_rust::xxh3::Xxh3;
 
 impl CompiledQuery {
-    /// Identifies what the query keeps. Another build that gives the same identity reads the same state.
+    /// Returns the identity of the query's state. A build that computes the same identity can read the state.
     pub fn plan_identity(&self) -> PlanIdentity {
         plan_of(self)
     }
 
-    /// A hash of all that decides what the query does, as 32 hex digits: equal for two processes if and only
+    /// Returns a hash of the options, tables and plan as 32 hex digits: equal for two processes if and only
     /// if they would run the same plan.
     pub fn fingerprint(&self) -> String {
         of(self)

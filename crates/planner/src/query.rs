@@ -1,4 +1,4 @@
-//! What a script is once compiled: its dataflow, its sources to read, its sinks to write.
+//! A compiled script: its dataflow, its sources and its sinks.
 //!
 //! Owns: the shape of a compiled query and its tables. Does not own: making them (the SQL frontend), reading
 //! and writing Kafka (crate `connectors`). Invariant: references to secrets in option values stay unresolved.
@@ -17,7 +17,7 @@ use highwater_sql::tables::{SinkTable, SnapshotTable, SourceTable};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A script, ready to run. Compiling the same script in the same build gives the same one.
+/// A compiled script. The same build compiles the same script to the same query.
 #[derive(Clone, Debug)]
 pub struct CompiledQuery {
     pub options: QueryOptions,
@@ -26,17 +26,17 @@ pub struct CompiledQuery {
     /// By [`SinkId`](highwater_protocol::ids::SinkId).
     pub sinks: Vec<SinkTable>,
     pub dataflow: Dataflow,
-    /// What rows look up, to be loaded before a batch's tasks: see [`CompiledQuery::load_snapshots`].
+    /// Lookups whose tables must be loaded before a batch's tasks run: see [`CompiledQuery::load_snapshots`].
     pub lookups: Vec<Arc<Lookup>>,
-    /// What people should know before it runs, each a sentence.
+    /// Warnings for people before the query runs, each a sentence.
     pub warnings: Vec<String>,
-    /// What `now()` reads: set it to a batch's timestamp before its tasks run. Clones share it, so batches with
-    /// other timestamps need a query compiled of its own.
+    /// The clock of `now()`: set it to a batch's timestamp before its tasks run. Clones of a query share it, so batches that
+    /// run at once need a compiled query each.
     pub clock: BatchClock,
 }
 
 impl CompiledQuery {
-    /// The sources as the driver's planning sees them, by [`SourceId`](highwater_protocol::ids::SourceId).
+    /// Returns the sources in the form the driver plans batches with, by [`SourceId`](highwater_protocol::ids::SourceId).
     pub fn source_specs(&self) -> Vec<SourceSpec> {
         let spec = |source: &SourceTable| SourceSpec {
             id: source.id,
@@ -48,7 +48,7 @@ impl CompiledQuery {
         self.sources.iter().map(spec).collect()
     }
 
-    /// The tables that rows look up, each once.
+    /// Returns the lookup tables that the driver reads whole, each once.
     pub fn snapshot_tables(&self) -> Vec<SnapshotTable> {
         let mut tables: BTreeMap<&str, SnapshotTable> = BTreeMap::new();
         for table in self.lookups.iter().flat_map(|lookup| lookup.tables()) {
@@ -57,11 +57,11 @@ impl CompiledQuery {
         tables.into_values().collect()
     }
 
-    /// Loads what rows look up in a batch that is planned with these versions, into at most `limit_bytes` of memory. Returns
-    /// whether anything had to be loaded.
+    /// Loads the lookup tables of a batch that is planned with these versions, into at most `limit_bytes` of memory.
+    /// Returns true if anything had to be loaded.
     ///
     /// # Errors
-    /// The content of a table is not to be had, or is not what it declares; or all of it together is too large.
+    /// If a table's content is not available or does not fit its declaration, or all tables are too large together.
     pub async fn load_snapshots<R: SnapshotRows>(
         &self,
         versions: &FileVersions,
@@ -79,10 +79,10 @@ impl CompiledQuery {
         Ok(loaded)
     }
 
-    /// Checks that every operator gets the rows it was planned for, and that every exchange and sink gets its own.
+    /// Checks that the schemas of operators, exchanges and sinks fit together.
     ///
     /// # Errors
-    /// It does not: the planner has a fault. The message names the operator.
+    /// If they do not, which is a fault of the planner. The message names the operator.
     pub fn check_schemas(&self) -> Result<(), EngineError> {
         let internal = |what: String| EngineError::Internal(what);
         for stage in &self.dataflow.stages {

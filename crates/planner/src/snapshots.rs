@@ -1,21 +1,21 @@
-//! Versions of the tables that rows look up.
+//! The rows of lookup tables, as a compiled query gets them.
 //!
-//! Owns: how a process hands their rows to a query. Does not own: reading them (connectors), which version a batch looks
-//! up (its plan), what is done with the rows (`plan::lookup_rows`).
+//! Owns: the trait through which a process provides them. Does not own: reading tables (connectors), which version a batch
+//! looks up (its plan), keeping the rows in memory (`plan::lookup_rows`).
 
 use arrow::record_batch::RecordBatch;
 use highwater_dataflow::error::EngineError;
 use highwater_protocol::files::FileContent;
 use highwater_sql::tables::SnapshotTable;
 
-/// Where a process gets the rows of versions from.
+/// Provides the rows of lookup tables in one process.
 pub trait SnapshotRows: Sync {
     type Error: From<EngineError>;
 
-    /// The rows of the version of `table` that has these contents.
+    /// Returns the rows of the version of `table` that consists of `contents`.
     ///
     /// # Errors
-    /// The content is not to be had, or is not what the table declares; the message says why.
+    /// If the content is not available, or does not fit the table's declaration; the message says why.
     fn rows(
         &self,
         table: &SnapshotTable,

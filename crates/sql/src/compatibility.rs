@@ -1,8 +1,8 @@
-//! Calls that Spark and Flink take with other arguments than DataFusion: patterns of dates as Java writes them, times where
-//! a date is wanted, operators for functions.
+//! Functions whose arguments differ between Spark or Flink and DataFusion: Java's date patterns, timestamps in place of
+//! dates, operators in place of functions.
 //!
-//! Owns: rewriting one call. Does not own: walking a query (`names`), names alone (`functions`). Invariant: what DataFusion
-//! takes as it is keeps its meaning: a pattern with `%` is one of chrono's.
+//! Owns: rewriting one call. Does not own: walking a query (`names`), other names of a function (`functions`). Invariant: a
+//! call that DataFusion accepts keeps its meaning, so a pattern with `%` is chrono's.
 
 use super::syntax::function_name;
 use super::syntax::{arguments, call};
@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use highwater_functions::chrono_pattern;
 
-/// The same in DataFusion's words, if those are others.
+/// Returns the same expression as DataFusion writes it; `None` if `expr` stays as it is.
 pub fn standard(expr: &Expr) -> Option<Expr> {
     match expr {
         Expr::RLike { negated, expr: text, pattern, .. } => {
@@ -77,13 +77,14 @@ fn text(text: &str) -> Expr {
     Expr::Value(Value::SingleQuotedString(text.into()).with_empty_span())
 }
 
-/// A pattern of Java's as one of chrono's.
+/// Translates a Java pattern to chrono's; `None` unless it is a literal of Java's that can be translated.
 fn chrono(pattern: &Expr) -> Option<Expr> {
     let java = literal(pattern).filter(|java| !java.contains('%'))?;
     Some(text(&chrono_pattern(java).ok()?))
 }
 
-/// A pattern without a time of day gives midnight; a number would be days there, so only texts are taken.
+/// Builds the timestamp. A pattern without time of day gives midnight by way of `to_date`, which would read a number as
+/// days; so `time` is cast to text first.
 fn to_timestamp(time: &Expr, pattern: &Expr) -> Option<Expr> {
     let has_time = literal(pattern)?.contains(['H', 'h']);
     let (time, pattern, span) = (time.clone(), chrono(pattern)?, time.span());

@@ -1,9 +1,9 @@
-//! The options of a table's connector, as its declaration has them.
+//! The options of a table's connector, checked against the connector's declaration.
 //!
 //! Owns: checking a script's options against a declaration, and typing them. Does not own: the declarations (crate
 //! `connector-spec`), options of formats (`formats`), how tables are read (`reading_options`).
-//! Invariants: an option that the connector does not declare is refused with the nearest it does; only secrets, logins and
-//! paths take `${…}` references.
+//! Invariants: an option that the connector does not declare is refused, with the nearest declared one as the hint; only
+//! secrets, logins and paths take `${…}` references.
 
 use super::error::{Result, SqlError};
 use super::format_options::{file_format, format_keys, is_format_key, json_only, record_formats};
@@ -19,32 +19,32 @@ use highwater_connector_spec::{
 };
 use std::collections::BTreeMap;
 
-/// Names of all options of all connectors, and of formats.
+/// Returns the names of all options of all connectors and formats.
 pub fn known_options() -> Vec<String> {
     let own = CONNECTORS.iter().flat_map(|spec| spec.options).map(|option| option.name.to_string());
     std::iter::once("connector".to_string()).chain(own).chain(format_keys()).collect()
 }
 
-/// Whether some connector has this option, or formats do.
+/// True if a connector or a format has this option.
 pub fn is_known(key: &str) -> bool {
     let has = |spec: &&ConnectorSpec| spec.kind(key).is_some();
     key == "connector" || is_format_key(key) || CONNECTORS.iter().any(has)
 }
 
-/// `'connector' = 'a' or 'b'`: those that can be used so.
+/// Returns `'connector' = 'a' or 'b'`, with the connectors that can be used as `wanted`.
 pub fn usable(wanted: Use) -> String {
     let names = CONNECTORS.iter().filter(|spec| spec.is(wanted)).map(|spec| format!("'{}'", spec.name));
     format!("'connector' = {}", names.collect::<Vec<_>>().join(" or "))
 }
 
-/// The connector that an entry names.
+/// Returns the connector that the value of `entry` names.
 pub fn spec_named(entry: &OptionEntry) -> Result<&'static ConnectorSpec> {
     let words: Vec<(&'static str, &'static ConnectorSpec)> =
         CONNECTORS.iter().flat_map(|spec| spec.names().map(|name| (name, *spec))).collect();
     word(entry, &words)
 }
 
-/// Types the options of a table of this connector.
+/// Checks and types the options of a table.
 pub fn connector_options(
     table: &TableDef,
     spec: &'static ConnectorSpec,
@@ -96,13 +96,13 @@ fn located(fault: Fault, entries: &[OptionEntry]) -> SqlError {
     SqlError::at(at, fault.message).hint(fault.hint)
 }
 
-/// A default, as if it stood in the script.
+/// Returns a default as an entry without a place in the script.
 pub fn declared(key: &str, value: &str) -> OptionEntry {
     let at = Location::empty();
     OptionEntry { key: key.into(), key_at: at, value: value.into(), value_at: at }
 }
 
-/// `None`: it is typed elsewhere.
+/// Types a value; `None` for options of reading, which `options` types.
 fn value(entry: &OptionEntry, kind: OptionKind) -> Result<Option<OptionValue>> {
     Ok(Some(match kind {
         OptionKind::Reading(_) => return Ok(None),
@@ -140,7 +140,7 @@ fn refuse_stray(spec: &ConnectorSpec, entry: &OptionEntry) -> Result<()> {
     Err(SqlError::at(entry.key_at, message).maybe_hint(hint.or(Some("drop it".into()))))
 }
 
-/// The properties among `entries`, checked, without their prefix.
+/// Checks the properties among `entries`, and returns them without their prefix.
 fn properties(spec: &PropertySpec, entries: &[OptionEntry]) -> Result<BTreeMap<String, String>> {
     let mut properties = BTreeMap::new();
     for entry in entries {
@@ -168,7 +168,7 @@ fn refused(spec: &PropertySpec, entry: &OptionEntry, property: &str) -> SqlError
     SqlError::at(entry.key_at, format!("unknown property '{}'", entry.key)).hint(hint)
 }
 
-/// Warnings of secrets that stand in the script itself, for each table once.
+/// Returns a warning for each secret of a table that is written in the script instead of being referred to.
 pub fn written_secrets(sources: &[SourceTable], sinks: &[SinkTable]) -> Vec<String> {
     let read = sources.iter().map(|source| (&source.name, &source.connector));
     let written = sinks.iter().map(|sink| (&sink.name, &sink.connector));

@@ -40,7 +40,7 @@ pub fn parse_table(parser: &mut Parser) -> Result<TableDef> {
     if !parser.parse_keyword(Keyword::WITH) {
         let found = parser.peek_token();
         return Err(SqlError::at(found.span.start, format!("expected WITH ('connector' = …) after the columns, found {found}"))
-            .hint("every table says where it lives: WITH ('connector' = 'kafka', 'topic' = …, 'bootstrap.servers' = …, 'format' = 'json')"));
+            .hint("every table needs a connector: WITH ('connector' = 'kafka', 'topic' = …, 'bootstrap.servers' = …, 'format' = 'json')"));
     }
     table.options = parse_options(parser)?;
     check(&table)?;
@@ -65,7 +65,7 @@ fn parse_element(parser: &mut Parser, table: &mut TableDef) -> Result<()> {
     parse_column(parser, table)
 }
 
-/// `WATERMARK` is not a keyword of the parser, and is a fine name for a column.
+/// True at `WATERMARK FOR`. `WATERMARK` is not a keyword of the parser, and a column may have this name.
 fn is_watermark(parser: &Parser) -> bool {
     let [first, second] = parser.peek_tokens_ref::<2>();
     let word = |token: &Token, text: &str| matches!(token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(text));
@@ -149,7 +149,7 @@ fn parse_options(parser: &mut Parser) -> Result<Vec<OptionEntry>> {
     }
 }
 
-/// A value of an option: a string, a number or a single word.
+/// Parses the value of an option: a string, a number or a single word.
 pub fn parse_option_value(parser: &mut Parser) -> Result<(String, Location)> {
     let token = parser.next_token();
     let at = token.span.start;
@@ -178,7 +178,7 @@ fn check(table: &TableDef) -> Result<()> {
         if table.derived.iter().any(|derived| derived.name.text == name.text) {
             let message = format!("'{}' is not stored in records, so it cannot be part of the PRIMARY KEY", name.text);
             return Err(
-                SqlError::at(name.at, message).hint("a PRIMARY KEY is of columns that are declared with a type")
+                SqlError::at(name.at, message).hint("a PRIMARY KEY consists of columns that are declared with a type")
             );
         }
     }

@@ -1,7 +1,7 @@
 //! Columns of a table that are not stored in its records: `cost AS price * quantity`, `METADATA FROM 'timestamp'`.
 //!
-//! Owns: their grammar, and which metadata column a key of `METADATA FROM` is. Does not own: computing them
-//! (`plan::derived`). Invariant: a derived column is read; only metadata without `VIRTUAL` is written as well.
+//! Owns: their grammar, and which metadata column a key of `METADATA FROM` names. Does not own: computing them
+//! (`plan::derived`). Invariant: every derived column can be read; only metadata without `VIRTUAL` can be written, too.
 
 use super::error::{Result, SqlError};
 use super::identifier::Name;
@@ -15,21 +15,21 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 #[derive(Clone, Debug)]
 pub struct Derived {
     pub name: Name,
-    /// So many stored columns come before it.
+    /// Number of stored columns that are declared before it.
     pub after: usize,
     pub from: DerivedFrom,
 }
 
-/// What it is derived from.
+/// The source of a derived column.
 #[derive(Clone, Debug)]
 pub enum DerivedFrom {
-    /// Columns of the same row.
+    /// An expression over columns of the same row.
     Expr(Box<Expr>),
-    /// A metadata column, cast.
+    /// The metadata column `key`, cast to `data_type`.
     Metadata { key: &'static str, data_type: DataType, is_virtual: bool },
 }
 
-/// Flink's keys, and our columns.
+/// Flink's metadata keys, each with Highwater's column.
 const KEYS: [(&str, &str); 6] = [
     ("timestamp", "_timestamp"),
     ("partition", "_partition"),
@@ -39,7 +39,7 @@ const KEYS: [(&str, &str); 6] = [
     ("key", "_key"),
 ];
 
-/// `AS expr` behind a column's name.
+/// Parses `AS expr` after a column's name; `None` if the column is not computed.
 pub fn parse_computed(parser: &mut Parser, name: &Name, after: usize) -> Result<Option<Derived>> {
     if !parser.parse_keyword(Keyword::AS) {
         return Ok(None);
@@ -51,7 +51,7 @@ pub fn parse_computed(parser: &mut Parser, name: &Name, after: usize) -> Result<
     Ok(Some(Derived { name: name.clone(), after, from: DerivedFrom::Expr(Box::new(expr)) }))
 }
 
-/// `METADATA [FROM 'key'] [VIRTUAL]` behind a column's type.
+/// Parses `METADATA [FROM 'key'] [VIRTUAL]` after a column's type; `None` if the column is not metadata.
 pub fn parse_metadata(parser: &mut Parser, name: &Name, data_type: &DataType, after: usize) -> Result<Option<Derived>> {
     if !take_word(parser, "metadata") {
         return Ok(None);
@@ -84,7 +84,7 @@ fn metadata_column(key: &str, at: Location) -> Result<&'static str> {
     })
 }
 
-/// A word that is no keyword of the parser, or one it uses otherwise.
+/// Consumes `word` if it comes next; true if it did. Works for words that are not keywords of the parser.
 fn take_word(parser: &mut Parser, word: &str) -> bool {
     let is_it = matches!(&parser.peek_token_ref().token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word));
     if is_it {

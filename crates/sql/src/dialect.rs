@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// The dialect of every script.
 #[derive(Debug)]
 pub struct HighwaterDialect {
-    /// Expressions that the parser may still begin.
+    /// Number of expressions that the parser may still begin.
     left: AtomicUsize,
 }
 
@@ -25,9 +25,9 @@ impl Default for HighwaterDialect {
 }
 
 impl HighwaterDialect {
-    /// The dialect for one parse of so many tokens. Where a text cannot be parsed, sqlparser tries each `CAST (…)` and its kind
-    /// once more as a call of a function: nested ones, twice as often at each level. After far more tries than any text
-    /// needs that can be parsed, parsing ends as it does where a text is nested too deeply.
+    /// Returns the dialect for one parse of so many tokens. sqlparser parses an invalid `CAST (…)` a second time, as a
+    /// function call, so the time is exponential in the depth of nested ones. The limit on begun expressions, far above the
+    /// need of any valid text, ends such a parse with the error of too deep nesting.
     pub fn for_tokens(tokens: usize) -> Self {
         Self { left: AtomicUsize::new(tokens.saturating_mul(100).saturating_add(10_000)) }
     }
@@ -40,14 +40,14 @@ impl HighwaterDialect {
 /// Marks `TABLE t` among a function's arguments; see [`table_argument`].
 const TABLE_MARK: &str = "TABLE";
 
-/// What a window function goes over.
+/// The input of a window function.
 #[derive(Clone, Debug)]
 pub enum WindowInput {
     Table(Ident),
     Query(Box<Query>),
 }
 
-/// What a `TABLE t [PARTITION BY …]` argument goes over, and by which keys.
+/// Returns the input and the keys of an argument `TABLE t [PARTITION BY …]`; `None` for other arguments.
 pub fn table_argument(expr: &Expr) -> Option<(WindowInput, Vec<Expr>)> {
     let Expr::Prefixed { prefix, value } = expr else { return None };
     let Expr::Tuple(parts) = value.as_ref() else { return None };
@@ -60,7 +60,7 @@ pub fn table_argument(expr: &Expr) -> Option<(WindowInput, Vec<Expr>)> {
     Some((input, keys.to_vec()))
 }
 
-/// The argument [`table_argument`] reads.
+/// Builds an argument that [`table_argument`] reads.
 pub fn make_table_argument(input: WindowInput, keys: Vec<Expr>, span: Span) -> Expr {
     let first = match input {
         WindowInput::Table(name) => Expr::Identifier(name),
@@ -70,7 +70,7 @@ pub fn make_table_argument(input: WindowInput, keys: Vec<Expr>, span: Span) -> E
     Expr::Prefixed { prefix: Ident::with_span(span, TABLE_MARK), value: Box::new(Expr::Tuple(parts)) }
 }
 
-/// `t` or `(SELECT …)`, and `PARTITION BY a` or `PARTITION BY (a, b)`.
+/// Parses `TABLE`, then `t` or `(SELECT …)`, then `PARTITION BY a` or `PARTITION BY (a, b)`, if there is one.
 fn parse_table_argument(parser: &mut Parser) -> Result<Expr, ParserError> {
     let span = parser.next_token().span;
     let input = match parser.consume_token(&Token::LParen) {
@@ -116,12 +116,12 @@ impl Dialect for HighwaterDialect {
         (is_table && (is_name || second.token == Token::LParen)).then(|| parse_table_argument(parser))
     }
 
-    /// `FOR SYSTEM_TIME AS OF`.
+    /// Allows `FOR SYSTEM_TIME AS OF`.
     fn supports_table_versioning(&self) -> bool {
         true
     }
 
-    /// To refuse it by name.
+    /// Allows MATCH_RECOGNIZE, which `refuse` then refuses by name.
     fn supports_match_recognize(&self) -> bool {
         true
     }

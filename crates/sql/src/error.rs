@@ -1,4 +1,4 @@
-//! What is wrong with a script, where, and what to do about it.
+//! Errors of a script: position, cause and remedy.
 //!
 //! Owns: [`SqlError`] and the translation of the parser's errors into it.
 //! Does not own: planning errors of DataFusion (see `plan::errors`).
@@ -10,7 +10,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 use highwater_protocol::error::ErrorKind;
 use std::fmt;
 
-/// A script that cannot be run as written.
+/// An error of a script.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SqlError {
     /// Line of the script, from 1; 0 if the error has no place.
@@ -27,17 +27,17 @@ pub struct SqlError {
 pub type Result<T, E = SqlError> = std::result::Result<T, E>;
 
 impl SqlError {
-    /// An error at `location` (the empty location stands for "nowhere in particular").
+    /// Returns an error at `location`; the empty location means that it has no place.
     pub fn at(location: Location, message: impl Into<String>) -> Self {
         Self { line: location.line, column: location.column, message: message.into(), hint: None }
     }
 
-    /// An error at the start of `span`.
+    /// Returns an error at the start of `span`.
     pub fn in_span(span: Span, message: impl Into<String>) -> Self {
         Self::at(span.start, message)
     }
 
-    /// An error at a piece of syntax.
+    /// Returns an error at a piece of syntax.
     pub fn on(node: &impl Spanned, message: impl Into<String>) -> Self {
         Self::in_span(node.span(), message)
     }
@@ -63,7 +63,7 @@ impl SqlError {
         self
     }
 
-    /// Where it is, in the parser's terms.
+    /// Returns the position in the parser's type.
     pub fn location(&self) -> Location {
         Location::new(self.line, self.column)
     }
@@ -89,7 +89,7 @@ impl fmt::Display for SqlError {
 
 impl std::error::Error for SqlError {}
 
-/// The parser says its position only in text: `… at Line: 1, Column: 2`.
+/// Takes the position from the parser's text, the only place that has it: `… at Line: 1, Column: 2`.
 impl From<ParserError> for SqlError {
     fn from(error: ParserError) -> Self {
         let text = match error {
@@ -112,7 +112,7 @@ fn split_location(text: &str) -> (&str, Location) {
     parsed.unwrap_or((text, Location::empty()))
 }
 
-/// `Expected: X, found: Y` becomes a sentence.
+/// Turns `Expected: X, found: Y` into a sentence.
 fn soften(message: &str) -> String {
     match message.strip_prefix("Expected: ").and_then(|rest| rest.rsplit_once(", found: ")) {
         Some((expected, "EOF")) => format!("expected {expected}, but the script ends here"),

@@ -16,22 +16,22 @@ use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_connector_spec::ConnectorSpec;
 
 const KEYS: [&str; 5] = ["format", "key.format", "value.format", "key.fields", "value.fields_include"];
-/// What an option of a format begins with that holds for one part of a record; an empty one is for all.
+/// Prefixes of options of formats, by the part of the record that they apply to; without prefix they apply to both parts.
 const PARTS: [&str; 3] = ["", "key.", "value."];
 
-/// All options of this module.
+/// Returns the names of all options of this module.
 pub fn format_keys() -> Vec<String> {
     let options = || FORMATS.iter().flat_map(|spec| spec.options);
     let prefixed = PARTS.into_iter().flat_map(|part| options().map(move |option| format!("{part}{}", option.name)));
     KEYS.into_iter().map(String::from).chain(prefixed).collect()
 }
 
-/// Whether an option is one of them, under its canonical name.
+/// True if the canonical name `key` is one of an option of this module.
 pub fn is_format_key(key: &str) -> bool {
     KEYS.contains(&key) || option_of(key).is_some()
 }
 
-/// The part of a record that an option is for, its format, and what it is there.
+/// Returns the prefix in `key`, the format and the format's declaration of the option; `None` if no format has the option.
 fn option_of(key: &str) -> Option<(&'static str, &'static FormatSpec, &'static OptionSpec)> {
     let declared = |name: &str| {
         let mut all = FORMATS.iter().flat_map(|spec| spec.options.iter().map(move |option| (*spec, option)));
@@ -43,7 +43,7 @@ fn option_of(key: &str) -> Option<(&'static str, &'static FormatSpec, &'static O
     })
 }
 
-/// How values of records are encoded, and what their keys are.
+/// Returns the format of record values, and the options of record keys.
 pub fn record_formats(table: &TableDef, own: &[OptionEntry]) -> Result<(Format, KeyOptions)> {
     let find = |key: &str| own.iter().find(|entry| entry.key == key);
     let value = match (find("format"), find("value.format")) {
@@ -84,7 +84,7 @@ pub fn record_formats(table: &TableDef, own: &[OptionEntry]) -> Result<(Format, 
     Ok((format, key))
 }
 
-/// How a file is encoded that rows look up.
+/// Returns the format of a file that rows look up.
 pub fn file_format(table: &TableDef, own: &[OptionEntry]) -> Result<Format> {
     let Some(entry) = own.iter().find(|entry| entry.key == "format") else {
         return Err(lacks_format(table, "'csv' or 'json'"));
@@ -143,7 +143,7 @@ fn format_named(entry: &OptionEntry, fits: impl Fn(&FormatSpec) -> bool) -> Resu
         return Ok(spec);
     }
     let message = match FORMATS.iter().any(|spec| spec.name.eq_ignore_ascii_case(wanted)) {
-        true => format!("format '{wanted}' is not one for '{}' here", entry.key),
+        true => format!("format '{wanted}' cannot be used for '{}' here", entry.key),
         false => format!("format '{wanted}' is not supported in streaming yet"),
     };
     let names: Vec<String> = fitting().map(|spec| format!("'{}' = '{}'", entry.key, spec.name)).collect();
@@ -154,7 +154,7 @@ fn format_named(entry: &OptionEntry, fits: impl Fn(&FormatSpec) -> bool) -> Resu
     Err(SqlError::at(entry.value_at, message).hint(hint))
 }
 
-/// The format with its options; those for `part` alone count more.
+/// Returns the format with its options; those with the prefix `part` override those without.
 fn chosen(spec: &'static FormatSpec, part: &str, own: &[OptionEntry]) -> Result<Format> {
     let mut format = Format::of(spec);
     let mut set = Vec::new();
@@ -178,7 +178,7 @@ fn chosen(spec: &'static FormatSpec, part: &str, own: &[OptionEntry]) -> Result<
     }
 }
 
-/// The columns named, separated by commas or, as in Flink, by semicolons.
+/// Returns the columns that `key.fields` names, separated by commas or, as in Flink, by semicolons.
 fn key_fields(table: &TableDef, entry: &OptionEntry) -> Result<Vec<String>> {
     let text = plain_text(entry)?;
     let stored =
@@ -199,7 +199,7 @@ fn key_fields(table: &TableDef, entry: &OptionEntry) -> Result<Vec<String>> {
     if let Some(key) = &table.primary_key {
         let names: Vec<&str> = key.columns.iter().map(|name| name.text.as_str()).collect();
         if names != fields {
-            let message = "'key.fields' is not the PRIMARY KEY, which is what the keys of a keyed table's records are";
+            let message = "'key.fields' is not the PRIMARY KEY, whose columns make the record keys of this table";
             return Err(SqlError::at(entry.value_at, message)
                 .hint(format!("write 'key.fields' = '{}', or drop it", names.join(", "))));
         }
@@ -207,7 +207,7 @@ fn key_fields(table: &TableDef, entry: &OptionEntry) -> Result<Vec<String>> {
     Ok(fields)
 }
 
-/// The place of the option that says the format of values, or of keys.
+/// Returns the option that sets the format of keys if `of_key`, else of values; `None` if there is none.
 pub fn format_entry(table: &TableDef, of_key: bool) -> Option<&OptionEntry> {
     let find = |key: &str| table.options.iter().find(|entry| canonical(&entry.key) == key);
     let key = if of_key { find("key.format") } else { None };

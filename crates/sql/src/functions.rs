@@ -1,6 +1,6 @@
 //! Which functions a script may call.
 //!
-//! Owns: the registry handed to DataFusion, and the lists of what is refused or replaced.
+//! Owns: the registry handed to DataFusion, and the lists of refused and of replaced functions.
 //! Does not own: evaluating them. Invariants: no function here depends on a clock, a random source or
 //! arrival order; `now()` and its synonyms read the batch's own clock, so that a replay sees the same time.
 
@@ -13,7 +13,7 @@ use highwater_functions::windows::tumble::Tumble;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Aggregates whose answer depends on nothing but the set of rows, and whose state merges.
+/// Aggregates whose result depends only on the set of rows, and whose state merges.
 const AGGREGATES: [&str; 44] = [
     "approx_distinct",
     "approx_median",
@@ -61,7 +61,7 @@ const AGGREGATES: [&str; 44] = [
     "var_sample",
 ];
 
-/// Other engines' names for some of these.
+/// Other engines' names of aggregates, each with DataFusion's.
 const SAME_AGGREGATES: [(&str, &str); 11] = [
     ("std", "stddev"),
     ("variance", "var_samp"),
@@ -76,7 +76,7 @@ const SAME_AGGREGATES: [(&str, &str); 11] = [
     ("every", "bool_and"),
 ];
 
-/// The same for scalar functions.
+/// Other engines' names of scalar functions, each with DataFusion's.
 const SAME_SCALARS: [(&str, &str); 10] = [
     ("sign", "signum"),
     ("startswith", "starts_with"),
@@ -102,14 +102,14 @@ pub struct Functions {
     windows: BTreeMap<String, Arc<WindowUDF>>,
 }
 
-/// What a called name is.
+/// The meaning of a called name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Scalar,
     Aggregate,
-    /// Only OVER.
+    /// A window function, which needs OVER.
     Window,
-    /// A known function this engine cannot run rightly, with the reason.
+    /// A known function that this engine cannot run correctly, with the reason.
     Refused(&'static str),
     Unknown,
 }
@@ -127,7 +127,7 @@ impl Functions {
         for function in highwater_functions::all() {
             register(&mut scalars, function);
         }
-        // Where names are taken, DataFusion's meaning stays.
+        // Names that DataFusion has keep DataFusion's meaning.
         for function in datafusion_spark::all_default_scalar_functions() {
             if function.signature().volatility == Volatility::Immutable && !scalars.contains_key(function.name()) {
                 register(&mut scalars, function);
@@ -143,7 +143,7 @@ impl Functions {
         }
         for function in ClockFunction::all(clock) {
             let function = Arc::new(ScalarUDF::from(function));
-            // By every name: DataFusion's own read the machine's clock.
+            // Under every name, since DataFusion's own functions read the machine's clock.
             for name in function.aliases().iter().cloned().chain([function.name().to_string()]) {
                 scalars.insert(name, function.clone());
             }
@@ -208,7 +208,7 @@ impl Functions {
         self.aggregates.keys().cloned().collect()
     }
 
-    /// What calling `name` (lower case) means.
+    /// Returns the meaning of calling `name` (lower case).
     pub fn verdict(&self, name: &str) -> Verdict {
         if self.aggregates.contains_key(name) {
             Verdict::Aggregate
@@ -219,7 +219,7 @@ impl Functions {
                 "it would give another value when a batch is replayed; random() and uuid() are derived from the record's position",
             )
         } else if self.refused_aggregates.contains(name) {
-            Verdict::Refused("its answer depends on the order of rows, and rows of a topic's partitions have none")
+            Verdict::Refused("its result depends on the order of rows, and rows of different partitions have no order")
         } else if self.windows.contains_key(name) {
             Verdict::Window
         } else {
@@ -227,7 +227,7 @@ impl Functions {
         }
     }
 
-    /// The function `name` probably meant.
+    /// Returns the function with the nearest name; `None` if none is near.
     pub fn nearest(&self, name: &str) -> Option<&str> {
         let visible = self.scalars.keys().filter(|known| !known.starts_with("hw_"));
         nearest(name, visible.chain(self.aggregates.keys()).map(String::as_str))

@@ -2,7 +2,7 @@
 //!
 //! Owns: rewriting it to the window table functions: `HOP(…)` among the keys becomes `window_start, window_end`, the
 //! FROM item its table function, and `HOP_START(…)`, `HOP_END(…)`, `HOP_ROWTIME(…)` the window's times.
-//! Does not own: what a window is (`plan::windows`). Invariant: WHERE comes before the windows, as it did.
+//! Does not own: what a window is (`plan::windows`). Invariant: WHERE still filters rows before they get windows.
 
 use super::dialect::{WindowInput, make_table_argument};
 use super::error::SqlError;
@@ -70,10 +70,10 @@ fn rewrite(select: &mut Select) -> Result<(), SqlError> {
             [table, column] => (column.clone(), Some(table.clone())),
             _ => return refuse(&format!("{name} needs a time column"), window.function.usage()),
         },
-        _ => return refuse(&format!("{name} goes by a column"), "compute the time in a view or subquery"),
+        _ => return refuse(&format!("{name} needs a column as its time"), "compute the time in a view or subquery"),
     };
     let [from] = select.from.as_slice() else {
-        return refuse(&format!("{name} in GROUP BY goes over one table"), "join in a view or subquery");
+        return refuse(&format!("{name} in GROUP BY needs a single table in FROM"), "join in a view or subquery");
     };
     keys.remove(place);
     let partition = match window.function {
@@ -92,7 +92,7 @@ fn rewrite(select: &mut Select) -> Result<(), SqlError> {
     replace_times(select, window.function)
 }
 
-/// `GROUP BY 1` means the first column.
+/// Returns the expression of a key: for a number, as in `GROUP BY 1`, that of the column at this place.
 fn spelt_out(key: &Expr, projection: &[SelectItem]) -> Expr {
     let Expr::Value(value) = key else { return key.clone() };
     let Value::Number(number, _) = &value.value else { return key.clone() };
@@ -103,7 +103,7 @@ fn spelt_out(key: &Expr, projection: &[SelectItem]) -> Expr {
     }
 }
 
-/// What the rows are called from outside.
+/// Returns the alias under which the SELECT refers to the windowed rows; `None` if it cannot refer to them.
 fn alias_of(from: &TableWithJoins, qualifier: Option<Ident>) -> Option<TableAlias> {
     let name = match &from.relation {
         _ if !from.joins.is_empty() => return None,
@@ -116,9 +116,9 @@ fn alias_of(from: &TableWithJoins, qualifier: Option<Ident>) -> Option<TableAlia
     Some(TableAlias { explicit: true, name, columns: Vec::new(), at: None })
 }
 
-/// The table itself, or a query over it that filters.
+/// Returns the input of the window function: the table itself, or a query that joins and filters.
 fn input_of(outer: &Select, from: &TableWithJoins, filter: Option<Expr>) -> WindowInput {
-    // Under an alias it stays a query: the keys of its sessions are named by the alias.
+    // A table with an alias becomes a query, since keys of sessions refer to it by the alias.
     if let (TableFactor::Table { name, alias: None, args: None, .. }, None, true) =
         (&from.relation, &filter, from.joins.is_empty())
         && let [part] = name.0.as_slice()
@@ -146,7 +146,7 @@ fn table_function(
     call(window.function.name(), args.into_iter().chain(intervals.iter().cloned()).collect(), window.span)
 }
 
-/// `HOP_START(…)`, `HOP_END(…)` and the like, wherever the SELECT names them.
+/// Replaces `HOP_START(…)`, `HOP_END(…)` and the like in the SELECT list and in HAVING.
 fn replace_times(select: &mut Select, function: WindowFunction) -> Result<(), SqlError> {
     struct Times {
         function: WindowFunction,
@@ -154,7 +154,7 @@ fn replace_times(select: &mut Select, function: WindowFunction) -> Result<(), Sq
     }
     impl VisitorMut for Times {
         type Break = SqlError;
-        // Subqueries have windows of their own.
+        // Calls of subqueries with windows of their own have been replaced before.
         fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
             let Expr::Function(call) = &*expr else { return ControlFlow::Continue(()) };
             let name = function_name(&call.name);
@@ -196,7 +196,7 @@ fn replace_times(select: &mut Select, function: WindowFunction) -> Result<(), Sq
     Ok(())
 }
 
-/// Whether this is one of the functions [`rewrite_group_windows`] replaces.
+/// True if `name` is a function that [`rewrite_group_windows`] replaces.
 pub fn is_window_time(name: &str) -> bool {
     name.rsplit_once('_').is_some_and(|(function, part)| {
         WindowFunction::named(function).is_some() && matches!(part, "start" | "end" | "rowtime" | "proctime")

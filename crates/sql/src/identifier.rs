@@ -1,20 +1,20 @@
 //! Names in a script: folded as PostgreSQL folds them, each with its place.
 //!
-//! Owns: reading them. Does not own: what they name.
+//! Owns: parsing names. Does not own: resolving them.
 
 use super::error::{Result, SqlError};
 use super::types::fold;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 
-/// A folded name and where it stands.
+/// A folded name and its position in the script.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Name {
     pub text: String,
     pub at: Location,
 }
 
-/// A name of a table or view: one part, since a script has no schemas.
+/// Parses the name of a table or view. It has one part, since a script has no schemas.
 pub fn parse_table_name(parser: &mut Parser) -> Result<Name> {
     let name = parse_name(parser)?;
     if parser.peek_token_ref().token == Token::Period {
@@ -24,13 +24,13 @@ pub fn parse_table_name(parser: &mut Parser) -> Result<Name> {
     Ok(name)
 }
 
-/// A folded identifier with its place.
+/// Parses an identifier and folds it.
 pub fn parse_name(parser: &mut Parser) -> Result<Name> {
     let ident = parser.parse_identifier()?;
     Ok(Name { text: fold(&ident), at: ident.span.start })
 }
 
-/// `(a, b, c)`.
+/// Parses `(a, b, c)`.
 pub fn parse_names(parser: &mut Parser) -> Result<Vec<Name>> {
     parser.expect_token(&Token::LParen)?;
     let mut names = vec![parse_name(parser)?];

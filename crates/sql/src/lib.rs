@@ -1,10 +1,11 @@
 //! The first half of the SQL frontend: the text of a script becomes checked statements.
 //!
-//! Owns: grammar, names, types, options, refusals that syntax alone shows. Does not own: planning (crate `planner`).
-//! Invariant: whatever is wrong is said with line, column, cause and remedy.
+//! Owns: grammar, names, types, options, refusals that need only syntax. Does not own: planning (crate `planner`).
+//! Invariant: an error names line, column, cause and remedy.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod array_subqueries;
 pub mod compatibility;
 pub mod connectors;
 pub mod ddl;
@@ -20,6 +21,7 @@ pub mod limits;
 pub mod metadata_columns;
 pub mod names;
 pub mod options;
+pub mod patterns;
 pub mod random;
 pub mod reading_options;
 pub mod record_columns;

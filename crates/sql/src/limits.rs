@@ -1,9 +1,9 @@
-//! How much a script may ask for, so that compiling and running it takes neither driver nor executor down.
+//! Limits of scripts, so that compiling and running one takes down neither driver nor executor.
 //!
-//! Owns: the bounds of a script's text, its tables and its plans, and their errors. Does not own: what is bounded while a
-//! query runs (`runtime`, driver, executor).
-//! Invariants: a script is measured before anything walks it that costs stack or more than linear time; no plan that
-//! passes is deeper than the stack of [`on_large_stack`] takes.
+//! Owns: the limits of a script's text, its tables and its plans, and their errors. Does not own: limits of a running query
+//! (`runtime`, driver, executor).
+//! Invariants: a script is measured before any step that recurses over it or takes more than linear time; the stack of
+//! [`on_large_stack`] suffices for every plan that passes.
 
 use super::error::{Result, SqlError};
 use super::types::fold;
@@ -25,27 +25,27 @@ pub const MAX_INSERTS: usize = 200;
 pub const MAX_COLUMNS: usize = 2_000;
 /// Operators, calls and brackets of an expression one below another; set operations and joins of a query in a row.
 pub const MAX_DEPTH: usize = 500;
-/// Relations one query is made of once its views are put in: their tables, joins, filters, projections.
+/// Relations of a query with its views expanded: tables, joins, filters, projections.
 pub const MAX_PLAN_NODES: usize = 5_000;
-/// Relations one above another in such a query.
+/// Depth of such a query, in relations.
 pub const MAX_PLAN_DEPTH: usize = 1_000;
-/// Parts of an expression once planning has repeated what it repeats: see [`check_growth`].
+/// Parts of an expression after planning has repeated some of them: see [`check_growth`].
 pub const MAX_EXPANDED: usize = 10_000;
-/// An expression may always grow by this factor.
+/// Expressions that grow by no more than this factor are always allowed.
 const MAX_GROWTH: usize = 8;
-/// GROUPING SETS of one GROUP BY; CUBE and ROLLUP come to as many.
+/// Grouping sets of one GROUP BY, also those that CUBE and ROLLUP make.
 pub const MAX_GROUPING_SETS: usize = 1_000;
-/// Key-hash slices of state.
+/// Shards of a query.
 pub const MAX_SHARDS: u16 = 4096;
-/// Partitions all sources of a query have together.
+/// Partitions of all sources of a query together.
 pub const MAX_PARTITIONS: usize = 20_000;
 
-/// Enough for the deepest plan that passes, in a build without optimisation.
+/// Stack in bytes: enough for the deepest plan that passes, in a build without optimisation.
 const STACK_BYTES: usize = 256 << 20;
-/// Columns of CUBE that come to [`MAX_GROUPING_SETS`] sets at most.
+/// Columns of the largest CUBE that makes at most [`MAX_GROUPING_SETS`] sets.
 const MAX_CUBE: usize = MAX_GROUPING_SETS.ilog2() as usize;
 
-/// Does `work` on a thread that has the stack for it. A panic becomes an error: it ends a submission, never a process.
+/// Runs `work` on a thread with a large stack. A panic becomes an error: it ends the submission, never the process.
 pub fn on_large_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let failed = |why: String| {
         SqlError::at(Location::empty(), format!("the script cannot be compiled: {why}"))
@@ -72,37 +72,37 @@ pub fn check_size(text: &str) -> Result<()> {
     }
 }
 
-/// Refuses more of something than there may be.
+/// Refuses a `count` of `what` above `most`.
 pub fn check_count(what: &str, count: usize, most: usize, at: Location) -> Result<()> {
     match count > most {
-        true => Err(SqlError::at(at, format!("{count} {what}, and {most} are the most"))
+        true => Err(SqlError::at(at, format!("{count} {what}, but the maximum is {most}"))
             .hint("split the script into several queries")),
         false => Ok(()),
     }
 }
 
 fn over(what: &str, found: usize, unit: &str, most: usize, at: Location) -> SqlError {
-    SqlError::at(at, format!("{what}: {found} {unit}, and {most} are the most"))
+    SqlError::at(at, format!("{what}: {found} {unit}, but the maximum is {most}"))
 }
 
-/// What a bracket holds, or a statement.
+/// Counters of one pair of brackets, or of a statement.
 #[derive(Default)]
 struct Level {
-    /// Operators since the last AND or OR, and the greatest depth of a bracket among them.
+    /// Operators since the last AND or OR; `inner` is the greatest depth of a pair of brackets among them.
     operators: usize,
     inner: usize,
-    /// ANDs and ORs since the last separator, and the greatest depth between two of them.
+    /// ANDs and ORs since the last separator; `term` is the greatest depth between two of them.
     logic: usize,
     term: usize,
     /// The greatest depth between two separators so far.
     deepest: usize,
-    /// Set operations and relations that are joined.
+    /// Set operations and joined relations.
     relations: usize,
     in_from: bool,
 }
 
 impl Level {
-    /// Depth since the last separator.
+    /// Returns the depth since the last separator.
     fn now(&self) -> usize {
         self.logic + self.term.max(self.operators + self.inner)
     }
@@ -124,7 +124,7 @@ impl Level {
     }
 }
 
-/// Refuses what a parser would make too deep a tree of. Counts tokens: no tree is deeper than this says.
+/// Refuses text that would parse to too deep a tree. Counts tokens, which gives an upper bound of the tree's depth.
 pub fn check_depth(tokens: &[TokenWithSpan]) -> Result<()> {
     let mut levels = vec![Level::default()];
     for token in tokens {
@@ -135,7 +135,7 @@ pub fn check_depth(tokens: &[TokenWithSpan]) -> Result<()> {
             Token::LParen | Token::LBracket | Token::LBrace => levels.push(Level::default()),
             Token::RParen | Token::RBracket | Token::RBrace => {
                 let inner = level.depth();
-                // One too many: the parser says so.
+                // The parser reports a closing bracket without an opening one.
                 if !outside {
                     levels.pop();
                 }
@@ -156,7 +156,7 @@ pub fn check_depth(tokens: &[TokenWithSpan]) -> Result<()> {
         }
         let found = levels.last().map_or(0, |level| level.now().max(level.relations)) + levels.len();
         if found > MAX_DEPTH {
-            return Err(over("this is too deep", found, "operators, brackets or relations in a row", MAX_DEPTH, at)
+            return Err(over("nested too deeply", found, "operators, brackets or relations in a row", MAX_DEPTH, at)
                 .hint("IN (…) takes any number of values; split the rest with CREATE VIEW, or write several INSERTs"));
         }
     }
@@ -188,8 +188,8 @@ fn count_word(level: &mut Level, keyword: Keyword) {
     }
 }
 
-/// Refuses a query that comes to too many relations once its views and WITH are put in: the planner would put them in.
-/// `view` tells the relations of a view.
+/// Refuses a query that has too many relations once the planner expands its views and WITH subqueries. `view` returns the
+/// number of relations of a view; `None` if there is no view of this name.
 pub fn check_query(query: &Query, view: &dyn Fn(&str) -> Option<usize>, at: Location) -> Result<()> {
     let mut names = Names::default();
     // It never breaks off.
@@ -202,7 +202,7 @@ pub fn check_query(query: &Query, view: &dyn Fn(&str) -> Option<usize>, at: Loca
     }
 }
 
-/// What each WITH of a query names, and reads.
+/// Names of a query's WITH subqueries, each with the names of the relations that it reads.
 #[derive(Default)]
 struct Names(BTreeMap<String, Vec<String>>);
 
@@ -211,14 +211,14 @@ impl Visitor for Names {
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
         for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
-            // One name in several places: the sum of them.
+            // Where several WITH subqueries have one name, their relations add up.
             self.0.entry(fold(&cte.alias.name)).or_default().extend(relations(&cte.query));
         }
         ControlFlow::Continue(())
     }
 }
 
-/// Names of all relations a query reads, those of its subqueries too.
+/// Returns the names of all relations that a query and its subqueries read.
 fn relations(query: &Query) -> Vec<String> {
     let mut names = Vec::new();
     // It never breaks off.
@@ -240,7 +240,7 @@ fn size_of(
     }
     let outside = view(name).unwrap_or(1);
     let Some(reads) = names.0.get(name) else { return outside };
-    // A WITH that reads its own name reads the view or table of it.
+    // A WITH subquery that reads its own name reads the view or table of this name.
     sizes.insert(name.to_string(), outside);
     let size = reads.iter().map(|read| size_of(read, names, view, sizes)).fold(1, usize::saturating_add);
     sizes.insert(name.to_string(), size);
@@ -249,13 +249,13 @@ fn size_of(
 
 fn too_many_relations(at: Location) -> SqlError {
     let message = format!(
-        "with its views put in, this query is of more than {MAX_PLAN_NODES} relations, or than {MAX_PLAN_DEPTH} one above \
+        "with its views expanded, this query has more than {MAX_PLAN_NODES} relations, or {MAX_PLAN_DEPTH} nested in one \
          another"
     );
-    SqlError::at(at, message).hint("write an intermediate result to a topic, and read that in a query of its own")
+    SqlError::at(at, message).hint("write an intermediate result to a topic, and read that topic in another query")
 }
 
-/// Refuses a plan that is too large, too deep or too wide: views in views multiply.
+/// Refuses a plan that is too large, too deep or too wide, as views of views can be. Returns its number of nodes.
 pub fn check_plan(plan: &LogicalPlan, at: Location) -> Result<usize> {
     let mut nodes = 0;
     let mut rest = vec![(plan.clone(), 1)];
@@ -311,9 +311,9 @@ struct Sizes {
     expanded: usize,
 }
 
-/// Arguments of these functions are repeated, but for the last.
+/// Functions for which planning repeats every argument but the last.
 const REPEATING: [&str; 4] = ["coalesce", "nvl", "ifnull", "nvl2"];
-/// `IN` becomes comparisons up to this many values.
+/// `IN` with up to this many values becomes comparisons.
 const SHORT_LIST: usize = 3;
 
 fn sizes(expr: &Expr) -> Sizes {
@@ -349,13 +349,13 @@ fn check_sets(key: &Expr, at: Location) -> Result<()> {
     }
 }
 
-/// Refuses an expression that is too deep once the views it goes through are put together: it is computed on threads with
-/// a small stack.
+/// Refuses an expression that is too deep once views are expanded, since executors compute it on threads with a small
+/// stack.
 pub fn check_expr(expr: &Expr, at: Location) -> Result<()> {
     let depth = depth(expr);
     match depth > MAX_DEPTH {
-        true => Err(over("an expression is too deep once views are put together", depth, "levels", MAX_DEPTH, at)
-            .hint("compute a part of it in a query of its own, and read that one's topic")),
+        true => Err(over("an expression is too deep once all views are expanded", depth, "levels", MAX_DEPTH, at)
+            .hint("compute a part of it in another query, and read that query's topic")),
         false => Ok(()),
     }
 }

@@ -1,7 +1,7 @@
 //! Metadata columns: which of them a script uses, and keeping them out of `SELECT *`.
 //!
 //! Owns: names and types of `_key`, `_topic`, … Does not own: filling them (connectors).
-//! Invariant: `*` over a table is its declared columns; over a view or subquery, whatever that selects.
+//! Invariant: `*` over a table is its declared columns; over a view or subquery, all columns that it selects.
 
 use super::types::{UTC, fold};
 use datafusion::arrow::datatypes::{DataType, Field, Fields, TimeUnit};
@@ -13,10 +13,10 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// Kafka's side of a record, as columns every Kafka source has.
+/// Metadata of a Kafka record, as columns that every Kafka source has.
 pub const METADATA: [&str; 6] = ["_key", "_topic", "_partition", "_offset", "_timestamp", "_headers"];
 
-/// The field of a metadata column.
+/// Returns the field of a metadata column; `None` if `name` is not one.
 pub fn metadata_field(name: &str) -> Option<Field> {
     let data_type = match name {
         "_key" => DataType::Binary,
@@ -57,7 +57,7 @@ pub fn collect_metadata(node: &impl Visit, used: &mut BTreeSet<&'static str>) {
 }
 
 /// Makes every `*` over a table skip its hidden columns.
-/// `hidden` tells the hidden columns of a table by name, empty for views and strangers.
+/// `hidden` returns the hidden columns of the table with a name; none for views and unknown names.
 pub fn hide_metadata(query: &mut Query, hidden: &dyn Fn(&str) -> Vec<&'static str>) {
     let mut shadowed = BTreeSet::new();
     collect_ctes(query, &mut shadowed);
@@ -100,7 +100,7 @@ impl VisitorMut for Stars<'_> {
     }
 }
 
-/// The name a FROM item goes by, where it is given one.
+/// Returns the alias of a FROM item, if it has one.
 fn alias(factor: &TableFactor) -> Option<String> {
     match factor {
         TableFactor::Table { alias, .. } | TableFactor::TableFunction { alias, .. } => {
@@ -122,7 +122,7 @@ fn exclude(options: &mut WildcardAdditionalOptions, names: impl Iterator<Item = 
     }
 }
 
-/// The table a FROM item reads as it is: `t`, or `TABLE(TUMBLE(TABLE t, …))`.
+/// Returns the table that a FROM item reads directly: `t`, or `TABLE(TUMBLE(TABLE t, …))`. `None` for subqueries and joins.
 fn base_table(factor: &TableFactor) -> Option<String> {
     match factor {
         TableFactor::Table { name, args: None, .. } => match name.0.as_slice() {
@@ -139,7 +139,7 @@ fn base_table(factor: &TableFactor) -> Option<String> {
     }
 }
 
-/// Adds the names a query gives to subqueries with WITH.
+/// Adds the names of all WITH subqueries of a query.
 pub fn collect_ctes(query: &Query, names: &mut BTreeSet<String>) {
     struct Ctes<'a>(&'a mut BTreeSet<String>);
     impl Visitor for Ctes<'_> {

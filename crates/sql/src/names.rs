@@ -1,9 +1,9 @@
-//! Names and forms that other engines have for the same: `COUNT_IF(x)`, `COLLECT_SET(x)`, `MAX_BY(x, y)`,
-//! `TIMESTAMPDIFF(SECOND, a, b)`.
+//! Functions that only other engines have under this name or in this form: `COUNT_IF(x)`, `COLLECT_SET(x)`,
+//! `MAX_BY(x, y)`, `TIMESTAMPDIFF(SECOND, a, b)`.
 //!
-//! Owns: their rewriting to what the planner knows. Does not own: functions that are registered under several names
-//! (`functions`). Invariant: the rewritten call has the value the other engine documents; where that leaves a choice
-//! (ties), the one that does not depend on the order of rows.
+//! Owns: their rewriting to calls that the planner knows. Does not own: functions that are registered under several names
+//! (`functions`). Invariant: the rewritten call has the value that the other engine documents; where several values are
+//! right (ties), one that does not depend on the order of rows.
 
 use super::compatibility::standard;
 use super::syntax::function_name;
@@ -16,7 +16,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use std::ops::ControlFlow;
 
-/// Rewrites every call.
+/// Rewrites every such call of a query.
 pub fn use_standard_names(query: &mut Query) {
     struct Names;
     impl VisitorMut for Names {
@@ -51,7 +51,7 @@ fn floor(time: &Expr, unit: &DateTimeField) -> Expr {
     call("date_trunc", vec![text(unit.to_string().to_lowercase()), time.clone()], time.span())
 }
 
-/// The time itself if it is a beginning, else the next one.
+/// Builds `CEIL(time TO unit)`: `time` itself if it is the start of a unit, else the start of the next unit.
 fn ceil(time: &Expr, unit: &DateTimeField) -> Expr {
     let is = |left: Expr, op, right: Expr| Expr::BinaryOp { left: Box::new(left), op, right: Box::new(right) };
     let floor = floor(time, unit);
@@ -107,7 +107,7 @@ fn rename(function: &mut Function) {
             by(list, &mut function.filter, name == "max_by");
             function.name = named("first_value");
         }
-        // DataFusion's panic over a length below zero.
+        // DataFusion's functions panic if the length is negative.
         ("lpad" | "rpad", [_, FunctionArg::Unnamed(FunctionArgExpr::Expr(length)), ..])
             if !matches!(length, Expr::Value(_)) =>
         {
@@ -124,7 +124,7 @@ fn rename(function: &mut Function) {
     }
 }
 
-/// `CASE WHEN x < 0 THEN 0 ELSE x END`.
+/// Builds `CASE WHEN x < 0 THEN 0 ELSE x END`.
 fn not_negative(number: Expr) -> Expr {
     let zero = || Expr::Value(Value::Number("0".into(), false).with_empty_span());
     let number = Expr::Nested(Box::new(number));
@@ -157,7 +157,7 @@ fn by(list: &mut FunctionArgumentList, filter: &mut Option<Box<Expr>>, greatest:
     }));
 }
 
-/// FIRST_VALUE, LAST_VALUE and NTH_VALUE as aggregates that do not say of which order.
+/// True for FIRST_VALUE, LAST_VALUE and NTH_VALUE as aggregates without ORDER BY.
 pub fn lacks_order(function: &Function) -> bool {
     let FunctionArguments::List(list) = &function.args else { return false };
     let is_ordered = list.clauses.iter().any(|clause| matches!(clause, FunctionArgumentClause::OrderBy(_)));

@@ -3,7 +3,7 @@
 //! Owns: the names of `SET` (snake_case, and Spark's camelCase), their defaults and checks. Does not own: the text forms
 //! of values (`values`), which options a connector has (`connectors`), how tables are read (`reading_options`), the options
 //! of formats (`formats`), what the options do (driver, connectors).
-//! Invariant: an option nobody knows is refused with the nearest known one.
+//! Invariant: an unknown option is refused, with the nearest known one as the hint.
 
 use super::connectors::{connector_options, is_known, known_options, spec_named};
 use super::error::{Result, SqlError};
@@ -17,23 +17,23 @@ use highwater_connector_spec::settable;
 use highwater_protocol::options::{OutputMode, SourceOptions, Trigger};
 use std::collections::BTreeMap;
 
-/// Number of key-hash slices of state, unless `SET shards` says otherwise.
+/// Number of a query's shards, unless `SET shards` gives another.
 pub const DEFAULT_SHARDS: u16 = 64;
 
-/// What `SET` says about the whole query.
+/// Options of the whole query, from `SET`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryOptions {
     pub trigger: Trigger,
     /// `None`: update for sinks with a PRIMARY KEY, append for the others.
     pub output_mode: Option<OutputMode>,
     pub shards: u16,
-    /// How long windows stay open after the watermark has passed their end, milliseconds.
+    /// How long windows stay open after the watermark has passed their end, in milliseconds.
     pub allowed_lateness_ms: u64,
-    /// Memory of state, on all executors together, at which the query stops, bytes.
+    /// Size of state in memory, on all executors together, at which the query stops, in bytes; `None` = no limit.
     pub state_memory_limit: Option<u64>,
-    /// How far a partition's watermark may be ahead of that of the slowest, milliseconds.
+    /// Greatest lead of a partition's watermark over that of the slowest, in milliseconds; `None` = no limit.
     pub max_drift_ms: Option<u64>,
-    /// How long state is kept that no watermark bounds and that is not written, milliseconds.
+    /// Time after its last write at which state that no watermark bounds expires, in milliseconds; `None` = never.
     pub state_ttl_ms: Option<u64>,
 }
 
@@ -125,7 +125,7 @@ fn output_mode(entry: &OptionEntry) -> Result<OutputMode> {
     word(entry, &[("append", OutputMode::Append), ("update", OutputMode::Update), ("complete", OutputMode::Complete)])
 }
 
-/// Zero is never, as in Flink.
+/// Returns `None` for 'never' and, as in Flink, for zero.
 fn state_ttl(entry: &OptionEntry) -> Result<Option<u64>> {
     let value = entry.value.trim();
     let (number, unit) = value.split_at(value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len()));
@@ -159,7 +159,7 @@ pub fn table_options(table: &TableDef, defaults: &[OptionEntry]) -> Result<Table
         return Err(SqlError::at(table.name.at, format!("table '{}' lacks the option 'connector'", table.name.text))
             .hint("add 'connector' = 'kafka', or 'connector' = 'console' for a sink"));
     };
-    // A wrong value is told before an unknown connector.
+    // A wrong value is reported before an unknown connector.
     let spec = spec_named(connector);
     let mut source = SourceOptions::default();
     if let Ok(spec) = &spec {

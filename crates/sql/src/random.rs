@@ -1,8 +1,8 @@
 //! `random()`, `rand()`, `uuid()`: derived from the query's text, the record's position and the place of the call.
 //!
 //! Owns: where they may be called, and their rewriting to functions of the record's position. Does not own: computing
-//! them (`functions::random`). Invariant: a batch that runs again gives the same values; two records, and two calls,
-//! give values that have nothing to do with each other.
+//! them (`functions::random`). Invariant: a replayed batch gives the same values; the values of different records, or of
+//! different calls, are independent.
 
 use super::error::SqlError;
 use super::metadata_columns::collect_ctes;
@@ -16,13 +16,13 @@ use datafusion::sql::sqlparser::ast::{
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-/// Where a record is.
+/// Metadata columns that make up a record's position.
 const POSITION: [&str; 3] = ["_topic", "_partition", "_offset"];
 
 const HINT: &str = "its value comes from the record's position: call it where records are read, as in a view that \
                     is SELECT …, uuid() AS id FROM <table> without JOIN, GROUP BY and UNNEST";
 
-/// The function that computes what a name stands for.
+/// Returns the internal function that computes the function `name`; `None` if `name` is not random.
 fn derived(name: &str) -> Option<&'static str> {
     match name {
         "random" | "rand" => Some("hw_random"),
@@ -48,7 +48,7 @@ pub fn collect_position(node: &impl Visit, used: &mut BTreeSet<&'static str>) {
     }
 }
 
-/// Rewrites the calls over tables of which `is_stream` holds; refuses others. `seed` stands for the query.
+/// Rewrites calls over tables for which `is_stream` is true, and refuses others. `seed` is made from the query's text.
 pub fn derive_random(query: &mut Query, seed: u64, is_stream: &dyn Fn(&str) -> bool) -> Result<(), SqlError> {
     let mut shadowed = BTreeSet::new();
     collect_ctes(query, &mut shadowed);
@@ -67,7 +67,7 @@ struct Selects<'a> {
 impl VisitorMut for Selects<'_> {
     type Break = SqlError;
 
-    // Subqueries inside are done before, so that what is left belongs to this SELECT.
+    // Subqueries are visited first, so the calls that are left belong to this SELECT.
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<SqlError> {
         let mut calls = Calls { seed: self.seed, table: table(select, self.is_stream) };
         for item in &mut select.projection {
@@ -84,7 +84,7 @@ impl VisitorMut for Selects<'_> {
     }
 }
 
-/// The name of the one table whose records the rows of this SELECT are.
+/// Returns the name of the table if every row of this SELECT comes from one record of it; `None` otherwise.
 fn table(select: &Select, is_stream: &dyn Fn(&str) -> bool) -> Option<Ident> {
     let [from] = select.from.as_slice() else { return None };
     let TableFactor::Table { name, alias, args: None, .. } = &from.relation else { return None };
@@ -97,7 +97,7 @@ fn table(select: &Select, is_stream: &dyn Fn(&str) -> bool) -> Option<Ident> {
     Some(alias.as_ref().map_or(name.clone(), |alias| alias.name.clone()))
 }
 
-/// Some column has several rows for one record.
+/// True if an UNNEST makes several rows of one record.
 fn multiplies(select: &Select) -> bool {
     struct Lists;
     impl Visitor for Lists {
@@ -139,7 +139,7 @@ impl VisitorMut for Calls {
     }
 }
 
-/// `rand(42)`: the number is part of what the value is derived from.
+/// Returns `:42` for `rand(42)`, which the value is derived from, too; empty without an argument.
 fn seed_of(function: &Function) -> String {
     match &function.args {
         FunctionArguments::List(list) => match list.args.as_slice() {

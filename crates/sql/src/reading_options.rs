@@ -1,8 +1,8 @@
-//! The options of how tables are read, typed.
+//! The options about reading, typed.
 //!
-//! Owns: the forms of their values, and which of them go together. Does not own: which options these are, and their
-//! defaults (crate `connector-spec`), what they do (crate `protocol`, the driver, connectors).
-//! Invariant: every option that a connector declares as [`Reading`] is typed here; one that is not does not compile.
+//! Owns: parsing their values, and checking them together. Does not own: the list of them and their defaults (crate
+//! `connector-spec`), what they do (crate `protocol`, the driver, connectors).
+//! Invariant: every variant of [`Reading`] is parsed here, by an exhaustive match.
 
 use super::connectors::declared;
 use super::error::{Result, SqlError};
@@ -13,7 +13,7 @@ use highwater_protocol::options::{
     EndingOffsets, IsolationLevel, OnBadRecord, OnDataLoss, SourceOptions, StartingOffsets,
 };
 
-/// Sets what the connector declares for options that are left out.
+/// Sets the defaults that the connector declares.
 pub fn apply_declared(options: &mut SourceOptions, spec: &ConnectorSpec) -> Result<()> {
     let defaults = spec.options.iter().filter(|option| option.kind.reading().is_some());
     let defaults = defaults.filter_map(|option| match option.default {
@@ -23,7 +23,7 @@ pub fn apply_declared(options: &mut SourceOptions, spec: &ConnectorSpec) -> Resu
     apply(options, &defaults.collect::<Vec<_>>())
 }
 
-/// Sets those options that `entries` name; entries of other options are left out.
+/// Sets the options that `entries` name. Skips entries of other options.
 pub fn apply(options: &mut SourceOptions, entries: &[OptionEntry]) -> Result<()> {
     for entry in entries {
         if let Some(reading) = reading(&entry.key) {
@@ -43,7 +43,7 @@ pub fn apply(options: &mut SourceOptions, entries: &[OptionEntry]) -> Result<()>
     Ok(())
 }
 
-/// Sets one option. `entries`: those that stand beside it.
+/// Sets one option. `entries` contains it and its neighbours, on which it may depend.
 fn set(options: &mut SourceOptions, reading: Reading, entry: &OptionEntry, entries: &[OptionEntry]) -> Result<()> {
     match reading {
         Reading::StartingOffsets => options.starting_offsets = starting_offsets(entry)?,
@@ -58,7 +58,7 @@ fn set(options: &mut SourceOptions, reading: Reading, entry: &OptionEntry, entri
             options.on_data_loss = word(entry, &words)?;
         }
         Reading::OnBadRecord => options.on_bad_record = on_bad_record(entry, entries)?,
-        // `on_bad_record` takes it.
+        // Its value is read with `on_bad_record`.
         Reading::DeadLetterTopic => refuse_unused_topic(entry, entries)?,
         Reading::LateTopic => options.late_topic = Some(plain_text(entry)?),
         Reading::IdleTimeout => {

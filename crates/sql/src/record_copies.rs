@@ -1,9 +1,9 @@
-//! Columns of tables that hold records of other tables as they are: dead letters, and rows that came too late.
+//! Columns of the hidden tables that hold unchanged records of other tables: dead letters and late rows.
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use std::sync::Arc;
 
-/// `value`: the record's bytes; key and time are its own; headers tell the place and the reason.
+/// Returns their schema: the record's value, key and timestamp unchanged, and headers that name its position and the reason.
 pub fn schema() -> SchemaRef {
     let header = [("key", DataType::Utf8), ("value", DataType::Binary)];
     let header = header.map(|(name, data_type)| Field::new(name, data_type, true));

@@ -1,6 +1,6 @@
 //! Errors of the parser without the secrets of the script.
 //!
-//! Owns: whether what the parser found may be quoted. Does not own: values of options that were read (`values`).
+//! Owns: deciding if the token at which the parser failed may be quoted. Does not own: values of parsed options (`values`).
 //! Invariant: in a statement that sets an option which may be secret, no error of the parser quotes anything but keywords,
 //! punctuation and the names of options: a text at the wrong place, or a piece of one with a wrong quote, may be a secret.
 
@@ -12,7 +12,7 @@ use highwater_connector_spec::may_hide_secret;
 
 const HIDDEN: &str = "a value (not shown: it may be a secret)";
 
-/// The parser's error over `script`, fit to be shown.
+/// Returns the parser's `error` about `script` without values that may be secrets.
 pub fn without_secrets(script: &str, error: SqlError) -> SqlError {
     let Ok(tokens) = Tokenizer::new(&HighwaterDialect::default(), script).tokenize_with_location() else {
         return error;
@@ -30,7 +30,7 @@ fn is_value(found: &Token, next: Option<&Token>) -> bool {
     match found {
         Token::EOF => false,
         Token::Word(word) => word.quote_style.is_some() || word.keyword == Keyword::NoKeyword,
-        // `'name' =`: an option whose comma is missing.
+        // `'name' =` is an option's name; the comma before it is missing.
         Token::SingleQuotedString(text) => next != Some(&Token::Eq) || text.contains(char::is_whitespace),
         other => other.to_string().contains(char::is_alphanumeric),
     }

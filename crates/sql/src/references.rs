@@ -1,16 +1,16 @@
 //! References in option values: `${env:NAME}` and `${file:PATH}`.
 //!
-//! Owns: finding and resolving them, and cutting what they stand for out of texts. Does not own: which options take them
-//! (`sql`), which may be referred to (crate `connector-api`). Called where something is opened, never while compiling.
+//! Owns: finding and resolving them, and hiding their values in texts. Does not own: which options take them (`values`),
+//! which may be referred to (crate `connector-api`). Connectors resolve them on opening; compiling never does.
 
-/// What a hidden value is shown as.
+/// Stands for a hidden value in texts.
 pub const REDACTED: &str = "******";
 
-/// Shorter values are no secrets, and cutting them out would leave no message readable.
+/// Values of fewer bytes are not hidden: they are no secrets, and hiding them would make messages unreadable.
 const SHORTEST: usize = 3;
 
 /// Replaces every reference of `value`. One line break at the end of a file is dropped, as editors and `echo` leave one.
-/// What references stand for is added to `hidden`. The error names the reference.
+/// Adds the values of references to `hidden`. The error names the reference.
 pub fn resolve(value: &str, hidden: &mut Vec<String>) -> Result<String, String> {
     let mut resolved = String::with_capacity(value.len());
     let mut rest = value;
@@ -27,7 +27,7 @@ pub fn resolve(value: &str, hidden: &mut Vec<String>) -> Result<String, String> 
     Ok(resolved)
 }
 
-/// What `value` refers to: kind (`env`, `file`) and name of each reference.
+/// Returns kind (`env`, `file`) and name of each reference in `value`.
 pub fn references(value: &str) -> Vec<(&str, &str)> {
     let mut found = Vec::new();
     let mut rest = value;
@@ -40,11 +40,11 @@ pub fn references(value: &str) -> Vec<(&str, &str)> {
     found
 }
 
-/// `text` with the hidden values cut out.
+/// Returns `text` with [`REDACTED`] in the place of hidden values.
 pub fn hide(text: &str, hidden: &[String]) -> String {
     let mut values: Vec<&str> =
         hidden.iter().map(|value| value.trim()).filter(|value| value.len() >= SHORTEST).collect();
-    // A value may be part of another one.
+    // Longest first, since a value may be part of another one.
     values.sort_by_key(|value| std::cmp::Reverse(value.len()));
     values.into_iter().fold(text.to_string(), |shown, value| shown.replace(value, REDACTED))
 }

@@ -1,6 +1,6 @@
 //! SQL this engine does not run, refused by name and place before anything is planned.
 //!
-//! Owns: the list of refusals that syntax alone shows, and unknown functions. Does not own: refusals
+//! Owns: the list of refusals that need only syntax, and unknown functions. Does not own: refusals
 //! that need types or lineage (`plan`). Invariant: what passes here and in `plan` runs exactly as SQL says.
 
 use super::error::SqlError;
@@ -20,7 +20,7 @@ use std::ops::ControlFlow;
 
 type Flow = ControlFlow<SqlError>;
 
-/// Refuses what cannot run, at its place.
+/// Refuses unsupported SQL, with its place in the script.
 pub fn refuse_unsupported(node: &impl Visit, functions: &Functions) -> Result<(), SqlError> {
     let mut check = Check { functions, in_table_function: 0, depth: 0 };
     match node.visit(&mut check) {
@@ -29,7 +29,7 @@ pub fn refuse_unsupported(node: &impl Visit, functions: &Functions) -> Result<()
     }
 }
 
-/// The error every refusal is made of.
+/// Returns the error of a refusal: `{what} is not supported in streaming yet`.
 pub fn not_yet(what: &str, span: Span) -> SqlError {
     SqlError::in_span(span, format!("{what} is not supported in streaming yet"))
 }
@@ -37,7 +37,7 @@ pub fn not_yet(what: &str, span: Span) -> SqlError {
 struct Check<'a> {
     functions: &'a Functions,
     in_table_function: usize,
-    /// Queries around this place.
+    /// Number of queries around the current node.
     depth: usize,
 }
 
@@ -64,7 +64,7 @@ impl Visitor for Check<'_> {
         }
         if let Some(fetch) = &query.fetch {
             let what = if fetch.percent { "FETCH FIRST … PERCENT" } else { "FETCH FIRST … WITH TIES" };
-            let hint = "keep rows of equal rank with RANK() OVER (ORDER BY …) <= n; a share of a stream has no end";
+            let hint = "for ties, write RANK() OVER (ORDER BY …) <= n; an endless stream has no percentage";
             return refuse(not_yet(what, query.span()).hint(hint));
         }
         if let Some(with) = query.with.as_ref().filter(|with| with.recursive) {
@@ -102,7 +102,7 @@ impl Visitor for Check<'_> {
             let refused = not_yet(name, start);
             return refuse(match name {
                 "LATERAL VIEW" => {
-                    refused.hint("it takes explode and posexplode; write CROSS JOIN UNNEST(list) AS v (x)")
+                    refused.hint("use it with explode or posexplode, or write CROSS JOIN UNNEST(list) AS v (x)")
                 }
                 _ => refused,
             });
@@ -163,7 +163,7 @@ impl Check<'_> {
         }
         if WINDOW_FUNCTIONS.contains(&name.as_str()) {
             return match self.in_table_function {
-                0 => refuse(SqlError::in_span(span, format!("{} belongs into FROM", name.to_uppercase()))
+                0 => refuse(SqlError::in_span(span, format!("{} belongs in FROM", name.to_uppercase()))
                     .hint("write FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '10' SECOND)) and GROUP BY window_start, window_end")),
                 _ => check_window_name(&function.name, span),
             };
@@ -177,11 +177,11 @@ impl Check<'_> {
             return refuse(not_yet(&format!("{} in SELECT", name.to_uppercase()), span).hint(hint));
         }
         if lacks_order(function) {
-            let hint = format!("rows of a topic's partitions have none: write {name}(x ORDER BY ts), or any_value(x)");
+            let hint = format!("rows come in no fixed order: write {name}(x ORDER BY ts), or any_value(x)");
             return refuse(not_yet(&format!("{name}() without ORDER BY"), span).hint(hint));
         }
         if is_window_time(&name) {
-            let message = format!("{} goes with a GROUP BY of its window", name.to_uppercase());
+            let message = format!("{} needs a GROUP BY of its window", name.to_uppercase());
             return refuse(
                 SqlError::in_span(span, message)
                     .hint("with window table functions, select window_start, window_end or window_time"),
@@ -204,7 +204,7 @@ impl Check<'_> {
     }
 }
 
-/// `inside` another query, constants may be a side of a join.
+/// `inside` is true within another query, where VALUES may be a side of a join.
 fn check_body(body: &SetExpr, inside: bool) -> Flow {
     match body {
         SetExpr::Select(_) | SetExpr::Query(_) => Flow::Continue(()),
@@ -212,7 +212,7 @@ fn check_body(body: &SetExpr, inside: bool) -> Flow {
             let is_constant = |side: &SetExpr| matches!(side, SetExpr::Values(_));
             if let (true, Some(side)) = (!inside, [left, right].into_iter().find(|side| is_constant(side))) {
                 return refuse(not_yet(&format!("{op} with VALUES"), side.span()).hint(
-                    "no record ever comes to show them: write them to the sink by other means; VALUES may be a side of a join",
+                    "no record triggers their output: write them to the sink by other means; VALUES may be a side of a join",
                 ));
             }
             check_body(left, inside)?;
@@ -227,7 +227,7 @@ fn check_body(body: &SetExpr, inside: bool) -> Flow {
     }
 }
 
-/// `now()` may stamp rows, but not decide which there are: no later batch would look at them again.
+/// Refuses `now()` in a condition: rows would have to be checked again as time passes. As a column it is allowed.
 fn refuse_clock(select: &Select) -> Flow {
     struct Clock;
     impl Visitor for Clock {
@@ -243,7 +243,7 @@ fn refuse_clock(select: &Select) -> Flow {
     }
     for expr in select.selection.iter().chain(&select.having) {
         if let ControlFlow::Break(span) = expr.visit(&mut Clock) {
-            let hint = "it may be a column of the SELECT or a key of GROUP BY; to bound by time, use a window over a \
+            let hint = "select now() as a column, or use it as a key of GROUP BY; to filter by time, use a window over a \
                         table with WATERMARK";
             return refuse(not_yet("now() in a condition", span).hint(hint));
         }
@@ -251,7 +251,7 @@ fn refuse_clock(select: &Select) -> Flow {
     Flow::Continue(())
 }
 
-/// A window table function that is known.
+/// Refuses unknown window table functions.
 fn check_window_name(name: &ObjectName, span: Span) -> Flow {
     let name = function_name(name);
     match name.as_str() {

@@ -6,7 +6,7 @@
 use super::types::fold;
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, Expr, Fetch, GroupByExpr, GroupByWithModifier, Ident, LimitClause, OrderByExpr, OrderByKind, Query,
-    Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Spanned, Value, VisitMut, VisitorMut,
+    Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Spanned, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -18,7 +18,7 @@ pub fn name_fields(query: &mut Query) {
         type Break = ();
         fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
             if let Expr::CompoundFieldAccess { root, access_chain } = expr {
-                // `t.a[1]`: what a name starts with is a column, possibly of a table; the planner finds out.
+                // `t.a[1]`: leading names are a column, or a table and a column; the planner resolves them.
                 let is_name = matches!(root.as_ref(), Expr::Identifier(_) | Expr::CompoundIdentifier(_));
                 let is_dot = |access: &AccessExpr| matches!(access, AccessExpr::Dot(Expr::Identifier(_)));
                 let names = if is_name { access_chain.iter().take_while(|access| is_dot(access)).count() } else { 0 };
@@ -60,8 +60,8 @@ pub fn use_limits(query: &mut Query) {
     let _ = VisitMut::visit(query, &mut Fetches);
 }
 
-/// Gives columns in the branches of a UNION names of their own, but for the first branch, whose names count. DataFusion
-/// gives what it casts the first one's names, and then finds a column of that name twice.
+/// Gives the columns of all branches of a UNION but the first, whose names count, unique names. Otherwise DataFusion, which
+/// names the columns that it casts after the first branch's, may find a name twice in one branch.
 pub fn name_branches(query: &mut Query) {
     struct Unions;
     impl VisitorMut for Unions {
@@ -76,7 +76,7 @@ pub fn name_branches(query: &mut Query) {
 
 fn name_later_branches(branch: &mut SetExpr, is_first: bool) {
     match branch {
-        // Whose columns are matched by name.
+        // BY NAME matches columns by their names, which must stay.
         SetExpr::SetOperation {
             set_quantifier: SetQuantifier::ByName | SetQuantifier::AllByName | SetQuantifier::DistinctByName,
             ..
@@ -146,7 +146,7 @@ pub fn use_grouping_sets(query: &mut Query) {
     let _ = VisitMut::visit(query, &mut Modifiers);
 }
 
-/// Gives columns that an INSERT selects more than once names of their own: only their positions count.
+/// Gives columns that an INSERT selects more than once unique names, since only their positions count.
 pub fn tell_columns_apart(query: &mut Query) {
     rename_body(&mut query.body);
 }
@@ -173,11 +173,11 @@ fn rename_select(select: &mut Select) {
             SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => {
                 (parts.last().map(fold).unwrap_or_default(), true)
             }
-            SelectItem::UnnamedExpr(expr) => (expr.to_string(), false),
+            SelectItem::UnnamedExpr(expr) => (planned_name(expr), false),
             SelectItem::ExprWithAlias { alias, .. } => (fold(alias), false),
             _ => continue,
         };
-        // A star may show the same column.
+        // The star may select the same column, so a column beside it is always renamed.
         if seen.insert(name.clone()) && !(has_star && is_column) {
             continue;
         }
@@ -188,6 +188,61 @@ fn rename_select(select: &mut Select) {
             _ => {}
         }
     }
+}
+
+/// An expression's text without what the planner leaves out of names: brackets, casts, and the text of subqueries.
+fn planned_name(expr: &Expr) -> String {
+    struct Plain;
+    impl VisitorMut for Plain {
+        type Break = ();
+        fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+            let inner = match expr {
+                Expr::Nested(inner) | Expr::Cast { expr: inner, .. } => inner.as_ref().clone(),
+                Expr::Subquery(_) => Expr::Identifier(Ident::new("(subquery)")),
+                _ => return ControlFlow::Continue(()),
+            };
+            *expr = inner;
+            ControlFlow::Continue(())
+        }
+    }
+    let mut expr = expr.clone();
+    let _ = VisitMut::visit(&mut expr, &mut Plain);
+    expr.to_string()
+}
+
+/// Gives the unnamed subqueries of every SELECT names, since the planner calls all of them the same.
+pub fn name_subqueries(query: &mut Query) {
+    struct Subqueries;
+    impl VisitorMut for Subqueries {
+        type Break = ();
+        fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+            let unnamed = |item: &SelectItem| matches!(item, SelectItem::UnnamedExpr(expr) if holds_query(expr));
+            if select.projection.iter().filter(|item| unnamed(item)).count() < 2 {
+                return ControlFlow::Continue(());
+            }
+            for (place, item) in select.projection.iter_mut().enumerate() {
+                if let SelectItem::UnnamedExpr(expr) = item
+                    && holds_query(expr)
+                {
+                    let alias = Ident::with_quote('"', format!("(subquery):{}", place + 1));
+                    *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+                }
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let _ = VisitMut::visit(query, &mut Subqueries);
+}
+
+fn holds_query(expr: &Expr) -> bool {
+    struct Queries;
+    impl Visitor for Queries {
+        type Break = ();
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            ControlFlow::Break(())
+        }
+    }
+    expr.visit(&mut Queries).is_break()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A script's text becomes its statements.
+//! Parses the text of a script into statements.
 //!
 //! Owns: the order and shape of statements (`SET`, `CREATE TABLE`, `CREATE VIEW`, `INSERT INTO`).
 //! Does not own: columns and options of a table (`ddl`), what names mean (`plan`).
@@ -81,7 +81,7 @@ enum StatementSet {
 }
 
 impl StatementSet {
-    /// Takes the words that begin or end a set, and refuses what may not be in it.
+    /// Consumes the words that begin or end a set (true if there were any), and refuses other statements than INSERT in it.
     fn takes(&mut self, parser: &mut Parser) -> Result<bool> {
         let at = parser.peek_token_ref().span.start;
         match self {
@@ -116,7 +116,7 @@ impl StatementSet {
     }
 }
 
-/// Takes these words, if they are all there.
+/// Consumes these words if they all come next; true if they did.
 fn take_words(parser: &mut Parser, words: &[&str]) -> bool {
     let is_word = |(place, word): (usize, &&str)| matches!(&parser.peek_nth_token_ref(place).token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word));
     let all = words.iter().enumerate().all(is_word);
@@ -133,7 +133,7 @@ fn parse_statement(parser: &mut Parser) -> Result<Statement> {
             Keyword::SET => parse_set(parser).map(Statement::Set),
             Keyword::CREATE => parse_create(parser),
             Keyword::INSERT => parse_insert(parser).map(Statement::Insert),
-            Keyword::SELECT | Keyword::WITH => Err(SqlError::at(start.span.start, "a SELECT of its own has nowhere to write")
+            Keyword::SELECT | Keyword::WITH => Err(SqlError::at(start.span.start, "a SELECT without INSERT INTO has nowhere to write")
                 .hint("write INSERT INTO <table> SELECT …; for the terminal: CREATE TABLE out (…) WITH ('connector' = 'console')")),
             _ => Err(SqlError::at(start.span.start, format!("a script cannot contain {}", word.value.to_uppercase()))
                 .suggest(&word.value, ["SET", "CREATE", "INSERT"], "statements are SET, CREATE TABLE, CREATE VIEW and INSERT INTO; it starts with one of")),
@@ -163,7 +163,7 @@ fn parse_set(parser: &mut Parser) -> Result<OptionEntry> {
 
 fn parse_create(parser: &mut Parser) -> Result<Statement> {
     parser.expect_keyword(Keyword::CREATE)?;
-    // All tables and views live in their script, and no longer.
+    // OR REPLACE and TEMPORARY change nothing, since tables and views exist only in their script.
     let _ = parser.parse_keywords(&[Keyword::OR, Keyword::REPLACE]);
     let _ = parser.parse_one_of_keywords(&[Keyword::TEMPORARY, Keyword::TEMP]);
     if parser.parse_keyword(Keyword::TABLE) {

@@ -28,11 +28,11 @@ pub fn rewrite_spark_windows(query: &mut Query) {
 
 /// A call of `window` or `session_window`.
 struct Window {
-    /// Of the call.
+    /// Name of the called function.
     name: String,
-    /// The older function it is.
+    /// The older function that replaces the call.
     function: &'static str,
-    /// The older function's.
+    /// Arguments of the older function.
     args: Vec<Expr>,
     span: Span,
 }
@@ -53,7 +53,7 @@ fn window(expr: &Expr) -> Option<Window> {
     Some(Window { name, function: function_name, args, span: function.name.span() })
 }
 
-/// `'10 minutes'` and `'interval 10 minutes'` are intervals.
+/// Makes intervals of `'10 minutes'` and `'interval 10 minutes'`.
 fn duration(expr: &Expr) -> Expr {
     match expr {
         Expr::Value(value) if let Value::SingleQuotedString(text) = &value.value => {
@@ -70,7 +70,7 @@ impl Window {
         call(&format!("{}_{part}", self.function), self.args.clone(), self.span)
     }
 
-    /// What an expression of the SELECT is of this window, and the name of its column.
+    /// Returns the replacement of an expression that refers to this window, and its column's name; `None` for all others.
     fn replaces(&self, expr: &Expr) -> Option<(Expr, String)> {
         let part = |name: &Ident| match fold(name) {
             name if name == "start" || name == "end" => Some((self.part(&name), name)),
@@ -122,7 +122,8 @@ fn rewrite(select: &mut Select) {
     }
 }
 
-/// In two walks: what stands for a part is not looked at again, it may look like a window itself.
+/// Replaces references to the window within `expr`. This takes two walks, since a replacement may look like such a reference
+/// itself, and must not be replaced again.
 fn replace_within(found: &Window, expr: &mut Expr) {
     struct Marks<'a>(&'a Window, Vec<Expr>);
     impl VisitorMut for Marks<'_> {

@@ -1,10 +1,10 @@
 //! Near-miss names: what a misspelt table, column, function, option or key probably meant.
 //!
-//! Owns: how near is near. Does not own: the lists of names.
+//! Owns: the largest distance of a suggestion. Does not own: the lists of names.
 
 use super::error::SqlError;
 
-/// The nearest of `candidates`, if it is near enough to be a slip of the hand.
+/// Returns the nearest of `candidates`; `None` if none is near enough to be a typo.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = name.to_lowercase();
     let squashed = squash(&wanted);
@@ -25,7 +25,7 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
-/// `did you mean 'x'?`, or else the whole list if it is short enough to help.
+/// Returns `did you mean 'x'?`, or the candidates if none is near (of more than 24, the first 16). `None` without any.
 pub fn did_you_mean<'a>(
     name: &str,
     candidates: impl IntoIterator<Item = &'a str> + Clone,
@@ -43,7 +43,7 @@ pub fn did_you_mean<'a>(
 }
 
 impl SqlError {
-    /// Adds what `name` probably meant.
+    /// Adds the hint of [`did_you_mean`].
     pub fn suggest<'a>(self, name: &str, candidates: impl IntoIterator<Item = &'a str> + Clone, what: &str) -> Self {
         let hint = did_you_mean(name, candidates, what);
         self.maybe_hint(hint)

@@ -1,6 +1,6 @@
-//! Pieces of syntax that rewriting makes.
+//! Builders of syntax nodes for rewritten queries.
 //!
-//! Owns: filling in the many parts of the parser's nodes that are left out.
+//! Owns: defaults of the many optional fields of the parser's nodes.
 
 use super::types::fold;
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
@@ -10,7 +10,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
-/// A call of a function by name.
+/// Builds a call of the function `name`.
 pub fn call(name: &str, args: Vec<Expr>, span: Span) -> Expr {
     let args = args.into_iter().map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).collect();
     Expr::Function(Function {
@@ -25,7 +25,7 @@ pub fn call(name: &str, args: Vec<Expr>, span: Span) -> Expr {
     })
 }
 
-/// What a call is given, if that is expressions and nothing else.
+/// Returns the arguments of a call; `None` unless all are plain expressions.
 pub fn arguments(call: &Function) -> Option<Vec<Expr>> {
     let FunctionArguments::List(list) = &call.args else { return None };
     let plain = |arg: &FunctionArg| match arg {
@@ -35,7 +35,7 @@ pub fn arguments(call: &Function) -> Option<Vec<Expr>> {
     list.args.iter().map(plain).collect()
 }
 
-/// `INTERVAL '10 minutes'`.
+/// Builds an interval literal: `INTERVAL '10 minutes'`.
 pub fn interval(text: String) -> Expr {
     Expr::Interval(Interval {
         value: Box::new(Expr::Value(Value::SingleQuotedString(text).with_empty_span())),
@@ -46,7 +46,7 @@ pub fn interval(text: String) -> Expr {
     })
 }
 
-/// A query that is nothing but this SELECT.
+/// Builds a query that consists of this SELECT.
 pub fn query_of(select: Select) -> Query {
     Query {
         with: None,
@@ -62,7 +62,7 @@ pub fn query_of(select: Select) -> Query {
     }
 }
 
-/// A SELECT of these columns without FROM.
+/// Builds a SELECT of these columns, without FROM.
 pub fn select_of(projection: Vec<SelectItem>) -> Select {
     Select {
         select_token: AttachedToken::empty(),
@@ -92,7 +92,7 @@ pub fn select_of(projection: Vec<SelectItem>) -> Select {
     }
 }
 
-/// The folded name of a function.
+/// Returns the folded name of a function, its parts joined by dots.
 pub fn function_name(name: &ObjectName) -> String {
     let parts: Vec<String> = name.0.iter().map(|part| part.as_ident().map_or_else(|| part.to_string(), fold)).collect();
     parts.join(".")

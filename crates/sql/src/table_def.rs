@@ -17,9 +17,9 @@ pub struct TableDef {
     pub name: Name,
     /// `IF NOT EXISTS`.
     pub if_new: bool,
-    /// What records hold.
+    /// Columns that records store.
     pub columns: Vec<Column>,
-    /// What is computed from that, and from metadata.
+    /// Columns that are computed, or taken from metadata.
     pub derived: Vec<Derived>,
     pub watermark: Option<Watermark>,
     pub primary_key: Option<PrimaryKey>,
@@ -58,7 +58,7 @@ pub struct OptionEntry {
 }
 
 impl TableDef {
-    /// The columns an INSERT fills: stored ones, and metadata under the names that a sink knows, as declared.
+    /// Returns the columns that an INSERT fills, in declared order: stored ones, and writable metadata as `_timestamp`, ….
     pub fn written(&self) -> Vec<Column> {
         let mut columns = Vec::with_capacity(self.columns.len());
         for place in 0..=self.columns.len() {
@@ -73,7 +73,7 @@ impl TableDef {
         columns
     }
 
-    /// The name a column of an INSERT has in the sink.
+    /// Returns the name that the column `name` of an INSERT has in the sink: writable metadata is `_timestamp`, ….
     pub fn written_name<'a>(&self, name: &'a str) -> &'a str {
         let derived = self.derived.iter().find(|derived| derived.name.text == name);
         match derived.map(|derived| &derived.from) {
@@ -82,7 +82,7 @@ impl TableDef {
         }
     }
 
-    /// Why a column cannot be filled by an INSERT, if it is a derived one that is only read.
+    /// Returns why an INSERT cannot fill a column; `None` if it can.
     pub fn read_only(&self, name: &str) -> Option<String> {
         let derived = self.derived.iter().find(|derived| derived.name.text == name)?;
         match &derived.from {
@@ -94,7 +94,7 @@ impl TableDef {
         }
     }
 
-    /// Metadata columns that derived ones show.
+    /// Returns the metadata columns that derived columns are taken from.
     pub fn metadata(&self) -> impl Iterator<Item = &'static str> {
         self.derived.iter().filter_map(|derived| match &derived.from {
             DerivedFrom::Metadata { key, .. } => METADATA.into_iter().find(|name| name == key),

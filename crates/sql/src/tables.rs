@@ -11,7 +11,7 @@ use highwater_protocol::ids::{SinkId, SourceId};
 use highwater_protocol::options::{OutputMode, SourceOptions};
 use std::sync::Arc;
 
-/// A table some INSERT reads.
+/// A table that an INSERT reads.
 #[derive(Clone, Debug)]
 pub struct SourceTable {
     pub id: SourceId,
@@ -21,32 +21,32 @@ pub struct SourceTable {
     pub schema: SchemaRef,
     pub connector: ConnectorOptions,
     pub options: SourceOptions,
-    /// Over `schema`; evaluates to `Timestamp(Millisecond)`.
+    /// Expression over `schema` that evaluates to `Timestamp(Millisecond)`; `None` = there is none, or it is not needed.
     pub watermark: Option<Arc<dyn PhysicalExpr>>,
     /// The column of WATERMARK FOR, if the query needs it.
     pub event_time: Option<usize>,
     /// Columns of `schema` the query needs, ascending: see [`SourceTable::layout`].
     pub columns_used: Vec<usize>,
-    /// Of a table with PRIMARY KEY: how its records replace one another.
+    /// How records replace one another, for a table with PRIMARY KEY; `None` = they do not.
     pub upsert: Option<UpsertKey>,
     /// The hidden sink of records that do not decode.
     pub dead_letters: Option<SinkId>,
 }
 
-/// The last record of a key replaces those before; one without value deletes it.
+/// The key by which records replace one another: the last record of a key counts, and one without value deletes the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpsertKey {
     /// Columns of the table's schema in the order of its PRIMARY KEY; all are among those used.
     pub columns: Vec<usize>,
-    /// The column of `WATERMARK FOR`, where it is used: of a record without value it holds Kafka's timestamp.
+    /// The column of `WATERMARK FOR`, if it is used. For a record without value it holds Kafka's timestamp.
     pub time: Option<usize>,
 }
 
-/// The hidden last column of tables with PRIMARY KEY: the record deletes its key.
+/// The hidden last column of tables with PRIMARY KEY: true if the record deletes its key.
 pub const DELETED_COLUMN: &str = "__deleted";
 
 impl SourceTable {
-    /// The columns of decoded batches: those used, and of a table with PRIMARY KEY whether the record deletes its key.
+    /// Returns the schema of decoded batches: the columns used, then [`DELETED_COLUMN`] if the table has a PRIMARY KEY.
     pub fn layout(&self) -> SchemaRef {
         let mut fields: Vec<Field> =
             self.columns_used.iter().map(|column| self.schema.field(*column).clone()).collect();
@@ -56,13 +56,13 @@ impl SourceTable {
         Arc::new(Schema::new(fields))
     }
 
-    /// Where a column of `schema` is among those used.
+    /// Returns the place of a column of `schema` in [`layout`](Self::layout); `None` if it is not used.
     pub fn place(&self, column: usize) -> Option<usize> {
         self.columns_used.binary_search(&column).ok()
     }
 }
 
-/// A table some INSERT writes.
+/// A table that an INSERT writes.
 #[derive(Clone, Debug)]
 pub struct SinkTable {
     pub id: SinkId,
@@ -75,19 +75,19 @@ pub struct SinkTable {
     pub connector: ConnectorOptions,
 }
 
-/// A table that rows look things up in, in versions of the whole table.
+/// A lookup table that the driver reads whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotTable {
     /// The table's name in the script.
     pub name: String,
     pub schema: SchemaRef,
     pub connector: ConnectorOptions,
-    /// Rows look up the version with which the query began.
+    /// True if the query keeps the version that it started with.
     pub pinned: bool,
 }
 
 impl SnapshotTable {
-    /// How often the driver looks whether there is a new version, milliseconds; `None`: once in every run.
+    /// Returns the pause between two checks for a new version, in milliseconds; `None` = the table is read once per run.
     pub fn refresh_ms(&self) -> Option<u64> {
         match self.connector.spec().lookup.as_ref()? {
             LookupKind::Snapshot { refresh } => self.connector.values.number(refresh),
@@ -95,11 +95,11 @@ impl SnapshotTable {
     }
 }
 
-/// A table's connector, as its WITH options chose it. References to secrets stay unresolved.
+/// A table's connector and its options. References to secrets stay unresolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectorOptions {
     pub values: OptionValues,
-    /// Of record values, or of files.
+    /// Format of record values, or of files.
     pub format: Format,
     pub key: KeyOptions,
 }
@@ -109,46 +109,46 @@ impl ConnectorOptions {
         self.values.spec()
     }
 
-    /// As `'connector' = '…'` says it.
+    /// Returns the connector's name, the value of `'connector'`.
     pub fn name(&self) -> &'static str {
         self.spec().name
     }
 
-    /// Whether its tables can be used so.
+    /// True if the connector's tables can be used as `wanted`.
     pub fn is(&self, wanted: Use) -> bool {
         self.spec().is(wanted)
     }
 
-    /// Where in the connector the table is, such as a topic; `None`: rows say it themselves, or there is only one place.
+    /// Returns the table's place in the connector, such as a topic; `None` if rows name it, or if there is only one place.
     pub fn place(&self) -> Option<&str> {
         self.values.text(self.spec().place.as_ref()?.option)
     }
 
-    /// The options of another table in the same connector, which holds bytes; `None` if there is only one place.
+    /// Returns the options of a table of raw records at another place in the connector; `None` if there is only one place.
     pub fn beside(&self, place: &str) -> Option<Self> {
         let option = self.spec().place.as_ref()?.option;
         let (format, key) = (Format::of(&RAW), KeyOptions::default());
         Some(Self { values: self.values.clone().with(option, place), format, key })
     }
 
-    /// The table for people, without secrets.
+    /// Describes the table for people, without secrets.
     pub fn describe(&self) -> String {
         (self.spec().describe)(&self.values)
     }
 
-    /// How record keys are encoded that are made of columns.
+    /// Returns the format of record keys, if columns make them.
     pub fn key_format(&self) -> &Format {
         self.key.format.as_ref().unwrap_or(&self.format)
     }
 }
 
-/// What record keys are made of, besides the PRIMARY KEY.
+/// How record keys are encoded, and their columns if there is no PRIMARY KEY.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyOptions {
-    /// `None`: the value's.
+    /// `None` = the format of values.
     pub format: Option<Format>,
     /// `key.fields`: the columns of the key, in their order.
     pub fields: Vec<String>,
-    /// The columns of the key are not in the value.
+    /// True if the value leaves out the key's columns.
     pub apart: bool,
 }

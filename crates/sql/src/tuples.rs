@@ -1,7 +1,7 @@
 //! `(a, b) IN (SELECT c, d …)`: rows compared column by column.
 //!
-//! Owns: its rewriting to EXISTS. Does not own: `IN` of one column (`plan::subqueries`). Invariant: NULLs make the
-//! answer as unknown as SQL says; a condition only asks whether it is true.
+//! Owns: its rewriting to EXISTS. Does not own: `IN` of one column (`plan::subqueries`). Invariant: NULLs make the result
+//! NULL where SQL says so; conditions get a shorter form, since NULL and false are the same there.
 
 use super::syntax::{query_of, select_of};
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
@@ -58,7 +58,7 @@ impl Call {
         Some(Self { row: row.clone(), subquery: subquery.clone(), negated: *negated })
     }
 
-    /// Rows of the subquery for which `test` of being equal holds.
+    /// Builds EXISTS, or NOT EXISTS if `negated`, over the rows of the subquery whose equality with the row passes `test`.
     fn exists(&self, test: impl FnOnce(Expr) -> Expr, negated: bool) -> Expr {
         let name = |place: usize| Ident::new(format!("__hw_in_{place}"));
         let pair = |(place, outside): (usize, &Expr)| Expr::BinaryOp {
@@ -83,7 +83,7 @@ impl Call {
         Expr::Exists { subquery: Box::new(query_of(select)), negated }
     }
 
-    /// Of which only *true* counts.
+    /// Builds the form for conditions, where NULL counts as false.
     fn condition(&self) -> Expr {
         match self.negated {
             false => self.exists(|equal| equal, false),
@@ -91,7 +91,7 @@ impl Call {
         }
     }
 
-    /// True, false or NULL.
+    /// Builds the form whose value is true, false or NULL.
     fn value(&self) -> Expr {
         let bool = |value| Expr::Value(Value::Boolean(value).with_empty_span());
         let null = Expr::Value(Value::Null.with_empty_span());

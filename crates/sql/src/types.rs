@@ -13,13 +13,15 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 use std::sync::Arc;
 
+pub use highwater_expressions::type_name;
+
 /// The zone of every `TIMESTAMP … WITH TIME ZONE` and `TIMESTAMP_LTZ`.
 pub use highwater_functions::UTC;
 
 const TYPES: &str = "BOOLEAN, TINYINT, SMALLINT, INT, BIGINT, FLOAT, DOUBLE, DECIMAL(p, s), STRING, VARCHAR, BYTES, \
      DATE, TIME, TIMESTAMP(p), TIMESTAMP_LTZ(p), ARRAY<T>, MAP<STRING, T>, ROW<name T, …>";
 
-/// `CREATE TABLE`'s name folding: unquoted names are lower case.
+/// Folds a name: unquoted names become lower case.
 pub fn fold(ident: &Ident) -> String {
     match ident.quote_style {
         Some(_) => ident.value.clone(),
@@ -38,7 +40,7 @@ pub fn parse_type(parser: &mut Parser) -> Result<DataType> {
     }
 }
 
-/// `>>` is one token but closes two brackets: what is left over waits here for the outer type.
+/// Reads types. `>>` is one token but closes two brackets; `open_closers` counts the `>` that are left for outer types.
 struct TypeReader<'a, 'b> {
     parser: &'a mut Parser<'b>,
     open_closers: u8,
@@ -139,7 +141,7 @@ fn list_of(element: DataType) -> DataType {
     DataType::List(Arc::new(Field::new_list_field(element, true)))
 }
 
-/// The Arrow type of a type the parser knows.
+/// Returns the Arrow type of a type that the parser knows.
 pub fn to_arrow(sql_type: &SqlType, location: Location) -> Result<DataType> {
     use SqlType as S;
     Ok(match sql_type {
@@ -222,54 +224,6 @@ fn unknown(name: &str, location: Location) -> SqlError {
         None => format!("types: {TYPES}"),
     };
     SqlError::at(location, format!("unknown type '{name}'")).hint(hint)
-}
-
-/// The name of an Arrow type as a script would write it.
-pub fn type_name(data_type: &DataType) -> String {
-    match data_type {
-        DataType::Boolean => "BOOLEAN".into(),
-        DataType::Int8 => "TINYINT".into(),
-        DataType::Int16 => "SMALLINT".into(),
-        DataType::Int32 => "INT".into(),
-        DataType::Int64 => "BIGINT".into(),
-        DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => {
-            format!("BIGINT UNSIGNED ({data_type})")
-        }
-        DataType::Float16 | DataType::Float32 => "FLOAT".into(),
-        DataType::Float64 => "DOUBLE".into(),
-        DataType::Decimal128(p, s) | DataType::Decimal256(p, s) => format!("DECIMAL({p}, {s})"),
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "STRING".into(),
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => "BYTES".into(),
-        DataType::Date32 | DataType::Date64 => "DATE".into(),
-        DataType::Time32(unit) | DataType::Time64(unit) => format!("TIME({})", digits(unit)),
-        DataType::Timestamp(unit, None) => format!("TIMESTAMP({})", digits(unit)),
-        DataType::Timestamp(unit, Some(_)) => format!("TIMESTAMP_LTZ({})", digits(unit)),
-        DataType::List(f) | DataType::LargeList(f) => format!("ARRAY<{}>", type_name(f.data_type())),
-        DataType::Struct(fields) => {
-            let inner: Vec<String> =
-                fields.iter().map(|f| format!("{} {}", f.name(), type_name(f.data_type()))).collect();
-            format!("ROW<{}>", inner.join(", "))
-        }
-        DataType::Map(entries, _) => match entries.data_type() {
-            DataType::Struct(fields) => {
-                let parts: Vec<String> = fields.iter().map(|field| type_name(field.data_type())).collect();
-                format!("MAP<{}>", parts.join(", "))
-            }
-            other => format!("MAP<{}>", type_name(other)),
-        },
-        DataType::Interval(_) | DataType::Duration(_) => "INTERVAL".into(),
-        DataType::Null => "NULL".into(),
-        other => other.to_string(),
-    }
-}
-
-fn digits(unit: &TimeUnit) -> u8 {
-    match unit {
-        TimeUnit::Second => 0,
-        TimeUnit::Millisecond => 3,
-        TimeUnit::Microsecond => 6,
-        TimeUnit::Nanosecond => 9,
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `UNNEST` in FROM, with positions, fields and maps, and Spark's `LATERAL VIEW explode(…)`.
 //!
-//! Owns: turning them into `LATERAL (SELECT UNNEST(…))`, which the planner takes. Does not own: doing it
+//! Owns: turning them into `LATERAL (SELECT UNNEST(…))`, which the planner takes. Does not own: planning that
 //! (`plan::lateral`, `plan::unnest`). Invariant: the columns are those of the standard: an element, or its fields
 //! where it is a row or an entry of a map, and its position last; in `posexplode` first, from 0.
 
@@ -16,10 +16,10 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::tokenizer::Span;
 use std::ops::ControlFlow;
 
-/// Functions of FROM that give the elements of lists.
+/// Functions that return the elements of lists as rows.
 const GENERATORS: [&str; 3] = ["unnest", "explode", "posexplode"];
 
-/// A call of FROM that this module makes lateral.
+/// True if this module makes calls of `name` in FROM lateral.
 pub fn is_generator(name: &ObjectName) -> bool {
     GENERATORS.contains(&function_name(name).as_str())
 }
@@ -51,7 +51,8 @@ pub fn join_lateral_views(query: &mut Query) {
     let _ = VisitMut::visit(query, &mut Views);
 }
 
-/// The generator a lateral view calls, its arguments, and whether rows without elements stay.
+/// Returns the generator that a lateral view calls, its arguments, and true if rows without elements stay. `None`: another
+/// function is called.
 fn generator(expr: &Expr) -> Option<(&'static str, Vec<FunctionArg>, bool)> {
     let Expr::Function(function) = expr else { return None };
     let FunctionArguments::List(list) = &function.args else { return None };
@@ -91,16 +92,17 @@ fn table(name: ObjectName, args: Vec<FunctionArg>, with_ordinality: bool, alias:
     }
 }
 
-/// Makes every UNNEST of FROM a lateral subquery. `types` tells the types of a query's columns, if it can be planned.
+/// Makes every UNNEST of FROM a lateral subquery. `types` returns the types of a query's columns, or `None` if it cannot be
+/// planned.
 pub fn make_lateral(query: &mut Query, types: &dyn Fn(Query) -> Option<Vec<DataType>>) {
     let _ = VisitMut::visit(query, &mut Lists { types, scope: Vec::new(), outer: Vec::new() });
 }
 
 struct Lists<'a> {
     types: &'a dyn Fn(Query) -> Option<Vec<DataType>>,
-    /// CTEs that are known here.
+    /// CTEs in scope at the current node.
     scope: Vec<Cte>,
-    /// How many were known outside of each query around.
+    /// Lengths of `scope` before each of the queries around the current node.
     outer: Vec<usize>,
 }
 
@@ -140,7 +142,7 @@ impl VisitorMut for Lists<'_> {
 }
 
 impl Lists<'_> {
-    /// The subquery that stands for an UNNEST behind these tables.
+    /// Returns the subquery that replaces an UNNEST, given the FROM items `before` it; `None` for other FROM items.
     fn lateral(&self, factor: &TableFactor, before: &[TableWithJoins]) -> Option<TableFactor> {
         let TableFactor::Table { alias, name, args: Some(args), with_ordinality, .. } = factor else { return None };
         if !is_generator(name) {
@@ -160,7 +162,7 @@ impl Lists<'_> {
         if let (true, [list]) = (matches!(types.as_deref(), Some([DataType::Map(..)])), lists.as_mut_slice()) {
             *list = call("map_entries", vec![list.clone()], Span::empty());
         } else if names_of(alias) == lists.len() + usize::from(positions.is_some()) {
-            // A name for each element as a whole.
+            // The alias has one name for each whole element, so elements are not split into fields.
             fields = None;
         }
         let has_fields =
@@ -202,7 +204,7 @@ fn names_of(alias: &Option<TableAlias>) -> usize {
     alias.as_ref().map_or(0, |alias| alias.columns.len())
 }
 
-/// The columns an element of this list or map becomes, if it is made of several.
+/// Returns the names of the columns that an element of this list or map is split into; `None` if it is a single value.
 fn fields_of(list: &DataType) -> Option<Vec<String>> {
     match list {
         DataType::Map(..) => Some(vec!["key".into(), "value".into()]),
@@ -229,7 +231,7 @@ enum Positions {
     Last,
 }
 
-/// `SELECT UNNEST(list), …`; with fields, `SELECT UNNEST(element) FROM (SELECT UNNEST(list) AS element)`.
+/// Builds `SELECT UNNEST(list), …`; with fields, `SELECT UNNEST(element) FROM (SELECT UNNEST(list) AS element)`.
 fn elements(lists: Vec<Expr>, positions: Option<Positions>, has_fields: bool) -> Select {
     const ELEMENT: &str = "__hw_element";
     const POSITION: &str = "__hw_position";

@@ -11,10 +11,10 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime};
 use highwater_connector_spec::{CONNECTORS, unaliased};
 use std::collections::BTreeMap;
 
-/// Explicit positions: topic → partition → offset.
+/// Explicit offsets: topic → partition → offset.
 pub type TopicOffsets = BTreeMap<String, BTreeMap<i32, i64>>;
 
-/// `camelCase` and `snake_case` are one name.
+/// Returns the canonical name of an option: Spark's `camelCase` and Flink's names are aliases of the `snake_case` name.
 pub fn canonical(key: &str) -> String {
     let is_property = CONNECTORS.iter().any(|spec| spec.property(key).is_some());
     if is_property && unaliased(key).is_none() {
@@ -36,19 +36,19 @@ pub fn canonical(key: &str) -> String {
     }
 }
 
-/// An error about the value of `entry`.
+/// Returns an error about the value of `entry`, with the hint `wanted`. A secret value is not shown.
 pub fn bad_value(entry: &OptionEntry, wanted: &str) -> SqlError {
     let shown = if highwater_connector_spec::is_secret(&entry.key) { REDACTED } else { &entry.value };
     SqlError::at(entry.value_at, format!("'{shown}' is not a value of '{}'", entry.key)).hint(wanted)
 }
 
-/// A duration above zero, in milliseconds: `'10 seconds'`, `'1m 30s'`, `'500 ms'`.
+/// Parses a duration above zero to milliseconds: `'10 seconds'`, `'1m 30s'`, `'500 ms'`.
 pub fn duration_ms(entry: &OptionEntry) -> Result<u64> {
     parse_duration_ms(&entry.value)
         .ok_or_else(|| bad_value(entry, "write a duration, for example '10 seconds' or '500 ms'"))
 }
 
-/// `None` if the text is no duration, or less than a millisecond.
+/// Parses a duration to milliseconds; `None` if the text is no duration, or one of less than a millisecond.
 pub fn parse_duration_ms(text: &str) -> Option<u64> {
     // humantime knows "ms" and "millis".
     let text = text.trim().replace("milliseconds", "ms").replace("millisecond", "ms");
@@ -56,7 +56,7 @@ pub fn parse_duration_ms(text: &str) -> Option<u64> {
     u64::try_from(duration.as_millis()).ok().filter(|ms| *ms > 0)
 }
 
-/// A duration as people write it: `1 hour`, `1 minute 30 seconds`.
+/// Writes a duration as people do: `1 hour`, `1 minute 30 seconds`.
 pub fn duration_text(ms: u64) -> String {
     const UNITS: [(u64, &str); 5] =
         [(86_400_000, "day"), (3_600_000, "hour"), (60_000, "minute"), (1_000, "second"), (1, "millisecond")];
@@ -74,7 +74,7 @@ pub fn duration_text(ms: u64) -> String {
     if parts.is_empty() { "0 seconds".into() } else { parts.join(" ") }
 }
 
-/// A time as ISO 8601 in UTC, with milliseconds; the number itself where there is no such year.
+/// Writes a time as ISO 8601 in UTC with milliseconds, or as the number `ms` if its year is out of range.
 pub fn iso_ms(ms: i64) -> String {
     match DateTime::from_timestamp_millis(ms) {
         Some(time) => time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
@@ -82,13 +82,13 @@ pub fn iso_ms(ms: i64) -> String {
     }
 }
 
-/// A number of bytes above zero: `'512 MB'`, `'2 GiB'`.
+/// Parses a size above zero to bytes: `'512 MB'`, `'2 GiB'`.
 pub fn size_bytes(entry: &OptionEntry) -> Result<u64> {
     let size = entry.value.trim().parse::<ByteSize>().ok().map(|size| size.as_u64());
     size.filter(|bytes| *bytes > 0).ok_or_else(|| bad_value(entry, "write a size, for example '512 MB' or '2 GiB'"))
 }
 
-/// A whole number above zero; `_` may group its digits.
+/// Parses a whole number above zero; `_` may group its digits.
 pub fn count(entry: &OptionEntry) -> Result<u64> {
     let digits = entry.value.trim().replace('_', "");
     digits
@@ -98,7 +98,7 @@ pub fn count(entry: &OptionEntry) -> Result<u64> {
         .ok_or_else(|| bad_value(entry, "write a whole number above 0, for example '10000'"))
 }
 
-/// One of `words`, whatever its case.
+/// Returns the meaning of the entry's value, which is one of `words` in any case.
 pub fn word<T: Copy>(entry: &OptionEntry, words: &[(&'static str, T)]) -> Result<T> {
     let wanted = entry.value.trim();
     words.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| *value).ok_or_else(|| {
@@ -109,7 +109,7 @@ pub fn word<T: Copy>(entry: &OptionEntry, words: &[(&'static str, T)]) -> Result
     })
 }
 
-/// Free text that may hold `${env:NAME}` and `${file:PATH}`; they stay unresolved here.
+/// Returns text that may hold `${env:NAME}` and `${file:PATH}`, unresolved. Refuses empty text.
 pub fn text(entry: &OptionEntry) -> Result<String> {
     let mut rest = entry.value.as_str();
     while let Some(start) = rest.find("${") {
@@ -131,7 +131,7 @@ pub fn text(entry: &OptionEntry) -> Result<String> {
     Ok(entry.value.clone())
 }
 
-/// Free text without references: what it says is shown, logged and sent, so that no secret may come to stand there.
+/// Returns text without references. Such text is shown, logged and sent, so no reference may put a secret into it.
 pub fn plain_text(entry: &OptionEntry) -> Result<String> {
     refuse_reference(entry)?;
     text(entry)
@@ -146,7 +146,7 @@ pub fn refuse_reference(entry: &OptionEntry) -> Result<()> {
     Ok(())
 }
 
-/// Milliseconds since the Unix epoch of an ISO-8601 time; without zone it is UTC.
+/// Parses an ISO-8601 time, in UTC if it has no zone, to milliseconds since the Unix epoch; `None` if the text is no time.
 pub fn parse_time_ms(text: &str) -> Option<i64> {
     let text = text.trim();
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
@@ -161,7 +161,7 @@ pub fn parse_time_ms(text: &str) -> Option<i64> {
     Some(date.and_hms_opt(0, 0, 0)?.and_utc().timestamp_millis())
 }
 
-/// `{"topic":{"0":100}}`. `lowest` is the lowest number allowed: −2 earliest, −1 latest.
+/// Parses `{"topic":{"0":100}}`. `lowest` is the lowest offset allowed: −2 means earliest, −1 latest.
 pub fn topic_offsets(entry: &OptionEntry, lowest: i64) -> Result<TopicOffsets> {
     let example = "write it as {\"topic\":{\"0\":100,\"1\":150}}";
     let parsed: BTreeMap<String, BTreeMap<String, i64>> =

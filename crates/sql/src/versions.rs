@@ -1,7 +1,7 @@
-//! `JOIN t FOR SYSTEM_TIME AS OF l.ts ON …`: the time goes into the condition, as a mark that planning finds.
+//! `JOIN t FOR SYSTEM_TIME AS OF l.ts ON …`: moves the time into the condition, as a marker call that the planner finds.
 //!
-//! Owns: where the clause may stand, and what it may name. Does not own: what has versions (`plan::versioned`), tables
-//! that are looked up as they are, which keep the clause.
+//! Owns: where the clause may stand, and what it may name. Does not own: which tables have versions (`plan::versioned`),
+//! lookup tables, which keep the clause.
 
 use super::error::SqlError;
 use super::refuse::not_yet;
@@ -14,12 +14,12 @@ use datafusion::sql::sqlparser::ast::{
 use highwater_functions::clock::is_clock;
 use std::ops::ControlFlow;
 
-/// The name of the mark. No script can call it.
+/// Name of the marker call. Scripts cannot call it.
 pub const AS_OF: &str = "hw_as_of";
 
 const USAGE: &str = "write FROM orders AS o JOIN rates FOR SYSTEM_TIME AS OF o.ts AS r ON o.currency = r.currency";
 
-/// Moves the times of versions into the joins' conditions. `is_snapshot` tells tables that are looked up as they are.
+/// Moves the times of versions into the joins' conditions. Tables for which `is_snapshot` is true keep their clause.
 pub fn rewrite_versions(query: &mut Query, is_snapshot: &dyn Fn(&str) -> bool) -> Result<(), SqlError> {
     match VisitMut::visit(query, &mut Versions(is_snapshot)) {
         ControlFlow::Break(error) => Err(error),
@@ -85,7 +85,7 @@ impl Versions<'_> {
             }
         };
         let JoinConstraint::On(condition) = constraint else {
-            return Err(SqlError::in_span(span, "a temporal join has a condition ON its key").hint(USAGE));
+            return Err(SqlError::in_span(span, "a temporal join needs a condition ON its key").hint(USAGE));
         };
         let mark = call(AS_OF, vec![time.clone()], time.span());
         let old = std::mem::replace(condition, mark.clone());
@@ -98,14 +98,14 @@ impl Versions<'_> {
     }
 }
 
-/// The version at the time of reading would be another one when a batch is replayed.
+/// Refuses the current time, since a replayed batch would find another version.
 fn refuse_now(time: &Expr) -> Result<(), SqlError> {
     match time {
         Expr::Function(function) if is_clock(&function_name(&function.name)) => {
             let name = function_name(&function.name).to_uppercase();
             let what = format!("FOR SYSTEM_TIME AS OF {name}() on a stream");
             Err(not_yet(&what, function.name.span()).hint(
-                "which version that is depends on when records are read: name the event time of the left side, \
+                "the version would depend on when records are read: name the event time of the left side, \
                  FOR SYSTEM_TIME AS OF o.ts; a plain JOIN follows every change of the right side; a table with \
                  'connector' = 'filesystem' is looked up as it is",
             ))

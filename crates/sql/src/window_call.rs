@@ -25,7 +25,7 @@ pub enum WindowFunction {
 }
 
 impl WindowFunction {
-    /// By folded name.
+    /// Returns the function with this folded name.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "tumble" => Some(Self::Tumble),
@@ -45,7 +45,7 @@ impl WindowFunction {
         }
     }
 
-    /// How a call is written.
+    /// Returns a hint that shows a call.
     pub fn usage(self) -> &'static str {
         match self {
             Self::Tumble => "write TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '10' SECOND))",
@@ -64,7 +64,7 @@ impl WindowFunction {
         }
     }
 
-    /// Names of the arguments behind the time column, in order; the last of all but sessions may be missing.
+    /// Returns the names of the arguments after the time column, in order. `offset` may be missing.
     pub fn intervals(self) -> &'static [&'static str] {
         match self {
             Self::Tumble => &["size", "offset"],
@@ -80,17 +80,17 @@ impl WindowFunction {
 pub struct WindowCall {
     pub function: WindowFunction,
     pub input: WindowInput,
-    /// Of `SESSION` alone.
+    /// Keys of PARTITION BY; empty for functions other than `SESSION`.
     pub partition: Vec<Expr>,
     pub time: Ident,
-    /// In the order of [`WindowFunction::intervals`].
+    /// Arguments in the order of [`WindowFunction::intervals`]; `None` = missing.
     pub intervals: Vec<Option<Expr>>,
     pub alias: Option<TableAlias>,
     pub span: Span,
 }
 
 impl WindowCall {
-    /// `None` if the FROM item is no function at all.
+    /// Parses a FROM item; `None` if it is not a function.
     pub fn parse(factor: &TableFactor) -> Result<Option<Self>, SqlError> {
         let (name, args, alias) = match factor {
             TableFactor::TableFunction {
@@ -117,7 +117,7 @@ impl WindowCall {
         let wrong = |what: &str| SqlError::in_span(span, format!("{} {what}", function.name())).hint(function.usage());
         let (input, partition) = match arguments.first().copied().flatten() {
             Some(Expr::Identifier(name)) => (WindowInput::Table(name.clone()), Vec::new()),
-            Some(expr) => table_argument(expr).ok_or_else(|| wrong("goes over a table"))?,
+            Some(expr) => table_argument(expr).ok_or_else(|| wrong("needs TABLE t as its first argument"))?,
             None => return Err(wrong("needs a table")),
         };
         if let Some(key) = partition.first().filter(|_| function != WindowFunction::Session) {
@@ -125,7 +125,7 @@ impl WindowCall {
                 .hint("its windows are the same for all rows: put the column into GROUP BY"));
         }
         let time = arguments.get(1).copied().flatten().and_then(descriptor);
-        let time = time.ok_or_else(|| wrong("has DESCRIPTOR(<time column>) as its second argument"))?;
+        let time = time.ok_or_else(|| wrong("needs DESCRIPTOR(<time column>) as its second argument"))?;
         let intervals: Vec<Option<Expr>> = arguments.iter().skip(2).map(|argument| argument.cloned()).collect();
         let missing = |(_, (name, value)): &(usize, (&&str, &Option<Expr>))| value.is_none() && **name != "offset";
         if let Some((_, (name, _))) = function.intervals().iter().zip(&intervals).enumerate().find(missing) {
@@ -134,7 +134,7 @@ impl WindowCall {
         Ok(Some(Self { function, input, partition, time, intervals, alias: alias.clone(), span }))
     }
 
-    /// The table it goes over, where that has a name.
+    /// Returns the name of the input table; `None` if the input is a query.
     pub fn table(&self) -> Option<String> {
         match &self.input {
             WindowInput::Table(name) => Some(fold(name)),
@@ -143,7 +143,7 @@ impl WindowCall {
     }
 }
 
-/// Arguments in order table, time, intervals; named ones (`SIZE => …`) find their place.
+/// Returns the arguments in the order table, time, intervals, also those given by name (`SIZE => …`); `None` = missing.
 fn by_position(function: WindowFunction, args: &[FunctionArg], span: Span) -> Result<Vec<Option<&Expr>>, SqlError> {
     let names: Vec<&str> = ["data", "timecol"].into_iter().chain(function.intervals().iter().copied()).collect();
     let mut slots = vec![None; names.len()];

@@ -133,7 +133,7 @@ fn warnings_are_below_the_plan_and_each_appears_once() {
     assert!(ended.success());
     let shown = std::fs::read_to_string(cluster.path().join("shown")).unwrap();
     let (plan, warnings) = shown.split_once("\n\nwarning: ").unwrap_or_else(|| panic!("{shown}"));
-    assert!(plan.ends_with("rows may be taken back") && !plan.contains("warning:"), "{shown}");
+    assert!(plan.ends_with("inserts and retractions") && !plan.contains("warning:"), "{shown}");
     assert_eq!(warnings.matches("nothing bounds the state of operator").count(), 2, "{shown}");
     for command in ["explain", "validate"] {
         let output = cluster.run(&[command, &path]);

@@ -212,7 +212,7 @@ fn a_record_that_is_not_csv_stops_the_query_is_skipped_or_becomes_a_dead_letter(
     cluster.submit("letters", &sql("dead_letter", letters));
     let status = cluster.wait_state("fail", &["failed"]);
     let message = status["message"].as_str().unwrap();
-    assert!(message.contains("offset 1") && message.contains("1 field, and 2 are declared"), "{message}");
+    assert!(message.contains("offset 1") && message.contains("1 field, but 2 columns are declared"), "{message}");
     assert!(values(fail).is_empty());
     for (query, output) in [("skip", skip), ("letters", letters)] {
         cluster.wait_caught_up(query);

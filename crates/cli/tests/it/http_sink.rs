@@ -182,7 +182,7 @@ fn every_row_is_posted_and_requests_repeated_after_a_crash_have_the_same_key_and
     endpoint.be(Mood::BusyFor(u32::MAX));
     produce(120..125);
     let status = cluster.wait_state("http", &["waiting"]);
-    assert!(status["message"].as_str().unwrap().contains("it answers 503"), "{status}");
+    assert!(status["message"].as_str().unwrap().contains("the endpoint answered 503"), "{status}");
     endpoint.be(Mood::Takes);
     cluster.wait_caught_up("http");
 

@@ -20,7 +20,7 @@ fn a_deleted_topic_is_noticed_and_skipped_when_all_are_read() {
     let gone = progress_topic(QueryId(Uuid::from_u128(2)), SinkId(0));
     let began = Instant::now();
     let error = reader.read(&BTreeMap::from([(there, None), (gone.clone(), None)])).unwrap_err().to_string();
-    assert!(error.contains(&format!("topic '{gone}' is gone")), "{error}");
+    assert!(error.contains(&format!("topic '{gone}' was deleted")), "{error}");
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     reader.read_everything().unwrap();
 }

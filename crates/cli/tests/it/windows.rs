@@ -314,7 +314,7 @@ fn a_query_that_needs_too_much_memory_stops_before_it_is_allocated_and_others_co
     let status = cluster.wait_state("q", &["failed"]);
     let message = status["message"].as_str().unwrap();
     assert!(
-        message.contains("than the 200000 bytes it may") && message.contains("operator 0 (aggregate count(*) by id)"),
+        message.contains("its limit of 200000 bytes") && message.contains("operator 0 (aggregate count(*) by id)"),
         "{message}"
     );
     // Nothing of the batch that needed too much memory was written, and the executor is alive.

@@ -1,8 +1,8 @@
-//! Why a record is bad.
+//! The reason why a record is bad.
 //!
-//! Owns: the text, and the column it names. Does not own: what becomes of the record (`on_bad_record`).
+//! Owns: its text, and the column it names. Does not own: the handling of the record (`on_bad_record`).
 
-/// What is wrong with a record, and in which column.
+/// An error in a record, with the path of its column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     path: String,
@@ -31,7 +31,7 @@ impl std::fmt::Display for Fault {
     }
 }
 
-/// The bytes as text.
+/// Returns the bytes as text, or a fault if they are not UTF-8.
 pub fn utf8(bytes: &[u8]) -> Result<&str, Fault> {
     std::str::from_utf8(bytes).map_err(|error| Fault::new(format!("not UTF-8 at byte {}", error.valid_up_to())))
 }

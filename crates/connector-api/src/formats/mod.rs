@@ -1,9 +1,9 @@
-//! The formats of records: bytes to Arrow columns, and rows to bytes.
+//! The formats of records: decoding bytes to Arrow columns, and encoding rows as bytes.
 //!
-//! Owns: what a format is to sources and sinks, and the list of them. Does not own: what scripts may say of formats
-//! (`highwater_sql::formats` has a declaration for each), Kafka, what a record without value means.
-//! To add a format: its declaration in `highwater_sql::formats`, its file here, its line in [`CODECS`]. Invariants: a codec is
-//! chosen once, when a source or sink is opened; nothing outside this folder asks which it is.
+//! Owns: the traits of a format, and the list of codecs. Does not own: names and options of formats
+//! (`highwater_sql::formats` has a declaration for each), Kafka, the meaning of a record without value.
+//! A new format needs a declaration in `highwater_sql::formats`, a file here, and a line in [`CODECS`]. Invariants: a
+//! codec is chosen once, when a source or sink is opened; nothing outside this folder depends on which codec it is.
 
 mod csv;
 mod fault;
@@ -21,46 +21,46 @@ use highwater_sql::formats::{Format, FormatSpec};
 use std::fmt::Debug;
 use std::sync::Arc;
 
-/// Every format that records can have.
+/// The codecs of all formats of records.
 static CODECS: &[Codec] = &[json::CODEC, csv::CODEC, raw::CODEC];
 
-/// A format's reading and writing.
+/// Reading and writing of a format.
 pub struct Codec {
     pub spec: &'static FormatSpec,
     pub decoder: fn(&Layout<'_>) -> Result<Box<dyn RowDecoder>, ConnectorError>,
-    /// Of these columns.
+    /// Opens an encoder of the given columns.
     pub encoder: fn(&Format, Vec<usize>) -> Encoder,
 }
 
-/// An encoder, or why there is none.
+/// An encoder, or the reason why the format cannot be written.
 pub type Encoder = Result<Arc<dyn RowEncoder>, ConnectorError>;
 
-/// What a decoder is opened for: the keys or the values of a table.
+/// The part of a table's records that a decoder reads: the keys or the values.
 #[derive(Clone, Debug)]
 pub struct Layout<'a> {
     pub format: &'a Format,
-    /// Columns of this part of a record, in its order.
+    /// All columns of this part, in order.
     pub fields: &'a Fields,
-    /// Those to decode, in the order asked for.
+    /// The columns to decode, in the order of the result.
     pub wanted: Vec<Wanted>,
 }
 
 /// A column to decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Its place among the fields.
+    /// Index into `fields`.
     pub at: usize,
-    /// It is of the PRIMARY KEY, and never NULL.
+    /// Whether it is in the PRIMARY KEY, and so never NULL.
     pub is_key: bool,
 }
 
-/// What a record has in the part that is decoded.
+/// The part of a record to decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input<'a> {
     Bytes(&'a [u8]),
-    /// Nothing, so that every column is NULL: a fault where one cannot be.
+    /// The part is missing: every column is NULL, which is a fault if a column cannot be NULL.
     Null,
-    /// It is not to be looked at: a row is wanted that stands in for it.
+    /// The part is ignored, and a placeholder row is appended.
     Skip,
 }
 
@@ -68,30 +68,32 @@ pub enum Input<'a> {
 #[derive(Debug, Default)]
 pub struct Decoded {
     pub columns: Vec<ArrayRef>,
-    /// Which records are bad, ascending, and why. Their rows hold anything.
+    /// Indexes and faults of bad records, ascending. The content of their rows is undefined.
     pub bad: Vec<(usize, Fault)>,
 }
 
-/// Reads one part of a table's records.
+/// Decodes one part of a table's records.
 pub trait RowDecoder: Send {
+    /// Decodes records to columns, in the order of `Layout::wanted`. A bad record is no error.
+    ///
     /// # Errors
-    /// The rows do not fit into one batch; a bad record is no error.
+    /// The rows do not fit into one batch.
     fn decode(&mut self, records: &[Input<'_>]) -> Result<Decoded, ArrowError>;
 }
 
-/// Writes one part of a table's records.
+/// Encodes one part of a table's records.
 pub trait RowEncoder: Debug + Send + Sync {
-    /// The bytes of every row; NULL is no bytes at all.
+    /// Returns the bytes of every row; NULL if the part is missing.
     ///
     /// # Errors
-    /// A row cannot be written so.
+    /// A row cannot be written in this format.
     fn encode(&self, batch: &RecordBatch) -> Result<LargeBinaryArray, ConnectorError>;
 
-    /// The line that a file of such rows begins with, without its end; `None`: with the first row.
+    /// Returns the first line of a file, without the end of line; `None` if files begin with the first row.
     fn header(&self, schema: &Schema) -> Option<Vec<u8>>;
 }
 
-/// Rows' bytes, written one after another.
+/// A builder of the bytes of many rows, written one after another.
 #[derive(Debug)]
 pub struct BytesOfRows {
     bytes: Vec<u8>,
@@ -105,7 +107,7 @@ impl BytesOfRows {
         Self { bytes: Vec::with_capacity(size_bytes), ends }
     }
 
-    /// Where the bytes of the row go.
+    /// Returns the buffer to which the bytes of the current row are appended.
     pub fn bytes(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
@@ -114,8 +116,10 @@ impl BytesOfRows {
         self.ends.push(self.bytes.len() as i64);
     }
 
+    /// Returns one value per row.
+    ///
     /// # Errors
-    /// Arrow's, of offsets that do not ascend: they do.
+    /// None in practice: Arrow checks that the offsets ascend, and they do.
     pub fn finish(self) -> Result<LargeBinaryArray, ArrowError> {
         LargeBinaryArray::try_new(OffsetBuffer::new(self.ends.into()), self.bytes.into(), None)
     }
@@ -124,12 +128,12 @@ impl BytesOfRows {
 /// Opens the decoder of a format.
 ///
 /// # Errors
-/// The format cannot be read, or has no place for one of the columns.
+/// The format cannot be read, or cannot hold one of the columns.
 pub fn decoder(layout: &Layout<'_>) -> Result<Box<dyn RowDecoder>, ConnectorError> {
     (codec(layout.format)?.decoder)(layout)
 }
 
-/// Opens the encoder of these columns.
+/// Opens the encoder of a format for these columns.
 ///
 /// # Errors
 /// The format cannot be written.

@@ -1,7 +1,7 @@
-//! The raw format: one column's bytes, as they are.
+//! The raw format: the bytes of one column, unchanged.
 //!
-//! Owns: reading and writing them. Does not own: which column that is (the table's value or key). Invariant: NULL is no
-//! record's part at all, which an empty one is.
+//! Owns: reading and writing them. Does not own: which column that is (`sql::record_columns`). Invariant: NULL is a
+//! missing part, never an empty one.
 
 use super::fault::utf8;
 use super::{Codec, Decoded, Fault, Input, Layout, RowDecoder, RowEncoder};
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 pub const CODEC: Codec = Codec { spec: &RAW, decoder, encoder };
 
-/// Whatever a part of a record is, its one column is it; where that is not wanted, there is nothing to do.
+/// Opens a decoder of the one column; if the column is not wanted, a decoder that does nothing.
 fn decoder(layout: &Layout<'_>) -> Result<Box<dyn RowDecoder>, ConnectorError> {
     let Some(wanted) = layout.wanted.first() else { return Ok(Box::new(Nothing)) };
     let field = &layout.fields[wanted.at];
@@ -39,7 +39,7 @@ fn encoder(_: &Format, columns: Vec<usize>) -> Result<Arc<dyn RowEncoder>, Conne
 }
 
 fn one_column(found: usize) -> ConnectorError {
-    ConnectorError::Config(format!("format 'raw' is one column, not {found}"))
+    ConnectorError::Config(format!("format 'raw' needs exactly one column, not {found}"))
 }
 
 struct Nothing;
@@ -114,7 +114,7 @@ struct RawEncoder {
 impl RowEncoder for RawEncoder {
     fn encode(&self, batch: &RecordBatch) -> Result<LargeBinaryArray, ConnectorError> {
         let bytes = cast(batch.column(self.column), &DataType::LargeBinary)
-            .map_err(|error| ConnectorError::Config(format!("a row cannot be written as it is: {error}")))?;
+            .map_err(|error| ConnectorError::Config(format!("a row cannot be written as raw bytes: {error}")))?;
         Ok(bytes.as_binary::<i64>().clone())
     }
 

@@ -1,6 +1,6 @@
-//! Rows an operator dropped because their time was over, as rows of the hidden sink that keeps them.
+//! Late rows, which operators have dropped, as rows of the hidden sink for `late_topic`.
 //!
-//! Owns: the records' content. Does not own: which rows are late (the engine), their columns
+//! Owns: the content of the records. Does not own: which rows are late (operators), the columns of the sink
 //! (`sql::record_copies`). Invariant: the same rows give the same records in every process.
 
 use crate::error::ConnectorError;
@@ -18,7 +18,8 @@ use highwater_sql::record_copies::schema;
 use highwater_sql::values::iso_ms;
 use std::sync::Arc;
 
-/// One record per row: its columns as a JSON object; headers tell the operator, its watermark and why the row was late.
+/// Returns one record per row, with its columns as a JSON object. Headers name the operator, its watermark and the
+/// reason why the row was late.
 pub fn late_rows(
     late: &LateRows,
     operator: Option<&OperatorInfo>,
@@ -55,7 +56,7 @@ fn headers(late: &LateRows, operator: Option<&OperatorInfo>, batch: BatchId) -> 
         ];
         for (key, value) in all {
             let item = lists.values();
-            // The builders are those made above.
+            // The builders were created above with these types.
             if let Some(keys) = item.field_builder::<StringBuilder>(0) {
                 keys.append_value(key);
             }

@@ -1,9 +1,9 @@
-//! Sinks: writers that take the rows of a batch and publish them, and what tells whether they have.
+//! Sinks: writers that take the rows of a batch and publish them, and committers that know which batches are published.
 //!
-//! Owns: what a connector that is written does, the writer's life (begin, write, flush, publish or abort), rows as records.
-//! Does not own: when to publish (protocol), which rows (operators), how a connector does it (its folder). All calls block.
-//! Invariants: the report of a flush says exactly what would become visible; the same rows give the same digest in any
-//! order; a sink is asked what it holds by its [`Committer`], and one that has none has said so.
+//! Owns: the traits of a sink, the life of a writer (begin, write, flush, publish or abort), rows as records. Does not
+//! own: when to publish (protocol), which rows (operators), any implementation. All calls block.
+//! Invariants: the report of a flush describes exactly what publishing would make visible; the same rows give the same
+//! digest in any order; only a sink's [`Committer`] is asked what the sink holds.
 
 mod late_rows;
 pub mod records;
@@ -19,14 +19,14 @@ use highwater_protocol::report::WriterReport;
 use highwater_sql::tables::SinkTable;
 use std::collections::BTreeMap;
 
-/// What a writer is opened with.
+/// Parameters of a writer.
 #[derive(Clone, Debug)]
 pub struct WriterConfig {
     pub table: SinkTable,
     pub query: QueryId,
     pub query_name: String,
     pub writer: WriterId,
-    /// Of the driver that planned it.
+    /// Epoch of the driver that planned the writer.
     pub epoch: u64,
 }
 
@@ -36,68 +36,70 @@ impl WriterConfig {
     }
 }
 
-/// What came of publishing.
+/// The outcome of publishing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Published {
     Committed,
-    /// The far side took only a part; the text says why. When the same batch is computed and published again, this writer
-    /// sends the rest.
+    /// The external system has accepted only a part; the text says why. When the same batch is computed and published
+    /// again, this writer sends the rest.
     Unfinished(String),
-    /// Perhaps: only the sink's [`Committer`] tells.
+    /// Not known: the sink's [`Committer`] must be asked.
     Unknown,
 }
 
 /// One writer of one sink.
 pub trait Writer: Send {
-    /// Begins an attempt; what an earlier one has open is aborted. `recompute_only`: the sink holds the batch already,
-    /// so that its rows are only counted and digested.
+    /// Begins an attempt, and aborts an earlier one that is open. With `recompute_only` the sink holds the batch
+    /// already, and rows are only counted and digested.
     fn begin(&mut self, batch: BatchId, attempt: AttemptId, recompute_only: bool);
 
-    /// Takes rows; weight −1 deletes. Waits while the far side is slow.
+    /// Takes rows; a row of weight −1 is a retract. Blocks while the external system is slow.
     fn write(&mut self, rows: &ChangeBatch) -> Result<(), ConnectorError>;
 
-    /// Makes sure that what was written can be published.
+    /// Ensures that all written rows can be published, and returns their count and digest.
     fn flush(&mut self) -> Result<WriterReport, ConnectorError>;
 
-    /// Makes it visible, to readers too: what comes after is seen after it. Not called where the driver commits
-    /// ([`Committer::Staged`]). Answers within three minutes, whatever the far
-    /// side does: after that the driver gives the executor up for this batch.
+    /// Makes the flushed rows visible. When it returns, readers see them, so that no later batch is seen before. Not
+    /// called if the driver commits ([`Committer::Staged`]). Must return within three minutes: after that the driver
+    /// gives up the executor for this batch.
     fn publish(&mut self) -> Result<Published, ConnectorError>;
 
-    /// Drops what was written.
+    /// Drops all rows written in this attempt.
     fn abort(&mut self);
 }
 
-/// A connector that is written.
+/// A connector whose tables can be written.
 pub trait SinkConnector: Sync {
-    /// Makes what the sink needs and lacks, at submit. A sink that cannot be written as it is told is refused here.
+    /// Checks the sink's options and creates what it needs, such as topics or folders. Called at submit.
     fn prepare(&self, table: &SinkTable, query: QueryId) -> Result<(), ConnectorError>;
 
-    /// Opens a writer. The far side is asked at the first row, not here.
+    /// Opens a writer. It contacts the external system at the first row, not here.
     fn open(&self, config: WriterConfig) -> Result<Box<dyn Writer>, ConnectorError>;
 
-    /// What makes a prepared batch final, and tells after a crash whether it is.
+    /// Returns how prepared batches are committed, and how recovery finds out whether they are.
     fn committer(&self) -> Committer<'_>;
 }
 
-/// How a sink holds a batch between prepare and publish.
+/// How a sink keeps a batch between prepare and publish.
 pub enum Committer<'a> {
-    /// The far side holds it for the writer, who publishes; what is lost with a writer is computed again.
+    /// The external system keeps flushed rows for the writer, which publishes them. Rows that are lost with a writer
+    /// are recomputed.
     Held(&'a dyn Held),
-    /// Writers leave it where it is durable and hidden, and name it in their reports; the driver makes it visible from the
-    /// checkpoint's record, and nothing is computed again.
+    /// Writers leave rows durable and hidden, and name them in their reports. The driver makes them visible from the
+    /// prepare record, and nothing is recomputed.
     Staged(&'a dyn Staged),
-    /// Nothing holds it: a batch whose publishing was cut short is written again.
+    /// Nothing keeps it: a batch whose publishing was interrupted is written again.
     None {
-        /// What is promised instead of exactly-once, as the rest of a sentence about the sink.
+        /// The guarantee instead of exactly-once, as a clause for people.
         guarantee: &'static str,
     },
 }
 
-/// A sink whose far side holds what writers have flushed, and can be asked.
+/// A sink whose external system keeps flushed rows and can be asked about them.
 pub trait Held: Sync {
-    /// Fences writers of a sink and says what each holds of `batch`; without a batch they are only fenced. `whole`: every
-    /// writer that the sink has progress of is fenced and told of as well, and without a batch all progress is ahead.
+    /// Fences writers of a sink, and returns for each whether it has published `batch`. If `batch` is `None`, writers
+    /// are only fenced. With `whole`, every other writer with progress in the sink is fenced and returned, too; without
+    /// a batch, any progress is then ahead.
     fn resolve(
         &self,
         table: &SinkTable,
@@ -107,25 +109,26 @@ pub trait Held: Sync {
         whole: bool,
     ) -> Result<BTreeMap<WriterId, Resolution>, ConnectorError>;
 
-    /// How long it holds what was written, milliseconds.
+    /// Returns how long the external system keeps flushed rows, in milliseconds.
     fn max_open_ms(&self, table: &SinkTable) -> Result<i64, ConnectorError>;
 
     /// Looks for output of earlier queries.
     fn earlier_output(&self) -> Box<dyn EarlierOutput>;
 
-    /// Deletes what it keeps to answer, of a query that is dropped.
+    /// Deletes the progress of a dropped query.
     fn delete_progress(&self, table: &SinkTable, query: QueryId) -> Result<(), ConnectorError>;
 }
 
-/// A sink whose driver commits what writers have staged. `Writer::flush` makes it durable; from then on only these calls
-/// delete it.
+/// A sink whose writers stage rows, which the driver commits. `Writer::flush` makes staged rows durable; from then on
+/// only these calls may delete them.
 pub trait Staged: Sync {
-    /// Makes what the writers staged of a batch visible, all of it or nothing, and durable. `writers`: all of the sink's that
-    /// hold rows, as the checkpoint's record has them; `query`: the query and its name. What is committed already is left as
-    /// it is, and what was cut short by a crash is finished.
+    /// Makes the staged rows of a batch visible and durable, all or nothing. `writers` are all writers of the sink with
+    /// rows, from the prepare record; `query` is the query's id and name. Does nothing if the batch is committed
+    /// already, and finishes a commit that a crash interrupted.
     ///
     /// # Errors
-    /// The sink holds another batch of this number, lacks what was staged, refuses, or is away.
+    /// The sink holds a different batch of this number, staged rows are missing, or the external system refuses or is
+    /// not available.
     fn commit(
         &self,
         table: &SinkTable,
@@ -134,7 +137,7 @@ pub trait Staged: Sync {
         writers: &[&WriterReport],
     ) -> Result<(), ConnectorError>;
 
-    /// Deletes what an attempt staged that no record names, and never will.
+    /// Deletes the staged rows of an attempt that no prepare record names or ever will.
     fn discard(
         &self,
         table: &SinkTable,
@@ -143,18 +146,19 @@ pub trait Staged: Sync {
         attempt: AttemptId,
     ) -> Result<(), ConnectorError>;
 
-    /// The newest batch of the query that is committed, or whose commit has begun; `None`: there is none.
+    /// Returns the newest batch of the query that is committed, or whose commit has begun; `None` if there is none.
     fn newest(&self, table: &SinkTable, query: QueryId) -> Result<Option<BatchId>, ConnectorError>;
 
     /// Looks for output of earlier queries.
     fn earlier_output(&self) -> Box<dyn EarlierOutput>;
 
-    /// Deletes what it keeps besides the output, of a query that is dropped.
+    /// Deletes the progress of a dropped query, but not its output.
     fn delete_progress(&self, table: &SinkTable, query: QueryId) -> Result<(), ConnectorError>;
 }
 
-/// What earlier queries have written through sinks of one connector.
+/// Finds the output of earlier queries in sinks of one connector.
 pub trait EarlierOutput {
-    /// The UUID of a query of this name that wrote to the same place, if there was one.
+    /// Returns the UUID of an earlier query of this name that wrote to the same table and place; `None` if there is
+    /// none.
     fn find(&mut self, sink: &SinkTable, name: &str) -> Result<Option<String>, ConnectorError>;
 }

@@ -1,9 +1,9 @@
-//! Rows of a sink table as records: topic, key, value, headers, timestamp.
+//! Turning rows of a sink table into records: topic, key, value, headers, timestamp.
 //!
 //! Owns: which column becomes which part, and a record's digest. Does not own: sending, formats.
-//! Contract: with a PRIMARY KEY the key is made of its columns and a deleted row has no value; without, the key is made
-//! of `key.fields`, is `_key`, or nothing. Metadata columns are not part of the value. Invariant: in a keyed topic only
-//! the record of a deleted row has no value, and none has no key.
+//! With a PRIMARY KEY, the record's key consists of its columns, and a deleted row has no value. Without one, the key
+//! consists of the columns of `key.fields`, or is `_key`, or is missing. Metadata columns are not part of the value.
+//! Invariant: in a keyed topic every record has a key, and only the record of a deleted row has no value.
 
 use crate::error::ConnectorError;
 use crate::formats::{RowEncoder, encoder};
@@ -15,14 +15,14 @@ use highwater_sql::tables::SinkTable;
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
-/// One record, as it will be in Kafka.
+/// One record to write.
 #[derive(Clone, Debug, Default)]
 pub struct Record<'a> {
     pub topic: &'a str,
-    /// `None`: by the key.
+    /// `None` if the key decides.
     pub partition: Option<i32>,
     pub key: Option<&'a [u8]>,
-    /// `None` deletes the key.
+    /// `None` for a record that deletes its key.
     pub value: Option<&'a [u8]>,
     pub headers: Vec<(&'a str, Option<&'a [u8]>)>,
     /// Milliseconds since the Unix epoch.
@@ -30,7 +30,8 @@ pub struct Record<'a> {
 }
 
 impl Record<'_> {
-    /// 128 bits over all parts; the digests of a batch's records are summed, so that order does not matter.
+    /// Returns a hash (xxh3, 128 bits) of all parts. The digests of a batch's records are summed, so their order has no
+    /// effect.
     pub fn digest(&self) -> u128 {
         let mut hash = Xxh3::new();
         let mut part = |bytes: Option<&[u8]>| {
@@ -49,15 +50,15 @@ impl Record<'_> {
     }
 }
 
-/// Makes records of the rows of one table.
+/// Encodes the rows of one table as records.
 #[derive(Clone, Debug)]
 pub struct RecordEncoder {
     table: String,
     topic: String,
     value: Arc<dyn RowEncoder>,
-    /// Of the PRIMARY KEY or of `key.fields`.
+    /// Encoder of the columns of the PRIMARY KEY or of `key.fields`; `None` if there are none.
     key: Option<Arc<dyn RowEncoder>>,
-    /// There is a PRIMARY KEY.
+    /// Whether the table has a PRIMARY KEY.
     is_keyed: bool,
     topic_column: Option<usize>,
     key_column: Option<usize>,
@@ -66,7 +67,7 @@ pub struct RecordEncoder {
 }
 
 impl RecordEncoder {
-    /// `topic` is where rows go that do not say it themselves.
+    /// `topic` is the topic of rows if the table has no column `_topic`.
     pub fn new(table: &SinkTable, topic: &str) -> Result<Self, ConnectorError> {
         let has_metadata = table.connector.spec().metadata;
         let column = |name: &str| table.schema.index_of(name).ok().filter(|_| has_metadata);
@@ -86,12 +87,12 @@ impl RecordEncoder {
         })
     }
 
-    /// The line that a file of the values begins with, without its end; `None`: with the first row.
+    /// Returns the first line of a file of values, without the end of line; `None` if files begin with the first row.
     pub fn file_header(&self, table: &SinkTable) -> Option<Vec<u8>> {
         self.value.header(&table.schema)
     }
 
-    /// Gives every row's record to `each`.
+    /// Encodes every row, and passes its record to `each`.
     pub fn encode(
         &self,
         rows: &ChangeBatch,
@@ -152,14 +153,14 @@ impl RecordEncoder {
 
     fn no_topic(&self) -> ConnectorError {
         ConnectorError::Config(format!(
-            "sink '{}': a row has NULL in _topic, so it has nowhere to go; filter such rows out \
+            "sink '{}': a row has NULL in _topic, so its topic is unknown; filter such rows out \
              (WHERE … IS NOT NULL) or give them a topic (COALESCE)",
             self.table
         ))
     }
 }
 
-/// `List<Struct<key, value>>`; none where the row has no list.
+/// Reads the headers of a row from a `List<Struct<key, value>>`; empty if the list is NULL.
 fn headers(column: &ArrayRef, row: usize) -> Vec<(&str, Option<&[u8]>)> {
     let Some(list) = column.as_list_opt::<i32>().filter(|list| list.is_valid(row)) else { return Vec::new() };
     let Some(items) = list.values().as_struct_opt().filter(|items| items.num_columns() == 2) else { return Vec::new() };

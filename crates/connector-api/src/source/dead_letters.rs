@@ -1,6 +1,6 @@
-//! Records that did not decode, as rows of the hidden sink that keeps them.
+//! Bad records as rows of the hidden sink for `dead_letter_topic`.
 //!
-//! Owns: the rows' content. Does not own: their columns (`sql::record_copies`).
+//! Owns: the content of the rows. Does not own: the columns of the sink (`sql::record_copies`).
 
 use super::BadRecord;
 use crate::error::ConnectorError;
@@ -13,7 +13,7 @@ use highwater_dataflow::changelog::ChangeBatch;
 use highwater_sql::record_copies::schema;
 use std::sync::Arc;
 
-/// One row per record: its key, value and time as they were, its place and the reason as headers.
+/// Returns one row per record, with its key, value and timestamp unchanged, and its position and the reason as headers.
 pub fn dead_letters(bad: &[BadRecord]) -> Result<ChangeBatch, ConnectorError> {
     let bytes =
         |get: fn(&BadRecord) -> Option<&[u8]>| -> ArrayRef { Arc::new(bad.iter().map(get).collect::<BinaryArray>()) };
@@ -42,7 +42,7 @@ fn headers(bad: &[BadRecord]) -> ArrayRef {
         ];
         for (key, value) in place {
             let item = lists.values();
-            // The builders are those made above.
+            // The builders were created above with these types.
             if let Some(keys) = item.field_builder::<StringBuilder>(0) {
                 keys.append_value(key);
             }

@@ -1,8 +1,8 @@
-//! Sources: what a connector that is read does, what a reader of records is started with, and what it gives.
+//! Sources: the traits of connectors that can be read, and the parameters and results of readers.
 //!
-//! Owns: the traits, the types a reader's user sees, and rows of bad records. Does not own: which ranges are read (plans),
-//! what is done with the rows (operators), how a connector reads (its folder).
-//! Invariants: the traits have no defaults; a range is delivered whole and in order, or an error is.
+//! Owns: the traits, the types of their parameters and results, and rows for bad records. Does not own: which ranges
+//! are read (plans), processing the rows (operators), any implementation.
+//! Invariants: the traits have no defaults; reading a range returns all its records in order, or an error.
 
 mod dead_letters;
 
@@ -22,13 +22,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// A connector that is read.
+/// A connector whose tables can be read.
 pub trait SourceConnector: Sync {
-    /// Makes what looks at the table's partitions. The far side is asked by its calls, not here.
+    /// Opens a monitor of the table's partitions. Only the monitor's calls contact the external system.
     fn monitor(&self, table: &SourceTable) -> Result<Box<dyn SourceMonitor>, ConnectorError>;
 
-    /// Starts a reader; nothing is read before `assign`. Events come when something changes, never repeatedly for the same
-    /// trouble.
+    /// Starts a reader; nothing is read before `assign`. An event is sent when something changes, and never repeated
+    /// for the same problem.
     fn reader(
         &self,
         config: SourceReaderConfig,
@@ -36,158 +36,160 @@ pub trait SourceConnector: Sync {
     ) -> Result<Arc<dyn SourceReader>, ConnectorError>;
 }
 
-/// Looks at what a table is read from: what it is, its partitions, their ends. All calls block.
+/// Asks the external system about a table: its identity, its partitions, their ends. All calls block.
 pub trait SourceMonitor: Send {
-    /// Partition numbers, ascending. What does not exist is an error that says so.
+    /// Returns the partition numbers, ascending. A missing topic is an error.
     fn partitions(&self) -> Result<Vec<i32>, ConnectorError>;
 
-    /// Name and identity of what is read. Positions belong to the identity: it changes when what is read is made anew under
-    /// its name. `None`: it cannot be told.
+    /// Returns name and identity of the topic. Positions belong to the identity, which changes when the topic is
+    /// recreated under its name. `None` if the identity is unknown.
     fn identity(&mut self) -> Result<Option<(String, String)>, ConnectorError>;
 
-    /// Where the table's `starting_offsets` begin: a position for every partition.
+    /// Resolves the table's `starting_offsets` to a position for every partition.
     fn resolve_start(&mut self) -> Result<Positions, ConnectorError>;
 
-    /// Where `ending` ends: an exclusive end for every partition.
+    /// Resolves `ending` to an exclusive end for every partition.
     fn resolve_end(&mut self, ending: &EndingOffsets) -> Result<Positions, ConnectorError>;
 
-    /// Both ends of every partition.
+    /// Returns the ends of every partition.
     fn ends(&mut self) -> Result<BTreeMap<SourcePartition, LogEnds>, ConnectorError>;
 
-    /// The identity alone.
+    /// Returns the identity only.
     fn look_at_identity(&mut self) -> Result<TopicLook, ConnectorError>;
 
-    /// The identity, and both ends of every partition; where those cannot be had, the identity alone.
+    /// Returns the identity, and the ends of every partition if they can be read.
     fn look(&mut self) -> Result<TopicLook, ConnectorError>;
 
-    /// When the first record at or after `offset` was written, milliseconds; `None` if there is none or it does not come
-    /// soon.
+    /// Returns the timestamp of the first record at or after `offset` in milliseconds; `None` if there is no such
+    /// record, or it cannot be read in short time.
     fn timestamp_at(&mut self, tp: &TopicPartition, offset: i64) -> Result<Option<i64>, ConnectorError>;
 }
 
-/// Reads the partitions of one table that are assigned to this process. What it holds ends with it.
+/// Reads the partitions of one table that are assigned to this process. Dropping it closes consumers and frees buffers.
 #[async_trait]
 pub trait SourceReader: Send + Sync {
-    /// Binds the reader to this identity, for good: of another one of the same name it reads nothing. False: it is bound to
-    /// another already, and a new reader is needed. To be called before `assign`.
+    /// Binds the reader to an identity permanently: it reads no topic of the same name with another identity. Returns
+    /// false if it is already bound to another one; then a new reader is needed. Must be called before `assign`.
     fn bind(&self, identity: Option<&str>) -> bool;
 
-    /// Makes these the partitions read, and where. Those that go on keep what is prefetched, if it serves their start.
+    /// Replaces the set of partitions that are read, and where each starts. A partition that was read before keeps its
+    /// prefetched records if they include the start.
     fn assign(&self, partitions: &BTreeMap<TopicPartition, Place>);
 
-    /// Partitions whose availability changed since the last call.
+    /// Returns the partitions whose availability has changed since the last call.
     fn availability(&self) -> Vec<(TopicPartition, PartitionAvailability)>;
 
-    /// Resolves when availability may have changed; at once if it did since the last call.
+    /// Waits until availability may have changed; returns at once if it has since the last call.
     async fn changed(&self);
 
-    /// Reads `range` of an assigned partition. What was released is fetched again.
+    /// Reads `range` of an assigned partition. Released records are fetched again.
     fn read(&self, tp: &TopicPartition, range: OffsetRange) -> Box<dyn RangeRead>;
 
-    /// Records below `up_to` are committed and may be forgotten.
+    /// Allows the reader to free records below `up_to`, which are committed.
     fn release(&self, tp: &TopicPartition, up_to: i64);
 }
 
 /// A range being read.
 #[async_trait]
 pub trait RangeRead: Send {
-    /// The next chunk with records, in offset order; `None` when the range is complete.
+    /// Returns the next chunk with records, in offset order; `None` once the range is complete.
     async fn next(&mut self) -> Result<Option<Chunk>, ConnectorError>;
 }
 
-/// Memory a reader thread may hold by default, in bytes.
+/// Default of `SourceReaderConfig::prefetch_bytes`.
 pub const DEFAULT_PREFETCH_BYTES: usize = 64 << 20;
 
-/// What a reader is started with.
+/// Parameters of a reader.
 #[derive(Clone, Debug)]
 pub struct SourceReaderConfig {
     /// Name of the query, for group id and logs.
     pub query: String,
     pub table: SourceTable,
-    /// Consumer threads; partitions are spread over them. At least 1.
+    /// Number of consumer threads, at least 1; partitions are distributed over them.
     pub readers: usize,
-    /// Undecoded and decoded records one thread holds before it stops polling. A read that needs
-    /// more goes beyond it.
+    /// Bytes of undecoded and decoded records that a thread buffers before it stops polling. A range read that needs
+    /// more exceeds this limit.
     pub prefetch_bytes: usize,
-    /// Partitions are read side by side by their watermarks: those are told, and a partition with much that waits does not
-    /// keep the others from being read on.
+    /// Whether partitions are aligned by watermark (`max_watermark_drift`): watermark values are reported, and a
+    /// partition with an empty buffer is read even if others have filled the memory.
     pub aligned: bool,
 }
 
-/// Where a partition is read.
+/// The position at which reading of a partition starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// First offset wanted.
+    /// First offset to read.
     pub start: i64,
-    /// Exclusive end, where it has one.
+    /// Exclusive end of reading; `None` if there is none.
     pub limit: Option<i64>,
-    /// The last record that was read before `start`: nothing is read of a log that does not hold it any more.
+    /// The last record before `start`; `None` if unknown. A log that no longer holds this record is not read.
     pub last: Option<LastRecord>,
 }
 
-/// How far the consumer of a partition is.
+/// How far a partition has been read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartitionAvailability {
-    /// Next offset to be read, past transaction markers and compaction gaps.
+    /// Next offset to read, beyond transaction markers and compaction gaps.
     pub position: i64,
-    /// `position` was the end of the partition (the last stable offset under `read_committed`),
-    /// or the end given to `assign`, when it was reached.
+    /// Whether `position` was the end of the partition (the last stable offset under `read_committed`) when it was
+    /// reached, or is the limit given to `assign`.
     pub at_end: bool,
-    /// Memory held for the partition.
+    /// Memory of the partition's buffered records in bytes.
     pub buffered_bytes: usize,
-    /// Watermark values of what is decoded, those told before left out; empty unless `aligned`.
+    /// Watermark values of decoded records, without those reported before; empty unless `aligned`.
     pub marks: Vec<Mark>,
 }
 
 /// Consecutive decoded records of one partition.
 #[derive(Clone, Debug)]
 pub struct Chunk {
-    /// The rows that decoded; columns are `SourceTable.columns_used` of its schema.
+    /// The rows of good records, with the columns `SourceTable.columns_used` of the schema.
     pub batch: RecordBatch,
-    /// Records, bad ones included.
+    /// Number of records, including bad ones.
     pub records: u64,
-    /// Payload bytes of those records.
+    /// Size of the records' payloads in bytes.
     pub size_bytes: u64,
-    /// Order-independent checksum of (offset, payload); checksums of slices add up (wrapping).
+    /// Order-independent checksum of offsets and payloads; the checksums of slices add up (wrapping).
     pub checksum: u64,
-    /// Highest value of the watermark expression, milliseconds.
+    /// Highest value of the watermark expression in milliseconds; `None` if there is none.
     pub max_watermark_ms: Option<i64>,
-    /// Event times of those records, where the query reads them.
+    /// Statistics of event times; `None` if the query does not read them.
     pub event_time: Option<EventTimes>,
-    /// Newest Kafka timestamp, milliseconds.
+    /// Newest Kafka timestamp in milliseconds.
     pub max_timestamp_ms: Option<i64>,
-    /// The last of those records, where its leader epoch is known.
+    /// The last record of the chunk; `None` if its leader epoch is unknown.
     pub last_record: Option<LastRecord>,
-    /// Records that did not decode, by offset. Empty under `on_bad_record = 'fail'`: reading them fails.
+    /// Bad records in offset order. Always empty under `on_bad_record = 'fail'`, where reading them fails.
     pub bad: Vec<BadRecord>,
 }
 
-/// A record that did not decode.
+/// A record that could not be decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRecord {
     pub tp: TopicPartition,
     pub offset: i64,
-    /// What is wrong, with the column if known.
+    /// The reason, with the column if known.
     pub reason: String,
     pub key: Option<Bytes>,
     /// `None` for a tombstone.
     pub payload: Option<Bytes>,
-    /// Kafka's timestamp, milliseconds.
+    /// Kafka's timestamp in milliseconds.
     pub timestamp_ms: Option<i64>,
 }
 
-/// Something people should know about a source.
+/// A change in the state of a source, for the driver and for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceEvent {
-    /// The position is outside the log. Reading the partition fails until it is assigned elsewhere.
-    /// `diverged`: from here on the log holds other records than those that were read.
+    /// The position is outside the log. Reading the partition fails until it is assigned at another position.
+    /// `diverged` is the offset from which on the log holds other records than were read before; `None` if there is
+    /// none.
     OffsetOutOfRange { tp: TopicPartition, position: i64, earliest: i64, latest: i64, diverged: Option<i64> },
-    /// The topic has another id than the one that was asked for. Nothing of it is read until it is assigned again.
+    /// The topic has another id than the reader is bound to. Nothing is read until partitions are assigned again.
     TopicChanged { found: String },
     /// Brokers cannot be reached; the reader keeps trying.
     Trouble { message: String },
-    /// Data flows again.
+    /// The last reported trouble is over.
     TroubleOver,
-    /// Kafka refuses (authorization, deleted topic): reads fail with this message.
+    /// The external system refuses reads (authorization, deleted topic); they fail with this message.
     Refused { message: String },
 }

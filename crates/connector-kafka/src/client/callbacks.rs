@@ -1,7 +1,7 @@
-//! What a client says by itself: why brokers do not take it, and when its token is over.
+//! Callbacks of a client: errors and log lines about its brokers, and renewal of its token.
 //!
-//! Owns: the last thing heard of brokers, with what must not be seen cut out. Does not own: whether that is an error;
-//! the call that failed decides.
+//! Owns: the last error that the client reported about its brokers, without secrets. Does not own: whether that is an
+//! error of a call; the call that fails decides.
 
 use super::login::Login;
 use super::oidc::Oidc;
@@ -26,9 +26,9 @@ pub struct Callbacks {
 
 #[derive(Default)]
 struct Heard {
-    /// The login or the certificate is not taken.
+    /// Why brokers refuse the login or the certificate; `None` if they have not refused it.
     refusal: Option<String>,
-    /// Connections fail in another way.
+    /// Why connections fail otherwise; `None` if they have not failed.
     trouble: Option<String>,
 }
 
@@ -37,7 +37,7 @@ impl Callbacks {
         Self { heard: Mutex::default(), login: oidc.map(Login::new), hidden }
     }
 
-    /// Gives a new client its first token, if it logs in by tokens.
+    /// Gives a new client its first token. Does nothing for a client that does not log in by tokens.
     pub(super) fn log_in(&self, native: *mut sys::rd_kafka_t) -> Result<(), String> {
         match &self.login {
             Some(login) => login.begin(native).map_err(|message| self.hide(&message)),
@@ -45,41 +45,41 @@ impl Callbacks {
         }
     }
 
-    /// Renews the token when it is time. To be called before a client is used: nothing else does it.
+    /// Renews the token if it is due. Must be called before each use of the client, since nothing else renews it.
     pub fn keep_login(&self, native: *mut sys::rd_kafka_t) {
         if let Some(login) = &self.login {
             login.keep(native, |message| self.hide(message));
         }
     }
 
-    /// Notes what the client said of its brokers.
+    /// Remembers an error that the client reported about its brokers.
     pub fn hear(&self, code: RDKafkaErrorCode, reason: &str) {
         let mut heard = self.heard.lock();
         match code {
             RDKafkaErrorCode::PartitionEOF => {}
-            // Says nothing that another error has not said better.
+            // The earlier error is more precise.
             RDKafkaErrorCode::AllBrokersDown if heard.refusal.is_some() || heard.trouble.is_some() => {}
             code if is_refusal(code, reason) => heard.refusal = Some(self.hide(reason)),
             _ => heard.trouble = Some(self.hide(reason)),
         }
     }
 
-    /// Why brokers do not talk to this client, if they said so.
+    /// Returns why brokers refuse this client's login or certificate; `None` if they have not refused it.
     pub fn refusal(&self) -> Option<String> {
         self.heard.lock().refusal.clone()
     }
 
-    /// Brokers answer: what was heard before is over.
+    /// Clears the remembered errors, once brokers answer.
     pub fn forget(&self) {
         *self.heard.lock() = Heard::default();
     }
 
-    /// The error of a call, with what was heard that may be its cause.
+    /// Returns the error of a call, with the remembered error that may be its cause.
     pub fn explain(&self, context: impl Into<String>, error: &KafkaError) -> ConnectorError {
         self.explain_code(context, error.rdkafka_error_code(), &error.to_string())
     }
 
-    /// The same for what librdkafka says of itself.
+    /// As `explain`, for an error given by its code and text.
     pub fn explain_code(
         &self,
         context: impl Into<String>,
@@ -91,9 +91,9 @@ impl Callbacks {
             matches!(code, Some(C::BrokerTransportFailure | C::OperationTimedOut | C::AllBrokersDown | C::Resolve));
         let cause = match &*self.heard.lock() {
             Heard { refusal: Some(refusal), .. } => Some(refusal.clone()),
-            // A listener hangs up on whom it does not understand.
+            // A listener closes the connection of a client that uses another protocol.
             Heard { trouble: Some(trouble), .. } if of_connection && trouble.contains("Disconnected") => {
-                Some(format!("{trouble}; is 'kafka.security.protocol' that of the listener?"))
+                Some(format!("{trouble}; does 'kafka.security.protocol' match the listener?"))
             }
             Heard { trouble: Some(trouble), .. } if of_connection => Some(trouble.clone()),
             _ => None,
@@ -104,7 +104,8 @@ impl Callbacks {
         }
     }
 
-    /// A line of librdkafka's log. Syslog levels: 3 = error, 4 = warning. Brokers that hang up are told here only.
+    /// Logs a line of librdkafka. Syslog levels: 3 = error, 4 = warning. Closed connections are reported only by log
+    /// lines of the facility `FAIL`.
     pub fn log_line(&self, level: i32, facility: &str, line: &str) {
         if facility == "FAIL" {
             let reason = line.split_once("]: ").map_or(line, |(_thread, reason)| reason);
@@ -118,13 +119,14 @@ impl Callbacks {
         }
     }
 
-    /// `text` without what must not be seen.
+    /// Returns `text` with its secrets redacted.
     pub fn hide(&self, text: &str) -> String {
         references::hide(text, &self.hidden)
     }
 }
 
-/// Certificates and logins. A broker that wants a certificate and gets none just hangs up, with an alert of TLS.
+/// Returns whether an error means that a login or a certificate is refused. A broker that requires a certificate and
+/// gets none closes the connection with a TLS alert.
 pub fn is_refusal(code: RDKafkaErrorCode, reason: &str) -> bool {
     use RDKafkaErrorCode as C;
     matches!(code, C::SSL | C::Authentication | C::SaslAuthenticationFailed | C::UnsupportedSASLMechanism)
@@ -142,7 +144,7 @@ impl ClientContext for Callbacks {
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
         self.hear(code, reason);
-        // The end of a partition is an answer, no error to be logged.
+        // The end of a partition is not an error.
         if code != RDKafkaErrorCode::PartitionEOF {
             tracing::debug!(target: "librdkafka", %error, "{}", self.hide(reason));
         }

@@ -1,7 +1,7 @@
-//! A client's token: the first before it connects, the next before that is over.
+//! A client's token: set before the client connects, and renewed before it expires.
 //!
-//! Owns: when a token is due, and handing it to librdkafka, which rdkafka wraps without extensions. Does not own: where
-//! tokens come from (`oidc`).
+//! Owns: when a token is due, and passing it to librdkafka, since rdkafka's wrapper lacks extensions. Does not own:
+//! fetching tokens (`oidc`).
 
 #![allow(unsafe_code)]
 
@@ -12,7 +12,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Pause between two tries to get a token.
+/// Pause between two attempts to get a token.
 const AGAIN: Duration = Duration::from_secs(10);
 
 pub struct Login {
@@ -31,7 +31,7 @@ impl Login {
         Self { oidc, due: Mutex::new(Due { renew_at: now, ends_at: now }) }
     }
 
-    /// Gets a token and hands it over.
+    /// Gets a token and sets it in the client.
     pub fn begin(&self, native: *mut sys::rd_kafka_t) -> Result<(), String> {
         let token = oidc::token(&self.oidc)?;
         set(native, &token)?;
@@ -39,7 +39,7 @@ impl Login {
         Ok(())
     }
 
-    /// The same when it is time. A token that cannot be renewed is used until it is over.
+    /// Renews the token if it is due. A token that cannot be renewed is used until it expires.
     pub fn keep(&self, native: *mut sys::rd_kafka_t, hide: impl Fn(&str) -> String) {
         let now = Instant::now();
         {
@@ -47,7 +47,7 @@ impl Login {
             if now < due.renew_at {
                 return;
             }
-            // Whoever comes meanwhile does not try, too.
+            // Other threads must not renew it at the same time.
             due.renew_at = now + AGAIN;
         }
         let Err(message) = self.begin(native) else { return };
@@ -59,7 +59,7 @@ impl Login {
     }
 }
 
-/// Room for what librdkafka says.
+/// Size of the buffer for librdkafka's error message.
 const MESSAGE_BYTES: usize = 512;
 
 fn set(native: *mut sys::rd_kafka_t, token: &Token) -> Result<(), String> {
@@ -69,8 +69,8 @@ fn set(native: *mut sys::rd_kafka_t, token: &Token) -> Result<(), String> {
         token.extensions.iter().flat_map(|(key, value)| [text(key), text(value)]).collect::<Result<_, _>>()?;
     let mut pointers: Vec<*const c_char> = extensions.iter().map(|text| text.as_ptr()).collect();
     let mut message = [0; MESSAGE_BYTES];
-    // SAFETY: the client is its caller's and alive; all texts live until the call is over, which copies them; the room
-    // for the message is as long as said.
+    // SAFETY: the caller keeps the client alive; all texts outlive the call, which copies them; the message buffer has
+    // the given length.
     let code = unsafe {
         sys::rd_kafka_oauthbearer_set_token(
             native,
@@ -86,17 +86,17 @@ fn set(native: *mut sys::rd_kafka_t, token: &Token) -> Result<(), String> {
     if code == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
         return Ok(());
     }
-    // SAFETY: librdkafka ends its messages with a zero, within the room they have.
+    // SAFETY: librdkafka ends its messages with a zero byte within the buffer.
     let message = unsafe { CStr::from_ptr(message.as_ptr()) };
     Err(format!("the token is refused: {}", message.to_string_lossy()))
 }
 
-/// Tells the client, which tells of it as of any failed login.
+/// Reports the failure to the client, which then handles it like any failed login.
 fn fail(native: *mut sys::rd_kafka_t, message: &str) {
     let message = CString::new(message.replace('\0', " ")).unwrap_or_default();
-    // SAFETY: the client is its caller's and alive; the text is copied.
+    // SAFETY: the caller keeps the client alive; the text is copied.
     let code = unsafe { sys::rd_kafka_oauthbearer_set_token_failure(native, message.as_ptr()) };
     if code != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
-        tracing::debug!(?code, "librdkafka does not take a failed login");
+        tracing::debug!(?code, "librdkafka did not accept the report of a failed login");
     }
 }

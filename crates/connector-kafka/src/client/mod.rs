@@ -1,8 +1,8 @@
-//! Clients of Kafka: their configuration, how they are made, and what they say when brokers do not take them.
+//! Clients of Kafka: their configuration, creating them, and the errors that brokers report to them.
 //!
-//! Owns: turning `KafkaOptions` into a librdkafka configuration: secrets resolved, `kafka.*`
-//! properties passed through, the properties exactly-once rests on forced. Does not own: what clients are used for.
-//! Invariants: no user property can weaken a forced one; no text that leaves here holds a resolved secret.
+//! Owns: turning `KafkaOptions` into a librdkafka configuration: secrets are resolved, `kafka.*` properties are passed
+//! on, and the properties that exactly-once depends on are forced. Does not own: what clients are used for.
+//! Invariants: no user property can override a forced one; no text that leaves this module contains a resolved secret.
 
 mod callbacks;
 mod login;
@@ -29,21 +29,21 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A consumer, polled by its owner.
+/// A consumer that its owner polls.
 pub type Lookup = BaseConsumer<Callbacks>;
 
-/// How long brokers are asked before it is looked whether they refuse to talk.
+/// How long one request for metadata may take before the loop checks whether brokers refuse the client.
 const STEP: Duration = Duration::from_secs(1);
 
-/// More than a client says of its brokers at a time; one poll takes one event.
+/// Number of events polled at a time, more than a client queues about its brokers; one poll takes one event.
 const EVENTS: usize = 64;
 
-/// What a client is made with.
+/// Everything needed to create a client.
 pub struct Settings {
     config: ClientConfig,
-    /// Where it gets its tokens from, if it logs in by tokens.
+    /// Source of the client's tokens; `None` if it does not log in by tokens.
     oidc: Option<Arc<oidc::Oidc>>,
-    /// Values that are not to be seen.
+    /// Secret values to redact in errors and logs.
     hidden: Vec<String>,
 }
 
@@ -62,12 +62,12 @@ impl DerefMut for Settings {
 }
 
 impl Settings {
-    /// The callbacks of one client.
+    /// Returns new callbacks for one client.
     pub fn callbacks(&self) -> Callbacks {
         Callbacks::new(self.oidc.clone(), self.hidden.clone())
     }
 
-    /// Makes a client, logged in as far as that needs no broker. `context` says what it is for.
+    /// Creates a client and sets its first token. `context` names its purpose in errors.
     pub fn make<T, C>(&self, context: &str, callbacks: C) -> Result<T, ConnectorError>
     where
         C: ClientContext + AsRef<Callbacks>,
@@ -80,7 +80,7 @@ impl Settings {
         Ok(client)
     }
 
-    /// The error of a client that could not be made. librdkafka quotes the value it refuses.
+    /// Returns the error of a client that could not be created, without the secret that librdkafka may quote in it.
     fn refused(&self, context: &str, error: &KafkaError) -> ConnectorError {
         let message = match error {
             KafkaError::ClientConfig(_, description, key, _) if PROPERTIES.kind(key) == OptionKind::Secret => {
@@ -98,7 +98,7 @@ impl Settings {
 pub trait Native<C> {
     fn native(&self) -> *mut sys::rd_kafka_t;
     fn callbacks(&self) -> &Arc<C>;
-    /// Has the callbacks called, where nothing else does.
+    /// Has librdkafka call the pending callbacks, if no thread does so already.
     fn serve(&self);
 }
 
@@ -112,10 +112,10 @@ impl Native<Callbacks> for Lookup {
     }
 
     fn serve(&self) {
-        // What an assigned consumer's queue holds is its owner's.
+        // The queue of a consumer with an assignment is polled by its owner.
         if self.assignment().is_ok_and(|assigned| assigned.count() == 0) {
             for _ in 0..EVENTS {
-                // Nothing is assigned: no record can come.
+                // Nothing is assigned, so no record can be lost here.
                 let _ = self.poll(Duration::ZERO);
             }
         }
@@ -147,7 +147,7 @@ impl<C: ProducerContext + 'static> Native<C> for ThreadedProducer<C> {
         self.client().context()
     }
 
-    /// It has a thread for that.
+    /// Does nothing: the producer has a thread that calls them.
     fn serve(&self) {}
 }
 
@@ -160,17 +160,17 @@ impl Native<Callbacks> for AdminClient<Callbacks> {
         self.inner().context()
     }
 
-    /// Nobody can: use a consumer to find out what is wrong.
+    /// Does nothing: an admin client cannot be polled. Use a consumer to find out why brokers do not answer.
     fn serve(&self) {}
 }
 
-/// Makes a consumer.
+/// Creates a consumer.
 pub fn lookup(settings: &Settings, context: &str) -> Result<Lookup, ConnectorError> {
     settings.make(context, settings.callbacks())
 }
 
-/// What the brokers know of a topic, or of all. A login or a certificate that is refused is told at once, not when the
-/// time is over. `context` says what was tried.
+/// Asks brokers for the metadata of `topic`, or of all topics if it is `None`. Waits up to `timeout`, but fails at once
+/// if a login or a certificate is refused. `context` names the purpose in errors.
 pub fn metadata(
     consumer: &Lookup,
     topic: Option<&str>,
@@ -201,23 +201,23 @@ pub fn metadata(
     }
 }
 
-/// The error of a call, with what brokers said that may be its cause.
+/// Returns the error of a call, with the error reported about brokers that may be its cause.
 pub fn failed(consumer: &Lookup, context: impl Into<String>, error: &KafkaError) -> ConnectorError {
     consumer.serve();
     consumer.callbacks().explain(context, error)
 }
 
-/// Configuration every client starts from: brokers, identity, then the user's properties.
+/// Returns the settings that every client starts from: brokers, client id, then the user's properties.
 pub fn base(options: &KafkaOptions) -> Result<Settings, ConnectorError> {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", &options.bootstrap_servers)
         .set("client.id", "highwater")
-        // A broker that comes back is found fast; librdkafka's default backs off to 10 s.
+        // Finds a broker that comes back quickly; librdkafka's default backs off to 10 s.
         .set("reconnect.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", "1000")
         .set("allow.auto.create.topics", "false")
-        // Why connections end is told at this level; what of it is shown is decided where lines are logged.
+        // The reasons why connections end are logged at this level; `Callbacks::log_line` decides what is shown.
         .set_log_level(RDKafkaLogLevel::Info);
     let mut hidden = Vec::new();
     let mut properties = resolve(&options.properties, &mut hidden)?;
@@ -227,7 +227,7 @@ pub fn base(options: &KafkaOptions) -> Result<Settings, ConnectorError> {
         protocol == "ssl" || protocol == "sasl_ssl"
     });
     if is_encrypted && !properties.contains_key("ssl.ca.location") && !properties.contains_key("ssl.ca.pem") {
-        // OpenSSL is linked in and knows no folder of the system's.
+        // OpenSSL is linked statically and does not know the system's folder of certificates.
         config.set("ssl.ca.location", "probe");
     }
     for (key, value) in properties {
@@ -236,7 +236,7 @@ pub fn base(options: &KafkaOptions) -> Result<Settings, ConnectorError> {
     Ok(Settings { config, oidc, hidden })
 }
 
-/// The properties with their references resolved; what must not be seen is added to `hidden`.
+/// Returns the properties with references resolved, and adds their secret values to `hidden`.
 fn resolve(
     properties: &BTreeMap<String, String>,
     hidden: &mut Vec<String>,
@@ -257,14 +257,14 @@ fn resolve(
     Ok(resolved)
 }
 
-/// Consumers that read explicit positions and never commit.
+/// Returns the settings of consumers that read from explicit positions and never commit.
 pub fn consumer(options: &KafkaOptions, group: &str, isolation: IsolationLevel) -> Result<Settings, ConnectorError> {
     let mut config = base(options)?;
-    // librdkafka needs a group to assign by hand; nothing is ever committed to it.
+    // librdkafka needs a group for manual assignment; nothing is ever committed to it.
     set_default(&mut config, "group.id", group);
     set_default(&mut config, "fetch.queue.backoff.ms", "5");
-    // A long poll returns at once when records arrive; short, so that a newly assigned partition
-    // does not wait behind the one in flight.
+    // Short, so that a newly assigned partition does not wait long for the fetch in flight. A fetch returns at once
+    // when records arrive.
     set_default(&mut config, "fetch.wait.max.ms", "50");
     set_default(&mut config, "fetch.error.backoff.ms", "50");
     set_default(&mut config, "queued.max.messages.kbytes", "16384");
@@ -274,18 +274,18 @@ pub fn consumer(options: &KafkaOptions, group: &str, isolation: IsolationLevel) 
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
         .set("enable.partition.eof", "true")
-        // Not polling is back-pressure here, never a sign of death.
+        // Highwater stops polling for back-pressure, so the consumer must not time out.
         .set("max.poll.interval.ms", "86400000")
         .set("isolation.level", isolation_name(isolation));
     Ok(config)
 }
 
-/// Has a client note in its log whenever it is told an id of a topic (see `source::incarnation`).
+/// Makes a client log every change of a topic's id that it learns (see `source::incarnation`).
 pub fn note_topic_ids(config: &mut ClientConfig) {
     config.set("debug", "metadata").set_log_level(RDKafkaLogLevel::Debug);
 }
 
-/// Sets `key` unless the user did.
+/// Sets `key` unless the user has set it.
 pub fn set_default(config: &mut ClientConfig, key: &str, value: &str) {
     if config.get(key).is_none() {
         config.set(key, value);

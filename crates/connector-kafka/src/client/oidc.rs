@@ -1,9 +1,9 @@
 //! Tokens by OIDC client credentials, for SASL's OAUTHBEARER.
 //!
-//! Owns: its properties, the request to the token endpoint, and tokens of this process that are still good: all clients
-//! with one login share one. Does not own: handing them to clients (`login`).
-//! librdkafka can do this only with libcurl, which is not linked in.
-//! Invariant: no text of this module holds a secret or a token.
+//! Owns: the properties of this login, the request to the token endpoint, and the valid tokens of this process: all
+//! clients with the same login share a token. Does not own: setting tokens in clients (`login`).
+//! librdkafka would need libcurl for this, which is not linked.
+//! Invariant: no error text of this module contains a secret or a token.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -15,16 +15,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ureq::tls::{PemItem, TlsConfig, parse_pem};
 
-/// Longest time for one request.
+/// Timeout of one request.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// A token that lasts longer is renewed as if it ended then.
+/// Longest lifetime used: a token that is valid for longer is treated as valid for a year.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-/// A longer answer is no token.
+/// Maximum size of an answer in bytes.
 const ANSWER_BYTES: u64 = 1 << 20;
-/// Longest part of an endpoint's own words in an error.
+/// Maximum number of characters of the endpoint's error message in an error.
 const WORDS: usize = 300;
 
-/// Whom to ask, and as whom.
+/// The token endpoint, and the client's credentials there.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Oidc {
     endpoint: String,
@@ -35,7 +35,7 @@ pub struct Oidc {
     authorities: Authorities,
 }
 
-/// Whom to believe that the endpoint is the one it says.
+/// Certificate authorities that the endpoint's certificate is verified against.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Authorities {
     Systems,
@@ -43,7 +43,7 @@ enum Authorities {
     Pem(String),
 }
 
-/// What brokers are shown.
+/// A token for brokers.
 #[derive(Clone)]
 pub struct Token {
     pub value: String,
@@ -54,7 +54,8 @@ pub struct Token {
     pub renew_at: Instant,
 }
 
-/// Takes the properties of this login out of those meant for librdkafka; `None` if it is another one.
+/// Removes the properties of this login from those meant for librdkafka. Returns `None` if the mechanism is not
+/// OAUTHBEARER.
 pub fn take(properties: &mut BTreeMap<String, String>) -> Result<Option<Oidc>, String> {
     let mut out = |name: &str| properties.remove(name);
     let mut own = |name: &str| out(&format!("sasl.oauthbearer.{name}"));
@@ -83,7 +84,7 @@ pub fn take(properties: &mut BTreeMap<String, String>) -> Result<Option<Oidc>, S
     }))
 }
 
-/// `name=value,name=value`.
+/// Parses `name=value,name=value`.
 fn parse_extensions(text: &str) -> Result<Vec<(String, String)>, String> {
     let pair = |part: &str| {
         let (name, value) = part.split_once('=')?;
@@ -97,7 +98,7 @@ fn parse_extensions(text: &str) -> Result<Vec<(String, String)>, String> {
 
 type Slot = Arc<Mutex<Option<Token>>>;
 
-/// A token that is good for a while yet: the one there is, or a new one. Blocks.
+/// Returns a token that is not due for renewal: the cached one, or a new one. Blocks.
 pub fn token(oidc: &Oidc) -> Result<Token, String> {
     static SLOTS: OnceLock<Mutex<BTreeMap<Oidc, Slot>>> = OnceLock::new();
     let slot = {
@@ -108,7 +109,7 @@ pub fn token(oidc: &Oidc) -> Result<Token, String> {
         slots.retain(|_, slot| !is_over(slot));
         slots.entry(oidc.clone()).or_default().clone()
     };
-    // Of one login only: an endpoint that does not answer holds up nobody else.
+    // The lock of one login only: an endpoint that does not answer must not block other logins.
     let mut known = slot.lock();
     if let Some(token) = known.as_ref().filter(|token| token.renew_at > Instant::now()) {
         return Ok(token.clone());
@@ -141,13 +142,14 @@ fn fetch(oidc: &Oidc) -> Result<Token, String> {
     if !status.is_success() {
         let words = ["error", "error_description"].map(|key| body[key].as_str().unwrap_or_default());
         let words: String = words.join(" ").trim().chars().take(WORDS).collect();
-        return Err(format!("it answers {status} {words}").trim_end().to_string());
+        return Err(format!("the endpoint answered {status} {words}").trim_end().to_string());
     }
     let value = body["access_token"].as_str().ok_or("its answer has no access_token")?;
     read(value, body["expires_in"].as_f64(), oidc)
 }
 
-/// A token says itself when it ends and whose it is, if it is a JWT; otherwise the answer does.
+/// Makes a `Token` of the answer's `access_token`. Expiry and principal are read from the token if it is a JWT;
+/// otherwise from `expires_in` (in seconds) and the client id.
 fn read(value: &str, expires_in: Option<f64>, oidc: &Oidc) -> Result<Token, String> {
     let claims: Value = value
         .split('.')
@@ -157,9 +159,9 @@ fn read(value: &str, expires_in: Option<f64>, oidc: &Oidc) -> Result<Token, Stri
         .unwrap_or_default();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let ends = claims["exp"].as_f64().or(expires_in.map(|left| now.as_secs_f64() + left));
-    let ends = ends.ok_or("the token does not say when it ends")?;
+    let ends = ends.ok_or("neither the token nor the endpoint's answer says when the token expires")?;
     if ends.is_nan() || ends <= now.as_secs_f64() {
-        return Err("the token is over already: the clocks differ, or the endpoint gives old tokens".into());
+        return Err("the token has expired already: the clocks differ, or the endpoint returns old tokens".into());
     }
     let ends = Duration::from_secs_f64(ends.min((now + YEAR).as_secs_f64()));
     let left = ends.saturating_sub(now);

@@ -1,7 +1,7 @@
-//! What became of the records of an open transaction.
+//! Delivery reports for the records of an open transaction.
 //!
-//! Owns: the producer's delivery reports, and waiting for them. A producer's own thread takes them: whoever waits is
-//! woken by the last one, and an abort need not wait for anybody to ask.
+//! Owns: collecting the producer's delivery reports, and waiting for them. The producer's own thread receives them, so
+//! that the last report wakes a waiting writer, and an abort needs no thread to poll.
 
 use super::progress_topic::PROGRESS_PREFIX;
 use super::token::ProgressPosition;
@@ -18,7 +18,7 @@ use rdkafka::{ClientContext, producer::ThreadedProducer};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-/// A producer that remembers what became of its records.
+/// A producer that collects the delivery reports of its records.
 pub type TransactionalProducer = ThreadedProducer<Deliveries>;
 
 #[derive(Default)]
@@ -30,13 +30,13 @@ pub struct Deliveries {
 
 #[derive(Default)]
 struct Seen {
-    /// Records handed over and not yet reported on.
+    /// Records sent whose report is still missing.
     outstanding: usize,
-    /// Records reported on.
+    /// Records with a report, delivered or failed.
     delivered: u64,
     failed: Option<(String, KafkaError)>,
     progress_at: Option<ProgressPosition>,
-    /// Where the transaction begins in each partition it has written to.
+    /// First offset of the transaction, by topic and partition.
     first: HashMap<String, BTreeMap<i32, i64>>,
 }
 
@@ -45,7 +45,7 @@ struct Seen {
 pub struct First {
     pub topic: String,
     pub partition: i32,
-    /// Negative when the broker did not say.
+    /// Negative if the broker did not report it.
     pub offset: i64,
 }
 
@@ -54,12 +54,12 @@ impl Deliveries {
         Self { callbacks, ..Self::default() }
     }
 
-    /// Forgets the transaction before.
+    /// Clears the reports of the previous transaction.
     pub fn reset(&self) {
         *self.seen.lock() = Seen::default();
     }
 
-    /// Waits until all records are reported on, or one failed. False: for so long not one was.
+    /// Waits until every record has a report or one has failed. Returns false if no report arrives within `patience`.
     pub fn wait(&self, patience: Duration) -> bool {
         let mut seen = self.seen.lock();
         let mut known = seen.delivered;
@@ -88,7 +88,7 @@ impl Deliveries {
         self.seen.lock().progress_at
     }
 
-    /// Where the transaction begins, in every partition it has written to.
+    /// Returns the first offset of the transaction in every partition that it has written to.
     pub fn first(&self) -> Vec<First> {
         let seen = self.seen.lock();
         let first = |topic: &String, (partition, offset): (&i32, &i64)| First {
@@ -99,12 +99,13 @@ impl Deliveries {
         seen.first.iter().flat_map(|(topic, all)| all.iter().map(move |one| first(topic, one))).collect()
     }
 
-    /// Before a record is sent: its report may come at once.
+    /// Counts a record. Must be called before it is sent, since its report may arrive at once.
     pub fn sending(&self) {
         self.seen.lock().outstanding += 1;
     }
 
-    /// It was not taken. Waits up to `pause` for others to make room.
+    /// Takes back the count of a record that the queue refused. Waits up to `pause` until other records leave the
+    /// queue.
     pub fn refused(&self, pause: Option<Duration>) {
         let mut seen = self.seen.lock();
         seen.outstanding = seen.outstanding.saturating_sub(1);
@@ -128,7 +129,7 @@ impl Deliveries {
                     seen.first.insert(topic.to_string(), [(partition, offset)].into());
                 }
             }
-            // Of a transaction that was aborted.
+            // The record belongs to an aborted transaction.
             Err(error) if is_purged(error) => {}
             Err(error) => {
                 if seen.failed.is_none() {
@@ -169,7 +170,7 @@ impl ProducerContext for Deliveries {
     }
 }
 
-/// These partitions, each asked for its end.
+/// Returns a request for the ends of these partitions.
 pub fn ends_of(partitions: &[First]) -> Result<TopicPartitionList, KafkaError> {
     let mut list = TopicPartitionList::with_capacity(partitions.len());
     for one in partitions {

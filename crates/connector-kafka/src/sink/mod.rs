@@ -1,9 +1,9 @@
-//! The Kafka sink: transactions that hold a batch until it is published, and what tells whether they were.
+//! The Kafka sink: transactions that hold a batch until it is published, and records of progress that recovery reads.
 //!
-//! Owns: writers, their progress in Kafka, fencing and asking. Does not own: when to publish (protocol), encoding
-//! (`sink::records`). All calls block.
-//! Invariants: nothing is visible to a `read_committed` reader before `publish`; recovery concludes nothing before every
-//! writer's transactional id is fenced.
+//! Owns: writers, their progress in Kafka, fencing, and finding out what was published. Does not own: when to publish
+//! (protocol), encoding (`sink::records` in `connector-api`). All calls block.
+//! Invariants: nothing is visible to a `read_committed` reader before `publish`; recovery draws no conclusion before
+//! every writer's transactional id is fenced.
 
 mod deliveries;
 mod producer;

@@ -1,6 +1,6 @@
-//! Transactional producers: their id, their configuration, taking an id over from whoever had it.
+//! Transactional producers: their ids, their configuration, and fencing earlier producers of an id.
 //!
-//! Owns: creating and initialising them. Does not own: their transactions (`kafka`).
+//! Owns: creating and initialising them. Does not own: their transactions (`writer`).
 
 use super::deliveries::Deliveries;
 use crate::client::{self, Native};
@@ -16,19 +16,19 @@ use rdkafka::producer::{BaseProducer, Producer};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// Longest wait for brokers in one step of a transaction; then the attempt is tried again.
+/// Longest wait for brokers in one step of a transaction; then the attempt fails and is retried.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long initialising waits before it is looked whether brokers refuse to talk.
+/// How long one initialisation may take before the loop checks whether brokers refuse the client.
 const INIT_STEP: Duration = Duration::from_secs(2);
-/// Ids initialised at the same time: each takes threads and connections of its own.
+/// Number of ids fenced at the same time; each needs its own threads and connections.
 const FENCED_AT_ONCE: usize = 16;
 
 fn transactional_id(query: QueryId, sink: SinkId, writer: WriterId) -> String {
     format!("highwater-{query}-{sink}-{writer}")
 }
 
-/// A producer with the writer's transactional id, initialised: earlier producers of it are fenced, and their
-/// transactions have ended, markers and all.
+/// Returns an initialised producer with the writer's transactional id: earlier producers of the id are fenced, their
+/// transactions have ended, and the markers are written.
 pub fn initialised<P>(
     table: &SinkTable,
     options: &KafkaOptions,
@@ -72,7 +72,7 @@ where
     }
 }
 
-/// Initialises the transactional ids of writers, many at the same time.
+/// Fences all earlier producers of these writers' transactional ids, many at the same time.
 pub fn fence(
     table: &SinkTable,
     options: &KafkaOptions,
@@ -92,7 +92,7 @@ pub fn fence(
     Ok(())
 }
 
-/// librdkafka says that the same call may be made again.
+/// Returns whether librdkafka allows the call to be repeated.
 pub fn is_retriable(error: &KafkaError) -> bool {
     matches!(error, KafkaError::Transaction(error) if error.is_retriable())
 }

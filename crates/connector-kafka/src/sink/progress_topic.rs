@@ -1,9 +1,9 @@
-//! Progress of writers, kept in Kafka beside their rows: which batch each one holds.
+//! Progress of writers, kept in Kafka beside their rows: the newest batch that each of them has written.
 //!
-//! Owns: the topics, their records' form, and reading them. Invariants: a progress record is in the same
-//! transaction as the rows it tells of, so that it is there if and only if they are. Every sink of a query has a topic
-//! of its own with one partition: an open transaction hides all that lies behind it from `read_committed` readers, so
-//! a dead stranger's, in a shared topic, would hold up recovery until its timeout; our own we may fence.
+//! Owns: the topics, the form of their records, and reading them. Invariants: a progress record is in the same
+//! transaction as its rows, so that it is visible if and only if they are. Every sink of a query has its own topic with
+//! one partition: an open transaction hides later records from `read_committed` readers, so in a shared topic a dead
+//! writer of another query would hold up recovery until its timeout. Recovery may fence only its own query's writers.
 
 use crate::client::{self, Lookup};
 use crate::error::classify;
@@ -19,26 +19,26 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// What the names of progress topics begin with.
+/// Prefix of the names of progress topics.
 pub const PROGRESS_PREFIX: &str = "__highwater_progress-";
-/// Its only partition.
+/// The only partition of a progress topic.
 pub const PROGRESS_PARTITION: i32 = 0;
 /// Longest wait for one answer of the brokers.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// After so long without a record it is looked whether the topics are still there.
+/// Time without a record after which the reader checks whether the topics still exist.
 const SILENCE: Duration = Duration::from_secs(1);
-/// Longest wait for the brokers to hand out records that are there.
+/// Longest time for reading all topics.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is tried here, in errors.
+/// Context of this module's errors.
 const READING: &str = "reading the progress of sinks";
 
-/// Name of a sink's progress topic: compacted, one partition, made when the query is submitted.
+/// Returns the name of a sink's progress topic, which is compacted, has one partition and is created at submit.
 pub fn progress_topic(query: QueryId, sink: SinkId) -> String {
     format!("{PROGRESS_PREFIX}{query}-{sink}")
 }
 
-/// Key of a progress record: whose it is.
+/// Key of a progress record: the writer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProgressKey {
     /// UUID of the query.
@@ -51,18 +51,18 @@ pub struct ProgressKey {
 /// Value of a progress record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// The newest batch the sink holds of this writer.
+    /// The newest batch that the writer has published.
     pub batch: u64,
-    /// Of that batch's records, hexadecimal.
+    /// Digest of that batch's records, 32 hex digits.
     pub digest: String,
     pub rows: u64,
     /// Name of the query.
     pub name: String,
     /// Name of the sink's table.
     pub table: String,
-    /// Topic of the sink; none when rows say theirs.
+    /// Topic of the sink; `None` if rows name their topics.
     pub topic: Option<String>,
-    /// Of the driver that planned the batch.
+    /// Epoch of the driver that planned the batch.
     pub epoch: u64,
 }
 
@@ -82,15 +82,15 @@ impl ProgressReader {
         classify(READING, error)
     }
 
-    /// Names of all progress topics.
+    /// Returns the names of all progress topics of the cluster.
     pub fn topics(&self) -> Result<Vec<String>, ConnectorError> {
         let metadata = client::metadata(&self.consumer, None, TIMEOUT, || READING.to_string())?;
         let names = metadata.topics().iter().map(|topic| topic.name());
         Ok(names.filter(|name| name.starts_with(PROGRESS_PREFIX)).map(str::to_string).collect())
     }
 
-    /// The end of a topic as this reader sees it: the high watermark if it is `read_uncommitted`, the last stable
-    /// offset if it is `read_committed`. `None` when the topic does not exist.
+    /// Returns the end of a topic as this reader sees it: the high watermark under `read_uncommitted`, the last stable
+    /// offset under `read_committed`. `None` if the topic does not exist.
     pub fn end(&self, topic: &str) -> Result<Option<i64>, ConnectorError> {
         let metadata = client::metadata(&self.consumer, Some(topic), TIMEOUT, || READING.to_string())?;
         if metadata.topics().first().is_none_or(|topic| topic.partitions().is_empty()) {
@@ -101,26 +101,27 @@ impl ProgressReader {
         Ok(Some(ends.1))
     }
 
-    /// The newest progress of every writer in all topics there are. Those of other queries may be deleted meanwhile.
+    /// Returns the newest progress of every writer in all progress topics. Topics may be deleted meanwhile.
     pub fn read_everything(&self) -> Result<BTreeMap<ProgressKey, Progress>, ConnectorError> {
         loop {
             let topics: BTreeMap<String, Option<i64>> = self.topics()?.into_iter().map(|topic| (topic, None)).collect();
             match self.read(&topics) {
-                // Every turn takes a deletion that came in between.
+                // A topic was deleted in between: list the topics again.
                 Err(_) if self.missing(&topics)?.is_some() => {}
                 result => return result,
             }
         }
     }
 
-    /// The first of these topics that does not exist.
+    /// Returns the first of these topics that does not exist; `None` if all exist.
     fn missing(&self, topics: &BTreeMap<String, Option<i64>>) -> Result<Option<String>, ConnectorError> {
         let there = self.topics()?;
         Ok(topics.keys().find(|topic| !there.contains(topic)).cloned())
     }
 
-    /// The newest progress of every writer in some topics, each read from the given offset (else its beginning) to
-    /// the end this reader sees. A topic that is deleted meanwhile is an error: nobody knows what it held.
+    /// Returns the newest progress of every writer in `topics`. Each topic is read from the given offset, or from its
+    /// beginning if that is `None`, to the end that this reader sees. It is an error if a topic is deleted meanwhile,
+    /// since its progress is then unknown.
     pub fn read(
         &self,
         topics: &BTreeMap<String, Option<i64>>,
@@ -135,12 +136,12 @@ impl ProgressReader {
         let mut found = BTreeMap::new();
         let (mut ended, mut heard) = (0, Instant::now());
         while ended < topics.len() {
-            // A client waits long before it believes that a topic is gone, and this one holds up others.
+            // librdkafka takes long to report a deleted topic, and meanwhile this loop would wait.
             if heard.elapsed() > SILENCE {
                 if let Some(topic) = self.missing(topics)? {
                     return Err(ConnectorError::Unavailable {
                         context: READING.into(),
-                        message: format!("topic '{topic}' is gone"),
+                        message: format!("topic '{topic}' was deleted"),
                     });
                 }
                 heard = Instant::now();
@@ -157,10 +158,10 @@ impl ProgressReader {
                 None if Instant::now() > deadline => {
                     return Err(ConnectorError::Unavailable {
                         context: READING.into(),
-                        message: "the brokers do not hand out its records".into(),
+                        message: "the brokers do not return all records in time".into(),
                     });
                 }
-                // librdkafka tries again by itself.
+                // librdkafka retries by itself.
                 Some(Err(_)) | None => {}
             }
         }

@@ -1,8 +1,8 @@
-//! What a sink's writers hold, found out safely after a crash or an unknown commit.
+//! Finds out which batches a sink's writers have published, after a crash or a commit with unknown outcome.
 //!
-//! Owns: the order, which is all that matters: first every writer's transactional id is initialised, which fences
-//! whoever had it and ends its transaction one way or the other; then the end of the progress topic is taken as a
-//! `read_uncommitted` reader; then it is read beyond that end as a `read_committed` one; only then is anything concluded.
+//! Owns: the order of steps, which makes the answer safe. First, every writer's transactional id is initialised, which
+//! fences earlier producers and commits or aborts their transactions. Second, the end of the progress topic is read as
+//! `read_uncommitted`. Third, the topic is read as `read_committed` at least up to that end. Only then is it evaluated.
 
 use super::producer::fence;
 use super::progress_topic::{Progress, ProgressKey, ProgressReader, progress_topic};
@@ -17,9 +17,9 @@ use highwater_sql::tables::SinkTable;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// How long the broker may take to end transactions that were fenced, before others are looked for.
+/// Time for the broker to end fenced transactions; if it takes longer, the topic's other writers are fenced, too.
 const SETTLE: Duration = Duration::from_millis(500);
-/// Longest wait for the end to be stable.
+/// Longest wait until no transaction below the end is open.
 const STABLE_TIMEOUT: Duration = Duration::from_secs(30);
 const STABLE_PAUSE: Duration = Duration::from_millis(10);
 
@@ -75,7 +75,8 @@ pub fn resolve_writers(
     Ok(asked.into_iter().map(resolve).collect())
 }
 
-/// What progress says of a batch whose rows have this digest; none is known of writers that nobody asked about.
+/// Compares a writer's progress with a batch whose rows have this digest. `digest` is `None` for writers that were
+/// found only in the topic.
 fn resolution(held: &Progress, batch: Option<BatchId>, digest: Option<u128>) -> Resolution {
     let found = BatchId(held.batch);
     if Some(found) < batch {
@@ -87,23 +88,24 @@ fn resolution(held: &Progress, batch: Option<BatchId>, digest: Option<u128>) -> 
     Resolution::Ahead { batch: found }
 }
 
-/// Before the first batch it may be that the brokers do not list it yet.
+/// Returns the error of a missing progress topic. Before the first batch (`None`) the brokers may not list it yet.
 fn gone(table: &SinkTable, topic: &str, batch: Option<BatchId>) -> ConnectorError {
     match batch {
         None => ConnectorError::Unavailable {
             context: format!("sink '{}'", table.name),
-            message: format!("topic '{topic}' is not there; if it was deleted, drop the query and submit it again"),
+            message: format!("topic '{topic}' does not exist; if it was deleted, drop the query and submit it again"),
         },
         Some(_) => ConnectorError::Fatal(format!(
-            "topic '{topic}' is gone, so that nobody can tell what sink '{}' holds; restore it, or drop the query and \
-             submit it again with --new-output",
+            "topic '{topic}' was deleted, so it is unknown what sink '{}' has published; restore the topic, or drop \
+             the query and submit it again with --new-output",
             table.name
         )),
     }
 }
 
-/// Waits until no open transaction lies below `end`. One that stays open is of a writer that was not asked about:
-/// of an attempt that was dropped, by an executor that died with it. The query is ours, so it is fenced too.
+/// Waits until no transaction below `end` is open. One that stays open belongs to a writer that is not being resolved:
+/// to a dropped attempt of an executor that died. It is fenced, too, since all writers of the topic belong to this
+/// query.
 fn wait_until_stable(
     committed: &ProgressReader,
     topic: &str,
@@ -116,7 +118,7 @@ fn wait_until_stable(
         if begun.elapsed() > STABLE_TIMEOUT {
             return Err(ConnectorError::Unavailable {
                 context: format!("reading topic '{topic}'"),
-                message: "an open transaction hides its end".into(),
+                message: "an open transaction hides the topic's end".into(),
             });
         }
         if begun.elapsed() > SETTLE && !fenced {
@@ -128,7 +130,8 @@ fn wait_until_stable(
     Ok(())
 }
 
-/// Where to begin: at the first flushed record, if all of them are known, else at the beginning.
+/// Returns the offset to read from: the lowest position in the writers' tokens. `None` (the beginning) if one is
+/// unknown.
 fn start(writers: &[&WriterReport]) -> Option<i64> {
     let place = |writer: &&WriterReport| Some(ProgressPosition::of(writer.token.as_ref()?)?.offset);
     let places: Option<Vec<i64>> = writers.iter().map(place).collect();

@@ -1,12 +1,12 @@
-//! Where a writer's progress record lies, as the token of its report.
+//! The token of a writer's report: the position of its progress record.
 //!
-//! Owns: those bytes. Does not own: who keeps them (the prepare record, which looks into none). Invariant: they are JSON,
-//! as checkpoints had it before reports had tokens, so that the writers of those are resolved, too.
+//! Owns: the token's bytes. Does not own: storing them (the prepare record does, without reading them). Invariant: the
+//! bytes are JSON as in checkpoints from before reports had tokens, so that writers of those can be resolved, too.
 
 use highwater_protocol::report::WriterToken;
 use serde::{Deserialize, Serialize};
 
-/// Place of a progress record in its topic.
+/// Position of a progress record in its topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgressPosition {
     pub partition: i32,
@@ -14,12 +14,12 @@ pub struct ProgressPosition {
 }
 
 impl ProgressPosition {
-    /// `None`: it cannot be encoded, and recovery reads the whole topic.
+    /// Encodes the position. After `None`, recovery reads the whole topic.
     pub fn token(self) -> Option<WriterToken> {
         serde_json::to_vec(&self).ok().map(WriterToken)
     }
 
-    /// `None` of bytes that are no position: recovery reads the whole topic.
+    /// Decodes a token; `None` if the bytes are not a position. Recovery then reads the whole topic.
     pub fn of(token: &WriterToken) -> Option<Self> {
         serde_json::from_slice(&token.0).ok()
     }

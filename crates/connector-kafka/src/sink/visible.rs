@@ -1,8 +1,8 @@
-//! When a transaction that was committed can be read.
+//! Waiting until a committed transaction is visible to readers.
 //!
-//! Owns: waiting for that, with the call rdkafka wraps for consumers only, and its unsafe code. A coordinator
-//! acknowledges a commit before it writes the markers into the partitions. Until a partition has its marker, readers do
-//! not see what was committed there; a later batch in another partition they might see before.
+//! Owns: that wait, and the unsafe call that rdkafka wraps for consumers only. A coordinator acknowledges a commit
+//! before it writes the markers into the partitions. Until a partition has its marker, readers do not see the committed
+//! records there, but could already see a later batch in another partition.
 
 #![allow(unsafe_code)]
 
@@ -15,12 +15,13 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for one answer of the brokers.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two looks, at first and at most.
+/// First and longest pause between two requests.
 const PAUSE: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(10);
 
-/// Waits until the transaction that begins at these offsets hides nothing any more. False if that is not known within
-/// `patience`: markers are late, or a stranger's transaction, open in the same partition, hides it as well.
+/// Waits until the last stable offsets have passed the first offsets of a transaction, so that readers see it. Returns
+/// false if they have not within `patience`: markers are late, or another producer's open transaction hides the
+/// records.
 pub fn wait_visible(client: &Client<Deliveries>, mut partitions: Vec<First>, patience: Duration) -> bool {
     if partitions.iter().any(|first| first.offset < 0) {
         return false;
@@ -28,7 +29,7 @@ pub fn wait_visible(client: &Client<Deliveries>, mut partitions: Vec<First>, pat
     let begun = Instant::now();
     let mut pause = PAUSE;
     loop {
-        // What brokers do not say now, they may say in a moment.
+        // An error may be temporary.
         if let Ok(list) = stable_ends(client, &partitions) {
             partitions.retain(|first| !is_visible(&list, first));
         }
@@ -48,8 +49,8 @@ fn is_visible(ends: &TopicPartitionList, first: &First) -> bool {
     end.is_some_and(|end| end.error().is_ok() && matches!(end.offset(), Offset::Offset(end) if end > first.offset))
 }
 
-/// The last stable offsets, from all leaders at the same time. A producer reads `read_committed`, librdkafka's default:
-/// the property is a consumer's, and cannot be set for a producer.
+/// Returns the last stable offsets, from all leaders at the same time. The request is `read_committed`: this is
+/// librdkafka's default, and a producer cannot change it, since the property belongs to consumers.
 fn stable_ends(client: &Client<Deliveries>, partitions: &[First]) -> Result<TopicPartitionList, KafkaError> {
     let list = ends_of(partitions)?;
     let millis = i32::try_from(ANSWER_TIMEOUT.as_millis()).unwrap_or(i32::MAX);

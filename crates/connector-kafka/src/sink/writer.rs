@@ -1,9 +1,9 @@
 //! The Kafka sink: one writer's transactions.
 //!
-//! Owns: the transaction, and the topics rows go to. Does not own: encoding (`records`), recovery (`resolve`),
-//! producers and their ids (`producer`).
-//! Invariants: the transaction is open from the first row to publish or abort; a writer without rows opens none; it is
-//! called published once all of it can be read; a producer whose transaction failed in any way is thrown away.
+//! Owns: the transaction, and creating the topics that rows name. Does not own: encoding (`records`), recovery
+//! (`resolve`), producers and their ids (`producer`).
+//! Invariants: the transaction is open from the first row to publish or abort; a writer without rows opens none; a
+//! transaction counts as published once readers see all of it; a producer whose transaction failed is discarded.
 
 use super::deliveries::{TransactionalProducer, delivery_error};
 use super::producer::{STEP_TIMEOUT, initialised, is_retriable};
@@ -27,10 +27,11 @@ use rdkafka::producer::{BaseRecord, Producer};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// How long a full queue is given to take more, if no delivery makes room before.
+/// Pause before a record is sent again to a full queue, unless a delivery makes room earlier.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
-/// How long the partitions are asked whether a commit can be read, before the coordinator is. It is seldom more than a
-/// few milliseconds, unless strangers keep transactions open there: then less is waited the next time.
+/// How long partitions are asked whether a commit is visible, before the coordinator is asked instead. The answer
+/// rarely takes more than a few milliseconds, unless other producers keep transactions open there; the next wait is
+/// then shorter.
 const VISIBLE_PATIENCE: Duration = Duration::from_millis(500);
 const VISIBLE_PATIENCE_MIN: Duration = Duration::from_millis(20);
 
@@ -54,7 +55,7 @@ impl KafkaWriter {
         let topic = options.topic.clone().unwrap_or_default();
         Ok(Self {
             encoder: RecordEncoder::new(&config.table, &topic)?,
-            // Made sure of at submit.
+            // Created at submit.
             known_topics: [topic].into(),
             config,
             options,
@@ -118,8 +119,8 @@ impl KafkaWriter {
         encoded.map_err(|error| ConnectorError::Fatal(format!("progress cannot be encoded: {error}")))
     }
 
-    /// Waits until what was committed can be read, so that no row of the next batch is seen before. Whoever takes
-    /// the id over waits for the markers too: that tells for sure.
+    /// Waits until the committed rows are visible, so that no row of the next batch is seen earlier. If the partitions
+    /// do not confirm it in time, a new producer with the same id does: initialising it waits for the markers.
     fn visible(&mut self, producer: TransactionalProducer) -> Published {
         if wait_visible(producer.client(), producer.context().first(), self.visible_patience) {
             self.visible_patience = VISIBLE_PATIENCE;
@@ -134,7 +135,7 @@ impl KafkaWriter {
                 Published::Committed
             }
             Err(error) => {
-                tracing::warn!(sink = %self.config.table.name, %error, "whether a commit can be read is unknown");
+                tracing::warn!(sink = %self.config.table.name, %error, "it is unknown whether a commit is visible");
                 Published::Unknown
             }
         }
@@ -190,7 +191,7 @@ impl Writer for KafkaWriter {
                 context,
                 message: match producer.context().callbacks.refusal() {
                     Some(refusal) => refusal,
-                    None => format!("brokers took no row for {} seconds", STEP_TIMEOUT.as_secs()),
+                    None => format!("the brokers accepted no row for {} seconds", STEP_TIMEOUT.as_secs()),
                 },
             });
         }
@@ -232,7 +233,7 @@ impl Writer for KafkaWriter {
     }
 }
 
-/// Queues one record, waiting while the queue is full.
+/// Queues one record; waits up to `STEP_TIMEOUT` while the queue is full.
 fn send(producer: &TransactionalProducer, record: &Record<'_>, context: &str) -> Result<(), ConnectorError> {
     let mut message = BaseRecord::<[u8], [u8]>::to(record.topic);
     message.partition = record.partition;

@@ -1,8 +1,8 @@
-//! What a reader holds of one partition: decoded chunks until released, and how far it is.
+//! A reader's buffer of one partition: decoded chunks until they are released, and the position.
 //!
 //! Owns: positions and retention. Does not own: consumers, threads, undecoded records.
-//! A pure data structure. Invariants: `start <= sealed_to <= position`; everything between `start`
-//! and `sealed_to` is either in `chunks` or known to be no record (markers, compaction).
+//! A pure data structure. Invariants: `start <= sealed_to <= position`; every offset between `start` and `sealed_to` is
+//! either in `chunks` or holds no record (markers, compaction).
 
 use super::chunk::DecodedChunk;
 use highwater_connector_api::error::ConnectorError;
@@ -11,47 +11,47 @@ use highwater_protocol::offsets::LastRecord;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// One partition.
+/// The buffer of one partition.
 #[derive(Debug)]
 pub struct PartitionBuffer {
-    /// Changes when the partition starts anew elsewhere; what a consumer read before is then void.
+    /// Changes when the partition restarts at another position; records read for an earlier generation are discarded.
     pub generation: u64,
-    /// Records from here on are held or still to come.
+    /// Records from this offset on are buffered or not read yet.
     pub start: i64,
-    /// The last record before what this buffer began with.
+    /// The last record before the offset at which this buffer began; `None` if unknown.
     pub last: Option<LastRecord>,
-    /// Up to here everything is decoded.
+    /// Exclusive end of what is decoded.
     sealed_to: i64,
-    /// Up to here everything is read.
+    /// Exclusive end of what is read.
     position: i64,
-    /// `position` was the end of the partition.
+    /// Whether `position` was the end of the partition.
     at_end: bool,
-    /// Nothing is read at or beyond this.
+    /// Exclusive end of reading; `None` if there is none.
     pub limit: Option<i64>,
-    /// Someone reads up to here: what is read is decoded at once, memory bound or not.
+    /// A range read waits for records up to this offset: they are read even if memory is full, and decoded at once.
     pub wanted: i64,
-    /// Undecoded records at the worker, in bytes.
+    /// Size of the worker's undecoded records in bytes.
     raw_bytes: usize,
     chunk_bytes: usize,
     chunks: VecDeque<Arc<DecodedChunk>>,
     pub failure: Option<ConnectorError>,
-    /// Something about it changed since its availability was last told.
+    /// Whether availability has changed since it was last reported.
     pub changed: bool,
-    /// Watermarks of chunks up to here were told.
+    /// Watermarks of chunks up to this offset have been reported.
     marked_to: i64,
 }
 
-/// What a reader at some position finds.
+/// The result of looking up a position.
 #[derive(Debug)]
 pub enum Found {
     Chunk(Arc<DecodedChunk>),
-    /// No records up to this position.
+    /// There are no records up to `to`.
     Nothing {
         to: i64,
     },
     /// Not read or not decoded yet.
     NotYet,
-    /// Released already.
+    /// The records have been released.
     Gone,
 }
 
@@ -75,38 +75,38 @@ impl PartitionBuffer {
         }
     }
 
-    /// Position to tell, never beyond the limit.
+    /// Returns the position to report, which is never beyond the limit.
     pub fn position(&self) -> i64 {
         self.limit.map_or(self.position, |limit| self.position.min(limit.max(self.start)))
     }
 
-    /// The end, or the limit, was reached.
+    /// Returns whether the end of the partition or the limit is reached.
     pub fn at_end(&self) -> bool {
         self.at_end || self.limit.is_some_and(|limit| self.position >= limit)
     }
 
-    /// Memory held, the worker's share included.
+    /// Returns the memory in use in bytes, including the worker's undecoded records.
     pub fn memory_bytes(&self) -> usize {
         self.chunk_bytes + self.raw_bytes
     }
 
-    /// A read waits for records this buffer does not have yet.
+    /// Returns whether a range read waits for records that are not read yet.
     pub fn starved(&self) -> bool {
         self.wanted > self.position
     }
 
-    /// Nothing waits in it, and there may be more.
+    /// Returns whether the buffer is empty and the limit is not reached.
     pub fn hungry(&self) -> bool {
         self.memory_bytes() == 0 && self.limit.is_none_or(|limit| self.position < limit)
     }
 
-    /// Whoever listens may have forgotten what it was told.
+    /// Reports availability and all marks again, since the driver may have lost earlier reports.
     pub fn tell_again(&mut self) {
         self.changed = true;
         self.marked_to = i64::MIN;
     }
 
-    /// Watermark values of the chunks that were not told yet.
+    /// Returns the watermark values of chunks that were not reported yet.
     pub fn take_marks(&mut self) -> Vec<Mark> {
         let first = self.chunks.partition_point(|chunk| chunk.last_offset() < self.marked_to);
         let mark = |chunk: &Arc<DecodedChunk>| Mark {
@@ -118,12 +118,13 @@ impl PartitionBuffer {
         marks
     }
 
-    /// True if what it holds can serve a reader that starts at `position`.
+    /// Returns whether a range read can start at `position` without restarting the consumer.
     pub fn serves(&self, position: i64) -> bool {
         self.failure.is_none() && (self.start..=self.position).contains(&position)
     }
 
-    /// The consumer got further. `undecoded_from`: the first record read and not decoded, if any.
+    /// Records the consumer's progress. `undecoded_from` is the offset of the first undecoded record; `None` if all are
+    /// decoded. `raw_bytes` is the size of the undecoded records.
     pub fn advance(&mut self, position: i64, at_end: bool, undecoded_from: Option<i64>, raw_bytes: usize) {
         self.changed |= position > self.position || at_end != self.at_end;
         self.position = self.position.max(position);
@@ -132,7 +133,7 @@ impl PartitionBuffer {
         self.sealed_to = self.sealed_to.max(undecoded_from.unwrap_or(self.position).min(self.position));
     }
 
-    /// Adds decoded records; they follow those before.
+    /// Appends decoded records.
     pub fn push(&mut self, chunk: Arc<DecodedChunk>) {
         debug_assert!(chunk.first_offset() >= self.sealed_to.min(chunk.first_offset()));
         self.sealed_to = self.sealed_to.max(chunk.last_offset() + 1);
@@ -142,7 +143,7 @@ impl PartitionBuffer {
         self.chunks.push_back(chunk);
     }
 
-    /// What is there for a reader at `at`.
+    /// Looks up the position `at`.
     pub fn find(&self, at: i64) -> Found {
         if at < self.start {
             return Found::Gone;
@@ -155,7 +156,7 @@ impl PartitionBuffer {
         }
     }
 
-    /// Forgets records below `up_to`, by whole chunks.
+    /// Frees the chunks whose records are all below `up_to`.
     pub fn release(&mut self, up_to: i64) {
         while let Some(first) = self.chunks.front()
             && first.last_offset() < up_to
@@ -164,7 +165,7 @@ impl PartitionBuffer {
             self.start = self.start.max(first.last_offset() + 1);
             self.chunks.pop_front();
         }
-        // Below the first chunk kept there is nothing to read again.
+        // No record lies between the freed chunks and the first one kept.
         let kept = self.chunks.front().map_or(self.sealed_to, |chunk| chunk.first_offset());
         self.start = self.start.max(up_to.min(kept));
     }

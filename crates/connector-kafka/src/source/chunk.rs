@@ -1,8 +1,8 @@
-//! Decoding raw records to Arrow, and cutting exact ranges out of what was decoded.
+//! Decoding raw records to Arrow, and slicing exact offset ranges from decoded chunks.
 //!
-//! Owns: projection, bad records, records that delete, watermark values, checksums per slice. Does not own: keys and values
-//! (`parts`), where chunks are kept (`buffer`).
-//! Invariant: the reports of slices that partition a chunk add up to the report of the chunk.
+//! Owns: projection, bad records, deletions, watermark values, checksums per slice. Does not own: decoding keys and
+//! values (`parts`), keeping chunks (`buffer`).
+//! Invariant: the counts and checksums of slices that partition a chunk add up to those of the chunk.
 
 use super::meta::Meta;
 use super::parts::{Origin, PartDecoder};
@@ -27,14 +27,14 @@ use std::sync::Arc;
 /// Decodes the records of one table.
 pub struct ChunkDecoder {
     parts: PartDecoder,
-    /// Where each decoded column comes from.
+    /// Source of each decoded column: value, key or metadata.
     origins: Vec<Origin>,
-    /// Columns decoded: those used, then those only the watermark needs.
+    /// Decoded columns: first those the query uses, then those that only the watermark needs.
     decoded: SchemaRef,
     output: SchemaRef,
-    /// Of `decoded`: the column of event time.
+    /// The event-time column, as an index into `decoded`.
     event_time: Option<usize>,
-    /// Over `decoded`.
+    /// The watermark expression, over `decoded`.
     watermark: Option<Arc<dyn PhysicalExpr>>,
     keyed: Option<Keyed>,
     pub keep: Keep,
@@ -42,15 +42,15 @@ pub struct ChunkDecoder {
     context: String,
 }
 
-/// What a table with PRIMARY KEY asks for.
+/// Handling of deletions in a table with PRIMARY KEY.
 struct Keyed {
-    /// The decoded column that holds Kafka's timestamp in a record without value.
+    /// The decoded column that a tombstone fills with Kafka's timestamp.
     time: Option<usize>,
-    /// A record without value moves the watermark: its event time is Kafka's.
+    /// Whether tombstones advance the watermark, because the event time is Kafka's timestamp.
     moves_watermark: bool,
 }
 
-/// Records of one partition, decoded, with what is needed to cut them anywhere.
+/// Decoded records of one partition, with the data needed to slice them at any offset.
 #[derive(Debug)]
 pub struct DecodedChunk {
     batch: RecordBatch,
@@ -60,12 +60,12 @@ pub struct DecodedChunk {
     sizes: Vec<u32>,
     hashes: Vec<u64>,
     leader_epochs: LeaderEpochs,
-    /// One per row of `batch`.
+    /// Watermark value of each row of `batch`, in milliseconds.
     watermarks: Option<Int64Array>,
-    /// The same of event times.
+    /// Event time of each row of `batch`, in milliseconds.
     event_times: Option<Int64Array>,
     bad: Vec<BadRecord>,
-    /// Reading a bad record fails.
+    /// Whether reading a bad record is an error.
     fail_on_bad: bool,
 }
 
@@ -109,7 +109,7 @@ impl ChunkDecoder {
         })
     }
 
-    /// Decodes all of `raw`, which may be cleared afterwards.
+    /// Decodes all of `raw`. The result does not refer to `raw`.
     pub fn decode(&mut self, tp: &TopicPartition, raw: &RawRecords) -> Result<DecodedChunk, ConnectorError> {
         let parts = self.parts.decode(raw).map_err(|error| self.internal(&error))?;
         let rows = raw.len() - parts.bad.len();
@@ -171,7 +171,7 @@ impl ChunkDecoder {
             .map_err(|error| self.internal(&error))
     }
 
-    /// Of records without value: Kafka's timestamp for event time, no watermark, and the mark that they delete.
+    /// Marks tombstones as deletions, and gives them Kafka's timestamp as event time and no watermark value.
     fn mark_deleted(
         &self,
         keyed: &Keyed,
@@ -213,7 +213,7 @@ impl ChunkDecoder {
     }
 }
 
-/// Timestamps as milliseconds; of millisecond columns the same memory.
+/// Converts timestamps to milliseconds; millisecond columns are not copied.
 fn millis(times: &ArrayRef) -> Result<Int64Array, ArrowError> {
     let times = cast(times, &DataType::Timestamp(TimeUnit::Millisecond, None))?;
     Ok(times.as_primitive::<TimestampMillisecondType>().reinterpret_cast::<Int64Type>())
@@ -233,7 +233,7 @@ fn event_times(times: &Int64Array) -> Option<EventTimes> {
 fn keyed(upsert: &UpsertKey, wanted: &[usize], origins: &[Origin]) -> Keyed {
     let place = upsert.time.and_then(|time| wanted.iter().position(|column| *column == time));
     let is_meta = place.is_some_and(|place| matches!(origins[place], Origin::Meta(_)));
-    // A time that is part of the key is what the key says.
+    // A time that is part of the key is decoded from the key.
     let is_key = upsert.time.is_some_and(|time| upsert.columns.contains(&time));
     Keyed { time: place.filter(|_| !is_meta && !is_key), moves_watermark: is_meta }
 }
@@ -258,12 +258,12 @@ impl DecodedChunk {
         self.offsets.last().copied().unwrap_or(-1)
     }
 
-    /// Highest value of the watermark expression, milliseconds.
+    /// Returns the highest watermark value in milliseconds; `None` if no record has one.
     pub fn max_watermark_ms(&self) -> Option<i64> {
         self.watermarks.as_ref().and_then(arrow::compute::max)
     }
 
-    /// Memory held.
+    /// Returns the memory in use in bytes.
     pub fn memory_bytes(&self) -> usize {
         let bad: usize = self.bad.iter().map(|bad| bad.payload.as_ref().map_or(0, Bytes::len) + 128).sum();
         let times = [&self.watermarks, &self.event_times].into_iter().flatten();
@@ -271,8 +271,10 @@ impl DecodedChunk {
         self.batch.get_array_memory_size() + self.offsets.len() * 36 + watermarks + bad
     }
 
-    /// The records with `start <= offset < end`. Under `on_bad_record = 'fail'` a bad one among
-    /// them is the error.
+    /// Returns the records with `start <= offset < end`.
+    ///
+    /// # Errors
+    /// `on_bad_record` is `fail`, and one of the records is bad.
     pub fn slice(&self, start: i64, end: i64) -> Result<Chunk, ConnectorError> {
         let from = self.offsets.partition_point(|offset| *offset < start);
         let to = self.offsets.partition_point(|offset| *offset < end).max(from);

@@ -1,4 +1,4 @@
-//! Tests of decoding chunks, cutting them, and the buffer that keeps them.
+//! Tests of decoding chunks, slicing them, and the buffer that holds them.
 
 use super::super::buffer::{Found, PartitionBuffer};
 use super::*;
@@ -43,7 +43,7 @@ fn tp() -> TopicPartition {
     TopicPartition::new("topic", 3)
 }
 
-/// Records at `offsets`; every offset in `bad` does not decode. The watermark is 1000 − offset.
+/// Returns records at `offsets`; those at the offsets in `bad` cannot be decoded. The watermark is 1000 − offset.
 fn raw(offsets: &[i64], bad: &[i64]) -> RawRecords {
     let mut raw = RawRecords::default();
     for offset in offsets {
@@ -171,7 +171,7 @@ fn keys_that_are_none_are_bad_records() {
     let reasons: Vec<&str> = chunk.bad.iter().map(|bad| bad.reason.as_str()).collect();
     let expected = [
         "column 'name': null or absent, but part of the PRIMARY KEY",
-        "the key of a record without value: there is none, so nothing to delete",
+        "the key of a record without value is missing, so there is nothing to delete",
         "the key of a record without value: ",
         "the key of a record without value: column 'id': null or absent, but part of the PRIMARY KEY",
         "the key of a record without value: column 'id': expected BIGINT",
@@ -185,7 +185,7 @@ fn keys_that_are_none_are_bad_records() {
     assert!(chunk.batch.column(2).as_boolean().value(0));
 }
 
-/// Decodes records of key and value where columns `name` and `id` are those of the key.
+/// Decodes records of key and value where the key consists of the columns `name` and `id`.
 fn by_key(options: KeyOptions, is_keyed: bool, records: &[(Option<&str>, Option<&str>)]) -> (Chunk, Vec<String>) {
     let mut table = table(OnBadRecord::Skip, vec![0, 1, 2]);
     table.upsert = is_keyed.then(|| UpsertKey { columns: vec![2, 0], time: None });
@@ -236,8 +236,8 @@ fn a_keyed_table_may_have_its_key_in_the_key_alone() {
     assert_eq!(chunk.batch.column(0).as_primitive::<Int64Type>().values(), &[1, 1]);
     assert_eq!(chunk.batch.column(3).as_boolean().iter().collect::<Vec<_>>(), [Some(false), Some(true)]);
     let expected = [
-        "2: the key: there is none",
-        "3: the key of a record without value: there is none, so nothing to delete",
+        "2: the key is missing",
+        "3: the key of a record without value is missing, so there is nothing to delete",
         "4: the key: column 'id': null or absent, but part of the PRIMARY KEY",
     ];
     assert_eq!(bad, expected);
@@ -286,7 +286,7 @@ fn a_limit_is_the_end() {
 }
 
 proptest! {
-    /// However a chunk is cut, the parts add up to the whole and hold each record once.
+    /// The slices of a chunk add up to the whole and contain each record once, wherever it is cut.
     #[test]
     fn slices_add_up(
         steps in proptest::collection::vec((1i64..4, any::<bool>()), 1..40),

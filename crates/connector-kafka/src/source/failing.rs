@@ -1,7 +1,7 @@
-//! What a reader thread makes of errors: positions outside the log, refusals, another topic under the name.
+//! How a reader thread handles errors: positions outside the log, refusals, a recreated topic.
 //!
-//! Owns: failing partitions, and telling why. Does not own: what is done about it (the driver decides and assigns anew).
-//! Invariant: a partition fails before it is told, so that a new assignment never meets the failure of the old one.
+//! Owns: failing partitions, and reporting why. Does not own: the reaction (the driver decides and assigns again).
+//! Invariant: a partition is failed before the failure is reported, so that a failure never hits a later assignment.
 
 use super::worker::{Worker, current};
 use crate::error::{classify, classify_code};
@@ -16,7 +16,7 @@ use std::time::Duration;
 const ENDS_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Worker {
-    /// Nothing that comes from now on belongs to the topic that was asked for, nor may it be told from what does.
+    /// Fails all partitions, since records of a recreated topic cannot be told apart from those of the expected topic.
     pub(super) fn topic_changed(&mut self) {
         let held: Vec<i32> =
             self.held.iter().filter(|(_, held)| !held.parked).map(|(partition, _)| *partition).collect();
@@ -26,7 +26,7 @@ impl Worker {
         let found = self.incarnation.other().unwrap_or_default().to_string();
         let failure = ConnectorError::Unavailable {
             context: format!("reading topic '{}'", self.topic),
-            message: format!("the topic of this name has another id now ({found}): it was deleted and recreated"),
+            message: format!("the topic was deleted and recreated: its id is now {found}"),
         };
         tracing::warn!("{failure}");
         for partition in held {
@@ -46,16 +46,16 @@ impl Worker {
         let message = if message.is_empty() { code.to_string() } else { message };
         match (code, partition) {
             (C::AutoOffsetReset | C::OffsetOutOfRange, Some(partition)) => self.out_of_range(partition, &message),
-            // Deleted, perhaps to be created again: the driver looks, and decides how long to wait.
+            // The topic was deleted and may be recreated: the driver checks it, and decides how long to wait.
             (C::UnknownTopic | C::UnknownTopicOrPartition | C::UnknownPartition, _) => {
-                tracing::debug!(topic = %self.topic, message, "the topic is not there");
+                tracing::debug!(topic = %self.topic, message, "the topic does not exist");
             }
             _ if fatal || crate::error::is_refused(code) => self.refused(partition, code, message),
             _ => self.trouble.begin(self.queue.consumer(), &message),
         }
     }
 
-    /// The log does not have the position, or other records below it.
+    /// Handles a position that is outside the log, or a log that was truncated below it.
     fn out_of_range(&mut self, partition: i32, message: &str) {
         let Some(held) = self.held.get_mut(&partition).filter(|held| !held.parked) else { return };
         let diverged = truncated_at(message);
@@ -68,12 +68,13 @@ impl Worker {
         self.lost(partition, diverged, message);
     }
 
-    /// There is a record where there was none when the partition was read.
+    /// Handles a record at an offset that held none when the partition was read.
     pub(super) fn rewritten(&mut self, partition: i32, offset: i64) {
-        self.lost(partition, Some(offset), "a record that was not there before");
+        self.lost(partition, Some(offset), "there is a record at an offset that held none before");
     }
 
-    /// Looks up what the log has, and lets the reads fail.
+    /// Looks up the bounds of the log, then fails and reports the partition. If the position is valid after all, places
+    /// the partition again.
     fn lost(&mut self, partition: i32, diverged: Option<i64>, message: &str) {
         let Some(held) = self.held.get_mut(&partition) else { return };
         let position = held.next;
@@ -85,14 +86,14 @@ impl Worker {
             {
                 tracing::warn!(%tp, position, earliest, latest, message, "offset out of range");
                 self.fail(partition, ConnectorError::OffsetOutOfRange { tp: tp.clone(), position, earliest, latest });
-                // Last: whoever hears it may assign the partition anew at once.
+                // Last, since the driver may then assign the partition again at once.
                 self.trouble.send(SourceEvent::OffsetOutOfRange { tp, position, earliest, latest, diverged });
             }
-            // It is there after all, or the brokers do not say: have it fetched again.
+            // The position is in the log after all, or the brokers did not answer: fetch again.
             found => {
                 if found.is_ok_and(|(earliest, _)| held.validation.last.is_some_and(|last| last.offset + 1 < earliest))
                 {
-                    // The last record was deleted, and all that followed it up to where the log begins.
+                    // Retention deleted the last record, so the leader can no longer be asked about it.
                     held.validation.last = None;
                 }
                 if let Err(error) = self.place_again(partition) {
@@ -120,7 +121,7 @@ impl Worker {
         }
     }
 
-    /// Reads of the partition fail from now on, until it is assigned again.
+    /// Makes range reads of the partition fail until it is assigned again.
     pub(super) fn fail(&mut self, partition: i32, failure: ConnectorError) {
         let Some(held) = self.held.get_mut(&partition) else { return };
         let generation = held.generation;
@@ -130,7 +131,7 @@ impl Worker {
             tracing::debug!(topic = %self.topic, partition, %error, "cannot stop reading a failed partition");
         }
         self.shared.with(|state| {
-            // Not the buffer of one that was assigned anew meanwhile: nothing has failed there.
+            // A partition that was assigned again meanwhile has not failed.
             if let Some(buffer) = current(state, partition, generation) {
                 buffer.failure = Some(failure);
                 buffer.changed = true;
@@ -140,14 +141,15 @@ impl Worker {
     }
 }
 
-/// From where on a log was rewritten, of the message by which librdkafka tells that it was truncated.
+/// Parses the offset from which a log was rewritten out of librdkafka's message about a truncation; `None` for any
+/// other message.
 fn truncated_at(message: &str) -> Option<i64> {
     if !message.contains("log truncation detected") {
         return None;
     }
     let (_, rest) = message.split_once("broker end offset is ")?;
     let number = rest.split(|c: char| c != '-' && !c.is_ascii_digit()).next()?;
-    // -1: the log has no record of such an epoch, nor of an earlier one.
+    // -1 means that the log has no record of this epoch or an earlier one.
     number.parse().ok().map(|at: i64| at.max(0))
 }
 

@@ -1,16 +1,17 @@
-//! Which topic of a name a consumer reads, when topics are deleted and created again.
+//! Detects that a consumer reads a recreated topic of the same name.
 //!
-//! Owns: comparing the id that positions belong to with the one librdkafka was told. Does not own: what follows from a
-//! difference (`worker`, and the driver).
+//! Owns: comparing the topic id that positions belong to with the id that librdkafka reads. Does not own: the reaction
+//! to a difference (`worker`, and the driver).
 //!
-//! librdkafka fetches by topic id, and when it is told another id for the name it goes on at the same offset under that one
-//! without a word. It notes the change in its log before its first fetch by it, and the log comes through the consumer's
-//! own queue, ahead of the records: whatever is polled while the last id noted is the expected one was written to that topic.
+//! librdkafka fetches by topic id. When brokers give it another id for the name, it silently continues at the same
+//! offset of the new topic. But it logs the change before its first fetch by the new id, and the log line arrives in
+//! the consumer's queue ahead of the records. So an event that is polled while the last logged id is the expected one
+//! belongs to the expected topic.
 
-/// What the consumer must read, and what it reads.
+/// The topic that the consumer must read, and the one that it reads.
 #[derive(Debug, Default)]
 pub struct Incarnation {
-    /// `None`: the brokers did not tell one when the query was submitted.
+    /// `None` if the brokers reported no id when the query was submitted.
     expected: Option<String>,
     observed: Option<String>,
 }
@@ -24,18 +25,18 @@ impl Incarnation {
         self.observed = Some(id);
     }
 
-    /// What was polled may be used.
+    /// Returns whether polled events belong to the expected topic.
     pub fn is_expected(&self) -> bool {
         self.expected.is_none() || self.observed == self.expected
     }
 
-    /// The id of the topic that is read in place of the expected one.
+    /// Returns the id of the topic that is read instead of the expected one; `None` if there is none.
     pub fn other(&self) -> Option<&str> {
         self.observed.as_deref().filter(|_| !self.is_expected())
     }
 }
 
-/// The topic and its new id, of the line by which librdkafka notes a change.
+/// Parses topic and new id out of the log line about a change; `None` for any other line.
 pub fn noted_change(line: &str) -> Option<(&str, &str)> {
     let (before, ids) = line.rsplit_once(" changed id from ")?;
     let (_, topic) = before.rsplit_once("Topic ")?;

@@ -21,7 +21,7 @@ pub enum Meta {
 }
 
 impl Meta {
-    /// `None` for a column of the record's value.
+    /// Returns the metadata column of this name; `None` for any other column.
     pub fn of(name: &str) -> Option<Self> {
         Some(match name {
             "_key" => Self::Key,
@@ -34,7 +34,7 @@ impl Meta {
         })
     }
 
-    /// The column for all of `raw`, as `field` declares it.
+    /// Returns the column's values for all of `raw`, in the type of `field`.
     pub fn column(self, field: &Field, tp: &TopicPartition, raw: &RawRecords) -> Result<ArrayRef, ConnectorError> {
         let column: ArrayRef = match self {
             Self::Key => Arc::new(BinaryArray::from_iter((0..raw.len()).map(|index| raw.key(index)))),
@@ -54,7 +54,7 @@ impl Meta {
     }
 }
 
-/// `List<Struct<key: Utf8, value: Binary>>`, null without headers.
+/// Returns headers as `List<Struct<key: Utf8, value: Binary>>`; NULL for a record without headers.
 fn headers(field: &Field, raw: &RawRecords) -> Result<ArrayRef, ConnectorError> {
     let wrong =
         || ConnectorError::Config(format!("column '{}' must be ARRAY<ROW<key STRING, value BYTES>>", field.name()));

@@ -1,6 +1,6 @@
-//! Kafka sources: long-lived consumers that prefetch, decode to Arrow and keep what is not yet committed.
+//! Kafka sources: long-lived consumers that prefetch, decode to Arrow and keep uncommitted records.
 //!
-//! Owns: how records are read. Does not own: which ranges are read (plans), what is done with the rows (operators).
+//! Owns: how records are read. Does not own: which ranges are read (plans), processing the rows (operators).
 //! Path of a record: `queue` (librdkafka) → `worker` (a thread) → `raw` (undecoded) → `chunk`
 //! (decoded, key and value by `parts`) → `buffer` (kept until released) → `reader` (the async side).
 

@@ -1,7 +1,7 @@
-//! Decoding the keys and values of records: which decoder reads which part, and what a part that is missing means.
+//! Decoding the keys and values of records: which decoder reads which part, and the meaning of a missing part.
 //!
-//! Owns: the decoders of one table, and putting together what they read. Does not own: formats (crate's `formats`),
-//! metadata columns, what becomes of bad records. Invariant: every column has a row for every record, bad or not.
+//! Owns: the decoders of one table, and combining their results. Does not own: formats (`formats` in `connector-api`),
+//! metadata columns, the handling of bad records. Invariant: every column has a row for every record, bad or not.
 
 use super::meta::Meta;
 use super::raw::RawRecords;
@@ -15,7 +15,7 @@ use highwater_sql::formats::Format;
 use highwater_sql::record_columns::RecordColumns;
 use highwater_sql::tables::{SourceTable, UpsertKey};
 
-/// Where a decoded column comes from: its place among those of the value or of the key.
+/// Source of a decoded column: an index into the columns of the value or of the key, or metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     Value(usize),
@@ -27,30 +27,30 @@ pub enum Origin {
 pub struct PartDecoder {
     value: Box<dyn RowDecoder>,
     key: Option<KeyDecoder>,
-    /// A record without value deletes its key.
+    /// Whether a record without value deletes the row of its key.
     is_keyed: bool,
-    /// A record without value is a row whose value is NULL.
+    /// Whether a record without value is a row whose value is NULL.
     takes_null: bool,
 }
 
 struct KeyDecoder {
     decoder: Box<dyn RowDecoder>,
-    /// Every record's key is read; otherwise only that of records without value.
+    /// Whether every record's key is read; otherwise only keys of records without value.
     always: bool,
-    /// Columns of the value that a record without value takes from its key: their places among both.
+    /// Columns that a record without value takes from its key, as indexes into the columns of value and key.
     stand_in: Vec<(usize, usize)>,
 }
 
-/// What the parts of records decoded to, good or bad.
+/// Decoded columns of all records, good or bad.
 pub struct Parts {
     values: Vec<ArrayRef>,
     keys: Vec<ArrayRef>,
-    /// Bad records, ascending, each once, and why.
+    /// Index and reason of each bad record, ascending.
     pub bad: Vec<(usize, String)>,
 }
 
 impl Parts {
-    /// The column of an origin; `None` for metadata.
+    /// Returns the column of an origin; `None` for metadata.
     pub fn column(&self, origin: Origin) -> Option<&ArrayRef> {
         match origin {
             Origin::Value(place) => self.values.get(place),
@@ -61,10 +61,10 @@ impl Parts {
 }
 
 impl PartDecoder {
-    /// Opens decoders for `wanted` columns of a table, and tells where each comes from.
+    /// Opens decoders for the `wanted` columns of a table, and returns the source of each.
     ///
     /// # Errors
-    /// A format has no place for a column.
+    /// A format cannot hold a column.
     pub fn open(
         table: &SourceTable,
         format: &Format,
@@ -82,7 +82,8 @@ impl PartDecoder {
                 (None, Some(at)) => Origin::Key(ask(&mut keys, at, table, *column)),
                 (None, None) => {
                     let at = columns.value.iter().position(|value| value == column);
-                    let at = at.ok_or_else(|| ConnectorError::Fatal(format!("column {column} is in no part")))?;
+                    let at =
+                        at.ok_or_else(|| ConnectorError::Fatal(format!("column {column} is not in the record")))?;
                     Origin::Value(ask(&mut values, at, table, *column))
                 }
             });
@@ -103,7 +104,7 @@ impl PartDecoder {
         Ok((Self { value, key, is_keyed, takes_null: format.spec().single }, origins))
     }
 
-    /// Whether keys have to be kept for it.
+    /// Returns whether it needs the keys of records.
     pub fn reads_keys(&self) -> bool {
         self.key.is_some()
     }
@@ -126,7 +127,7 @@ impl PartDecoder {
                     values[*value] = interleave(&[values[*value].as_ref(), keys[*key].as_ref()], &rows)?;
                 }
             }
-            // Of a record that is bad in both parts the value's reason comes first, and counts.
+            // If both parts of a record are bad, the value's reason is kept.
             bad.sort_by_key(|(index, _)| *index);
             bad.dedup_by_key(|(index, _)| *index);
         }
@@ -150,7 +151,7 @@ impl PartDecoder {
 }
 
 impl KeyDecoder {
-    /// One row for every record, or for those without value alone.
+    /// Decodes the keys of all records, or, unless `always`, only of those without value.
     fn decode(
         &mut self,
         raw: &RawRecords,
@@ -168,8 +169,8 @@ impl KeyDecoder {
                 Some(key) => Input::Bytes(key),
                 None if !is_keyed => Input::Null,
                 None => {
-                    let nothing = if raw.payload(*index).is_none() { ", so nothing to delete" } else { "" };
-                    bad.push((*index, format!("{}: there is none{nothing}", part(*index))));
+                    let nothing = if raw.payload(*index).is_none() { ", so there is nothing to delete" } else { "" };
+                    bad.push((*index, format!("{} is missing{nothing}", part(*index))));
                     Input::Skip
                 }
             });
@@ -181,7 +182,8 @@ impl KeyDecoder {
     }
 }
 
-/// Where the row of each record is: of the first array, or, without value, the next of the second.
+/// Returns the row of each record for `interleave`: from the values, or, for a record without value, the next row of
+/// the keys.
 fn rows_of_both(raw: &RawRecords) -> Vec<(usize, usize)> {
     let mut deleted = 0;
     let row = |index| match raw.payload(index) {
@@ -194,14 +196,15 @@ fn rows_of_both(raw: &RawRecords) -> Vec<(usize, usize)> {
     (0..raw.len()).map(row).collect()
 }
 
-/// Asks for a column once more, and tells its place among those asked for.
+/// Appends a column to `wanted`, and returns its index there.
 fn ask(wanted: &mut Vec<Wanted>, at: usize, table: &SourceTable, column: usize) -> usize {
     let is_key = table.upsert.as_ref().is_some_and(|upsert| upsert.columns.contains(&column));
     wanted.push(Wanted { at, is_key });
     wanted.len() - 1
 }
 
-/// Asks the key for what the value says of it.
+/// Appends to `keys` the PRIMARY KEY columns that are read from the value, so that a record without value takes them
+/// from its key. Returns their indexes among the columns of value and key.
 fn stand_ins(
     upsert: &UpsertKey,
     wanted: &[usize],

@@ -1,4 +1,4 @@
-//! Every format of values with every format of keys, in every form of table: what a sink writes, a source reads as it was.
+//! Every format of values with every format of keys, in every form of table: a source reads the rows that a sink wrote.
 
 use super::super::chunk::ChunkDecoder;
 use super::super::raw::RawRecords;
@@ -15,7 +15,7 @@ use highwater_sql::formats::{FORMATS, Format, FormatSpec};
 use highwater_sql::tables::{ConnectorOptions, KeyOptions, SinkTable, SourceTable, UpsertKey};
 use std::sync::Arc;
 
-/// How keys and values share the columns `k` and `v`.
+/// How the columns `k` and `v` are distributed over key and value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Form {
     /// Only `v`, no key.
@@ -53,7 +53,7 @@ impl Form {
     }
 }
 
-/// A row of `k` and `v`, and whether it comes or goes.
+/// A row of `k` and `v`, and whether it is an insert or a retract.
 type Row = (Option<&'static str>, Option<&'static str>, i64);
 
 type Parts = (Option<Vec<u8>>, Option<Vec<u8>>);
@@ -83,7 +83,7 @@ fn written(form: Form, connector: &ConnectorOptions, rows: &[Row]) -> Result<Vec
     all.map(|()| records).map_err(|error| error.to_string())
 }
 
-/// The rows, and why records are none.
+/// Decoded rows, and the reasons of bad records.
 fn read(form: Form, connector: &ConnectorOptions, records: &[Parts]) -> (RecordBatch, Vec<String>) {
     let schema = form.schema();
     let table = SourceTable {

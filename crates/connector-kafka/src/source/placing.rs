@@ -1,13 +1,14 @@
-//! Where the consumer reads a partition, and that the log there is the one that was read before.
+//! Assigning partitions to the consumer at a position, and validating that the log still holds what was read before.
 //!
-//! Owns: assigning partitions to the consumer, and having their logs validated (KIP-320). Does not own: which partitions
-//! are read (`worker`), what a truncated log leads to (`failing`).
+//! Owns: assigning partitions, and having their logs validated by leader epoch (KIP-320). Does not own: which
+//! partitions are read (`worker`), the reaction to a truncated log (`failing`).
 //!
-//! librdkafka asks a leader about the leader epoch of a position when the leader changes and when the application seeks,
-//! not when it assigns. So a partition whose last record is known is assigned behind that record, and sought to at once: the
-//! answer costs one round trip before the first fetch. The last record, not the position: what lies between (markers,
-//! aborted records, what compaction took) may be of later leaders whose epochs nobody has told. No record may be there.
-//! Invariant: nothing the consumer says of a partition counts before it has taken the seek.
+//! librdkafka validates a position's leader epoch with the leader when the leader changes and when the application
+//! seeks, but not when it assigns. So a partition whose last record is known is assigned behind that record, and the
+//! consumer seeks there at once, which costs one round trip before the first fetch. The last record is used and not the
+//! position, since the offsets between them (markers, aborted or compacted records) may belong to later leader epochs,
+//! which are unknown. No record may appear there.
+//! Invariant: events of a partition are ignored until the consumer has accepted the seek.
 
 use super::worker::{Held, Worker};
 use rdkafka::consumer::Consumer;
@@ -15,14 +16,15 @@ use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 impl Held {
-    /// What the consumer says of the partition counts.
+    /// Returns whether events of the partition are used.
     pub(super) fn is_read(&self) -> bool {
         !self.parked && !self.validation.due
     }
 }
 
 impl Worker {
-    /// Has the consumer read `partition` on from where it is, if the log is still the one it was.
+    /// Assigns `partition` to the consumer at its position; reading continues only if the log still holds the last
+    /// record.
     pub(super) fn place(&mut self, partition: i32) -> Result<(), KafkaError> {
         let Some(held) = self.held.get_mut(&partition) else { return Ok(()) };
         let behind = held.validation.last.map(|last| last.offset + 1);
@@ -50,7 +52,7 @@ impl Worker {
         }
     }
 
-    /// Seeks again where the consumer was not ready. True: somewhere it still is not.
+    /// Repeats seeks for which the consumer was not ready. Returns true if it is still not ready for one of them.
     pub(super) fn validate_due(&mut self) -> bool {
         let is_due = |held: &Held| held.validation.due && !held.parked;
         let due: Vec<i32> =
@@ -66,7 +68,7 @@ impl Worker {
         if let Some(held) = self.held.get_mut(&partition)
             && std::mem::take(&mut held.paused)
         {
-            // librdkafka keeps the pause for the next time the partition is assigned.
+            // Otherwise the partition would still be paused when it is assigned again.
             self.queue.consumer().resume(&list)?;
         }
         self.queue.consumer().incremental_unassign(&list)

@@ -1,10 +1,10 @@
 //! A consumer's queue, polled through librdkafka's event interface.
 //!
 //! Owns: the only unsafe code of the sources. Does not own: assignments, threads.
-//! Why not `BaseConsumer::poll`: it drops the offset of an end-of-partition event (which may lie
-//! beyond the last record: transaction markers, compaction) and the partition of an error, it
-//! cannot be woken from another thread, and it allocates per record.
-//! Invariant: what an event points to is only reachable inside the callback of `poll`.
+//! `BaseConsumer::poll` is not used: it drops the offset of an end-of-partition event (which may lie beyond the last
+//! record: transaction markers, compaction) and the partition of an error, it cannot be woken from another thread, and
+//! it allocates per record.
+//! Invariant: data of an event is reachable only inside the callback of `poll`.
 
 #![allow(unsafe_code)]
 
@@ -20,10 +20,10 @@ use std::ffi::{CStr, c_char, c_void};
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
-/// Longest wait for the client to take a seek; it asks no broker before it answers.
+/// Longest wait for the client to accept a seek, for which it contacts no broker.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What one poll found.
+/// An event of the consumer.
 pub enum Polled<'a> {
     Record(Record<'a>),
     /// The consumer reached the end of a partition; `offset` is the position there.
@@ -37,21 +37,22 @@ pub enum Polled<'a> {
         message: String,
         fatal: bool,
     },
-    /// The client was told an id of the topic, the first one or another. What follows is read from that topic.
+    /// The client learned the topic's id, for the first time or a new one. Later events belong to the topic with this
+    /// id.
     TopicId {
         topic: String,
         id: String,
     },
-    /// Housekeeping of the client.
+    /// Any other event; it can be ignored.
     Other,
 }
 
-/// A record as librdkafka holds it.
+/// A record in librdkafka's memory.
 pub struct Record<'a> {
     pub partition: i32,
     pub offset: i64,
     pub timestamp_ms: Option<i64>,
-    /// Of the leader that wrote it; -1 if that is not known.
+    /// Leader epoch in which the record was written; -1 if unknown.
     pub leader_epoch: i32,
     pub key: Option<&'a [u8]>,
     /// `None` for a tombstone.
@@ -63,7 +64,8 @@ pub struct Record<'a> {
 pub type Header = (String, Option<Vec<u8>>);
 
 impl Record<'_> {
-    /// What the log must hold for reading to go on behind it.
+    /// Returns the record's offset and leader epoch, by which the log is validated later; `None` if the epoch is
+    /// unknown.
     pub fn as_last(&self) -> Option<LastRecord> {
         (self.leader_epoch >= 0).then_some(LastRecord { offset: self.offset, leader_epoch: self.leader_epoch })
     }
@@ -78,8 +80,8 @@ impl Record<'_> {
         }
         loop {
             let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
-            // SAFETY: as above; librdkafka fills the three when it returns no error, and the name
-            // ends with a zero byte.
+            // SAFETY: as above; librdkafka fills the three variables if it returns no error, and the name ends with a
+            // zero byte.
             let header = unsafe {
                 let code = sys::rd_kafka_header_get_all(headers, found.len(), &mut name, &mut value, &mut size);
                 if code != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
@@ -94,21 +96,21 @@ impl Record<'_> {
 
 /// A consumer and its queue. Polled by one thread, woken by any.
 pub struct ConsumerQueue {
-    // Before `consumer`: the queue must be let go before its client is destroyed.
+    // Declared before `consumer`, since the queue must be released before its client is destroyed.
     queue: QueueHandle,
     consumer: Lookup,
 }
 
 struct QueueHandle(NonNull<sys::rd_kafka_queue_t>);
 
-// SAFETY: librdkafka's queues are locked inside; the handle itself is only freed once, in `drop`.
+// SAFETY: librdkafka's queues have their own locks; the handle is freed only once, in `drop`.
 unsafe impl Send for QueueHandle {}
 // SAFETY: as above.
 unsafe impl Sync for QueueHandle {}
 
 impl Drop for QueueHandle {
     fn drop(&mut self) {
-        // SAFETY: the reference was taken by `rd_kafka_queue_get_consumer` and is given back once.
+        // SAFETY: the reference was taken by `rd_kafka_queue_get_consumer` and is released once.
         unsafe { sys::rd_kafka_queue_destroy(self.0.as_ptr()) }
     }
 }
@@ -124,7 +126,7 @@ impl Drop for Event {
 }
 
 impl ConsumerQueue {
-    /// `consumer` must have a `group.id`, which makes librdkafka serve everything on one queue.
+    /// Takes a consumer, which must have a `group.id`: then librdkafka puts all events into one queue.
     pub fn new(consumer: Lookup) -> Result<Self, ConnectorError> {
         // SAFETY: the client is alive; the reference returned is owned by `QueueHandle`.
         let queue = unsafe { sys::rd_kafka_queue_get_consumer(consumer.client().native_ptr()) };
@@ -136,15 +138,15 @@ impl ConsumerQueue {
         &self.consumer
     }
 
-    /// Makes the poll in progress, or else the next one, return at once.
+    /// Makes the current poll, or else the next one, return at once.
     pub fn wake(&self) {
         // SAFETY: the queue is alive as long as `self`.
         unsafe { sys::rd_kafka_queue_yield(self.queue.0.as_ptr()) }
     }
 
-    /// Sends the consumer of an assigned partition to the place behind `last`. The client first asks the leader whether the
-    /// log still holds a record of this leader epoch there, and fetches nothing until it has the answer; no record that was
-    /// fetched before is polled any more. False: the client has not begun with the partition, ask again.
+    /// Seeks an assigned partition to the offset after `last`. The client first asks the leader whether the log still
+    /// holds a record of this leader epoch there, and fetches nothing before the answer; records fetched earlier are
+    /// discarded. Returns false if the client has not started the partition yet; the call must then be repeated.
     pub fn seek_behind(&self, topic: &str, partition: i32, last: LastRecord) -> Result<bool, KafkaError> {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, Offset::Offset(last.offset + 1))?;
@@ -154,12 +156,12 @@ impl ConsumerQueue {
         Ok(list.elements().iter().all(|one| one.error().is_ok()))
     }
 
-    /// Waits up to `timeout` for one event and hands it to `handle`. `None`: timed out or woken.
+    /// Waits up to `timeout` for one event and passes it to `handle`. Returns `None` after a timeout or a wake-up.
     pub fn poll<R>(&self, timeout: Duration, handle: impl FnOnce(Polled<'_>) -> R) -> Option<R> {
         let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
         let callbacks = self.consumer.callbacks();
         callbacks.keep_login(self.consumer.native());
-        // SAFETY: the queue is alive; the event returned is owned by the guard.
+        // SAFETY: the queue is alive; the guard owns the returned event.
         let event = Event(NonNull::new(unsafe { sys::rd_kafka_queue_poll(self.queue.0.as_ptr(), millis) })?);
         Some(handle(read(&event, callbacks)))
     }
@@ -192,7 +194,7 @@ fn read<'a>(event: &'a Event, callbacks: &Callbacks) -> Polled<'a> {
 
 fn record(message: &sys::rd_kafka_message_t) -> Record<'_> {
     let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
-    // SAFETY: the message is alive and its lengths are those of its buffers.
+    // SAFETY: the message is alive, and its lengths match its buffers.
     let (timestamp, leader_epoch, key, payload) = unsafe {
         (
             sys::rd_kafka_message_timestamp(message, &mut kind),
@@ -213,7 +215,7 @@ fn record(message: &sys::rd_kafka_message_t) -> Record<'_> {
 }
 
 fn failed(native: *mut sys::rd_kafka_event_t, callbacks: &Callbacks) -> Polled<'static> {
-    // SAFETY: `native` is a live error event; the partition returned is ours to free.
+    // SAFETY: `native` is a live error event; the returned partition is freed here, once.
     let (code, message, fatal, place) = unsafe {
         let place = NonNull::new(sys::rd_kafka_event_topic_partition(native)).map(|place| {
             let found = (place.as_ref().partition, place.as_ref().offset);

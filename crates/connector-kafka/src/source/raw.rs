@@ -1,4 +1,4 @@
-//! Records as read, not yet decoded.
+//! Undecoded records.
 //!
 //! Owns: copying them out of librdkafka into one growing buffer, and their checksums.
 //! Invariant: offsets ascend strictly.
@@ -7,33 +7,33 @@ use super::queue::{Header, Record};
 use highwater_protocol::offsets::LastRecord;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Which parts besides the payload are kept.
+/// The parts of records to keep besides the payload.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Keep {
     pub keys: bool,
     pub headers: bool,
 }
 
-/// One record: where its bytes lie.
+/// Byte ranges of one record in the buffer; `None` if the part is missing.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     payload: Option<(usize, usize)>,
     key: Option<(usize, usize)>,
 }
 
-/// Leader epochs of consecutive records: they change seldom, so that only the first offset of each is kept.
+/// Leader epochs of consecutive records. They rarely change, so only the first offset of each epoch is stored.
 #[derive(Clone, Debug, Default)]
 pub struct LeaderEpochs(Vec<(i64, i32)>);
 
 impl LeaderEpochs {
-    /// Adds a record behind the others; -1: its leader epoch is not known.
+    /// Adds the next record; -1 means that its leader epoch is unknown.
     pub fn push(&mut self, offset: i64, leader_epoch: i32) {
         if self.0.last().is_none_or(|(_, last)| *last != leader_epoch) {
             self.0.push((offset, leader_epoch));
         }
     }
 
-    /// The record at `offset`, if its leader epoch is known.
+    /// Returns the record at `offset`; `None` if its leader epoch is unknown.
     pub fn record(&self, offset: i64) -> Option<LastRecord> {
         let after = self.0.partition_point(|(first, _)| *first <= offset);
         let (_, leader_epoch) = *self.0.get(after.checked_sub(1)?)?;
@@ -48,11 +48,11 @@ pub struct RawRecords {
     entries: Vec<Entry>,
     pub headers: Vec<Vec<Header>>,
     pub offsets: Vec<i64>,
-    /// Milliseconds.
+    /// Kafka's timestamps in milliseconds.
     pub timestamps: Vec<Option<i64>>,
     /// Payload bytes of each record.
     pub sizes: Vec<u32>,
-    /// Hash of (offset, payload) of each record.
+    /// Hash of offset and payload of each record.
     pub hashes: Vec<u64>,
     pub leader_epochs: LeaderEpochs,
     /// Records without value.
@@ -114,13 +114,13 @@ impl RawRecords {
         self.tombstones > 0
     }
 
-    /// Memory in use.
+    /// Returns the memory in use in bytes.
     pub fn size_bytes(&self) -> usize {
-        // What the vectors hold per record besides the bytes themselves.
+        // The entries of the vectors count, too.
         self.bytes.len() + self.len() * (size_of::<Entry>() + 8 + 16 + 4 + 8)
     }
 
-    /// Forgets the records but keeps the memory for the next ones.
+    /// Removes the records, but keeps the memory for the next ones.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.entries.clear();
@@ -134,7 +134,7 @@ impl RawRecords {
     }
 }
 
-/// A tombstone differs from an empty payload.
+/// Hashes a record; a tombstone and an empty payload have different hashes.
 fn hash(offset: i64, payload: Option<&[u8]>) -> u64 {
     let seed = offset.cast_unsigned();
     match payload {

@@ -1,8 +1,7 @@
-//! The async side of a source: assign partitions, learn what is available, read ranges, release.
+//! The async side of a source: assigning partitions, reporting availability, reading ranges, releasing records.
 //!
-//! Owns: spreading partitions over worker threads, and waiting without blocking. Does not own:
-//! polling and decoding (`worker`). Invariant: a range is delivered whole and in order, or an
-//! error is; records are never skipped.
+//! Owns: distributing partitions over worker threads, and waiting without blocking. Does not own: polling and decoding
+//! (`worker`). Invariant: reading a range returns all its records in order, or an error; records are never skipped.
 
 use super::buffer::Found;
 use super::chunk::ChunkDecoder;
@@ -23,8 +22,8 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// Reads the partitions of one source table assigned to this process. Cheap to clone; the
-/// consumers end with the last clone.
+/// Reads the partitions of one source table that are assigned to this process. Cheap to clone; the consumers are closed
+/// with the last clone.
 #[derive(Clone)]
 pub struct KafkaReader {
     inner: Arc<Inner>,
@@ -32,7 +31,8 @@ pub struct KafkaReader {
 
 struct Inner {
     topic: Arc<str>,
-    /// Id of the topic it is bound to, once it is: `Some(None)` = whichever there is.
+    /// Id of the topic that the reader is bound to; `None` before `bind`, `Some(None)` if any topic of the name will
+    /// do.
     bound: Mutex<Option<Option<String>>>,
     workers: Vec<Arc<WorkerShared>>,
     available: Arc<Notify>,
@@ -49,8 +49,8 @@ impl Drop for Inner {
 }
 
 impl KafkaReader {
-    /// Starts the threads; nothing is read before `assign`. Events come when something changes,
-    /// never repeatedly for the same trouble.
+    /// Starts the threads; nothing is read before `assign`. An event is sent when something changes, and never repeated
+    /// for the same problem.
     pub fn start(config: SourceReaderConfig, events: UnboundedSender<SourceEvent>) -> Result<Self, ConnectorError> {
         let (options, topic) = source_options(&config.table)?;
         let context = format!("table '{}'", config.table.name);
@@ -118,7 +118,7 @@ impl SourceReader for KafkaReader {
         }
         for worker in &self.inner.workers {
             worker.wake();
-            // Whoever reads a partition that is gone must learn it.
+            // Readers of a partition that was removed must see the error.
             worker.tell();
         }
     }
@@ -166,7 +166,7 @@ impl SourceReader for KafkaReader {
     }
 }
 
-/// Drops partitions no longer wanted and restarts those whose buffer does not serve their start.
+/// Drops partitions that are no longer wanted, and restarts those whose buffer does not have the wanted start.
 fn keep(state: &mut WorkerState, wanted: &BTreeMap<i32, Place>) {
     for partition in state.partitions.keys().copied().collect::<Vec<_>>() {
         match (wanted.get(&partition), state.partitions.get_mut(&partition)) {
@@ -195,7 +195,7 @@ struct KafkaRange {
 enum Step {
     Chunk(Chunk),
     Wait,
-    /// Look again: something was skipped or asked for.
+    /// The buffer must be looked up again: offsets without records were skipped, or the partition was restarted.
     Again,
 }
 
@@ -204,7 +204,7 @@ impl RangeRead for KafkaRange {
     async fn next(&mut self) -> Result<Option<Chunk>, ConnectorError> {
         while self.next < self.end {
             let worker = self.worker()?.clone();
-            // Registered before looking, so that progress in between is not missed.
+            // Registered before the lookup, so that progress in between is not missed.
             let progress = worker.progress.notified();
             tokio::pin!(progress);
             progress.as_mut().enable();

@@ -1,6 +1,6 @@
-//! What a reader's threads and its async side share.
+//! State shared by a reader's threads and its async side.
 //!
-//! Owns: the lock around the buffers of one thread, and waking each other. Does not own: Kafka.
+//! Owns: the lock around the buffers of one thread, and wake-ups in both directions. Does not own: consumers.
 //! Invariant: nothing blocks while the lock is held.
 
 use super::buffer::PartitionBuffer;
@@ -11,30 +11,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// One worker thread's side of a `KafkaReader`.
+/// State shared with one worker thread of a `KafkaReader`.
 pub struct WorkerShared {
     state: Mutex<WorkerState>,
-    /// Wakes a worker that waits for space.
+    /// Wakes a worker that waits for memory.
     space: Condvar,
-    /// Wakes a worker that polls; gone when the worker ended.
+    /// Wakes a worker that polls; `None` once the worker has ended.
     queue: Mutex<Option<Arc<ConsumerQueue>>>,
-    /// Readers wait here for their next chunk.
+    /// Wakes range reads that wait for their next chunk.
     pub progress: Notify,
-    /// Of all workers of the reader: availability changed.
+    /// Notified when availability changes; shared by all workers of the reader.
     pub available: Arc<Notify>,
 }
 
-/// Guarded by the lock.
+/// The state behind the lock.
 #[derive(Default)]
 pub struct WorkerState {
     pub partitions: BTreeMap<i32, PartitionBuffer>,
-    /// Partitions whose consumer must be looked at: added, moved or removed.
+    /// Partitions whose assignment the worker must update: added, restarted or removed.
     pub dirty: BTreeSet<i32>,
-    /// Id of the topic that positions belong to, where it is known.
+    /// Id of the topic that positions belong to; `None` if unknown.
     pub topic_id: Option<String>,
     pub generations: u64,
     pub stop: bool,
-    /// Set by `wake`, so that a wake between a check and a wait is not lost.
+    /// Set by `wake`, so that a wake-up between a check and a wait is not lost.
     pub woken: bool,
 }
 
@@ -43,7 +43,7 @@ impl WorkerState {
         self.partitions.values().map(PartitionBuffer::memory_bytes).sum()
     }
 
-    /// Has the consumer of `partition` start at this place, with an empty buffer.
+    /// Restarts `partition` at this place, with an empty buffer.
     pub fn restart(&mut self, partition: i32, place: Place) {
         tracing::info!(partition, offset = place.start, "reads a partition from here");
         self.generations += 1;
@@ -70,7 +70,7 @@ impl WorkerShared {
         change(&mut self.state.lock())
     }
 
-    /// Makes the worker look at its state at once, wherever it waits.
+    /// Wakes the worker, whether it polls or waits for memory, so that it checks its state at once.
     pub fn wake(&self) {
         self.state.lock().woken = true;
         self.space.notify_one();
@@ -88,12 +88,12 @@ impl WorkerShared {
         state.woken = false;
     }
 
-    /// Lets go of the consumer, so that the worker is the one to close it.
+    /// Drops this reference to the consumer, so that the worker closes it.
     pub fn forget_queue(&self) {
         self.queue.lock().take();
     }
 
-    /// Tells waiting readers and whoever watches availability.
+    /// Wakes waiting range reads, and reports that availability has changed.
     pub fn tell(&self) {
         self.progress.notify_waiters();
         self.available.notify_one();

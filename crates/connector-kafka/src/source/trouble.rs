@@ -1,8 +1,7 @@
-//! Trouble with brokers, told once when it begins and once when it is over.
+//! Problems with brokers, reported once when they begin and once when they are over.
 //!
-//! Owns: telling real trouble from noise (idle connections closed, one broker of many gone): an
-//! error counts only if the topic's leaders cannot be reached. Does not own: retrying, which
-//! librdkafka does by itself.
+//! Owns: ignoring harmless errors (idle connections closed, one broker of many down): an error is reported only if the
+//! topic's leaders cannot be reached. Does not own: retrying, which librdkafka does by itself.
 
 use crate::client::{Callbacks, Lookup};
 use highwater_connector_api::source::SourceEvent;
@@ -11,17 +10,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
-/// How long to wait for brokers to answer, and between two questions.
+/// Longest wait for an answer of the brokers, and shortest time between two requests.
 const PROBE: Duration = Duration::from_secs(1);
 
 pub struct Trouble {
     topic: Arc<str>,
-    /// What the consumer has heard.
+    /// The consumer's callbacks, with the last errors about brokers.
     callbacks: Arc<Callbacks>,
     events: UnboundedSender<SourceEvent>,
-    /// Told as trouble, not yet over.
+    /// Whether a problem has been reported and is not over yet.
     told: bool,
-    /// The refusal of a login or a certificate that was told.
+    /// The refusal of a login or a certificate that was reported; `None` if the problem is another.
     refusal: Option<String>,
     asked: Option<Instant>,
 }
@@ -31,12 +30,12 @@ impl Trouble {
         Self { topic, callbacks, events, told: false, refusal: None, asked: None }
     }
 
-    /// The user may not listen any more; then nobody needs to know.
+    /// Sends an event; ignored if the receiver is gone.
     pub fn send(&self, event: SourceEvent) {
         let _ = self.events.send(event);
     }
 
-    /// An error that may pass.
+    /// Reports an error that may be temporary, if the topic's leaders cannot be reached.
     pub fn begin(&mut self, consumer: &Lookup, message: &str) {
         if self.told || self.asked.is_some_and(|asked| asked.elapsed() < PROBE) {
             return;
@@ -58,7 +57,7 @@ impl Trouble {
         self.send(SourceEvent::Trouble { message });
     }
 
-    /// Data flows.
+    /// Reports that the problem is over. Called when an event arrives from a partition.
     pub fn over(&mut self) {
         if self.told {
             self.told = false;
@@ -69,20 +68,22 @@ impl Trouble {
         }
     }
 
-    /// To be called when nothing came for a while: a silent topic has no data to show that it is over.
+    /// Asks the brokers whether a reported problem is over. Called after a wait without events, since a topic without
+    /// new records would not show it.
     pub fn check(&mut self, consumer: &Lookup) {
         if !self.told {
             return;
         }
         match self.probe(consumer) {
             Ok(()) => self.over(),
-            // A broker that came back and refuses the login says more than one that was away.
+            // A broker that came back but refuses the login is a new problem.
             Err(reason) if self.callbacks.refusal() != self.refusal => self.tell(&reason, &reason),
             Err(_) => {}
         }
     }
 
-    /// True leaders of all partitions answer for themselves only by data; metadata is the best cheap sign.
+    /// Returns an error if the topic's metadata cannot be fetched, or a partition has no leader. This is a cheap check
+    /// that does not contact every leader.
     fn probe(&mut self, consumer: &Lookup) -> Result<(), String> {
         let result = consumer.fetch_metadata(Some(&self.topic), PROBE);
         self.asked = Some(Instant::now());

@@ -1,22 +1,22 @@
-//! How far the log of a partition is validated.
+//! State of validating the log of a partition.
 //!
-//! Owns: what was asked and told so far. Does not own: asking (`placing`).
+//! Owns: the questions asked and the answers received so far. Does not own: asking (`placing`).
 
 use highwater_protocol::offsets::LastRecord;
 
-/// How often a leader is asked from where on a log was rewritten.
+/// Maximum number of times that a leader is asked from which offset on a log was rewritten.
 const MOST_ASKED: u8 = 20;
 
-/// How far the log of a partition is validated.
+/// State of validating the log of a partition.
 #[derive(Debug, Default)]
 pub(super) struct Validation {
-    /// The last record before the next offset to come, where its leader epoch is known.
+    /// The last record that was read; `None` if its leader epoch is unknown.
     pub last: Option<LastRecord>,
-    /// The consumer has yet to take the seek.
+    /// Whether the consumer has not accepted the seek yet.
     pub(super) due: bool,
-    /// The leader has once said that the log was truncated.
+    /// Whether the leader has already reported a truncation.
     pub(super) doubted: bool,
-    /// How often it was asked although a fetch had failed.
+    /// Number of times that the leader was asked again after a fetch had failed.
     pub(super) asked: u8,
 }
 
@@ -25,22 +25,23 @@ impl Validation {
         Self { last, ..Self::default() }
     }
 
-    /// True when a truncation is told for the first time: the answer may be one to an earlier question, about another
-    /// position. False where there is nothing to ask about.
+    /// Returns true if a truncation is reported for the first time: the answer may belong to an earlier question about
+    /// another position, so the leader is asked again. Returns false if there is no last record to ask about.
     pub fn ask_again(&mut self) -> bool {
         self.last.is_some() && !std::mem::replace(&mut self.doubted, true)
     }
 
-    /// The log ends at or before the last record, and a fetch was told so before the leader said from where on it was
-    /// rewritten: one that is sent between the assignment and the seek. True a limited number of times, since brokers that
-    /// do not know the question always let the fetch fail.
+    /// Returns whether to ask the leader from which offset on the log was rewritten, after a fetch has failed because
+    /// the log ends at or before the last record. Such a fetch may have been sent between the assignment and the seek.
+    /// Returns true a limited number of times, since brokers that do not support the question always let the fetch
+    /// fail.
     pub fn ask_where(&mut self, latest: i64) -> bool {
         let ask = self.asked < MOST_ASKED && self.last.is_some_and(|last| last.offset >= latest);
         self.asked += u8::from(ask);
         ask
     }
 
-    /// There was no record at `offset` when the log was read up to `next`.
+    /// Returns whether `offset` held no record when the log was read up to `next`.
     pub fn is_new(&self, offset: i64, next: i64) -> bool {
         offset < next && self.last.is_some_and(|last| offset > last.offset)
     }

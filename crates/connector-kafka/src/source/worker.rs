@@ -1,10 +1,10 @@
 //! A reader thread: polls its consumer, decodes, fills buffers.
 //!
-//! Owns: one consumer, undecoded records, back-pressure. Does not own: the buffers (shared with the async side), how a
-//! partition is assigned (`placing`), what an error means (`failing`). It never sleeps: it waits for events of Kafka, and when
-//! its memory is full for space.
-//! Decoding is late on purpose: records are decoded when someone reads them or when a chunk is
-//! full, so that a trickle of records does not become a trickle of one-row batches.
+//! Owns: one consumer, undecoded records, back-pressure. Does not own: the buffers (shared with the async side),
+//! assigning a partition (`placing`), handling errors (`failing`). The thread never sleeps: it waits for events of
+//! Kafka or, if memory is full, for free memory.
+//! Records are decoded only when a range read wants them or a chunk is full, so that slowly arriving records do not
+//! become batches of one row.
 
 use super::buffer::PartitionBuffer;
 use super::chunk::ChunkDecoder;
@@ -24,29 +24,29 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// A chunk is decoded when it has this many records…
+/// Number of records of a full chunk, which is decoded at once.
 const CHUNK_RECORDS: usize = 8192;
-/// … or this many bytes …
+/// Size in bytes of a full chunk.
 const CHUNK_BYTES: usize = 1 << 20;
-/// … or, when there is nothing else to do, this many records.
+/// Number of records from which on a chunk is decoded if there are no events.
 const IDLE_RECORDS: usize = 1024;
-/// Events taken before what they brought is told.
+/// Maximum number of events between two reports of progress.
 const ROUND: usize = 4096;
-/// Longest wait for an event; a wake ends it at once.
+/// Longest wait for an event; a wake-up ends it at once.
 const WAIT: Duration = Duration::from_secs(1);
-/// The same while the consumer is not ready for a seek.
+/// Longest wait for an event while the consumer is not ready for a seek.
 const SEEK_AGAIN: Duration = Duration::from_millis(5);
 
-/// A partition as the consumer has it.
+/// A partition of the worker's consumer.
 pub(super) struct Held {
     tp: TopicPartition,
     pub(super) generation: u64,
     raw: RawRecords,
-    /// Next offset to come.
+    /// Offset of the next record to read.
     pub(super) next: i64,
     limit: Option<i64>,
     at_end: bool,
-    /// Read to its limit or failed: no longer with the consumer.
+    /// Whether the partition is read to its limit or failed, and so not assigned to the consumer.
     pub(super) parked: bool,
     pub(super) paused: bool,
     pub(super) validation: Validation,
@@ -58,10 +58,10 @@ pub struct Worker {
     pub(super) shared: Arc<WorkerShared>,
     decoder: ChunkDecoder,
     prefetch_bytes: usize,
-    /// Partitions of which nothing waits are read on although memory is full.
+    /// Whether partitions with an empty buffer are read even if memory is full.
     aligned: bool,
     pub(super) held: BTreeMap<i32, Held>,
-    /// Partitions something happened to in this round.
+    /// Partitions that changed in this round.
     touched: BTreeSet<i32>,
     pub(super) incarnation: Incarnation,
     pub(super) trouble: Trouble,
@@ -99,7 +99,7 @@ impl Worker {
         self.shared.forget_queue();
     }
 
-    /// Brings the consumer's assignment in line with the buffers.
+    /// Updates the consumer's assignment to match the buffers.
     fn apply_changes(&mut self) {
         let (dirty, topic_id) = self.shared.with(|state| (std::mem::take(&mut state.dirty), state.topic_id.clone()));
         if dirty.is_empty() {
@@ -107,7 +107,8 @@ impl Worker {
         }
         self.incarnation.expect(topic_id);
         if self.incarnation.other().is_some() {
-            // Whoever assigns knows better, or will: asking makes the client look again.
+            // The assignment may be for a newer topic: a request for metadata makes the client learn the topic's id
+            // again.
             let _ = self.queue.consumer().fetch_metadata(Some(&self.topic), WAIT);
         }
         for partition in dirty {
@@ -158,7 +159,7 @@ impl Worker {
         unplaced
     }
 
-    /// Takes events until there are none, or a round is full. True: nothing is left to take.
+    /// Handles events until there are none, or `ROUND` of them. Returns true if no event is left.
     fn poll_round(&mut self, mut wait: Duration) -> bool {
         for _ in 0..ROUND {
             let queue = Arc::clone(&self.queue);
@@ -197,8 +198,8 @@ impl Worker {
     fn take_end(&mut self, partition: i32, offset: i64) {
         let Some(held) = self.held.get_mut(&partition).filter(|held| held.is_read()) else { return };
         if offset < held.next && held.validation.last.take().is_some() {
-            // It began behind the last record, and found none up to here: whether the log goes on to the position, a
-            // fetch from there tells.
+            // Reading began behind the last record, and found no record up to this end. A fetch at the position shows
+            // whether the log reaches that far.
             if let Err(error) = self.place_again(partition) {
                 self.fail_to_place(partition, &error);
             }
@@ -244,7 +245,7 @@ impl Worker {
     fn park_at_limit(&mut self, partition: i32) {
         let reached = |held: &&mut Held| held.limit.is_some_and(|limit| held.next >= limit);
         if let Some(held) = self.held.get_mut(&partition).filter(reached) {
-            // Goes on exactly here should the limit be lifted.
+            // Reading continues exactly at the limit if the limit is lifted.
             held.next = held.limit.unwrap_or(held.next);
             held.parked = true;
             if let Err(error) = self.unplace(partition) {
@@ -253,7 +254,7 @@ impl Worker {
         }
     }
 
-    /// Decodes what someone waits for, and when idle what is worth it.
+    /// Decodes records that a range read waits for; if `idle`, also chunks of `IDLE_RECORDS` or more.
     fn decode_wanted(&mut self, idle: bool) {
         let ready: Vec<i32> = self.shared.with(|state| {
             let wants = |partition: &i32, held: &Held| {
@@ -290,7 +291,7 @@ impl Worker {
         self.touched.insert(partition);
     }
 
-    /// Tells how far the partitions touched in this round are.
+    /// Reports the progress of the partitions that changed in this round.
     fn publish(&mut self) {
         if self.touched.is_empty() {
             return;
@@ -307,8 +308,9 @@ impl Worker {
         self.shared.tell();
     }
 
-    /// Memory is full and nobody waits for more. If someone does, only their partitions go on; and so do those that are
-    /// read side by side and have nothing that waits, since others may wait for them.
+    /// Returns true if polling must stop: buffers hold `prefetch_bytes` or more, and no partition may continue. If some
+    /// may, pauses all others. A partition may continue if a range read waits for its records or, with `aligned`, if
+    /// its buffer is empty, since other partitions may wait for its watermark.
     fn is_full(&mut self) -> bool {
         let (limit, aligned) = (self.prefetch_bytes, self.aligned);
         let (full, starved): (bool, BTreeSet<i32>) = self.shared.with(|state| {
@@ -339,7 +341,7 @@ impl Worker {
     }
 }
 
-/// The buffer of a partition, unless it started anew since.
+/// Returns the buffer of a partition; `None` if the partition has been restarted or removed since `generation`.
 pub(super) fn current(state: &mut WorkerState, partition: i32, generation: u64) -> Option<&mut PartitionBuffer> {
     state.partitions.get_mut(&partition).filter(|buffer| buffer.generation == generation)
 }

@@ -21,7 +21,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Text,
             default: Default::None("none"),
             uses: BOTH,
-            about: "the topic; a sink may have a column `_topic` that names that of each row instead",
+            about: "the topic; a sink may instead have a column `_topic` with the topic of each row",
         },
         OptionSpec {
             name: "bootstrap.servers",
@@ -29,7 +29,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Text,
             default: Default::Required("'host:9092'"),
             uses: BOTH,
-            about: "brokers to begin with, `host:port`, separated by commas",
+            about: "brokers for the first connection, `host:port`, separated by commas",
         },
         OptionSpec {
             name: "starting_offsets",
@@ -45,7 +45,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading(Reading::EndingOffsets),
             default: Default::None("none"),
             uses: SOURCE,
-            about: "where the query finishes",
+            about: "where the query stops reading and finishes",
         },
         OptionSpec {
             name: "max_offsets_per_trigger",
@@ -53,7 +53,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading(Reading::MaxOffsetsPerTrigger),
             default: Default::None("none"),
             uses: SOURCE,
-            about: "offsets per batch, all partitions together",
+            about: "maximum number of offsets per batch, summed over all partitions",
         },
         OptionSpec {
             name: "min_offsets_per_trigger",
@@ -61,7 +61,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading(Reading::MinOffsetsPerTrigger),
             default: Default::None("none"),
             uses: SOURCE,
-            about: "a batch waits for so many…",
+            about: "number of offsets that a batch waits for",
         },
         OptionSpec {
             name: "max_trigger_delay",
@@ -69,7 +69,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading(Reading::MaxTriggerDelay),
             default: Default::None("15 minutes"),
             uses: SOURCE,
-            about: "…but no longer than this",
+            about: "longest time that a batch waits for `min_offsets_per_trigger`",
         },
         OptionSpec {
             name: "max_records_per_second",
@@ -77,7 +77,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading(Reading::MaxRecordsPerSecond),
             default: Default::None("none"),
             uses: SOURCE,
-            about: "smooth, all partitions of the table together",
+            about: "maximum rate of reading, summed over all partitions of the table",
         },
         OptionSpec {
             name: "on_data_loss",
@@ -85,7 +85,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading(Reading::OnDataLoss),
             default: Default::Value("fail"),
             uses: SOURCE,
-            about: "what happens when records are gone before they were read",
+            about: "what happens if records are deleted before they are read",
         },
         OptionSpec {
             name: "on_bad_record",
@@ -93,7 +93,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading(Reading::OnBadRecord),
             default: Default::Value("fail"),
             uses: SOURCE,
-            about: "what happens to records that do not decode",
+            about: "what happens to records that cannot be decoded",
         },
         OptionSpec {
             name: "dead_letter_topic",
@@ -101,7 +101,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading(Reading::DeadLetterTopic),
             default: Default::None("`<topic>-dead-letters`"),
             uses: SOURCE,
-            about: "where dead letters go",
+            about: "topic for bad records with `on_bad_record` = `dead_letter`",
         },
         OptionSpec {
             name: "late_topic",
@@ -117,7 +117,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading(Reading::IdleTimeout),
             default: Default::Value("60 seconds"),
             uses: SOURCE,
-            about: "see watermarks in [sql.md](sql.md)",
+            about: "how long an idle partition holds back the watermark, see [sql.md](sql.md#windows-and-time)",
         },
         OptionSpec {
             name: "isolation_level",

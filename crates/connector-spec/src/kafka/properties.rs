@@ -1,9 +1,9 @@
-//! Which properties of Kafka's client a script may set.
+//! The properties of Kafka's client that a script may set.
 //!
-//! Owns: the one list of them, what kind of value each takes, and why the others are refused.
-//! Does not own: what they do (librdkafka), the values Highwater sets itself (crate `connector-kafka`).
-//! Invariant: a property is refused unless it is listed: a script may come from someone who must not load code, run
-//! commands or write files on the machines it runs on.
+//! Owns: the list of them, the kind of value each takes, and the reasons why others are refused.
+//! Does not own: their effect (librdkafka), the values that Highwater sets itself (crate `connector-kafka`).
+//! Invariant: a property that is not listed is refused, since the author of a script may not be allowed to load code,
+//! run commands or write files on the machines where it runs.
 
 use crate::spec::OptionKind::{self, Login, Path, Secret, Text};
 use crate::spec::OptionValues;
@@ -12,7 +12,7 @@ use crate::spec::{Fault, FaultAt, PropertySpec};
 pub static PROPERTIES: PropertySpec = PropertySpec {
     prefix: "kafka.",
     known: KNOWN,
-    about: "a property of Kafka's client, of [this list](#client-properties)",
+    about: "a property of Kafka's client, from [this list](#client-properties)",
     refusal,
 };
 
@@ -115,27 +115,27 @@ const KNOWN: &[(&str, OptionKind)] = &[
 /// Properties that Highwater sets itself, and what to use instead.
 const OWNED: &[(&str, &str)] = &[
     ("auto.offset.reset", "use 'starting_offsets' and 'on_data_loss'"),
-    ("enable.auto.commit", "offsets live in the query's checkpoint"),
-    ("enable.auto.offset.store", "offsets live in the query's checkpoint"),
+    ("enable.auto.commit", "offsets are kept in the query's checkpoint"),
+    ("enable.auto.offset.store", "offsets are kept in the query's checkpoint"),
     ("isolation.level", "use 'isolation_level'"),
     ("transactional.id", "each writer of a sink has its own"),
     ("enable.idempotence", "it is always on"),
-    ("acks", "all replicas in sync always acknowledge"),
-    ("request.required.acks", "all replicas in sync always acknowledge"),
-    ("partitioner", "rows go by murmur2_random, as Kafka's own clients do"),
+    ("acks", "it is always 'all'"),
+    ("request.required.acks", "it is always 'all'"),
+    ("partitioner", "rows are partitioned by murmur2_random, as by Kafka's own clients"),
     ("enable.partition.eof", "it is always on"),
 ];
 
-const LOADS_CODE: &str = "it loads code into the process, and who submits a script must not";
-const LOGS: &str = "what processes log is their operator's to say: RUST_LOG=librdkafka=debug";
+const LOADS_CODE: &str = "it loads code into the process, which a script must not do";
+const LOGS: &str = "logging is set for a whole process, not by scripts: RUST_LOG=librdkafka=debug";
 const NO_KERBEROS: &str = "Kerberos is not supported; log in with PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER";
 const CLIENT_CREDENTIALS: &str = "tokens are fetched by client credentials: 'kafka.sasl.oauthbearer.client.id', \
                                   '.client.secret' and '.token.endpoint.url'";
-const CALLBACK: &str = "it is a function of the client's, and cannot be written as text";
-const ASSIGNMENT: &str = "the driver assigns partitions, no consumer group does";
+const CALLBACK: &str = "it is a callback function of the client, which cannot be written as text";
+const ASSIGNMENT: &str = "the driver assigns partitions, not a consumer group";
 
-/// Properties people look for and must not set, with the reason. A name that ends with a dot stands for all that begin
-/// with it.
+/// Known properties that a script must not set, with the reason. A name that ends with a dot stands for all properties
+/// that begin with it.
 const REFUSED: &[(&str, &str)] = &[
     ("plugin.library.paths", LOADS_CODE),
     ("interceptors", LOADS_CODE),
@@ -152,15 +152,15 @@ const REFUSED: &[(&str, &str)] = &[
     ("sasl.oauthbearer.assertion.", CLIENT_CREDENTIALS),
     ("sasl.oauthbearer.metadata.", CLIENT_CREDENTIALS),
     ("enable.sasl.oauthbearer.unsecure.jwt", CLIENT_CREDENTIALS),
-    ("sasl.jaas.config", "it is Java's: use 'kafka.sasl.username' and 'kafka.sasl.password'"),
-    ("ssl.truststore.", "it is Java's: use 'kafka.ssl.ca.location' with a PEM file"),
+    ("sasl.jaas.config", "it is for Java clients: use 'kafka.sasl.username' and 'kafka.sasl.password'"),
+    ("ssl.truststore.", "it is for Java clients: use 'kafka.ssl.ca.location' with a PEM file"),
     ("metadata.broker.list", "use 'bootstrap.servers'"),
     ("group.", ASSIGNMENT),
     ("partition.assignment.strategy", ASSIGNMENT),
     ("session.timeout.ms", ASSIGNMENT),
     ("heartbeat.interval.ms", ASSIGNMENT),
-    ("max.poll.interval.ms", "not reading is back-pressure here, never a sign of death"),
-    ("offset.store.", "offsets live in the query's checkpoint"),
+    ("max.poll.interval.ms", "a consumer that does not poll is held up by back-pressure and never times out"),
+    ("offset.store.", "offsets are kept in the query's checkpoint"),
     ("test.mock.", "it is for librdkafka's own tests"),
     ("enabled_events", CALLBACK),
     ("opaque", CALLBACK),
@@ -170,7 +170,7 @@ const REFUSED: &[(&str, &str)] = &[
 
 fn refusal(property: &str) -> Option<(&'static str, &'static str)> {
     if let Some((_, instead)) = OWNED.iter().find(|(owned, _)| *owned == property) {
-        return Some(("cannot be set: exactly-once rests on it", instead));
+        return Some(("cannot be set: exactly-once depends on it", instead));
     }
     let is_meant = |name: &str| property == name || name.ends_with('.') && property.starts_with(name);
     let reason = REFUSED.iter().find(|(name, _)| is_meant(name)).map(|(_, reason)| *reason);
@@ -178,7 +178,7 @@ fn refusal(property: &str) -> Option<(&'static str, &'static str)> {
     Some(("cannot be set by a script", reason?))
 }
 
-/// Logins that would only be found out to be none when a client is made.
+/// Refuses unsupported login mechanisms and token methods at submit, before a client is made with them.
 pub fn check_login(values: &OptionValues) -> Result<(), Fault> {
     let property = |name: &str| values.properties().get(name).map(|value| (format!("kafka.{name}"), value));
     let fault = |option: String, message: String, hint: &str| Fault {
@@ -191,14 +191,14 @@ pub fn check_login(values: &OptionValues) -> Result<(), Fault> {
         && !["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
             .contains(&mechanism.to_ascii_uppercase().as_str())
     {
-        let message = format!("'{mechanism}' is no mechanism to log in with");
+        let message = format!("'{mechanism}' is not a supported login mechanism");
         return Err(fault(option, message, "write one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER"));
     }
     if let Some((option, method)) = property("sasl.oauthbearer.method")
         && !method.eq_ignore_ascii_case("oidc")
     {
-        let message = format!("'{method}' is no way to get a token");
-        return Err(fault(option, message, "write 'oidc', or leave it out: it is the only one"));
+        let message = format!("'{method}' is not a supported method of getting a token");
+        return Err(fault(option, message, "write 'oidc', the only method, or leave the option out"));
     }
     Ok(())
 }

@@ -1,38 +1,39 @@
-//! The options of how records are read, which the driver plans.
+//! The options about reading, which the driver uses when it plans batches.
 //!
-//! Owns: which there are, and their values for people. Does not own: their names, defaults and docs (each connector's
-//! declaration), typing their values (crate `sql`, by an exhaustive match), planning by them (crate `protocol`).
+//! Owns: the list of them, and their allowed values for the docs. Does not own: their names, defaults and docs (each
+//! connector's declaration), parsing their values (crate `sql`, by an exhaustive match), planning by them (crate
+//! `protocol`).
 
-/// What an option of how records are read decides. A connector declares those that it offers, each once.
+/// An option about reading. A connector declares those that it supports, each once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
     /// Where the first batch begins.
     StartingOffsets,
     /// Where the query finishes.
     EndingOffsets,
-    /// Most offsets of a batch.
+    /// Greatest number of offsets in a batch.
     MaxOffsetsPerTrigger,
-    /// Fewest offsets of a batch.
+    /// Smallest number of offsets in a batch.
     MinOffsetsPerTrigger,
-    /// The longest wait for the fewest offsets.
+    /// Longest wait for the smallest number of offsets.
     MaxTriggerDelay,
     MaxRecordsPerSecond,
-    /// What happens when records are gone before they were read.
+    /// Where reading continues if records were deleted before they were read.
     OnDataLoss,
-    /// What happens to records that do not decode.
+    /// How records are handled that do not decode.
     OnBadRecord,
-    /// Where records go that do not decode.
+    /// Topic of records that do not decode.
     DeadLetterTopic,
-    /// Where rows go that are late.
+    /// Topic of late rows.
     LateTopic,
-    /// After which a partition without records does not hold back the watermark.
+    /// Time after which a partition without records does not hold back the watermark.
     IdleTimeout,
     /// Whether records of open and aborted transactions are read.
     IsolationLevel,
 }
 
 impl Reading {
-    /// Its values, for people.
+    /// Returns the allowed values, for the docs.
     pub fn values(self) -> &'static str {
         match self {
             Self::StartingOffsets => {

@@ -1,6 +1,6 @@
-//! The options of a table as a script chose them.
+//! The values that a script gives to the options of one table.
 //!
-//! Owns: values by name, defaults among them. Does not own: checking them (SQL frontend). Invariant: every option of the
+//! Owns: values by name, including defaults. Does not own: checking them (SQL frontend). Invariant: every option of the
 //! declaration that has a default has a value; references to secrets stay unresolved.
 
 use super::{ConnectorSpec, OptionKind};
@@ -19,12 +19,12 @@ pub enum OptionValue {
 pub struct OptionValues {
     spec: &'static ConnectorSpec,
     values: BTreeMap<&'static str, OptionValue>,
-    /// Without their prefix.
+    /// Names without the prefix.
     properties: BTreeMap<String, String>,
 }
 
 impl OptionValues {
-    /// None yet.
+    /// Returns no values for a connector's options, not even defaults.
     pub fn of(spec: &'static ConnectorSpec) -> Self {
         Self { spec, values: BTreeMap::new(), properties: BTreeMap::new() }
     }
@@ -37,13 +37,13 @@ impl OptionValues {
         self.values.insert(option, value);
     }
 
-    /// The same with another text for an option.
+    /// Returns the same values with the option `option` set to `text`.
     pub fn with(mut self, option: &'static str, text: &str) -> Self {
         self.set(option, OptionValue::Text(text.to_string()));
         self
     }
 
-    /// The text of an option; `None` if it has none.
+    /// Returns the text of an option; `None` if it is not set or is a number.
     pub fn text(&self, option: &str) -> Option<&str> {
         match self.values.get(option)? {
             OptionValue::Text(text) => Some(text),
@@ -51,7 +51,7 @@ impl OptionValues {
         }
     }
 
-    /// The number of an option, or its milliseconds; `None` if it has none.
+    /// Returns the number of an option (a count, or milliseconds); `None` if it is not set or is a text.
     pub fn number(&self, option: &str) -> Option<u64> {
         match self.values.get(option)? {
             OptionValue::Number(number) => Some(*number),
@@ -59,7 +59,7 @@ impl OptionValues {
         }
     }
 
-    /// Without their prefix.
+    /// Returns the properties by name, without their prefix.
     pub fn properties(&self) -> &BTreeMap<String, String> {
         &self.properties
     }
@@ -71,7 +71,7 @@ impl OptionValues {
         }
     }
 
-    /// Every text, under its option's whole name, with what kind of value it is.
+    /// Returns every text value: the option's name with its prefix, the text, and the kind of value.
     pub fn texts(&self) -> Vec<(String, &str, OptionKind)> {
         let own = self.values.iter().filter_map(|(name, value)| match value {
             OptionValue::Text(text) => Some((name.to_string(), text.as_str(), self.spec.option(name)?.kind)),

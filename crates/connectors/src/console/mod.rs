@@ -1,4 +1,4 @@
-//! The console sink: rows as JSON lines on stdout, when their batch is published. Outside the exactly-once promise.
+//! The console sink: prints rows as JSON lines on stdout when their batch is published. It is not exactly-once.
 
 use highwater_connector_api::api::Connector;
 use highwater_connector_api::error::ConnectorError;
@@ -13,7 +13,7 @@ use highwater_protocol::report::WriterReport;
 use highwater_sql::tables::SinkTable;
 use std::io::Write;
 
-/// The connector.
+/// The console connector.
 pub struct Console;
 
 impl Connector for Console {

@@ -1,7 +1,7 @@
-//! Making the files of a batch visible, all of them or none.
+//! Making the files of a batch visible, all or none.
 //!
-//! Owns: the manifest of a batch, whose rename is the commit; moving its files to their places; deleting what attempts have
-//! left. Does not own: which batch is committed (protocol). Every step may be repeated after a crash.
+//! Owns: the manifest of a batch, whose rename is the commit; moving the batch's files into place; deleting files that
+//! attempts have left. Does not own: which batch is committed (protocol). Every step can be repeated after a crash.
 
 use super::layout::Layout;
 use highwater_connector_api::error::ConnectorError;
@@ -16,11 +16,11 @@ use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-/// What a writer has staged, as its report tells.
+/// The token of a writer's report: the file that it has staged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Token {
-    /// Name among the staged files.
+    /// Name in the folder of staged files.
     pub file: String,
     pub size_bytes: u64,
 }
@@ -39,7 +39,7 @@ impl Token {
     }
 }
 
-/// The files of a committed batch, for readers that must not see half of one.
+/// The files of a committed batch. Readers that must see whole batches read it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
@@ -59,7 +59,7 @@ pub struct FileEntry {
     size_bytes: u64,
     /// Order-independent digest of the rows, hexadecimal.
     digest: String,
-    /// Its name before it was committed.
+    /// Name in the folder of staged files, before the commit.
     staged: String,
 }
 
@@ -70,9 +70,10 @@ pub fn commit(layout: &Layout, query: &str, batch: BatchId, writers: &[&WriterRe
     for file in &manifest.files {
         let to = layout.root.join(&file.path);
         match fs::rename(layout.staged().join(&file.staged), &to) {
-            // It was moved by a commit that began before, and a reader may have taken it away since; unless all is gone.
+            // An earlier, interrupted commit has moved the file, and a reader may have removed it since. If the folder
+            // of staged files is missing, too, the file system is not mounted.
             Err(error) if error.kind() == ErrorKind::NotFound && !is_new && layout.staged().is_dir() => {
-                tracing::debug!(path = %to.display(), "the file was moved before");
+                tracing::debug!(path = %to.display(), "an earlier commit has moved the file");
             }
             moved => moved.map_err(|error| layout.failed("moving a file", &error))?,
         }
@@ -81,8 +82,8 @@ pub fn commit(layout: &Layout, query: &str, batch: BatchId, writers: &[&WriterRe
     delete_leftovers(layout, batch)
 }
 
-/// Writes the manifest of a batch, which commits it: from then on, its files only have to be moved. Returns it, and whether it
-/// is new.
+/// Writes the manifest of a batch, which commits it: after that, its files only have to be moved. Returns the manifest,
+/// and whether it was written by this call.
 pub fn commit_manifest(
     layout: &Layout,
     query: &str,
@@ -93,13 +94,13 @@ pub fn commit_manifest(
     let path = layout.manifest(batch);
     match read(layout, &path)? {
         Some(found) if found == manifest => {
-            // Whoever wrote it may have died before its name was durable.
+            // The driver that wrote it may have died before its name was durable.
             layout.sync(folder_of(layout, &path))?;
             Ok((manifest, false))
         }
         Some(_) => Err(ConnectorError::Fatal(format!(
-            "{} holds another batch {batch} than the checkpoint: the checkpoint went back, or a driver runs on a copy of it; \
-             submit the query with --new-output, into another path",
+            "{} holds another batch {batch} than the checkpoint: the checkpoint is old, or another driver runs on a copy of it; \
+             submit the query with --new-output and another 'path'",
             layout.place()
         ))),
         None => {
@@ -120,9 +121,9 @@ fn manifest(
 ) -> Result<Manifest, ConnectorError> {
     let entry = |writer: &&WriterReport| {
         let Token { file, size_bytes } = Token::of(writer)?;
-        // The name comes from an executor, and must stay in its folder.
+        // The name comes from an executor, and must not lead out of the folder.
         if Layout::batch_of_staged(&file) != Some(batch) || file.contains(['/', '\\']) {
-            return Err(ConnectorError::Fatal(format!("{}: '{file}' is no file of batch {batch}", layout.place())));
+            return Err(ConnectorError::Fatal(format!("{}: '{file}' is not a file of batch {batch}", layout.place())));
         }
         Ok(FileEntry {
             path: layout.final_name(batch, writer.plan.writer),
@@ -142,16 +143,16 @@ fn manifest(
     })
 }
 
-/// A file that the checkpoint names must be there, and whole.
+/// Checks that a file that the prepare record names exists and has its size.
 fn check_staged(layout: &Layout, file: &FileEntry, writer: &WriterReport) -> Result<(), ConnectorError> {
     let path = layout.staged().join(&file.staged);
     match fs::metadata(&path) {
         Ok(found) if found.len() == file.size_bytes => Ok(()),
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(layout.failed("looking at a file", &error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(layout.failed("checking a file", &error)),
         found => {
             let size = found.map_or("is not there".to_string(), |found| format!("has {} bytes", found.len()));
             Err(ConnectorError::Fatal(format!(
-                "{}: the driver does not see what writer {} wrote ({} of {} bytes {size}); 'path' must be a folder that the \
+                "{}: the driver does not see the file of writer {} ({} of {} bytes {size}); 'path' must be a folder that the \
                  driver shares with all executors, and files below _highwater must not be touched",
                 layout.place(),
                 writer.plan.writer,
@@ -171,10 +172,10 @@ fn read(layout: &Layout, path: &Path) -> Result<Option<Manifest>, ConnectorError
     serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }
 
-/// Writes a manifest durably; it is there as a whole or not at all.
+/// Writes a manifest durably and atomically.
 fn write(layout: &Layout, manifest: &Manifest, path: &Path) -> Result<(), ConnectorError> {
     let bytes = serde_json::to_vec_pretty(manifest).map_err(|error| ConnectorError::Fatal(error.to_string()))?;
-    // Of its own name: a driver that hangs may still be writing another.
+    // A unique name, since a driver that hangs may still be writing another file.
     let aside = layout.staged().join(Layout::temporary_name(BatchId(manifest.batch_id)));
     let written = || {
         let mut file = fs::File::create(&aside)?;
@@ -190,12 +191,12 @@ fn folder_of<'a>(layout: &'a Layout, path: &'a Path) -> &'a Path {
     path.parent().unwrap_or(&layout.root)
 }
 
-/// Deletes what an attempt has staged. See [`highwater_connector_api::sink::Staged::discard`].
+/// Deletes the staged files of an attempt. See [`highwater_connector_api::sink::Staged::discard`].
 pub fn discard(layout: &Layout, batch: BatchId, attempt: AttemptId) -> Result<(), ConnectorError> {
     delete_staged(layout, |name| Layout::is_of_attempt(name, batch, attempt))
 }
 
-/// Deletes what attempts of this batch and of earlier ones have staged for nothing.
+/// Deletes files that attempts of this batch or earlier ones have staged and that were not committed.
 fn delete_leftovers(layout: &Layout, batch: BatchId) -> Result<(), ConnectorError> {
     delete_staged(layout, |name| Layout::batch_of_staged(name).is_some_and(|of| of <= batch))
 }
@@ -211,7 +212,7 @@ fn delete_staged(layout: &Layout, which: impl Fn(&str) -> bool) -> Result<(), Co
     Ok(())
 }
 
-/// Output of earlier queries, by their manifests.
+/// Finds the output of earlier queries by their manifests.
 pub struct EarlierManifests;
 
 impl EarlierOutput for EarlierManifests {
@@ -224,7 +225,7 @@ impl EarlierOutput for EarlierManifests {
                     found.insert(manifest.query_id.to_string());
                 }
                 Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "a manifest of another query is left out"),
+                Err(error) => tracing::warn!(%error, "skipped a manifest of another query that cannot be read"),
             }
         }
         Ok(found.pop_last())

@@ -1,9 +1,9 @@
-//! Files of a folder: looked up by rows, and written by sinks, a file for each writer and batch.
+//! The filesystem connector: files that rows look up, and a file sink that writes one file per writer and batch.
 //!
-//! Owns: reading files that are looked up (`snapshot`); where files of sinks lie (`layout`), writing them aside (`writer`),
-//! making a batch's files visible (`commit`). Does not own: when (protocol, driver).
-//! Invariants: what a writer has flushed is durable and hidden; only the driver makes it visible or deletes it, since only
-//! the driver knows whether a checkpoint names it; a batch has at most one manifest, and its content never changes.
+//! Owns: reading files that are looked up (`snapshot`), the paths of a sink's files (`layout`), staging them (`writer`),
+//! making a batch's files visible (`commit`). Does not own: when to read and to commit (protocol, driver).
+//! Invariants: a flushed file is durable and hidden; only the driver makes it visible or deletes it, since only the
+//! driver knows whether a checkpoint names it; a batch has at most one manifest, and its content never changes.
 
 mod commit;
 mod layout;
@@ -31,7 +31,7 @@ use layout::Layout;
 use std::path::PathBuf;
 use writer::FileWriter;
 
-/// The connector.
+/// The filesystem connector.
 pub struct Filesystem;
 
 impl Connector for Filesystem {
@@ -116,7 +116,7 @@ impl Staged for Filesystem {
     }
 }
 
-/// A line without characters is no row to readers of CSV files.
+/// Refuses tables whose rows could be empty lines in CSV, which readers skip.
 fn check_rows(table: &SinkTable) -> Result<(), ConnectorError> {
     match table.schema.fields().as_ref() {
         [only] if only.is_nullable() && table.connector.format.name() == CSV.name => {

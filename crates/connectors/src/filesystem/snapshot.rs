@@ -1,9 +1,8 @@
 //! Files that rows look up.
 //!
-//! Owns: which files a table is, their content, and reading them as the table declares. Does not own: when they are read and
-//! where their content is kept (driver, executors, checkpoint).
-//! Invariants: a version is the content of the table's files in the order of their names; a file that is written meanwhile
-//! gives an error and no version.
+//! Owns: finding a table's files and their content, and reading them as the table declares. Does not own: when they are
+//! read and where their content is kept (driver, executors, checkpoint).
+//! Invariants: a version is the content of the table's files, by name; a file that is written meanwhile is an error.
 
 use arrow::record_batch::RecordBatch;
 use datafusion::dataframe::DataFrame;
@@ -19,7 +18,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// The newest version; `None` if it is `known`.
+/// Reads the newest version. Returns `None` if it is the `known` one.
 pub async fn newest_version(
     table: &SnapshotTable,
     known: Option<&[FileContent]>,
@@ -36,7 +35,7 @@ pub async fn newest_version(
     }
 }
 
-/// The rows of these files.
+/// Returns the rows of local files, in their order.
 pub async fn rows(table: &SnapshotTable, files: &[PathBuf]) -> Result<Vec<RecordBatch>, ConnectorError> {
     let mut rows = Vec::new();
     let read = read(table, files, |batch| rows.push(batch)).await;
@@ -44,15 +43,15 @@ pub async fn rows(table: &SnapshotTable, files: &[PathBuf]) -> Result<Vec<Record
     Ok(rows)
 }
 
-/// The files of a table as they are now.
+/// The current files of a table.
 struct Found {
-    /// In the order of their names.
+    /// Files by name, with their contents.
     files: Vec<(PathBuf, FileContent)>,
-    /// What references in `path` stand for, which is not shown.
+    /// Values of the references in `path`, which are secrets.
     hidden: Vec<String>,
 }
 
-/// Finds the files, and reads them once. Blocking.
+/// Returns the files at the path `shown`, and hashes them. Blocking.
 fn find(shown: &str) -> Result<Found, String> {
     let mut hidden = Vec::new();
     let looked = references::resolve(shown, &mut hidden).and_then(|path| {
@@ -66,7 +65,7 @@ fn find(shown: &str) -> Result<Found, String> {
     }
 }
 
-/// The file itself; of a folder the files in it that do not begin with `.` or `_`, by name.
+/// Returns the file itself, or of a folder the files whose names do not begin with `.` or `_`, by name.
 fn files_at(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     if !std::fs::metadata(path)?.is_dir() {
         return Ok(vec![path.to_path_buf()]);
@@ -85,7 +84,7 @@ fn files_at(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Takes the file's bytes from `left`.
+/// Hashes the content of a file, and subtracts its size from `left`, the bytes that the table may still have.
 fn content_of(path: &Path, left: &mut u64) -> Result<FileContent, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     let mut file = File::open(path).map_err(failed)?;
@@ -100,19 +99,19 @@ fn content_of(path: &Path, left: &mut u64) -> Result<FileContent, String> {
         }
         *left = left.checked_sub(read as u64).ok_or_else(|| {
             format!(
-                "the table has more than {MAX_SNAPSHOT_BYTES} bytes, which is the most; join a Kafka table with PRIMARY KEY \
+                "the table has more than the maximum of {MAX_SNAPSHOT_BYTES} bytes; join a Kafka table with PRIMARY KEY \
                  instead, whose rows are kept in state"
             )
         })?;
         hasher.update(&buffer[..read]);
     }
     if state(&file).map_err(failed)? != before {
-        return Err(format!("{} is being written; replace such a file by renaming a new one", path.display()));
+        return Err(format!("{} is being written; replace a file by renaming a new one", path.display()));
     }
     Ok(hasher.finish())
 }
 
-/// Reads the rows of files, keeping none, and then the bytes, which must be those that were found.
+/// Decodes the rows of files and drops them, then returns the bytes of each file, if they have not changed.
 async fn read_found(table: &SnapshotTable, files: Vec<(PathBuf, FileContent)>) -> Result<Vec<Vec<u8>>, String> {
     let paths: Vec<PathBuf> = files.iter().map(|(path, _)| path.clone()).collect();
     read(table, &paths, drop).await?;
@@ -123,12 +122,12 @@ fn bytes_of(path: &Path, content: FileContent) -> Result<Vec<u8>, String> {
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     match FileContent::of(&bytes) == content {
         true => Ok(bytes),
-        false => Err("it was changed while it was read; replace it by renaming a new one".into()),
+        false => Err("the file changed while it was read; replace it by renaming a new one".into()),
     }
 }
 
-/// Gives the rows of these files to `take`. File by file: DataFusion reads several in the order of their paths, and those of
-/// copies are not in the order of the table's files. In one partition, so that the rows of a file are in its order.
+/// Decodes files one by one, and calls `take` with their rows. If DataFusion read several files at once, it would order them
+/// by path, and the paths of copies are not in the order of the table's files. One partition keeps the order within a file.
 async fn read(table: &SnapshotTable, files: &[PathBuf], mut take: impl FnMut(RecordBatch)) -> Result<(), String> {
     let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
     for file in files {
@@ -162,7 +161,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + 
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(format!("internal: {error}")))
 }
 
-/// The path as the script has it, without what references stand for.
+/// Returns the path as written in the script, with references instead of their values.
 fn shown_path(table: &SnapshotTable) -> &str {
     table.connector.values.text("path").unwrap_or_default()
 }

@@ -1,11 +1,11 @@
-//! Versions of files that rows look up, and their rows.
+//! Tests of lookup files: their versions and rows.
 
 use super::*;
 use crate::registry::{newest_snapshot, snapshot_rows};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use std::fs;
 
-/// A folder that rows look up as `side (key BIGINT, value STRING)`.
+/// A folder that is the lookup table `side (key BIGINT, value STRING)`.
 struct Side {
     dir: tempfile::TempDir,
     table: SnapshotTable,
@@ -27,7 +27,7 @@ impl Side {
         newest.map(Option::unwrap)
     }
 
-    /// The values that an executor gets of a version, whose content it has elsewhere.
+    /// Returns the values that an executor reads from copies of the version's files.
     async fn values(&self, version: &SnapshotVersion) -> Vec<String> {
         let copies = tempfile::tempdir().unwrap();
         let mut paths = Vec::new();

@@ -1,4 +1,4 @@
-//! Files of sinks on a real folder: what is visible when, and what crashes leave.
+//! Tests of the file sink on a real folder: which files are visible when, and what crashes leave behind.
 
 use super::commit::Token;
 use super::*;
@@ -40,7 +40,7 @@ impl Sink {
         FileWriter::open(WriterConfig { table, query: QUERY, query_name, writer: WriterId(writer), epoch: 1 }).unwrap()
     }
 
-    /// What a writer reports that has flushed these rows.
+    /// Writes and flushes these rows, and returns the writer's report.
     fn staged(&self, writer: u32, batch: u64, attempt: u64, ids: &[i64]) -> WriterReport {
         let mut writer = self.writer(writer);
         writer.begin(BatchId(batch), attempt_id(attempt), false);
@@ -160,7 +160,7 @@ fn a_name_that_leads_out_of_the_folder_is_refused() {
     for file in ["../../x", "00000000000000000005-0-1-1/../../x", "00000000000000000004-0-1-1"] {
         let token = Token { file: file.into(), size_bytes: 1 }.encode().unwrap();
         let report = WriterReport { token: Some(token), ..sink.staged(0, 5, 1, &[1]) };
-        assert!(sink.commit(5, &[&report]).unwrap_err().to_string().contains("is no file of batch 5"), "{file}");
+        assert!(sink.commit(5, &[&report]).unwrap_err().to_string().contains("is not a file of batch 5"), "{file}");
     }
 }
 

@@ -1,7 +1,7 @@
-//! One writer's rows of a batch, in a hidden file.
+//! Staging one writer's rows of a batch in a hidden file.
 //!
-//! Owns: the file until it is flushed. Does not own: what becomes of it then (`commit`). Invariant: a flushed file is never
-//! deleted here, since a checkpoint may name it.
+//! Owns: the file until it is flushed. Does not own: committing or deleting it afterwards (`commit`). Invariant: a
+//! flushed file is never deleted here, since a checkpoint may name it.
 
 use super::commit::Token;
 use super::layout::Layout;
@@ -19,7 +19,7 @@ pub struct FileWriter {
     config: WriterConfig,
     layout: Layout,
     encoder: RecordEncoder,
-    /// The first line of every file; empty: there is none.
+    /// The first line of every file, with its end; empty if there is none.
     header: Vec<u8>,
     attempt: Option<(BatchId, AttemptId)>,
     recompute_only: bool,
@@ -28,7 +28,7 @@ pub struct FileWriter {
     digest: u128,
 }
 
-/// A file that is written.
+/// The file of the current attempt.
 struct Open {
     name: String,
     out: BufWriter<File>,
@@ -52,7 +52,7 @@ impl FileWriter {
     }
 }
 
-/// The first line of every file, with its end; empty if there is none.
+/// Returns the first line of every file, with its end; empty if there is none.
 fn header(encoder: &RecordEncoder, table: &SinkTable) -> Vec<u8> {
     let mut line = encoder.file_header(table).unwrap_or_default();
     if !line.is_empty() {
@@ -61,7 +61,7 @@ fn header(encoder: &RecordEncoder, table: &SinkTable) -> Vec<u8> {
     line
 }
 
-/// The file of an attempt, made at its first row.
+/// Returns the file of the attempt, which is created at the first row.
 fn file<'a>(
     file: &'a mut Option<Open>,
     layout: &Layout,
@@ -107,7 +107,7 @@ impl Writer for FileWriter {
         })
     }
 
-    /// Once it returns, the file is durable, and only the driver's to delete.
+    /// When it returns, the file is durable, and only the driver may delete it.
     fn flush(&mut self) -> Result<WriterReport, ConnectorError> {
         let mut report = WriterReport { plan: self.config.plan(), rows: self.rows, digest: self.digest, token: None };
         if let Some(open) = self.file.as_mut() {
@@ -120,21 +120,21 @@ impl Writer for FileWriter {
         Ok(report)
     }
 
-    /// The driver commits.
+    /// Not called: the driver commits.
     fn publish(&mut self) -> Result<Published, ConnectorError> {
         Ok(Published::Unknown)
     }
 
     fn abort(&mut self) {
         if let Some(open) = self.file.take() {
-            // If it cannot be deleted now, the next commit does.
+            // If it cannot be deleted now, the next commit deletes it.
             let _ = std::fs::remove_file(self.layout.staged().join(open.name));
         }
         (self.rows, self.digest) = (0, 0);
     }
 }
 
-/// A writer that failed leaves no file that was not flushed.
+/// Deletes a file that was not flushed.
 impl Drop for FileWriter {
     fn drop(&mut self) {
         self.abort();

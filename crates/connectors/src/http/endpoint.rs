@@ -1,7 +1,7 @@
-//! Sending a request until it is taken.
+//! Sending a request until the endpoint accepts it.
 //!
-//! Owns: the client, which answers are worth another try, and the pauses between tries. Does not own: what is sent.
-//! Invariant: no error holds the value of `authorization`.
+//! Owns: the client, which answers are retried, and the pauses between attempts. Does not own: the content of requests.
+//! Invariant: no error contains the value of `authorization`.
 
 use highwater_connector_api::error::ConnectorError;
 use highwater_connector_api::tls;
@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
-/// Between two tries, at first and at most.
+/// First and longest pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// So much of an answer is shown.
+/// Maximum length of an answer in errors.
 const ANSWER_CHARS: usize = 200;
 const ANSWER_BYTES: u64 = 16 << 10;
 
-/// Where the rows of a sink go.
+/// The endpoint of a sink.
 pub struct Endpoint {
     agent: Agent,
     url: String,
@@ -28,9 +28,9 @@ pub struct Endpoint {
     sink: String,
 }
 
-/// Why a request was not taken.
+/// Why a request was not accepted.
 enum Failure {
-    /// It may be the next time; the endpoint may say when.
+    /// A later attempt may succeed; `after` is the pause from the answer's `Retry-After`, if there is one.
     Passing {
         message: String,
         after: Option<Duration>,
@@ -39,10 +39,10 @@ enum Failure {
 }
 
 impl Endpoint {
-    /// Connects at the first request, not here.
+    /// Creates the client, which connects at the first request.
     ///
     /// # Errors
-    /// A reference leads nowhere.
+    /// A reference cannot be resolved.
     pub fn open(table: &SinkTable) -> Result<Self, ConnectorError> {
         let values = &table.connector.values;
         let url = values.text("url").unwrap_or_default().to_string();
@@ -51,7 +51,7 @@ impl Endpoint {
             .timeout_global(Some(ms("request_timeout")))
             .http_status_as_error(false)
             .max_redirects(0);
-        // Certificates are read where they are needed only.
+        // Reading the system's certificates takes time, so it is done only for https.
         let config = match url.starts_with("https://") {
             true => config.tls_config(tls::config(tls::system_authorities())),
             false => config,
@@ -62,7 +62,7 @@ impl Endpoint {
             ConnectorError::Config(format!("table '{}': option 'authorization': {reason}", table.name))
         })?;
         hidden.extend(authorization.clone());
-        // An endpoint may show the token without the scheme before it.
+        // An answer may contain the token without its scheme.
         hidden.extend(authorization.iter().flat_map(|value| value.split_whitespace().skip(1)).map(String::from));
         Ok(Self {
             agent: config.build().into(),
@@ -74,10 +74,10 @@ impl Endpoint {
         })
     }
 
-    /// POSTs JSON under this key until it is taken.
+    /// POSTs JSON with this `Idempotency-Key`, and repeats it until it is accepted.
     ///
     /// # Errors
-    /// The endpoint refuses it, or did not take it for `retry_timeout`, or until `end`.
+    /// The endpoint refuses the request, or has not accepted it within `retry_timeout` or by `end`.
     pub fn post(&self, key: &str, body: &[u8], end: Instant) -> Result<(), ConnectorError> {
         let deadline = end.min(Instant::now() + self.retry_timeout);
         let mut pause = PAUSE;
@@ -85,7 +85,7 @@ impl Endpoint {
             match self.send(key, body) {
                 Ok(()) => return Ok(()),
                 Err(Failure::Refused(message)) => {
-                    let remedy = "let the endpoint take it, or correct 'authorization', and start the query again; to \
+                    let remedy = "make the endpoint accept it, or correct 'authorization', and start the query again; to \
                                   write to another 'url', submit the script again with --replace";
                     return Err(ConnectorError::Refused {
                         context: self.context(),
@@ -99,10 +99,10 @@ impl Endpoint {
                         std::thread::sleep(left);
                         return Err(ConnectorError::Unavailable {
                             context: self.context(),
-                            message: self.shown(&format!("{message}; the batch is sent again until it is taken")),
+                            message: self.shown(&format!("{message}; the batch is sent again until it is accepted")),
                         });
                     }
-                    tracing::debug!(sink = %self.sink, key, "sent again: {}", self.shown(&message));
+                    tracing::debug!(sink = %self.sink, key, "a request is sent again: {}", self.shown(&message));
                     std::thread::sleep(wait);
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
@@ -131,30 +131,30 @@ impl Endpoint {
                 Ok(())
             }
             Ok(answer) => Err(failure(answer, |text| self.shown(text))),
-            Err(ureq::Error::BadUri(reason)) => Err(Failure::Refused(format!("it is no URL: {reason}"))),
-            Err(ureq::Error::Http(error)) => Err(Failure::Refused(format!("it cannot be sent: {error}"))),
+            Err(ureq::Error::BadUri(reason)) => Err(Failure::Refused(format!("the URL is invalid: {reason}"))),
+            Err(ureq::Error::Http(error)) => Err(Failure::Refused(format!("the request cannot be sent: {error}"))),
             Err(error) => Err(Failure::Passing { message: error.to_string(), after: None }),
         }
     }
 }
 
-/// A connection is used again only if its answer was read.
+/// Reads an answer, since a connection can be reused only then. Returns its text.
 fn drain(mut answer: Response<Body>) -> String {
     let text = answer.body_mut().with_config().limit(ANSWER_BYTES).read_to_vec().unwrap_or_default();
     String::from_utf8_lossy(&text).trim().to_string()
 }
 
-/// `hide` takes secrets out of a text.
+/// Classifies an answer that is not 2xx. `hide` redacts secrets in a text.
 fn failure(answer: Response<Body>, hide: impl Fn(&str) -> String) -> Failure {
     let status = answer.status();
     let after = answer.headers().get("Retry-After").and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    // Hidden first: a secret that is cut would not be found.
+    // Redacted before it is cut, since a part of a secret would not be found.
     let text: String = hide(&drain(answer)).chars().take(ANSWER_CHARS).collect();
-    let message = format!("it answers {status} {text}").trim_end().to_string();
+    let message = format!("the endpoint answered {status} {text}").trim_end().to_string();
     let passing = status.is_server_error()
         || matches!(
             status,
-            // A request of this key is at work already.
+            // A request with this key is being processed.
             StatusCode::CONFLICT | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
         );
     match passing {
@@ -169,7 +169,7 @@ mod tests {
     use crate::http::server_tests::{Answer, serve};
     use highwater_protocol::error::ErrorKind;
 
-    /// Posts once, with little time for another try.
+    /// Posts once, with no time for a second attempt.
     fn answered(answer: Answer) -> ConnectorError {
         let (url, keys) = serve(vec![answer]);
         let script = format!(

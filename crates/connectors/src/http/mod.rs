@@ -1,8 +1,8 @@
-//! HTTP: rows POSTed as JSON when their batch is published.
+//! The HTTP sink: POSTs rows as JSON when their batch is published.
 //!
 //! Owns: the requests of a writer (`writer`), and sending them (`endpoint`). Does not own: when to publish (protocol).
-//! Invariant: a batch that is published again sends the same requests, with the same keys and the same bodies, in whatever
-//! order its rows were computed.
+//! Invariant: a batch that is published again sends the same requests with the same keys and bodies, whatever the order
+//! in which its rows were computed.
 
 mod endpoint;
 #[cfg(test)]
@@ -20,7 +20,7 @@ use highwater_protocol::ids::QueryId;
 use highwater_sql::tables::SinkTable;
 use writer::HttpWriter;
 
-/// The connector.
+/// The HTTP connector.
 pub struct Http;
 
 impl Connector for Http {
@@ -42,7 +42,7 @@ impl Connector for Http {
 }
 
 impl SinkConnector for Http {
-    /// Nothing is sent: an endpoint need not take an empty request.
+    /// Checks the options. Nothing is sent, since an endpoint may not accept an empty request.
     fn prepare(&self, table: &SinkTable, _: QueryId) -> Result<(), ConnectorError> {
         Endpoint::open(table).map(drop)
     }
@@ -73,7 +73,7 @@ mod tests {
     fn what_it_cannot_do_is_refused_when_a_script_is_compiled() {
         let url = "'url'='https://h/rows'";
         for (columns, options, expected) in [
-            ("id BIGINT, PRIMARY KEY (id) NOT ENFORCED", url, "'o' has a PRIMARY KEY, and HTTP takes no row back"),
+            ("id BIGINT, PRIMARY KEY (id) NOT ENFORCED", url, "'o' has a PRIMARY KEY, and HTTP cannot retract rows"),
             (
                 "id BIGINT",
                 "'rows_per_request'='5'",
@@ -85,7 +85,7 @@ mod tests {
             (
                 "id BIGINT",
                 "'url'='https://h', 'request_timeout'='2 minutes'",
-                "'request_timeout' is one minute at most",
+                "'request_timeout' can be at most one minute",
             ),
             ("id BIGINT", "'url'='https://h', 'format'='csv'", "rows for HTTP are always JSON"),
             ("id BIGINT", "'url'='https://h', 'autorization'='x'", "did you mean 'authorization'?"),

@@ -1,4 +1,4 @@
-//! An endpoint for unit tests: a real socket that gives prepared answers.
+//! An endpoint for unit tests: a real socket that sends prepared answers.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 /// Status line and headers, and a body.
 pub type Answer = (&'static str, &'static str);
 
-/// Gives one answer to each request, then listens no more. The thread returns the keys of the requests.
+/// Sends one answer to each request, then stops listening. The thread returns the keys of the requests.
 pub fn serve(answers: Vec<Answer>) -> (String, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/rows", listener.local_addr().unwrap());

@@ -1,8 +1,9 @@
-//! One writer's rows of a batch, and the requests they make.
+//! One writer's rows of a batch, and their requests.
 //!
-//! Owns: the rows until they are published, their order, keys and bodies. Does not own: sending (`endpoint`).
-//! Invariants: the requests are a function of query, sink, writer, batch, the rows and `rows_per_request`, in whatever order
-//! the rows came; nothing is sent before `publish`.
+//! Owns: the rows until they are published, their order, and the keys and bodies of requests. Does not own: sending
+//! (`endpoint`).
+//! Invariants: the requests are a function of query, sink, writer, batch, the set of rows and `rows_per_request`, but
+//! not of the order of rows; nothing is sent before `publish`.
 
 use super::endpoint::Endpoint;
 use highwater_connector_api::error::ConnectorError;
@@ -14,8 +15,8 @@ use highwater_protocol::ids::{AttemptId, BatchId};
 use highwater_protocol::report::WriterReport;
 use std::time::{Duration, Instant};
 
-/// Longest time in which one `publish` begins requests. The last of them takes at most another minute (`request_timeout`),
-/// so that `publish` returns before the driver's limit of three minutes.
+/// Time after which one `publish` begins no more requests. The last request takes at most another minute
+/// (`request_timeout`), so that `publish` returns before the driver's limit of three minutes.
 const PUBLISH: Duration = Duration::from_secs(100);
 
 pub struct HttpWriter {
@@ -24,23 +25,23 @@ pub struct HttpWriter {
     encoder: RecordEncoder,
     batch: BatchId,
     recompute_only: bool,
-    /// As JSON; sorted by `flush`.
+    /// Rows as JSON; sorted by `flush`.
     rows: Vec<Box<[u8]>>,
     digest: u128,
     rows_per_request: usize,
     taken: Option<Taken>,
 }
 
-/// How far a batch that is published again has come.
+/// How many requests of a batch have been accepted, for when the batch is published again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Taken {
     batch: BatchId,
-    /// Of all its rows.
+    /// Digest of all rows of the batch.
     digest: u128,
     requests: usize,
 }
 
-/// A request, without where it goes.
+/// A request, without its endpoint.
 #[derive(Debug, PartialEq, Eq)]
 struct Request {
     key: String,
@@ -63,7 +64,7 @@ impl HttpWriter {
         })
     }
 
-    /// Sends requests, those that were taken before left out, until all are taken or `end` comes.
+    /// Sends requests, without those that were accepted before, until all are accepted or `end` is reached.
     fn send(&mut self, end: Instant) -> Result<Published, ConnectorError> {
         let (batch, digest) = (self.batch, self.digest);
         let same = self.taken.filter(|taken| (taken.batch, taken.digest) == (batch, digest));
@@ -72,7 +73,7 @@ impl HttpWriter {
         for Request { key, body } in self.requests().skip(done) {
             if Instant::now() >= end {
                 let all = self.rows.len().div_ceil(self.rows_per_request);
-                let message = format!("sink '{}': {done} of {all} requests are taken so far", self.config.table.name);
+                let message = format!("sink '{}': {done} of {all} requests have been accepted", self.config.table.name);
                 ended = Ok(Published::Unfinished(message));
                 break;
             }
@@ -233,7 +234,7 @@ mod tests {
         let mut writer = writer_to(&url);
         flushed(&mut writer, 5, &[1]);
         let ended = writer.send(Instant::now()).unwrap();
-        assert_eq!(ended, Published::Unfinished("sink 'o': 0 of 1 requests are taken so far".into()));
+        assert_eq!(ended, Published::Unfinished("sink 'o': 0 of 1 requests have been accepted".into()));
         assert_eq!(writer.publish().unwrap(), Published::Committed);
         assert_eq!(keys.join().unwrap().len(), 1);
     }

@@ -1,6 +1,6 @@
-//! What the driver asks of the sinks of a query.
+//! The driver's calls to the sinks of a query.
 //!
-//! Owns: asking each sink's connector, and what an answer means for the whole query. Does not own: the answers.
+//! Owns: calling each sink's connector, and how the answers combine for the whole query. Does not own: the connectors.
 
 use super::sink_of;
 use highwater_connector_api::error::ConnectorError;
@@ -11,18 +11,18 @@ use highwater_protocol::report::WriterReport;
 use highwater_sql::tables::SinkTable;
 use std::collections::BTreeMap;
 
-/// The longest call between executors.
+/// Timeout of calls between executors.
 const EXCHANGE_TIMEOUT_MS: i64 = 600_000;
 
-/// Makes what a sink needs and lacks.
+/// Checks a sink's options and creates what it needs, such as topics or folders.
 ///
 /// # Errors
-/// The far side refuses, or is away.
+/// The options are wrong, or the external system refuses or is not available.
 pub fn prepare(table: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
     sink_of(table)?.prepare(table, query)
 }
 
-/// What a sink promises that is not exactly-once, as a sentence for people; `None`: it is exactly-once.
+/// Returns the guarantee of a sink that is not exactly-once, as a sentence for people; `None` if it is exactly-once.
 ///
 /// # Errors
 /// The table cannot be written.
@@ -35,11 +35,11 @@ pub fn guarantee(table: &SinkTable) -> Result<Option<String>, ConnectorError> {
     })
 }
 
-/// Settles a batch after a crash or an unknown outcome, and returns what writers of the sink hold: see
-/// [`highwater_connector_api::sink::Held::resolve`]. Of a sink that nothing holds, no writer has published.
+/// Resolves a batch after a crash or an unknown outcome, and returns what each writer of the sink has published: see
+/// [`highwater_connector_api::sink::Held::resolve`]. For a sink with `Committer::None`, that is nothing.
 ///
 /// # Errors
-/// The far side does not tell.
+/// The external system does not answer.
 pub fn resolve_writers(
     table: &SinkTable,
     query: (QueryId, &str),
@@ -56,7 +56,7 @@ pub fn resolve_writers(
     }
 }
 
-/// Commits what is staged of the batch, unless the sink is ahead of it.
+/// Commits the staged rows of the batch, unless the sink is ahead of it.
 fn resolve_staged(
     staged: &dyn Staged,
     table: &SinkTable,
@@ -64,10 +64,10 @@ fn resolve_staged(
     (batch, whole): (Option<BatchId>, bool),
     writers: &[&WriterReport],
 ) -> Result<BTreeMap<WriterId, Resolution>, ConnectorError> {
-    // Without a batch, and not as a whole, writers are only fenced; what is staged needs no fencing.
+    // Without a batch and without `whole`, writers would only be fenced, and staged rows need no fencing.
     let newest = if whole || batch.is_some() { staged.newest(table, query.0)? } else { None };
     let holding = holding(writers);
-    // The very batch counts as ahead where the checkpoint's has no rows for this sink.
+    // The same batch number counts as ahead if the checkpoint's batch has no rows for this sink.
     let is_ahead = |newest: &BatchId| Some(*newest) > batch || Some(*newest) == batch && holding.is_empty();
     if let Some(batch) = newest.filter(is_ahead) {
         return Ok(BTreeMap::from([(WriterId(0), Resolution::Ahead { batch })]));
@@ -82,15 +82,15 @@ fn resolve_staged(
     Ok(writers.iter().map(|writer| (writer.plan.writer, resolution(writer))).collect())
 }
 
-/// Those writers that hold rows.
+/// Returns the writers with rows.
 fn holding<'a>(writers: &[&'a WriterReport]) -> Vec<&'a WriterReport> {
     writers.iter().filter(|writer| writer.rows > 0).copied().collect()
 }
 
-/// Deletes what an attempt staged, of which there is no record; of other sinks there is nothing to delete.
+/// Deletes the staged rows of an attempt that no prepare record names. Does nothing for sinks that do not stage rows.
 ///
 /// # Errors
-/// The sink refuses, or is away.
+/// The external system refuses or is not available.
 pub fn discard_staged(
     table: &SinkTable,
     query: QueryId,
@@ -103,7 +103,7 @@ pub fn discard_staged(
     }
 }
 
-/// Whether the driver commits what the sink's writers have staged.
+/// Returns whether the driver commits the rows that the sink's writers have staged.
 ///
 /// # Errors
 /// The table cannot be written.
@@ -111,7 +111,7 @@ pub fn is_staged(table: &SinkTable) -> Result<bool, ConnectorError> {
     Ok(matches!(sink_of(table)?.committer(), Committer::Staged(_)))
 }
 
-/// Commits a batch of a sink that [`is_staged`]; `writers`: all that the record of the batch has of this sink.
+/// Commits a batch of a sink that [`is_staged`]. `writers` are all writers of the sink in the prepare record.
 ///
 /// # Errors
 /// As [`Staged::commit`]; the sink is not staged.
@@ -129,7 +129,8 @@ pub fn commit_staged(
     }
 }
 
-/// How long an attempt of a batch may take, milliseconds: what it has open by then is still there when it is published.
+/// Returns how long an attempt of a batch may take, in milliseconds, so that its transactions and calls are still open
+/// when it is published.
 ///
 /// # Errors
 /// A table cannot be written.
@@ -143,10 +144,10 @@ pub fn max_attempt_ms(sinks: &[SinkTable]) -> Result<i64, ConnectorError> {
     Ok(least / 5 * 4)
 }
 
-/// Deletes what a sink keeps of a query that is dropped.
+/// Deletes a sink's progress of a dropped query.
 ///
 /// # Errors
-/// The far side refuses, or is away.
+/// The external system refuses or is not available.
 pub fn delete_progress(table: &SinkTable, query: QueryId) -> Result<(), ConnectorError> {
     match sink_of(table)?.committer() {
         Committer::Held(held) => held.delete_progress(table, query),
@@ -155,17 +156,18 @@ pub fn delete_progress(table: &SinkTable, query: QueryId) -> Result<(), Connecto
     }
 }
 
-/// What earlier queries have written, by connector.
+/// Finds the output of earlier queries, by connector.
 #[derive(Default)]
 pub struct EarlierOutputs {
     by_connector: BTreeMap<&'static str, Box<dyn EarlierOutput>>,
 }
 
 impl EarlierOutputs {
-    /// The UUID of a query of this name that wrote to the sink's place, if that is known of one.
+    /// Returns the UUID of an earlier query of this name that wrote to the sink's table and place; `None` if there is
+    /// none.
     ///
     /// # Errors
-    /// The far side does not tell.
+    /// The external system does not answer.
     pub fn find(&mut self, sink: &SinkTable, name: &str) -> Result<Option<String>, ConnectorError> {
         let made = match sink_of(sink)?.committer() {
             Committer::Held(held) => held.earlier_output(),

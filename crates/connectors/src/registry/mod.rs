@@ -1,6 +1,6 @@
-//! From a table to its connector: opening readers and writers, asking sinks, reading what rows look up.
+//! Calling the connector of a table: opening readers and writers, committing, and reading lookup tables.
 //!
-//! Owns: finding the connector of a table. Does not own: the list of them (`list`), what any does.
+//! Owns: finding the connector of a table. Does not own: the list of connectors (`list`), the connectors.
 
 mod committing;
 
@@ -22,17 +22,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// The connector of a table.
+/// Returns the connector of a table.
 ///
 /// # Errors
-/// This build has none of that name.
+/// This build has no connector of that name.
 fn connector(table: &str, options: &ConnectorOptions) -> Result<&'static dyn Connector, ConnectorError> {
     let name = options.name();
     let unknown = || ConnectorError::Config(format!("table '{table}': this build has no connector '{name}'"));
     CONNECTORS.iter().copied().find(|connector| connector.spec().name == name).ok_or_else(unknown)
 }
 
-/// Makes what looks at a source's partitions.
+/// Opens a monitor of a source's partitions.
 ///
 /// # Errors
 /// The table cannot be read, or its options are wrong.
@@ -54,7 +54,7 @@ pub fn reader(
 fn source_of(table: &SourceTable) -> Result<&'static dyn SourceConnector, ConnectorError> {
     connector(&table.name, &table.connector)?.source().ok_or_else(|| {
         let (name, connector) = (&table.name, table.connector.name());
-        ConnectorError::Config(format!("table '{name}' cannot be read: the connector '{connector}' is none of sources"))
+        ConnectorError::Config(format!("table '{name}' cannot be read: the connector '{connector}' has no source"))
     })
 }
 
@@ -69,17 +69,17 @@ pub fn open_writer(config: WriterConfig) -> Result<Box<dyn Writer>, ConnectorErr
 fn sink_of(table: &SinkTable) -> Result<&'static dyn SinkConnector, ConnectorError> {
     connector(&table.name, &table.connector)?.sink().ok_or_else(|| {
         ConnectorError::Config(format!(
-            "table '{}' cannot be written: the connector '{}' is none of sinks",
+            "table '{}' cannot be written: the connector '{}' has no sink",
             table.name,
             table.connector.name()
         ))
     })
 }
 
-/// Reads the newest version of a table that rows look up; `None` if it is `known`.
+/// Reads the newest version of a lookup table. Returns `None` if it is the `known` one.
 ///
 /// # Errors
-/// As [`Snapshot::newest_version`]; the table cannot be looked up.
+/// As [`Snapshot::newest_version`], and if the table cannot be looked up.
 pub async fn newest_snapshot(
     table: &SnapshotTable,
     known: Option<&[FileContent]>,
@@ -87,10 +87,10 @@ pub async fn newest_snapshot(
     snapshot_of(table)?.newest_version(table, known).await
 }
 
-/// Reads the rows of a version; `contents`: files with its contents, in their order.
+/// Returns the rows of a version of a lookup table. `contents` are local files with the version's contents, in order.
 ///
 /// # Errors
-/// As [`Snapshot::rows`]; the table cannot be looked up.
+/// As [`Snapshot::rows`], and if the table cannot be looked up.
 pub async fn snapshot_rows(table: &SnapshotTable, contents: &[PathBuf]) -> Result<Vec<RecordBatch>, ConnectorError> {
     snapshot_of(table)?.rows(table, contents).await
 }

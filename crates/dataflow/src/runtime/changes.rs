@@ -1,4 +1,4 @@
-//! What a batch changes, net: rows by key, each with the sum of its weights.
+//! The net changes of a batch: rows by key, each with the sum of its weights.
 //!
 //! Owns: consolidation of deltas (DBSP, Budiu et al., VLDB 2023, section 5). Invariants: changes are sorted by key,
 //! then by row; none has weight zero; equal input in any order gives equal changes.
@@ -19,7 +19,7 @@ pub struct ChangeCodec {
     pub rows: Codec,
 }
 
-/// Rows that change, by key.
+/// Net changes, sorted by key and row.
 pub struct Changes {
     pub batch: RecordBatch,
     keys: Encoded,
@@ -29,7 +29,7 @@ pub struct Changes {
 }
 
 impl ChangeCodec {
-    /// `key`: columns of `schema`.
+    /// Returns the codec of rows of `schema`. `key` is a list of its columns.
     pub fn new(schema: &SchemaRef, key: &[usize]) -> Result<Self, EngineError> {
         Ok(Self {
             schema: schema.clone(),
@@ -39,7 +39,7 @@ impl ChangeCodec {
         })
     }
 
-    /// Net changes of this input; `None` if there are none.
+    /// Returns the net changes of this input; `None` if there are none.
     pub fn consolidate(&self, input: &[ChangeBatch]) -> Result<Option<Changes>, EngineError> {
         let Some(all) = ChangeBatch::concat(&self.schema, input)? else { return Ok(None) };
         let count = all.num_rows();
@@ -63,7 +63,7 @@ impl ChangeCodec {
 }
 
 impl Changes {
-    /// Number of changes, at least one.
+    /// Returns the number of changes, at least one.
     #[expect(clippy::len_without_is_empty, reason = "there are none without a change")]
     pub fn len(&self) -> usize {
         self.net.len()
@@ -81,12 +81,12 @@ impl Changes {
         self.net[change].1
     }
 
-    /// The change's row in `batch`.
+    /// Returns the row of the change in `batch`.
     pub fn index(&self, change: usize) -> u32 {
         self.net[change].0
     }
 
-    /// The runs of changes that share a key, ascending.
+    /// Returns the runs of changes that share a key, ascending.
     pub fn runs(&self) -> impl Iterator<Item = Range<usize>> {
         let mut at = 0;
         std::iter::from_fn(move || {
@@ -98,7 +98,7 @@ impl Changes {
         })
     }
 
-    /// End of the run of changes that share the key of `start`.
+    /// Returns the exclusive end of the run of changes that share the key of `start`.
     pub fn key_end(&self, start: usize) -> usize {
         let key = self.key(start);
         (start + 1..self.len()).find(|at| self.key(*at) != key).unwrap_or(self.len())

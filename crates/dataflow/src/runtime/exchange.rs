@@ -1,6 +1,6 @@
-//! Rows by key hash to the tasks that own their shards.
+//! Routes rows by key hash to the tasks that own their shards.
 //!
-//! Owns: splitting batches. Invariant: rows of one shard keep their order.
+//! Owns: splitting batches by shard. Invariant: rows of one shard keep their order.
 
 use super::keys::{Codec, normalize, shard_of};
 use super::pipeline::batch;
@@ -27,7 +27,7 @@ impl Router {
         Self::to(edge, context.shards, context.receivers.get(&edge.id).cloned().unwrap_or_default())
     }
 
-    /// To receivers with these first shards, ascending.
+    /// Returns a router to receivers with these first shards, ascending.
     pub fn to(edge: &Edge, shards: u16, receivers: Vec<ShardId>) -> Result<Self, EngineError> {
         Ok(Self {
             edge: edge.id,
@@ -65,11 +65,11 @@ impl Router {
     }
 }
 
-/// The rows of these indexes, in their order.
+/// Returns the rows with these indexes, in the order of the indexes.
 pub fn pick(rows: &ChangeBatch, indexes: Vec<u32>) -> Result<ChangeBatch, EngineError> {
     let indexes = UInt32Array::from(indexes);
     let columns = rows.batch.columns().iter().map(|column| Ok(take(column, &indexes, None)?));
-    // Rows without columns are rows nevertheless.
+    // The number of rows is passed, since rows may have no columns.
     let batch = batch(&rows.batch.schema(), columns.collect::<Result<_, EngineError>>()?, indexes.len())?;
     let weights = match &rows.weights {
         Some(weights) => take(weights, &indexes, None)?.as_any().downcast_ref::<Int64Array>().cloned(),

@@ -1,9 +1,9 @@
-//! What operators with state have in common: their shards, watermarks, TTL, late rows and memory.
+//! Common parts of operators with state: shards, watermarks, TTL, late rows and memory.
 //!
-//! Owns: the one place where each of these is looked at. Does not own: what an operator makes of its rows ([`Stateful`]),
-//! how state is kept (`state`).
-//! Invariants: an operator reaches no state but its own, in the shards of its task; what expires is forgotten before the
-//! operator looks at its rows; late rows are dropped before it does.
+//! Owns: handling each of these in one place. Does not own: what an operator computes ([`Stateful`]), how state is stored
+//! (`state`).
+//! Invariants: an operator accesses only its own state, in the shards of its task; expired state is deleted, and late rows
+//! are dropped, before the operator processes its rows.
 
 use super::BatchContext;
 use super::keyed_state::KeyedState;
@@ -30,7 +30,7 @@ pub struct Keyed {
 }
 
 impl Keyed {
-    /// `watermark`: the sources by whose watermarks rows are late and keys close; `None`: by none.
+    /// Returns the operator. By the watermarks of the sources in `watermark`, rows are late and keys close; `None` = never.
     pub fn new(
         operator: OperatorId,
         watermark: Option<&[Upstream]>,
@@ -54,13 +54,14 @@ impl Keyed {
         self.logic.push(port, rows, &mut self.late)
     }
 
-    /// The input is complete: forgets what expires, then gives its rows. Returns them, and whether they are to be counted.
+    /// Completes the input: deletes expired state, then returns the operator's rows, and the operator to charge for their
+    /// memory (`None` = it is charged already, or has no state).
     pub fn finish(&mut self, task: &mut TaskState) -> Result<(Vec<ChangeBatch>, Option<OperatorId>), EngineError> {
         let (store, rows) = task.parts();
         self.finish_on(store, rows)
     }
 
-    /// As [`Keyed::finish`], over any store.
+    /// As [`Keyed::finish`], with any store.
     pub fn finish_on(
         &mut self,
         store: &mut dyn StateStore,
@@ -80,22 +81,22 @@ impl Keyed {
         Ok((given, counts.then_some(operator)))
     }
 
-    /// Says how many bytes it scans before it writes what it knows; [`PORTION_BYTES`] if nothing is said.
+    /// Sets the bytes of one portion of scans; the default is [`PORTION_BYTES`].
     pub fn scan_at_once(&mut self, bytes: usize) {
         self.portion_bytes = bytes;
     }
 
-    /// Says of which inputs late rows are wanted.
+    /// Sets of which inputs late rows are kept; by default of none.
     pub fn want_late(&mut self, inputs: &[bool]) {
         self.late.want(inputs);
     }
 
-    /// Late rows since the last call, each with its input.
+    /// Returns the late rows since the last call, each with its input.
     pub fn take_late(&mut self) -> Vec<(usize, LateRows)> {
         self.late.take()
     }
 
-    /// Its counters, once finished; `None`: it keeps nothing.
+    /// Returns the counters of a finished operator; `None` if it has no state.
     pub fn metrics(&self, state: &TaskState) -> Option<OperatorMetrics> {
         let size = match self.logic.keeps() {
             Keeps::State => state.size(self.operator),

@@ -1,7 +1,7 @@
-//! The state of one operator in one task, as its logic sees it.
+//! The state of one operator in one task, for the operator's logic.
 //!
-//! Owns: reading and writing its own keys, in shards of the task, and the times of the batch. Does not own: when it is
-//! called (`keyed`), the store (`state`).
+//! Owns: reading and writing the operator's keys in the task's shards, and the times of the batch. Does not own: when the
+//! logic is called (`keyed`), the store (`state`).
 
 use super::keys::shard_of;
 use super::late::Late;
@@ -10,7 +10,7 @@ use crate::error::EngineError;
 use crate::state::{Growth, Keys, Scan, StateStore, Until, Values, Visit, Writes};
 use highwater_protocol::ids::{OperatorId, ShardId};
 
-/// What an operator works on: its keys in the task's shards, and the times of the batch.
+/// Access to an operator's keys in the task's shards, and to the times of the batch.
 pub struct KeyedState<'a> {
     pub(super) store: &'a mut dyn StateStore,
     pub(super) rows: &'a mut Growth,
@@ -23,17 +23,17 @@ pub struct KeyedState<'a> {
 }
 
 impl KeyedState<'_> {
-    /// The shard of an encoded key. What is read or written in a shard of another task is refused.
+    /// Returns the shard of an encoded key. Reads and writes in shards of other tasks are refused.
     pub fn shard_of(&self, key: &[u8]) -> ShardId {
         shard_of(key, self.shards)
     }
 
-    /// Whether the shard is this task's.
+    /// True if the shard is this task's.
     pub fn owns(&self, shard: ShardId) -> bool {
         self.store.shards().contains(&shard)
     }
 
-    /// The task's shards, ascending.
+    /// Returns the task's shards, ascending.
     pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
         let range = self.store.shards();
         (range.start.0..range.end.0).map(ShardId)
@@ -49,24 +49,24 @@ impl KeyedState<'_> {
         self.store.scan(self.operator, scans, visit)
     }
 
-    /// As [`StateStore::put`]; `writes` is empty then, to be used again.
+    /// As [`StateStore::put`]. Clears `writes`, so that it can be reused.
     pub fn put(&mut self, writes: &mut Writes) -> Result<(), EngineError> {
         self.store.put(self.operator, writes)?;
         writes.clear();
         Ok(())
     }
 
-    /// When keys close at the end of this batch, at or before, milliseconds; `None`: none does.
+    /// Returns the time at or before which keys close at the end of this batch, in milliseconds; `None` = no key closes.
     pub fn close_before_ms(&self) -> Option<i64> {
         self.close_before_ms
     }
 
-    /// Whether what closes at this time does so in this batch.
+    /// True if a key with this close time closes in this batch.
     pub fn closes(&self, close_ms: i64) -> bool {
         self.close_before_ms.is_some_and(|before| close_ms <= before)
     }
 
-    /// Keys that close in this batch and that it has not changed, in a fixed order.
+    /// Returns the keys that close in this batch and that the task has not changed, by shard, close time and key.
     pub fn closing(&self) -> Result<Keys, EngineError> {
         let mut keys = Keys::default();
         if let Some(before) = self.close_before_ms {
@@ -75,17 +75,17 @@ impl KeyedState<'_> {
         Ok(keys)
     }
 
-    /// Whether `state_ttl` holds for this operator.
+    /// True if `state_ttl` applies to this operator.
     pub fn expires(&self) -> bool {
         self.ttl.is_on()
     }
 
-    /// The close time of what is written now and bounded by nothing but `state_ttl`.
+    /// Returns the close time of state that is written in this batch and that only `state_ttl` bounds.
     pub fn deadline(&self) -> i64 {
         self.ttl.deadline()
     }
 
-    /// Deletes keys whose `state_ttl` is over, and counts them.
+    /// Deletes expired keys, and counts them.
     pub fn forget(&mut self, keys: &Keys) -> Result<(), EngineError> {
         let mut writes = Writes::default();
         keys.iter().for_each(|(shard, key)| writes.delete(shard, &[key]));
@@ -93,15 +93,15 @@ impl KeyedState<'_> {
         self.put(&mut writes)
     }
 
-    /// Rows are forgotten that stood in no key of their own.
+    /// Counts expired rows that have no key of their own.
     pub fn count_expired(&mut self, rows: u64) {
         self.ttl.expired += rows;
     }
 
-    /// How often a row is there after a change: never less than 0 times. `what` names the operator.
+    /// Returns the weight of a row after a change, at least 0. `what` names the operator.
     ///
     /// # Errors
-    /// More are deleted than there were, and `state_ttl` has not forgotten any.
+    /// If more rows are retracted than were inserted, and `state_ttl` cannot have dropped them.
     pub fn weight(&mut self, what: &str, weight: i64) -> Result<i64, EngineError> {
         if weight < 0 {
             self.ttl.missing(what, weight)?;
@@ -109,12 +109,12 @@ impl KeyedState<'_> {
         Ok(weight.max(0))
     }
 
-    /// Rows of so many bytes are made, which are all there until they go on or are taken back.
+    /// Counts `bytes` of rows until they are handed on or taken back.
     pub fn charge(&mut self, bytes: usize) -> Result<(), EngineError> {
         self.rows.charge(self.operator, bytes as u64)
     }
 
-    /// So many bytes of them are gone.
+    /// Counts `bytes` of rows less, since they have been dropped.
     pub fn take_back(&mut self, bytes: usize) {
         self.rows.take_back(bytes as u64);
     }

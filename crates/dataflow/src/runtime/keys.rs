@@ -1,6 +1,6 @@
-//! Keys as bytes: comparable, hashable, the same in every process.
+//! Encodes keys as bytes, which are comparable, hashable and the same in every process.
 //!
-//! Owns: the row encoding (arrow-row) of key columns, and which shard a key belongs to.
+//! Owns: the row encoding (arrow-row) of key columns, and the shard of a key.
 
 use super::row_check::is_row;
 use crate::error::EngineError;
@@ -12,7 +12,7 @@ use highwater_protocol::ids::ShardId;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The shard of an encoded key. The empty key, of a grouping without columns, is in the first.
+/// Returns the shard of an encoded key. The empty key, of a GROUP BY without columns, is in the first shard.
 pub fn shard_of(key: &[u8], shards: u16) -> ShardId {
     if key.is_empty() {
         return ShardId(0);
@@ -20,7 +20,7 @@ pub fn shard_of(key: &[u8], shards: u16) -> ShardId {
     ShardId((xxh3_64(key) % u64::from(shards.max(1))) as u16)
 }
 
-/// Encodes and decodes rows of some columns; no columns are an empty row.
+/// Encodes and decodes rows of some columns. Rows without columns are empty.
 #[derive(Debug)]
 pub struct Codec {
     converter: Option<RowConverter>,
@@ -30,7 +30,7 @@ pub struct Codec {
 /// Encoded rows.
 pub enum Encoded {
     Rows(Rows),
-    /// So many empty ones.
+    /// This many empty rows.
     Empty(usize),
 }
 
@@ -39,7 +39,7 @@ impl Codec {
         Self::sorted(types.map(|data_type| (data_type.clone(), SortOptions::default())))
     }
 
-    /// Rows whose bytes are in this order.
+    /// Returns the codec of rows whose bytes sort in this order.
     pub fn sorted(columns: impl Iterator<Item = (DataType, SortOptions)>) -> Result<Self, EngineError> {
         let columns: Vec<(DataType, SortOptions)> = columns.collect();
         let field =
@@ -60,12 +60,12 @@ impl Codec {
         }
     }
 
-    /// Whether these bytes are a row of this codec, so that [`Codec::decode`] takes them.
+    /// True if these bytes are a row of this codec, which [`Codec::decode`] requires.
     pub fn holds(&self, row: &[u8]) -> bool {
         is_row(&self.columns, row)
     }
 
-    /// Columns of rows encoded by this codec, or one of the same types.
+    /// Decodes rows that this codec, or one of the same types, has encoded. Returns their columns.
     pub fn decode<'a>(&self, rows: impl Iterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>, EngineError> {
         let Some(converter) = &self.converter else { return Ok(Vec::new()) };
         let parser = converter.parser();
@@ -76,7 +76,7 @@ impl Codec {
 impl Encoded {
     pub fn row(&self, index: usize) -> &[u8] {
         match self {
-            // The bytes live as long as the rows, not as the view of one.
+            // The bytes borrow from all rows, not from the view of one.
             Encoded::Rows(rows) => rows.row(index).data(),
             Encoded::Empty(_) => &[],
         }
@@ -94,7 +94,7 @@ impl Encoded {
     }
 }
 
-/// One zero and one NaN: floats that compare equal in SQL must have equal bytes.
+/// Replaces −0.0 with 0.0 and every NaN with the same one, since floats that are equal in SQL must have equal bytes.
 pub fn normalize(array: ArrayRef) -> ArrayRef {
     match array.data_type() {
         DataType::Float64 => {

@@ -1,9 +1,9 @@
-//! One shard task on several threads: each lane has some of the task's shards, and their rows.
+//! Runs one task over shards on several threads: each lane has some of the task's shards, and their rows.
 //!
-//! Owns: how many lanes a task has, handing rows to them, and making one outcome of theirs. Does not own: how many
-//! threads there are (the executor). Invariant: the outcome does not depend on the number of threads. On the number of
-//! lanes the order of rows depends, and with it what later stages keep: so it is a function of rows and state alone, and
-//! a batch that is repeated has the same.
+//! Owns: the number of a task's lanes, routing rows to them, and merging their outcomes. Does not own: the number of
+//! threads (the executor). Invariant: the outcome does not depend on the number of threads. It does depend on the number
+//! of lanes, which changes the order of rows, and so the state of later stages. So that number is a function of rows and
+//! state alone, and is the same when a batch is repeated.
 
 use super::exchange::Router;
 use super::{BatchContext, Emit, TaskOutcome, TaskRuntime, add};
@@ -20,12 +20,12 @@ use std::ops::Range;
 
 type Input = Vec<(EdgeId, ChangeBatch)>;
 
-/// Rows and values of state that are worth another lane.
+/// Rows and entries of state per lane; fewer are not worth another one.
 const ENTRIES_OF_A_LANE: usize = 10_000;
-/// Lanes of one task at most.
+/// Most lanes of a task.
 const MAX_LANES: usize = 16;
 
-/// How many lanes a task has that gets these rows.
+/// Returns the number of lanes of a task with this state and input.
 pub fn lanes_of(state: &TaskState, input: &[(EdgeId, ChangeBatch)]) -> usize {
     let entries = state.entries() + input.iter().map(|(_, rows)| rows.num_rows()).sum::<usize>();
     (entries / ENTRIES_OF_A_LANE).clamp(1, MAX_LANES)
@@ -34,7 +34,7 @@ pub fn lanes_of(state: &TaskState, input: &[(EdgeId, ChangeBatch)]) -> usize {
 /// A task with all its lanes.
 pub struct Lanes {
     runtimes: Vec<TaskRuntime>,
-    /// Which shard a row is of; none without several lanes.
+    /// Routers of rows to lanes, by edge; empty if there is only one lane.
     routers: BTreeMap<EdgeId, Router>,
     firsts: Vec<ShardId>,
     /// Shards of the whole task.
@@ -42,7 +42,7 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// As many lanes as wanted, or as many as there are shards. `sinks` gives the sinks' names, for messages.
+    /// Returns a task with `wanted` lanes, or with one for each shard if those are fewer. `sinks` has names for messages.
     pub fn new(
         dataflow: &Dataflow,
         sinks: &BTreeMap<SinkId, String>,
@@ -71,8 +71,8 @@ impl Lanes {
         self.runtimes.len()
     }
 
-    /// Takes all rows that came, in order, and finishes, on so many threads. `None`: `wanted` said meanwhile that nobody
-    /// waits any more.
+    /// Runs the task on all of its input, in order, on `threads` threads. `None`: `wanted` has returned false meanwhile,
+    /// since the attempt was abandoned.
     pub fn run(
         self,
         input: Input,
@@ -90,7 +90,7 @@ impl Lanes {
         Ok(Some(merged(done, &shards)))
     }
 
-    /// The rows of each lane, in the order they came.
+    /// Returns the rows of each lane, in the order of the input.
     fn spread(&self, input: Input, threads: usize) -> Result<Vec<Input>, EngineError> {
         let (routers, firsts) = (&self.routers, &self.firsts);
         let size = input.len().div_ceil(firsts.len()).max(1);
@@ -118,7 +118,7 @@ impl Lanes {
     }
 }
 
-/// Feeds one lane and finishes it.
+/// Runs one lane; `None` if `wanted` has returned false meanwhile.
 fn run_lane(
     mut runtime: TaskRuntime,
     input: Input,
@@ -135,7 +135,7 @@ fn run_lane(
     Ok(Some((emitted, outcome)))
 }
 
-/// One outcome of all lanes', for all shards of the task.
+/// Merges the outcomes of all lanes into one for all shards of the task.
 fn merged(done: Vec<(Vec<Emit>, TaskOutcome)>, shards: &Range<ShardId>) -> (Vec<Emit>, TaskOutcome) {
     let mut emitted = Vec::new();
     let mut overlay = Overlay::default();

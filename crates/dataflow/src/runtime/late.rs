@@ -1,8 +1,8 @@
-//! Rows an operator drops because their time is over.
+//! Late rows, which an operator drops.
 //!
-//! Owns: what is late, counting such rows, and keeping those that someone wants. Does not own: when a row's time is over
-//! (the operators), where late rows go (the executor). Invariant: a row is counted whether or not it is wanted; unwanted
-//! ones cost nothing more.
+//! Owns: deciding which rows are late, counting them, and keeping those for a sink. Does not own: the close time of a row
+//! (the operators), writing late rows (the executor). Invariant: every late row is counted; without a sink for it, it costs
+//! nothing more.
 
 use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
@@ -11,19 +11,19 @@ use arrow::compute::{filter, min, not};
 use arrow::datatypes::Int64Type;
 use highwater_protocol::ids::OperatorId;
 
-/// Rows that were late, with what to say of them.
+/// Late rows of an operator.
 #[derive(Clone, Debug)]
 pub struct LateRows {
     pub operator: OperatorId,
-    /// What was closed by then, milliseconds.
+    /// The watermark that had passed them, in milliseconds.
     pub watermark_ms: Option<i64>,
-    /// As the operator saw them.
+    /// The rows, in the schema of the operator's input.
     pub rows: ChangeBatch,
-    /// When each row's time was over, milliseconds; null: it has no time.
+    /// Close time of each row, in milliseconds; NULL = the row has no time.
     pub over_at: Int64Array,
 }
 
-/// What becomes of rows without a time.
+/// How rows without a time are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Untimed {
     /// They are never late.
@@ -37,19 +37,19 @@ pub enum Untimed {
 pub struct Late {
     operator: OperatorId,
     late_before_ms: Option<i64>,
-    /// Of which inputs they are wanted; of none by default.
+    /// For each input, true if its late rows are kept; by default none are.
     wanted: Vec<bool>,
     count: u64,
     kept: Vec<(usize, LateRows)>,
 }
 
 impl Late {
-    /// What is over at or before `late_before_ms` is late; `None`: nothing is.
+    /// Rows with a close time at or before `late_before_ms` are late; `None` = no row is.
     pub fn new(operator: OperatorId, late_before_ms: Option<i64>) -> Self {
         Self { operator, late_before_ms, wanted: Vec::new(), count: 0, kept: Vec::new() }
     }
 
-    /// Says of which inputs late rows are wanted.
+    /// Sets of which inputs late rows are kept.
     pub fn want(&mut self, inputs: &[bool]) {
         self.wanted = inputs.to_vec();
     }
@@ -58,12 +58,12 @@ impl Late {
         self.wanted.get(input).copied().unwrap_or(false)
     }
 
-    /// Whether what is over at this time is late.
+    /// True if a row with this close time is late.
     pub fn is_late(&self, over_at_ms: i64) -> bool {
         self.late_before_ms.is_some_and(|before| over_at_ms <= before)
     }
 
-    /// Which rows are in time, given when each one's time is over; `None`: all are.
+    /// Returns which rows are in time, given their close times; `None` = all are.
     pub fn in_time(&self, over_at: &Int64Array, untimed: Untimed) -> Option<BooleanArray> {
         let keeps_untimed = untimed == Untimed::Kept;
         let no_untimed = keeps_untimed || over_at.null_count() == 0;
@@ -73,7 +73,7 @@ impl Late {
         Some(over_at.iter().map(|time| Some(time.map_or(keeps_untimed, |time| !self.is_late(time)))).collect())
     }
 
-    /// The rows of an input that are in time; the others are dropped.
+    /// Returns the rows of an input that are in time, and drops the late ones.
     pub fn drop_late(
         &mut self,
         input: usize,
@@ -87,7 +87,7 @@ impl Late {
         }
     }
 
-    /// Rows of an input without those that are not to be kept.
+    /// Returns the rows of an input where `keep` is true, and drops the others as late.
     pub fn drop_from(
         &mut self,
         input: usize,
@@ -108,7 +108,7 @@ impl Late {
         rows.filter(keep)
     }
 
-    /// So many rows of the one input are late; `rows` gives them where they are wanted, with when their times were over.
+    /// Counts late rows of the only input. `rows` is called only if they are kept, and returns them with their close times.
     pub fn note(
         &mut self,
         count: u64,
@@ -131,7 +131,7 @@ impl Late {
         self.count
     }
 
-    /// What is kept since the last call, each with its input.
+    /// Returns the late rows kept since the last call, each with its input.
     pub fn take(&mut self) -> Vec<(usize, LateRows)> {
         std::mem::take(&mut self.kept)
     }

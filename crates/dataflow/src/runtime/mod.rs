@@ -1,9 +1,9 @@
-//! Running a dataflow: one task of one micro-batch.
+//! Runs one task of one micro-batch of a dataflow.
 //!
-//! Owns: the operators of a task and the order in which rows go through them. Does not own: where input comes from
-//! and output goes to (the executor), what is kept between batches (`state`).
-//! Invariants: output is a function of plan, state and input in its given order; nothing waits, and a clock is read for
-//! counters only; a batch that is in no window any more is counted, never silently dropped.
+//! Owns: the operators of a task and the order in which rows go through them. Does not own: the source of input and
+//! the destination of output (the executor), state between batches (`state`).
+//! Invariants: output is a function of plan, state and input in its given order; nothing waits, and clocks are read only
+//! for counters; late rows are counted, never silently dropped.
 
 pub mod changes;
 pub mod exchange;
@@ -47,23 +47,23 @@ use pipeline::Chain;
 use profile::Profile;
 use std::collections::BTreeMap;
 
-/// What all tasks of a micro-batch know.
+/// The facts that all tasks of a micro-batch share.
 #[derive(Clone, Debug, Default)]
 pub struct BatchContext {
     pub batch: BatchId,
-    /// What `now()` returns, milliseconds since the Unix epoch.
+    /// The result of `now()`, in milliseconds since the Unix epoch.
     pub timestamp_ms: i64,
-    /// Windows ending at or before this are closed: their rows are late. Absent = nothing is.
+    /// By source: rows of windows ending at or before this time are late. Without an entry no row is.
     pub late_before: BTreeMap<SourceId, i64>,
-    /// Windows ending at or before this close at the end of the batch.
+    /// By source: windows ending at or before this time close at the end of the batch.
     pub close_before: BTreeMap<SourceId, i64>,
     /// Number of shards of the query.
     pub shards: u16,
     /// First shard of every task that receives from an edge, ascending.
     pub receivers: BTreeMap<EdgeId, Vec<ShardId>>,
-    /// How long operators keep what is not written, milliseconds; those without forget nothing by time.
+    /// `state_ttl` by operator, in milliseconds; state of operators without an entry does not expire.
     pub ttl: BTreeMap<OperatorId, i64>,
-    /// The files that rows look up; they are loaded.
+    /// Versions of the files that rows look up, which are loaded already.
     pub files: FileVersions,
     /// Measures where time goes; nothing else depends on it.
     pub clock: Clock,
@@ -85,7 +85,7 @@ impl BatchContext {
             batch: plan.batch,
             timestamp_ms: plan.timestamp_ms,
             late_before: plan.late_before.clone(),
-            // No row of this batch is older than the batch: what ends before it is over.
+            // Rows of this and later batches have this timestamp or a later one, so windows that end by then close.
             close_before: plan
                 .close_before
                 .iter()
@@ -100,14 +100,15 @@ impl BatchContext {
         }
     }
 
-    /// What each operator that goes by a watermark takes for late, and for closed, milliseconds.
+    /// Returns for each operator with a watermark the times at or before which rows are late, and keys close, in
+    /// milliseconds; `None` = no row is late, or no key closes.
     pub fn watermarks(&self, dataflow: &Dataflow) -> BTreeMap<OperatorId, [Option<i64>; 2]> {
         let ops = dataflow.stages.iter().flat_map(|stage| &stage.pipelines).flat_map(|pipeline| &pipeline.ops);
         let of = |(id, upstream)| (id, [&self.late_before, &self.close_before].map(|all| Self::least(all, upstream)));
         ops.filter_map(|op| op.watermark()).map(of).collect()
     }
 
-    /// The watermark of an operator: the least of its sources', once all have one. Milliseconds.
+    /// Returns the watermark of an operator in milliseconds: the lowest of its sources; `None` until all have one.
     pub fn least(watermarks: &BTreeMap<SourceId, i64>, upstream: &[Upstream]) -> Option<i64> {
         let of = |upstream: &Upstream| Some(watermarks.get(&upstream.source)?.saturating_sub(upstream.delay_ms));
         upstream.iter().map(of).min().flatten()
@@ -117,7 +118,7 @@ impl BatchContext {
 /// Rows that leave a task.
 #[derive(Debug)]
 pub enum Emit {
-    /// For the task that owns this shard; all rows belong to that task's shards.
+    /// Rows for the task that owns this shard; all of them belong to that task's shards.
     Exchange {
         edge: EdgeId,
         shard: ShardId,
@@ -127,26 +128,26 @@ pub enum Emit {
         sink: SinkId,
         rows: ChangeBatch,
     },
-    /// Rows an operator dropped, for the sink that keeps such.
+    /// Rows that an operator dropped as late, for their sink.
     Late {
         sink: SinkId,
         late: LateRows,
     },
 }
 
-/// What a task leaves behind besides its rows.
+/// The result of a task besides its rows.
 #[derive(Debug)]
 pub struct TaskOutcome {
-    /// State changes, to be kept where the task ran.
+    /// State changes, to be kept on this executor.
     pub overlay: Overlay,
     /// The same changes, for the checkpoint.
     pub state: Vec<StateDelta>,
     pub operators: Vec<OperatorMetrics>,
-    /// By pipeline, then by step.
+    /// Counters by pipeline, then by step.
     pub steps: Vec<Vec<StepMetrics>>,
 }
 
-/// One task while it runs.
+/// A running task.
 pub struct TaskRuntime {
     pipelines: Vec<RunningPipeline>,
     state: TaskState,
@@ -165,7 +166,7 @@ enum Output {
 }
 
 impl TaskRuntime {
-    /// `sinks` gives the sinks' names, for messages.
+    /// Starts a task. `sinks` has the sinks' names, for messages.
     pub fn new(
         dataflow: &Dataflow,
         sinks: &BTreeMap<SinkId, String>,
@@ -193,12 +194,12 @@ impl TaskRuntime {
         Ok(Self { pipelines, state })
     }
 
-    /// Takes decoded records of the stage's source.
+    /// Processes decoded records of the stage's source.
     pub fn push_source(&mut self, rows: RecordBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
         self.push(PipelineInput::Source, &ChangeBatch::inserts(rows), out)
     }
 
-    /// Takes rows that came over an edge.
+    /// Processes rows that have come over an edge.
     pub fn push_edge(&mut self, edge: EdgeId, rows: ChangeBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
         if !self.pipelines.iter().any(|pipeline| pipeline.inputs.contains(&PipelineInput::Edge(edge))) {
             return Err(EngineError::UnknownEdge(edge));
@@ -206,7 +207,7 @@ impl TaskRuntime {
         self.push(PipelineInput::Edge(edge), &rows, out)
     }
 
-    /// The rows given so far have gone on.
+    /// Stops counting the memory of rows emitted so far, since they have been handed on.
     pub fn settle(&mut self) {
         self.state.settle();
     }
@@ -224,13 +225,13 @@ impl TaskRuntime {
         Ok(())
     }
 
-    /// The input is complete: aggregates give their rows, windows close, changelogs are consolidated.
+    /// Completes the input: aggregates emit their rows, windows close, changelogs are consolidated.
     pub fn finish(mut self, out: &mut Vec<Emit>) -> Result<TaskOutcome, EngineError> {
         let mut operators: BTreeMap<OperatorId, OperatorMetrics> = BTreeMap::new();
         for pipeline in &mut self.pipelines {
             let mut done = Vec::new();
             let finished = pipeline.chain.finish(&mut self.state, &mut done);
-            // What could not be kept explains whatever went wrong after it.
+            // Exceeded memory is checked first, since it is the cause of errors that follow.
             self.state.check()?;
             finished?;
             pipeline.output.route(&mut pipeline.chain.profile, done, out)?;
@@ -246,12 +247,12 @@ impl TaskRuntime {
 }
 
 impl RunningPipeline {
-    /// Leads what was dropped as late to where it is wanted.
+    /// Emits late rows for their sinks.
     fn lead_late(&mut self, out: &mut Vec<Emit>) {
         if self.late.is_empty() {
             return;
         }
-        // Behind the first operator, the inputs are one.
+        // Late rows of later operators may come from any input; they go to the first sink.
         let any = self.late.iter().flatten().next().copied();
         for (place, input, late) in self.chain.take_late() {
             let sink = if place == 0 { self.late.get(input).copied().flatten() } else { any };
@@ -261,7 +262,7 @@ impl RunningPipeline {
 }
 
 impl Output {
-    /// Hands rows on; the time counts as the output's step.
+    /// Emits rows; the time counts for the output's step.
     fn route(&mut self, profile: &mut Profile, rows: Vec<ChangeBatch>, out: &mut Vec<Emit>) -> Result<(), EngineError> {
         let outer = profile.enter(profile.output());
         let routed = self.hand_on(rows, out);

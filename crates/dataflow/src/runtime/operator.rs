@@ -1,6 +1,6 @@
-//! What every operator of a plan says of itself.
+//! The interface of operators.
 //!
-//! Owns: the trait, and the two kinds of running operators. Does not own: any operator (`operators`).
+//! Owns: the traits, and the two kinds of running operators. Does not own: any operator (`operators`).
 //! Invariant: no method of [`OperatorSpec`] has a default, so that an operator that leaves one out does not compile.
 
 use crate::Upstream;
@@ -15,44 +15,44 @@ use std::any::Any;
 use std::fmt::{self, Debug, Write};
 use std::sync::Arc;
 
-/// One operator of a pipeline. Expressions are over the rows that the operator before gives.
+/// One operator of a pipeline. Its expressions are over the rows of the operator before it.
 pub type Op = Arc<dyn OperatorSpec>;
 
 /// An operator as planned: immutable, shared by all tasks that run it.
 pub trait OperatorSpec: Any + Debug + Send + Sync {
-    /// What it does to its rows, in one line of `explain`.
+    /// Describes what the operator does, in one line of `explain`.
     fn describe(&self) -> String;
 
-    /// Writes all that decides what it gives and keeps: expressions, schemas, times, modes. Two operators of one kind that
-    /// write the same must do the same, in every process. Words for people are no part of it.
+    /// Writes everything that determines the operator's output and state: expressions, schemas, times, modes. Two operators
+    /// of one kind that write the same must do the same, in every process. Descriptions are not written.
     fn identify(&self, out: &mut dyn Write) -> fmt::Result;
 
-    /// What it keeps from batch to batch; `None`: nothing.
+    /// Returns the operator's state from batch to batch; `None` = it has none.
     fn state(&self) -> Option<StateSpec>;
 
-    /// Shows people what it keeps; `None`: it keeps nothing.
+    /// Returns a reader that shows the state to people; `None` = it has none.
     ///
     /// # Errors
-    /// A type of its plan cannot be encoded: it does not start either.
+    /// If a type of its plan cannot be encoded. Such an operator does not start either.
     fn state_reader(&self) -> Result<Option<Box<dyn StateReader>>, EngineError>;
 
-    /// The operator that goes by a watermark, and the sources whose least it is; `None`: it goes by none.
+    /// Returns the operator's id and the sources of its watermark, which is the lowest of theirs; `None` = it has none.
     fn watermark(&self) -> Option<(OperatorId, &[Upstream])>;
 
-    /// Whether it may drop rows because a watermark has passed them.
+    /// True if it may drop rows as late.
     fn drops_late(&self) -> bool;
 
-    /// The schema of its rows, given those of its inputs.
+    /// Returns the schema of its output, given those of its inputs.
     ///
     /// # Errors
-    /// The inputs are not what it was planned for.
+    /// If it was planned for other inputs.
     fn output(&self, inputs: &[SchemaRef]) -> Result<SchemaRef, EngineError>;
 
-    /// Makes it ready for one task of a batch.
+    /// Starts the operator in one task of a batch.
     fn start(&self, context: &StartContext<'_>) -> Result<Running, EngineError>;
 }
 
-/// An operator without state, watermark and late rows: it gives rows for the rows it takes.
+/// An operator without state, watermark and late rows, which turns rows into rows.
 pub trait RowSpec: Any + Debug + Send + Sync {
     /// As [`OperatorSpec::describe`].
     fn describe(&self) -> String;
@@ -60,7 +60,7 @@ pub trait RowSpec: Any + Debug + Send + Sync {
     /// As [`OperatorSpec::identify`].
     fn identify(&self, out: &mut dyn Write) -> fmt::Result;
 
-    /// As [`OperatorSpec::output`], for its one input.
+    /// As [`OperatorSpec::output`], for its only input.
     fn output(&self, input: &SchemaRef) -> Result<SchemaRef, EngineError>;
 
     /// As [`OperatorSpec::start`].
@@ -101,21 +101,21 @@ impl<T: RowSpec> OperatorSpec for T {
     }
 }
 
-/// What an operator keeps.
+/// The state of an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateSpec {
     pub operator: OperatorId,
-    /// What kind of operator it is: `join`.
+    /// Kind of the operator: `join`.
     pub kind: &'static str,
-    /// Version of the layout of its keys and values: raised when a build reads or writes them in another way.
+    /// Version of the encoding of keys and values; raised whenever a build changes it.
     pub version: u32,
     /// How keys are looked up.
     pub layout: Layout,
-    /// For `explain`: `groups`.
+    /// The content, for `explain`: `groups`.
     pub keeps: &'static str,
 }
 
-/// What an operator may know when it starts.
+/// The facts that an operator may use when it starts.
 #[derive(Clone, Copy, Debug)]
 pub struct StartContext<'a> {
     pub batch: &'a BatchContext,
@@ -125,14 +125,15 @@ pub struct StartContext<'a> {
 
 /// An operator in one task.
 pub enum Running {
-    /// Gives rows for the rows it takes.
+    /// Turns each batch of rows into rows.
     Rows(Box<dyn RowOperator>),
-    /// Gives rows when its input is complete.
+    /// Emits rows when its input is complete.
     Stateful(Box<Keyed>),
 }
 
 impl Running {
-    /// An operator with state. `watermark`: the sources by whose watermarks rows are late and keys close; `None`: by none.
+    /// Returns an operator with state. By the watermarks of the sources in `watermark`, rows are late and keys close;
+    /// `None` = never.
     pub fn stateful(
         operator: OperatorId,
         watermark: Option<&[Upstream]>,
@@ -143,26 +144,26 @@ impl Running {
     }
 }
 
-/// Takes rows that an operator gives.
+/// Receives the rows that an operator emits.
 pub type Give<'a> = dyn FnMut(ChangeBatch) -> Result<(), EngineError> + 'a;
 
 /// An operator whose rows depend on the rows of one batch of its input alone.
 pub trait RowOperator: Send {
-    /// Gives what the rows become, in as many pieces as keep each of them small.
+    /// Calls `give` with the operator's output for these rows, in pieces that are each small.
     fn apply(&mut self, rows: ChangeBatch, give: &mut Give<'_>) -> Result<(), EngineError>;
 
-    /// What people call it, if it makes several rows of one; `None`: it makes one at most.
+    /// Returns the operator's name for messages if it makes several rows of one; `None` = it makes at most one.
     fn grows(&self) -> Option<&'static str>;
 }
 
 impl dyn OperatorSpec {
-    /// The operator as what it is, if it is a `T`.
+    /// Returns the operator as a `T`; `None` if it is another one.
     pub fn downcast_ref<T: OperatorSpec>(&self) -> Option<&T> {
         (self as &dyn Any).downcast_ref()
     }
 }
 
-/// Checks that rows of this schema have these types.
+/// Checks that the schema `found` has the types of `expected`. `what` names the rows, for the error.
 pub fn expect_types(what: &str, found: &Schema, expected: &Schema) -> Result<(), EngineError> {
     let types = |schema: &Schema| -> Vec<DataType> { schema.fields().iter().map(|f| f.data_type().clone()).collect() };
     let (found, expected) = (types(found), types(expected));
@@ -172,7 +173,7 @@ pub fn expect_types(what: &str, found: &Schema, expected: &Schema) -> Result<(),
     }
 }
 
-/// The input of an operator that has one.
+/// Returns the only input of an operator.
 pub fn only(inputs: &[SchemaRef]) -> Result<&SchemaRef, EngineError> {
     match inputs {
         [input] => Ok(input),
@@ -180,7 +181,7 @@ pub fn only(inputs: &[SchemaRef]) -> Result<&SchemaRef, EngineError> {
     }
 }
 
-/// Writes names, types and nullability; metadata is a map without order, and ours are empty.
+/// Writes names, types and nullability of fields. Metadata is left out: it is unordered, and always empty.
 pub fn identify_schema(schema: &Schema, out: &mut dyn Write) -> fmt::Result {
     for field in schema.fields() {
         write!(out, "{} {} {}, ", field.name(), field.data_type(), field.is_nullable())?;

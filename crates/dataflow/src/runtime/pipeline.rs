@@ -1,7 +1,8 @@
-//! A chain of operators: what one gives is what the next takes.
+//! A chain of operators: the output of one is the input of the next.
 //!
-//! Owns: the order in which rows go through operators and of finishing, counting what rows grow by, and telling the profile
-//! whose turn it is. Does not own: any operator, where rows go afterwards. Invariant: whatever rows become, it is counted before more of it is made.
+//! Owns: the order in which rows go through operators and operators finish, counting the memory by which rows grow, and
+//! switching the profile between steps. Does not own: any operator, where rows go afterwards. Invariant: a piece of output
+//! is counted before the next one is made.
 
 use super::BatchContext;
 use super::late::LateRows;
@@ -18,7 +19,7 @@ use highwater_protocol::metrics::StepMetrics;
 use highwater_protocol::report::OperatorMetrics;
 use std::sync::Arc;
 
-/// Rows an operator gives at once, at most.
+/// Most rows that an operator emits at once.
 pub const OUTPUT_ROWS: usize = 8192;
 
 /// The operators of one pipeline.
@@ -27,7 +28,7 @@ pub struct Chain {
     pub(super) profile: Profile,
 }
 
-/// What rows meet on their way besides operators.
+/// The task's parts that rows need on their way through operators.
 struct Flow<'a> {
     state: &'a mut TaskState,
     profile: &'a mut Profile,
@@ -35,14 +36,15 @@ struct Flow<'a> {
 }
 
 impl Chain {
-    /// `sink` is the name of the sink it leads to, for messages.
+    /// Starts the operators. `sink` is the name of the sink that the pipeline ends in, for messages.
     pub fn new(ops: &[Op], batch: &BatchContext, sink: &str) -> Result<Self, EngineError> {
         let context = StartContext { batch, sink };
         let operators = ops.iter().map(|op| op.start(&context)).collect::<Result<_, _>>()?;
         Ok(Self { operators, profile: Profile::new(batch.clock, ops.len()) })
     }
 
-    /// Sends rows through; what comes out at the end is appended to `out`. What they grow by is counted.
+    /// Sends rows through the operators, and appends the output of the last one to `out`. Counts the memory by which rows
+    /// grow.
     pub fn push(
         &mut self,
         port: usize,
@@ -54,7 +56,7 @@ impl Chain {
         push_from(&mut self.operators, 0, port, rows, &mut flow)
     }
 
-    /// Finishes the operators in order, each one's rows going through those after it.
+    /// Finishes the operators in order; the rows of each go through those after it.
     pub fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let mut flow = Flow { state, profile: &mut self.profile, out };
         for index in 0..self.operators.len() {
@@ -75,7 +77,7 @@ impl Chain {
         Ok(())
     }
 
-    /// Says of which inputs late rows are wanted.
+    /// Sets of which inputs late rows are kept.
     pub fn want_late(&mut self, inputs: &[bool]) {
         let any = [inputs.contains(&true)];
         for (place, operator) in self.operators.iter_mut().enumerate() {
@@ -85,7 +87,7 @@ impl Chain {
         }
     }
 
-    /// Late rows since the last call, each with its operator's place in the chain and the input it came by.
+    /// Returns the late rows since the last call, each with its operator's place in the chain and the operator's input.
     pub fn take_late(&mut self) -> Vec<(usize, usize, LateRows)> {
         let mut taken = Vec::new();
         for (place, operator) in self.operators.iter_mut().enumerate() {
@@ -96,12 +98,12 @@ impl Chain {
         taken
     }
 
-    /// Counters of every step; the last is the pipeline's output.
+    /// Returns the counters of every step; the last is the pipeline's output.
     pub fn steps(&self) -> Vec<StepMetrics> {
         self.profile.steps()
     }
 
-    /// Counters of the stateful operators, once finished.
+    /// Returns the counters of the stateful operators, once they have finished.
     pub fn metrics(&self, state: &TaskState) -> Vec<OperatorMetrics> {
         let of = |operator: &Running| match operator {
             Running::Stateful(operator) => operator.metrics(state),
@@ -111,8 +113,8 @@ impl Chain {
     }
 }
 
-/// Sends rows through operators, of which the first is step `step`. What those that keep nothing add to them is counted
-/// until they have gone on.
+/// Sends rows through operators, of which the first is step `step`. Memory that operators without state add to rows is
+/// counted until the rows are handed on.
 fn push_from(
     operators: &mut [Running],
     step: usize,
@@ -143,7 +145,7 @@ fn push_counted(
             let applied = operator.apply(rows, &mut |piece| {
                 flow.profile.emits(step, &piece);
                 let counted = match grows {
-                    // Of rows that become more rows, all is new.
+                    // The output of an operator that makes several rows of one is all new.
                     Some(name) => {
                         let bytes = piece.size_bytes();
                         flow.state.charge(Taker::Part(name), bytes)?;
@@ -151,7 +153,7 @@ fn push_counted(
                     }
                     None => counted * piece.num_rows() / came,
                 };
-                // Ports are the first operator's.
+                // Only the first operator has several ports.
                 push_counted(after, step + 1, 0, (piece, counted), flow)
             });
             flow.profile.leave(outer);
@@ -160,7 +162,7 @@ fn push_counted(
         rest => {
             let more = rows.size_bytes().saturating_sub(counted);
             if more > 0 {
-                flow.state.charge(Taker::Part("what the expressions make of its rows"), more)?;
+                flow.state.charge(Taker::Part("results of its expressions"), more)?;
             }
             match rest {
                 Some((Running::Stateful(operator), _)) => {
@@ -179,12 +181,12 @@ fn push_counted(
     }
 }
 
-/// Values of an expression over a batch.
+/// Returns the values of an expression over a batch.
 pub fn evaluate(expr: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef, EngineError> {
     Ok(expr.evaluate(batch)?.into_array(batch.num_rows())?)
 }
 
-/// A batch of these columns; the number of rows counts where there are none.
+/// Returns a batch of these columns, with `rows` rows even if there are no columns.
 pub fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, EngineError> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)

@@ -1,9 +1,9 @@
 //! Scans of many keys, in portions that fit in memory.
 //!
-//! Owns: how many keys one call scans, and where a portion ends. Does not own: what is made of the entries (operators).
-//! Invariants: an operator sees all entries of a key or none, so that it can settle the keys of a portion before it asks
-//! for more; the calls of a batch follow from its number of keys and the bytes they bring; where portions end depends on
-//! keys and state alone, so that a repeated batch has the same.
+//! Owns: how many keys one call scans, and where a portion ends. Does not own: processing the entries (operators).
+//! Invariants: an operator sees all entries of a key or none, so that it can finish the keys of a portion before it scans
+//! more; the number of calls grows with the number of keys and their bytes; the ends of portions depend on keys and state
+//! alone, so that a repeated batch has the same.
 
 use super::keyed_state::KeyedState;
 use super::pipeline::OUTPUT_ROWS;
@@ -11,45 +11,45 @@ use crate::error::EngineError;
 use crate::state::{Scan, Visit};
 use std::ops::{ControlFlow, Range};
 
-/// Bytes of keys and values after which the scans that follow wait for the next portion. A batch may touch many keys with
-/// many rows each, and all of them at once may be more than there is memory for; of a single key all rows are needed.
+/// Bytes of keys and values after which further scans wait for the next portion. A batch may touch many keys with many rows
+/// each, which do not fit in memory at once. All rows of a single key must.
 pub const PORTION_BYTES: usize = 8 << 20;
 
-/// What becomes of an entry that a scan has found.
+/// What a visitor did with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// It is taken; the next one of its scan may come.
+    /// It took the entry; the scan goes on.
     Taken,
-    /// It is taken, and no more of its scan is wanted.
+    /// It took the entry, and its scan ends here.
     Last,
-    /// It is not taken: its scan, and those after it, wait for the next portion.
+    /// It did not take the entry: its scan and those after it wait for the next portion.
     Waits,
 }
 
-/// The places of keys, a portion at a time.
+/// Ranges of keys to scan, one portion after another.
 #[derive(Clone, Debug)]
 pub struct Portions {
     at: usize,
     end: usize,
-    /// Keys of the next portion at most.
+    /// Most keys of the next portion.
     most: usize,
 }
 
 impl Portions {
-    /// Of the keys at `0..keys`.
+    /// Returns the portions of the keys `0..keys`.
     pub fn of(keys: usize) -> Self {
         Self { at: 0, end: keys, most: OUTPUT_ROWS }
     }
 
-    /// The keys to scan next; `None`: all are done.
+    /// Returns the keys to scan next; `None` = all are done.
     pub fn next(&self) -> Option<Range<usize>> {
         (self.at < self.end).then(|| self.at..self.end.min(self.at + self.most))
     }
 
-    /// So many of the keys that [`Portions::next`] gave, from the first, are done.
+    /// Marks the first `keys` of the keys from [`Portions::next`] as done.
     pub fn done(&mut self, keys: usize) {
         let asked = self.next().map_or(0, |asked| asked.len());
-        // A scan that waits was begun in vain: about as many keys are asked for as were done the last time.
+        // A scan that waits was wasted, so the next portion asks for about as many keys as were done in the last one.
         let most = if keys < asked { keys } else { self.most };
         self.most = most.clamp(1, OUTPUT_ROWS / 2) * 2;
         self.at += keys;
@@ -57,7 +57,7 @@ impl Portions {
 }
 
 impl KeyedState<'_> {
-    /// Visits the entries of scans, in order, until one waits. Returns how many scans, from the first, are complete.
+    /// Visits the entries of scans, in order, until one waits. Returns the number of complete scans, from the first one on.
     pub fn scan_some(
         &self,
         scans: &[Scan<'_>],
@@ -80,13 +80,13 @@ impl KeyedState<'_> {
         Ok(complete)
     }
 
-    /// Bytes of keys and values that a portion brings before it ends.
+    /// Returns the bytes of keys and values after which a portion ends.
     pub fn portion_bytes(&self) -> usize {
         self.portion_bytes
     }
 
-    /// As [`KeyedState::scan`], until the scans have brought enough for a portion. Returns how many of them, from the first,
-    /// are complete: at least one, if there is one.
+    /// As [`KeyedState::scan`], until the portion is full. Returns the number of complete scans, from the first one on: at
+    /// least one, if there is any.
     pub fn scan_portion(&self, scans: &[Scan<'_>], visit: Visit<'_>) -> Result<usize, EngineError> {
         let (mut scan, mut bytes) = (0, 0);
         self.scan_some(scans, |place, key, value| {

@@ -1,4 +1,4 @@
-//! Portions over a store that makes large entries when they are asked for, and counts scans.
+//! Portions over a store that makes large entries on demand, and counts scans.
 
 use super::*;
 use crate::runtime::BatchContext;
@@ -11,7 +11,7 @@ use std::cell::Cell;
 const OP: OperatorId = OperatorId(0);
 const ENTRY_BYTES: usize = 1 << 20;
 
-/// So many large entries under each key, made when they are asked for.
+/// A store with `entries[key]` large entries under each key, made on demand.
 struct Large {
     entries: Vec<usize>,
     calls: Cell<usize>,
@@ -53,7 +53,7 @@ impl StateStore for Large {
     }
 }
 
-/// The entries each portion brought, by key; and the calls, and the scans begun, that it took.
+/// Scans all keys in portions. Returns the keys of each portion with their entries, the number of calls, and of begun scans.
 fn portions(entries: Vec<usize>, wanted: usize) -> (Vec<Vec<(usize, usize)>>, usize, usize) {
     let mut store = Large { entries, calls: Cell::new(0), begun: Cell::new(0) };
     let keys = store.entries.len();

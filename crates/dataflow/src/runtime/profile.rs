@@ -1,7 +1,7 @@
-//! Where a pipeline's rows and time go: counters of each of its steps.
+//! Counters of rows and time of each step of a pipeline.
 //!
-//! Owns: counting, and whose time it is. Does not own: the clock (the executor passes it in), showing the counters. No row
-//! depends on either.
+//! Owns: counting, and assigning time to steps. Does not own: the clock (the executor passes it in), showing the counters.
+//! No row depends on either.
 
 use crate::changelog::ChangeBatch;
 use highwater_protocol::metrics::StepMetrics;
@@ -28,11 +28,11 @@ impl fmt::Debug for Clock {
 pub(super) struct Profile {
     clock: Clock,
     steps: Vec<StepMetrics>,
-    /// Time of each step; many are far below a microsecond at a time.
+    /// Time of each step, exact, since single calls may take far less than a microsecond.
     times: Vec<Duration>,
-    /// The step whose time it is; `None`: the time is not the pipeline's.
+    /// The step that is running; `None` = none of this pipeline is.
     current: Option<usize>,
-    /// When `current` changed last.
+    /// Time at which `current` changed last.
     since: Duration,
 }
 
@@ -43,17 +43,17 @@ impl Profile {
         Self { clock, steps, times, current: None, since: Duration::ZERO }
     }
 
-    /// Index of the exchange or sink.
+    /// Returns the step of the exchange or sink.
     pub fn output(&self) -> usize {
         self.steps.len() - 1
     }
 
-    /// From now on, time is this step's. Returns whose it was, for [`Profile::leave`].
+    /// Counts time for this step from now on. Returns the step before, for [`Profile::leave`].
     pub fn enter(&mut self, step: usize) -> Option<usize> {
         self.switch(Some(step))
     }
 
-    /// Time is again that of the step before.
+    /// Counts time for the step `before` again.
     pub fn leave(&mut self, before: Option<usize>) {
         self.switch(before);
     }
@@ -67,14 +67,14 @@ impl Profile {
         std::mem::replace(&mut self.current, to)
     }
 
-    /// The step takes these rows.
+    /// Counts input rows of a step.
     pub fn takes(&mut self, step: usize, rows: &ChangeBatch) {
         if let Some(step) = self.steps.get_mut(step) {
             step.input_rows += rows.num_rows() as u64;
         }
     }
 
-    /// The step emits these rows.
+    /// Counts output rows of a step.
     pub fn emits(&mut self, step: usize, rows: &ChangeBatch) {
         if let Some(step) = self.steps.get_mut(step) {
             step.output_rows += rows.num_rows() as u64;
@@ -82,7 +82,7 @@ impl Profile {
         }
     }
 
-    /// The counters of every step.
+    /// Returns the counters of every step.
     pub fn steps(&self) -> Vec<StepMetrics> {
         let us = |time: &Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let steps = self.steps.iter().zip(&self.times);

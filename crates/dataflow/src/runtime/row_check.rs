@@ -1,33 +1,33 @@
-//! Whether bytes are an encoded row. arrow-row's decoder takes that for granted, and panics where it is not so.
+//! Checks that bytes are an encoded row, since arrow-row's decoder panics if they are not.
 //!
 //! Owns: walking arrow-row's format without decoding it. Does not own: encoding and decoding (`keys`).
-//! Invariant: what passes is decoded without a panic, and what the encoder makes passes; both are tested with random rows,
+//! Invariant: bytes that pass are decoded without a panic, and every encoded row passes. Both are tested with random rows,
 //! so that a version of arrow-row with another format is noticed.
 
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, FieldRef};
 
-/// Bytes of a block of text, and of those that the first one is cut into.
+/// Bytes of a block of text, and of the smaller blocks that the first block is split into.
 const BLOCK: usize = 32;
 const MINI_BLOCK: usize = 8;
 const MINI_BLOCKS: usize = BLOCK / MINI_BLOCK;
-/// In the place of a block's length: another one follows.
+/// In the place of a block's length: another block follows.
 const CONTINUES: u8 = 0xFF;
 
 const EMPTY: u8 = 1;
 const NON_EMPTY: u8 = 2;
 /// Second byte of a value of type NULL.
 const NULL_VALUE: u8 = 3;
-/// Before a value of fixed length that is there.
+/// Precedes a value of fixed length that is not NULL.
 const VALID: u8 = 1;
 
-/// Whether `bytes` are one row of these columns, and nothing more. Of a type whose format is not known here none are.
+/// True if `bytes` are exactly one row of these columns. False for types whose format is not known here.
 pub fn is_row(columns: &[(DataType, SortOptions)], bytes: &[u8]) -> bool {
     let rest = columns.iter().try_fold(bytes, |rest, (data_type, options)| after(data_type, *options, rest));
     rest.is_some_and(<[u8]>::is_empty)
 }
 
-/// What follows a value of this type; `None`: there is no such value.
+/// Returns the bytes after a value of this type; `None` if `bytes` do not begin with one.
 fn after<'a>(data_type: &DataType, options: SortOptions, bytes: &'a [u8]) -> Option<&'a [u8]> {
     match data_type {
         DataType::Null => bytes.strip_prefix(&[turned(NON_EMPTY, options), turned(NULL_VALUE, options)]),
@@ -57,17 +57,17 @@ fn after<'a>(data_type: &DataType, options: SortOptions, bytes: &'a [u8]) -> Opt
     }
 }
 
-/// A byte as it stands in a descending column.
+/// Returns a byte as it is encoded: inverted in a descending column.
 fn turned(byte: u8, options: SortOptions) -> u8 {
     if options.descending { !byte } else { byte }
 }
 
-/// In the place of a value that is not there.
+/// Returns the byte that stands for NULL.
 fn null(options: SortOptions) -> u8 {
     if options.nulls_first { 0 } else { 0xFF }
 }
 
-/// Whether a value is there, and what follows the byte that says so.
+/// Returns true if the value is not NULL, and the bytes after the flag that says so.
 fn flag(options: SortOptions, bytes: &[u8]) -> Option<(bool, &[u8])> {
     let (flag, rest) = bytes.split_first()?;
     (*flag == VALID || *flag == null(options)).then_some((*flag == VALID, rest))
@@ -77,7 +77,7 @@ fn fixed(width: usize, options: SortOptions, bytes: &[u8]) -> Option<&[u8]> {
     flag(options, bytes)?.1.get(width..)
 }
 
-/// A value in blocks, `None` where it is NULL, and what follows it.
+/// Returns a value that is encoded in blocks (`None` = NULL), and the bytes after it.
 fn blocks(options: SortOptions, bytes: &[u8]) -> Option<(Option<Vec<u8>>, &[u8])> {
     let (first, mut rest) = bytes.split_first()?;
     if *first == null(options) {
@@ -107,9 +107,9 @@ fn blocks(options: SortOptions, bytes: &[u8]) -> Option<(Option<Vec<u8>>, &[u8])
     Some((Some(value), rest))
 }
 
-/// What follows a list whose elements are rows of these fields.
+/// Returns the bytes after a list whose elements are rows of these fields.
 fn elements<'a>(fields: &[FieldRef], options: SortOptions, bytes: &'a [u8]) -> Option<&'a [u8]> {
-    // The bytes of an element are turned as a whole.
+    // The encoded bytes of an element are inverted as a whole.
     let inner = SortOptions { descending: false, nulls_first: options.nulls_first != options.descending };
     let (mut element, mut rest) = blocks(options, bytes)?;
     if element.is_none() {
@@ -125,7 +125,7 @@ fn elements<'a>(fields: &[FieldRef], options: SortOptions, bytes: &'a [u8]) -> O
         }
         (element, rest) = blocks(options, rest)?;
     }
-    // An empty one ends the list, not a NULL.
+    // An empty block ends the list; a NULL is invalid here.
     element.map(|_| rest)
 }
 
@@ -138,7 +138,7 @@ mod tests {
     use proptest::prelude::*;
     use std::sync::Arc;
 
-    /// Of every row some numbers, some text, and lists of both.
+    /// A random row: a number, a text, a list, bytes and a boolean.
     type Row = (Option<i64>, Option<String>, Option<Vec<Option<i64>>>, Option<Vec<u8>>, bool);
 
     fn rows() -> impl Strategy<Value = Vec<Row>> {
@@ -180,7 +180,7 @@ mod tests {
         ]
     }
 
-    /// A map of the numbers of a list to the row's text.
+    /// Returns maps from the numbers of a row's list to its text.
     fn maps(rows: &[Row]) -> MapArray {
         let mut builder = MapBuilder::new(None, Int64Builder::new(), StringBuilder::new());
         for row in rows {

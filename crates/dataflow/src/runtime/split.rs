@@ -1,7 +1,7 @@
 //! Splits batches into parts small enough to be sent.
 //!
-//! Owns: where a batch is split. Invariants: every row is in one part, in order; the cuts depend on the rows alone, so
-//! that a batch that is repeated has the same; a part is larger than [`MAX_SPLIT_BYTES`] only if it is one row.
+//! Owns: where a batch is split. Invariants: every row is in one part, in order; the cuts depend only on the rows, so
+//! that a repeated batch has the same; a part is larger than [`MAX_SPLIT_BYTES`] only if it is one row.
 
 use super::pipeline::OUTPUT_ROWS;
 use crate::changelog::ChangeBatch;
@@ -9,7 +9,7 @@ use crate::changelog::ChangeBatch;
 /// Most bytes of a part. A message may hold several parts.
 pub const MAX_SPLIT_BYTES: usize = 2 << 20;
 
-/// Cuts rows into pieces.
+/// Splits rows into pieces of at most [`OUTPUT_ROWS`] rows and [`MAX_SPLIT_BYTES`] bytes, or of one row.
 pub fn pieces(rows: ChangeBatch) -> Vec<ChangeBatch> {
     let mut pieces = Vec::new();
     for first in (0..rows.num_rows()).step_by(OUTPUT_ROWS) {

@@ -1,8 +1,8 @@
-//! What an operator keeps, as rows for people.
+//! Shows the state of operators as rows for people.
 //!
-//! Owns: what a reader of state is, and making Arrow rows of what entries hold. Does not own: how an operator lays out its
-//! keys and values ([`StateLayout`], told by each), where entries come from (checkpoints).
-//! Invariant: an entry that is not of the layout is an error that names operator, shard and key; nothing panics.
+//! Owns: the interface of state readers, and decoding entries to Arrow rows. Does not own: the layout of an operator's keys
+//! and values (each implements [`StateLayout`]), reading entries (checkpoints).
+//! Invariant: an entry that does not fit the layout is an error that names operator, shard and key; nothing panics.
 
 use super::keys::Codec;
 use super::stored_row::StoredRow;
@@ -17,9 +17,9 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Arc;
 
-/// Name of the column that tells the shard.
+/// Name of the column with the shard.
 pub const SHARD_COLUMN: &str = "_shard";
-/// Names of the columns that tell when a row is over, see [`close_numbers`].
+/// Names of the columns with the times of [`close_numbers`].
 pub const TIME_COLUMNS: [&str; 2] = ["_closes_at", "_expires_at"];
 
 /// One key of an operator's state, with its value.
@@ -30,49 +30,49 @@ pub struct StateEntry<'a> {
     pub value: &'a [u8],
 }
 
-/// Rows of one kind that an operator keeps.
+/// Rows of one kind in an operator's state.
 #[derive(Clone, Debug)]
 pub struct StateRows {
-    /// What they are: `left rows`.
+    /// Name of the kind: `left rows`.
     pub part: String,
-    /// Columns of `rows` by which they are kept; empty: by all.
+    /// Columns of `rows` that are their key; empty = all.
     pub key: Vec<usize>,
-    /// `_shard`, the operator's columns, and what else it keeps of each: `_weight`, `_closes_at`, … Names are unique.
+    /// The rows: `_shard`, the operator's columns, then its numbers: `_weight`, `_closes_at`, … Names are unique.
     pub rows: RecordBatch,
 }
 
 /// Reads the state of one operator.
 pub trait StateReader {
-    /// What entries hold, in their order; parts without rows are left out. A part comes several times where its rows have not
-    /// the same columns.
+    /// Returns the rows of entries, by part and in the order of entries; parts without rows are left out. A part comes
+    /// several times if its rows differ in columns.
     ///
     /// # Errors
-    /// An entry is not one of this operator's.
+    /// If an entry does not fit this operator's layout.
     fn read(&self, entries: &[StateEntry<'_>]) -> Result<Vec<StateRows>, EngineError>;
 }
 
-/// How an operator lays out what it keeps.
+/// The layout of an operator's state.
 pub trait StateLayout {
     fn operator(&self) -> OperatorId;
 
-    /// The kinds of rows there are.
+    /// Returns the kinds of rows.
     fn parts(&self) -> Vec<StatePart<'_>>;
 
-    /// The rows an entry holds.
+    /// Returns the rows of an entry.
     ///
     /// # Errors
-    /// Key or value are not of this layout.
+    /// If key or value do not fit this layout.
     fn split<'a>(&self, key: &'a [u8], value: &'a [u8]) -> Result<Vec<Held<'a>>, EngineError>;
 }
 
-/// Rows of one kind.
+/// A kind of rows.
 pub struct StatePart<'a> {
     pub name: String,
-    /// What is encoded, in the order of [`Held::pieces`].
+    /// The encoded pieces of a row, in the order of [`Held::pieces`].
     pub pieces: Vec<Piece<'a>>,
-    /// Columns of the pieces by which the rows are kept; empty: by all.
+    /// Columns of the pieces that are the rows' key; empty = all.
     pub key: Vec<usize>,
-    /// What is kept as numbers, each of the type it is shown as; in the order of [`Held::numbers`].
+    /// The numbers of a row, with the types they are shown as, in the order of [`Held::numbers`].
     pub numbers: Vec<Field>,
 }
 
@@ -81,57 +81,57 @@ pub struct Piece<'a> {
     pub codec: &'a Codec,
     /// Names of the codec's columns.
     pub names: Vec<String>,
-    /// Places of those shown.
+    /// Indexes of the columns that are shown.
     pub shown: Vec<usize>,
 }
 
 impl<'a> Piece<'a> {
-    /// Columns of these names, all of them shown.
+    /// Returns a piece with columns of these names, all shown.
     pub fn new(codec: &'a Codec, names: impl IntoIterator<Item = String>) -> Self {
         let names: Vec<String> = names.into_iter().collect();
         Self { codec, shown: (0..names.len()).collect(), names }
     }
 
-    /// The columns of a schema, all of them shown.
+    /// Returns a piece with the columns of a schema, all shown.
     pub fn of(codec: &'a Codec, schema: &SchemaRef) -> Self {
         Self::new(codec, schema.fields().iter().map(|field| field.name().clone()))
     }
 
-    /// Some columns of a schema, all of them shown.
+    /// Returns a piece with some columns of a schema, all shown.
     pub fn some(codec: &'a Codec, schema: &SchemaRef, columns: &[usize]) -> Self {
         Self::new(codec, columns.iter().map(|column| schema.field(*column).name().clone()))
     }
 }
 
-/// A row that an entry holds.
+/// A row of an entry.
 pub struct Held<'a> {
-    /// Its place among the parts.
+    /// Index of its part in [`StateLayout::parts`].
     pub part: usize,
-    /// `None`: its columns are NULL.
+    /// Encoded pieces; `None` = the piece's columns are NULL.
     pub pieces: Vec<Option<Cow<'a, [u8]>>>,
     pub numbers: Vec<Option<i64>>,
 }
 
 impl<'a> Held<'a> {
-    /// A row of which all pieces are lent.
+    /// Returns a row whose pieces are all borrowed.
     pub fn of(part: usize, pieces: &[&'a [u8]], numbers: impl IntoIterator<Item = Option<i64>>) -> Self {
         let pieces = pieces.iter().map(|piece| Some(Cow::Borrowed(*piece))).collect();
         Self { part, pieces, numbers: numbers.into_iter().collect() }
     }
 }
 
-/// A whole number that is kept of each row.
+/// Returns the field of a whole number.
 pub fn count_field(name: &str) -> Field {
     Field::new(name, DataType::Int64, true)
 }
 
-/// The fields of [`close_numbers`].
+/// Returns the fields of [`close_numbers`].
 pub fn close_fields() -> [Field; 2] {
     let time = DataType::Timestamp(TimeUnit::Millisecond, Some(highwater_functions::UTC.into()));
     TIME_COLUMNS.map(|name| Field::new(name, time.clone(), true))
 }
 
-/// The event time at which a row is over, and the time of batches at which `state_ttl` forgets it.
+/// Returns the event time at which a row closes, and the batch time at which it expires, in milliseconds; `None` = never.
 pub fn close_numbers(close_ms: i64) -> [Option<i64>; 2] {
     match Closing::of(close_ms) {
         Closing::Never => [None, None],
@@ -140,23 +140,23 @@ pub fn close_numbers(close_ms: i64) -> [Option<i64>; 2] {
     }
 }
 
-/// The close time at the beginning of a value, and what follows it.
+/// Returns the close time at the beginning of a value, and the bytes after it.
 pub fn split_close<'a>(what: &'static str, value: &'a [u8]) -> Result<(i64, &'a [u8]), EngineError> {
     let rest = value.get(size_of::<i64>()..).ok_or(EngineError::CutOff(what))?;
     Ok((close_of(value), rest))
 }
 
-/// The fields of [`stored_numbers`].
+/// Returns the fields of [`stored_numbers`].
 pub fn stored_fields() -> Vec<Field> {
     [count_field("_weight")].into_iter().chain(close_fields()).collect()
 }
 
-/// How often a kept row is there, and until when.
+/// Returns the weight of a stored row and its [`close_numbers`].
 pub fn stored_numbers(kept: StoredRow) -> Vec<Option<i64>> {
     [Some(kept.weight)].into_iter().chain(close_numbers(kept.close_ms)).collect()
 }
 
-/// Reads what a layout tells.
+/// Reads state with a layout.
 pub struct LayoutReader<L>(pub L);
 
 impl<L: StateLayout> StateReader for LayoutReader<L> {
@@ -216,7 +216,7 @@ fn rows_of(part: StatePart<'_>, held: &[(ShardId, Held<'_>)]) -> Result<StateRow
     Ok(StateRows { part: part.name, key, rows: named(columns)? })
 }
 
-/// Columns of rows some of which are not there.
+/// Decodes rows to columns, which are NULL for rows that are `None`.
 fn decoded<'a>(
     codec: &Codec,
     rows: impl ExactSizeIterator<Item = Option<&'a [u8]>>,
@@ -238,7 +238,7 @@ fn decoded<'a>(
     }
 }
 
-/// Rows of these columns; of those with one name all but the first get a number.
+/// Returns rows of these columns. If several have the same name, all but the first get a number.
 pub fn named(columns: Vec<(String, ArrayRef)>) -> Result<RecordBatch, EngineError> {
     let mut taken: BTreeSet<String> = BTreeSet::new();
     let (mut fields, mut arrays) = (Vec::with_capacity(columns.len()), Vec::with_capacity(columns.len()));
@@ -258,7 +258,7 @@ mod tests {
     use arrow::array::{AsArray, StringArray};
     use arrow::datatypes::{Int64Type, TimestampMillisecondType};
 
-    /// A key of text, and a kept row's numbers.
+    /// A layout whose keys are texts, and whose values are stored rows.
     struct Texts(Codec);
 
     impl StateLayout for Texts {

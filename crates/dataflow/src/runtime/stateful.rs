@@ -1,4 +1,4 @@
-//! What an operator with state is, inside [`Keyed`](super::keyed::Keyed), which does what all of them have in common.
+//! The logic of an operator with state, without the common parts, which are in [`Keyed`](super::keyed::Keyed).
 
 use super::keyed_state::KeyedState;
 use super::late::Late;
@@ -6,27 +6,27 @@ use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
 use crate::state::Keys;
 
-/// Where what an operator knows is kept from batch to batch.
+/// Where an operator's state is kept from batch to batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keeps {
     /// Under its own keys.
     State,
-    /// It only pre-aggregates: its operator's state is another's to count.
+    /// Nowhere, since this part only pre-aggregates; the other part of its operator keeps and counts the state.
     Partial,
-    /// It keeps nothing.
+    /// Nowhere: it has no state.
     Nothing,
 }
 
-/// Who counts the memory of the rows an operator gives.
+/// Who counts the memory of an operator's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counts {
     /// The operator, while it makes them.
     Itself,
-    /// Whoever takes them, once they are made.
+    /// [`Chain`](super::pipeline::Chain), once the rows are made.
     Taker,
 }
 
-/// The logic of an operator that takes a batch's rows first and gives its own once the input is complete.
+/// The logic of an operator that collects a batch's rows, and emits its own once the input is complete.
 pub trait Stateful: Send {
     fn keeps(&self) -> Keeps;
 
@@ -35,10 +35,10 @@ pub trait Stateful: Send {
     /// Takes rows of one of its inputs, and drops those that are late.
     fn push(&mut self, port: usize, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError>;
 
-    /// Forgets these keys, whose `state_ttl` is over, with all that hangs on them. Called before `finish`, so that what is
-    /// due is gone even if a row of this batch would touch it.
+    /// Deletes these expired keys, with all state that belongs to them. Called before `finish`, so that expired state is
+    /// gone even if a row of this batch has its key.
     fn expire(&mut self, due: &Keys, state: &mut KeyedState<'_>) -> Result<(), EngineError>;
 
-    /// The input is complete.
+    /// Completes the input: updates state, and appends the operator's rows to `out`.
     fn finish(&mut self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError>;
 }

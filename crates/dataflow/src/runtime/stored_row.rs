@@ -1,17 +1,17 @@
-//! How rows are kept in ordered state: what stands in the value beside the close time.
+//! The value of a row in ordered state.
 //!
 //! Owns: the layout `close time (i64) | weight (i64) | count (i64)`, little-endian.
 
 use crate::error::EngineError;
 
-/// A kept row's numbers.
+/// The numbers of a stored row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredRow {
-    /// When the row may be forgotten, milliseconds; `NEVER` = never.
+    /// Close time of the row, in milliseconds; `NEVER` = never.
     pub close_ms: i64,
-    /// How often it is there.
+    /// Its weight: how often the row exists.
     pub weight: i64,
-    /// The operator's own: a join keeps how many rows of the other side match.
+    /// A number of the operator; for a join, how many rows of the other side match.
     pub count: i64,
 }
 
@@ -24,12 +24,12 @@ impl StoredRow {
         bytes
     }
 
-    /// The row that a value says is there, if there is a value.
+    /// Decodes the row of a value; `None` without a value.
     pub fn read(value: Option<&[u8]>) -> Result<Option<Self>, EngineError> {
         value.map(Self::decode).transpose()
     }
 
-    /// How often the row is there that a value says; without one it is not.
+    /// Returns the weight of a value's row; 0 without a value.
     pub fn weight_of(value: Option<&[u8]>) -> Result<i64, EngineError> {
         Ok(Self::read(value)?.map_or(0, |row| row.weight))
     }

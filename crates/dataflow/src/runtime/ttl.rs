@@ -1,22 +1,22 @@
-//! `state_ttl`: what nothing else bounds is forgotten when it was not written for that long.
+//! `state_ttl`: state that nothing else bounds expires if it was not written for that long.
 //!
-//! Owns: when something expires, and the counts of what did. Does not own: which operators it holds for (the plan), what
-//! hangs on a key that expires (the operators). Time is the batch's, so a repetition forgets the same.
-//! Invariant: without a TTL a deletion of what is not there is an error, with one it is counted.
+//! Owns: when state expires, and counting it. Does not own: which operators it applies to (the plan), state that belongs to
+//! an expired key (the operators). Time is the batch's, so a repeated batch expires the same.
+//! Invariant: a retraction of a row that does not exist is an error without a TTL, and counted with one.
 
 use super::BatchContext;
 use crate::error::EngineError;
 use crate::state::{NEVER, Until, expires_at};
 use highwater_protocol::ids::OperatorId;
 
-/// The TTL of one operator in one batch; it may have none.
+/// The TTL of one operator in one batch.
 #[derive(Debug)]
 pub struct Ttl {
     now_ms: i64,
     keep_ms: Option<i64>,
-    /// Rows of state forgotten in this batch.
+    /// Rows of state that expired in this batch.
     pub expired: u64,
-    /// Deletions in this batch of rows that were forgotten before.
+    /// Retractions in this batch of rows that had expired before.
     pub ignored: u64,
 }
 
@@ -30,17 +30,20 @@ impl Ttl {
         self.keep_ms.is_some()
     }
 
-    /// The close time of what is written now and bounded by nothing else.
+    /// Returns the close time of state that is written now and that nothing else bounds.
     pub fn deadline(&self) -> i64 {
         self.keep_ms.map_or(NEVER, |keep| expires_at(self.now_ms.saturating_add(keep)))
     }
 
-    /// Up to when keys expire; `None`: none does.
+    /// Returns the time up to which keys expire; `None` = none does.
     pub fn due(&self) -> Option<Until> {
         self.keep_ms.map(|_| Until::Clock(self.now_ms))
     }
 
-    /// So many rows are deleted that are not there: forgotten before, or else never inserted.
+    /// Counts retractions of rows that do not exist since they have expired.
+    ///
+    /// # Errors
+    /// If the operator has no TTL, so that the rows were never inserted.
     pub fn missing(&mut self, operator: &str, rows: i64) -> Result<(), EngineError> {
         if !self.is_on() {
             return Err(EngineError::NeverInserted { operator: operator.to_string() });

@@ -1,9 +1,9 @@
-//! What a query may take of one executor's memory.
+//! The limit of a query's memory on one executor.
 //!
-//! Owns: counting what tasks add, and saying that it is too much. Does not own: what an executor allows a query (the
+//! Owns: counting the memory of tasks, and failing them above the limit. Does not own: the value of the limit (the
 //! executor), `state_memory_limit` of all executors together (the driver).
-//! Invariants: what a task adds is counted until its changes are state, or dropped; once a query has too much, nothing
-//! more of it is kept, and its task fails before anything it gave is prepared.
+//! Invariants: memory of a task is counted until its changes are committed state, or dropped; once a query exceeds its
+//! limit, no more of its changes are kept, and the task fails before its output is prepared.
 
 use crate::error::EngineError;
 use crate::{Dataflow, PipelineInput};
@@ -12,13 +12,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// What takes memory.
+/// A user of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Taker {
     Operator(OperatorId),
-    /// Rows that came over an edge and wait for the task they are for.
+    /// Rows that have come over an edge and wait for their task.
     Edge(EdgeId),
-    /// A part of a stage that keeps no state, as people call it.
+    /// A part of a stage without state, by its name in messages.
     Part(&'static str),
 }
 
@@ -32,7 +32,7 @@ impl From<OperatorId> for Taker {
 #[derive(Clone, Debug)]
 pub struct Budget {
     limit_bytes: u64,
-    /// What tasks added that is no state yet.
+    /// Bytes that tasks have added and that are not committed state yet.
     added: Arc<AtomicU64>,
     names: Arc<BTreeMap<Taker, String>>,
 }
@@ -42,7 +42,7 @@ impl Budget {
         Self { limit_bytes, added: Arc::default(), names: Arc::new(names) }
     }
 
-    /// The budget of a query with this dataflow.
+    /// Returns the budget of a query with this dataflow.
     pub fn of(dataflow: &Dataflow, limit_bytes: u64) -> Self {
         let operator = |id: OperatorId| {
             let info = dataflow.operators.iter().find(|info| info.id == id)?;
@@ -73,53 +73,56 @@ impl Budget {
         })
     }
 
-    /// For a task that begins while so much is state.
+    /// Returns the counter of a task that starts while committed state has `committed_bytes`.
     pub fn task(&self, committed_bytes: u64) -> Growth {
         Growth { budget: self.clone(), committed_bytes, kept: 0, emitted: 0, over: None }
     }
 }
 
-/// What one task adds.
+/// The memory that one task adds.
 #[derive(Debug)]
 pub struct Growth {
     budget: Budget,
     committed_bytes: u64,
     kept: u64,
     emitted: u64,
-    /// What was one too many.
+    /// The user of memory that exceeded the limit; `None` = none has.
     over: Option<Taker>,
 }
 
 impl Growth {
-    /// Without a limit.
+    /// Returns a counter without a limit.
     pub fn unlimited() -> Self {
         Self::limited(u64::MAX)
     }
 
-    /// The budget of a query that may take `limit_bytes`.
+    /// Returns a counter with this limit.
     pub fn limited(limit_bytes: u64) -> Self {
         Budget::new(limit_bytes, BTreeMap::new()).task(0)
     }
 
-    /// The same for a part of the task.
+    /// Returns a counter for a part of the task.
     pub fn part(&self) -> Self {
         self.budget.task(self.committed_bytes)
     }
 
-    /// An operator keeps so much more; false: it must not.
+    /// Counts `bytes` more of an operator's state. False = the limit is exceeded, and the operator must not keep them.
     pub fn keep(&mut self, operator: OperatorId, bytes: u64) -> bool {
         self.kept += bytes;
         self.add(operator.into(), bytes)
     }
 
-    /// Rows of so many bytes are there until they are settled.
+    /// Counts `bytes` of rows until they are settled.
+    ///
+    /// # Errors
+    /// If the limit is exceeded.
     pub fn charge(&mut self, by: impl Into<Taker>, bytes: u64) -> Result<(), EngineError> {
         self.emitted = self.emitted.saturating_add(bytes);
         self.add(by.into(), bytes);
         self.check()
     }
 
-    /// So many of the bytes emitted are gone.
+    /// Counts `bytes` of rows less.
     pub fn take_back(&mut self, bytes: u64) {
         let bytes = bytes.min(self.emitted);
         self.emitted -= bytes;
@@ -135,12 +138,12 @@ impl Growth {
         self.over.is_none()
     }
 
-    /// The rows it gave have gone on.
+    /// Stops counting rows, since they have been handed on.
     pub fn settle(&mut self) {
         self.take_back(self.emitted);
     }
 
-    /// Whether all of it was kept.
+    /// Returns an error if the limit has been exceeded.
     pub fn check(&self) -> Result<(), EngineError> {
         match self.over {
             None => Ok(()),
@@ -188,7 +191,7 @@ mod tests {
         one.settle();
         assert!(one.keep(OP, 50));
         let error = one.charge(Taker::Part("UNNEST"), 1).unwrap_err().to_string();
-        assert!(error.contains("it was UNNEST that wanted more"), "{error}");
+        assert!(error.contains("on this executor, at UNNEST"), "{error}");
         drop(one);
         assert_eq!(budget.added.load(Relaxed), 0);
     }

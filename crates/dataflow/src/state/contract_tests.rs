@@ -1,4 +1,4 @@
-//! What every store under [`StateStore`] must do, as a model in plain loops, and the store in memory compared with it.
+//! Compares the store in memory with a model of [`StateStore`] in plain loops.
 //!
 //! Owns: the model and random batches of calls. Does not own: promotion, restoring, memory (`tests`).
 
@@ -23,7 +23,7 @@ struct Model {
 }
 
 impl Model {
-    /// Committed entries with the changes on top, by shard and key.
+    /// Returns the committed entries with the changes applied, by shard and key.
     fn entries(&self) -> Entries {
         let mut all: BTreeMap<(ShardId, Vec<u8>), Vec<u8>> = BTreeMap::new();
         all.extend(self.committed.iter().map(|(shard, key, value)| ((*shard, key.clone()), value.clone())));
@@ -101,13 +101,13 @@ impl StateStore for Model {
     }
 }
 
-/// One batch of calls: writes first, then a look at everything.
+/// One batch of calls: writes, then reads.
 #[derive(Clone, Debug)]
 struct Calls {
     writes: Vec<(u16, Vec<u8>, Option<i64>)>,
     scans: Vec<ScanCall>,
     until: i64,
-    /// What was written becomes state.
+    /// True if the writes are committed afterwards.
     commits: bool,
 }
 
@@ -118,7 +118,7 @@ struct ScanCall {
     /// `None`: all keys that begin with `start`.
     end: Option<Vec<u8>>,
     direction: Direction,
-    /// Breaks off after so many entries.
+    /// Number of entries after which the scan breaks off.
     most: usize,
 }
 
@@ -152,7 +152,7 @@ fn calls() -> impl Strategy<Value = Calls> {
     })
 }
 
-/// Everything the calls see.
+/// Runs the calls, and returns the results of all reads.
 fn seen(store: &mut dyn StateStore, calls: &Calls) -> Vec<String> {
     let (mut writes, mut keys, mut values) = (Writes::default(), Keys::default(), Values::default());
     for (shard, key, close) in &calls.writes {

@@ -1,4 +1,4 @@
-//! An operator for tests of state: it declares what it keeps, and never runs.
+//! An operator for tests of state, which declares state and never runs.
 
 use super::Layout;
 use crate::Upstream;
@@ -10,7 +10,7 @@ use highwater_protocol::ids::OperatorId;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-/// Keeps entries, and does nothing with them.
+/// Declares state with this operator id and layout.
 #[derive(Debug)]
 pub struct Keeps(pub OperatorId, pub Layout);
 

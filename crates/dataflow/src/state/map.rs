@@ -1,7 +1,7 @@
-//! A map of one operator's keys to values, hashed or in order.
+//! A map of one operator's keys to values, hashed or ordered.
 //!
-//! Owns: the choice between the two, and walking a stretch of one map with the changes of another on top.
-//! Invariant: an operator uses one kind, everywhere and for ever.
+//! Owns: the choice between the two, and walking a range of keys of one map with the changes of another applied.
+//! Invariant: an operator always uses the same kind.
 
 use super::store::{Direction, Stretch};
 use crate::error::EngineError;
@@ -13,9 +13,9 @@ use std::ops::{Bound, ControlFlow};
 /// How an operator looks up its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// One by one.
+    /// By whole key.
     Hashed,
-    /// Also by prefix, in order.
+    /// Also by prefix or range, in order.
     Ordered,
 }
 
@@ -78,7 +78,7 @@ impl<V> Map<V> {
         }
     }
 
-    /// Entries of a stretch of keys, in order; none of a hashed map.
+    /// Returns the entries of a stretch of keys, in order; `None` for a hashed map.
     fn range(&self, stretch: Stretch<'_>) -> Option<btree_map::Range<'_, Box<[u8]>, V>> {
         let Self::Ordered(map) = self else { return None };
         let successor = match stretch {
@@ -93,7 +93,7 @@ impl<V> Map<V> {
     }
 }
 
-/// The least text greater than all that begin with `prefix`; `None` if there is none.
+/// Returns the least byte string greater than all that begin with `prefix`; `None` if there is none.
 pub fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
     let mut end = prefix[..=last].to_vec();
@@ -101,10 +101,10 @@ pub fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
     Some(end)
 }
 
-/// What a walk does with an entry.
+/// Called by a walk with key and value of an entry.
 type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, EngineError>;
 
-/// Walks a stretch of an ordered map, as it is with `changes` applied, until the visitor breaks off or fails.
+/// Visits a stretch of an ordered map with `changes` applied, until the visitor breaks off or fails.
 pub fn walk(
     base: &Map<Box<[u8]>>,
     changes: Option<&Map<Option<Box<[u8]>>>>,

@@ -1,7 +1,7 @@
-//! State in memory, as one task sees it.
+//! State in memory, from the view of one task.
 //!
 //! Owns: the committed maps of the task's shards, read only, and its own changes.
-//! Invariants: those of [`StateStore`]; what is kept is counted before it is.
+//! Invariants: those of [`StateStore`]; memory is counted before it is used.
 
 use super::budget::Growth;
 use super::map::{Layout, walk};
@@ -21,7 +21,7 @@ pub struct MemoryStore {
     pub(super) range: Range<u16>,
     pub(super) shards: BTreeMap<ShardId, Arc<ShardState>>,
     pub(super) overlay: Overlay,
-    /// What the changes take.
+    /// Memory of the changes.
     pub(super) growth: Growth,
 }
 
@@ -40,8 +40,8 @@ impl View<'_> {
     }
 }
 
-/// Views that were opened for one batch. Of a large one all stay open, of a small one the last: what comes next is likely
-/// in the same shard.
+/// Views that are open for one batch of calls. With more keys than shards, all views stay open; otherwise only the last,
+/// since the next key is likely in the same shard.
 struct Views<'a> {
     store: &'a MemoryStore,
     operator: OperatorId,
@@ -73,7 +73,7 @@ impl<'a> Views<'a> {
 }
 
 impl MemoryStore {
-    /// How the operator's keys are looked up.
+    /// Returns the layout of the operator's keys.
     fn layout(&self, operator: OperatorId) -> Result<Layout, EngineError> {
         self.operators.get(&operator).copied().ok_or(EngineError::UndeclaredState(operator))
     }

@@ -1,12 +1,12 @@
 //! State of stateful operators: committed maps by (operator, shard), and tentative changes on top of them.
 //!
-//! Owns: what is in memory. Does not own: what keys and values mean (`runtime`), checkpoints (the driver's).
+//! Owns: state in memory. Does not own: the meaning of keys and values (`operators`), checkpoints (the driver's).
 //! Invariants: committed maps change only by `load` and `promote`; a task sees the committed maps and its own
-//! changes, never another task's; overlays of one attempt alone become state.
+//! changes, never another task's; only overlays of one attempt become committed state together.
 //!
-//! A value begins with the time its key may be forgotten at (`i64` little-endian milliseconds, `MAX` = never). There are
-//! two time lines in it: event time, which watermarks pass, and, below `MIN / 2`, `MIN` + the time of batches, at which
-//! what was not written for `state_ttl` is forgotten.
+//! A value begins with its close time (`i64` little-endian milliseconds, `MAX` = never), at which its key is evicted or
+//! expires. It has two ranges: from `MIN / 2` on event times, which watermarks pass; below that, `MIN` + the batch time at
+//! which a key that was not written for `state_ttl` expires.
 
 mod budget;
 #[cfg(test)]
@@ -43,7 +43,7 @@ use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The state one executor holds of one query.
+/// The state of one query on one executor.
 #[derive(Debug)]
 pub struct QueryState {
     /// Stateful operators of each stage.
@@ -65,12 +65,12 @@ impl Inner {
 }
 
 impl QueryState {
-    /// Nothing is owned at first, and there is no limit.
+    /// Returns a state without shards and without a memory limit.
     pub fn new(dataflow: &Dataflow) -> Self {
         Self::with_limit(dataflow, u64::MAX)
     }
 
-    /// The same, with memory the query may take here, bytes.
+    /// Returns a state without shards, whose memory is limited to `limit_bytes`.
     pub fn with_limit(dataflow: &Dataflow, limit_bytes: u64) -> Self {
         let of_stage = |stage: &crate::Stage| {
             let ops = stage.pipelines.iter().flat_map(|pipeline| &pipeline.ops);
@@ -80,8 +80,8 @@ impl QueryState {
         Self { operators: dataflow.stages.iter().map(of_stage).collect(), budget, inner: Mutex::default() }
     }
 
-    /// Makes these shards owned, holding what the deltas say (oldest first, of any operators; entries of other
-    /// shards are left out). What they held before is gone.
+    /// Loads these shards from deltas (oldest first, of any operators; entries of other shards are left out), and
+    /// replaces their previous state.
     pub fn load(&self, shards: Range<u16>, deltas: &[Vec<u8>]) -> Result<(), EngineError> {
         let operators: Vec<(OperatorId, Layout)> = self.operators.values().flatten().copied().collect();
         let mut loaded: BTreeMap<ShardId, ShardState> =
@@ -104,7 +104,7 @@ impl QueryState {
         Ok(())
     }
 
-    /// Shards with state here.
+    /// Returns the shards whose state this executor holds.
     pub fn owned(&self) -> BTreeSet<ShardId> {
         self.inner.lock().shards.keys().copied().collect()
     }
@@ -116,12 +116,12 @@ impl QueryState {
         }
     }
 
-    /// Forgets everything, overlays too. Returns it: to drop it takes a while.
+    /// Removes all shards and overlays. Returns them, since dropping them takes a while.
     pub fn clear(&self) -> impl Send + 'static {
         std::mem::take(&mut *self.inner.lock())
     }
 
-    /// What a task of `stage` over these shards works on. An empty range is a source stage's.
+    /// Returns the state of a task of `stage` over these shards. Tasks of source stages have an empty range.
     pub fn task(&self, stage: StageId, shards: Range<u16>) -> Result<TaskState, EngineError> {
         let inner = self.inner.lock();
         let operators = self.operators.get(&stage).cloned().unwrap_or_default();
@@ -133,7 +133,7 @@ impl QueryState {
         Ok(TaskState::new(operators, shards, mine, self.budget.task(inner.committed_bytes())))
     }
 
-    /// What rows that wait for tasks are counted by.
+    /// Returns a counter for rows that wait for tasks.
     pub fn waiting(&self) -> Growth {
         let committed = self.inner.lock().committed_bytes();
         self.budget.task(committed)
@@ -144,7 +144,7 @@ impl QueryState {
         self.inner.lock().overlays.entry(attempt).or_default().push(overlay);
     }
 
-    /// Makes the overlays of this attempt state, and drops all others. Blocks: many changes take a second on all cores.
+    /// Commits the overlays of this attempt, and drops all others. Blocks: many changes take a second on all cores.
     pub fn promote(&self, attempt: AttemptId) -> Result<(), EngineError> {
         let mut inner = self.inner.lock();
         let mut overlays = std::mem::take(&mut inner.overlays);
@@ -162,16 +162,16 @@ impl QueryState {
         Ok(())
     }
 
-    /// Forgets the overlays of an attempt. Returns them: to drop them takes a while.
+    /// Removes the overlays of an attempt. Returns them, since dropping them takes a while.
     pub fn discard(&self, attempt: AttemptId) -> Option<Vec<Overlay>> {
         self.inner.lock().overlays.remove(&attempt)
     }
 }
 
-/// Fewer changes than this are not worth another thread.
+/// Changes per thread; fewer are not worth another thread.
 const CHANGES_OF_ONE_THREAD: usize = 10_000;
 
-/// Changes of operators in shards become state; the tasks of one batch never change the same.
+/// Commits changes of operators in shards, in parallel. Tasks of one batch never change the same map.
 fn put_all(jobs: Vec<(Arc<ShardState>, OperatorId, Changes)>) {
     let changes: usize = jobs.iter().map(|(_, _, changes)| changes.len()).sum();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -1,4 +1,4 @@
-//! The tentative changes of one task: what becomes state when its attempt is committed.
+//! The tentative changes of one task, which become state when its attempt is committed.
 
 use super::budget::Growth;
 use super::map::{Layout, Map};
@@ -15,7 +15,7 @@ pub(super) type Changes = Map<Option<Box<[u8]>>>;
 #[derive(Debug, Default)]
 pub struct Overlay {
     changes: BTreeMap<(OperatorId, ShardId), Changes>,
-    /// Their memory, for as long as they are here.
+    /// Counters of their memory, until the overlay is dropped.
     held: Vec<Growth>,
 }
 
@@ -31,18 +31,18 @@ impl Overlay {
         self.changes.entry((operator, shard)).or_insert_with(|| Map::new(layout)).insert(key.into(), value);
     }
 
-    /// Changes of one operator in one shard.
+    /// Returns the changes of one operator in one shard; `None` if there are none.
     pub(super) fn map(&self, operator: OperatorId, shard: ShardId) -> Option<&Changes> {
         self.changes.get(&(operator, shard))
     }
 
-    /// Shards of an operator that changed, with their changes.
+    /// Returns the shards of an operator that changed, with their changes.
     pub(super) fn of(&self, operator: OperatorId) -> impl Iterator<Item = (ShardId, &Changes)> {
         let range = (operator, ShardId(0))..=(operator, ShardId(u16::MAX));
         self.changes.range(range).map(|((_, shard), changes)| (*shard, changes))
     }
 
-    /// The delta of one operator; `None` when nothing changed.
+    /// Returns the delta of one operator; `None` if nothing changed.
     pub(super) fn delta(&self, operator: OperatorId, shards: &Range<u16>) -> Option<StateDelta> {
         let mut writer = DeltaWriter::new(operator);
         for (shard, changes) in self.of(operator) {
@@ -61,17 +61,17 @@ impl Overlay {
         })
     }
 
-    /// Counts this memory for as long as the changes are here, and that of rows until they are settled.
+    /// Keeps a counter of memory until the overlay is dropped; its rows count until they are settled.
     pub(super) fn hold(&mut self, growth: Growth) {
         self.held.push(growth);
     }
 
-    /// The rows emitted with these changes have gone on.
+    /// Stops counting the rows that were emitted with these changes, since they have been handed on.
     pub fn settle(&mut self) {
         self.held.iter_mut().for_each(Growth::settle);
     }
 
-    /// Takes the changes of other shards, too.
+    /// Adds the changes of other shards.
     pub fn extend(&mut self, other: Overlay) {
         self.changes.extend(other.changes);
         self.held.extend(other.held);

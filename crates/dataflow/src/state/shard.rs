@@ -8,32 +8,32 @@ use highwater_protocol::ids::OperatorId;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 
-/// The close time of a value that is never forgotten.
+/// The close time of a value that is never evicted.
 pub const NEVER: i64 = i64::MAX;
 
-/// Close times from here on are of event time; those before it are of the time of batches, see [`expires_at`].
+/// Close times from here on are event times; those below it are batch times, see [`expires_at`].
 const FIRST_EVENT_MS: i64 = i64::MIN / 2;
 
-/// The close time of what is forgotten at this time of batches, whatever the watermark says: a time line of its own, so
-/// that one operator may keep both kinds.
+/// Returns the close time of state that expires at this batch time, independent of the watermark. It is in a range of its
+/// own, so that one operator may keep both kinds.
 pub fn expires_at(batch_ms: i64) -> i64 {
     i64::MIN + batch_ms.clamp(0, i64::MAX / 2 - 1)
 }
 
-/// The close time of what is over at this event time.
+/// Returns the close time of state that closes at this event time.
 pub fn closes_at(event_ms: i64) -> i64 {
     event_ms.max(FIRST_EVENT_MS)
 }
 
-/// A close time, told apart by its time line.
+/// A decoded close time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closing {
     Never,
-    /// Once the watermark has reached this.
+    /// Closes once the watermark has reached this, in milliseconds.
     At {
         event_ms: i64,
     },
-    /// Once a batch is of this time or later.
+    /// Expires in the first batch with this time or a later one, in milliseconds.
     Expires {
         batch_ms: i64,
     },
@@ -49,17 +49,17 @@ impl Closing {
     }
 }
 
-/// When a value's key may be forgotten, milliseconds. A value too short to say is never forgotten.
+/// Returns the close time of a value, in milliseconds; [`NEVER`] for a value that is too short to have one.
 pub fn close_of(value: &[u8]) -> i64 {
     value.first_chunk::<8>().map_or(NEVER, |bytes| i64::from_le_bytes(*bytes))
 }
 
-/// Memory of an entry besides its bytes: its place in the map, and its two allocations. Counted on a 64-bit machine.
+/// Memory of an entry besides its bytes: its slot in the map, and two allocations, on a 64-bit machine.
 const ENTRY_BYTES: u64 = 80;
-/// Memory of a key's place among those that close, besides its bytes.
+/// Memory of a key's slot in `due`, besides its bytes.
 const DUE_BYTES: u64 = 40;
 
-/// Memory that an entry takes, bytes; its key has `length`.
+/// Returns the memory of an entry, in bytes, whose key has `length` bytes.
 pub(super) fn entry_bytes(length: usize, value: &[u8]) -> u64 {
     let due = if close_of(value) == NEVER { 0 } else { length as u64 + DUE_BYTES };
     (length + value.len()) as u64 + ENTRY_BYTES + due
@@ -74,10 +74,10 @@ pub(super) struct ShardState {
 #[derive(Debug)]
 pub(super) struct KeyMap {
     pub entries: Map<Box<[u8]>>,
-    /// Keys by the time they close. A window's keys are many and come in any order, so they are sorted only when it
-    /// is due.
+    /// Keys by their close time. A window has many keys, which come in any order, so they are sorted only when they are
+    /// due.
     due: BTreeMap<i64, HashSet<Box<[u8]>>>,
-    /// Memory of all entries.
+    /// Memory of all entries, in bytes.
     pub bytes: u64,
 }
 
@@ -87,7 +87,7 @@ impl ShardState {
         Self { maps: operators.iter().map(map).collect() }
     }
 
-    /// Memory of all operators.
+    /// Returns the memory of all operators' entries, in bytes.
     pub fn bytes(&self) -> u64 {
         self.maps.values().map(|map| map.read().bytes).sum()
     }
@@ -96,7 +96,7 @@ impl ShardState {
         self.maps.get(&operator)
     }
 
-    /// For loading, before any task has the shard.
+    /// Puts or deletes an entry while the shard is loaded, before any task has it.
     pub fn apply(&mut self, operator: OperatorId, key: &[u8], value: Option<&[u8]>) {
         if let Some(map) = self.maps.get_mut(&operator) {
             map.get_mut().put(key.into(), value.map(Into::into));
@@ -119,7 +119,7 @@ impl KeyMap {
 
     fn put(&mut self, key: Box<[u8]>, value: Option<Box<[u8]>>) {
         let close = value.as_deref().map_or(NEVER, close_of);
-        // A copy for the keys that close, where any do.
+        // A copy of the key for `due`, if the key is in it or will be.
         let copy = (close != NEVER || !self.due.is_empty()).then(|| key.clone());
         let length = key.len();
         let old = match value {
@@ -152,7 +152,7 @@ impl KeyMap {
         }
     }
 
-    /// Gives the keys that are due, in order of time and key.
+    /// Calls `give` with the keys that are due, in the order of time and key.
     pub fn due(&self, until: Until, mut give: impl FnMut(&[u8])) {
         let times = match until {
             Until::Watermark(event_ms) => FIRST_EVENT_MS..=closes_at(event_ms),

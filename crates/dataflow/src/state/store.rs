@@ -1,56 +1,56 @@
-//! What operators reach their state through, whatever keeps it.
+//! The interface through which operators access their state.
 //!
-//! Owns: the interface, and the batches it takes and gives. Does not own: a store (`memory` is one), what keys and values
-//! mean (`operators`).
-//! Invariants: all calls are batches of one operator, so that a store may answer one with few reads of a disk; bytes are
-//! lent for a call or copied into a buffer that is used again, so that no operator depends on how they are kept; a shard
-//! that is not the task's, and an operator that declares no state, are refused.
+//! Owns: the interface, and the batches of keys and values in it. Does not own: stores (`memory` is one), the meaning of
+//! keys and values (`operators`).
+//! Invariants: all calls are batches of one operator, so that a store may answer a call with few reads of a disk; bytes are
+//! borrowed for a call or copied into a reused buffer, so that no operator depends on how they are stored; shards of other
+//! tasks, and operators that declare no state, are refused.
 
 use crate::error::EngineError;
 use highwater_protocol::ids::{OperatorId, ShardId};
 use std::ops::{ControlFlow, Range};
 
-/// State as one task sees it: what is committed, and the task's own changes on top.
+/// State from the view of one task: committed state with the task's own changes applied.
 pub trait StateStore {
-    /// The task's shards: the first, and one past the last.
+    /// Returns the task's shards; the end is exclusive.
     fn shards(&self) -> Range<ShardId>;
 
-    /// Puts the value of each key, in their order, into `values`, which is cleared first.
+    /// Clears `values`, and puts the value of each key into it, in the order of `keys`.
     ///
     /// # Errors
-    /// The operator declares no state, or a shard is not the task's.
+    /// If the operator declares no state, or a shard is not the task's.
     fn get(&self, operator: OperatorId, keys: &Keys, values: &mut Values) -> Result<(), EngineError>;
 
-    /// Visits the entries of each scan, one scan after the other, each in its order. Of an operator whose keys are hashed
-    /// there are none to scan.
+    /// Visits the entries of each scan in its direction, one scan after the other. If the operator's keys are hashed, it
+    /// visits none.
     ///
     /// # Errors
-    /// As [`StateStore::get`], and what `visit` returns.
+    /// As [`StateStore::get`], and the errors of `visit`.
     fn scan(&self, operator: OperatorId, scans: &[Scan<'_>], visit: Visit<'_>) -> Result<(), EngineError>;
 
-    /// Appends to `keys` the committed ones whose time is over and which the task has not changed, by shard, time and key.
+    /// Appends to `keys` the committed keys that are due and that the task has not changed, by shard, close time and key.
     ///
     /// # Errors
     /// As [`StateStore::get`].
     fn due(&self, operator: OperatorId, until: Until, keys: &mut Keys) -> Result<(), EngineError>;
 
-    /// Makes the writes, tentatively, in their order.
+    /// Applies the writes to the task's changes, in order.
     ///
     /// # Errors
-    /// As [`StateStore::get`], or there is no memory for them: the task's changes are worth nothing then.
+    /// As [`StateStore::get`], or if the memory limit is exceeded; the task's changes are incomplete then.
     fn put(&mut self, operator: OperatorId, writes: &Writes) -> Result<(), EngineError>;
 }
 
-/// Up to when keys are due, milliseconds. The times of a key stand at the beginning of its value.
+/// The time up to which keys are due, in milliseconds. The close time of a key is at the beginning of its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
     /// Keys that close at or before this event time.
     Watermark(i64),
-    /// Keys that expire at or before this time of batches.
+    /// Keys that expire at or before this batch time.
     Clock(i64),
 }
 
-/// Some keys of one shard, in order.
+/// A scan of some keys of one shard, in order.
 #[derive(Clone, Copy, Debug)]
 pub struct Scan<'a> {
     pub shard: ShardId,
@@ -59,27 +59,27 @@ pub struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    /// All keys that begin with `prefix`, ascending.
+    /// Returns a scan of all keys that begin with `prefix`, ascending.
     pub fn prefix(shard: ShardId, prefix: &'a [u8]) -> Self {
         Self { shard, keys: Stretch::Prefix(prefix), direction: Direction::Forward }
     }
 }
 
-/// Which keys a scan visits.
+/// The keys that a scan visits.
 #[derive(Clone, Copy, Debug)]
 pub enum Stretch<'a> {
-    /// Those that begin with this.
+    /// Keys that begin with this prefix.
     Prefix(&'a [u8]),
-    /// From one on, up to another, which is not before it; `end: None` = to the last.
+    /// Keys from `start` up to `end`, exclusive, which is not below `start`; `end: None` = to the last key.
     Range { start: &'a [u8], end: Option<&'a [u8]> },
 }
 
-/// Keys of one shard, for scans whose ends are computed.
+/// An owned range of keys of one shard, for scans with computed ends.
 #[derive(Clone, Debug)]
 pub struct KeyRange {
     pub shard: ShardId,
     pub start: Vec<u8>,
-    /// `None`: to the last.
+    /// Exclusive; `None` = to the last key.
     pub end: Option<Vec<u8>>,
 }
 
@@ -90,10 +90,10 @@ impl KeyRange {
     }
 }
 
-/// What is done with an entry: the place of its scan, key and value. Breaking off ends that scan, not those after it.
+/// Called with each entry: the place of its scan, its key and its value. Breaking off ends that scan, not those after it.
 pub type Visit<'a> = &'a mut dyn FnMut(usize, &[u8], &[u8]) -> Result<ControlFlow<()>, EngineError>;
 
-/// Byte strings one after the other.
+/// Byte strings in one buffer.
 #[derive(Clone, Debug, Default)]
 struct Strings {
     bytes: Vec<u8>,
@@ -166,7 +166,7 @@ impl Values {
         self.there.push(value.is_some());
     }
 
-    /// The value of the key at this place; `None`: there is none.
+    /// Returns the value of the key at this place; `None` if the key does not exist.
     pub fn get(&self, index: usize) -> Option<&[u8]> {
         self.there[index].then(|| self.values.get(index))
     }
@@ -177,7 +177,7 @@ impl Values {
     }
 }
 
-/// Keys with their new values, or without.
+/// Keys with their new values, or with `None` to delete them.
 #[derive(Clone, Debug, Default)]
 pub struct Writes {
     keys: Keys,
@@ -217,7 +217,7 @@ impl Writes {
     }
 }
 
-/// Which end a walk begins at.
+/// The direction of a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     Forward,

@@ -1,4 +1,4 @@
-//! What one task works on: its store, and the memory of the rows it makes.
+//! The state of one task: its store, and the counter of the memory of its rows.
 
 use super::budget::{Growth, Taker};
 use super::map::Layout;
@@ -17,11 +17,11 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct TaskState {
     store: MemoryStore,
-    /// Rows that were made and have not gone on.
+    /// Memory of rows that the task has made and not handed on.
     rows: Growth,
 }
 
-/// Counts of one operator's state in a task's shards, its own changes included.
+/// Counts of one operator's state in a task's shards, including the task's changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StateSize {
     pub rows: u64,
@@ -42,7 +42,7 @@ impl TaskState {
         Self { store: MemoryStore { operators, range, shards, overlay: Overlay::default(), growth }, rows }
     }
 
-    /// The same in parts: neighbouring shards, as evenly as can be, at most one part for each shard.
+    /// Splits the task into parts of neighbouring shards, as even as possible, and at most one part for each shard.
     pub fn split(self, parts: usize) -> Vec<Self> {
         let Range { start, end } = self.store.range;
         let count = parts.clamp(1, usize::from((end - start).max(1))) as u16;
@@ -61,12 +61,12 @@ impl TaskState {
         split
     }
 
-    /// Its shards: the first, and one past the last.
+    /// Returns the task's shards; the end is exclusive.
     pub fn range(&self) -> Range<ShardId> {
         self.store.shards()
     }
 
-    /// Values there are before this task, of all operators.
+    /// Returns the number of committed entries of all operators in the task's shards.
     pub fn entries(&self) -> usize {
         let maps = |state: &Arc<ShardState>| -> usize {
             self.store.operators.keys().filter_map(|id| state.map(*id)).map(|map| map.read().entries.len()).sum()
@@ -74,28 +74,28 @@ impl TaskState {
         self.store.shards.values().map(maps).sum()
     }
 
-    /// What operators reach their state through, and the memory of the rows they make.
+    /// Returns the store for operators, and the counter of the memory of their rows.
     pub fn parts(&mut self) -> (&mut dyn StateStore, &mut Growth) {
         (&mut self.store, &mut self.rows)
     }
 
-    /// Rows of so many bytes are made, which are all there until they are settled.
+    /// Counts `bytes` of rows until they are settled.
     pub fn charge(&mut self, by: impl Into<Taker>, bytes: usize) -> Result<(), EngineError> {
         self.rows.charge(by, bytes as u64)
     }
 
-    /// All of them have gone on.
+    /// Stops counting rows, since they have been handed on.
     pub fn settle(&mut self) {
         self.rows.settle();
     }
 
-    /// Whether there was memory for all that was written and made. If not, the task's changes are worth nothing.
+    /// Returns an error if the memory limit was exceeded; the task's changes are incomplete then.
     pub fn check(&self) -> Result<(), EngineError> {
         self.store.growth.check()?;
         self.rows.check()
     }
 
-    /// Size of an operator's state once the changes are committed.
+    /// Returns the size of an operator's state once the task's changes are committed.
     pub fn size(&self, operator: OperatorId) -> StateSize {
         let mut size = StateSize::default();
         for state in self.store.shards.values() {
@@ -122,7 +122,7 @@ impl TaskState {
         size
     }
 
-    /// The changes: to be kept here, and to be checkpointed.
+    /// Returns the changes as an overlay, to be kept here, and as deltas for the checkpoint.
     pub fn finish(self) -> (Overlay, Vec<StateDelta>) {
         let Self { store, rows } = self;
         let MemoryStore { operators, range, mut overlay, growth, .. } = store;

@@ -1,4 +1,4 @@
-//! Overlays, promotion, restoring: what a task sees and what becomes state.
+//! Tests of overlays, promotion and restoring: which state a task sees, and which changes are committed.
 
 use super::keeps_tests::Keeps;
 use super::*;

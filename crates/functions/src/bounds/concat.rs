@@ -1,7 +1,7 @@
-//! `a || b`, as a function within bounds.
+//! `a || b` as a function with size checks.
 //!
-//! Owns: the form it has as a function: one call for a chain, so that a long one is not deep. Does not own: what it computes
-//! (DataFusion's operator).
+//! Owns: its form as one call for a whole chain, so that long chains are not deep. Does not own: the result (DataFusion's
+//! operator).
 
 use super::estimate::SUM;
 use super::limits;
@@ -32,7 +32,7 @@ impl ScalarUDFImpl for Concat {
         "||"
     }
 
-    /// The operator's.
+    /// Returns the operator's name for the schema, so that the rewriting does not rename columns.
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
         let names: Vec<String> = args.iter().map(|arg| arg.schema_name().to_string()).collect();
         Ok(names.join(" || "))
@@ -69,7 +69,7 @@ impl ScalarUDFImpl for Concat {
     }
 }
 
-/// What the operator gives.
+/// Computes `left || right` with DataFusion's operator.
 fn joined(left: ArrayRef, right: ArrayRef) -> Result<ArrayRef> {
     let rows = left.len();
     let field = |name: &str, column: &ArrayRef| Field::new(name, column.data_type().clone(), true);

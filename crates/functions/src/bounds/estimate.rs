@@ -1,7 +1,7 @@
-//! How large the result of a call will be, told from its arguments.
+//! Estimates the size of a call's result from its arguments.
 //!
-//! Owns: a formula for each function whose arguments multiply, or that puts many together. Invariant: no result is larger
-//! than its formula says, by more than a small factor; what is told is exact where a bound might refuse what is small.
+//! Owns: a formula for each function whose arguments multiply, or that joins many of them. Invariant: no result is larger
+//! than a small multiple of its estimate; large estimates are exact enough not to refuse small results.
 
 use super::limits::{MAX_VALUE_BYTES, value_bytes};
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array, LargeStringArray};
@@ -12,14 +12,14 @@ use datafusion::common::Result;
 use datafusion::logical_expr::ColumnarValue;
 use regex::Regex;
 
-/// Bytes of the result in a row.
+/// Returns the bytes of the result in a row.
 #[derive(Clone, Copy)]
 pub struct Estimate(fn(&[Arg], usize) -> u64);
 
-/// All arguments one after another.
+/// The sum of all arguments.
 pub const SUM: Estimate = Estimate(|args, row| args.iter().fold(0, |sum, arg| sum.saturating_add(arg.bytes(row))));
 
-/// The formula of a function; `None`: its result is no multiple of its arguments.
+/// Returns the formula of a function; `None` if its result is not a multiple of its arguments.
 pub fn estimate_of(name: &str) -> Option<Estimate> {
     Some(match name {
         "concat" | "make_array" | "array" | "array_append" | "array_prepend" | "array_concat" | "overlay" | "map"
@@ -55,20 +55,20 @@ pub fn estimate_of(name: &str) -> Option<Estimate> {
 }
 
 impl Estimate {
-    /// The result's size in every row; without rows, what the constants alone ask for.
+    /// Returns the result's bytes in every row. Without rows, it returns one size, from the constants alone.
     pub fn sizes(self, args: &[ColumnarValue], rows: usize) -> Result<impl Iterator<Item = u64>> {
         let args = args.iter().map(Arg::new).collect::<Result<Vec<_>>>()?;
         Ok((0..rows.max(1)).map(move |row| (self.0)(&args, row)))
     }
 }
 
-/// An argument and what can be told of its values.
+/// An argument, with its numbers and lengths.
 struct Arg {
     array: ArrayRef,
     is_constant: bool,
     numbers: Option<Int64Array>,
     lengths: Option<Int64Array>,
-    /// Bytes of each value, where they are all the same.
+    /// Bytes of each value, or of each element of a list, if its type has a fixed size; else 1.
     width: u64,
 }
 
@@ -98,7 +98,7 @@ impl Arg {
         Ok(Self { array, is_constant, numbers, lengths, width })
     }
 
-    /// Where the value of a row is; `None`: there are no rows.
+    /// Returns the index of a row's value in the array; `None` if there are no rows.
     fn place(&self, row: usize) -> Option<usize> {
         let place = if self.is_constant { 0 } else { row };
         (place < self.array.len()).then_some(place)
@@ -108,7 +108,7 @@ impl Arg {
         self.place(row).is_some_and(|place| self.array.is_valid(place))
     }
 
-    /// The value of a row alone.
+    /// Returns the value of a row as an array of one.
     fn value(&self, row: usize) -> Option<ArrayRef> {
         self.place(row).map(|place| self.array.slice(place, 1))
     }
@@ -117,17 +117,17 @@ impl Arg {
         let (place, numbers) = (self.place(row)?, self.numbers.as_ref()?);
         match numbers.is_valid(place) {
             true => Some(numbers.value(place)),
-            // Larger than any whole number with a sign.
+            // The number is above the range of BIGINT.
             false => self.array.is_valid(place).then_some(i64::MAX),
         }
     }
 
-    /// A whole number that says how often or how long.
+    /// Returns a row's whole number as a count or length; 0 for NULL and negative numbers.
     fn count(&self, row: usize) -> u64 {
         self.number(row).and_then(|number| u64::try_from(number).ok()).unwrap_or(0)
     }
 
-    /// Bytes of a text, elements of a list; 0 for NULL.
+    /// Returns the bytes of a text, or the elements of a list; 0 for NULL.
     fn length(&self, row: usize) -> u64 {
         let length = || {
             let (place, lengths) = (self.place(row)?, self.lengths.as_ref()?);
@@ -149,7 +149,7 @@ impl Arg {
         }
     }
 
-    /// Elements of a list and of the lists in it.
+    /// Returns the number of elements of a list and of all lists in it.
     fn items(&self, row: usize) -> u64 {
         self.value(row).map_or(0, |value| items_of(&value))
     }
@@ -183,8 +183,8 @@ fn items_of(array: &ArrayRef) -> u64 {
     }
 }
 
-/// A fill of several bytes may be of characters of several bytes. What a constant asks for is made room for whatever the
-/// text, so it counts even where that is NULL.
+/// Estimates `lpad` and `rpad`. The fill may have characters of up to 4 bytes. A constant length counts even if the text is
+/// NULL, since DataFusion allocates it in any case.
 fn pad(args: &[Arg], row: usize) -> u64 {
     let fill = args.get(2).map_or(1, |fill| fill.length(row)).clamp(1, 4);
     let wanted = match args[1].is_constant || args[0].is_valid(row) {
@@ -194,7 +194,7 @@ fn pad(args: &[Arg], row: usize) -> u64 {
     args[0].length(row).saturating_add(wanted.saturating_mul(fill))
 }
 
-/// `bound` if it is small; otherwise what `count` says, which takes longer to find out.
+/// Returns `bound` if it is small, else the result of `count`, which is exact but slower; `None` of it means `bound`.
 fn refined(bound: u64, count: impl FnOnce() -> Option<u64>) -> u64 {
     if bound <= MAX_VALUE_BYTES / 64 { bound } else { count().unwrap_or(bound) }
 }
@@ -209,7 +209,7 @@ fn replace(args: &[Arg], row: usize) -> u64 {
     })
 }
 
-/// Every reference to a group writes no more than the whole text, since matches do not overlap.
+/// Estimates `regexp_replace`. A reference to a group writes at most the whole text, since matches do not overlap.
 fn regexp_replace(args: &[Arg], row: usize) -> u64 {
     let (text, to) = (args[0].length(row), args[2].length(row));
     refined(text.saturating_add(1).saturating_mul(to.saturating_add(1)), || {
@@ -228,7 +228,7 @@ fn regexp_replace(args: &[Arg], row: usize) -> u64 {
     })
 }
 
-/// Every `%` may write the longest argument, and as many characters as the numbers after it say.
+/// Estimates `format_string`. Every `%` may write the longest argument, and as many characters as its width and precision.
 fn format_string(args: &[Arg], row: usize) -> u64 {
     let Some(format) = args[0].text(row) else { return 0 };
     let longest = args[1..].iter().map(|arg| arg.bytes(row)).max().unwrap_or(0).max(400);
@@ -247,7 +247,7 @@ fn replaced(args: &[Arg], row: usize, most: u64) -> u64 {
     args[0].bytes(row).saturating_add(times.saturating_mul(args[2].bytes(row)))
 }
 
-/// Elements of a series of numbers, dates or times.
+/// Returns the number of elements of a series of numbers, dates or times.
 fn series(args: &[Arg], row: usize) -> u64 {
     let Some((start, stop, step)) = series_of(args, row) else { return 0 };
     match (step > 0 && start <= stop) || (step < 0 && start >= stop) {
@@ -283,7 +283,8 @@ fn number_of(is_date: bool) -> DataType {
     if is_date { DataType::Int32 } else { DataType::Int64 }
 }
 
-/// The shortest an interval may be, days or nanoseconds. One whose parts pull in two directions may be as short as can be.
+/// Returns the shortest possible length of an interval: in days if `is_date`, else in nanoseconds. It is 1 or −1 if the
+/// interval's parts have different signs.
 fn least_step(months: i64, days: i64, nanos: i64, is_date: bool) -> i64 {
     const DAY_NANOS: i64 = 86_400_000_000_000;
     let parts = [months, days, nanos];
@@ -294,7 +295,7 @@ fn least_step(months: i64, days: i64, nanos: i64, is_date: bool) -> i64 {
     let whole_days = months.saturating_mul(28).saturating_add(days);
     match is_date {
         true => whole_days,
-        // A day of 23 hours, where clocks are changed.
+        // Days may have 23 hours when clocks change.
         false => whole_days.saturating_mul(DAY_NANOS / 24 * 23).saturating_add(nanos),
     }
 }

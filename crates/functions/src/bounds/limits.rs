@@ -1,6 +1,6 @@
-//! How much one call of a function may make.
+//! Limits of the results of one function call.
 //!
-//! Owns: the bounds and their error. Does not own: what is measured (`mod`).
+//! Owns: the limits and their error. Does not own: where they are checked (`mod`).
 
 use crate::size::array_bytes;
 use datafusion::arrow::array::{Array, ArrayRef};
@@ -9,57 +9,51 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::logical_expr::ColumnarValue;
 use thiserror::Error;
 
-/// A single value, bytes: as much as Kafka takes for a message under most settings, and more.
+/// Most bytes of a single value: more than Kafka accepts as a message under most settings.
 pub const MAX_VALUE_BYTES: u64 = 16 << 20;
-/// A constant: it is there once for every row of a batch.
+/// Most bytes of a constant, which may be copied for every row of a batch.
 pub const MAX_CONSTANT_BYTES: u64 = 64 << 10;
-/// The values of a batch of rows together.
+/// Most bytes of all values of a batch of rows.
 pub const MAX_COLUMN_BYTES: u64 = 256 << 20;
 
-/// What string_agg writes between two values: there are as many as rows of a group.
+/// Most bytes of string_agg's delimiter, which is written for every row of a group.
 pub const MAX_DELIMITER_BYTES: usize = 256;
-/// What an approximate percentile keeps of a group.
+/// Most centroids that an approximate percentile keeps for a group.
 pub const MAX_CENTROIDS: i64 = 10_000;
 
-/// A call that would make, or made, too much.
+/// A call whose result is, or would be, too large.
 #[derive(Clone, Debug, Error)]
 pub enum TooLarge {
     #[error(
-        "{function} makes a value of {bytes} bytes here, and {MAX_VALUE_BYTES} bytes are the most: give it smaller \
+        "{function} makes a value of {bytes} bytes here, but the maximum is {MAX_VALUE_BYTES}: give it smaller \
          arguments (LEAST for a number, LEFT for a text)"
     )]
     Value { function: String, bytes: u64 },
     #[error(
-        "{function} makes a constant of {bytes} bytes, and {MAX_CONSTANT_BYTES} bytes are the most: give it smaller \
+        "{function} makes a constant of {bytes} bytes, but the maximum is {MAX_CONSTANT_BYTES}: give it smaller \
          arguments"
     )]
     Constant { function: String, bytes: u64 },
-    #[error(
-        "a constant has {bytes} bytes, and {MAX_CONSTANT_BYTES} bytes are the most: read it from a topic or a file"
-    )]
+    #[error("a constant has {bytes} bytes, but the maximum is {MAX_CONSTANT_BYTES}: read it from a topic or a file")]
     Literal { bytes: u64 },
-    /// Fewer rows at once may do.
+    /// Computing fewer rows at once may succeed.
     #[error(
-        "{function} makes {bytes} bytes of {rows} rows that are computed together, and {MAX_COLUMN_BYTES} bytes are the \
-         most: give it smaller arguments (LEAST for a number, LEFT for a text)"
+        "{function} makes {bytes} bytes of {rows} rows that are computed together, but the maximum is \
+        {MAX_COLUMN_BYTES}: give it smaller arguments (LEAST for a number, LEFT for a text)"
     )]
     Column { function: String, bytes: u64, rows: usize },
-    #[error("the text between values has {bytes} bytes, and {MAX_DELIMITER_BYTES} are the most")]
+    #[error("the delimiter has {bytes} bytes, but the maximum is {MAX_DELIMITER_BYTES}")]
     Delimiter { bytes: u64 },
-    #[error("{count} centroids are asked for, and {MAX_CENTROIDS} are the most: 100 are enough nearly always")]
+    #[error("{count} centroids are asked for, but the maximum is {MAX_CENTROIDS}: 100 are nearly always enough")]
     Centroids { count: i64 },
-    #[error(
-        "a row of {bytes} bytes is made, and {MAX_COLUMN_BYTES} bytes are the most: select fewer or smaller columns"
-    )]
+    #[error("a row has {bytes} bytes, but the maximum is {MAX_COLUMN_BYTES}: select fewer or smaller columns")]
     Row { bytes: u64 },
-    #[error(
-        "a value of type {data_type} takes {bytes} bytes, and {MAX_CONSTANT_BYTES} bytes are the most of a fixed size"
-    )]
+    #[error("a value of type {data_type} takes {bytes} bytes, but the maximum of a fixed size is {MAX_CONSTANT_BYTES}")]
     Type { data_type: String, bytes: u64 },
 }
 
 impl TooLarge {
-    /// What an error of DataFusion's has at its bottom.
+    /// Returns the root of DataFusion's `error` if it is a [`TooLarge`].
     pub fn find(error: &DataFusionError) -> Option<&Self> {
         match error.find_root() {
             DataFusionError::External(inner) => inner.downcast_ref(),
@@ -74,7 +68,7 @@ impl From<TooLarge> for DataFusionError {
     }
 }
 
-/// Refuses results of these sizes, one for each row.
+/// Refuses results of these sizes in bytes, one for each row.
 pub fn check(function: &str, constant: bool, rows: usize, sizes: impl Iterator<Item = u64>) -> Result<()> {
     let mut bytes = 0u64;
     for size in sizes {
@@ -100,7 +94,7 @@ fn check_column(function: &str, bytes: u64, rows: usize) -> Result<()> {
     }
 }
 
-/// Refuses what a call made.
+/// Refuses the result of a call if it is too large.
 pub fn check_made(function: &str, made: &ColumnarValue, constant: bool) -> Result<()> {
     let array = match made {
         ColumnarValue::Scalar(value) => {
@@ -116,12 +110,12 @@ pub fn check_made(function: &str, made: &ColumnarValue, constant: bool) -> Resul
     check_column(function, bytes, array.len())
 }
 
-/// What one value of an array takes.
+/// Returns the bytes of one value of an array.
 pub fn value_bytes(array: &ArrayRef, row: usize) -> u64 {
     array_bytes(&array.slice(row, 1)) as u64
 }
 
-/// Refuses a type of fixed size that no value should have: even NULL takes all of it.
+/// Refuses a type of too large a fixed size, since even NULL takes all of it.
 pub fn check_type(data_type: &DataType) -> Result<()> {
     match fixed_bytes(data_type) {
         bytes if bytes > MAX_CONSTANT_BYTES => Err(TooLarge::Type { data_type: data_type.to_string(), bytes }.into()),

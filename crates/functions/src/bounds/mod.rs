@@ -1,9 +1,9 @@
 //! Functions whose result is larger than their arguments: `repeat`, `lpad`, `range`, `replace`, `||` and their kind.
 //!
-//! Owns: which functions those are, and the bounds of a value and of a column one call makes. Does not own: how large a
-//! result will be (`estimate`), what a query keeps (`state::budget`).
-//! Invariants: a call that would make more than the bounds fails before it makes it, where its arguments multiply, and no
-//! call gives more than them; the bounds hold alike for constants that are folded when a script is compiled.
+//! Owns: which functions those are, and checking the size of each value and column that a call makes. Does not own:
+//! estimates of sizes (`estimate`), limits of a query's state (`dataflow::state::budget`).
+//! Invariants: no call returns more than the limits; where a result may be a multiple of its arguments, the call fails
+//! before it computes; the same limits hold for constants that are folded when a script is compiled.
 
 mod concat;
 mod estimate;
@@ -24,7 +24,7 @@ use estimate::estimate_of;
 use limits::{MAX_CENTROIDS, MAX_CONSTANT_BYTES, MAX_DELIMITER_BYTES};
 use std::sync::Arc;
 
-/// One of DataFusion's functions, within bounds.
+/// One of DataFusion's functions, with size checks.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Bounded {
     inner: Arc<ScalarUDF>,
@@ -63,8 +63,8 @@ impl ScalarUDFImpl for Bounded {
         self.inner.coerce_types(arguments)
     }
 
-    /// Some functions stand for others: those get their bounds before they run. What multiplies is never left to itself,
-    /// not even while constants are folded.
+    /// A function that simplifies to another is replaced, and the other one gets the checks. Functions with an estimate are
+    /// never simplified, since their replacement might compute a constant without a check.
     fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
         match estimate_of(self.name()) {
             Some(_) => Ok(ExprSimplifyResult::Original(args)),
@@ -84,7 +84,8 @@ impl ScalarUDFImpl for Bounded {
     }
 }
 
-/// The expression with every call of such a function within bounds. Refuses constants and types that are too large.
+/// Adds size checks to a node of an expression, if it is a call of such a function. Refuses constants and types that are too
+/// large.
 pub fn bounded(expr: Expr) -> Result<Transformed<Expr>> {
     match expr {
         Expr::ScalarFunction(call) => bounded_call(call),
@@ -117,7 +118,7 @@ pub fn bounded(expr: Expr) -> Result<Transformed<Expr>> {
     }
 }
 
-/// Constants that say how much an aggregate keeps or writes for each row.
+/// Refuses too large constants for an aggregate's delimiter or its number of centroids.
 fn check_aggregate(name: &str, args: &[Expr]) -> Result<()> {
     let place = match name {
         "string_agg" => 1,
@@ -139,7 +140,7 @@ fn check_aggregate(name: &str, args: &[Expr]) -> Result<()> {
     }
 }
 
-/// The same for all that an expression is made of.
+/// Does the same for all nodes of an expression.
 pub fn all_bounded(expr: Expr) -> Result<Expr> {
     Ok(expr.transform_up(bounded)?.data)
 }
@@ -158,7 +159,7 @@ fn bounded_call(call: ScalarFunction) -> Result<Transformed<Expr>> {
     Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(function, call.args))))
 }
 
-/// A call of constants is refused even where no row may come to it.
+/// Refuses a call of constants with too large a result, even in a branch that no row may reach.
 fn check_literals(call: &ScalarFunction) -> Result<()> {
     let Some(estimate) = estimate_of(call.func.name()) else { return Ok(()) };
     let literal = |arg: &Expr| match arg {
@@ -171,7 +172,7 @@ fn check_literals(call: &ScalarFunction) -> Result<()> {
     }
 }
 
-/// Those of a chain of `||`.
+/// Returns the operands of a chain of `||`, or else the expression itself.
 fn parts_of(expr: Expr) -> Vec<Expr> {
     match expr {
         Expr::ScalarFunction(call) if call.func.inner().is::<Concat>() => call.args,
@@ -179,13 +180,13 @@ fn parts_of(expr: Expr) -> Vec<Expr> {
     }
 }
 
-/// Whether a function's result may be larger than its arguments.
+/// True if a function's result may be larger than its arguments.
 fn grows(name: &str) -> bool {
     estimate_of(name).is_some() || WIDENS.contains(&name)
 }
 
-/// Functions that write each of their arguments' characters as a few, or put one argument together with itself: nothing to
-/// be afraid of once, but many in a row would double a value again and again.
+/// Functions whose result may be a few times as large as their arguments. One call is harmless, but nested calls may double
+/// a value many times.
 const WIDENS: [&str; 24] = [
     "array_insert",
     "array_intersect",

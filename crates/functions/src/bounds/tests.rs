@@ -1,4 +1,4 @@
-//! Calls that would make too much, and calls that nearly would.
+//! Calls whose results are too large, and calls whose results are just below the limits.
 
 use super::*;
 use datafusion::arrow::array::{ArrayRef, Int64Array, StringArray};
@@ -7,7 +7,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::logical_expr::lit;
 
-/// A call within bounds, over columns of so many rows.
+/// Calls a function with size checks, over columns of so many rows.
 fn call(name: &str, args: Vec<ColumnarValue>, rows: usize) -> Result<ColumnarValue> {
     let spark = datafusion_spark::all_default_scalar_functions();
     let functions = SessionStateDefaults::default_scalar_functions().into_iter().chain(spark);
@@ -90,10 +90,7 @@ fn what_multiplies_is_refused_before_it_is_made() {
 #[test]
 fn constants_are_bounded_more_tightly() {
     let error = refusal("repeat", vec![text("a"), number(70_000)], 0);
-    assert_eq!(
-        error,
-        "repeat makes a constant of 70000 bytes, and 65536 bytes are the most: give it smaller arguments"
-    );
+    assert_eq!(error, "repeat makes a constant of 70000 bytes, but the maximum is 65536: give it smaller arguments");
     assert!(call("repeat", vec![text("a"), number(60_000)], 1).is_ok());
     assert!(bounded(lit("x".repeat(70_000))).is_err());
     assert!(bounded(lit("x".repeat(60_000))).is_ok());

@@ -1,8 +1,8 @@
-//! Windows that overlap: the functions that list all windows a time lies in.
+//! Overlapping windows: functions that list all windows of a time.
 //!
-//! Owns: the arithmetic of `HOP` and `CUMULATE`. Does not own: the table functions (`windows`), which unnest the
-//! lists. Invariants: windows come in ascending order; a null time, and one between windows that do not touch, is
-//! in none; start and end of a hop are as far apart as its size, wherever its time lies.
+//! Owns: the arithmetic of `HOP` and `CUMULATE`. Does not own: the table functions (`planner::plan::windows`), which unnest
+//! the lists. Invariants: windows come in ascending order; a NULL time, or a time in a gap between hops, has no window;
+//! the end of a hop is its start plus its size, for every time.
 
 use super::tumble::{Part, Shape, Window, constant, per_second};
 use datafusion::arrow::array::{ArrayRef, AsArray, ListArray, PrimitiveArray, StructArray};
@@ -32,7 +32,7 @@ impl Overlapping {
         vec![Self::new(false), Self::new(true)]
     }
 
-    /// Recognizes a call of one of these functions: over what, with which windows.
+    /// Recognizes a call of one of these functions: returns its time and its windows. `None` for other expressions.
     pub fn recognize(expr: &Expr) -> Option<(&Expr, Window)> {
         let Expr::ScalarFunction(call) = expr else { return None };
         let cumulate = match call.func.name() {
@@ -58,7 +58,7 @@ fn windows(cumulate: bool, step_ms: i64, size_ms: i64, offset_ms: i64) -> Window
     Window { shape, size_ms, offset_ms }
 }
 
-/// The three times of a window.
+/// Returns the fields of a window's three times, of the type `time`.
 pub fn fields(time: &DataType) -> Fields {
     Part::ALL.iter().map(|part| Field::new(part.column(), time.clone(), true)).collect()
 }
@@ -111,7 +111,7 @@ fn list<T: ArrowTimestampType>(times: &ArrayRef, window: Window) -> Result<Array
             (Some(time), Shape::Hop { slide_ms }) => {
                 let slide = scale(slide_ms).max(1);
                 let last = align(time, slide, offset);
-                // The earliest start after `time - size`.
+                // Number of slides back to the earliest start after `time - size`.
                 let before = (size - 1 - time.wrapping_sub(last)).div_euclid(slide);
                 for steps in (0..=before).rev() {
                     let start = last.wrapping_sub(steps * slide);
@@ -142,9 +142,9 @@ fn list<T: ArrowTimestampType>(times: &ArrayRef, window: Window) -> Result<Array
     Ok(Arc::new(lists))
 }
 
-/// The greatest multiple of `size`, plus the offset, that is not after `time`.
+/// Returns the greatest multiple of `size`, plus the offset, that is not after `time`.
 fn align(time: i64, size: i64, offset: i64) -> i64 {
-    // Wrapping only matters within one window of the type's range, thousands of years away.
+    // Wraps only within one window of the limits of the type.
     time.wrapping_sub(time.wrapping_sub(offset).rem_euclid(size))
 }
 

@@ -1,6 +1,6 @@
-//! Windows as functions: which windows a time lies in.
+//! Windows as functions of a time.
 //!
-//! Owns: the arithmetic of `TUMBLE`, `HOP`, `CUMULATE` and `SESSION`. Does not own: those words in SQL, closing windows.
+//! Owns: the arithmetic of `TUMBLE`, `HOP`, `CUMULATE` and `SESSION`. Does not own: their SQL syntax, closing windows.
 
 pub mod hop;
 pub mod session;

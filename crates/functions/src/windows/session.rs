@@ -1,7 +1,7 @@
-//! Sessions: the function that says in which session a time lies.
+//! Sessions: the function that returns the session of a time.
 //!
 //! Owns: the arithmetic of `SESSION`, as a function OVER a partition in order of time. Does not own: keeping sessions
-//! from batch to batch (`runtime::session`), which merges and closes them one by one.
+//! from batch to batch (`operators::session_window`), which merges and closes them one by one.
 //! Invariant: rows are in one session if and only if no two neighbours are further apart than the gap.
 
 use super::hop::fields;
@@ -32,7 +32,7 @@ impl Default for Session {
 }
 
 impl Session {
-    /// Recognizes a call: over what, with which gap.
+    /// Recognizes a call: returns the call, its time and its window. `None` for other expressions.
     pub fn recognize(expr: &Expr) -> Option<(&WindowFunction, &Expr, Window)> {
         match expr {
             Expr::Alias(alias) => Self::recognize(&alias.expr),
@@ -99,12 +99,12 @@ impl PartitionEvaluator for Evaluator {
     }
 }
 
-/// The gap in units of the time column.
+/// Returns the gap in units of the time column.
 pub fn gap_in(unit: TimeUnit, gap_ms: i64) -> i64 {
     (gap_ms as i128 * per_second(unit) as i128 / 1_000) as i64
 }
 
-/// The windows of sessions of which the first and the last time are known.
+/// Returns the windows of sessions with these first and last times, as structs of the type `time`. `gap` is in its unit.
 pub fn windows(bounds: &[(i64, i64)], time: &DataType, gap: i64) -> Result<ArrayRef> {
     let DataType::Timestamp(unit, _) = time else { return exec_err!("SESSION needs a TIMESTAMP column, got {time}") };
     let millisecond = (per_second(*unit) / 1_000).max(i64::from(*unit != TimeUnit::Second));

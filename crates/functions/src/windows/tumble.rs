@@ -1,8 +1,8 @@
-//! Tumbling windows: the functions that say in which window a time lies.
+//! Tumbling windows: functions that return the window of a time.
 //!
-//! Owns: the arithmetic of `TUMBLE`, and what a window is. Does not own: the `TUMBLE(…)` table function (`windows`),
-//! windows that overlap (`hop`), closing windows (`dataflow`). Invariants: windows are aligned to the Unix epoch plus the offset, half-open,
-//! and right for times before the epoch; a null time is in no window.
+//! Owns: the arithmetic of `TUMBLE`, and the types of windows. Does not own: the `TUMBLE(…)` table function
+//! (`planner::plan::windows`), overlapping windows (`hop`), closing windows (`dataflow`). Invariants: windows are half-open
+//! and aligned to the Unix epoch plus the offset, also before the epoch; a NULL time is in no window.
 
 use datafusion::arrow::array::{ArrayRef, AsArray, PrimitiveArray};
 use datafusion::arrow::datatypes::{
@@ -14,22 +14,22 @@ use datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUD
 use highwater_protocol::query::ClockWindow;
 use std::sync::Arc;
 
-/// Which time of its window a row gets.
+/// One of the times of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Part {
     /// First instant of the window.
     Start,
     /// First instant after the window.
     End,
-    /// Last millisecond of the window: its rows' time in what comes after.
+    /// Last millisecond of the window, which is the event time of its results.
     Time,
 }
 
 impl Part {
-    /// All of them, in the order of the columns they become.
+    /// All parts, in the order of their columns.
     pub const ALL: [Self; 3] = [Self::Start, Self::End, Self::Time];
 
-    /// The column a window table function adds for it.
+    /// Returns the column that a window table function adds for the part.
     pub fn column(self) -> &'static str {
         match self {
             Self::Start => "window_start",
@@ -38,7 +38,7 @@ impl Part {
         }
     }
 
-    /// The part that is this column.
+    /// Returns the part with this column; `None` for other names.
     pub fn of_column(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|part| part.column() == name)
     }
@@ -51,25 +51,25 @@ pub struct Tumble {
     signature: Signature,
 }
 
-/// One window specification, as found in an expression.
+/// The parameters of a window function's call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Window {
     pub shape: Shape,
-    /// Of sessions: the gap that ends them.
+    /// Size in milliseconds; for sessions, the gap that ends them.
     pub size_ms: i64,
     pub offset_ms: i64,
 }
 
-/// How windows lie to one another.
+/// How windows follow one another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Shape {
-    /// One after the other.
+    /// Each begins where the one before ends.
     Tumble,
-    /// One begins every so often.
+    /// One begins every `slide_ms` milliseconds.
     Hop { slide_ms: i64 },
-    /// They begin together and end one step after the other, up to the size.
+    /// Those of a series begin together, and end after one, two, … steps of `step_ms` milliseconds, up to the size.
     Cumulate { step_ms: i64 },
-    /// As long as rows come without a gap.
+    /// Each lasts until no row comes for the gap.
     Session,
 }
 
@@ -78,12 +78,12 @@ impl Window {
         Self { shape: Shape::Tumble, size_ms, offset_ms }
     }
 
-    /// How much later than it begins a window is over at the latest; `None`: the start says nothing.
+    /// Returns the length of the longest window, in milliseconds; `None` for sessions, which have no greatest length.
     pub fn longest_ms(self) -> Option<i64> {
         (self.shape != Shape::Session).then_some(self.size_ms)
     }
 
-    /// When such windows over the time of batches end; `None`: that depends on their rows.
+    /// Returns the windows as windows over the batch clock; `None` for sessions, whose ends depend on rows.
     pub fn by_clock(self) -> Option<ClockWindow> {
         let Self { shape, size_ms, offset_ms } = self;
         let (begin_every_ms, end_every_ms) = match shape {
@@ -105,7 +105,7 @@ impl Tumble {
         [Part::Start, Part::End, Part::Time].into_iter().map(Self::new).collect()
     }
 
-    /// Recognizes a call of one of these functions: which part, over what, with which window.
+    /// Recognizes a call of one of these functions: returns its part, its time and its window. `None` for other expressions.
     pub fn recognize(expr: &Expr) -> Option<(Part, &Expr, Window)> {
         let Expr::ScalarFunction(call) = expr else { return None };
         let part = match call.func.name() {
@@ -167,7 +167,7 @@ impl ScalarUDFImpl for Tumble {
     }
 }
 
-/// A constant argument.
+/// Returns a constant argument; `None` if it is NULL or not a BIGINT.
 pub fn constant(value: &ColumnarValue) -> Option<i64> {
     match value {
         ColumnarValue::Scalar(ScalarValue::Int64(number)) => *number,
@@ -179,7 +179,7 @@ pub fn constant(value: &ColumnarValue) -> Option<i64> {
     }
 }
 
-/// How many of a unit make a second.
+/// Returns how many of a unit make a second.
 pub fn per_second(unit: TimeUnit) -> i64 {
     match unit {
         TimeUnit::Second => 1,
@@ -198,7 +198,7 @@ fn map<T: ArrowTimestampType>(times: &ArrayRef, part: Part, window: Window) -> A
         Part::Time => size - scale(1),
     };
     let array: &PrimitiveArray<T> = times.as_primitive();
-    // Wrapping only matters within one window of the type's range, thousands of years away.
+    // Wraps only within one window of the limits of the type.
     let mapped: PrimitiveArray<T> = array.unary(|time| {
         let start = time.wrapping_sub(time.wrapping_sub(offset).rem_euclid(size));
         start.wrapping_add(add)

@@ -1,6 +1,6 @@
-//! Groups and their accumulators, by DataFusion's own parts.
+//! Groups and their accumulators, built from DataFusion's parts.
 //!
-//! Owns: numbering groups and feeding accumulators. Does not own: which rows, or what is done with the results.
+//! Owns: numbering groups and feeding accumulators. Does not own: which rows are fed, the use of the results.
 
 use crate::aggregate::AggregateSpec;
 use arrow::array::{ArrayRef, BooleanArray};
@@ -10,27 +10,35 @@ use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::GroupsAccumulatorAdapter;
 use highwater_dataflow::error::EngineError;
+use highwater_expressions::{ExpressionError, type_name};
 use std::sync::Arc;
 
 /// One accumulator per function, for many groups.
 pub struct Accumulators {
     accumulators: Vec<Box<dyn GroupsAccumulator>>,
-    /// Number of state columns of each.
+    /// Number of state columns of each accumulator.
     state_widths: Vec<usize>,
+    /// Name and type of each function, for errors.
+    names: Vec<(String, String)>,
 }
 
 impl Accumulators {
     pub fn new(functions: &[Arc<AggregateFunctionExpr>]) -> Result<Self, EngineError> {
         let mut accumulators = Vec::with_capacity(functions.len());
         let mut state_widths = Vec::with_capacity(functions.len());
+        let name = |function: &Arc<AggregateFunctionExpr>| {
+            (function.name().to_string(), type_name(function.field().data_type()))
+        };
+        let names = functions.iter().map(name).collect();
         for function in functions {
             accumulators.push(accumulator(function)?);
             state_widths.push(function.state_fields()?.len());
         }
-        Ok(Self { accumulators, state_widths })
+        Ok(Self { accumulators, state_widths, names })
     }
 
-    /// Takes rows: per function its arguments and filter.
+    /// Adds rows. `arguments` and `filters` have one entry per function, `groups` the group of each row; `total` is the
+    /// number of groups so far.
     pub fn update(
         &mut self,
         arguments: &[Vec<ArrayRef>],
@@ -44,7 +52,7 @@ impl Accumulators {
         Ok(())
     }
 
-    /// Takes state columns, of all functions in order.
+    /// Merges state columns, of all functions in order.
     pub fn merge(&mut self, states: &[ArrayRef], groups: &[usize], total: usize) -> Result<(), EngineError> {
         let mut at = 0;
         for (accumulator, width) in self.accumulators.iter_mut().zip(&self.state_widths) {
@@ -54,7 +62,7 @@ impl Accumulators {
         Ok(())
     }
 
-    /// State columns of all groups; may drain the accumulators.
+    /// Returns the state columns of all groups; may drain the accumulators.
     pub fn states(&mut self) -> Result<Vec<ArrayRef>, EngineError> {
         let mut columns = Vec::new();
         for accumulator in &mut self.accumulators {
@@ -63,9 +71,12 @@ impl Accumulators {
         Ok(columns)
     }
 
-    /// Values of all groups; drains the accumulators.
+    /// Returns the values of all groups; drains the accumulators.
     pub fn values(&mut self) -> Result<Vec<ArrayRef>, EngineError> {
-        let values = self.accumulators.iter_mut().map(|accumulator| accumulator.evaluate(EmitTo::All));
+        let value = |(accumulator, (name, data_type)): (&mut Box<dyn GroupsAccumulator>, &(String, String))| {
+            accumulator.evaluate(EmitTo::All).map_err(|error| ExpressionError::of(error, name, data_type))
+        };
+        let values = self.accumulators.iter_mut().zip(&self.names).map(value);
         Ok(values.collect::<Result<_, _>>()?)
     }
 }
@@ -78,9 +89,9 @@ fn accumulator(function: &Arc<AggregateFunctionExpr>) -> Result<Box<dyn GroupsAc
     Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
 }
 
-/// Groups numbered in the order they are first seen.
+/// Groups, numbered in the order in which they are first seen.
 pub struct Groups {
-    /// `None`: a grouping without columns, one group for all rows.
+    /// `None` for a grouping without columns: all rows are one group.
     values: Option<Box<dyn GroupValues>>,
     seen_any: bool,
     indexes: Vec<usize>,
@@ -95,7 +106,7 @@ impl Groups {
         Ok(Self { values, seen_any: false, indexes: Vec::new() })
     }
 
-    /// The group of every row.
+    /// Returns the group number of every row.
     pub fn intern(&mut self, columns: &[ArrayRef], rows: usize) -> Result<&[usize], EngineError> {
         self.seen_any |= rows > 0;
         match &mut self.values {
@@ -119,7 +130,7 @@ impl Groups {
         }
     }
 
-    /// The columns of all groups, in the order of their numbers.
+    /// Returns the columns of all groups, in the order of their numbers.
     pub fn emit(&mut self) -> Result<Vec<ArrayRef>, EngineError> {
         match &mut self.values {
             Some(values) if !values.is_empty() => Ok(values.emit(EmitTo::All)?),

@@ -1,8 +1,8 @@
-//! The half of a GROUP BY that keeps state: merges partial rows into it, gives what changed or closed.
+//! The final half of a GROUP BY: merges partial rows into state, and emits groups that changed or closed.
 //!
-//! Owns: the state of groups in this task's shards. A group's value: its close time, then its accumulators'
-//! states as one encoded row. With a TTL, a group expires that had no row for that long.
-//! Invariants: each group is looked up and written once per batch; a group that closes leaves the state.
+//! Owns: the state of groups in this task's shards. A group's value: its close time, then its accumulators' states as
+//! one encoded row. With a TTL, a group that had no row for that long expires.
+//! Invariants: each group is looked up and written once per batch; a group that closes is removed from state.
 
 use super::groups::{Accumulators, Groups};
 use crate::aggregate::AggregateSpec;
@@ -32,13 +32,13 @@ pub struct FinalAggregate {
     values: Codec,
 }
 
-/// Some groups of the batch, with what the state says of them.
+/// Some groups of the batch, with their state.
 struct Part {
     columns: Vec<ArrayRef>,
     keys: Keys,
-    /// When each closes, milliseconds.
+    /// When each group closes, in milliseconds.
     closes: Vec<i64>,
-    /// Number of groups, from the first, that have a state already.
+    /// Number of groups, from the first, that already have a state.
     old: usize,
     old_states: Vec<ArrayRef>,
     /// Merged partial states of this batch; `None` for groups that only close.
@@ -59,7 +59,7 @@ impl FinalAggregate {
         })
     }
 
-    /// Groups of the state that close although no row of this batch was theirs.
+    /// Closes groups of the state that no row of this batch has touched.
     fn close_untouched(&self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let due = state.closing()?;
         if self.emit != EmitMode::OnClose {
@@ -76,7 +76,7 @@ impl FinalAggregate {
         Ok(())
     }
 
-    /// The keys of groups, as they are in state.
+    /// Returns the state keys of groups.
     fn keys_of(&self, columns: &[ArrayRef], rows: usize, state: &KeyedState<'_>) -> Result<Keys, EngineError> {
         let encoded = self.keys.encode(columns, rows)?;
         let mut keys = Keys::default();
@@ -114,7 +114,7 @@ impl FinalAggregate {
         self.reorder(part, old)
     }
 
-    /// Groups with a state first: accumulators take it that all groups below the total they are told have been fed.
+    /// Puts groups with a state first, since accumulators assume that all groups below the given total have been fed.
     fn reorder(&self, part: Part, order: Vec<u32>) -> Result<Part, EngineError> {
         let closes = order.iter().map(|row| part.closes[*row as usize]).collect();
         let order = UInt32Array::from(order);
@@ -144,7 +144,7 @@ impl FinalAggregate {
         Ok(accumulators)
     }
 
-    /// Writes the part's new state and gives the rows its emit mode wants.
+    /// Writes the part's new state, and emits the rows that the emit mode asks for.
     fn settle(
         &self,
         part: Part,
@@ -180,21 +180,21 @@ impl FinalAggregate {
         Ok(())
     }
 
-    /// Key columns and values of the first so many groups; of the old state only, or with the new one.
+    /// Returns key columns and values of the first `rows` groups, of the old state or, with `with_new`, of the new one.
     fn rows(&self, part: &Part, rows: usize, with_new: bool) -> Result<arrow::array::RecordBatch, EngineError> {
         let mut columns: Vec<ArrayRef> = part.columns.iter().map(|key| key.slice(0, rows)).collect();
         columns.extend(self.accumulators(part, rows, with_new)?.values()?);
         batch(&self.spec.output_schema, columns, rows)
     }
 
-    /// Old rows with weight −1 and new ones with +1, where they differ.
+    /// Emits old rows with weight −1 and new ones with +1, for groups whose values have changed.
     fn updates(&self, part: &Part, rows: usize, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let width = part.columns.len();
         let new = self.rows(part, rows, true)?;
         let new_bytes = self.values.encode(&new.columns()[width..], rows)?;
         let mut changed = vec![true; rows];
         if part.old > 0 {
-            // Of these alone: an average that nothing was fed to divides by zero.
+            // Only these groups: an average without any value would divide by zero.
             let old = self.rows(part, part.old, false)?;
             let old_bytes = self.values.encode(&old.columns()[width..], part.old)?;
             (0..part.old).for_each(|row| changed[row] = old_bytes.row(row) != new_bytes.row(row));

@@ -1,6 +1,6 @@
-//! GROUP BY over rows that only come: partial results where records are read, merged where the group is kept.
+//! GROUP BY over append-only input: partial aggregation where records are read, merged where the group's state is.
 //!
-//! Owns: the plan of both halves. Does not own: running them (`partial`, `merge`), groups whose rows go (`retracting`).
+//! Owns: the plan of both halves. Does not own: running them (`partial`, `merge`), input with retracts (`retracting`).
 
 mod groups;
 mod merge;
@@ -27,32 +27,32 @@ use std::sync::Arc;
 /// A GROUP BY: groups, functions, and the schemas of its two halves.
 #[derive(Clone, Debug)]
 pub struct AggregateSpec {
-    /// Over the partial half's input.
+    /// Group expressions, over the partial half's input.
     pub group: Vec<Arc<dyn PhysicalExpr>>,
     pub aggregates: Vec<Arc<AggregateFunctionExpr>>,
-    /// FILTER clauses, one place per aggregate.
+    /// FILTER clauses, one entry per aggregate; `None` if it has none.
     pub filters: Vec<Option<Arc<dyn PhysicalExpr>>>,
-    /// Group columns only.
+    /// The group columns.
     pub group_schema: SchemaRef,
     /// Group columns, then the state fields of every aggregate in order.
     pub partial_schema: SchemaRef,
     /// Group columns, then the aggregates' values.
     pub output_schema: SchemaRef,
-    /// The group column by which windows close.
+    /// The group column by which windows close; `None` if they do not close.
     pub close: Option<CloseKey>,
-    /// Groups without such a time stay, as they never close; else their rows are in no window.
+    /// Whether rows with NULL in that column form groups, which never close; otherwise they are dropped.
     pub keeps_untimed: bool,
     pub watermark: Vec<Upstream>,
 }
 
-/// Aggregates what one task reads; gives `partial_schema` rows. Drops and counts late rows.
+/// Aggregates the rows that one task reads, and emits `partial_schema` rows. Drops and counts late rows.
 #[derive(Clone, Debug)]
 pub struct PartialAggregateSpec {
     pub op: OperatorId,
     pub spec: Arc<AggregateSpec>,
 }
 
-/// Merges partial rows into state; gives `output_schema` rows.
+/// Merges partial rows into state, and emits `output_schema` rows.
 #[derive(Clone, Debug)]
 pub struct FinalAggregateSpec {
     pub op: OperatorId,
@@ -61,18 +61,18 @@ pub struct FinalAggregateSpec {
 }
 
 impl AggregateSpec {
-    /// Encodes groups, as they are in state.
+    /// Returns the codec of groups in state keys.
     fn key_codec(&self) -> Result<Codec, EngineError> {
         Codec::of(&self.group_schema)
     }
 
-    /// Encodes the states of all accumulators of a group.
+    /// Returns the codec of the states of all accumulators of a group.
     fn state_codec(&self) -> Result<Codec, EngineError> {
         let states = self.partial_schema.fields().iter().skip(self.group_schema.fields().len());
         Codec::new(states.map(|field| field.data_type()))
     }
 
-    /// One of the functions, with its arguments.
+    /// Returns a function with its arguments as text.
     fn call(&self, at: usize) -> String {
         let (call, filter) = (&self.aggregates[at], &self.filters[at]);
         let args: Vec<String> = call.expressions().iter().map(|expr| expr.to_string()).collect();
@@ -116,7 +116,7 @@ impl OperatorSpec for PartialAggregateSpec {
     }
 
     fn watermark(&self) -> Option<(OperatorId, &[Upstream])> {
-        // The half that keeps the groups tells.
+        // The final half reports it.
         None
     }
 
@@ -131,7 +131,7 @@ impl OperatorSpec for PartialAggregateSpec {
         expect_types("the keys of an aggregate", &given, &self.spec.group_schema)?;
         match self.spec.filters.len() == self.spec.aggregates.len() {
             true => Ok(self.spec.partial_schema.clone()),
-            false => Err(Fault::Lacks { what: "an aggregate", lacks: "place for its FILTER" }.into()),
+            false => Err(Fault::Lacks { what: "an aggregate", lacks: "FILTER entry for every function" }.into()),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The half of a GROUP BY that runs where rows are read: fewer rows go over the exchange.
+//! The partial half of a GROUP BY. It runs where records are read, so that fewer rows are exchanged.
 //!
 //! Owns: dropping and counting late rows. Invariant: its input never retracts.
 
@@ -64,7 +64,7 @@ impl PartialAggregate {
         self.spec.group.iter().map(|expr| Ok(normalize(evaluate(expr, &rows.batch)?))).collect()
     }
 
-    /// Which rows have an open window, and when each one's is over; `None`: all of them have.
+    /// Returns which rows have an open window, and when each window closes; `None` if all rows have one.
     fn in_time(&self, keys: &[ArrayRef], late: &Late) -> Result<Option<(BooleanArray, Int64Array)>, EngineError> {
         let Some(close) = self.spec.close else { return Ok(None) };
         let times = close_times(close, keys)?;

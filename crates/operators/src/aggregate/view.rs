@@ -1,6 +1,7 @@
-//! The groups that an aggregate keeps, as rows: each with its values so far, by the accumulators that make them.
+//! Shows the groups in an aggregate's state as rows, with their current values, computed by the accumulators.
 //!
-//! Where an accumulator gives no value, as of a sum that is beyond its type, its state stands there as DataFusion names it.
+//! If an accumulator fails to compute a value, such as a sum beyond its type, its state columns are shown instead,
+//! named as DataFusion names them.
 
 use super::groups::Accumulators;
 use super::{AggregateSpec, FinalAggregateSpec};
@@ -28,7 +29,7 @@ struct View {
 }
 
 impl View {
-    /// Puts values in the place of states; rows that have none of some function come by themselves.
+    /// Replaces states by values. Rows for which a function fails are emitted as single rows.
     fn with_values(&self, rows: &RecordBatch, out: &mut Vec<RecordBatch>) -> Result<(), EngineError> {
         let count = rows.num_rows();
         match self.evaluated(rows, count == 1)? {
@@ -42,7 +43,8 @@ impl View {
         Ok(())
     }
 
-    /// With `shows_states` the states of functions that give no value stay; else such rows are `None`.
+    /// Returns the rows with values. If a function fails, keeps its states with `shows_states`, and returns `None`
+    /// without.
     fn evaluated(&self, rows: &RecordBatch, shows_states: bool) -> Result<Option<RecordBatch>, EngineError> {
         let (schema, count) = (rows.schema(), rows.num_rows());
         let column = |at: usize| (schema.field(at).name().clone(), rows.column(at).clone());

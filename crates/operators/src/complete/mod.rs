@@ -1,6 +1,6 @@
-//! The whole result at every batch (`output_mode = 'complete'`).
+//! Emits the whole result in every batch (`output_mode = 'complete'`).
 //!
-//! Owns: its plan. Does not own: running it (`run`).
+//! Owns: the operator's plan. Does not own: running it (`run`).
 
 mod run;
 mod view;
@@ -17,7 +17,7 @@ use highwater_protocol::ids::OperatorId;
 use run::CompleteResult;
 use std::fmt::{self, Write};
 
-/// Gives the whole result at every batch.
+/// Emits the whole result in every batch.
 #[derive(Clone, Debug)]
 pub struct CompleteSpec {
     pub op: OperatorId,

@@ -1,7 +1,7 @@
-//! The whole result at every batch: what `output_mode = 'complete'` writes.
+//! Running `output_mode = 'complete'`.
 //!
-//! Owns: the live rows of this task's shards, each with how often it is there. Invariant: what is emitted in a batch is
-//! the result after it, row for row, whether the batch changed it or not.
+//! Owns: the live rows of this task's shards with their weights. Invariant: a batch emits every row of the result after
+//! it, whether or not the batch has changed the row.
 
 use arrow::datatypes::SchemaRef;
 use highwater_dataflow::changelog::ChangeBatch;

@@ -1,4 +1,4 @@
-//! What a complete result keeps, as rows.
+//! Shows the state of a complete result as rows.
 
 use super::CompleteSpec;
 use arrow::datatypes::SchemaRef;

@@ -1,6 +1,6 @@
-//! The first row of each key to come: deduplication that appends.
+//! The first row of each key to arrive: append-only deduplication.
 //!
-//! Owns: its plan. Does not own: running it (`run`), first rows in another order (`over`).
+//! Owns: the operator's plan. Does not own: running it (`run`), first rows in another order (`over`).
 
 mod run;
 mod view;
@@ -19,21 +19,21 @@ use run::FirstRow;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-/// Rows that only come, of which the first of each key goes on.
+/// Deduplication of append-only input that keeps the first row of each key.
 #[derive(Clone, Debug)]
 pub struct FirstRowSpec {
     pub input_schema: SchemaRef,
     pub key: Vec<usize>,
-    /// Of the rows of one batch the first in this order is the first.
+    /// Decides which row of a batch is the first.
     pub order: Vec<(usize, SortOptions)>,
-    /// Number of the input's columns, from the first, that are passed on.
+    /// Number of the input's columns, from the first, that are emitted.
     pub width: usize,
-    /// Those, then ranks, each of which is 1.
+    /// Those columns, then columns of ranks, which are all 1.
     pub output_schema: SchemaRef,
 }
 
 impl FirstRowSpec {
-    /// Keys, and what decides among the rows of a batch.
+    /// Returns key and order as text.
     pub fn text(&self) -> String {
         let of_each = match self.key.is_empty() {
             true => "of all".to_string(),
@@ -46,7 +46,7 @@ impl FirstRowSpec {
     }
 }
 
-/// Passes on the first row of each key.
+/// Emits the first row of each key.
 #[derive(Clone, Debug)]
 pub struct FirstRowOperator {
     pub op: OperatorId,

@@ -1,8 +1,8 @@
-//! Passing on the first row of each key.
+//! Emitting the first row of each key.
 //!
-//! Owns: the keys that have come, in this task's shards. In state: the key; its value is the time it may be forgotten at.
-//! Invariants: a row that went on is final; of the rows of one batch the first in the order counts, ties broken by the rows
-//! themselves. With a TTL a key is forgotten that long after its first row, however often it comes again.
+//! Owns: the keys that have arrived, in this task's shards. In state: the key; its value is the time when it expires.
+//! Invariants: an emitted row is final; of the rows of one batch the first in the order counts, and ties are broken by
+//! the rows themselves. With a TTL, a key expires that long after its first row, even if more rows of it arrive.
 
 use crate::first_row::FirstRowSpec;
 use arrow::array::{ArrayRef, UInt64Array};
@@ -36,7 +36,7 @@ impl FirstRow {
         })
     }
 
-    /// The first change of each key, by key.
+    /// Returns the first change of each key, in the order of keys.
     fn firsts(&self, changes: &Changes) -> Result<Vec<usize>, EngineError> {
         if (0..changes.len()).any(|change| changes.weight(change) < 0) {
             return Err(Fault::Retracts("the input of a first row").into());
@@ -44,7 +44,7 @@ impl FirstRow {
         let columns = changes.batch.columns();
         let ordering: Vec<ArrayRef> = self.spec.order.iter().map(|(column, _)| columns[*column].clone()).collect();
         let orders = self.order.encode(&ordering, changes.batch.num_rows())?;
-        // Changes of a key are in the order of rows, and of equals the first is taken.
+        // The changes of a key are sorted by row, and `min_by_key` takes the first of equals.
         let first = |run: std::ops::Range<usize>| run.min_by_key(|change| orders.row(changes.index(*change) as usize));
         Ok(changes.runs().filter_map(first).collect())
     }

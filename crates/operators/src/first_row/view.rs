@@ -1,4 +1,4 @@
-//! The keys that have come, as rows.
+//! Shows the keys that have arrived as rows.
 
 use super::{FirstRowOperator, FirstRowSpec};
 use highwater_dataflow::error::EngineError;

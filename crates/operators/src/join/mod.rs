@@ -1,6 +1,6 @@
 //! Joins of two inputs.
 //!
-//! Owns: a join's plan. Does not own: running it (`run`), joins with files (`lookup`), with versions (`temporal`).
+//! Owns: a join's plan. Does not own: running it (`run`), lookup joins (`lookup`), temporal joins (`temporal`).
 
 mod run;
 
@@ -22,17 +22,17 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct JoinSpec {
     pub sides: [JoinSide; 2],
-    /// NULLs in keys are equal (set operations); else they match nothing.
+    /// Whether NULLs in keys are equal (set operations); otherwise they match nothing.
     pub null_equal: bool,
-    /// What pairs must pass besides equal keys; over `pair_schema`.
+    /// Condition on pairs besides equal keys, over `pair_schema`.
     pub filter: Option<Arc<dyn PhysicalExpr>>,
     /// Columns of the left side, then of the right.
     pub pair_schema: SchemaRef,
     pub output: JoinOutput,
     pub output_schema: SchemaRef,
-    /// What it gives may be taken back.
+    /// Whether the output may retract rows.
     pub retracts: bool,
-    /// Unmatched rows are emitted only once nothing can match them any more.
+    /// Whether unmatched rows are emitted only when no later row can match them.
     pub on_close: bool,
     pub watermark: Vec<Upstream>,
 }
@@ -42,20 +42,20 @@ pub struct JoinSpec {
 pub struct JoinSide {
     pub schema: SchemaRef,
     pub key: Vec<usize>,
-    /// Number of the input's columns; computed keys follow them.
+    /// Number of the input's columns; computed key columns follow.
     pub width: usize,
-    /// When a row can match nothing any more; `None` = never.
+    /// From when on no later row can match a row; `None` if rows never expire.
     pub expiry: Option<Expiry>,
 }
 
 impl JoinSpec {
-    /// Of which sides it must know how many rows match each of theirs.
+    /// Returns for each side whether the number of matches of each of its rows is needed.
     pub fn counts(&self) -> [bool; 2] {
         let left = self.output.shows_unmatched(0) || self.output == JoinOutput::Semi;
         [left, self.output.shows_unmatched(1)]
     }
 
-    /// What SQL calls this join.
+    /// Returns the SQL name of the join.
     pub fn name(&self) -> &'static str {
         match self.output {
             JoinOutput::Pairs { unmatched: [false, false] } if self.sides[0].key.is_empty() => "cross join",
@@ -69,7 +69,7 @@ impl JoinSpec {
         }
     }
 
-    /// The join's condition and what it keeps.
+    /// Returns the join's condition and the time of emission as text.
     pub fn text(&self) -> String {
         let [left, right] = &self.sides;
         let equal = if self.null_equal { " IS NOT DISTINCT FROM " } else { " = " };

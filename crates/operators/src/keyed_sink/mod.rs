@@ -1,6 +1,6 @@
 //! The changelog of a sink with a PRIMARY KEY: at most one change per key and batch.
 //!
-//! Owns: its plan. Does not own: running it (`run`).
+//! Owns: the operator's plan. Does not own: running it (`run`).
 
 mod run;
 mod view;
@@ -17,13 +17,14 @@ use highwater_protocol::ids::OperatorId;
 use run::KeyedSink;
 use std::fmt::{self, Write};
 
-/// At most one row per key and batch. Without proof that keys are `unique`, rows per key are state.
+/// Emits at most one change per key and batch. Unless the plan proves keys `unique`, the live rows of each key are
+/// state.
 #[derive(Clone, Debug)]
 pub struct KeyedSinkSpec {
     pub op: OperatorId,
     pub key: Vec<usize>,
     pub unique: bool,
-    /// Of the key's columns the one that frees its rows.
+    /// The key column by which keys are evicted from state; `None` if they are not.
     pub close: Option<CloseKey>,
     pub watermark: Vec<Upstream>,
     pub schema: SchemaRef,

@@ -1,10 +1,12 @@
 //! The changelog of a sink with a PRIMARY KEY: at most one change per key and batch.
 //!
-//! Owns: consolidation, and the live rows per key where the plan does not prove keys unique. A key's value then: its
-//! close time (when it expires, if at all), and per distinct live row a count (`u32`), a length (`u32`) and the encoded row.
-//! Invariants: a delete is emitted only if no row of the key remains; two live rows under one key are an error. With a TTL
-//! what made the older of two rows may have been forgotten before it could take it back: then the newer one stays.
-//! A key with a time of a window is forgotten with it: no change comes after the batch whose watermark passes its end.
+//! Owns: consolidation, and, unless the plan proves keys unique, the live rows per key. A key's value then: its close
+//! time (when it is evicted, if at all), and per distinct live row a count (`u32`), a length (`u32`) and the encoded
+//! row.
+//! Invariants: a delete is emitted only if no row of the key remains; two live rows of one key are an error. The
+//! exception is a TTL: an operator upstream may have expired the state from which it would have retracted the older
+//! row, so the newer row stays. A key with a window's time is evicted when the watermark passes the window's end, since
+//! no change arrives after that batch.
 
 use crate::keyed_sink::KeyedSinkSpec;
 use arrow::array::{Array, ArrayRef, Int64Array};
@@ -25,11 +27,11 @@ use highwater_protocol::ids::ShardId;
 use std::collections::{BTreeMap, HashMap};
 
 pub struct KeyedSink {
-    /// The plan proves keys unique; else rows per key are kept.
+    /// Whether the plan proves keys unique; otherwise the live rows per key are state.
     unique: bool,
     key: Vec<usize>,
     schema: SchemaRef,
-    /// The column of the key that frees it.
+    /// The key column by which keys are evicted from state; `None` if they are not.
     close: Option<CloseKey>,
     sink: String,
     keys: Codec,
@@ -37,16 +39,16 @@ pub struct KeyedSink {
     input: Vec<ChangeBatch>,
 }
 
-/// Net weights of the distinct rows of one key, by encoded row, each with one place where it stands.
+/// Net weights of the distinct rows of one key, by encoded row, each with the index of one such row in the input.
 type NetRows<'a> = BTreeMap<&'a [u8], (i64, usize)>;
 
-/// One key of the batch.
+/// The changes of one key in the batch.
 struct KeyChange<'a> {
     key: &'a [u8],
     net: NetRows<'a>,
-    /// A row of the key.
+    /// Index of some row of the key in the input.
     sample: usize,
-    /// When the key is forgotten.
+    /// When the key is evicted, in milliseconds.
     closes_ms: i64,
 }
 
@@ -65,7 +67,7 @@ impl KeyedSink {
         })
     }
 
-    /// Deletes keys of the state whose window is over although no row of this batch was theirs.
+    /// Evicts keys of the state whose window has closed and that no row of this batch has touched.
     fn free_untouched(&self, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
         if self.unique {
             return Ok(());
@@ -75,7 +77,7 @@ impl KeyedSink {
         state.put(&mut writes)
     }
 
-    /// What becomes of each key, in the order of `changes`.
+    /// Decides the output change of each key, in the order of `changes`.
     fn decide(
         &self,
         changes: &[KeyChange<'_>],
@@ -99,7 +101,7 @@ impl KeyedSink {
         Ok(decided)
     }
 
-    /// Keys are unique upstream: the batch's own rows tell everything.
+    /// Decides the change of a key that is unique upstream, from the rows of the batch alone.
     fn unique(&self, net: &NetRows<'_>, all: &ChangeBatch, sample: usize) -> Result<Change, EngineError> {
         let live: i64 = net.values().map(|(weight, _)| (*weight).max(0)).sum();
         let up = net.values().find(|(weight, _)| *weight > 0);
@@ -111,7 +113,7 @@ impl KeyedSink {
         }
     }
 
-    /// Applies the net changes to the rows kept under the key.
+    /// Applies the net changes to the live rows of the key, and decides its output change.
     fn kept(
         &self,
         change: &KeyChange<'_>,
@@ -260,11 +262,11 @@ impl Stateful for KeyedSink {
     }
 }
 
-/// What becomes of one key; numbers are rows of the input.
+/// The output change of one key; numbers are rows of the input.
 enum Change {
     None,
     Upsert(usize),
-    /// A row that came in an earlier batch is the one that remains.
+    /// The remaining row is from an earlier batch; holds the encoded row.
     UpsertOld(Vec<u8>),
     Delete(usize),
 }

@@ -1,4 +1,4 @@
-//! The live rows that a keyed sink keeps.
+//! Shows the live rows in a keyed sink's state.
 
 use super::KeyedSinkSpec;
 use super::run::decode;

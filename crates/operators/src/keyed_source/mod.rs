@@ -1,6 +1,6 @@
-//! Records of a keyed table as the rows they add up to.
+//! The rows of a table with PRIMARY KEY, folded from its records.
 //!
-//! Owns: its plan. Does not own: running it (`run`).
+//! Owns: the operator's plan. Does not own: running it (`run`).
 
 mod run;
 mod view;
@@ -19,10 +19,10 @@ use run::Upsert;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-/// Records by key, of which the last one counts.
+/// Folding of records by key: the last record of a key counts.
 #[derive(Clone, Debug)]
 pub struct UpsertSpec {
-    /// Columns kept, key columns that are not among them, and whether the record deletes its key.
+    /// The columns kept, then key columns that are not among them, then whether the record deletes its key.
     pub input_schema: SchemaRef,
     pub key: Vec<usize>,
     /// Number of columns, from the first, that are kept.
@@ -31,12 +31,12 @@ pub struct UpsertSpec {
 }
 
 impl UpsertSpec {
-    /// Encodes keys, as they are in state.
+    /// Returns the codec of keys in state.
     fn key_codec(&self) -> Result<Codec, EngineError> {
         Codec::new(self.key.iter().map(|column| self.input_schema.field(*column).data_type()))
     }
 
-    /// The key by which records replace one another, and what is kept of them.
+    /// Returns the key and the columns kept as text.
     pub fn text(&self) -> String {
         let kept: Vec<usize> = (0..self.width).collect();
         format!(

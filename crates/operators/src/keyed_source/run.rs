@@ -1,8 +1,8 @@
-//! Records of a table with PRIMARY KEY folded to the rows they add up to.
+//! Folding the records of a table with PRIMARY KEY to rows.
 //!
-//! Owns: the current row of each key in this task's shards. In state: the key; its value is the time it may be
-//! forgotten at (never) and the row. Invariants: of the records of a key the last one counts, in the order they come
-//! in; what a batch gives is the row as it is less the row as it was, nothing where the two are equal.
+//! Owns: the current row of each key in this task's shards. In state: the key; its value is its close time (never) and
+//! the row. Invariants: of the records of a key the last one counts, in the order of arrival; a batch emits the new row
+//! and retracts the old one, or nothing if they are equal.
 
 use crate::keyed_source::UpsertSpec;
 use arrow::array::{ArrayRef, AsArray, Int64Array};
@@ -18,7 +18,7 @@ use highwater_dataflow::state::{Keys, NEVER, Values, Writes};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Bytes before the row in a value.
+/// Length of the close time before the row in a value.
 const HEAD: usize = 8;
 
 pub struct Upsert {
@@ -33,7 +33,7 @@ impl Upsert {
         Ok(Self { keys: spec.key_codec()?, rows: Codec::of(&spec.output_schema)?, input: Vec::new(), spec })
     }
 
-    /// Rows that were, as they are in state.
+    /// Retracts old rows, which are encoded as in state.
     fn emit_old(&self, rows: &[&[u8]], out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         for rows in rows.chunks(OUTPUT_ROWS) {
             let columns = self.rows.decode(rows.iter().copied())?;
@@ -71,7 +71,7 @@ impl Stateful for Upsert {
         let kept = columns[..self.spec.width].to_vec();
         let rows = self.rows.encode(&kept, all.num_rows())?;
         let deleted = columns.last().and_then(|column| column.as_boolean_opt());
-        let deleted = deleted.ok_or(Fault::Lacks { what: "a record of a keyed table", lacks: "mark of deletion" })?;
+        let deleted = deleted.ok_or(Fault::Lacks { what: "a record of a keyed table", lacks: "deletion column" })?;
         let mut last: BTreeMap<&[u8], usize> = BTreeMap::new();
         last.extend((0..all.num_rows()).map(|row| (keys.row(row), row)));
         let (mut read, mut values, mut writes) = (Keys::default(), Values::default(), Writes::default());

@@ -1,4 +1,4 @@
-//! The live rows that a keyed source keeps.
+//! Shows the live rows in a keyed source's state.
 
 use super::{UpsertOperator, UpsertSpec};
 use highwater_dataflow::error::EngineError;
@@ -29,7 +29,7 @@ impl StateLayout for View {
 
     fn parts(&self) -> Vec<StatePart<'_>> {
         let (spec, width) = (&self.spec, self.spec.width);
-        // Key columns that the query does not use are in the key alone.
+        // Key columns that the query does not use are only in the key.
         let mut key = Piece::some(&self.keys, &spec.input_schema, &spec.key);
         key.shown.retain(|place| spec.key[*place] >= width);
         let alone = key.shown.len();

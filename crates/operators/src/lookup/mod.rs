@@ -1,4 +1,4 @@
-//! Joins with the rows of a file or of VALUES: each row with what is there for it.
+//! Lookup joins with the rows of a file or of VALUES.
 //!
 //! Owns: their plan. Does not own: running it (`run`), loading the rows (crate `planner`).
 
@@ -16,38 +16,38 @@ use run::{LookupJoin, LookupTable};
 use std::fmt::{self, Debug, Write};
 use std::sync::{Arc, RwLock};
 
-/// The rows that a join looks up: those of a file, of several, or of VALUES.
+/// The rows that a join looks up: of one or several files, or of VALUES.
 pub trait LookupRows: Debug + Send + Sync {
-    /// How they are made, in one line.
+    /// Returns the source of the rows in one line.
     fn describe(&self) -> String;
 
-    /// Writes all that decides which rows they are, besides the content of files.
+    /// Writes everything that determines the rows, except the content of files.
     fn identify(&self, out: &mut dyn Write) -> fmt::Result;
 
-    /// The rows of these versions of the files, which must be loaded.
+    /// Returns the rows of these versions of the files, which the executor loads before a batch's tasks.
     ///
     /// # Errors
-    /// They are not: the executor loads them before a batch's tasks.
+    /// The versions are not loaded.
     fn rows(&self, versions: &FileVersions) -> Result<Arc<RecordBatch>, EngineError>;
 }
 
-/// A join with the rows of a file.
+/// A join with the rows of files or of VALUES.
 #[derive(Debug)]
 pub struct LookupSpec {
     pub lookup: Arc<dyn LookupRows>,
-    /// Over the stream's rows.
+    /// Key expressions over the stream's rows.
     pub stream_key: Vec<Arc<dyn PhysicalExpr>>,
-    /// Over the file's rows, of the same types.
+    /// Key expressions over the looked-up rows, of the same types.
     pub lookup_key: Vec<Arc<dyn PhysicalExpr>>,
     pub null_equal: bool,
-    /// What pairs must pass besides equal keys; over `pair_schema`.
+    /// Condition on pairs besides equal keys, over `pair_schema`.
     pub filter: Option<Arc<dyn PhysicalExpr>>,
-    /// The stream's columns come first.
+    /// Whether the stream's columns come first.
     pub stream_first: bool,
     pub pair_schema: SchemaRef,
     pub output: JoinOutput,
     pub output_schema: SchemaRef,
-    /// What has been read, by key.
+    /// The looked-up rows by key; `None` before they are first used.
     pub table: RwLock<Option<Arc<LookupTable>>>,
 }
 
@@ -56,7 +56,7 @@ pub struct LookupSpec {
 pub struct LookupOperator(pub Arc<LookupSpec>);
 
 impl LookupSpec {
-    /// Keys, condition and what is read.
+    /// Returns keys, condition and looked-up rows as text.
     pub fn text(&self) -> String {
         let exprs =
             |exprs: &[Arc<dyn PhysicalExpr>]| exprs.iter().map(|e| e.to_string()).collect::<Vec<_>>().join(", ");

@@ -1,7 +1,7 @@
-//! Looking up rows of a file.
+//! Running a lookup join.
 //!
 //! Owns: matching the rows of one batch with a file's rows by key. Does not own: reading the file (connectors).
-//! Invariant: a row's answer depends on that row and the file alone; it carries the row's weight.
+//! Invariant: the output for a row depends only on the row and the file, and carries the row's weight.
 
 use crate::lookup::LookupSpec;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
@@ -24,7 +24,7 @@ pub struct LookupTable {
     index: HashMap<Box<[u8]>, Vec<u32>>,
 }
 
-/// Rows of one batch against a file's.
+/// Joins the rows of one batch with a file's rows.
 pub struct LookupJoin {
     spec: Arc<LookupSpec>,
     codec: Codec,
@@ -49,7 +49,7 @@ impl LookupJoin {
         Ok(Self { spec, codec, table })
     }
 
-    /// Each row with what it finds, or as the kind of join says.
+    /// Joins each row with the rows of its key, by the kind of join.
     pub fn join(&self, input: ChangeBatch) -> Result<ChangeBatch, EngineError> {
         let (mut ours, mut theirs): (Vec<u32>, Vec<u32>) = Default::default();
         for (row, key) in keys(&self.spec, &self.codec, &self.spec.stream_key, &input.batch)?.into_iter().enumerate() {
@@ -98,7 +98,7 @@ impl LookupJoin {
     }
 
     fn pairs(&self, input: &RecordBatch, ours: &[u32], theirs: &[Option<u32>]) -> Result<Vec<ArrayRef>, EngineError> {
-        // Rows none of whose columns is asked for are wider than that.
+        // If no column of the input is used, the input is wider than its part of the pair.
         let width = self.spec.pair_schema.fields().len() - self.table.rows.num_columns();
         let asked = input.columns().iter().take(width);
         let ours = asked.map(|column| taken(column, ours)).collect::<Result<Vec<_>, _>>()?;
@@ -125,7 +125,7 @@ fn taken(column: &dyn Array, rows: &[u32]) -> Result<ArrayRef, EngineError> {
     Ok(take(column, &UInt32Array::from(rows.to_vec()), None)?)
 }
 
-/// The key of each row; `None` where it matches nothing.
+/// Returns the key of each row; `None` if it contains a NULL that matches nothing.
 fn keys(
     spec: &LookupSpec,
     codec: &Codec,

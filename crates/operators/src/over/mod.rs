@@ -1,10 +1,12 @@
-//! Functions over partitions in order (`OVER`), and their first rows: Top-N, deduplication, LIMIT.
+//! Functions over ordered partitions (`OVER`), and the first rows of partitions: Top-N, deduplication, LIMIT.
 //!
-//! Owns: its plan. Does not own: running it (`run`).
+//! Owns: the operator's plan. Does not own: running it (`run`).
 
+mod frame_sums;
 mod run;
 mod sums;
 
+pub use frame_sums::FrameSum;
 pub use sums::{Sum, SumKind};
 
 use arrow::compute::SortOptions;
@@ -22,23 +24,23 @@ use run::Over;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-/// Functions over partitions in order, or the first rows of each.
+/// Functions over ordered partitions, or the first rows of each.
 #[derive(Clone, Debug)]
 pub struct OverSpec {
     pub input_schema: SchemaRef,
     pub partition: Vec<usize>,
     pub order: Vec<(usize, SortOptions)>,
-    /// Over whole partitions, sorted by `order`; each adds a column.
+    /// Functions over whole partitions, sorted by `order`; each adds a column.
     pub functions: Vec<Arc<dyn WindowExpr>>,
-    /// Number of the input's columns, from the first, that are passed on.
+    /// Number of the input's columns, from the first, that are emitted.
     pub width: usize,
     pub output_schema: SchemaRef,
-    /// The ranks of each partition that are emitted; `None`: all.
+    /// The ranks of each partition that are emitted; `None` for all.
     pub limit: Option<RankLimit>,
-    /// The input takes rows back.
+    /// Whether the input retracts rows.
     pub input_retracts: bool,
     pub expiry: Option<Expiry>,
-    /// Partitions are emitted once, when their time is over.
+    /// Whether partitions are emitted once, when they close.
     pub on_close: bool,
     pub watermark: Vec<Upstream>,
 }
@@ -47,9 +49,9 @@ pub struct OverSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RankLimit {
     pub rank: Rank,
-    /// Ranks below or equal to this are kept.
+    /// Highest rank that is emitted.
     pub most: u64,
-    /// Number of rows left out first (OFFSET); with `ROW_NUMBER` only.
+    /// Number of first rows that are left out (OFFSET); with `ROW_NUMBER` only.
     pub skip: u64,
 }
 
@@ -61,7 +63,7 @@ pub enum Rank {
 }
 
 impl OverSpec {
-    /// What SQL users call this use of OVER.
+    /// Returns the usual name of this use of OVER.
     pub fn name(&self) -> &'static str {
         match self.limit {
             Some(RankLimit { rank: Rank::RowNumber, most: 1, .. }) => "deduplicate",
@@ -70,7 +72,7 @@ impl OverSpec {
         }
     }
 
-    /// Partitions, order and functions.
+    /// Returns partitions, order and functions as text.
     pub fn text(&self) -> String {
         let mut parts: Vec<String> = Vec::new();
         if let Some(limit) = self.limit {
@@ -96,7 +98,7 @@ impl OverSpec {
     }
 }
 
-/// Ranks, limits and computes over partitions in order.
+/// Computes functions over ordered partitions, and applies a limit on ranks.
 #[derive(Clone, Debug)]
 pub struct OverOperator {
     pub op: OperatorId,

@@ -1,11 +1,11 @@
-//! GROUP BY that retracts: over rows that are taken back, with DISTINCT, ORDER BY or FILTER.
+//! GROUP BY over input with retracts, or with functions that need all their values (DISTINCT, ORDER BY).
 //!
-//! Owns: its plan. Does not own: running it (`run`).
+//! Owns: the operator's plan. Does not own: running it (`run`).
 
 mod run;
 
 pub(crate) use run::ExactSum;
-pub use run::linear::LinearKind;
+pub use run::linear::{Linear, LinearKind, Terms, is_wide};
 
 use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
@@ -23,7 +23,7 @@ use run::RetractingAggregate;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-/// A GROUP BY that retracts.
+/// A GROUP BY over input with retracts.
 #[derive(Clone, Debug)]
 pub struct RetractingSpec {
     /// Group columns, then arguments, orderings and FILTERs.
@@ -34,7 +34,7 @@ pub struct RetractingSpec {
     pub output_schema: SchemaRef,
     pub close: Option<CloseKey>,
     pub emit: EmitMode,
-    /// The group of all rows, which is there without any: none of its columns, or all NULL and the grouping set's id.
+    /// The group of all rows, which exists even without rows; `None` if there is no such group.
     pub total: Option<Total>,
     pub watermark: Vec<Upstream>,
 }
@@ -43,20 +43,20 @@ pub struct RetractingSpec {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Total {
     pub key: Vec<ScalarValue>,
-    /// It is there from the first batch on; else from its first row on.
+    /// Whether it exists from the first batch on; otherwise from its first row on.
     pub at_once: bool,
 }
 
-/// One function; columns are of the input schema.
+/// One function; columns are indexes into the input schema.
 #[derive(Clone, Debug)]
 pub struct CallSpec {
     pub function: Arc<AggregateFunctionExpr>,
     pub arguments: Vec<usize>,
     pub order: Vec<(usize, SortOptions)>,
-    /// A boolean column.
+    /// The boolean column of its FILTER.
     pub filter: Option<usize>,
     pub distinct: bool,
-    /// Computed from running values, of all rows or of distinct ones.
+    /// How it is computed from a running value, of all rows or of distinct ones; `None` if it is not.
     pub linear: Option<LinearKind>,
     pub keeps: Keeps,
 }
@@ -65,17 +65,17 @@ pub struct CallSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keeps {
     Nothing,
-    /// All, to find the least when it goes.
+    /// All arguments, to find the least one after a retract.
     Least,
-    /// All, to find the greatest.
+    /// All arguments, to find the greatest one after a retract.
     Greatest,
-    /// All: the function is computed again from them.
+    /// All arguments, since the function is computed again from them.
     All,
-    /// All, each once, to know which are new.
+    /// Each distinct argument with its weight, to know which are new.
     Distinct,
 }
 
-/// Merges rows into state whatever they are: taken back, distinct, ordered; gives `output_schema` rows.
+/// Merges rows, including retracts, into state, and emits `output_schema` rows.
 #[derive(Clone, Debug)]
 pub struct RetractingAggregateSpec {
     pub op: OperatorId,
@@ -83,7 +83,7 @@ pub struct RetractingAggregateSpec {
 }
 
 impl RetractingSpec {
-    /// A function with its arguments.
+    /// Returns a function with its arguments as text.
     fn call_text(&self, call: &CallSpec) -> String {
         let distinct = if call.distinct { "DISTINCT " } else { "" };
         let order = match call.order.is_empty() {

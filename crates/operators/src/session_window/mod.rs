@@ -1,4 +1,4 @@
-//! Sessions: rows of a key as long as they come without a gap.
+//! Session windows: rows of a key without a gap between them.
 //!
 //! Owns: their plan. Does not own: running it (`run`).
 
@@ -17,7 +17,7 @@ use run::Sessions;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-/// Sessions of partitions.
+/// Session windows per partition.
 #[derive(Clone, Debug)]
 pub struct SessionSpec {
     pub input_schema: SchemaRef,
@@ -25,19 +25,19 @@ pub struct SessionSpec {
     /// The column of times, a timestamp.
     pub time: usize,
     pub gap_ms: i64,
-    /// Number of the input's columns, from the first, that are passed on.
+    /// Number of the input's columns, from the first, that are emitted.
     pub width: usize,
-    /// Those, then the session's times as one column.
+    /// Those columns, then one column with the session's start and end.
     pub output_schema: SchemaRef,
-    /// The watermark closes sessions.
+    /// Whether the watermark closes sessions.
     pub closes: bool,
-    /// Rows are emitted once, when their session closes.
+    /// Whether rows are emitted once, when their session closes.
     pub on_close: bool,
     pub watermark: Vec<Upstream>,
 }
 
 impl SessionSpec {
-    /// Keys, gap, and when rows go on.
+    /// Returns keys, gap and the time of emission as text.
     pub fn text(&self) -> String {
         let keys = match self.partition.is_empty() {
             true => String::new(),
@@ -49,7 +49,7 @@ impl SessionSpec {
     }
 }
 
-/// Gives each row its session.
+/// Adds to each row its session.
 #[derive(Clone, Debug)]
 pub struct SessionOperator {
     pub op: OperatorId,

@@ -1,4 +1,4 @@
-//! Joins of rows with the versions of their time (`FOR SYSTEM_TIME AS OF`).
+//! Temporal joins: rows joined with the version valid at their time (`FOR SYSTEM_TIME AS OF`).
 //!
 //! Owns: their plan. Does not own: running it (`run`).
 
@@ -17,21 +17,22 @@ use run::Temporal;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-/// A join of rows with the versions of their time.
+/// A temporal join.
 #[derive(Clone, Debug)]
 pub struct TemporalSpec {
     pub rows: TimedSide,
     pub versions: VersionSide,
-    /// Rows without a version are emitted, with NULLs (LEFT JOIN).
+    /// Whether rows without a version are emitted, with NULLs (LEFT JOIN).
     pub keeps_unmatched: bool,
-    /// The first input takes rows back.
+    /// Whether the first input retracts rows.
     pub input_retracts: bool,
-    /// What a row and its version must pass; over `pair_schema`.
+    /// Condition on a row and its version, over `pair_schema`.
     pub filter: Option<Arc<dyn PhysicalExpr>>,
     /// Columns of the rows, then of the versions.
     pub pair_schema: SchemaRef,
     pub output_schema: SchemaRef,
-    /// Rows wait until no version of their time can come any more; else they are emitted at once, and corrected.
+    /// Whether rows wait until no more versions for their time can arrive. Otherwise they are emitted at once and
+    /// corrected.
     pub on_close: bool,
     pub watermark: Vec<Upstream>,
 }
@@ -39,31 +40,33 @@ pub struct TemporalSpec {
 /// Rows with a key and a time.
 #[derive(Clone, Debug)]
 pub struct TimedSide {
-    /// The input's columns, then computed ones.
+    /// The input's columns, then computed columns.
     pub schema: SchemaRef,
     pub key: Vec<usize>,
     /// The column of times, a timestamp.
     pub time: usize,
-    /// Number of the input's columns; computed ones follow them.
+    /// Number of the input's columns.
     pub width: usize,
 }
 
-/// The versions of keys.
+/// The second input: versions by key and time.
 #[derive(Clone, Debug)]
 pub struct VersionSide {
     pub timed: TimedSide,
-    /// Of versions of one time the first in this order counts.
+    /// Among versions of the same time, the first in this order counts.
     pub order: Vec<(usize, SortOptions)>,
-    /// The column that says whether the record ends what is valid; of a time its last record counts then.
+    /// The column that says whether the record is a deletion, which ends the version before it; `None` if there is
+    /// none. If there is one, the last record of a time counts.
     pub deleted: Option<usize>,
-    /// What a version must pass to be there, one after the other; over the first columns.
+    /// Conditions that a version must pass, evaluated one after another, over the input's columns. A version that fails
+    /// one still ends the version before it.
     pub conditions: Vec<Arc<dyn PhysicalExpr>>,
-    /// What the join has of a version; over the first columns.
+    /// The columns of a version in the output, over the input's columns.
     pub columns: Vec<Arc<dyn PhysicalExpr>>,
 }
 
 impl TemporalSpec {
-    /// Keys, times and conditions, and when rows go on.
+    /// Returns keys, times, conditions and the time of emission as text.
     pub fn text(&self) -> String {
         let (rows, versions) = (&self.rows, &self.versions);
         let pairs = rows.key.iter().zip(&versions.timed.key);
@@ -88,7 +91,7 @@ impl TemporalSpec {
     }
 }
 
-/// Each row of its first input with the version of its time in the second.
+/// Joins each row of the first input with the version in the second input that is valid at its time.
 #[derive(Clone, Debug)]
 pub struct TemporalOperator {
     pub op: OperatorId,

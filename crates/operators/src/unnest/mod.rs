@@ -1,4 +1,4 @@
-//! `UNNEST`: each row once for every element of its lists.
+//! `UNNEST`: repeats each row for every element of its lists.
 //!
 //! Owns: its plan. Does not own: running it (`run`).
 
@@ -12,29 +12,30 @@ use highwater_dataflow::words;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-/// Lists told apart, several side by side; structs told apart.
+/// Expansion of lists to rows, several side by side, and of structs to columns.
 #[derive(Clone, Debug)]
 pub struct UnnestSpec {
-    /// Columns of the output, in order: a column of the input and what becomes of it.
+    /// Columns of the output, in order: the index of an input column, and what is taken from it.
     pub columns: Vec<(usize, Unnested)>,
-    /// A row whose lists are NULL stays, with NULL; and so does one whose lists are empty.
+    /// Whether a row whose lists are NULL stays, with NULL.
     pub keeps_null: bool,
+    /// Whether a row whose lists are empty stays, with NULL.
     pub keeps_empty: bool,
     pub schema: SchemaRef,
 }
 
-/// What becomes of a column.
+/// What an output column takes from its input column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unnested {
-    /// Repeated for every element.
+    /// The value, repeated for every element.
     Same,
-    /// Its elements.
+    /// The elements of the list.
     Element,
-    /// This field of the struct.
+    /// This field of the struct, repeated for every element.
     Field(usize),
 }
 
-/// Each row once for every element of its lists.
+/// Repeats each row for every element of its lists.
 #[derive(Clone, Debug)]
 pub struct UnnestOperator(pub Arc<UnnestSpec>);
 

@@ -1,8 +1,8 @@
-//! Lists and structs told apart.
+//! Running `UNNEST` over one batch.
 //!
-//! Owns: `UNNEST` over one batch. Invariants: a row gives as many rows as its longest list has elements, shorter ones
-//! filled up with NULL; each carries the row's weight. What is emitted at once is bounded, however long the lists are and
-//! whatever is copied for each element: the pieces depend on the rows alone.
+//! Invariants: a row yields as many rows as its longest list has elements, with NULL for the missing elements of
+//! shorter lists; each has the row's weight. The size of an output batch is bounded, however long the lists are and
+//! however large the values copied for each element. How the output is split depends only on the rows.
 
 use crate::unnest::{UnnestSpec, Unnested};
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array, new_null_array};
@@ -17,7 +17,7 @@ use highwater_functions::size::array_bytes;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Gives the elements of the lists of these rows, in pieces.
+/// Emits the output of these rows in pieces of bounded size.
 pub fn unnest(
     spec: &UnnestSpec,
     rows: &ChangeBatch,
@@ -53,10 +53,10 @@ pub fn unnest(
     }
 }
 
-/// Rows of the output that are made together.
+/// Rows of the output that are emitted together.
 #[derive(Default)]
 struct Piece {
-    /// Rows of the input, and which of their elements.
+    /// Rows of the input, each with the range of its elements.
     parts: Vec<(usize, Range<usize>)>,
     rows: usize,
     bytes: usize,
@@ -112,7 +112,7 @@ impl Piece {
     }
 }
 
-/// What a row's value of a column takes, which is copied for each element.
+/// Sizes in bytes of a column's values, which are copied for each element.
 enum Width {
     Same(usize),
     Lengths(Vec<usize>),
@@ -141,14 +141,14 @@ impl Width {
     }
 }
 
-/// Lists of any layout as plain ones.
+/// Converts lists of any layout to `List`.
 fn as_list(column: &ArrayRef) -> Result<ArrayRef, EngineError> {
     let item = match column.data_type() {
         DataType::List(_) => return Ok(column.clone()),
         DataType::Null => return Ok(new_null_array(&DataType::new_list(DataType::Null, true), column.len())),
         DataType::LargeList(item) | DataType::FixedSizeList(item, _) => item,
         DataType::ListView(item) | DataType::LargeListView(item) => item,
-        other => return Err(Fault::Type { what: "what UNNEST takes", found: other.clone() }.into()),
+        other => return Err(Fault::Type { what: "the argument of UNNEST", found: other.clone() }.into()),
     };
     Ok(cast(column, &DataType::List(Arc::clone(item)))?)
 }

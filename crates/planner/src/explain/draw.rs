@@ -1,7 +1,7 @@
 //! The dataflow as a drawing: a box for each stage, rows flowing down through its operators and over exchanges.
 //!
-//! Owns: lines and their order. Does not own: the words for operators (`explain`). Legend: `+` rows only come, `±` rows
-//! may be taken back; below an operator that keeps state stands what, and what bounds it.
+//! Owns: lines and their order. Does not own: the words for operators (`explain`). Legend: `+` inserts only, `±` rows may be
+//! retracted; the line below an operator with state names the state and its bound.
 
 use super::{columns_read, output_text, sink_text};
 use crate::query::CompiledQuery;
@@ -29,10 +29,10 @@ pub fn draw(query: &CompiledQuery, out: &mut String) -> Result {
     for sink in &query.sinks {
         writeln!(out, "sink {}: {}, {}", sink.name, sink.connector.describe(), sink_text(sink))?;
     }
-    writeln!(out, "─+▶ rows only come, ─±▶ rows may be taken back")
+    writeln!(out, "─+▶ inserts only, ─±▶ inserts and retractions")
 }
 
-/// Who runs the stage, and how often side by side.
+/// Describes where the stage runs, and how many tasks it has.
 pub fn place_text(query: &CompiledQuery, stage: &Stage) -> String {
     match stage.input {
         StageInput::Source(_) => match source_of(query, stage) {
@@ -96,7 +96,7 @@ fn sign(query: &CompiledQuery, edge: EdgeId) -> char {
     if weighted { '±' } else { '+' }
 }
 
-/// The stages that send over an exchange.
+/// Names the stages that send over an exchange.
 fn senders(query: &CompiledQuery, edge: EdgeId) -> String {
     let stages: Vec<String> = query.dataflow.producers(edge).map(|stage| format!("stage {}", stage.id)).collect();
     stages.join(" and ")
@@ -106,7 +106,7 @@ fn info(query: &CompiledQuery, id: OperatorId) -> Option<&OperatorInfo> {
     query.dataflow.operators.iter().find(|info| info.id == id)
 }
 
-/// What an operator keeps, and what bounds it.
+/// Describes the state of an operator, and its bound.
 fn state_text(info: &OperatorInfo, keeps: &str) -> String {
     match &info.bounded_by {
         Some(bound) => format!("{keeps}, bounded by {bound}"),

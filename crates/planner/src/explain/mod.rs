@@ -1,6 +1,7 @@
-//! A compiled query for people: as text, and as JSON.
+//! Describes a compiled query for people, as text and as JSON.
 //!
-//! Owns: the words for operators, stages and tables, and the JSON. Does not own: what they do, the drawing (`draw`).
+//! Owns: the words for stages and tables, and the JSON. Does not own: descriptions of operators (crate `operators`), the
+//! drawing (`draw`).
 //! Invariant: no connector property is shown, since any of them may be a secret.
 
 mod draw;
@@ -20,7 +21,7 @@ use serde_json::{Value, json};
 use std::sync::{Arc, LazyLock};
 
 impl CompiledQuery {
-    /// The plan, drawn from its sources to its sinks.
+    /// Draws the plan from its sources to its sinks.
     pub fn explain_text(&self) -> String {
         let mut out = String::new();
         // Writing into a string never fails.
@@ -28,7 +29,7 @@ impl CompiledQuery {
         intervals_in_words(&out)
     }
 
-    /// The plan as JSON, names in camelCase.
+    /// Returns the plan as JSON, names in camelCase.
     pub fn explain_json(&self) -> Value {
         json!({
             "shards": self.options.shards,
@@ -56,7 +57,7 @@ fn sink_text(sink: &SinkTable) -> String {
     }
 }
 
-/// Where a pipeline leads.
+/// Names the sink or the exchange that a pipeline sends to.
 pub fn output_text(query: &CompiledQuery, output: PipelineOutput) -> String {
     match output {
         PipelineOutput::Sink(id) => match query.sinks.iter().find(|sink| sink.id == id) {
@@ -65,7 +66,7 @@ pub fn output_text(query: &CompiledQuery, output: PipelineOutput) -> String {
         },
         PipelineOutput::Exchange(id) => match query.dataflow.edges.iter().find(|edge| edge.id == id) {
             Some(edge) => {
-                let rows = if edge.weighted { "rows may be taken back" } else { "append-only" };
+                let rows = if edge.weighted { "with retractions" } else { "append-only" };
                 match edge.key.is_empty() {
                     true => format!("exchange {id}, all to one shard, {rows}"),
                     false => format!("exchange {id} by hash of {}, {rows}", words::names(&edge.schema, &edge.key)),
@@ -104,7 +105,7 @@ fn sink_json(sink: &SinkTable) -> Value {
     })
 }
 
-/// Rows from some stages to another.
+/// Describes an exchange between stages.
 fn edge_json(query: &CompiledQuery, edge: &Edge) -> Value {
     json!({
         "id": edge.id,
@@ -156,9 +157,9 @@ fn stage_json(query: &CompiledQuery, stage: &Stage) -> Value {
     })
 }
 
-/// DataFusion shows an interval as its fields; people read `INTERVAL '5 seconds'`. Those with months stay as they are.
+/// Replaces intervals as DataFusion shows them, by their fields, with `INTERVAL '5 seconds'`. Intervals with months stay.
 fn intervals_in_words(text: &str) -> String {
-    // The pattern is a constant, and a good one.
+    // The pattern is a constant that compiles.
     static FIELDS: LazyLock<Option<Regex>> =
         LazyLock::new(|| Regex::new(r"IntervalMonthDayNano \{ months: 0, days: (-?\d+), nanoseconds: (-?\d+) \}").ok());
     let Some(fields) = FIELDS.as_ref() else { return text.to_string() };

@@ -1,4 +1,4 @@
-//! What the steps of a stage are called: its operators and where its pipelines lead.
+//! Descriptions of the steps of a stage: its operators, and the exchanges and sinks of its pipelines.
 //!
 //! Owns: one description per step, in the order in which the runtime counts them. Does not own: the counters.
 
@@ -18,7 +18,7 @@ pub struct StepText {
 }
 
 impl CompiledQuery {
-    /// The steps of a stage, by pipeline; the last of each pipeline is its exchange or sink.
+    /// Returns the steps of a stage, by pipeline; the last of each pipeline is its exchange or sink.
     pub fn steps(&self, stage: &Stage) -> Vec<Vec<StepText>> {
         let pipelines = stage.pipelines.iter();
         pipelines

@@ -1,12 +1,12 @@
-//! One GROUP BY: its functions, its state, and what closes its groups.
+//! Plans a GROUP BY: its functions, its state, and the key that closes its groups.
 //!
 //! Owns: `AggregateSpec`s. Does not own: stages and edges (`build`), keeping state (the runtime).
-//! Invariant: a group closes only by a key that is a window over watermark columns of all its sources.
+//! Invariant: only a key that is derived from the watermark columns of all sources closes groups.
 
 use super::errors::sql_error;
 use super::lineage::{Kind, Origin, trace, trace_clock};
 use super::physical;
-use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::logical_expr::{Aggregate, AggregateUDF, Expr, ExprSchemable};
@@ -18,7 +18,8 @@ use highwater_protocol::query::ClockWindow;
 use highwater_sql::error::Result;
 use std::sync::Arc;
 
-/// The group key that closes this aggregate's groups, and the tables whose watermarks do it.
+/// Returns the group key that closes this aggregate's groups, and the tables whose watermarks it follows; `None` if no key
+/// does.
 pub fn closing(aggregate: &Aggregate) -> Option<(CloseKey, Origin)> {
     let candidates = aggregate.group_expr.iter().enumerate().filter_map(|(group_index, expr)| {
         let origin = trace(expr, &aggregate.input)?;
@@ -28,7 +29,8 @@ pub fn closing(aggregate: &Aggregate) -> Option<(CloseKey, Origin)> {
     candidates.min_by_key(|(rank, close, _)| (*rank, close.group_index)).map(|(_, close, origin)| (close, origin))
 }
 
-/// What frees the groups of this aggregate: event time, or the time of batches, which no row is older than.
+/// Returns what frees the groups of this aggregate: a key of event time with `upstream`, or else a key of the batch clock,
+/// which no later row is older than. `None`: nothing frees them.
 pub fn freeing(aggregate: &Aggregate, upstream: Vec<Upstream>) -> (Option<CloseKey>, Vec<Upstream>) {
     if let Some((close, _)) = closing(aggregate) {
         return (Some(close), upstream);
@@ -50,23 +52,23 @@ fn by_clock(aggregate: &Aggregate) -> Option<(CloseKey, ClockWindow)> {
     clock.min_by_key(|(rank, close, _)| (*rank, close.group_index)).map(|(_, close, window)| (close, window))
 }
 
-/// Of several keys of a group that close it the first in this order does.
+/// Ranks keys that could close a group; the lowest rank does.
 fn close_rank(close: CloseKind, kind: Kind) -> u8 {
     match close {
         CloseKind::WindowEnd => 0,
-        // Of windows that cumulate, the start knows only when the longest is over.
+        // The start of a cumulating window closes only when the longest window of its series ends.
         CloseKind::EventTime if matches!(kind, Kind::Window(..)) => 1,
         CloseKind::WindowStart { .. } => 2,
         CloseKind::EventTime => 3,
     }
 }
 
-/// The windows over the time of batches that its groups are in, if no watermark closes them.
+/// Returns the windows over the batch clock that free the groups; `None` if there are none, or if a watermark closes groups.
 pub fn clock_window(aggregate: &Aggregate) -> Option<ClockWindow> {
     if closing(aggregate).is_some() { None } else { by_clock(aggregate).map(|(_, window)| window) }
 }
 
-/// Compiles a GROUP BY over the rows of `sources`.
+/// Compiles a GROUP BY.
 pub fn compile(aggregate: &Aggregate, emit: EmitMode, watermark: Vec<Upstream>, at: Location) -> Result<AggregateSpec> {
     let input = aggregate.input.schema();
     let mut group = Vec::with_capacity(aggregate.group_expr.len());
@@ -80,7 +82,7 @@ pub fn compile(aggregate: &Aggregate, emit: EmitMode, watermark: Vec<Upstream>, 
     for call in &aggregate.aggr_expr {
         let call = &exactly(call, input).map_err(|error| sql_error(error, at))?;
         let lowered = physical::aggregate(call, input, at)?;
-        // Some functions only find out here that they do not take these types: better now than in a batch.
+        // Some functions refuse unsupported types only here; the script should fail now, not in a batch.
         let checked = match lowered.aggregate.groups_accumulator_supported() {
             true => lowered.aggregate.create_groups_accumulator().map(drop),
             false => lowered.aggregate.create_accumulator().map(drop),
@@ -104,29 +106,23 @@ pub fn compile(aggregate: &Aggregate, emit: EmitMode, watermark: Vec<Upstream>, 
     })
 }
 
-/// SUM and AVG of floats by accumulators that the order of rows does not move, SUM of whole numbers by one that does
-/// not wrap.
+/// Replaces SUM and AVG of floats by accumulators whose result does not depend on the order of rows, and SUM of whole
+/// numbers by one that does not wrap.
 fn exactly(call: &Expr, input: &DFSchema) -> datafusion::common::Result<Expr> {
     let replaced = |expr: Expr| {
         let Expr::AggregateFunction(mut call) = expr else { return Ok(Transformed::no(expr)) };
         let [argument] = call.params.args.as_slice() else { return Ok(Transformed::no(Expr::AggregateFunction(call))) };
         let argument = argument.get_type(input)?;
         let output = call.func.return_type(std::slice::from_ref(&argument))?;
-        let kind = match (call.func.name(), &output) {
-            _ if call.params.distinct => None,
-            ("sum", DataType::Float64) => Some(SumKind::FloatSum),
-            ("avg", DataType::Float64) => Some(SumKind::FloatAverage),
-            ("sum", DataType::Int64 | DataType::UInt64) => Some(SumKind::WholeSum),
-            _ => None,
-        };
+        let kind = SumKind::of(call.func.name(), &argument, &output).filter(|_| !call.params.distinct);
         let Some(kind) = kind else { return Ok(Transformed::no(Expr::AggregateFunction(call))) };
-        call.func = Arc::new(AggregateUDF::from(Sum::new(kind, output)));
+        call.func = Arc::new(AggregateUDF::from(Sum::new(kind, argument, output)));
         Ok(Transformed::yes(Expr::AggregateFunction(call)))
     };
     call.clone().transform(replaced).map(|call| call.data)
 }
 
-/// The grouping in words: `count(*), sum(amount) by user, window_start`.
+/// Describes the grouping: `count(*), sum(amount) by user, window_start`.
 pub fn describe(aggregate: &Aggregate) -> String {
     let names = aggregate.schema.fields();
     let width = names.len() - aggregate.aggr_expr.len();

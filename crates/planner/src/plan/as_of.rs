@@ -1,7 +1,7 @@
 //! A temporal join as a node of the logical plan.
 //!
-//! Owns: the mark that syntax leaves in a join's condition, and the node it becomes. Does not own: running it
-//! (`temporal`). Invariant: no filter is pushed below the node on the side of the versions, since a version that a
+//! Owns: the marker call that syntax leaves in a join's condition, and the node it becomes. Does not own: planning the
+//! operator (`temporal`). Invariant: no filter is pushed below the node on the side of the versions, since a version that a
 //! filter drops still ends the one before.
 
 use datafusion::arrow::datatypes::DataType;
@@ -19,7 +19,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
-/// The mark: a condition that says of which time the right side is.
+/// Returns the marker: a condition whose argument is the time of the right side's version.
 pub fn mark() -> Arc<ScalarUDF> {
     Arc::new(ScalarUDF::from(Mark { signature: Signature::any(1, Volatility::Immutable) }))
 }
@@ -47,16 +47,16 @@ impl ScalarUDFImpl for Mark {
     }
 }
 
-/// Each row of the left side with the version of its time on the right.
+/// Joins each row of the left side with the version of the right side that was valid at the row's time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TemporalJoin {
     pub left: LogicalPlan,
     pub right: LogicalPlan,
-    /// Over the left side.
+    /// The time of the version, over the left side.
     pub time: Expr,
-    /// Over both sides.
+    /// The join's condition, over both sides.
     pub condition: Expr,
-    /// Rows without a version are kept (LEFT JOIN).
+    /// True if rows without a version are kept (LEFT JOIN).
     pub keeps_unmatched: bool,
     schema: DFSchemaRef,
 }
@@ -74,14 +74,14 @@ impl TemporalJoin {
         Ok(Self { left, right, time, condition, keeps_unmatched, schema })
     }
 
-    /// The temporal join this node is.
+    /// Returns the temporal join that this node is; `None` for other nodes.
     pub fn of(plan: &LogicalPlan) -> Option<&Self> {
         let LogicalPlan::Extension(extension) = plan else { return None };
         extension.node.as_any().downcast_ref()
     }
 }
 
-/// Makes nodes of the joins that bear a mark.
+/// Replaces joins with a marker by [`TemporalJoin`] nodes.
 pub fn find_marks(plan: LogicalPlan) -> Result<LogicalPlan> {
     let marked = |plan: LogicalPlan| {
         let LogicalPlan::Join(join) = &plan else { return Ok(Transformed::no(plan)) };
@@ -109,7 +109,7 @@ fn unmarked(join: &Join) -> Result<Option<TemporalJoin>> {
     TemporalJoin::try_new(left, right, time, condition, join.join_type == JoinType::Left).map(Some)
 }
 
-/// A filter on nothing but columns of the rows goes below the join, whatever its versions are.
+/// Pushes filters that use only columns of the left side below a temporal join.
 #[derive(Debug)]
 pub struct FilterRowsFirst;
 

@@ -1,6 +1,6 @@
-//! A dataflow while it is built: its stages, exchanges and operators so far.
+//! A dataflow under construction: its stages, exchanges and operators so far.
 //!
-//! Owns: adding to it, and rows on their way ([`Flow`]). Does not own: which operator a node of the plan becomes (`lower`),
+//! Owns: adding to it, and pipelines without output ([`Flow`]). Does not own: the operators for nodes of the plan (`lower`),
 //! sinks (`sinks`). Invariant: stages come out in an order in which edges go forward.
 
 use super::lookup_rows::Lookup;
@@ -24,33 +24,33 @@ use highwater_sql::values::duration_text;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Rows on their way, not yet led anywhere.
+/// A pipeline that has no output yet.
 #[derive(Clone, Debug)]
 pub struct Flow {
-    /// Index of the stage they are in.
+    /// Index of its stage.
     pub stage: usize,
     pub inputs: Vec<PipelineInput>,
     pub ops: Vec<Op>,
     pub schema: SchemaRef,
-    /// Rows may be taken back (weight −1).
+    /// True if rows may be retracted (weight −1).
     pub retracts: bool,
-    /// Sources whose rows are among these, ascending, and how far behind their watermarks they may be.
+    /// Sources of the rows, ascending, and how far behind each source's watermark rows may be.
     pub upstream: Vec<Upstream>,
 }
 
-/// The INSERT that is being built: what its sink takes, for refusals and emit modes.
+/// The INSERT being planned, and its sink, for refusals and emit modes.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
     pub sink: &'a str,
     pub keyed: bool,
     pub mode: OutputMode,
     pub at: Location,
-    /// Nothing but projections and filters comes between here and the sink.
+    /// True if only projections and filters come between here and the sink.
     pub is_last: bool,
 }
 
 impl Target<'_> {
-    /// For what an operator with state reads.
+    /// Returns the target for the inputs of an operator with state.
     pub fn inner(self) -> Self {
         Self { is_last: false, ..self }
     }
@@ -61,17 +61,17 @@ impl Target<'_> {
 pub struct Builder<'a> {
     pub sources: &'a [SourceTable],
     pub dataflow: Dataflow,
-    /// How long windows stay open behind the watermark.
+    /// How long windows stay open after the watermark has passed their end.
     lateness_ms: i64,
-    /// How long state is kept that nothing bounds and that is not written.
+    /// Time after its last write at which state that nothing else bounds expires; `None` = never.
     pub ttl_ms: Option<i64>,
     pub lookups: Vec<Arc<Lookup>>,
     pub warnings: Vec<String>,
     lower: Lower,
 }
 
-/// Turns a logical plan into the flows that are its output. Planning of an operator asks for those of its inputs, so that
-/// the function that knows all operators comes from above.
+/// Plans a logical plan; returns the flows whose union is its output. [`Builder`] holds this function, since modules of
+/// single operators need it for their inputs and must not import `lower`.
 pub type Lower = for<'a> fn(&mut Builder<'a>, &LogicalPlan, Target<'_>) -> Result<Vec<Flow>>;
 
 impl<'a> Builder<'a> {
@@ -99,7 +99,7 @@ impl<'a> Builder<'a> {
         index
     }
 
-    /// A new shards stage and the edge that feeds it.
+    /// Adds a stage over shards, and the edge that feeds it.
     pub fn add_exchange(&mut self, schema: SchemaRef, key: Vec<usize>, weighted: bool) -> (usize, EdgeId) {
         let edge = self.add_edge(schema, key, weighted);
         (self.add_shards(), edge)
@@ -111,13 +111,13 @@ impl<'a> Builder<'a> {
         id
     }
 
-    /// A new stage over shards.
+    /// Adds a stage over shards.
     pub fn add_shards(&mut self) -> usize {
         self.add_stage(StageInput::Shards)
     }
 
-    /// Adds an operator. What nothing bounds is bounded by `state_ttl`, or else worth a warning: `keeps` says what is
-    /// kept, and how to bound it.
+    /// Adds an operator. State without a bound is bounded by `state_ttl`; without `state_ttl` there is a warning, in which
+    /// `keeps` says what the state is and how to bound it.
     pub fn add_operator(&mut self, info: impl FnOnce(OperatorId) -> OperatorInfo, keeps: &str) -> OperatorId {
         let id = OperatorId(self.dataflow.operators.len() as u32);
         let mut info = info(id);
@@ -128,7 +128,7 @@ impl<'a> Builder<'a> {
                 info.bounded_by = Some(format!("state_ttl {}", duration_text(ttl_ms.unsigned_abs())));
             }
             (None, None) => self.warnings.push(format!(
-                "nothing bounds the state of operator {id} ({}): {keeps}; SET state_ttl forgets what is not written for \
+                "nothing bounds the state of operator {id} ({}): {keeps}; SET state_ttl drops state that is not written for \
                  that long",
                 match info.name.as_str() {
                     "aggregate" | "distinct" | "keyed sink" => info.description.clone(),
@@ -140,8 +140,8 @@ impl<'a> Builder<'a> {
         id
     }
 
-    /// Adds an operator that `state_ttl` is not for: what it keeps is the table itself, and forgetting a row would make
-    /// the table another one.
+    /// Adds an operator that `state_ttl` does not apply to, since its state is the content of a table: an expired row would
+    /// be missing from the table.
     pub fn add_table_operator(&mut self, info: impl FnOnce(OperatorId) -> OperatorInfo, keeps: &str) -> OperatorId {
         let id = OperatorId(self.dataflow.operators.len() as u32);
         let info = info(id);
@@ -151,7 +151,7 @@ impl<'a> Builder<'a> {
         id
     }
 
-    /// Ends a flow as a pipeline of its stage.
+    /// Adds a flow with its output as a pipeline of its stage.
     pub fn route(&mut self, flow: Flow, output: PipelineOutput) {
         let stage = &mut self.dataflow.stages[flow.stage];
         if let PipelineOutput::Sink(sink) = output
@@ -162,21 +162,21 @@ impl<'a> Builder<'a> {
         stage.pipelines.push(Pipeline { inputs: flow.inputs, late: Vec::new(), ops: flow.ops, output });
     }
 
-    /// The flows that together are the output of `plan`.
+    /// Plans `plan`; returns the flows whose union is its output.
     pub fn build(&mut self, plan: &LogicalPlan, target: Target<'_>) -> Result<Vec<Flow>> {
         (self.lower)(self, plan, target)
     }
 
-    /// The source a table is, and its records as they are decoded.
+    /// Returns the source of a scan, and the flow of its decoded records.
     pub fn records(&self, scan: &TableScan, target: Target<'_>) -> Result<(&'a SourceTable, Flow)> {
         let table = scan.source.downcast_ref::<Stream>().map(|stream| &stream.table);
         let found = table.and_then(|table| self.sources.iter().position(|source| source.name == table.def.name.text));
         let Some(index) = found else {
             return Err(SqlError::at(
                 target.at,
-                format!("table '{}' is looked up, and no stream to read", scan.table_name),
+                format!("table '{}' is a lookup table, not a stream to read", scan.table_name),
             )
-            .hint("join a Kafka table with it: each record looks up its rows"));
+            .hint("join a Kafka table with it, whose records look up its rows"));
         };
         let source = &self.sources[index];
         let flow = Flow {
@@ -191,30 +191,30 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Where the columns of a scan are among those that are decoded.
+/// Returns the places of a scan's columns among the decoded ones.
 pub fn wanted(scan: &TableScan, source: &SourceTable) -> Vec<usize> {
     let all = 0..source.schema.fields().len();
     let wanted = scan.projection.clone().unwrap_or_else(|| all.collect());
     wanted.into_iter().filter_map(|column| source.place(column)).collect()
 }
 
-/// These columns of a schema as expressions.
+/// Returns these columns of a schema as expressions.
 pub fn columns(schema: &Schema, places: &[usize]) -> Vec<Arc<dyn PhysicalExpr>> {
     let column = |place: &usize| Arc::new(Column::new(schema.field(*place).name(), *place)) as Arc<dyn PhysicalExpr>;
     places.iter().map(column).collect()
 }
 
-/// The clock of the batch may stamp rows, but not decide which there are: no later batch would look again.
+/// Refuses `now()` in `expr`: the row would have to be checked again as time passes.
 pub fn refuse_clock(expr: &Expr, place: &str, target: Target<'_>) -> Result<()> {
     match expr.is_volatile() {
         true => Err(SqlError::at(target.at, format!("now() in {place} is not supported in streaming yet")).hint(
-            "now() may be a column of the SELECT or a key of GROUP BY; to bound by time, use a window over a table with WATERMARK",
+            "select now() as a column, or use it as a key of GROUP BY; to filter by time, use a window over a table with WATERMARK",
         )),
         false => Ok(()),
     }
 }
 
-/// What flows that come together have in common.
+/// Properties of the union of several flows.
 #[derive(Clone, Debug)]
 pub struct Merged {
     pub retracts: bool,
@@ -228,7 +228,7 @@ pub fn merge_flows(flows: &[Flow]) -> Merged {
     }
 }
 
-/// Each source once, ascending, as far behind as any of its rows.
+/// Returns each source once, ascending, with its greatest delay.
 pub fn merge_upstream(all: impl Iterator<Item = Upstream>) -> Vec<Upstream> {
     let mut delays: BTreeMap<SourceId, i64> = BTreeMap::new();
     for one in all {
@@ -238,8 +238,8 @@ pub fn merge_upstream(all: impl Iterator<Item = Upstream>) -> Vec<Upstream> {
     delays.into_iter().map(|(source, delay_ms)| Upstream { source, delay_ms }).collect()
 }
 
-/// Appends a projection, unless it changes nothing but names. Rows without any column stay as wide as they
-/// are: nobody above names a column of theirs, and a batch without columns would have to carry its row count.
+/// Appends a projection, unless it only changes names. A projection to no columns is left out: no operator uses the columns,
+/// and a batch without columns would have no row count.
 pub fn project(flow: &mut Flow, exprs: &[Arc<dyn PhysicalExpr>], schema: &SchemaRef) {
     if exprs.is_empty() {
         return;
@@ -255,8 +255,8 @@ pub fn project(flow: &mut Flow, exprs: &[Arc<dyn PhysicalExpr>], schema: &Schema
     flow.schema = schema.clone();
 }
 
-/// Gives the flow exactly the names and nullability of `schema`; the types are the same already. Never left
-/// out: names that `project` only noted are not in the batches yet.
+/// Gives the flow exactly the names and nullability of `schema`; the types are the same already. Always adds a projection,
+/// since `project` may have changed names only in `flow.schema`, not in batches.
 pub fn rename(flow: &mut Flow, schema: &SchemaRef) {
     let projects = flow.ops.last().and_then(|last| last.downcast_ref::<Project>()).map(|last| last.exprs.clone());
     if let Some(exprs) = projects {

@@ -1,11 +1,12 @@
-//! What names mean while a script is planned: its tables and views, and the functions.
+//! Resolves names while a script is planned: its tables and views, and the functions.
 //!
-//! Owns: the context DataFusion's SQL planner asks. Does not own: options (`sql::options`), plans after
+//! Owns: the context of DataFusion's SQL planner. Does not own: options (`sql::options`), plans after
 //! planning. Invariant: only tables of the script exist; nothing here opens or reads anything.
 
 use super::as_of::{find_marks, mark};
 use super::errors::{external, sql_error};
 use super::table::{Stream, Table};
+use super::using::{UsingPlanner, bracket, without_marks};
 use super::windows::WindowPlanner;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::config::ConfigOptions;
@@ -19,6 +20,7 @@ use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{self, Query, Statement};
 use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_connector_spec::Use;
+use highwater_expressions::Exact;
 use highwater_sql::error::SqlError;
 use highwater_sql::functions::Functions;
 use highwater_sql::metadata_columns::metadata_field;
@@ -31,18 +33,18 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Names of one script.
+/// Tables, views and functions of one script.
 #[derive(Debug)]
 pub struct Catalog {
     tables: BTreeMap<String, Arc<Table>>,
     views: BTreeMap<String, Arc<View>>,
     sizes: BTreeMap<String, usize>,
-    /// What is read of tables with derived columns.
+    /// Plans that compute the derived columns, of tables that have any.
     derived: BTreeMap<String, Arc<View>>,
-    /// Tables some INSERT writes: they cannot be read.
+    /// Tables that an INSERT writes; they cannot be read.
     written: BTreeSet<String>,
     functions: Functions,
-    /// Of values that look random.
+    /// Seed of `random()` and `uuid()`.
     seed: u64,
     config: ConfigOptions,
     expr_planners: Vec<Arc<dyn ExprPlanner>>,
@@ -56,8 +58,10 @@ impl Catalog {
         config.execution.time_zone = Some(highwater_sql::types::UTC.into());
         config.sql_parser.map_string_types_to_utf8view = false;
         config.sql_parser.collect_spans = true;
-        // A scalar subquery is a stream like any other: it is joined.
+        // Scalar subqueries are planned as joins, since they are streams.
         config.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
+        let mut expr_planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(Exact)];
+        expr_planners.extend(SessionStateDefaults::default_expr_planners());
         Self {
             tables: BTreeMap::new(),
             views: BTreeMap::new(),
@@ -67,8 +71,8 @@ impl Catalog {
             functions,
             seed,
             config,
-            expr_planners: SessionStateDefaults::default_expr_planners(),
-            relation_planners: vec![Arc::new(WindowPlanner)],
+            expr_planners,
+            relation_planners: vec![Arc::new(WindowPlanner), Arc::new(UsingPlanner)],
             type_planner: Arc::new(Types),
         }
     }
@@ -81,7 +85,7 @@ impl Catalog {
         self.seed
     }
 
-    /// A table whose rows are records that come.
+    /// True if `name` is a table whose records are read as a stream.
     pub fn is_stream(&self, name: &str) -> bool {
         self.table(name).is_some_and(|table| table.options.connector.is(Use::Source))
     }
@@ -125,7 +129,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// What queries read of a table, from its records on.
+    /// Returns the plan that reads a table, derived columns included.
     pub fn rows_of(&self, table: &Arc<Table>) -> Result<LogicalPlan> {
         let name = table.def.name.text.as_str();
         match self.derived.get(name) {
@@ -134,31 +138,32 @@ impl Catalog {
         }
     }
 
-    /// `size`: of how many relations it is.
+    /// Adds a view. `size` is its number of relations.
     pub fn add_view(&mut self, name: String, plan: LogicalPlan, size: usize) {
         self.sizes.insert(name.clone(), size);
         self.views.insert(name, Arc::new(View { plan }));
     }
 
-    /// Of how many relations a view is.
+    /// Returns the number of relations of a view; `None` if there is no such view.
     pub fn view_size(&self, name: &str) -> Option<usize> {
         self.sizes.get(name).copied()
     }
 
-    /// Columns that `*` over this name leaves out.
+    /// Returns the columns that `*` over this name leaves out.
     pub fn hidden(&self, name: &str) -> Vec<&'static str> {
         self.tables.get(name).map(|table| table.hidden.clone()).unwrap_or_default()
     }
 
-    /// Whether this is a table that rows look up as it is.
+    /// True if `name` is a lookup table that the driver reads whole.
     pub fn is_snapshot(&self, name: &str) -> bool {
         self.table(name).is_some_and(|table| table.is_snapshot())
     }
 
-    /// Plans a query of the script; `at` is its statement's place.
-    pub fn plan_query(&self, query: Query, at: Location) -> Result<LogicalPlan, SqlError> {
+    /// Plans a query of the script; `at` is the place of its statement.
+    pub fn plan_query(&self, mut query: Query, at: Location) -> Result<LogicalPlan, SqlError> {
+        bracket(&mut query);
         let plan = self.planner().sql_statement_to_plan(Statement::Query(Box::new(query)));
-        plan.and_then(find_marks).map_err(|error| sql_error(error, at))
+        plan.and_then(without_marks).and_then(find_marks).map_err(|error| sql_error(error, at))
     }
 
     /// Plans an expression over a table's columns.
@@ -212,7 +217,7 @@ impl ContextProvider for Catalog {
                     nowhere,
                     format!("table '{}' is written by this script and cannot be read in it", name.table()),
                 )
-                .hint("read what feeds it, through a view; or read its topic in a second query"),
+                .hint("move its SELECT into a view and read that, or read its topic in a second query"),
             ));
         }
         if let Some(view) = self.derived.get(name.table()) {
@@ -277,7 +282,7 @@ impl ContextProvider for Catalog {
     }
 }
 
-/// Types in expressions are the types of columns; what those do not know is left to DataFusion.
+/// Maps types in expressions as those of columns; DataFusion maps all others.
 #[derive(Debug)]
 struct Types;
 

@@ -1,6 +1,6 @@
-//! Which tables' watermarks a query waits for.
+//! Finds the tables whose watermarks close a query's state.
 //!
-//! Owns: looking through a whole plan. Does not own: what each kind of operator closes by (its own file).
+//! Owns: walking a whole plan. Does not own: what closes the state of one operator (the operator's file).
 
 use super::as_of::TemporalJoin;
 use super::table::Table;
@@ -9,7 +9,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::LogicalPlan;
 use std::sync::Arc;
 
-/// Tables whose watermark some operator of this plan closes by.
+/// Returns the tables whose watermarks close state of an operator in this plan.
 pub fn closing_tables(plan: &LogicalPlan) -> Vec<Arc<Table>> {
     let mut tables = Vec::new();
     // The closure never fails, so neither does the walk.

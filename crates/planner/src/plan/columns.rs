@@ -1,8 +1,8 @@
-//! Rows of which no column is asked for.
+//! Relations of which no column is used.
 //!
-//! Owns: a column for them, since a batch is as long as its columns, and joins keep rows by what they hold.
-//! Does not own: which columns are asked for (DataFusion). Invariant: after it only a relation of one row of nothing
-//! (`SELECT` without FROM) has no column.
+//! Owns: adding a column to them, since a batch takes its number of rows from its columns, and joins store rows by their
+//! values. Does not own: which columns are used (DataFusion). Invariant: afterwards only the relation of a `SELECT` without
+//! FROM has no column.
 
 use super::table::Stream;
 use datafusion::common::Result;
@@ -11,10 +11,10 @@ use datafusion::logical_expr::logical_plan::TableScanBuilder;
 use datafusion::logical_expr::{Expr, LogicalPlan, Projection, TableScan, lit};
 use std::sync::Arc;
 
-/// How the columns given here begin.
+/// Prefix of the added columns.
 const ROW: &str = "__hw_row_";
 
-/// Gives every node that has lost its last column one that is always true.
+/// Adds a column that is always true to every node without columns.
 pub fn keep_one(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mut names = 0;
     let mut column = || -> Expr {
@@ -35,7 +35,7 @@ pub fn keep_one(plan: LogicalPlan) -> Result<LogicalPlan> {
         LogicalPlan::Projection(projection) if projection.expr.is_empty() && !is_nothing(&projection.input) => {
             Ok(Transformed::yes(LogicalPlan::Projection(Projection::try_new(vec![column()], projection.input)?)))
         }
-        // The one node that knows columns by their places.
+        // UNION matches columns by place, so its inputs need the same number of them.
         LogicalPlan::Union(mut union) => {
             let width = union.schema.fields().len();
             for input in &mut union.inputs {
@@ -48,14 +48,14 @@ pub fn keep_one(plan: LogicalPlan) -> Result<LogicalPlan> {
     Ok(kept?.data)
 }
 
-/// A column to count rows by: of a keyed table one that is read anyway.
+/// Returns the column to read if none is used: for a keyed table a column of the key, which is read anyway.
 fn cheapest(scan: &TableScan) -> usize {
     let table = scan.source.downcast_ref::<Stream>().map(|stream| &stream.table);
     let key = table.and_then(|table| Some((table, table.def.primary_key.as_ref()?.columns.first()?)));
     key.and_then(|(table, name)| table.schema.index_of(&name.text).ok()).unwrap_or(0)
 }
 
-/// Without the columns given here, unless there is no other.
+/// Makes an input `width` columns wide by leaving out columns that were added here; at least one column stays.
 fn as_wide(input: &LogicalPlan, width: usize) -> Result<LogicalPlan> {
     if input.schema().fields().len() == width.max(1) {
         return Ok(input.clone());
@@ -65,7 +65,7 @@ fn as_wide(input: &LogicalPlan, width: usize) -> Result<LogicalPlan> {
     Ok(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(input.clone()))?))
 }
 
-/// One row without columns, from nowhere.
+/// True for the input of a SELECT without FROM: one row without columns.
 fn is_nothing(plan: &LogicalPlan) -> bool {
     match plan {
         LogicalPlan::EmptyRelation(empty) => empty.schema.fields().is_empty(),

@@ -1,6 +1,6 @@
-//! Columns that an operator computes behind those of its input: keys, orders, times.
+//! Columns that an operator computes and appends to those of its input: keys, orders, times.
 //!
-//! Owns: where each expression is.
+//! Owns: the place of each expression.
 
 use super::builder::Target;
 use super::errors::sql_error;
@@ -10,7 +10,7 @@ use datafusion::physical_expr::expressions::Column;
 use highwater_sql::error::Result;
 use std::sync::Arc;
 
-/// The input's columns, and computed ones behind them.
+/// The input's columns, then computed ones.
 pub struct Computed {
     pub exprs: Vec<Arc<dyn PhysicalExpr>>,
     pub fields: Vec<Field>,
@@ -25,7 +25,7 @@ impl Computed {
         Self { exprs: fields.iter().enumerate().map(column).collect(), fields, input: input.clone() }
     }
 
-    /// The column this expression is in, added if it is in none.
+    /// Returns the place of the expression's column, which is appended unless the expression is a column itself.
     pub fn place(&mut self, expr: Arc<dyn PhysicalExpr>, name: &str, target: Target<'_>) -> Result<usize> {
         if let Some(column) = expr.downcast_ref::<Column>() {
             return Ok(column.index());

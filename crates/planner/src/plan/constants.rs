@@ -1,8 +1,8 @@
-//! Arguments that are constants become literals before types are derived from them, and calls get their bounds before they
-//! are folded.
+//! Turns constant arguments into literals before types are derived from them, and adds size checks to calls before constant
+//! folding.
 //!
 //! Owns: finding them. Does not own: folding anything else (DataFusion's simplifier). The type of `round(x, 2)` depends
-//! on the 2, and DataFusion's analyzer makes a cast of it: planned and computed types would differ.
+//! on the 2, around which DataFusion's analyzer puts a cast: without a literal, planned and computed types would differ.
 
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -10,12 +10,12 @@ use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Cast, Expr, LogicalPlan};
 use highwater_functions::bounds::bounded;
 
-/// The same plan; its schemas are true again where an argument became a literal.
+/// Returns the plan with literals and size checks. Schemas are recomputed if an argument became a literal.
 pub fn literal_arguments(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let folded = plan.transform_up_with_subqueries(|node| {
         let names = NamePreserver::new(&node);
         node.map_expressions(|expr| {
-            // It has no name of its own to keep, and those of its members are known above.
+            // A grouping set has no name to preserve; names of its members come from the node.
             if matches!(expr, Expr::GroupingSet(_)) {
                 return expr.transform_up(bounded);
             }
@@ -38,7 +38,7 @@ fn call(expr: Expr) -> Result<Transformed<Expr>> {
     let Expr::ScalarFunction(mut call) = expr else { return Ok(Transformed::no(expr)) };
     let mut changed = false;
     for argument in &mut call.args {
-        // One that cannot be cast fails where it is computed.
+        // A literal that cannot be cast keeps its cast, which fails when it is computed.
         if let Expr::Cast(Cast { expr, field }) = argument
             && let Expr::Literal(value, metadata) = expr.as_ref()
             && let Ok(value) = value.cast_to(field.data_type())

@@ -1,7 +1,7 @@
-//! Where records go that do not decode: a hidden sink of the stage that reads them.
+//! A hidden sink for records that do not decode, in the stage that reads them.
 //!
-//! Owns: that sink. Does not own: its columns (`sql::record_copies`), making the rows (crate `connector-api`). Invariant: it is written in the
-//! same batch, by the same tasks, as what was made of the records around the bad one.
+//! Owns: that sink. Does not own: its columns (`sql::record_copies`), making the rows (crate `connector-api`). Invariant:
+//! the same task of the same batch writes a dead letter and the rows of the records around it.
 
 use highwater_dataflow::{Dataflow, StageInput};
 use highwater_protocol::ids::SinkId;

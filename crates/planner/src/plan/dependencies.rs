@@ -1,8 +1,8 @@
 //! Functional dependencies: which columns of a relation follow from others.
 //!
 //! Owns: the closure of a set of columns. Does not own: what it proves (`unique`).
-//! Invariant: a column follows from others only where one function gives it in every row there ever is
-//! ([`Holds::Always`]), or in all rows that are there at one commit ([`Holds::AtCommits`]). Where that is not certain, it
+//! Invariant: a column follows from others only if they determine its value among all rows that ever exist
+//! ([`Holds::Always`]), or among the rows that exist at one commit ([`Holds::AtCommits`]). If that is not certain, it
 //! does not follow.
 
 use super::as_of::TemporalJoin;
@@ -16,19 +16,19 @@ use highwater_functions::windows::session::Session;
 use highwater_functions::windows::tumble::{Part, Shape, Tumble, Window};
 use std::collections::BTreeSet;
 
-/// Places of columns in the output of a relation.
+/// Indexes of columns in the output of a relation.
 pub type Columns = BTreeSet<usize>;
 
-/// Among which rows a dependency holds.
+/// The rows among which a dependency holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holds {
-    /// Among all rows there ever are, deleted ones too.
+    /// All rows that ever exist, also deleted ones.
     Always,
-    /// Among the rows that are there when a batch is committed: of one key no two sessions have the same start.
+    /// Rows that exist at the commit of one batch. Among them, no two sessions of a key have the same start, for example.
     AtCommits,
 }
 
-/// All columns of `plan` that follow from `known`, those included.
+/// Returns all columns of `plan` that follow from `known`, including `known`.
 pub fn closure(plan: &LogicalPlan, known: &Columns, holds: Holds) -> Columns {
     match plan {
         LogicalPlan::Projection(node) => of_exprs(&node.expr, &node.input, known, holds),
@@ -52,7 +52,7 @@ pub fn closure(plan: &LogicalPlan, known: &Columns, holds: Holds) -> Columns {
                 JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => {
                     within(&node.left, 0, known, Holds::Always)
                 }
-                // Where the other side matches nothing its columns are NULL, whatever gives them elsewhere.
+                // An outer join sets the other side's columns to NULL in rows without a match, so none of them follow.
                 JoinType::Left => windows(plan, &within(&node.left, 0, known, Holds::Always)),
                 JoinType::Right => windows(plan, &within(&node.right, left, known, Holds::Always)),
                 JoinType::Full => windows(plan, known),
@@ -66,25 +66,26 @@ pub fn closure(plan: &LogicalPlan, known: &Columns, holds: Holds) -> Columns {
             Some(node) => within(&node.left, 0, known, Holds::Always),
             None => known.clone(),
         },
-        // One branch may compute a column otherwise than another.
+        // Branches may compute a column in different ways.
         LogicalPlan::Union(_) => windows(plan, known),
         _ => known.clone(),
     }
 }
 
-/// Its groups are told apart by all of its keys. Behind grouping sets a key may be NULL, whatever its value.
+/// True without grouping sets, which set keys to NULL that had values.
 pub fn has_plain_groups(node: &Aggregate) -> bool {
     !matches!(node.group_expr.first(), Some(Expr::GroupingSet(_)))
 }
 
-/// The columns of a relation that stand side by side with others, from place `first` on.
+/// Returns the closure of `known` within one input of a node, whose columns begin at place `first` of the node's output.
 fn within(plan: &LogicalPlan, first: usize, known: &Columns, holds: Holds) -> Columns {
     let width = plan.schema().fields().len();
     let mine = known.range(first..first + width).map(|column| column - first).collect();
     known.iter().copied().chain(closure(plan, &mine, holds).into_iter().map(|column| column + first)).collect()
 }
 
-/// Through expressions over `input`: down to columns that are shown one to one, and up to all that follows from those.
+/// Returns the closure of `known` through expressions over `input`: from output columns to the input columns that they show
+/// one to one, and back to all expressions that follow from those.
 fn of_exprs(exprs: &[Expr], input: &LogicalPlan, known: &Columns, holds: Holds) -> Columns {
     let shown = |index: &usize| position(input, one_to_one(exprs.get(*index)?, input)?);
     let below = closure(input, &known.iter().filter_map(shown).collect(), holds);
@@ -104,7 +105,7 @@ fn times_follow(from: Option<&Expr>, to: Option<&Expr>, input: &LogicalPlan, one
     times(from, to, input).is_some_and(|times| times.follows(one_session))
 }
 
-/// Whether an expression gives the same wherever these columns of `input` are the same.
+/// True if an expression has the same value in all rows with the same values in the columns `known` of `input`.
 pub fn follows(expr: &Expr, input: &LogicalPlan, known: &Columns) -> bool {
     let mut certain = true;
     // The closure never fails, so neither does the walk.
@@ -120,7 +121,7 @@ pub fn follows(expr: &Expr, input: &LogicalPlan, known: &Columns) -> bool {
         };
         Ok(if certain { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
     });
-    // A column as it is may be anything. Computed from, 0.0 and −0.0 are two values, though one key.
+    // A bare column may have any type. In other expressions 0.0 and −0.0 give two values, although they are one key.
     certain && (matches!(bare(expr), Expr::Column(_)) || !mentions_float(expr, input))
 }
 
@@ -146,7 +147,7 @@ fn has_float(data_type: &DataType) -> bool {
     }
 }
 
-/// Times of windows that follow from those known: where nothing else is certain.
+/// Adds to `known` the window times that follow from it, for nodes of which no other dependency is certain.
 fn windows(plan: &LogicalPlan, known: &Columns) -> Columns {
     let is_time = |column: &usize| matches!(plan.schema().field(*column).data_type(), DataType::Timestamp(_, _));
     let mut all = known.clone();
@@ -160,7 +161,7 @@ fn windows(plan: &LogicalPlan, known: &Columns) -> Columns {
     all
 }
 
-/// Two times of one and the same window.
+/// Two times of the same window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
     pub from: Part,
@@ -169,21 +170,21 @@ pub struct Times {
 }
 
 impl Times {
-    /// Whether the one decides the other; `one_session`: among sessions of one key that do not touch.
+    /// True if `to` follows from `from`. `one_session` is true if the rows are sessions of one key, which never touch.
     fn follows(self, one_session: bool) -> bool {
         let ends = [Part::End, Part::Time];
         let both_ends = ends.contains(&self.from) && ends.contains(&self.to);
         self.from == self.to
             || match self.window.shape {
                 Shape::Tumble | Shape::Hop { .. } => true,
-                // Several begin together. Where one ends, one begins: the end says in which of those it lies.
+                // Cumulating windows of one series share their start, which determines no end. An end has one series.
                 Shape::Cumulate { .. } => both_ends || self.to == Part::Start,
                 Shape::Session => both_ends || one_session,
             }
     }
 }
 
-/// Two expressions over `input` as times of one window.
+/// Returns the window if two expressions over `input` are times of the same one; `None` otherwise.
 fn times(from: &Expr, to: &Expr, input: &LogicalPlan) -> Option<Times> {
     let (from, to) = (bare(from), bare(to));
     if let (Expr::Column(from), Expr::Column(to)) = (from, to) {
@@ -198,7 +199,7 @@ fn times(from: &Expr, to: &Expr, input: &LogicalPlan) -> Option<Times> {
     (windows == same).then_some(Times { from: one, to: two, window })
 }
 
-/// Gives the same each time it is computed for one row: `now()` is its batch's time.
+/// True if the value for a row is the same each time it is computed; `now()` is, since it is the batch's time.
 fn is_steady(time: &Expr) -> bool {
     match bare(time) {
         Expr::ScalarFunction(call) if call.func.name() == "now" => true,
@@ -206,7 +207,7 @@ fn is_steady(time: &Expr) -> bool {
     }
 }
 
-/// Two output columns of `plan` as times of one window. Both may be NULL together.
+/// Returns the window if two output columns of `plan` are times of the same one; `None` otherwise. Both may be NULL at once.
 pub fn output_times(plan: &LogicalPlan, from: usize, to: usize) -> Option<Times> {
     match plan {
         LogicalPlan::Projection(node) => times(node.expr.get(from)?, node.expr.get(to)?, &node.input),
@@ -237,14 +238,14 @@ pub fn output_times(plan: &LogicalPlan, from: usize, to: usize) -> Option<Times>
     }
 }
 
-/// The same of a relation whose columns stand from place `first` on.
+/// Does the same for one input of a node, whose columns begin at place `first` of the node's output.
 fn beside(plan: &LogicalPlan, first: usize, from: usize, to: usize) -> Option<Times> {
     let width = plan.schema().fields().len();
     let place = |column: usize| column.checked_sub(first).filter(|column| *column < width);
     output_times(plan, place(from)?, place(to)?)
 }
 
-/// The windows that an output column of `plan` holds one of.
+/// Returns the windows of which an output column of `plan` holds one as a struct; `None` for other columns.
 fn output_windows(plan: &LogicalPlan, column: usize) -> Option<Window> {
     match plan {
         LogicalPlan::Projection(node) => {
@@ -269,7 +270,7 @@ fn output_windows(plan: &LogicalPlan, column: usize) -> Option<Window> {
     }
 }
 
-/// `input` gives sessions, and what they are of is known: no two of them that are there at once touch.
+/// True if the rows of `input` are sessions whose key follows from `known`. Sessions of a key at one commit never touch.
 fn is_of_sessions(input: &LogicalPlan, known: &Columns) -> bool {
     let LogicalPlan::Window(node) = input else { return false };
     let [one] = node.window_expr.as_slice() else { return false };
@@ -277,7 +278,7 @@ fn is_of_sessions(input: &LogicalPlan, known: &Columns) -> bool {
     call.params.partition_by.iter().all(|key| follows(key, &node.input, known))
 }
 
-/// The column below that an output column of UNNEST shows in each of its rows as it is.
+/// Returns the input column that an output column of UNNEST repeats in each of its rows; `None` for elements of lists.
 fn unnested_from(node: &datafusion::logical_expr::Unnest, column: usize) -> Option<usize> {
     let below = *node.dependency_indices.get(column)?;
     let is_taken_apart =

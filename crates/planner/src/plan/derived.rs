@@ -1,8 +1,8 @@
-//! Tables with derived columns: a projection over what records hold.
+//! Tables with derived columns: a projection over stored columns.
 //!
-//! Owns: planning `cost AS price * quantity` and `METADATA FROM`, and the mark on an event time that is computed.
+//! Owns: planning `cost AS price * quantity` and `METADATA FROM`, and the marker call on a computed event time.
 //! Does not own: their syntax (`sql::derived`), decoding (connectors). Invariants: a derived column is a function of its
-//! row, or the batch's time; nothing that no query names is decoded or computed.
+//! row and the batch's time; columns that no query uses are neither decoded nor computed.
 
 use super::errors::sql_error;
 use super::table::{Stream, Table};
@@ -26,10 +26,10 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-/// Plans an expression over columns; the place is for errors.
+/// Plans an expression over the columns of a schema; the place is for errors.
 pub type PlanExpr<'a> = dyn Fn(ast::Expr, &DFSchema, Location) -> Result<Expr> + 'a;
 
-/// The rows of a table as queries see them; `None` if that is what its records hold.
+/// Returns the plan of a table's rows with derived columns; `None` if the table has no derived columns.
 pub fn read(table: &Arc<Table>, functions: &Functions, plan_expr: &PlanExpr<'_>) -> Result<Option<LogicalPlan>> {
     let def = &table.def;
     if def.derived.is_empty() {
@@ -98,7 +98,7 @@ fn computed(derived: &Derived, schema: &DFSchema, functions: &Functions, plan_ex
     }
 }
 
-/// An expression over the output of projections, as one over the scan below them.
+/// Rewrites an expression over the output of projections to one over the scan below them; returns both.
 pub fn over_scan(expr: Expr, plan: &LogicalPlan) -> DataFusionResult<(Expr, &LogicalPlan)> {
     let LogicalPlan::Projection(projection) = plan else { return Ok((expr, plan)) };
     let below = expr.transform(|expr| {
@@ -109,7 +109,7 @@ pub fn over_scan(expr: Expr, plan: &LogicalPlan) -> DataFusionResult<(Expr, &Log
     over_scan(below.data, &projection.input)
 }
 
-/// The time of WATERMARK FOR keeps its mark wherever it goes.
+/// Puts the marker call around the column of WATERMARK FOR, so that it is recognized after optimizing.
 fn marked(expr: Expr, table: &Arc<Table>, derived: &Derived) -> Expr {
     let is_time = table.def.watermark.as_ref().is_some_and(|watermark| watermark.column.text == derived.name.text);
     match is_time {
@@ -118,7 +118,7 @@ fn marked(expr: Expr, table: &Arc<Table>, derived: &Derived) -> Expr {
     }
 }
 
-/// `hw_event_time(x)`: `x`, of which `WATERMARK FOR` was declared.
+/// `hw_event_time(x)`: returns `x`, and marks it as the column of `WATERMARK FOR`.
 pub struct EventTime {
     table: Arc<Table>,
     signature: Signature,
@@ -129,7 +129,7 @@ impl EventTime {
         Self { table, signature: Signature::any(1, Volatility::Immutable) }
     }
 
-    /// The table whose event time this expression is.
+    /// Returns the table whose event time this expression is; `None` for other expressions.
     pub fn recognize(expr: &Expr) -> Option<&Arc<Table>> {
         let Expr::ScalarFunction(call) = expr else { return None };
         let inner: &dyn std::any::Any = call.func.inner().as_ref();
@@ -137,7 +137,7 @@ impl EventTime {
     }
 }
 
-// Without the table's options, which may name secrets.
+// Shows only the table's name, since its options may name secrets.
 impl fmt::Debug for EventTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "EventTime({})", self.table.def.name.text)

@@ -1,4 +1,4 @@
-//! When a GROUP BY gives rows: at every change, once its window closes, or never rightly.
+//! When a GROUP BY emits rows: at every change, when its window closes, or never.
 //!
 //! Owns: emit modes and the refusals of aggregates whose rows a sink cannot take. Does not own: what closes
 //! a group (`aggregate`). Invariant: a flow that may retract never reaches a sink without PRIMARY KEY.
@@ -12,9 +12,9 @@ use highwater_functions::windows::tumble::Tumble;
 use highwater_protocol::options::OutputMode;
 use highwater_sql::error::{Result, SqlError};
 
-/// When the aggregate puts out rows, or why it cannot.
+/// Returns when the aggregate emits rows, or the refusal if the sink cannot take them.
 pub fn emit_mode(node: &Aggregate, closes: bool, target: Target<'_>) -> Result<EmitMode> {
-    // A DISTINCT row never changes: it is final when it first appears. But a window's rows come when it closes.
+    // A row of DISTINCT never changes, so it is final when it first appears. Appended rows of windows wait for the window.
     let by_watermark = || closing(node).is_some_and(|(_, origin)| matches!(origin.kind, Kind::Window(..)));
     let is_window = || by_watermark() || clock_window(node).is_some();
     if node.aggr_expr.is_empty() && !(target.mode == OutputMode::Append && is_window()) {
@@ -55,7 +55,7 @@ fn refuse_append(node: &Aggregate, target: Target<'_>) -> SqlError {
         .hint(format!("{first}; or {out}"))
 }
 
-/// Whether an expression is a window's time, traced by name alone (its column may lack a watermark).
+/// True if an expression is a time of a window, even of one whose time column has no watermark.
 fn mentions_window(expr: &Expr, input: &LogicalPlan) -> bool {
     if Tumble::recognize(expr).is_some() || part_of(expr).is_some() {
         return true;

@@ -1,19 +1,19 @@
-//! DataFusion's errors, told as errors in the script.
+//! Translates DataFusion's errors to errors of the script.
 //!
 //! Owns: the translation, with places and near-miss names. Does not own: the text of refusals.
-//! Invariant: an error that carries a place keeps it; one that does not gets the statement's.
+//! Invariant: an error that has a place keeps it; others get the statement's.
 
 use datafusion::common::{Column, DataFusionError, Diagnostic, SchemaError, Span};
 use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_sql::error::SqlError;
 use highwater_sql::suggest::did_you_mean;
 
-/// Carries an error of ours through DataFusion's planner.
+/// Wraps a [`SqlError`], to pass it through DataFusion's planner.
 pub fn external(error: SqlError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 
-/// The error of ours that a planner's error means; `fallback` is the statement's place.
+/// Translates an error of DataFusion; `fallback` is the statement's place.
 pub fn sql_error(error: DataFusionError, fallback: Location) -> SqlError {
     translate(&error, None).or_at(fallback)
 }
@@ -55,7 +55,7 @@ fn plain(text: &str, diagnostic: Option<&Diagnostic>) -> SqlError {
     if let Some((message, hint)) = no_match(&message) {
         return SqlError::at(place(diagnostic), message).hint(hint);
     }
-    // Coercion errors bring their candidates along, one per line.
+    // Coercion errors list their candidates, one per line.
     if let Some((first, rest)) = message.clone().split_once('\n') {
         message = first.trim().to_string();
         hint = hint.or_else(|| Some(rest.split_whitespace().collect::<Vec<_>>().join(" ")));
@@ -65,7 +65,8 @@ fn plain(text: &str, diagnostic: Option<&Diagnostic>) -> SqlError {
 
 const NO_MATCH: &str = "No function matches the given name and argument types '";
 
-/// A call whose arguments fit no form of the function. DataFusion tells of it in several ways, each with this in it.
+/// Returns message and hint if the error is a call whose arguments fit no form of the function; `None` for other errors.
+/// DataFusion has several texts for it, all of which contain [`NO_MATCH`].
 fn no_match(text: &str) -> Option<(String, String)> {
     let (_, rest) = text.split_once(NO_MATCH)?;
     let (call, rest) = rest.split_once('\'')?;
@@ -78,7 +79,7 @@ fn no_match(text: &str) -> Option<(String, String)> {
     Some((format!("no function takes such arguments: {}", in_sql(call)), hint))
 }
 
-/// Arrow's names of types as SQL's.
+/// Replaces Arrow's names of types with SQL's.
 fn in_sql(text: &str) -> String {
     const NAMES: [(&str, &str); 14] = [
         ("UInt64", "BIGINT UNSIGNED"),
@@ -118,10 +119,10 @@ fn schema_error(error: &SchemaError, diagnostic: Option<&Diagnostic>) -> SqlErro
         }
         SchemaError::AmbiguousReference { field } => {
             SqlError::at(located(field), format!("column '{}' is ambiguous", field.name))
-                .hint("say of which table: t.column")
+                .hint("name its table: t.column")
         }
         SchemaError::DuplicateUnqualifiedField { name } | SchemaError::DuplicateQualifiedField { name, .. } => {
-            SqlError::at(place(diagnostic), format!("column '{name}' is there twice"))
+            SqlError::at(place(diagnostic), format!("there are two columns '{name}'"))
                 .hint("rename one: … AS other_name")
         }
     }

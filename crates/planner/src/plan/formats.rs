@@ -1,7 +1,7 @@
-//! Whether a format holds the columns of a table that is read or written.
+//! Checks that formats hold the columns of tables that are read or written.
 //!
-//! Owns: that check, by the format's declaration. Does not own: the declarations (crate's `formats`), which columns are in
-//! which part of a record ([`RecordColumns`]). Invariant: what passes can be opened by the codecs.
+//! Owns: that check, by the format's declaration. Does not own: the declarations (`sql::formats`), which columns are in
+//! which part of a record ([`RecordColumns`]). Invariant: codecs can open every table that passes.
 
 use super::table::Table;
 use datafusion::arrow::datatypes::Schema;
@@ -23,20 +23,20 @@ struct Part<'a> {
     is_key: bool,
 }
 
-/// Checks a source.
+/// Checks the formats of a table that is read.
 pub fn check_read(table: &Table, primary_key: &[usize], connector: &ConnectorOptions) -> Result<()> {
     let columns = RecordColumns::read(&table.schema, primary_key, connector);
     check(table, &table.schema, &columns, |spec| spec.reads, "read")
 }
 
-/// Checks a sink.
+/// Checks the formats of a table that is written.
 pub fn check_written(table: &Table, schema: &Schema, primary_key: &[usize]) -> Result<()> {
     let columns = RecordColumns::written(schema, primary_key, &table.options.connector);
     check(table, schema, &columns, |spec| spec.writes, "written")?;
     let own_key = table.def.written().into_iter().find(|column| column.name.text == "_key");
     match own_key {
         Some(column) if !table.options.connector.key.fields.is_empty() => {
-            Err(SqlError::at(column.name.at, "'_key' and 'key.fields' both say what the record's key is")
+            Err(SqlError::at(column.name.at, "'_key' and 'key.fields' both set the record's key")
                 .hint("drop one of them"))
         }
         _ => Ok(()),
@@ -108,13 +108,13 @@ impl Part<'_> {
         Ok(())
     }
 
-    /// What to write for a format that does it.
+    /// Returns the remedy: an option with a format for which `does` is true.
     fn instead(&self, does: impl Fn(&FormatSpec) -> bool) -> String {
         let name = FORMATS.iter().find(|spec| does(spec) && spec.reads && spec.writes).map_or("json", |spec| spec.name);
         format!("write '{}' = '{name}'", if self.is_key { "key.format" } else { "format" })
     }
 
-    /// Where the format is chosen.
+    /// Returns the place of the option that sets the format, or else of the table.
     fn at(&self) -> Location {
         let entry = format_entry(&self.table.def, self.is_key);
         entry.map_or(self.table.def.name.at, |entry| entry.value_at)

@@ -1,6 +1,6 @@
-//! A GROUP BY becomes an aggregate, in plain form or one that retracts.
+//! Plans a GROUP BY as an aggregate, in plain or in retracting form.
 //!
-//! Owns: which of the two, and its stages. Does not own: the inside of either (`aggregate`, `retracting`).
+//! Owns: the choice of the form, and its stages. Does not own: the specs of either (`aggregate`, `retracting`).
 
 use super::aggregate;
 use super::builder::{Builder, Flow, Merged, Target, merge_flows, refuse_clock};
@@ -17,18 +17,18 @@ use highwater_sql::error::Result;
 use highwater_sql::tables::SourceTable;
 use std::sync::Arc;
 
-/// The flows that are the groups.
+/// Plans a GROUP BY; returns the flows of its groups.
 pub fn build(builder: &mut Builder<'_>, node: &Aggregate, target: Target<'_>) -> Result<Vec<Flow>> {
     let mut flows = builder.build(&node.input, target.inner())?;
     let merged = merge_flows(&flows);
-    // A row that never goes has the one time it came at.
+    // Over retracting input, now() is refused in keys, too, since a retraction would come at another time than the row.
     let timed = if merged.retracts { node.group_expr.as_slice() } else { &[] };
     for expr in timed.iter().chain(&node.aggr_expr) {
         refuse_clock(expr, "an aggregate", target)?;
     }
     let closes = aggregate::closing(node).is_some() || aggregate::clock_window(node).is_some();
     let emit = emit_mode(node, closes, target)?;
-    // A subquery has its row before there are any; what is written begins with the first.
+    // A subquery without GROUP BY has a row before any input; a sink gets its first row with the first input.
     let at_once = !target.is_last && node.group_expr.is_empty();
     if at_once || !retracting::is_plain(node, merged.retracts, target.at)? {
         return retracting_aggregate(builder, node, flows, merged, emit, target);
@@ -55,7 +55,7 @@ fn retracting_aggregate(
     emit: EmitMode,
     target: Target<'_>,
 ) -> Result<Vec<Flow>> {
-    // Over rows that go, a row of DISTINCT may go as well.
+    // Over retracting input, a row of DISTINCT may be retracted as well.
     let emit = if emit == EmitMode::OnFirst && merged.retracts { EmitMode::Updates } else { emit };
     let RetractingPlan { lists, spec } =
         retracting::compile(node, emit, merged.retracts, merged.upstream.clone(), !target.is_last, target.at)?;

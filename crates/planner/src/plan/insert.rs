@@ -1,4 +1,4 @@
-//! One `INSERT INTO`: the query's columns assigned to the sink's by position.
+//! Assigns the columns of an INSERT's query to the sink's by position.
 //!
 //! Owns: the column list, SQL assignment (what may be cast silently), missing columns as NULL.
 //! Does not own: the query's own plan. Invariant: the resulting plan has exactly the sink's columns,
@@ -55,7 +55,7 @@ fn columns(count: usize) -> String {
     if count == 1 { "1 column".into() } else { format!("{count} columns") }
 }
 
-/// Positions of the columns the INSERT fills, in the order it fills them.
+/// Returns the positions of the columns that the INSERT fills, in the order of its list.
 fn targets(insert: &InsertDef, sink: &Table, schema: &Schema) -> Result<Vec<usize>> {
     if insert.columns.is_empty() {
         return Ok((0..schema.fields().len()).collect());
@@ -116,7 +116,7 @@ fn convert(column: Expr, from: &Field, to: &Field, insert: &InsertDef) -> Result
     .hint(format!("cast it, if that is meant: CAST({} AS {})", from.name(), type_name(to_type))))
 }
 
-/// SQL assignment: what may be stored without an explicit CAST. A value that does not fit fails at run time.
+/// True if SQL assignment needs no explicit CAST. A value that does not fit fails at run time.
 fn assignable(from: &DataType, to: &DataType) -> bool {
     use DataType as D;
     let text = |t: &D| matches!(t, D::Utf8 | D::LargeUtf8 | D::Utf8View);
@@ -145,7 +145,7 @@ fn assignable(from: &DataType, to: &DataType) -> bool {
     }
 }
 
-/// The sink of an INSERT.
+/// Returns the sink of an INSERT.
 pub fn sink_of<'a>(insert: &InsertDef, catalog: &'a Catalog) -> Result<&'a std::sync::Arc<Table>> {
     catalog.table(&insert.table.text).ok_or_else(|| {
         let is_view = catalog.names().contains(&insert.table.text.as_str());

@@ -1,8 +1,8 @@
-//! A join becomes two exchanges by its key, and a stage that joins.
+//! Plans a join as two exchanges by its key, and a stage that joins.
 //!
-//! Owns: which rows can match nothing any more, and when a join's rows are final. Does not own: joining
-//! (`operators::join`). Invariants: both sides are exchanged by keys of the same types; a join that may take rows back
-//! never reaches a sink that cannot.
+//! Owns: the time after which rows of a side match nothing any more, and when a join's rows are final. Does not own: joining
+//! (`operators::join`). Invariants: both sides are exchanged by keys of the same types; a join that may retract rows never
+//! reaches a sink that cannot.
 
 use super::builder::{Builder, Flow, Target, merge_upstream, project, refuse_clock};
 use super::errors::sql_error;
@@ -23,7 +23,7 @@ use highwater_protocol::options::OutputMode;
 use highwater_sql::error::{Result, SqlError};
 use std::sync::Arc;
 
-/// The flows that are the join's output.
+/// Plans a join; returns the flows of its output.
 pub fn build(builder: &mut Builder<'_>, join: &Join, target: Target<'_>) -> Result<Vec<Flow>> {
     let sides = Sides::of(join);
     if join.null_aware {
@@ -64,7 +64,7 @@ pub fn build(builder: &mut Builder<'_>, join: &Join, target: Target<'_>) -> Resu
     let spec = spec(&sides, join, [specs.remove(0), specs.remove(0)], &upstream, retracts, target)?;
     let output_schema = spec.output_schema.clone();
     let gives_back = spec.retracts;
-    // A row that has waited for its match is older than the watermark when it is emitted.
+    // When a row is emitted with a later match, its time may be that far behind the watermark.
     let wait = expiries.iter().flatten().map(|expiry| expiry.later_ms).max().unwrap_or(0).max(0);
     let op = add_operator(builder, &spec, &upstream);
     let stage = builder.add_shards();
@@ -79,8 +79,8 @@ pub fn build(builder: &mut Builder<'_>, join: &Join, target: Target<'_>) -> Resu
     }])
 }
 
-/// Where a side is one row of nothing, since what was its only column is not asked for: the other one, which a join
-/// gives as it is.
+/// Returns the side that is the join's whole output, if the other one is a single row without columns, as it is if its only
+/// column is not used. `None` otherwise.
 fn beside_unit(sides: &Sides<'_>, join: &Join) -> Option<usize> {
     let kept: &[usize] = match join.join_type {
         JoinType::Inner => &[0, 1],
@@ -93,19 +93,19 @@ fn beside_unit(sides: &Sides<'_>, join: &Join) -> Option<usize> {
     kept.iter().copied().find(|side| is_bare && is_unit(sides.inputs[1 - side]))
 }
 
-/// One row without columns.
+/// True if the plan is one row without columns.
 fn is_unit(plan: &LogicalPlan) -> bool {
     match plan {
         LogicalPlan::SubqueryAlias(alias) => is_unit(&alias.input),
         LogicalPlan::Projection(projection) => projection.expr.is_empty() && is_unit(&projection.input),
         LogicalPlan::EmptyRelation(empty) => empty.produce_one_row && plan.schema().fields().is_empty(),
-        // What was computed is not asked for either.
+        // An aggregate whose functions are not used.
         LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty() && aggregate.aggr_expr.is_empty(),
         _ => false,
     }
 }
 
-/// Adds computed keys behind the columns of a side's flows.
+/// Appends computed keys to the columns of a side's flows.
 fn side_spec(
     input: &LogicalPlan,
     keys: &[&Expr],
@@ -157,7 +157,7 @@ fn spec(
         return Err(SqlError::at(
             target.at,
             format!(
-                "'{}' takes appended, final rows, and of this join it is never known which rows match nothing",
+                "'{}' takes appended, final rows, but rows of this join that match nothing are never final",
                 target.sink
             ),
         )
@@ -204,7 +204,7 @@ fn add_operator(
     builder.add_operator(info, keeps)
 }
 
-/// Tables whose watermarks free rows of this join.
+/// Returns the tables whose watermarks free rows of this join.
 pub fn closing_tables(join: &Join) -> Vec<Arc<super::table::Table>> {
     let sides = Sides::of(join);
     let mut tables = Vec::new();
@@ -215,7 +215,8 @@ pub fn closing_tables(join: &Join) -> Vec<Arc<super::table::Table>> {
     tables
 }
 
-/// When rows of each side can match nothing any more: equal windows, or a range between event times.
+/// Returns for each side when its rows match nothing any more, from equal windows or a range between event times; `None` =
+/// never.
 fn expiries(sides: &Sides<'_>, join: &Join) -> [Option<Expiry>; 2] {
     for [left, right] in &sides.on {
         let (Some(l), Some(r)) = (trace(left, sides.inputs[0]), trace(right, sides.inputs[1])) else { continue };
@@ -228,7 +229,7 @@ fn expiries(sides: &Sides<'_>, join: &Join) -> [Option<Expiry>; 2] {
     interval(sides, join)
 }
 
-/// `l.ts - r.ts` lies between bounds, in milliseconds.
+/// Finds bounds of `l.ts - r.ts`, in milliseconds, in the condition. Returns the expiries that follow from them.
 fn interval(sides: &Sides<'_>, join: &Join) -> [Option<Expiry>; 2] {
     let Some(filter) = &join.filter else { return [None, None] };
     let (mut low, mut high): (Option<i64>, Option<i64>) = (None, None);
@@ -257,11 +258,11 @@ fn interval(sides: &Sides<'_>, join: &Join) -> [Option<Expiry>; 2] {
     }
     let Some((left, right)) = columns else { return [None, None] };
     let expiry = |column, later_ms| Expiry { column, kind: CloseKind::EventTime, later_ms };
-    // A left row matches right ones up to l.ts − low; a right row left ones up to r.ts + high.
+    // A left row matches right rows up to l.ts − low, a right row left rows up to r.ts + high.
     [low.map(|low| expiry(left, low.saturating_neg())), high.map(|high| expiry(right, high))]
 }
 
-/// The comparisons a condition is made of.
+/// Returns the comparisons that a condition consists of; empty for other conditions.
 fn comparisons(condition: &Expr) -> Vec<(&Expr, Operator, &Expr)> {
     match condition {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => vec![(left, *op, right)],
@@ -273,7 +274,7 @@ fn comparisons(condition: &Expr) -> Vec<(&Expr, Operator, &Expr)> {
     }
 }
 
-/// An event time of one side, so much later.
+/// An event time of one side, plus `offset_ms` milliseconds.
 struct TimeSide {
     side: usize,
     column: usize,
@@ -285,7 +286,7 @@ fn time_side(expr: &Expr, sides: &Sides<'_>) -> Option<TimeSide> {
         Expr::Column(_) => (0..2).find_map(|side| {
             let column = column_of(expr, sides.inputs[side])?;
             let origin = trace(expr, sides.inputs[side])?;
-            // A window's row comes when the watermark has reached its end, so that is its time.
+            // The row of a window is emitted once the watermark has reached its end, which thus is the row's time.
             let is_time = matches!(origin.kind, Kind::EventTime | Kind::Window(Part::Time | Part::End, _));
             is_time.then_some(TimeSide { side, column, offset_ms: 0 })
         }),
@@ -327,7 +328,7 @@ fn interval_ms(expr: &Expr) -> Option<i64> {
     }
 }
 
-/// Which column of `input` this expression is.
+/// Returns the column of `input` that this expression is; `None` for others.
 fn column_of(expr: &Expr, input: &LogicalPlan) -> Option<usize> {
     let Expr::Column(column) = expr else { return None };
     input.schema().maybe_index_of_column(column)

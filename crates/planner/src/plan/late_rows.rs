@@ -1,8 +1,8 @@
-//! Where rows go that operators drop as late: a hidden sink of each source that names a `late_topic`.
+//! A hidden sink for late rows, for each source with a `late_topic`.
 //!
-//! Owns: those sinks, and which late rows go to which. Does not own: making the records (crate `connector-api`), what is
-//! late (the runtime). Invariants: a late row is written once, in the transaction of its batch; it goes to the topic of
-//! the first source, in the script's order of reading, whose rows reach that input of the operator and that names one.
+//! Owns: those sinks, and the choice of the sink for a late row. Does not own: making the records (crate `connector-api`),
+//! which rows are late (the runtime). Invariants: a late row is written once, in the transaction of its batch; it goes to
+//! the topic of the first source, in the order of ids, that has a `late_topic` and whose rows reach that input.
 
 use highwater_dataflow::{Dataflow, Pipeline, PipelineInput, PipelineOutput, Stage, StageInput};
 use highwater_protocol::ids::{EdgeId, SinkId, SourceId};
@@ -11,7 +11,7 @@ use highwater_sql::record_copies::schema;
 use highwater_sql::tables::{SinkTable, SourceTable};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Adds a sink for every source with `late_topic` whose rows may be dropped somewhere; warns of the others.
+/// Adds a sink for every source with a `late_topic` whose rows an operator may drop as late; warns of the others.
 pub fn connect(
     dataflow: &mut Dataflow,
     sources: &[SourceTable],
@@ -73,7 +73,7 @@ fn sink_of(source: &SourceTable) -> Option<SinkTable> {
     })
 }
 
-/// Sources whose rows go over each edge. Edges lead forward, so one pass over the stages does.
+/// Returns the sources whose rows go over each edge. Edges lead forward, so one pass over the stages suffices.
 fn reach(dataflow: &Dataflow) -> BTreeMap<EdgeId, BTreeSet<SourceId>> {
     let mut reach: BTreeMap<EdgeId, BTreeSet<SourceId>> = BTreeMap::new();
     for stage in &dataflow.stages {

@@ -1,6 +1,6 @@
-//! `t CROSS JOIN UNNEST(t.list)`: what depends on one row alone becomes a column of that row.
+//! `t CROSS JOIN UNNEST(t.list)`: values that depend on one row alone become columns of that row.
 //!
-//! Owns: turning a lateral join over no table of its own into projections and UNNEST over the left side.
+//! Owns: turning a lateral join whose subquery reads no table into projections and UNNEST over the left side.
 //! Does not own: lateral joins over tables (DataFusion decorrelates those). Invariant: the columns stay the same, in
 //! the same order.
 
@@ -8,7 +8,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, NullHandling, Result, ScalarValue};
 use datafusion::logical_expr::{Expr, Join, JoinType, LogicalPlan, LogicalPlanBuilder, Subquery};
 
-/// The join without its right side, if that is a function of the left row.
+/// Replaces a lateral join whose right side is a function of the left row by projections and UNNEST.
 pub fn inline(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let LogicalPlan::Join(join) = &plan else { return Ok(Transformed::no(plan)) };
     let Some(rows) = rewritten(join)? else { return Ok(Transformed::no(plan)) };
@@ -48,7 +48,8 @@ fn subquery(plan: &LogicalPlan) -> Option<&Subquery> {
     }
 }
 
-/// The plan with a row of `left` in place of its one empty row, that row's columns first.
+/// Returns the plan with the rows of `left` in the place of its one empty row, and the `columns` of `left` before its own.
+/// `None` if the plan reads anything else.
 fn over(plan: &LogicalPlan, left: &LogicalPlan, columns: &[Expr], keeps: bool) -> Result<Option<LogicalPlan>> {
     let input = match plan {
         LogicalPlan::EmptyRelation(empty) if empty.produce_one_row => return Ok(Some(left.clone())),
@@ -80,7 +81,7 @@ fn over(plan: &LogicalPlan, left: &LogicalPlan, columns: &[Expr], keeps: bool) -
     Ok(Some(plan))
 }
 
-/// Columns of the row outside are columns of the row now.
+/// Turns references to the outer row into columns, since both are one row now.
 fn resolved(expr: &Expr) -> Result<Expr> {
     let name = expr.schema_name().to_string();
     let is_column = matches!(expr, Expr::Column(_));

@@ -1,7 +1,7 @@
-//! Where a column comes from: the watermark column of a source, a window over it, a group key.
+//! Traces columns to the watermark column of a source, or to a window over it.
 //!
-//! Owns: tracing through projections, aliases, filters and unions. Does not own: what closes when.
-//! Invariant: a trace is only given where the value is the same in every row, whatever the data.
+//! Owns: tracing through a plan's nodes. Does not own: when state closes.
+//! Invariant: a column has a trace only if it holds the traced value in every row, whatever the data.
 
 use super::as_of::TemporalJoin;
 use super::derived::EventTime;
@@ -15,22 +15,22 @@ use highwater_functions::windows::session::Session;
 use highwater_functions::windows::tumble::{Part, Tumble, Window};
 use std::sync::Arc;
 
-/// What a traced expression is.
+/// The meaning of a traced expression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The column of `WATERMARK FOR`, as it is.
+    /// The column of `WATERMARK FOR`, unchanged.
     EventTime,
-    /// A time of its window.
+    /// One of the times of a window.
     Window(Part, Window),
-    /// All three times of a window, or a list of such.
+    /// A struct of all three times of a window, or a list of such structs.
     Windows(Window),
 }
 
 impl Kind {
-    /// How a group of equal values closes.
+    /// Returns how a watermark closes a group of equal values; `None` if it does not.
     pub fn close(self) -> Option<CloseKind> {
         match self {
-            // A window's time is its last millisecond: it is over one later, as an event time is.
+            // A window's time is its last millisecond. As an event time, it is over one millisecond later.
             Kind::EventTime | Kind::Window(Part::Time, _) => Some(CloseKind::EventTime),
             Kind::Window(Part::End, _) => Some(CloseKind::WindowEnd),
             Kind::Window(Part::Start, window) => window.longest_ms().map(|size_ms| CloseKind::WindowStart { size_ms }),
@@ -47,13 +47,13 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// A time of rows: their own, or the last of the window they stand for.
+    /// True for a time of rows: their own event time, or the time of the window that they result from.
     fn is_event_time(&self) -> bool {
         matches!(self.kind, Kind::EventTime | Kind::Window(Part::Time, _))
     }
 }
 
-/// The window of the batch's time that an expression is a time of.
+/// Returns the window over the batch clock of which an expression is a time; `None` for other expressions.
 pub fn trace_clock(expr: &Expr, input: &LogicalPlan) -> Option<Kind> {
     match expr {
         Expr::Alias(alias) => trace_clock(&alias.expr, input),
@@ -83,12 +83,12 @@ pub fn trace_clock(expr: &Expr, input: &LogicalPlan) -> Option<Kind> {
     }
 }
 
-/// Whether a column is the time of the batch its row came with.
+/// True if an expression is a column with the time of the batch that the row came in.
 pub fn is_clock(expr: &Expr, input: &LogicalPlan) -> bool {
     matches!(expr, Expr::Column(_)) && is_now(expr, input)
 }
 
-/// `now()`, as it is or as a column below.
+/// True for `now()`, also as a column of a plan below.
 fn is_now(expr: &Expr, input: &LogicalPlan) -> bool {
     match (expr, input) {
         (Expr::ScalarFunction(call), _) => call.func.name() == "now",
@@ -103,7 +103,7 @@ fn is_now(expr: &Expr, input: &LogicalPlan) -> bool {
     }
 }
 
-/// Traces an expression over the output of `input`.
+/// Traces an expression over the output of `input`; `None` if it is not a time.
 pub fn trace(expr: &Expr, input: &LogicalPlan) -> Option<Origin> {
     match expr {
         Expr::Alias(alias) => trace(&alias.expr, input),
@@ -124,7 +124,7 @@ pub fn trace(expr: &Expr, input: &LogicalPlan) -> Option<Origin> {
     }
 }
 
-/// The call of a window's function: over which time, and what it gives.
+/// Returns time and result of a call of a window function; `None` for other expressions.
 fn window_of(expr: &Expr) -> Option<(&Expr, Kind)> {
     match (Tumble::recognize(expr), Overlapping::recognize(expr)) {
         (Some((part, time, window)), _) => Some((time, Kind::Window(part, window))),
@@ -133,7 +133,7 @@ fn window_of(expr: &Expr) -> Option<(&Expr, Kind)> {
     }
 }
 
-/// `get_field(windows, 'window_end')`.
+/// Returns windows and part of `get_field(windows, 'window_end')`; `None` for other expressions.
 pub fn part_of(expr: &Expr) -> Option<(&Expr, Part)> {
     let Expr::ScalarFunction(call) = expr else { return None };
     match call.args.as_slice() {
@@ -144,7 +144,7 @@ pub fn part_of(expr: &Expr) -> Option<(&Expr, Part)> {
     }
 }
 
-/// Where a column is in the output of `plan`.
+/// Returns the index of a column in the output of `plan`.
 pub fn position(plan: &LogicalPlan, column: &Column) -> Option<usize> {
     plan.schema().maybe_index_of_column(column)
 }
@@ -157,7 +157,7 @@ pub fn trace_output(plan: &LogicalPlan, index: usize) -> Option<Origin> {
         LogicalPlan::Filter(filter) => trace_output(&filter.input, index),
         LogicalPlan::Aggregate(aggregate) => {
             let key = aggregate.group_expr.get(index)?;
-            // Behind grouping sets a key may be NULL.
+            // Grouping sets make keys NULL.
             (!matches!(aggregate.group_expr.first(), Some(Expr::GroupingSet(_))))
                 .then(|| trace(key, &aggregate.input))?
         }
@@ -172,7 +172,7 @@ pub fn trace_output(plan: &LogicalPlan, index: usize) -> Option<Origin> {
             let column = *unnest.dependency_indices.get(index)?;
             let is_list = unnest.list_type_columns.iter().any(|(list, _)| *list == column);
             let origin = trace_output(&unnest.input, column)?;
-            // Of lists only those of windows hold the same in every element.
+            // Of lists, only those of windows are traced, and their elements are windows of the same kind.
             (is_list == matches!(origin.kind, Kind::Windows(_))).then_some(origin)
         }
         LogicalPlan::Sort(sort) => trace_output(&sort.input, index),
@@ -182,7 +182,7 @@ pub fn trace_output(plan: &LogicalPlan, index: usize) -> Option<Origin> {
             match join.join_type {
                 JoinType::RightSemi | JoinType::RightAnti => trace_output(&join.right, index),
                 JoinType::RightMark => trace_output(&join.right, index),
-                // Where the other side matches nothing it is NULL, which no watermark ever passes.
+                // In rows without a match the column is NULL, which no watermark ever passes.
                 JoinType::Right | JoinType::Full if index < left => None,
                 JoinType::Left | JoinType::Full if index >= left => None,
                 _ if index < left => trace_output(&join.left, index),
@@ -192,7 +192,7 @@ pub fn trace_output(plan: &LogicalPlan, index: usize) -> Option<Origin> {
         }
         LogicalPlan::Extension(_) => {
             let node = TemporalJoin::of(plan)?;
-            // A version is older than the row it is joined with.
+            // Times of versions are not traced, since a version is older than the row that it is joined with.
             (index < node.left.schema().fields().len()).then(|| trace_output(&node.left, index))?
         }
         LogicalPlan::Union(union) => {
@@ -217,7 +217,7 @@ pub fn trace_output(plan: &LogicalPlan, index: usize) -> Option<Origin> {
     }
 }
 
-/// The column an expression shows without ever mapping two values to one.
+/// Returns the column that an expression maps one to one (itself, an alias, an injective cast); `None` for others.
 pub fn one_to_one<'a>(expr: &'a Expr, input: &LogicalPlan) -> Option<&'a Column> {
     match expr {
         Expr::Column(column) => Some(column),
@@ -231,7 +231,7 @@ pub fn one_to_one<'a>(expr: &'a Expr, input: &LogicalPlan) -> Option<&'a Column>
     }
 }
 
-/// Whether a cast keeps different values different.
+/// True if a cast maps different values to different values.
 pub fn injective(from: &DataType, to: &DataType) -> bool {
     let text = |t: &DataType| matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
     let bytes = |t: &DataType| matches!(t, DataType::Binary | DataType::LargeBinary | DataType::BinaryView);

@@ -1,7 +1,7 @@
-//! A join with a table that is looked up, or with VALUES: every row looks up what is there.
+//! A join with a lookup table or with VALUES: every row of the stream looks up its matches.
 //!
-//! Owns: which side of a join reads no stream, and the checks. Does not own: the rows that are looked up (`lookup_rows`),
-//! looking up (`operators::lookup`). Invariant: the side that is looked up is never the side whose rows must all be shown.
+//! Owns: which side of a join reads no stream, and the checks. Does not own: loading the rows (`lookup_rows`), looking up
+//! (`operators::lookup`). Invariant: an outer join never keeps unmatched rows of the side that is looked up.
 
 use super::builder::{Builder, Flow, Target, refuse_clock};
 use super::errors::sql_error;
@@ -19,7 +19,7 @@ use highwater_operators::lookup::LookupSpec;
 use highwater_sql::error::{Result, SqlError};
 use std::sync::Arc;
 
-/// This plan reads no stream: tables that are looked up, VALUES and constants alone.
+/// True if the plan reads no stream, only lookup tables, VALUES and constants.
 pub fn is_static(plan: &LogicalPlan) -> bool {
     let mut streams = 0;
     // The closure never fails, so neither does the walk.
@@ -33,7 +33,7 @@ pub fn is_static(plan: &LogicalPlan) -> bool {
     streams == 0
 }
 
-/// The flows of the stream, each row with what it finds; `None` if both sides are streams.
+/// Returns the flows of the stream, each row with its matches; `None` if both sides read a stream.
 pub fn build(
     builder: &mut Builder<'_>,
     join: &Join,
@@ -54,7 +54,7 @@ pub fn build(
             target.at,
             "a join that shows rows of a looked-up table or of VALUES without match is not supported in streaming yet",
         )
-        .hint("no record ever comes to show them: put the stream on the side that is kept: stream LEFT JOIN table"));
+        .hint("no record triggers their output: put the stream on the side that is kept: stream LEFT JOIN table"));
     }
     for expr in join.on.iter().flat_map(|(left, right)| [left, right]).chain(&join.filter) {
         refuse_clock(expr, "the condition of a join", target)?;
@@ -67,7 +67,7 @@ pub fn build(
             target.at,
             "looking up a table that is refreshed, for rows that later records correct, is not supported in streaming yet",
         )
-        .hint("a correction would take back other rows than were written: drop 'refresh', or join before aggregating"));
+        .hint("a correction would retract other rows than were written: drop 'refresh', or join before aggregating"));
     }
     let pair = sides.inputs[0].schema().join(sides.inputs[1].schema()).map_err(|error| sql_error(error, target.at))?;
     let filter = match &join.filter {

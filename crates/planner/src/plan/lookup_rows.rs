@@ -1,8 +1,8 @@
-//! What rows look up: tables and VALUES, as the plan of a batch says.
+//! The rows of lookup tables, in the versions that the plan of a batch names, and of VALUES.
 //!
-//! Owns: the rows in memory, and which version of the tables they are of. Does not own: reading a table (`snapshots`), which
-//! version a batch looks up (its plan), looking up (crate `operators`).
-//! Invariant: the rows given for a plan are those of its versions, or there are none.
+//! Owns: the rows in memory, and the versions of their tables. Does not own: reading a table (`snapshots`), which version a
+//! batch looks up (its plan), looking up (crate `operators`).
+//! Invariant: rows are returned only for the versions that they were loaded from.
 
 use crate::plan::table::Stream;
 use crate::snapshots::SnapshotRows;
@@ -21,11 +21,11 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// What a query looks up in one join.
+/// The side of a join that rows look up.
 #[derive(Debug)]
 pub struct Lookup {
     plan: LogicalPlan,
-    /// By name.
+    /// Lookup tables by name.
     tables: BTreeMap<String, SnapshotTable>,
     loaded: RwLock<Option<Loaded>>,
     loading: tokio::sync::Mutex<()>,
@@ -34,13 +34,13 @@ pub struct Lookup {
 #[derive(Clone, Debug)]
 struct Loaded {
     rows: Arc<RecordBatch>,
-    /// Of its tables.
+    /// Versions of the tables.
     versions: FileVersions,
 }
 
 impl Lookup {
-    /// `plan` reads nothing but tables that are looked up. `pinned`: rows it was looked up for may be taken back later, so
-    /// that its tables keep their versions.
+    /// Returns the lookup of `plan`, which reads only lookup tables. `pinned` is true if rows that look it up may be
+    /// retracted later, so that the query must keep the versions of its tables.
     pub fn new(plan: LogicalPlan, pinned: bool) -> Self {
         let mut tables = BTreeMap::new();
         // The closure never fails, so neither does the walk.
@@ -59,12 +59,12 @@ impl Lookup {
         Self { plan, tables, loaded: RwLock::new(None), loading: tokio::sync::Mutex::new(()) }
     }
 
-    /// The tables it reads.
+    /// Returns the lookup tables.
     pub fn tables(&self) -> impl Iterator<Item = &SnapshotTable> {
         self.tables.values()
     }
 
-    /// What its rows take in memory, bytes; 0 before they are loaded.
+    /// Returns the size of the rows in memory, in bytes; 0 before they are loaded.
     pub fn size_bytes(&self) -> u64 {
         let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
         loaded.as_ref().map_or(0, |loaded| loaded.rows.get_array_memory_size() as u64)
@@ -77,10 +77,10 @@ impl Lookup {
         same.then(|| loaded.rows.clone())
     }
 
-    /// Loads the rows of these versions, unless they are there. Returns whether it did.
+    /// Loads the rows of these versions, unless they are loaded already. Returns true if it did.
     ///
     /// # Errors
-    /// The content of a table is not to be had, or is not what it declares; the message names the table.
+    /// If a table's content is not available, or does not fit its declaration; the message names the table.
     pub async fn load<R: SnapshotRows>(&self, versions: &FileVersions, snapshots: &R) -> Result<bool, R::Error> {
         if self.loaded_for(versions).is_some() {
             return Ok(false);
@@ -105,7 +105,7 @@ impl Lookup {
 
     /// Runs the plan over the rows of its tables.
     async fn compute(&self, mut read: BTreeMap<&str, Vec<RecordBatch>>) -> Result<RecordBatch, EngineError> {
-        // One partition, so that rows come in the same order on every machine.
+        // One partition, so that rows have the same order on every machine.
         let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
         let mut tables = BTreeMap::new();
         for (name, table) in &self.tables {
@@ -123,7 +123,7 @@ impl Lookup {
         let frame = context.execute_logical_plan(plan.data).await?;
         let schema: SchemaRef = Arc::new(self.plan.schema().as_arrow().clone());
         let batches = frame.collect().await?;
-        // Where no column is asked for there are rows nevertheless.
+        // Without columns, only the row count is left of a batch.
         let batches = batches.into_iter().map(|batch| {
             let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
             let asked = batch.columns().iter().take(schema.fields().len()).cloned().collect();
@@ -143,6 +143,7 @@ impl LookupRows for Lookup {
     }
 
     fn rows(&self, versions: &FileVersions) -> Result<Arc<RecordBatch>, EngineError> {
-        self.loaded_for(versions).ok_or_else(|| EngineError::Internal("a table is looked up before it is read".into()))
+        self.loaded_for(versions)
+            .ok_or_else(|| EngineError::Internal("a table is looked up before it is loaded".into()))
     }
 }

@@ -1,18 +1,20 @@
-//! A logical plan becomes pipelines in stages: which file plans which node.
+//! Turns a logical plan into pipelines in stages.
 //!
-//! Owns: the list of nodes, and those too small for a file. Does not own: adding to the dataflow (`builder`).
-//! Invariant: whatever is not named here is refused.
+//! Owns: which module plans which node, and nodes too small for a module. Does not own: adding to the dataflow (`builder`).
+//! Invariant: nodes that are not named here are refused.
 
 use super::as_of::TemporalJoin;
 use super::builder::{Builder, Flow, Target, columns, project, refuse_clock, wanted};
+use super::push_down::by_safety;
 use super::{grouping, join, over, physical, temporal, unnest, upsert};
 use datafusion::common::ScalarValue;
+use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, Filter, LogicalPlan, Projection, TableScan};
 use highwater_operators::rows;
 use highwater_sql::error::{Result, SqlError};
 use std::sync::Arc;
 
-/// The flows that together are the output of `plan`.
+/// Plans `plan`; returns the flows whose union is its output.
 pub fn lower(builder: &mut Builder<'_>, plan: &LogicalPlan, target: Target<'_>) -> Result<Vec<Flow>> {
     let refused = |what: &str| SqlError::at(target.at, format!("{what} is not supported in streaming yet"));
     Err(match plan {
@@ -31,7 +33,7 @@ pub fn lower(builder: &mut Builder<'_>, plan: &LogicalPlan, target: Target<'_>) 
         LogicalPlan::Join(node) => return join::build(builder, node, target),
         LogicalPlan::Window(node) => return over::window(builder, node, None, target),
         LogicalPlan::Limit(node) => return over::limit(builder, node, target),
-        // Rows have no order on their way; where it matters there is a LIMIT.
+        // Flows have no order. ORDER BY matters only with LIMIT, which reads it from the plan.
         LogicalPlan::Sort(sort) => return builder.build(&sort.input, target),
         LogicalPlan::Distinct(_) => refused("this DISTINCT"),
         LogicalPlan::Unnest(node) => return unnest::build(builder, node, target),
@@ -57,7 +59,7 @@ fn projection(builder: &mut Builder<'_>, projection: &Projection, target: Target
             target.at,
             "now() over rows that later records correct is not supported in streaming yet",
         )
-        .hint("a correction would take back another time than was written: drop now(), or append final rows"));
+        .hint("a correction would retract another time than was written: drop now(), or append final rows"));
     }
     let schema = Arc::new(projection.schema.as_arrow().clone());
     let mut exprs = Vec::with_capacity(projection.expr.len());
@@ -75,7 +77,10 @@ fn filter(builder: &mut Builder<'_>, filter: &Filter, target: Target<'_>) -> Res
     };
     refuse_clock(&filter.predicate, "a condition", target)?;
     if !matches!(filter.predicate, Expr::Literal(ScalarValue::Boolean(Some(true)), _)) {
-        let predicate = physical::expr(&filter.predicate, filter.input.schema(), target.at)?;
+        let (mut parts, may_fail) = by_safety(&filter.predicate, filter.input.schema());
+        parts.extend(may_fail);
+        let predicate = conjunction(parts).unwrap_or(filter.predicate.clone());
+        let predicate = physical::expr(&predicate, filter.input.schema(), target.at)?;
         flows.iter_mut().for_each(|flow| flow.ops.push(Arc::new(rows::Filter(predicate.clone()))));
     }
     Ok(flows)

@@ -1,9 +1,9 @@
-//! The SQL frontend's second half: checked statements become a dataflow.
+//! The second half of the SQL frontend: turns checked statements into a dataflow.
 //!
 //! Owns: planning through DataFusion, lineage of event time and keys, stages and exchanges.
 //! Does not own: syntax (`sql`), running the dataflow (`dataflow`, runtime modules).
-//! Invariants: planning is pure and deterministic, since driver and executors each do it; what would run
-//! wrongly is refused by name.
+//! Invariants: planning is pure and deterministic, since driver and executors each do it; SQL that would give wrong
+//! results is refused by name.
 
 pub mod aggregate;
 pub mod as_of;
@@ -14,6 +14,7 @@ pub mod columns;
 mod computed;
 mod constants;
 pub mod dead_letters;
+mod decorrelate;
 mod dependencies;
 pub mod derived;
 pub mod emit;
@@ -48,6 +49,7 @@ pub mod temporal;
 mod unique;
 pub mod unnest;
 pub mod upsert;
+pub mod using;
 pub mod versioned;
 pub mod watermark;
 pub mod windows;

@@ -1,13 +1,13 @@
 //! `x NOT IN (SELECT y …)` with NULLs among the `x` or the `y`.
 //!
-//! Owns: its rewriting to an anti join and a count of what is there. Does not own: joins and aggregates.
+//! Owns: its rewriting to an anti join and a count of the `y`. Does not own: joins and aggregates.
 
 use datafusion::common::{JoinType, Result};
 use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::{Expr, Join, LogicalPlan, LogicalPlanBuilder, ident, lit};
 
-/// `x NOT IN (SELECT y …)`, NULLs and all: rows without a match, as long as there is no NULL among the `y`; all rows
-/// when there is no `y` at all.
+/// Rewrites `x NOT IN (SELECT y …)` with SQL's meaning of NULL: if there is no `y`, all rows pass; else rows without a match
+/// whose `x` is not NULL pass, unless some `y` is NULL. `None` if the join has another form.
 pub fn rewrite(join: &Join) -> Result<Option<LogicalPlan>> {
     let ([(x, y)], None, JoinType::LeftAnti) = (join.on.as_slice(), &join.filter, join.join_type) else {
         return Ok(None);

@@ -30,17 +30,19 @@ use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_sql::error::SqlError;
 use std::sync::Arc;
 
-/// The column of `DISTINCT ON`'s rank.
+/// The column with the rank for `DISTINCT ON`.
 const RANK: &str = "__hw_rank";
 
-/// Resolves types, so that the schema of the plan is what its rows will be.
+/// Resolves types, so that the plan has the schema of its rows.
 pub fn analyze(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Result<LogicalPlan, SqlError> {
     let check = |plan| Analyzer::new().execute_and_check(plan, config, |_, _| {});
+    let ordered = highwater_expressions::order_by_length(plan).map_err(|error| sql_error(error, at))?.data;
     let analyzed =
-        check(plan).and_then(super::constants::literal_arguments).and_then(|folded| match folded.transformed {
+        check(ordered).and_then(super::constants::literal_arguments).and_then(|folded| match folded.transformed {
             true => check(folded.data),
             false => Ok(folded.data),
         });
+    let analyzed = analyzed.and_then(|plan| highwater_expressions::exact(plan).map(|exact| exact.data));
     analyzed.map_err(|error| sql_error(error, at))
 }
 
@@ -55,12 +57,13 @@ pub fn optimize(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Resu
     let mut names = 0;
     let counted = analyzed.transform_up_with_subqueries(|plan| super::sets::rewrite(plan, &mut names));
     let analyzed = counted.map_err(located)?.data;
-    // Before the rest, which would take what this gives for marks.
+    // Runs before the other rules, which would make mark joins of its result.
     let comparisons = Optimizer::with_rules(vec![Arc::new(RewriteSetComparison::new())]);
     let analyzed = comparisons.optimize(analyzed, &context, |_, _| {}).map_err(located)?;
     let rewritten = analyzed.transform_up_with_subqueries(distinct_on);
     let rewritten = rewritten.and_then(|plan| plan.data.transform_up_with_subqueries(super::lateral::inline));
-    let rewritten = rewritten.and_then(|plan| plan.data.transform_up_with_subqueries(super::subqueries::rewrite));
+    let rewritten = rewritten
+        .and_then(|plan| plan.data.transform_up_with_subqueries(|plan| super::subqueries::rewrite(plan, &mut names)));
     let analyzed = rewritten.map_err(located)?.data;
     let rules = Optimizer::with_rules(vec![
         Arc::new(OptimizeUnions::new()),
@@ -82,7 +85,7 @@ pub fn optimize(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Resu
     limited.and_then(super::columns::keep_one).map_err(located)
 }
 
-/// A condition on ranks goes below a projection that only drops columns, so that it is found to be a limit.
+/// Moves a filter on ranks below a projection that only drops columns, so that the filter is recognized as a limit.
 fn limit_ranks_first(plan: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
     let LogicalPlan::Filter(filter) = &plan else { return Ok(Transformed::no(plan)) };
     let LogicalPlan::Projection(projection) = filter.input.as_ref() else { return Ok(Transformed::no(plan)) };
@@ -95,8 +98,8 @@ fn limit_ranks_first(plan: LogicalPlan) -> DataFusionResult<Transformed<LogicalP
     Ok(Transformed::yes(LogicalPlan::Projection(projection)))
 }
 
-/// `DISTINCT ON` keeps the first row of each: a rank with a limit of one, which DataFusion's own rewrite to
-/// `first_value` would compute column by column.
+/// Rewrites `DISTINCT ON`, which keeps the first row of each key, to a rank with a limit of one. DataFusion's own rewrite to
+/// `first_value` would choose the row column by column.
 fn distinct_on(plan: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
     let LogicalPlan::Distinct(Distinct::On(node)) = plan else { return Ok(Transformed::no(plan)) };
     let rank = Expr::from(WindowFunction::new(row_number_udwf(), Vec::new()))

@@ -1,4 +1,4 @@
-//! `OVER`, ranks with a limit, and `ORDER BY … LIMIT` become partitions kept in order.
+//! Plans `OVER`, ranks with a limit, and `ORDER BY … LIMIT` as partitions that are kept in order.
 //!
 //! Owns: recognizing limits on ranks; grouping functions that share a partition and an order. Does not own: keeping
 //! partitions (`operators::over`).
@@ -12,7 +12,7 @@ use super::partitioning::Parts;
 use super::physical;
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::ScalarValue;
+use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::expr::{Sort as SortExpr, WindowFunction};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
@@ -22,6 +22,7 @@ use datafusion::logical_expr::{
 use datafusion::physical_expr::window::WindowExpr;
 use highwater_dataflow::Op;
 use highwater_dataflow::{Expiry, OperatorInfo, PipelineInput, PipelineOutput};
+use highwater_expressions::can_fail;
 use highwater_functions::windows::session::Session;
 use highwater_operators::first_row::FirstRowSpec;
 use highwater_operators::over::OverOperator;
@@ -30,11 +31,11 @@ use highwater_protocol::options::OutputMode;
 use highwater_sql::error::{Result, SqlError};
 use std::sync::Arc;
 
-/// A filter over ranks, as far as it limits them.
+/// Returns the limit that a filter sets on a rank; `None` if it sets none, or if another function needs all rows.
 pub fn rank_limit(filter: &Filter, window: &Window) -> Option<RankLimit> {
     let width = window.input.schema().fields().len();
     let ranks = ranks(window);
-    // Any other function would miss the rows behind the limit.
+    // Functions other than ranks also need the rows after the limit.
     if ranks.iter().any(Option::is_none) {
         return None;
     }
@@ -61,12 +62,12 @@ pub fn rank_limit(filter: &Filter, window: &Window) -> Option<RankLimit> {
     split_conjunction(&filter.predicate).iter().filter_map(limit).min_by_key(|limit| limit.most)
 }
 
-/// Of each function of `window`, which rank it is.
+/// Returns the rank that each function of `window` is; `None` for other functions.
 pub fn ranks(window: &Window) -> Vec<Option<Rank>> {
     window.window_expr.iter().map(rank_of).collect()
 }
 
-/// What all functions of `window` are over, if that is the same, in the same order.
+/// Returns the partition keys of all functions of `window`; `None` if functions differ in partition or order.
 pub fn partition(window: &Window) -> Option<&[Expr]> {
     let mut functions = window.window_expr.iter().map(window_function);
     let first = &functions.next()??.params;
@@ -95,7 +96,7 @@ fn window_function(expr: &Expr) -> Option<&WindowFunction> {
     }
 }
 
-/// Flows with a column more for each function of `window`.
+/// Plans a window node; returns its flows, with one more column for each function.
 pub fn window(
     builder: &mut Builder<'_>,
     node: &Window,
@@ -110,11 +111,14 @@ pub fn window(
     let mut functions = Vec::with_capacity(node.window_expr.len());
     for expr in &node.window_expr {
         refuse_clock(expr, "OVER", target)?;
-        functions.push(window_function(expr).ok_or_else(|| SqlError::at(target.at, format!("{expr} is no OVER")))?);
+        functions.push(window_function(expr).ok_or_else(|| SqlError::at(target.at, format!("{expr} has no OVER")))?);
     }
     let first = functions.first().map(|function| &function.params);
     if partition(node).is_none() {
         let plan = one_by_one(node).map_err(|error| sql_error(error, target.at))?;
+        return builder.build(&plan, target);
+    }
+    if let Some(plan) = arguments_first(node).map_err(|error| sql_error(error, target.at))? {
         return builder.build(&plan, target);
     }
     let mut flows = builder.build(&node.input, target.inner())?;
@@ -129,7 +133,7 @@ pub fn window(
     Ok(vec![flow])
 }
 
-/// Functions OVER different partitions or orders, one kind after the other.
+/// Splits functions OVER different partitions or orders into one window node for each kind.
 fn one_by_one(node: &Window) -> datafusion::common::Result<LogicalPlan> {
     let mut groups: Vec<Vec<Expr>> = Vec::new();
     let kind = |expr: &Expr| {
@@ -148,16 +152,53 @@ fn one_by_one(node: &Window) -> datafusion::common::Result<LogicalPlan> {
     plan.project(node.schema.iter().map(Expr::from))?.build()
 }
 
-/// `ORDER BY … LIMIT`: the first rows of all.
+/// Moves arguments that may fail to columns of a projection below, where expressions guard and name their errors. `None` if
+/// no argument may fail.
+fn arguments_first(node: &Window) -> datafusion::common::Result<Option<LogicalPlan>> {
+    let input = node.input.schema();
+    let mut columns: Vec<Expr> = input.iter().map(Expr::from).collect();
+    let width = columns.len();
+    let mut calls = node.window_expr.clone();
+    for call in &mut calls {
+        let name_of_call = call.schema_name().to_string();
+        let Some(inner) = window_function_mut(call) else { continue };
+        let mut changed = false;
+        for argument in inner.params.args.iter_mut().chain(inner.params.filter.as_deref_mut()) {
+            if can_fail(argument, input) {
+                let name = format!("__hw_argument_{}", columns.len() - width);
+                columns.push(std::mem::replace(argument, Expr::Column(Column::from_name(&name))).alias(name));
+                changed = true;
+            }
+        }
+        if changed {
+            *call = call.clone().alias_if_changed(name_of_call)?;
+        }
+    }
+    if columns.len() == width {
+        return Ok(None);
+    }
+    let rows = LogicalPlanBuilder::from(node.input.as_ref().clone()).project(columns)?.window(calls)?;
+    rows.project(node.schema.iter().map(Expr::from))?.build().map(Some)
+}
+
+fn window_function_mut(expr: &mut Expr) -> Option<&mut WindowFunction> {
+    match expr {
+        Expr::Alias(alias) => window_function_mut(&mut alias.expr),
+        Expr::WindowFunction(function) => Some(function),
+        _ => None,
+    }
+}
+
+/// Plans `ORDER BY … LIMIT`, which keeps the first of all rows.
 pub fn limit(builder: &mut Builder<'_>, node: &Limit, target: Target<'_>) -> Result<Vec<Flow>> {
-    // The order may stand below a projection that drops what rows are ordered by.
+    // ORDER BY may be below a projection that drops its columns.
     if let LogicalPlan::Projection(projection) = node.input.as_ref() {
         let below = LogicalPlan::Limit(Limit { input: projection.input.clone(), ..node.clone() });
         let projection = Projection::try_new(projection.expr.clone(), Arc::new(below));
         let projection = projection.map_err(|error| sql_error(error, target.at))?;
         return builder.build(&LogicalPlan::Projection(projection), target);
     }
-    let constant = || SqlError::at(target.at, "LIMIT and OFFSET are constant numbers");
+    let constant = || SqlError::at(target.at, "LIMIT and OFFSET must be constant numbers");
     let skip = match node.get_skip_type().map_err(|error| sql_error(error, target.at))? {
         SkipType::Literal(skip) => skip as u64,
         SkipType::UnsupportedExpr => return Err(constant()),
@@ -166,7 +207,7 @@ pub fn limit(builder: &mut Builder<'_>, node: &Limit, target: Target<'_>) -> Res
         FetchType::Literal(Some(fetch)) => fetch as u64,
         FetchType::Literal(None) => {
             return Err(SqlError::at(target.at, "OFFSET without LIMIT is not supported in streaming yet")
-                .hint("add a LIMIT: without one there is no end to what is kept"));
+                .hint("add a LIMIT, without which the state would have no bound"));
         }
         FetchType::UnsupportedExpr => return Err(constant()),
     };
@@ -267,7 +308,7 @@ fn add_operator(builder: &mut Builder<'_>, spec: &OverSpec) -> highwater_protoco
     builder.add_operator(info, &keeps)
 }
 
-/// When the partitions of this column are over.
+/// Returns when partitions by this column close; `None` = never.
 pub fn expiry(input: &LogicalPlan, column: usize) -> Option<Expiry> {
     if column >= input.schema().fields().len() {
         return None;
@@ -276,7 +317,7 @@ pub fn expiry(input: &LogicalPlan, column: usize) -> Option<Expiry> {
     Some(Expiry { column, kind, later_ms: 0 })
 }
 
-/// Tables whose watermarks close partitions of this OVER.
+/// Returns the tables whose watermarks close partitions of this OVER.
 pub fn closing_tables(node: &Window) -> Vec<Arc<super::table::Table>> {
     let first = node.window_expr.first().and_then(window_function);
     let keys = first.map(|function| function.params.partition_by.as_slice()).unwrap_or_default();

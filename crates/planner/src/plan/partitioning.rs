@@ -1,9 +1,9 @@
-//! How rows are brought together, for functions over them.
+//! Partitions and order of rows, for functions OVER them.
 
 use datafusion::logical_expr::expr::Sort as SortExpr;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
-/// What rows are brought together by, and in which order.
+/// The keys that partition rows, and the order within a partition.
 pub struct Parts<'a> {
     pub input: &'a LogicalPlan,
     pub partition: &'a [Expr],

@@ -1,6 +1,6 @@
-//! Logical expressions become expressions that run.
+//! Compiles logical expressions to physical ones.
 //!
-//! Owns: the few arguments DataFusion wants for that. Does not own: which expressions there are.
+//! Owns: DataFusion's arguments for that, and trying out the result. Does not own: the expressions.
 
 use super::errors::sql_error;
 use super::sliding::over_any_frame;
@@ -16,36 +16,55 @@ use datafusion::physical_expr::window::WindowExpr;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion::physical_planner::create_window_expr;
 use datafusion::sql::sqlparser::tokenizer::Location;
+use highwater_expressions::{any_fails, guarded};
 use highwater_functions::bounds::all_bounded;
-use highwater_sql::error::Result;
+use highwater_sql::error::SqlError;
 use highwater_sql::limits::check_expr;
 use std::sync::Arc;
 
-/// An expression over rows of `input`. Some functions only find out over rows that they do not take such arguments: so it
-/// is tried.
-pub fn expr(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn PhysicalExpr>> {
+/// Compiles an expression over rows of `input`. Evaluates it once, since some functions refuse argument types only when they
+/// run.
+pub fn expr(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn PhysicalExpr>, SqlError> {
     check_expr(logical, at)?;
     let logical = &within_bounds(logical, at)?;
     create_physical_expr(logical, input, &ExecutionProps::new(), &PhysicalPlanningContext::default())
         .and_then(|expr| {
             try_out(input, |rows| expr.evaluate(rows).map(drop))?;
-            Ok(expr)
+            guarded(expr, input.as_arrow())
         })
         .map_err(|error| sql_error(error, at))
 }
 
-/// An aggregate function over rows of `input`, with its FILTER.
-pub fn aggregate(logical: &Expr, input: &DFSchema, at: Location) -> Result<LoweredAggregate> {
+/// Compiles an aggregate function over rows of `input`, with its FILTER.
+pub fn aggregate(logical: &Expr, input: &DFSchema, at: Location) -> Result<LoweredAggregate, SqlError> {
     check_expr(logical, at)?;
     let logical = &within_bounds(logical, at)?;
     let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
-    LoweredAggregateBuilder::new(logical, input, input.as_arrow(), &props, &context)
-        .build()
-        .map_err(|error| sql_error(error, at))
+    let built = LoweredAggregateBuilder::new(logical, input, input.as_arrow(), &props, &context).build();
+    let guarded = built.and_then(|built| guarded_aggregate(built, input.as_arrow()));
+    guarded.map_err(|error| sql_error(error, at))
 }
 
-/// A function OVER rows of `input`; an aggregate is tried like an expression.
-pub fn window(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn WindowExpr>> {
+fn guarded_aggregate(mut built: LoweredAggregate, input: &Schema) -> datafusion::common::Result<LoweredAggregate> {
+    if let Some(filter) = built.filter.take() {
+        built.filter = Some(guarded(filter, input)?);
+    }
+    for sort in &mut built.order_bys {
+        sort.expr = guarded(sort.expr.clone(), input)?;
+    }
+    let args = built.aggregate.expressions();
+    let order: Vec<_> = built.aggregate.order_bys().iter().map(|sort| sort.expr.clone()).collect();
+    if args.iter().chain(&order).any(|expr| any_fails(expr, input)) {
+        let all = |exprs: Vec<_>| exprs.into_iter().map(|expr| guarded(expr, input)).collect::<Result<Vec<_>, _>>();
+        if let Some(aggregate) = built.aggregate.with_new_expressions(all(args)?, all(order)?) {
+            built.aggregate = aggregate.into();
+        }
+    }
+    Ok(built)
+}
+
+/// Compiles a function OVER rows of `input`. Aggregates are evaluated once, as expressions are.
+pub fn window(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn WindowExpr>, SqlError> {
     check_expr(logical, at)?;
     let logical = over_any_frame(within_bounds(logical, at)?);
     let call = logical.clone().unalias();
@@ -61,13 +80,13 @@ pub fn window(logical: &Expr, input: &DFSchema, at: Location) -> Result<Arc<dyn 
         .map_err(|error| sql_error(error, at))
 }
 
-/// The expression as it may be computed: no call makes more than it may.
-fn within_bounds(logical: &Expr, at: Location) -> Result<Expr> {
+/// Adds size checks to the calls of an expression.
+fn within_bounds(logical: &Expr, at: Location) -> Result<Expr, SqlError> {
     all_bounded(logical.clone()).map_err(|error| sql_error(error, at))
 }
 
-/// What fails over a row of NULLs and over no row fails over any, but for what only a value can do wrong: a constant in a
-/// branch that no row may come to is computed here, too.
+/// Evaluates `over` on a row of NULLs and, if that fails, on no row. If both fail, it would fail on every row. Errors of
+/// values are no failure: constants are computed here even in a branch that no row may reach.
 fn try_out(
     input: &DFSchema,
     over: impl Fn(&RecordBatch) -> datafusion::common::Result<()>,

@@ -1,6 +1,6 @@
-//! A GROUP BY in retracting form: over rows that may be taken back, with DISTINCT, ORDER BY, GROUPING SETS.
+//! A GROUP BY in retracting form: over retracting input, or with DISTINCT, ORDER BY or GROUPING SETS.
 //!
-//! Owns: which functions have running values, which keep their arguments; the layout of what goes over the
+//! Owns: which functions have running values, which keep their arguments; the layout of rows on the
 //! exchange. Does not own: GROUP BY in plain form (`aggregate`), computing (`operators::retracting`).
 
 use super::aggregate::freeing;
@@ -21,7 +21,7 @@ use highwater_operators::retracting::{CallSpec, Keeps, RetractingSpec, Total};
 use highwater_sql::error::{Result, SqlError};
 use std::sync::Arc;
 
-/// Functions that are only near the truth, and whose sketches cannot take a value back.
+/// Approximate functions, whose sketches cannot retract a value.
 const SKETCHES: [&str; 5] = [
     "approx_distinct",
     "approx_median",
@@ -30,18 +30,18 @@ const SKETCHES: [&str; 5] = [
     "approx_top_k",
 ];
 
-/// DataFusion's functions of all values of a group, some of them in order: nothing smaller merges. Highwater's own are such,
-/// too.
+/// DataFusion's functions that need all values of a group, some of them in order, since no smaller state merges. Highwater's
+/// own aggregates need all values, too.
 const NEED_ALL: [&str; 5] = ["array_agg", "string_agg", "first_value", "last_value", "nth_value"];
 
-/// What a GROUP BY in retracting form computes before the exchange and after it.
+/// What a GROUP BY in retracting form computes before and after the exchange.
 pub struct RetractingPlan {
-    /// Expressions over the input, once for each grouping set.
+    /// Lists of expressions over the input, one for each grouping set.
     pub lists: Vec<Vec<Arc<dyn PhysicalExpr>>>,
     pub spec: RetractingSpec,
 }
 
-/// The plain form does for this GROUP BY: its input only grows, and its functions merge.
+/// True if the plain form suffices for this GROUP BY: its input has only inserts, and its functions merge.
 pub fn is_plain(node: &Aggregate, retracts: bool, at: Location) -> Result<bool> {
     if retracts || node.group_expr.iter().any(|expr| matches!(expr, Expr::GroupingSet(_))) {
         return Ok(false);
@@ -60,7 +60,7 @@ pub fn is_plain(node: &Aggregate, retracts: bool, at: Location) -> Result<bool> 
     Ok(true)
 }
 
-/// DISTINCT whose state merges rightly in DataFusion's own accumulators.
+/// True for functions whose DISTINCT state DataFusion's own accumulators merge correctly.
 fn merges_distinct(name: &str, call: &datafusion::physical_expr::aggregate::AggregateFunctionExpr) -> bool {
     match name {
         "count" => call.expressions().len() == 1,
@@ -69,7 +69,8 @@ fn merges_distinct(name: &str, call: &datafusion::physical_expr::aggregate::Aggr
     }
 }
 
-/// Compiles a GROUP BY whose rows come with or without weights.
+/// Compiles a GROUP BY in retracting form. `retracts` is true if its input has weights; `at_once` is true if the group of
+/// all rows exists even without input.
 pub fn compile(
     node: &Aggregate,
     emit: EmitMode,
@@ -88,8 +89,8 @@ pub fn compile(
         let function = lowered.aggregate;
         let name = function.fun().name().to_string();
         if retracts && SKETCHES.contains(&name.as_str()) {
-            return Err(SqlError::at(at, format!("{name}() over rows that later records correct cannot be kept right"))
-                .hint("its sketch cannot take a value back: use the exact function (count(DISTINCT …), median, percentile_cont)"));
+            return Err(SqlError::at(at, format!("{name}() over rows that later records correct cannot be exact"))
+                .hint("its sketch cannot retract a value: use the exact function (count(DISTINCT …), median, percentile_cont)"));
         }
         let place = |at: usize| group_width + at;
         let mut arguments = Vec::new();
@@ -110,7 +111,7 @@ pub fn compile(
         let distinct = function.is_distinct();
         let linear = LinearKind::of(&name, &types, data_type).filter(|_| order.is_empty() || name == "count");
         if linear.is_none() {
-            // Some functions only find out here that they do not take these types: better now than in a batch.
+            // Some functions refuse unsupported types only here; the script should fail now, not in a batch.
             function.create_accumulator().map_err(|error| sql_error(error, at))?;
         }
         let keeps = match (&linear, name.as_str()) {
@@ -120,7 +121,7 @@ pub fn compile(
             (None, "max") => Keeps::Greatest,
             (None, _) => Keeps::All,
         };
-        // Only what is fed in order needs one. DISTINCT values are in theirs, and so are those of which one end counts.
+        // Only functions that keep all values are fed in the declared order. Other states are ordered by value.
         let order: Vec<(usize, SortOptions)> = if keeps == Keeps::All { order } else { Vec::new() };
         calls.push(CallSpec { function, arguments, order, filter, distinct, linear, keeps });
     }
@@ -141,7 +142,7 @@ pub fn compile(
     Ok(RetractingPlan { lists: lists.collect(), spec })
 }
 
-/// Columns that go over the exchange behind the group's.
+/// Columns on the exchange after those of the group.
 struct Columns<'a> {
     exprs: Vec<Arc<dyn PhysicalExpr>>,
     fields: Vec<Field>,
@@ -160,15 +161,15 @@ impl Columns<'_> {
     }
 }
 
-/// Expressions over the input, once for each grouping set.
+/// Lists of expressions over the input, one for each grouping set.
 type Lists = Vec<Vec<Arc<dyn PhysicalExpr>>>;
 
-/// The group's columns.
+/// The columns of the group.
 struct Groups {
-    /// Expressions, once for each grouping set.
+    /// Lists of expressions, one for each grouping set.
     lists: Lists,
     width: usize,
-    /// Key of the group of all rows, if there is one.
+    /// Key of the group of all rows; `None` if there is no such group.
     total: Option<Vec<ScalarValue>>,
 }
 
@@ -195,7 +196,7 @@ fn groups(node: &Aggregate, output: &SchemaRef, at: Location) -> Result<Groups> 
         let mut id = 0u64;
         for (index, key) in all.iter().enumerate() {
             let is_in = set.contains(key);
-            // A bit for each column that is not in the set, the first one highest (SQL's GROUPING()).
+            // The bit of a column is 1 if it is not in the set; the first column has the highest bit (SQL's GROUPING()).
             id = id << 1 | u64::from(!is_in);
             list.push(match is_in {
                 true => physical::expr(key, input, at)?,
@@ -223,7 +224,7 @@ fn groups(node: &Aggregate, output: &SchemaRef, at: Location) -> Result<Groups> 
     Ok(Groups { lists, width, total })
 }
 
-/// The grouping sets spelt out.
+/// Returns the columns of each grouping set.
 fn sets(exprs: &[Expr], all: &[Expr]) -> Vec<Vec<Expr>> {
     match exprs.first() {
         Some(Expr::GroupingSet(GroupingSet::GroupingSets(sets))) => sets.clone(),

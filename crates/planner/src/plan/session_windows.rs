@@ -1,6 +1,6 @@
-//! `SESSION` becomes an operator that keeps sessions.
+//! Plans `SESSION` as an operator that keeps sessions.
 //!
-//! Owns: its exchange, what closes it. Does not own: keeping sessions (`operators::session_window`).
+//! Owns: its exchange, and what closes it. Does not own: keeping sessions (`operators::session_window`).
 
 use super::builder::{Builder, Flow, Target, merge_flows, project};
 use super::computed::Computed;
@@ -19,7 +19,7 @@ use highwater_protocol::options::OutputMode;
 use highwater_sql::error::{Result, SqlError};
 use std::sync::Arc;
 
-/// One flow, with a column more for the session's times.
+/// Plans a session window; returns one flow, with one more column for the session's times.
 pub fn build(
     builder: &mut Builder<'_>,
     node: &WindowNode,
@@ -91,7 +91,7 @@ fn is_event_time(time: &Expr, node: &WindowNode) -> bool {
     origin.is_some_and(|origin| matches!(origin.kind, Kind::EventTime | Kind::Window(Part::Time, _)))
 }
 
-/// Tables whose watermarks close these sessions.
+/// Returns the tables whose watermarks close these sessions.
 pub fn closing_tables(node: &WindowNode) -> Vec<Arc<super::table::Table>> {
     let sessions = node.window_expr.iter().filter_map(Session::recognize);
     let origins = sessions.filter(|(_, time, _)| is_event_time(time, node));

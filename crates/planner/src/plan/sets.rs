@@ -1,8 +1,8 @@
-//! Set operations and comparisons whose plans by DataFusion mean something else.
+//! Set operations and comparisons that DataFusion plans with another meaning.
 //!
-//! Owns: `INTERSECT ALL` and `EXCEPT ALL`, which it plans as joins that do not count how often a row is there; and
-//! `ANY` and `ALL` over a subquery of the same table, whose columns it would take for those of the row outside.
-//! Does not own: turning either into joins. Invariant: runs on analyzed plans, before any of them is optimized.
+//! Owns: `INTERSECT ALL` and `EXCEPT ALL`, which DataFusion plans as joins that do not count equal rows; and
+//! `ANY` and `ALL` over a subquery of the same table, whose columns it would take for those of the outer row.
+//! Does not own: turning either into joins. Invariant: runs on analyzed plans before optimizing.
 
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{NullEquality, Result};
@@ -13,7 +13,7 @@ use datafusion::logical_expr::{
 };
 use std::sync::Arc;
 
-/// Rewrites one node. `names` counts the names given to subqueries.
+/// Rewrites one node. `names` is the number of names given to subqueries so far.
 pub fn rewrite(plan: LogicalPlan, names: &mut usize) -> Result<Transformed<LogicalPlan>> {
     match plan {
         LogicalPlan::Join(join) if counts(&join) => Ok(Transformed::yes(numbered(join)?)),
@@ -21,7 +21,7 @@ pub fn rewrite(plan: LogicalPlan, names: &mut usize) -> Result<Transformed<Logic
     }
 }
 
-/// `INTERSECT ALL` or `EXCEPT ALL`: without ALL the left side is made distinct first.
+/// True for `INTERSECT ALL` and `EXCEPT ALL`. Without ALL, DataFusion makes the left side distinct first.
 fn counts(join: &Join) -> bool {
     matches!(join.join_type, JoinType::LeftSemi | JoinType::LeftAnti)
         && join.null_equality == NullEquality::NullEqualsNull
@@ -30,7 +30,7 @@ fn counts(join: &Join) -> bool {
         && !matches!(join.left.as_ref(), LogicalPlan::Distinct(Distinct::All(_)))
 }
 
-/// The first of equal rows meets the first, the second the second, and so on.
+/// Numbers equal rows on both sides, and joins by number, too: the first of equal rows meets the first, and so on.
 fn numbered(join: Join) -> Result<LogicalPlan> {
     let columns: Vec<Expr> = join.left.schema().iter().map(Expr::from).collect();
     let [left, right] = [number(&join.left, "__hw_left_nth")?, number(&join.right, "__hw_right_nth")?];

@@ -1,12 +1,12 @@
-//! The two sides of a join as planned.
+//! The two sides of a join.
 //!
-//! Owns: their order, and what comes out of them.
+//! Owns: their order, and the join's output.
 
 use datafusion::common::JoinType;
 use datafusion::logical_expr::{Expr, Join, LogicalPlan};
 use highwater_dataflow::JoinOutput;
 
-/// A join with the sides in the order that the output has them.
+/// The sides of a join, in the order of the output.
 pub struct Sides<'a> {
     pub inputs: [&'a LogicalPlan; 2],
     pub on: Vec<[&'a Expr; 2]>,

@@ -1,8 +1,8 @@
-//! The tables a query writes, and the ends of its flows.
+//! The tables that a query writes, and the last operators before them.
 //!
-//! Owns: `SinkTable`s, metadata columns a sink takes, and what keeps a PRIMARY KEY: a proof, or state.
+//! Owns: `SinkTable`s, metadata columns a sink takes, and how a PRIMARY KEY is kept unique: by proof, or by state.
 //! Does not own: writing. Invariants: all rows of one key of a sink meet in one shard; a sink without
-//! PRIMARY KEY gets no row that may be taken back.
+//! PRIMARY KEY gets no row that may be retracted.
 
 use super::builder::{Builder, Flow, Merged, Target, merge_flows, rename};
 use super::dependencies::Holds;
@@ -29,7 +29,7 @@ use highwater_sql::types::type_name;
 use highwater_sql::values::canonical;
 use std::sync::Arc;
 
-/// Checks a table as a sink.
+/// Checks a table that is written, and returns its sink.
 pub fn sink_table(id: SinkId, table: &Table, options: &QueryOptions) -> Result<SinkTable> {
     let def = &table.def;
     let columns = def.written();
@@ -51,7 +51,7 @@ pub fn sink_table(id: SinkId, table: &Table, options: &QueryOptions) -> Result<S
     {
         return Err(SqlError::at(
             key.at,
-            format!("output_mode 'complete' writes all rows again, and '{}' has a PRIMARY KEY", def.name.text),
+            format!("output_mode 'complete' rewrites all rows, and '{}' has a PRIMARY KEY", def.name.text),
         )
         .hint("use 'update': folded by key, the sink then holds the complete result; or drop the PRIMARY KEY"));
     }
@@ -65,8 +65,8 @@ pub fn sink_table(id: SinkId, table: &Table, options: &QueryOptions) -> Result<S
     }
     if let Some(key) = def.primary_key.as_ref().filter(|_| !connector.spec().takes_back) {
         let message =
-            format!("'{}' has a PRIMARY KEY, and {} takes no row back", def.name.text, connector.spec().title);
-        return Err(SqlError::at(key.at, message).hint("drop the PRIMARY KEY: rows are then appended, each once final"));
+            format!("'{}' has a PRIMARY KEY, and {} cannot retract rows", def.name.text, connector.spec().title);
+        return Err(SqlError::at(key.at, message).hint("drop the PRIMARY KEY: rows are then appended once final"));
     }
     formats::check_written(table, &schema, &primary_key)?;
     Ok(SinkTable { id, name: def.name.text.clone(), schema, primary_key, mode, connector })
@@ -96,11 +96,11 @@ fn check_metadata(table: &Table, column: &Column) -> Result<()> {
         return Ok(());
     }
     if matches!(name, "_partition" | "_offset") {
-        return Err(wrong(format!("'{name}' cannot be written: {} decides it", table.options.connector.spec().title))
+        return Err(wrong(format!("'{name}' cannot be written: {} assigns it", table.options.connector.spec().title))
             .hint("declare it METADATA VIRTUAL, or give the column another name"));
     }
     if matches!(name, "_key" | "_topic") && table.def.primary_key.is_some() {
-        let why = if name == "_key" { "the PRIMARY KEY is the record's key" } else { "a key lives in one topic" };
+        let why = if name == "_key" { "the PRIMARY KEY is the record's key" } else { "a key has one topic" };
         return Err(wrong(format!("'{name}' in a sink with PRIMARY KEY is not supported in streaming yet: {why}"))
             .hint("drop the column, or the PRIMARY KEY"));
     }
@@ -124,7 +124,7 @@ fn check_metadata(table: &Table, column: &Column) -> Result<()> {
     }
 }
 
-/// The columns of a table's PRIMARY KEY, in its order; none without.
+/// Returns the columns of a table's PRIMARY KEY, in its order; empty without one.
 pub fn primary_key(table: &Table, schema: &Schema) -> Result<Vec<usize>> {
     let mut key = Vec::new();
     for name in table.def.primary_key.iter().flat_map(|key| &key.columns) {
@@ -148,7 +148,7 @@ pub fn primary_key(table: &Table, schema: &Schema) -> Result<Vec<usize>> {
     Ok(key)
 }
 
-/// What the WITH options and clauses of a table do nothing for, since it is only written.
+/// Returns warnings for options and clauses that have no effect on a table that is only written.
 pub fn idle_parts(table: &Table) -> Vec<String> {
     let name = &table.def.name.text;
     let spec = table.options.connector.spec();
@@ -166,14 +166,14 @@ pub fn idle_parts(table: &Table) -> Vec<String> {
     idle
 }
 
-/// The rows of one INSERT.
+/// The flows of one INSERT.
 pub struct Part<'a> {
     pub plan: &'a LogicalPlan,
     pub flows: Vec<Flow>,
     pub target: Target<'a>,
 }
 
-/// Leads the flows of all INSERTs into a sink to it.
+/// Connects the flows of all INSERTs into a sink with the sink.
 pub fn connect(builder: &mut Builder<'_>, parts: Vec<Part<'_>>, sink: &SinkTable) -> Result<()> {
     if sink.mode != OutputMode::Complete && sink.primary_key.is_empty() {
         for part in &parts {
@@ -213,15 +213,16 @@ fn check_final(part: &Part<'_>, sink: &SinkTable) -> Result<()> {
     ))
 }
 
-/// What is known of the keys of the rows on their way to a sink.
+/// What is proven about the keys of the rows of a sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Keys {
-    /// No two rows share one, and all changes of one come from one shard: no exchange, nothing is kept.
+    /// No two rows share a key, and all changes of a key come from one shard: needs no exchange and no state.
     Together,
-    /// No two rows share one at a commit: a batch's changes are brought together, nothing is kept.
+    /// No two rows share a key at a commit: needs an exchange for the changes of a batch, but no state.
     Apart,
-    /// Two rows may share one, until a window in it is over.
+    /// Two rows may share a key, until the window in the key closes: needs an exchange, and state until then.
     SharedUntil(CloseKey),
+    /// Two rows may share a key: needs an exchange and state.
     Shared,
 }
 
@@ -232,7 +233,7 @@ fn keys(builder: &Builder<'_>, parts: &[Part<'_>], sink: &SinkTable) -> Keys {
     };
     match proven {
         Some(Holds::Always) => return Keys::Together,
-        // A forgotten key retracts no row, and a new row of the key may meet the old one in the sink.
+        // A key that `state_ttl` has dropped retracts no row, so the old row may still be in the sink beside a new one.
         Some(Holds::AtCommits) if builder.ttl_ms.is_none() => return Keys::Apart,
         _ => {}
     }
@@ -244,7 +245,7 @@ fn keys(builder: &Builder<'_>, parts: &[Part<'_>], sink: &SinkTable) -> Keys {
     sink.primary_key.iter().enumerate().find_map(close).map_or(Keys::Shared, Keys::SharedUntil)
 }
 
-/// Brings the rows of each key together, and keeps them where two may share one.
+/// Adds an exchange by key and the operator of the keyed sink, which has state if two rows may share a key.
 fn consolidate(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable, keys: Keys) {
     let Merged { retracts: weighted, upstream } = merge_flows(&flows);
     let (stage, edge) = builder.add_exchange(sink.schema.clone(), sink.primary_key.clone(), weighted);
@@ -257,7 +258,7 @@ fn consolidate(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable, ke
     builder.route(flow, PipelineOutput::Sink(sink.id));
 }
 
-/// Brings equal rows together, and keeps all.
+/// Adds an exchange by whole rows and the operator that keeps the complete result.
 fn complete(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable) {
     let Merged { retracts, upstream } = merge_flows(&flows);
     let all = (0..sink.schema.fields().len()).collect();
@@ -313,7 +314,7 @@ fn add_operator(builder: &mut Builder<'_>, sink: &SinkTable, upstream: Vec<Upstr
         clock_window: None,
         ttl_ms: None,
     };
-    let keeps = "it keeps every key ever written, to find two rows under one; a PRIMARY KEY that decides all columns of a \
-                 GROUP BY needs none";
+    let keeps = "it keeps every key ever written, to find rows that share one; a PRIMARY KEY that determines all columns of a \
+                 GROUP BY needs no state";
     builder.add_operator(info, keeps)
 }

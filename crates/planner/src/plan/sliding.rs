@@ -1,6 +1,6 @@
-//! Aggregates OVER a frame that slides: those that cannot retract a row are computed again from the whole frame.
+//! Aggregates OVER a sliding frame: those that cannot retract a row are computed again from the whole frame.
 //!
-//! Owns: the rows of a frame, for such aggregates. Does not own: which rows those are (DataFusion's window functions).
+//! Owns: the rows of a frame, for such aggregates. Does not own: the bounds of frames (DataFusion's window functions).
 //! Invariant: rows leave a frame in the order they came into it.
 
 use datafusion::arrow::array::{Array, ArrayRef};
@@ -12,10 +12,11 @@ use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, Expr, Signature, WindowFunctionDefinition,
 };
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+use highwater_operators::over::FrameSum;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// The same call, fit for any frame.
+/// Returns the same call with an aggregate that supports any frame.
 pub fn over_any_frame(expr: Expr) -> Expr {
     match expr {
         Expr::Alias(mut alias) => {
@@ -36,6 +37,18 @@ pub fn over_any_frame(expr: Expr) -> Expr {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Sliding {
     inner: Arc<AggregateUDF>,
+}
+
+impl Sliding {
+    /// `None` for functions that DataFusion computes exactly, and for those of several or of distinct values.
+    fn running(&self, args: &AccumulatorArgs) -> Option<FrameSum> {
+        let [argument] = args.expr_fields else { return None };
+        let is_count = self.inner.name() == "count";
+        if is_count || args.is_distinct {
+            return None;
+        }
+        FrameSum::new(self.inner.name(), argument.data_type(), args.return_field.data_type())
+    }
 }
 
 impl AggregateUDFImpl for Sliding {
@@ -64,16 +77,22 @@ impl AggregateUDFImpl for Sliding {
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        self.inner.accumulator(args)
+        match self.running(&args) {
+            Some(running) => Ok(Box::new(running)),
+            None => self.inner.accumulator(args),
+        }
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        if let Some(running) = self.running(&args) {
+            return Ok(Box::new(running));
+        }
         let making = Making::of(&self.inner, &args);
         let own = self.inner.create_sliding_accumulator(args);
         Ok(match own {
             Ok(own) if own.supports_retract_batch() => own,
             _ => {
-                // One that cannot be made at all says so now.
+                // Fails now if the accumulator cannot be made at all.
                 making.make()?;
                 Box::new(Frame { making, rows: VecDeque::new() })
             }
@@ -105,7 +124,7 @@ impl AggregateUDFImpl for Sliding {
     }
 }
 
-/// What an accumulator is made of.
+/// Owned copy of the arguments for an accumulator.
 #[derive(Debug)]
 struct Making {
     function: Arc<AggregateUDF>,
@@ -151,7 +170,7 @@ impl Making {
     }
 }
 
-/// The rows of a frame, in pieces as they came: columns of arguments.
+/// The rows of a frame, as batches of argument columns in the order of arrival.
 #[derive(Debug)]
 struct Frame {
     making: Making,

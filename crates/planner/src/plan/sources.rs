@@ -1,8 +1,8 @@
-//! The tables a query reads: which columns of each, and their watermarks.
+//! The tables that a query reads: the columns used of each, and their watermarks.
 //!
 //! Owns: `SourceTable`s from the scans of all planned INSERTs. Does not own: reading.
-//! Invariants: sources are numbered in the order in which the INSERTs reach them; a column nobody needs
-//! is not decoded; at least one column is, so that rows can be counted; the PRIMARY KEY always is.
+//! Invariants: sources are numbered in the order in which INSERTs reach them; a column that no operator needs
+//! is not decoded, except one column so that rows can be counted, and the PRIMARY KEY.
 
 use super::catalog::Catalog;
 use super::closing::closing_tables;
@@ -25,15 +25,15 @@ use highwater_sql::values::canonical;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// What the plans want of one table.
+/// What the plans need of one table.
 struct Wanted {
     table: Arc<Table>,
     columns: BTreeSet<usize>,
-    /// Some operator closes its state by this table's watermark.
+    /// True if an operator closes its state by this table's watermark.
     closes: bool,
 }
 
-/// The sources of these plans. `aligned`: their watermarks are needed, whatever operators do.
+/// Returns the sources of these plans. `aligned` is true if watermarks are needed even if no operator closes by them.
 pub fn collect(
     plans: &[&LogicalPlan],
     catalog: &Catalog,
@@ -52,12 +52,12 @@ pub fn collect(
     Ok(sources)
 }
 
-/// Sources that would hold the others back for as long as nothing comes.
+/// Returns warnings for sources that would hold back all others while they have no new records.
 pub fn never_idle(sources: &[SourceTable], options: &QueryOptions) -> Vec<String> {
     let waits = |source: &&SourceTable| source.watermark.is_some() && source.options.idle_timeout_ms.is_none();
     let text = |source: &SourceTable| {
         format!(
-            "with max_watermark_drift, a partition of '{}' without new records holds back the others for as long, since its \
+            "with max_watermark_drift, a partition of '{}' holds back the others as long as it has no new records, since its \
              idle_timeout is 'never'",
             source.name
         )
@@ -100,7 +100,7 @@ fn want<'a>(table: &Arc<Table>, wanted: &'a mut Vec<Wanted>) -> &'a mut Wanted {
 fn source_table(id: SourceId, want: Wanted, catalog: &Catalog, defaults: &[OptionEntry]) -> Result<SourceTable> {
     let Wanted { table, mut columns, closes } = want;
     let connector = check_readable(&table, defaults)?;
-    // Without a window, the watermark is only shown: worth an expression, not a column more to decode.
+    // If no operator closes by it, the watermark is only a metric, and not worth decoding another column.
     let watermark = watermark::compile(catalog, &table)?
         .filter(|watermark| closes || watermark.columns.iter().all(|column| columns.contains(column)));
     if let Some(watermark) = &watermark {
@@ -128,7 +128,7 @@ fn source_table(id: SourceId, want: Wanted, catalog: &Catalog, defaults: &[Optio
     })
 }
 
-/// How records of a table with PRIMARY KEY replace one another; its columns are then among those used.
+/// Returns how records replace one another, and adds the key's columns to `used`; `None` without a PRIMARY KEY.
 fn upsert_key(table: &Table, used: &mut BTreeSet<usize>, closes: bool) -> Result<Option<UpsertKey>> {
     if table.def.primary_key.is_none() {
         return Ok(None);
@@ -136,7 +136,7 @@ fn upsert_key(table: &Table, used: &mut BTreeSet<usize>, closes: bool) -> Result
     let columns = primary_key(table, &table.schema)?;
     used.extend(&columns);
     let time = table.time_column();
-    // What closes by it also asks when a key was deleted.
+    // Operators that close by the watermark need the time of deletions, too.
     used.extend(time.filter(|_| closes));
     Ok(Some(UpsertKey { columns, time: time.filter(|time| used.contains(time)) }))
 }
@@ -168,7 +168,7 @@ fn check_readable(table: &Table, defaults: &[OptionEntry]) -> Result<ConnectorOp
                 column.name.at,
                 format!("'{}' is a metadata column and always {}", metadata.name(), type_name(metadata.data_type())),
             )
-            .hint("drop it from the columns: it is there anyway, hidden from *"));
+            .hint("drop it from the columns: every source has it, hidden from *"));
         }
     }
     add_properties(&mut connector.values, defaults)?;

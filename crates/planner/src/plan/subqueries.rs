@@ -1,9 +1,10 @@
-//! Subqueries in expressions, in the forms that become joins and hold SQL's three-valued answer.
+//! Rewrites subqueries in expressions to forms that become joins and keep SQL's three-valued logic.
 //!
-//! Owns: `NOT IN` with NULLs wherever it stands, `IN` and `EXISTS` outside of conditions, and which scalar subqueries
-//! give one row. Does not own: turning them into joins (DataFusion), `NOT IN` as a condition of its own over a subquery
-//! of its own (`not_in`). Invariant: an expression is replaced by one of the same value for every row.
+//! Owns: `NOT IN` with NULLs anywhere in an expression, `IN` and `EXISTS` outside of conditions, and which scalar subqueries
+//! give one row. Does not own: turning them into joins (DataFusion), `NOT IN` as a whole condition over an uncorrelated
+//! subquery (`not_in`). Invariant: an expression is replaced by one with the same value for every row.
 
+use super::decorrelate::{joined, lateral};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, ExprSchema, Result, ScalarValue};
 use datafusion::functions_aggregate::expr_fn::count;
@@ -19,7 +20,10 @@ use highwater_sql::error::SqlError;
 use std::sync::Arc;
 
 /// Rewrites the subqueries in a node's expressions.
-pub fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+pub fn rewrite(plan: LogicalPlan, names: &mut usize) -> Result<Transformed<LogicalPlan>> {
+    if let Some(plan) = lateral(&plan, names)? {
+        return Ok(Transformed::yes(plan));
+    }
     if !plan.expressions().iter().any(holds_subquery) {
         return Ok(Transformed::no(plan));
     }
@@ -29,8 +33,15 @@ pub fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             for conjunct in split_conjunction_owned(filter.predicate) {
                 conjuncts.push(condition(conjunct, &filter.input)?);
             }
+            let columns: Vec<Expr> = filter.input.schema().iter().map(Expr::from).collect();
+            let (input, conjuncts) = joined(Arc::unwrap_or_clone(filter.input), conjuncts, names)?;
+            let is_joined = input.schema().fields().len() != columns.len();
             let predicate = conjunction(conjuncts).unwrap_or(lit(true));
-            Ok(Transformed::yes(LogicalPlan::Filter(Filter::try_new(predicate, filter.input)?)))
+            let filter = LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(input))?);
+            match is_joined {
+                true => LogicalPlanBuilder::from(filter).project(columns)?.build().map(Transformed::yes),
+                false => Ok(Transformed::yes(filter)),
+            }
         }
         LogicalPlan::Projection(projection) => {
             let mut exprs = Vec::with_capacity(projection.expr.len());
@@ -43,9 +54,29 @@ pub fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
                     value.unalias().alias_qualified(qualifier.cloned(), field.name())
                 });
             }
-            Ok(Transformed::yes(LogicalPlan::Projection(Projection::try_new(exprs, projection.input)?)))
+            let names_of: Vec<_> =
+                projection.schema.iter().map(|(table, field)| (table.cloned(), field.clone())).collect();
+            let (input, exprs) = joined(Arc::unwrap_or_clone(projection.input), exprs, names)?;
+            let named = exprs.into_iter().zip(names_of).map(|(expr, (table, field))| match &expr {
+                Expr::Column(column) if column.relation == table && column.name == *field.name() => expr,
+                _ => expr.unalias().alias_qualified(table, field.name()),
+            });
+            let projection = Projection::try_new(named.collect(), Arc::new(input))?;
+            Ok(Transformed::yes(LogicalPlan::Projection(projection)))
         }
-        LogicalPlan::Aggregate(aggregate) => aggregated(aggregate).map(Transformed::yes),
+        LogicalPlan::Aggregate(aggregate) => aggregated(aggregate, names).map(Transformed::yes),
+        LogicalPlan::Window(window) => {
+            let names_of: Vec<String> = window.window_expr.iter().map(|call| call.schema_name().to_string()).collect();
+            let mut calls = Vec::with_capacity(window.window_expr.len());
+            for call in window.window_expr {
+                calls.push(value(call, &window.input, Form::Count)?);
+            }
+            let (input, calls) = joined(Arc::unwrap_or_clone(window.input), calls, names)?;
+            let calls = calls.into_iter().zip(names_of).map(|(call, name)| call.alias_if_changed(name));
+            let calls = calls.collect::<Result<Vec<_>>>()?;
+            let columns: Vec<Expr> = window.schema.iter().map(Expr::from).collect();
+            LogicalPlanBuilder::from(input).window(calls)?.project(columns)?.build().map(Transformed::yes)
+        }
         other => Ok(Transformed::no(other)),
     }
 }
@@ -55,16 +86,16 @@ fn holds_subquery(expr: &Expr) -> bool {
     expr.exists(is_one).unwrap_or(false)
 }
 
-/// What a subquery of an expression becomes.
+/// The form to which a subquery in an expression is rewritten.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
-    /// In a condition: EXISTS, which becomes a semi, anti or mark join.
+    /// EXISTS, in conditions, which becomes a semi, anti or mark join.
     Exists,
-    /// Elsewhere: a count, which becomes an aggregate and a join.
+    /// A count, elsewhere, which becomes an aggregate and a join.
     Count,
 }
 
-/// `NOT (x IN …)` is `x NOT IN …`.
+/// Turns `NOT (x IN …)` into `x NOT IN …`.
 fn without_not(expr: Expr) -> Expr {
     match expr {
         Expr::Not(inner) => match *inner {
@@ -76,27 +107,27 @@ fn without_not(expr: Expr) -> Expr {
     }
 }
 
-/// A condition of which only *true* counts.
+/// Rewrites a condition, in which NULL counts as false.
 fn condition(expr: Expr, input: &LogicalPlan) -> Result<Expr> {
     match without_not(expr) {
         Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) => {
             let (left, right) = (inner_condition(*left, input)?, inner_condition(*right, input)?);
             Ok(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right))))
         }
-        // DataFusion's null-aware join, which `not_in` rewrites.
+        // Becomes DataFusion's null-aware join, which `not_in` rewrites.
         Expr::InSubquery(call) if !call.negated || !is_correlated(&call.subquery) => Ok(Expr::InSubquery(call)),
         Expr::Exists(call) => Ok(Expr::Exists(call)),
-        // Not in: nothing there is equal, or may be.
+        // NOT IN is true if no row of the subquery is equal, or might be equal but for a NULL.
         Expr::InSubquery(call) => exists(&call.subquery, Some(equal(&call, input)?.is_not_false()), true),
         other => value(other, input, Form::Exists),
     }
 }
 
-/// Part of a condition, below AND and OR: `IN` is a mark there, and a NULL counts as little as *false*.
+/// Rewrites a part of a condition below AND and OR. `IN` becomes a mark join there; NULL counts as false.
 fn inner_condition(expr: Expr, input: &LogicalPlan) -> Result<Expr> {
     match without_not(expr) {
         Expr::InSubquery(call) if call.negated && !is_correlated(&call.subquery) => {
-            // Nothing there is equal, and nothing may be, unless nothing is there.
+            // No row is equal, and either the subquery is empty or no NULL is involved.
             let (rows, nulls) = (number(&call.subquery, None)?, number(&call.subquery, Some(output(&call).is_null()))?);
             let known = nulls.eq(lit(0i64)).and(call.expr.as_ref().clone().is_not_null());
             let absent = not(Expr::InSubquery(InSubquery { negated: false, ..call }));
@@ -106,7 +137,7 @@ fn inner_condition(expr: Expr, input: &LogicalPlan) -> Result<Expr> {
     }
 }
 
-/// An expression whose NULLs count.
+/// Rewrites an expression in which NULL and false differ.
 fn value(expr: Expr, input: &LogicalPlan, form: Form) -> Result<Expr> {
     let replaced = expr.transform_up(|expr| match expr {
         Expr::InSubquery(call) => {
@@ -122,7 +153,7 @@ fn value(expr: Expr, input: &LogicalPlan, form: Form) -> Result<Expr> {
     Ok(replaced.data)
 }
 
-/// `x IN (…)`: true, false, or NULL if only NULLs stand in the way of an answer.
+/// Builds the value of `x IN (…)`: true, false, or NULL if no row is equal but a NULL might be.
 fn membership(call: &InSubquery, input: &LogicalPlan, form: Form) -> Result<Expr> {
     let equal = equal(call, input)?;
     let is_correlated = is_correlated(&call.subquery);
@@ -144,12 +175,12 @@ fn is_correlated(subquery: &Subquery) -> bool {
     !subquery.subquery.all_out_ref_exprs().is_empty()
 }
 
-/// The column a subquery of `IN` gives.
+/// Returns the output column of the subquery of `IN`.
 fn output(call: &InSubquery) -> Expr {
     Expr::Column(Column::from(call.subquery.subquery.schema().qualified_field(0)))
 }
 
-/// `x = y`, inside the subquery.
+/// Builds `x = y` for a filter inside the subquery, where `x` refers to the outer row.
 fn equal(call: &InSubquery, input: &LogicalPlan) -> Result<Expr> {
     let schema = input.schema();
     let outside = call.expr.as_ref().clone().transform_up(|expr| match expr {
@@ -179,14 +210,14 @@ fn exists(subquery: &Subquery, filter: Option<Expr>, negated: bool) -> Result<Ex
     Ok(Expr::Exists(Exists { subquery: subquery_of(plan, subquery), negated }))
 }
 
-/// How many rows there are.
+/// Builds a subquery that counts the rows that pass `filter`.
 fn number(subquery: &Subquery, filter: Option<Expr>) -> Result<Expr> {
     let plan = filtered(subquery, filter)?.aggregate(Vec::<Expr>::new(), [count(lit(1i64))])?.build()?;
     Ok(Expr::ScalarSubquery(subquery_of(plan, subquery)))
 }
 
-/// Subqueries in keys and arguments become columns of a projection below.
-fn aggregated(aggregate: Aggregate) -> Result<LogicalPlan> {
+/// Moves subqueries in keys and arguments of an aggregate to columns of a projection below it.
+fn aggregated(aggregate: Aggregate, names: &mut usize) -> Result<LogicalPlan> {
     let mut columns: Vec<Expr> = aggregate.input.schema().iter().map(Expr::from).collect();
     let mut pulled = Vec::new();
     let mut pull = |expr: &Expr| -> Result<Expr> {
@@ -202,18 +233,19 @@ fn aggregated(aggregate: Aggregate) -> Result<LogicalPlan> {
     };
     let groups = aggregate.group_expr.iter().map(&mut pull).collect::<Result<Vec<_>>>()?;
     let calls = aggregate.aggr_expr.iter().map(&mut pull).collect::<Result<Vec<_>>>()?;
+    let (input, pulled) = joined(aggregate.input.as_ref().clone(), pulled, names)?;
     columns.extend(pulled);
-    let names: Vec<Expr> = aggregate.schema.iter().map(Expr::from).collect();
-    let rows = LogicalPlanBuilder::from(aggregate.input.as_ref().clone()).project(columns)?;
+    let given: Vec<Expr> = aggregate.schema.iter().map(Expr::from).collect();
+    let rows = LogicalPlanBuilder::from(input).project(columns)?;
     let plan = rows.aggregate(groups, calls)?.build()?;
     let renamed: Vec<Expr> = (plan.schema().iter().map(Expr::from).zip(aggregate.schema.iter()))
         .map(|(column, (qualifier, field))| column.alias_qualified(qualifier.cloned(), field.name()))
         .collect();
-    let is_same = plan.schema().iter().map(Expr::from).eq(names);
+    let is_same = plan.schema().iter().map(Expr::from).eq(given);
     if is_same { Ok(plan) } else { LogicalPlanBuilder::from(plan).project(renamed)?.build() }
 }
 
-/// Refuses scalar subqueries that may give several rows: a join would show a row for each.
+/// Refuses scalar subqueries that may give several rows, since a join would emit a row for each.
 pub fn check_single(plan: &LogicalPlan, at: Location) -> Result<(), SqlError> {
     let mut error = None;
     // The closure never fails, so neither does the walk.

@@ -1,4 +1,4 @@
-//! A table of the script as it is planned with.
+//! A table of the script, for planning.
 //!
 //! Owns: its declaration, options and columns together. Does not own: names (`catalog`), derived columns (`derived`).
 
@@ -22,7 +22,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Whether rows look up a version of the whole table, so that it is no stream.
+    /// True if it is a lookup table that the driver reads whole, not a stream.
     pub fn is_snapshot(&self) -> bool {
         match &self.options.connector.spec().lookup {
             Some(LookupKind::Snapshot { .. }) => true,
@@ -30,7 +30,7 @@ impl Table {
         }
     }
 
-    /// The stored column of `WATERMARK FOR`, be it metadata under another name; `None`: it has none, or it is computed.
+    /// Returns the stored or metadata column of `WATERMARK FOR`; `None` if there is no watermark, or its column is computed.
     pub fn time_column(&self) -> Option<usize> {
         let name = self.def.watermark.as_ref()?.column.text.as_str();
         let stored = match self.def.derived.iter().find(|derived| derived.name.text == name).map(|one| &one.from) {
@@ -42,7 +42,7 @@ impl Table {
     }
 }
 
-/// A table as the planner sees it.
+/// A table as a source of DataFusion's plans.
 #[derive(Debug)]
 pub struct Stream {
     pub table: Arc<Table>,

@@ -1,8 +1,8 @@
-//! A temporal join becomes two exchanges by its key, and a stage that keeps the versions.
+//! Plans a temporal join as two exchanges by its key, and a stage that keeps the versions.
 //!
-//! Owns: the checks of its key and its times, and when its rows are given. Does not own: what has versions
+//! Owns: the checks of its key and its times, and when its rows are emitted. Does not own: which relations have versions
 //! (`versioned`), joining (`operators::temporal`). Invariants: both sides are exchanged by keys of the same types; the
-//! key of the versions is compared as a whole, so that a row has one version at most.
+//! condition compares the whole key of the versions, so that a row has at most one version.
 
 use super::as_of::TemporalJoin;
 use super::builder::{Builder, Flow, Target, columns, merge_flows, project, refuse_clock, wanted};
@@ -27,7 +27,7 @@ use highwater_protocol::options::OutputMode;
 use highwater_sql::error::{Result, SqlError};
 use std::sync::Arc;
 
-/// The flow of the left side's rows, each with the version of its time.
+/// Plans a temporal join; returns the flow of the left side's rows, each with the version that was valid at its time.
 pub fn build(builder: &mut Builder<'_>, node: &TemporalJoin, target: Target<'_>) -> Result<Vec<Flow>> {
     let place = place_of(&node.time, target);
     let located = |error| sql_error(error, place);
@@ -92,7 +92,7 @@ fn add_operator(builder: &mut Builder<'_>, spec: &TemporalSpec) -> highwater_pro
     builder.add_table_operator(info, keeps)
 }
 
-/// Tables whose watermarks make rows and versions of this join final.
+/// Returns the tables whose watermarks make rows and versions of this join final.
 pub fn closing_tables(node: &TemporalJoin) -> Vec<Arc<Table>> {
     let rows = trace(&node.time, &node.left).map(|origin| origin.tables).unwrap_or_default();
     let versions = recognize(&node.right).ok().flatten().map(|versioned| versioned.base.tables()).unwrap_or_default();
@@ -121,15 +121,15 @@ fn check_time(node: &TemporalJoin, place: Location) -> Result<()> {
         true => Ok(()),
         false => Err(SqlError::at(
             place,
-            format!("FOR SYSTEM_TIME AS OF names the event time of the left side, and '{}' is none", node.time),
+            format!("FOR SYSTEM_TIME AS OF needs the event time of the left side, and '{}' is not", node.time),
         )
         .hint("name a column of the left side as its table declares it in WATERMARK FOR, not a computed one")),
     }
 }
 
-/// What rows and versions must have in common.
+/// The condition of a temporal join.
 struct Condition {
-    /// For each column of the versions' key what it equals: over the left side, and over the base of the versions.
+    /// For each column of the versions' key, the two sides of its equality: over the left side, and over the versions' base.
     keys: Vec<[Expr; 2]>,
     rest: Vec<Expr>,
 }
@@ -179,7 +179,7 @@ fn name_of(key: &Expr) -> String {
     }
 }
 
-/// Something of the left side that equals something of the right one.
+/// Returns both sides of an equality, the left input's first; `None` if the condition is not one between the two inputs.
 fn equality<'a>(condition: &'a Expr, left: &DFSchema, right: &DFSchema) -> Option<[&'a Expr; 2]> {
     let Expr::BinaryExpr(BinaryExpr { left: a, op: Operator::Eq, right: b }) = condition else { return None };
     let of = |expr: &Expr, schema: &DFSchema| {
@@ -188,7 +188,7 @@ fn equality<'a>(condition: &'a Expr, left: &DFSchema, right: &DFSchema) -> Optio
     [[a.as_ref(), b.as_ref()], [b.as_ref(), a.as_ref()]].into_iter().find(|[l, r]| of(l, left) && of(r, right))
 }
 
-/// Equal values of the expression are equal keys, and the other way round.
+/// True if the expression maps one to one to the key, so that both are equal for the same rows.
 fn is_key(expr: &Expr, key: &Expr, schema: &DFSchemaRef) -> bool {
     match (expr, key) {
         (Expr::Column(expr), Expr::Column(key)) => {
@@ -218,7 +218,7 @@ fn placed(all: &mut Computed, exprs: &[Expr], schema: &DFSchema, target: Target<
     exprs.iter().map(|expr| all.place(physical::expr(expr, schema, target.at)?, &expr.to_string(), target)).collect()
 }
 
-/// The flows of versions, in the layout of their side.
+/// Plans the versions; returns their flows, and the side's spec with their layout.
 fn versions_side(
     builder: &mut Builder<'_>,
     versioned: &Versioned<'_>,
@@ -270,7 +270,7 @@ fn versions_side(
     Ok((flows, side))
 }
 
-/// Keys of different types would never be equal.
+/// Refuses keys of different types, which would never be equal.
 fn check_types(rows: &TimedSide, versions: &TimedSide, place: Location) -> Result<()> {
     for (left, right) in rows.key.iter().zip(&versions.key) {
         let (left, right) = (rows.schema.field(*left), versions.schema.field(*right));

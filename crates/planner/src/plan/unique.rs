@@ -1,8 +1,8 @@
-//! What is certain of the rows that reach a keyed sink: that no two share a key, and when those of a key are final.
+//! Proofs about the rows of a keyed sink: that no two share a key, and when the rows of a key are final.
 //!
-//! Owns: both proofs. Does not own: functional dependencies (`dependencies`), what is kept without proof (`sinks`).
-//! Invariants: what is proven unique is never two live rows of one key at a commit; what settles at a time of its window
-//! changes in no batch after the one whose watermark passes it.
+//! Owns: both proofs. Does not own: functional dependencies (`dependencies`), the state without a proof (`sinks`).
+//! Invariants: of a key that is proven unique, at most one row exists at a commit; a row that settles at a time of its
+//! window changes in no batch after the one whose watermark passes that time.
 
 use super::aggregate::closing;
 use super::dependencies::{Columns, Holds, Times, closure, follows, has_plain_groups, output_times};
@@ -14,15 +14,15 @@ use highwater_dataflow::CloseKind;
 use highwater_functions::windows::tumble::{Part, Shape};
 use highwater_operators::over::Rank;
 
-/// Whether each row of `plan` has a key of its own in these columns, and then: [`Holds::Always`] if all changes of a key
-/// come from one shard, [`Holds::AtCommits`] if those of a batch must be brought together first.
+/// Proves that no two rows of `plan` share a key in these columns; `None` if they might. [`Holds::Always`]: all changes of a
+/// key come from one shard. [`Holds::AtCommits`]: changes of one batch may come from several shards.
 pub fn proof(plan: &LogicalPlan, key: &[usize]) -> Option<Holds> {
     let key: Columns = key.iter().copied().collect();
     [Holds::Always, Holds::AtCommits].into_iter().find(|holds| is_key(plan, &key, *holds))
 }
 
-/// Rows are told apart by the groups of one aggregate, the keys of one table or the places in one partition, and all of
-/// those follow from `key`. Since rows are spread by these, all changes of a key come from one shard, if that holds always.
+/// True if a unique key of the rows (the groups of an aggregate, the PRIMARY KEY of a table, or partition and place in it)
+/// follows from `key`. Rows are exchanged by that key, so if it holds always, all changes of `key` come from one shard.
 fn is_key(plan: &LogicalPlan, key: &Columns, holds: Holds) -> bool {
     let known = closure(plan, key, holds);
     match plan {
@@ -58,12 +58,13 @@ fn is_key(plan: &LogicalPlan, key: &Columns, holds: Holds) -> bool {
     }
 }
 
-/// All functions are over one partition, which these columns decide.
+/// True if all functions have the same partition keys, and those follow from these columns.
 fn has_partition(node: &Window, known: &Columns) -> bool {
     over::partition(node).is_some_and(|keys| keys.iter().all(|key| follows(key, &node.input, known)))
 }
 
-/// How column `index` of `plan` tells when its rows are final, if it is a time of the window that an operator below closes.
+/// Returns how column `index` of `plan` shows when its rows are final; `None` unless it is a time of a window that an
+/// operator below closes.
 pub fn settles(plan: &LogicalPlan, index: usize) -> Option<CloseKind> {
     match plan {
         LogicalPlan::Projection(node) => {
@@ -98,11 +99,11 @@ fn group_settles(plan: &LogicalPlan, node: &Aggregate, index: usize) -> Option<C
     is_no_earlier(plan, index, close.group_index).then(|| kind.close())?
 }
 
-/// Both columns are times of one window, and the first one's tells its end, or a later one.
+/// True if both columns are times of one window, and `index` determines its end, or a later time.
 fn is_no_earlier(plan: &LogicalPlan, index: usize, closing: usize) -> bool {
     let is_told = |times: Times| match times.window.shape {
         Shape::Tumble | Shape::Hop { .. } => true,
-        // The start tells the end of the longest.
+        // The start determines the end of the longest window.
         Shape::Cumulate { .. } => times.from == Part::Start,
         Shape::Session => false,
     };

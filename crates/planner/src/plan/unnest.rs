@@ -1,6 +1,6 @@
-//! `UNNEST`: lists and structs told apart.
+//! Plans `UNNEST` of lists and structs.
 //!
-//! Owns: which columns become what. Does not own: doing it (`operators::unnest`).
+//! Owns: which columns become elements or fields. Does not own: unnesting (`operators::unnest`).
 
 use super::builder::{Builder, Flow, Target};
 use datafusion::arrow::datatypes::Schema;
@@ -11,7 +11,7 @@ use highwater_operators::unnest::{UnnestSpec, Unnested};
 use highwater_sql::error::{Result, SqlError};
 use std::sync::Arc;
 
-/// Flows of the elements.
+/// Plans UNNEST; returns the flows of elements.
 pub fn build(builder: &mut Builder<'_>, node: &Unnest, target: Target<'_>) -> Result<Vec<Flow>> {
     let mut flows = builder.build(&node.input, target)?;
     if node.list_type_columns.iter().any(|(_, list)| list.depth > 1) {

@@ -1,7 +1,7 @@
-//! A table with PRIMARY KEY becomes an exchange by it, and the rows its records add up to.
+//! Plans a table with PRIMARY KEY as an exchange by key and an operator that keeps the current row of each key.
 //!
-//! Owns: what is kept of each key. Does not own: folding (`operators::keyed_source`), reading the key of a record (connectors).
-//! Invariant: filters and projections come after the fold: a row they drop still replaces the one before.
+//! Owns: which columns are kept. Does not own: folding (`operators::keyed_source`), reading a record's key (connectors).
+//! Invariant: filters and projections come after the fold, since a row that they drop still replaces the one before.
 
 use super::builder::{Builder, Flow, columns, project};
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
@@ -11,7 +11,7 @@ use highwater_operators::keyed_source::UpsertSpec;
 use highwater_sql::tables::{SourceTable, UpsertKey};
 use std::sync::Arc;
 
-/// The current rows: `wanted` columns of what is decoded, as `schema` has them.
+/// Returns the flow of current rows: the `wanted` columns of decoded records, with `schema`.
 pub fn fold(
     builder: &mut Builder<'_>,
     mut flow: Flow,
@@ -22,7 +22,7 @@ pub fn fold(
 ) -> Flow {
     let layout = flow.schema.clone();
     let keys: Vec<usize> = key.columns.iter().filter_map(|column| source.place(*column)).collect();
-    // Rows without any column are counted by their keys.
+    // If no column is wanted, the key's columns stand for the rows.
     let (kept, output_schema) = match wanted.is_empty() {
         true => (keys.clone(), Arc::new(Schema::new(fields(&layout, &keys)))),
         false => (wanted.to_vec(), schema),

@@ -1,8 +1,8 @@
-//! What has versions: a keyed table with WATERMARK, and a view of the last row of each key by event time.
+//! Relations with versions: a keyed table with WATERMARK, and a view of the last row of each key by event time.
 //!
 //! Owns: recognizing them in a plan. Does not own: keeping versions (`operators::temporal`).
-//! Invariant: filters and projections above the versions are told apart from them: a version that does not pass is no
-//! row, and still ends the one before.
+//! Invariant: filters and projections above the versions are kept separately, since a version that a filter drops
+//! still ends the one before.
 
 use super::lineage::{Kind, trace};
 use super::over::rank_limit;
@@ -18,13 +18,13 @@ use std::sync::Arc;
 /// A relation with versions.
 pub struct Versioned<'a> {
     pub base: Base<'a>,
-    /// Its columns, over the base.
+    /// Its columns, as expressions over the base.
     pub columns: Vec<Expr>,
-    /// What a version must pass to be there, over the base: one after the other.
+    /// Filters over the base that a version must pass, in this order.
     pub conditions: Vec<Expr>,
 }
 
-/// Where versions come from.
+/// The source of versions.
 pub enum Base<'a> {
     /// The records of a keyed table.
     Keyed { scan: &'a TableScan, table: &'a Arc<Table> },
@@ -40,7 +40,7 @@ impl Base<'_> {
         }
     }
 
-    /// What tells versions of one thing from those of another, over the base.
+    /// Returns the key of the versions, over the base.
     pub fn key(&self) -> Vec<Expr> {
         match self {
             Self::Keyed { scan, table } => {
@@ -57,7 +57,7 @@ impl Base<'_> {
         }
     }
 
-    /// Tables whose watermarks say which versions are final.
+    /// Returns the tables whose watermarks determine which versions are final.
     pub fn tables(&self) -> Vec<Arc<Table>> {
         match self {
             Self::Keyed { table, .. } => vec![(*table).clone()],
@@ -69,7 +69,7 @@ impl Base<'_> {
     }
 }
 
-/// The versions this plan is about; `None`: it has none.
+/// Returns the versions that this plan reads; `None` if it has none.
 pub fn recognize(plan: &LogicalPlan) -> Result<Option<Versioned<'_>>> {
     Ok(match plan {
         LogicalPlan::SubqueryAlias(alias) => recognize(&alias.input)?,
@@ -101,20 +101,20 @@ pub fn recognize(plan: &LogicalPlan) -> Result<Option<Versioned<'_>>> {
     })
 }
 
-/// `ROW_NUMBER() OVER (PARTITION BY k ORDER BY ts DESC) … = 1`.
+/// Recognizes `ROW_NUMBER() OVER (PARTITION BY k ORDER BY ts DESC) … = 1`.
 fn last_row<'a>(filter: &Filter, window: &'a Window) -> Result<Option<Versioned<'a>>> {
     let is_last = matches!(rank_limit(filter, window), Some(RankLimit { rank: Rank::RowNumber, most: 1, skip: 0 }));
     let [function] = window.window_expr.as_slice() else { return Ok(None) };
     let Some(WindowFunctionParams { partition_by, order_by, .. }) = params(function) else { return Ok(None) };
     let input = window.input.as_ref();
-    // DISTINCT ON (k) is ordered by k first, which is the same in all of a partition.
+    // DISTINCT ON (k) orders by k first, which is the same in all rows of a partition.
     let own = order_by.iter().take_while(|sort| partition_by.contains(&sort.expr)).count();
     let order_by = &order_by[own..];
     let newest_first = order_by.first().is_some_and(|first| !first.asc && is_event_time(&first.expr, input));
     if !is_last || !newest_first || partition_by.is_empty() {
         return Ok(None);
     }
-    // The number of a last row is always one.
+    // ROW_NUMBER() of a last row is always 1.
     let columns: Vec<Expr> = input.schema().iter().map(Expr::from).chain([lit(1u64)]).collect();
     let conditions = vec![over(&filter.predicate, &window.schema, &columns)?];
     let base = Base::Last { input, partition: partition_by, order: order_by };
@@ -129,13 +129,13 @@ fn params(expr: &Expr) -> Option<&WindowFunctionParams> {
     }
 }
 
-/// A column that watermarks follow.
+/// True for a column that is an event time, or the time of a window over one.
 pub fn is_event_time(expr: &Expr, input: &LogicalPlan) -> bool {
     let is_column = matches!(expr, Expr::Column(_));
     is_column && trace(expr, input).is_some_and(|o| matches!(o.kind, Kind::EventTime | Kind::Window(Part::Time, _)))
 }
 
-/// An expression over columns that are themselves expressions.
+/// Replaces columns in an expression with the expressions that compute them.
 pub fn over(expr: &Expr, schema: &DFSchema, columns: &[Expr]) -> Result<Expr> {
     let column = |expr| match &expr {
         Expr::Column(column) => match schema.maybe_index_of_column(column).and_then(|index| columns.get(index)) {

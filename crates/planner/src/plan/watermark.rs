@@ -1,6 +1,6 @@
-//! `WATERMARK FOR column AS expr`: checked, and made runnable.
+//! Checks and compiles `WATERMARK FOR column AS expr`.
 //!
-//! Owns: what a watermark expression may be. Does not own: folding its values (protocol), closing windows.
+//! Owns: which watermark expressions are allowed. Does not own: folding their values (protocol), closing windows.
 //! Invariant: the expression is a function of one row alone and gives a timestamp.
 
 use super::catalog::Catalog;
@@ -20,11 +20,11 @@ use highwater_sql::table_def::Watermark;
 use highwater_sql::types::type_name;
 use std::sync::Arc;
 
-/// A runnable watermark.
+/// A compiled watermark expression.
 pub struct CompiledWatermark {
-    /// Over the table's whole schema; evaluates to `Timestamp(Millisecond)`.
+    /// Expression over the table's whole schema that evaluates to `Timestamp(Millisecond)`.
     pub expr: Arc<dyn PhysicalExpr>,
-    /// Columns of the schema it reads.
+    /// Columns of the schema that it reads.
     pub columns: Vec<usize>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns: their checks, and the columns they add. Does not own: their syntax (`sql::window_call`), the arithmetic
 //! (`tumble`, `hop`, `session`), closing (`lineage`, the runtime).
-//! Invariant: rows without a time are in no window, so they leave here.
+//! Invariant: rows without a time belong to no window, so they are dropped here.
 
 use super::errors::{external, sql_error};
 use datafusion::arrow::datatypes::DataType;
@@ -25,9 +25,9 @@ use highwater_sql::window_call::{WindowCall, WindowFunction};
 use std::sync::Arc;
 
 const DAY_MS: i64 = 86_400_000;
-/// Windows one row may be in.
+/// Most windows that a row may be in.
 const MOST_WINDOWS: i64 = 10_000;
-/// The column that holds the windows of a row before they are told apart.
+/// The column with the list of a row's windows, before it is unnested.
 const WINDOWS: &str = "__hw_windows";
 
 /// Plans window table functions inside DataFusion's planner.
@@ -75,7 +75,7 @@ fn input_factor(call: &WindowCall) -> TableFactor {
     }
 }
 
-/// The constants of a call, milliseconds.
+/// The constants of a call, in milliseconds.
 #[derive(Clone, Copy, Debug, Default)]
 struct Intervals {
     /// Slide or step.
@@ -92,7 +92,7 @@ impl Intervals {
             let Some(expr) = expr else { continue };
             let value = interval_ms(expr, what, context)?;
             if value <= 0 && *what != "offset" {
-                let message = format!("a window's {what} is above zero");
+                let message = format!("a window's {what} must be above zero");
                 return Err(external(SqlError::on(expr, message).hint(call.function.usage())));
             }
             match *what {
@@ -157,7 +157,7 @@ fn add_window(
     rows.project(columns)?.build()
 }
 
-/// Windows over windows: the names of the inner ones are taken.
+/// Refuses windows over windows whose inner columns have not been renamed.
 fn refuse_taken(input: &LogicalPlan, call: &WindowCall) -> Result<()> {
     let taken = |part: &Part| input.schema().fields().iter().any(|field| field.name() == part.column());
     let Some(part) = Part::ALL.into_iter().find(taken) else { return Ok(()) };
@@ -173,12 +173,12 @@ fn function(function: impl ScalarUDFImpl + 'static) -> ScalarUDF {
     ScalarUDF::from(function)
 }
 
-/// A part of the windows' column.
+/// Builds the expression for a part of the windows' column.
 fn field(part: Part) -> Expr {
     get_field().call(vec![ident(WINDOWS), lit(part.column())])
 }
 
-/// The column of DESCRIPTOR, which is a timestamp.
+/// Returns the column of DESCRIPTOR; refuses it unless it is a timestamp.
 fn time_column(input: &LogicalPlan, call: &WindowCall) -> Result<Expr> {
     let name = fold(&call.time);
     let schema = input.schema();
@@ -202,7 +202,7 @@ fn time_column(input: &LogicalPlan, call: &WindowCall) -> Result<Expr> {
     Ok(Expr::Column(Column::new(qualifier.cloned(), &name)))
 }
 
-/// A constant interval in milliseconds; months have no fixed length.
+/// Returns a constant interval in milliseconds; refuses months, whose length varies.
 fn interval_ms(expr: &ast::Expr, what: &str, context: &mut dyn RelationPlannerContext) -> Result<i64> {
     let planned = context
         .sql_to_expr(expr.clone(), &DFSchema::empty())

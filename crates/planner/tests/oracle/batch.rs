@@ -9,7 +9,7 @@ use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use std::sync::Arc;
 
-/// The cluster's sink holds the answer.
+/// Checks that the cluster's sink holds the batch answer.
 pub fn check(query: &Query, watch: &Watch<'_>) -> Result<(), String> {
     match difference(&expected(query, watch), &watch.cluster.sink().rows()) {
         None => Ok(()),
@@ -58,7 +58,7 @@ fn expected(query: &Query, watch: &Watch<'_>) -> Vec<Text> {
     rows
 }
 
-/// With a column `w`: the watermark each row met.
+/// Adds a column `w` with the watermark at which each row was read.
 fn with_watermarks(batch: RecordBatch, ids: &[usize], watch: &Watch<'_>) -> RecordBatch {
     let met: Int64Array = ids.iter().map(|id| watch.met.get(id).copied()).collect();
     let mut fields = batch.schema().fields().to_vec();
@@ -68,7 +68,7 @@ fn with_watermarks(batch: RecordBatch, ids: &[usize], watch: &Watch<'_>) -> Reco
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }
 
-/// Milliseconds of a timestamp's text.
+/// Returns the milliseconds of a timestamp's text.
 fn time_ms(text: &str) -> i64 {
     chrono::NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f").unwrap().and_utc().timestamp_millis()
 }

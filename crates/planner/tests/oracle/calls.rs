@@ -1,8 +1,8 @@
-//! How operators call their store: however many keys a batch touches, as often; and however little they scan at once, with
-//! the same outcome.
+//! Calls of operators to their store: their number does not grow with the keys of a batch, and the outcome does not depend
+//! on the size of portions.
 //!
-//! Owns: a store that counts, and batches of every operator with state. Does not own: what the rows should be. Invariant:
-//! a kind of operator that no query here has fails the test.
+//! Owns: a store that counts calls, and batches of every operator with state. Does not own: checking the rows. Invariant:
+//! the test fails if no query here has some kind of operator.
 
 use crate::harness::Records;
 use crate::harness::fold::texts;
@@ -62,7 +62,7 @@ impl StateStore for Counting<'_> {
     }
 }
 
-/// What a batch is besides its rows. All keys have a row of this event time, or none has.
+/// The times of a batch. With `rows_ms`, all keys have a row with this event time; without, no key has a row.
 #[derive(Clone, Copy)]
 struct Batch {
     rows_ms: Option<i64>,
@@ -70,7 +70,7 @@ struct Batch {
     now_ms: i64,
 }
 
-/// Keys come, change, close, come again, and expire.
+/// Batches in which keys appear, change, close, appear again, and expire.
 const BATCHES: [Batch; 6] = [
     Batch { rows_ms: Some(1_000), watermark_ms: None, now_ms: HOUR_MS },
     Batch { rows_ms: Some(3_000), watermark_ms: Some(500), now_ms: HOUR_MS + 1 },
@@ -80,16 +80,16 @@ const BATCHES: [Batch; 6] = [
     Batch { rows_ms: Some(102_000), watermark_ms: Some(200_000), now_ms: 9 * HOUR_MS },
 ];
 
-/// A query that runs on one task a stage.
+/// A query that runs with one task per stage.
 struct Run {
     query: CompiledQuery,
     state: QueryState,
     batches: u64,
-    /// Bytes that operators scan at once; `None`: as many as they do.
+    /// Bytes of a portion of scans; `None` = the default.
     portion_bytes: Option<usize>,
-    /// Of each operator in each batch.
+    /// Number of calls of each operator in each batch.
     calls: Calls,
-    /// Rows that every pipeline gave, sorted, and changes of state.
+    /// Sorted output of every pipeline, and changes of state.
     outcome: Vec<String>,
 }
 
@@ -128,7 +128,7 @@ impl Run {
         self.batches += 1;
     }
 
-    /// Rows of the source that a stage reads.
+    /// Returns rows of the source that a stage reads.
     fn records(&self, stage: &Stage, Batch { rows_ms, .. }: Batch, keys: i64) -> Option<RecordBatch> {
         let (StageInput::Source(source), Some(time)) = (stage.input, rows_ms) else { return None };
         let source = self.query.sources.iter().find(|one| one.id == source).unwrap();
@@ -191,7 +191,7 @@ impl Run {
     }
 }
 
-/// Rows with their weights.
+/// Returns rows with their weights as text, sorted.
 fn sorted(rows: &[ChangeBatch]) -> Vec<String> {
     let of = |rows: &ChangeBatch| {
         let texts = texts(&rows.batch).into_iter().enumerate();
@@ -222,7 +222,7 @@ fn push(ops: &mut [Running], port: usize, rows: ChangeBatch, done: &mut Vec<Chan
     }
 }
 
-/// Every operator with state, in each of its ways to reach it.
+/// Queries of every operator with state, with each of its kinds of access to state.
 const QUERIES: [(&str, &str); 20] = [
     ("k BIGINT, c BIGINT, PRIMARY KEY (k) NOT ENFORCED", "SELECT k, count(*) FROM p GROUP BY k"),
     (
@@ -313,7 +313,7 @@ fn script(ttl: bool, (columns, select): (&str, &str)) -> String {
     )
 }
 
-/// Every query, with and without TTL.
+/// Returns every query, with and without TTL.
 fn scripts() -> impl Iterator<Item = (&'static str, String)> {
     QUERIES.iter().flat_map(|query| [false, true].map(|ttl| (query.1, script(ttl, *query))))
 }

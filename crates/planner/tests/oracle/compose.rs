@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// A relation as SQL, the same for a stream and for a table. At most so many operators deep.
+/// Returns random relations as SQL, which is the same for streams and tables, up to a limited depth.
 pub fn relation() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![Just("SELECT k, b, x FROM t".to_string()), Just("SELECT k, b, x FROM u".to_string())];
     leaf.prop_recursive(4, 12, 2, |inner| {
@@ -15,7 +15,7 @@ pub fn relation() -> impl Strategy<Value = String> {
     })
 }
 
-/// Every operator by itself, over the tables.
+/// Returns every operator by itself, over the tables.
 pub fn each() -> impl Iterator<Item = String> {
     let one = ONE.into_iter().map(|sql| sql.replace("{r}", "SELECT k, b, x FROM t"));
     let two =
@@ -25,7 +25,7 @@ pub fn each() -> impl Iterator<Item = String> {
     one.chain(two).chain(over_groups)
 }
 
-/// Of one relation.
+/// Operators over one relation.
 const ONE: [&str; 27] = [
     "SELECT k, b, unnest(make_array(x, b, NULL)) AS x FROM ({r}) a",
     "SELECT k, unnest(make_array(b)) AS b, unnest(CASE WHEN x > 0 THEN make_array(x, b) END) AS x FROM ({r}) a",
@@ -56,7 +56,7 @@ const ONE: [&str; 27] = [
     "SELECT k, CASE WHEN x > 5 THEN b ELSE x END AS b, abs(x) AS x FROM ({r}) a WHERE b IS DISTINCT FROM 1",
 ];
 
-/// Of two relations.
+/// Operators over two relations.
 const TWO: [&str; 22] = [
     "SELECT k, b, x FROM ({l}) l WHERE x NOT IN (SELECT x FROM ({r}) r WHERE k = 'K1')",
     "SELECT k, b, x FROM ({l}) l WHERE b NOT IN (SELECT x FROM ({r}) r)",

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// Partitions of each table.
 pub const PARTITIONS: i32 = 3;
-/// Every window is a tumbling one of this size.
+/// Size of the tumbling windows.
 pub const WINDOW_MS: i64 = 10_000;
 
 /// One record. Its id is its place in the case.
@@ -19,13 +19,13 @@ pub struct Row {
     pub k: Option<u8>,
     pub b: Option<i8>,
     pub x: Option<i16>,
-    /// In quarters: sums of such floats are exact in any order.
+    /// In quarters, since sums of such floats are exact in any order.
     pub f: Option<i8>,
-    /// Milliseconds before or after the time that its place in the case suggests.
+    /// Milliseconds added to the event time that follows from its place in the case; `None` = no event time.
     pub jitter_ms: Option<i64>,
 }
 
-/// A random row: few distinct keys, many nulls, times that come out of order.
+/// Returns random rows: few distinct keys, many NULLs, event times out of order.
 pub fn row() -> impl Strategy<Value = Row> {
     // Most come a little out of order, some so late that their windows are closed.
     let seconds = prop_oneof![4 => -6i64..7, 1 => -60i64..-6];
@@ -43,12 +43,12 @@ pub fn row() -> impl Strategy<Value = Row> {
 }
 
 impl Row {
-    /// Event time of the row at this place.
+    /// Returns the event time of the row at this place.
     pub fn ts_ms(&self, id: usize) -> Option<i64> {
         Some(100_000 + id as i64 * 1_000 + self.jitter_ms?)
     }
 
-    /// End of the window the row is in.
+    /// Returns the end of the row's window.
     pub fn window_end_ms(&self, id: usize) -> Option<i64> {
         Some(self.ts_ms(id)?.div_euclid(WINDOW_MS) * WINDOW_MS + WINDOW_MS)
     }
@@ -69,7 +69,7 @@ pub fn schema() -> SchemaRef {
     ]))
 }
 
-/// The rows of these ids.
+/// Returns the rows with these ids.
 pub fn record_batch(rows: &[Row], ids: &[usize]) -> RecordBatch {
     let of = |get: &dyn Fn(&Row) -> Option<i64>| -> Int64Array { ids.iter().map(|id| get(&rows[*id])).collect() };
     let keys: StringArray = ids.iter().map(|id| rows[*id].k.map(|k| format!("K{k}"))).collect();

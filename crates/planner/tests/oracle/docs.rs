@@ -1,6 +1,6 @@
-//! The examples of `docs/sql.md`, run as they stand.
+//! Runs the examples of `docs/sql.md`.
 //!
-//! Owns: finding them, and comparing what they give with what the page says. Does not own: running them (`harness`).
+//! Owns: finding them, and comparing their results with the page. Does not own: running them (`harness`).
 //!
 //! - ` ```sql `: statements. Tables and views hold to the end of the section (`##`), those of the first section for
 //!   the whole page. A block with INSERTs, or one SELECT, is an example of its own: it begins without records.
@@ -21,7 +21,7 @@ struct Block {
     kind: String,
     name: String,
     text: String,
-    /// Of which section, from 0.
+    /// Number of its section, from 0.
     section: usize,
 }
 
@@ -48,7 +48,7 @@ fn blocks(page: &str) -> Vec<Block> {
     blocks
 }
 
-/// An example while its blocks are read.
+/// An example whose blocks are being read.
 struct Example<'a> {
     /// Statements before it: of the page, then of its section.
     before: Vec<&'a str>,
@@ -97,7 +97,7 @@ impl Example<'_> {
     }
 }
 
-/// Lines with one blank between words; a SELECT's own names are only in the page.
+/// Returns the lines after the first `skip` ones, with one blank between words.
 fn bare(text: &str, skip: usize) -> Vec<String> {
     text.lines().skip(skip).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
 }
@@ -141,7 +141,7 @@ fn the_examples_of_the_reference_are_true() {
     assert!(ran > 30 && compared > 30, "{ran} examples, {compared} compared: are they still found?");
 }
 
-/// The tables and views of a block, which hold for what follows; not where it has INSERTs.
+/// Returns a block of tables and views, which later blocks can use; empty if it has other statements.
 fn tables_of(block: &Block) -> Vec<&str> {
     let statements = split(&block.text);
     let has_insert = statements.iter().any(|text| matches!(Statement::of(text), Statement::Insert(_)));

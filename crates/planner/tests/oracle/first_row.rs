@@ -1,7 +1,7 @@
-//! The first row of each key to come, compared with a loop over the rows of each batch.
+//! The first row of each key in order of arrival, compared with a loop over the rows of each batch.
 //!
-//! Owns: the model, with and without `state_ttl`. Which rows are first depends on where batches end, so that no batch
-//! answer says it.
+//! Owns: the model, with and without `state_ttl`. Which rows are first depends on where batches end, so there is no batch
+//! answer to compare with.
 
 use crate::data::{self, COLUMNS, PARTITIONS, Row, record_batch};
 use crate::fixed::step;

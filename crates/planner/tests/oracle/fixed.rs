@@ -10,7 +10,7 @@ use crate::watch::Watch;
 use crate::{batch, compose, gaps};
 use proptest::prelude::*;
 
-/// Everything a case is.
+/// A random case.
 #[derive(Clone, Debug)]
 struct Case {
     query: Query,
@@ -30,7 +30,7 @@ fn case() -> impl Strategy<Value = Case> {
     })
 }
 
-/// A batch over so many partitions.
+/// Returns random steps over so many partitions.
 pub fn step(partitions: usize) -> impl Strategy<Value = Step> {
     let takes = prop::collection::vec(0usize..6, partitions);
     let (killed, replayed) = (prop::bool::weighted(0.25), prop::bool::weighted(0.25));
@@ -43,7 +43,7 @@ pub fn step(partitions: usize) -> impl Strategy<Value = Step> {
     })
 }
 
-/// Runs a case; the first difference from the batch answer is the error. Gives how many rows were late.
+/// Runs a case. Returns the number of late rows; the error is the first difference from the batch answer.
 fn run(case: &Case, fault: Fault) -> Result<u64, String> {
     let mut watch = Watch::new(&case.query, &case.rows, fault)?;
     // What is left comes last, then a batch without records: only windows close.
@@ -55,7 +55,7 @@ fn run(case: &Case, fault: Fault) -> Result<u64, String> {
     Ok(watch.cluster.late_rows)
 }
 
-/// Cases of one run, and how many tests share them.
+/// Number of cases, and of tests that share them.
 const CASES: (u32, u32) = (1_000, 2);
 
 #[test]
@@ -109,7 +109,7 @@ fn the_cases_have_late_rows() {
     assert!(late > 5, "{late} of 300");
 }
 
-/// Some of a thousand cases, always the same ones, must show the fault.
+/// Asserts that one of a thousand fixed cases shows the fault.
 fn assert_caught(fault: Fault) {
     let is_caught = cases::fixed(1_000, &case()).any(|case| run(&case, fault).is_err());
     assert!(is_caught, "a planted fault went unnoticed: {fault:?}");

@@ -1,5 +1,5 @@
-//! Every function of arguments of every type, in every form: it is refused when the script is compiled, or it runs and
-//! gives what DataFusion gives.
+//! Calls every function with arguments of every type, in every form: it is refused when the script is compiled, or it runs
+//! and returns the same as in DataFusion.
 
 use crate::harness::answer::{answer, assigned};
 use crate::harness::fold::{Text, texts};
@@ -27,7 +27,7 @@ const TYPES: [(&str, [&str; 3]); 11] = [
     ("ARRAY<BIGINT>", ["make_array(1, 2)", "make_array(1)", "make_array(2)"]),
 ];
 
-/// What may stand between the brackets.
+/// Argument lists.
 const ARGUMENTS: [&str; 8] =
     ["x", "DISTINCT x", "x, y", "x, 0.5", "x, 2", "x, ','", "x ORDER BY id", "x, ',' ORDER BY id DESC"];
 
@@ -74,7 +74,7 @@ const WINDOW_CALLS: [&str; 20] = [
     "nth_value(x, id)",
 ];
 
-/// Every call in a form that a script may have; one that is refused says why in its first line.
+/// Returns a SELECT for every form of a call.
 fn selects(names: &[String]) -> Vec<String> {
     let aggregates = names.iter().flat_map(|name| ARGUMENTS.map(|arguments| format!("{name}({arguments})")));
     let everywhere = aggregates.flat_map(|call| FORMS.map(|form| form.replace("{f}", &call)));
@@ -83,8 +83,8 @@ fn selects(names: &[String]) -> Vec<String> {
     everywhere.chain(windows).collect()
 }
 
-/// All the selects that compile over a table of this type run, and hold DataFusion's answer where it has one; how many
-/// ran, and those that do not.
+/// Runs all SELECTs that compile over a table of this type. Returns how many ran, and those that failed or gave another
+/// result than DataFusion.
 fn run_all(data_type: &str, literals: &[&str; 3], selects: &[String]) -> (usize, Vec<String>) {
     let mut scenario = Scenario::default();
     scenario.execute(&format!("CREATE TABLE t (id BIGINT, k STRING, x {data_type}, y DOUBLE)")).unwrap();
@@ -119,14 +119,14 @@ fn run_one(scenario: &Scenario, script: &str) -> Result<RecordBatch, String> {
     done.unwrap_or_else(|_| Err("it panicked".into())).map(|outcome| outcome.sinks["answer"].clone())
 }
 
-/// What depends on an order that is not said, and a pattern that means another thing to DataFusion.
+/// True if the result depends on an undefined order, or has a pattern that DataFusion reads differently.
 fn is_undefined(select: &str) -> bool {
     const OF_ORDER: [&str; 5] = ["array_agg(", "collect_list(", "string_agg(", "listagg(", "any_value("];
     let is_open = OF_ORDER.iter().any(|name| select.contains(name)) && !select.contains("ORDER BY id");
     is_open || select.contains("date_format(")
 }
 
-/// The same rows, numbers up to rounding.
+/// True if the rows are the same, up to the rounding of numbers.
 fn about_equal(expected: &[Text], found: &[Text]) -> bool {
     let sorted = |rows: &[Text]| {
         let mut rows = rows.to_vec();
@@ -152,7 +152,7 @@ fn every_aggregate_in_every_form_is_refused_or_runs() {
     assert!(wrong.is_empty(), "{} of {ran}:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// What a value may do to a function that takes its type: such errors tell how to guard against it, but for one.
+/// Parts of errors that depend on values, not on types. All but one of these errors say how to guard against them.
 const OF_VALUES: [&str; 2] = ["guard the expression", "array_resize: failed to convert size"];
 
 #[test]

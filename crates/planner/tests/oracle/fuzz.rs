@@ -1,7 +1,7 @@
 //! Fuzzing of the SQL front end: text of any kind, and scripts that are nearly right.
 //!
-//! Owns: where scripts come from and how they are changed. Invariants: the compiler gives a query or an error with a
-//! reason; it never panics, never uses up the stack, and is done in time. What it gives can be shown.
+//! Owns: the scripts and how they are changed. Invariants: the compiler returns a query or an error with a
+//! reason; it never panics, never overflows the stack, and ends in time. Every query can be explained.
 
 use crate::harness::cases;
 use crate::queries;
@@ -9,7 +9,7 @@ use highwater_planner::compile;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// More than any script takes on a machine that does much else.
+/// More time than any script needs on a busy machine.
 const IN_TIME: Duration = Duration::from_secs(60);
 
 fn check(script: &str) {
@@ -27,7 +27,7 @@ fn check(script: &str) {
     assert!(begun.elapsed() < IN_TIME, "{:?}:\n{script}", begun.elapsed());
 }
 
-/// Scripts that compile, or nearly: the examples, those of the documentation, random ones of all kinds.
+/// Returns scripts that compile, or nearly: the examples, those of the documentation, and random ones of all kinds.
 fn corpus() -> Vec<String> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     let mut scripts: Vec<String> = std::fs::read_dir(format!("{root}/examples"))
@@ -48,7 +48,7 @@ fn corpus() -> Vec<String> {
     scripts
 }
 
-/// A script in words, numbers, strings, signs and the space between.
+/// Splits a script into words, numbers, strings, signs and the blanks between them.
 fn tokens(script: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = script;
@@ -67,7 +67,7 @@ fn tokens(script: &str) -> Vec<&str> {
     tokens
 }
 
-/// Some tokens left out, doubled, exchanged, or replaced with others of any script.
+/// Returns the script with some tokens removed, doubled, exchanged, or replaced with those of other scripts.
 fn changed(script: &str, words: &[&str], edits: &[(u16, u8, u16)]) -> String {
     let mut tokens = tokens(script);
     for (place, what, other) in edits {

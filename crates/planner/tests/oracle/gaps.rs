@@ -1,6 +1,6 @@
-//! Forms of SQL that people bring from Spark and Flink: each as the stream runs it, and as DataFusion understands it.
+//! Forms of SQL from Spark and Flink, each for the stream and in DataFusion's SQL.
 
-/// A relation with columns `k`, `b`, `x`, and its meaning where DataFusion has no such form, or answers wrongly.
+/// A relation with columns `k`, `b`, `x`, and its equivalent if DataFusion lacks the form or computes it wrongly.
 pub type Form = (&'static str, Option<&'static str>);
 
 const fn same(sql: &'static str) -> Form {

@@ -1,7 +1,7 @@
-//! What every operator keeps reads back as rows: those it was given, under their names.
+//! The state of every operator can be read as rows, with the values and names of its input.
 //!
-//! Owns: a script for each kind of operator, and what must be kept after its records. Which kinds there are is read from
-//! the operators' source, so that one without a case is noticed.
+//! Owns: a script for each kind of operator, and its state after the script's records. The kinds are read from the
+//! operators' source, so that one without a case is noticed.
 
 use crate::harness::records::{decoded, deletions};
 use crate::harness::{Cluster, Fault, Records, Step, Take};
@@ -18,14 +18,14 @@ use std::path::Path;
 
 const WITH: &str = "WITH ('connector'='kafka','topic'='x','bootstrap.servers'='localhost:1','format'='json')";
 
-/// An operator with something to keep.
+/// An operator with state.
 struct Case {
     kind: &'static str,
-    /// After the tables `t` and `u`; ends in an INSERT.
+    /// Statements after the tables `t` and `u`; the last one is an INSERT.
     script: &'static str,
-    /// Of `t` what comes first, then of `u`. Records end in `null` where they delete a key.
+    /// Records of `t`, then of `u`. A record that ends in `null` deletes its key.
     records: [&'static [&'static str]; 2],
-    /// A second batch, without records, lets windows close.
+    /// True if a second batch, without records, closes windows.
     closes: bool,
     kept: &'static [&'static str],
 }
@@ -295,7 +295,7 @@ const KEYED_ROWS: &[&str] = &[
     r#"{"id": 2, "k": null, "x": null, "ts": "2026-01-01T00:00:04"} null"#,
 ];
 
-/// A cluster that has read a case's records.
+/// Returns a cluster that has read a case's records.
 fn run(case: &Case) -> Cluster {
     let tables = format!(
         "CREATE TABLE t ({PLAIN}) {WITH}; CREATE TABLE u ({PLAIN}) {WITH}; CREATE TABLE keyed ({KEYED}) {WITH};\n"
@@ -340,7 +340,7 @@ fn entry((shard, key, value): &Kept) -> StateEntry<'_> {
     StateEntry { shard: *shard, key, value }
 }
 
-/// Rows as `part: name=value …`, what is noted of them only where it is there.
+/// Returns rows as `part: name=value …`, without numbers that are NULL.
 fn texts(parts: &[StateRows]) -> Vec<String> {
     let options = FormatOptions::default().with_null("NULL");
     let mut texts = Vec::new();

@@ -1,4 +1,4 @@
-//! What records look up in files, version by version.
+//! Rows look up files, version by version.
 
 use crate::harness::Snapshots;
 use crate::harness::snapshots::block_on;
@@ -40,7 +40,7 @@ fn of_path(path: &Path, options: &str, select: &str) -> CompiledQuery {
 }
 
 impl Case {
-    /// What the sink gets of records with ids 1 to 4, the last with no id, of the file as it is now.
+    /// Returns the rows of the sink for records with ids 1 to 3 and one without id, and the current file.
     fn rows(&self) -> Result<Vec<String>, String> {
         let snapshots = read(&self.query)?;
         self.rows_of(&snapshots, snapshots.versions.clone())
@@ -75,7 +75,7 @@ impl Case {
     }
 }
 
-/// The tables as they are now.
+/// Reads the current tables.
 fn read(query: &CompiledQuery) -> Result<Snapshots, String> {
     let mut snapshots = Snapshots::default();
     snapshots.read(&query.snapshot_tables())?;
@@ -151,5 +151,5 @@ fn tables_that_take_too_much_memory_are_refused() {
     let case = case(CSV, "'format'='csv'", "SELECT id, `value` FROM ids JOIN side ON id = key");
     let snapshots = read(&case.query).unwrap();
     let error = block_on(case.query.load_snapshots(&snapshots.versions, &snapshots, 10)).unwrap_err().to_string();
-    assert!(error.contains("10 is the most") && error.contains("--query-memory"), "{error}");
+    assert!(error.contains("the maximum is 10;") && error.contains("--query-memory"), "{error}");
 }

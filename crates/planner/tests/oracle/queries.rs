@@ -1,4 +1,4 @@
-//! Random queries, each as a streaming script and as the plain SQL that is its meaning.
+//! Random queries, each as a streaming script and as the equivalent plain SQL.
 
 use crate::compose;
 use crate::data::{COLUMNS, Row};
@@ -11,11 +11,11 @@ use std::ops::Range;
 #[derive(Clone, Debug)]
 pub struct Query {
     pub kind: Kind,
-    /// Reads `t UNION ALL u`, else `t`.
+    /// True if it reads `t UNION ALL u`; else it reads `t`.
     pub union: bool,
-    /// Of [`Kind::ClosedWindows`] and [`Kind::OpenWindows`].
+    /// Shape of windows, for [`Kind::ClosedWindows`] and [`Kind::OpenWindows`].
     windows: Shape,
-    /// Of [`Kind::OpenWindows`]: which times of the window are in the key.
+    /// Times of the window that are in the key, for [`Kind::OpenWindows`].
     times: Times,
     /// `SET allowed_lateness`.
     pub lateness_ms: i64,
@@ -23,26 +23,26 @@ pub struct Query {
     group: Vec<Column>,
     aggregates: Vec<Column>,
     having: Option<&'static str>,
-    /// Of [`Kind::Composed`].
+    /// The relation, for [`Kind::Composed`].
     relation: String,
-    /// The same in DataFusion's words, if those are others.
+    /// The relation in DataFusion's SQL, if that differs.
     in_other_words: Option<&'static str>,
     /// `SET state_ttl`.
     pub ttl: Option<&'static str>,
 }
 
-/// What it does, and how its results go out.
+/// The kind of a query, and how its results are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Filter and project, appended.
     Rows,
-    /// One row per id into a keyed sink: nothing proves the key unique.
+    /// One row per id into a keyed sink, without a proof that the key is unique.
     KeyedRows,
     /// SELECT DISTINCT, appended.
     Distinct,
     /// GROUP BY into a sink keyed by the groups.
     Groups,
-    /// The same, its key computed from the groups: rows move between shards once more.
+    /// The same with a key computed from the groups, so that rows move between shards once more.
     RenamedGroups,
     /// No GROUP BY.
     Global,
@@ -62,17 +62,17 @@ pub enum Kind {
     BestOfWindow,
     /// Any relation, written whole at every batch.
     Complete,
-    /// Any relation; its sink holds each distinct row with how often it is there.
+    /// Any relation; its sink holds each distinct row with its count.
     Composed,
 }
 
-/// Times of its window that a row shows; each of them decides the other where windows are of one size.
+/// Times of its window that a row shows; each determines the other if windows have one size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Times {
     Both,
     End,
     Start,
-    /// Both, and groups in a disguise: nothing proves that two of them do not look alike.
+    /// Both, and groups as expressions without a proof that different groups have different values.
     BothRenamed,
 }
 
@@ -151,7 +151,7 @@ pub fn query() -> impl Strategy<Value = Query> {
         })
 }
 
-/// Windows, and by which of their times rows are told apart.
+/// Returns random shapes of windows, and the times that are in the key.
 fn windows() -> impl Strategy<Value = (Shape, Times)> {
     let times = [Times::Both, Times::End, Times::Start, Times::BothRenamed];
     (select(Shape::ALL.to_vec()), select(times.to_vec())).prop_map(|(shape, times)| match (shape, times) {
@@ -164,7 +164,7 @@ fn windows() -> impl Strategy<Value = (Shape, Times)> {
 }
 
 impl Query {
-    /// Over this relation.
+    /// Returns a query over this relation.
     pub fn composed(relation: String) -> Self {
         Self {
             kind: Kind::Composed,
@@ -182,7 +182,7 @@ impl Query {
         }
     }
 
-    /// What the relation means, if DataFusion would not understand it so.
+    /// Sets the equivalent relation in DataFusion's SQL, if that differs.
     pub fn meaning_in(self, in_other_words: Option<&'static str>) -> Self {
         Self { in_other_words, ..self }
     }
@@ -195,12 +195,12 @@ impl Query {
         matches!(self.kind, Kind::ClosedWindows | Kind::OpenWindows)
     }
 
-    /// Whether a row is late is decided by the session it would be in.
+    /// True if a row's session determines whether it is late.
     pub fn has_sessions(&self) -> bool {
         self.windowed() && self.windows == Shape::Session
     }
 
-    /// When a row of this table is late: once the watermark has reached this. `None` = never.
+    /// Returns the watermark from which on a row of this table is late; `None` = never.
     pub fn over_at_ms(&self, row: &Row, id: usize) -> Option<i64> {
         match self.kind {
             // In some of its windows a row may be late, and not in others.
@@ -218,12 +218,12 @@ impl Query {
         }
     }
 
-    /// Rows appended only once the first column, a time, is over, unless the second is there.
+    /// True if a row is appended only once its first column, a time, is passed, unless its second column is not NULL.
     pub fn waits(&self) -> bool {
         matches!(self.kind, Kind::WindowJoin | Kind::IntervalJoin)
     }
 
-    /// The script that runs as a stream.
+    /// Returns the script that runs as a stream.
     pub fn script(&self) -> String {
         let with = |topic: &str| {
             format!("WITH ('connector'='kafka','topic'='{topic}','bootstrap.servers'='localhost:1','format'='json')")
@@ -275,7 +275,7 @@ impl Query {
         )
     }
 
-    /// The query; `windows` gives a table with its windows, `still_there` says which rows of an interval join met.
+    /// Returns the query. `windows` returns a table with its windows; `still_there` is a further condition of an interval join.
     fn select_windows(&self, from: &str, windows: &dyn Fn(&str) -> String, still_there: &str) -> String {
         let (t, u) = (windows("t"), windows("u"));
         match self.kind {
@@ -316,7 +316,7 @@ impl Query {
         }
     }
 
-    /// The same over tables `t` and `u` that hold all rows, windows spelt out.
+    /// Returns the equivalent query over tables `t` and `u` with all rows, with windows in plain SQL.
     pub fn meaning(&self) -> String {
         if let Some(meaning) = self.in_other_words {
             return Self { relation: meaning.into(), in_other_words: None, ..self.clone() }.meaning();
@@ -337,7 +337,7 @@ impl Query {
         self.select_windows(&from, &windows, still_there)
     }
 
-    /// Columns of the PRIMARY KEY, the first ones.
+    /// Returns the number of leading columns that are the PRIMARY KEY.
     pub fn key_width(&self) -> usize {
         match self.kind {
             Kind::Rows | Kind::Distinct | Kind::ClosedWindows | Kind::Complete => 0,
@@ -350,7 +350,7 @@ impl Query {
         }
     }
 
-    /// What each column of the sink holds, in order.
+    /// Returns the expression and type of each column of the sink, in order.
     fn columns(&self) -> Vec<Column> {
         let groups = self.group.iter().copied();
         match self.kind {
@@ -377,7 +377,7 @@ impl Query {
         }
     }
 
-    /// Times of its windows that are shown, first of all columns.
+    /// Returns the shown times of its windows, which are the first columns.
     fn times(&self) -> &'static [Column] {
         const TIMES: [Column; 2] = [("window_end", "TIMESTAMP(3)"), ("window_start", "TIMESTAMP(3)")];
         match self.times {
@@ -387,7 +387,7 @@ impl Query {
         }
     }
 
-    /// All of a query's columns, those of these groups so that no two values become one.
+    /// Returns all of a query's columns, with the groups in `groups` mapped one to one to other values.
     fn renamed(&self, inner: &str, groups: Range<usize>) -> String {
         let columns = self.columns();
         let renamed = columns.iter().enumerate().map(|(i, (_, data_type))| match *data_type {

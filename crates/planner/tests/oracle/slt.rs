@@ -1,7 +1,7 @@
 //! The `.slt` files: every feature by example, in the sqllogictest format, each run in every way.
 //!
-//! Owns: finding the files and what their statements and queries do. Does not own: running them (`harness::scenario`,
-//! which says what "every way" is). A new file in `tests/slt` is all a new feature takes.
+//! Owns: finding the files, and running their statements and queries. Does not own: the ways to run them
+//! (`harness::scenario`). A new feature needs only a new file in `tests/slt`.
 //!
 //! - `statement ok` takes any of the script: `SET`, `CREATE TABLE` (without WITH it is a topic of its name),
 //!   `CREATE VIEW`, `INSERT INTO sink SELECT …`; the records of a topic, in order: `INSERT INTO source VALUES …`, with
@@ -57,7 +57,7 @@ fn letter(data_type: &DataType) -> DefaultColumnType {
     }
 }
 
-/// Every `share`-th file from the `first` one on; `HIGHWATER_SLT` names a part of their names.
+/// Runs every `share`-th file from the `first` one on; with `HIGHWATER_SLT`, only files whose names contain it.
 fn run(first: usize, share: usize) {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/slt");
     let wanted = std::env::var("HIGHWATER_SLT").unwrap_or_default();

@@ -1,7 +1,7 @@
-//! `state_ttl` shorter than the run: what is due is forgotten, exactly that, and the rest is right.
+//! `state_ttl` shorter than the run: exactly the state that is due expires, and the results are right.
 //!
-//! Owns: models of a few operators that forget, in plain loops over rows, and random cases compared with them after
-//! every commit. Does not own: TTLs that nothing outlives (`main`: they must change nothing).
+//! Owns: models of a few operators with TTL, in plain loops over rows, and random cases compared with them after
+//! every commit. Does not own: TTLs that are longer than the run (`main`), which must change nothing.
 
 use crate::data::{self, PARTITIONS, Row};
 use crate::harness::{Fault, Step, Take};
@@ -26,7 +26,7 @@ fn query(relation: &str) -> Query {
     Query::composed(relation.to_string()).with_ttl(Some("3 seconds"))
 }
 
-/// A query whose batches are a second apart, so that what is not written for three of them is due.
+/// A query whose batches are a second apart, so that state that is not written for three of them is due.
 struct Run<'a> {
     watch: Watch<'a>,
     batches: i64,
@@ -39,7 +39,7 @@ impl<'a> Run<'a> {
         Ok(Self { watch, batches: 0 })
     }
 
-    /// The batch's time, and the ids of its records.
+    /// Runs a batch; returns its time, and the ids of its records.
     fn commit(&mut self, step: &Step) -> Result<(i64, Vec<usize>), String> {
         let before = self.watch.accepted.len();
         let now_ms = 1_000_000 + self.batches * 1_000;
@@ -65,7 +65,8 @@ fn key(row: &Row) -> Option<String> {
     row.k.map(|k| format!("K{k}"))
 }
 
-/// `fold` takes the rows of a batch into the model and gives what the sink holds then.
+/// Compares the sink with a model after every batch. `fold` applies the rows of a batch to the model, and returns the
+/// expected content of the sink.
 fn compare(
     relation: &str,
     rows: &[Row],
@@ -97,7 +98,7 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
     prop::collection::vec(data::row(), 0..80)
 }
 
-/// The sink counts equal rows; a count that was given stays until it changes, and begins anew where it was forgotten.
+/// Model of a sink that counts equal rows: a count stays until it changes, and starts again after its state has expired.
 #[derive(Default)]
 struct Counted {
     counts: StoredRow<Vec<String>, i64>,
@@ -105,7 +106,7 @@ struct Counted {
 }
 
 impl Counted {
-    /// Net changes of the rows below, in one batch.
+    /// Applies the net changes of the counted rows in one batch; returns the content of the sink.
     fn apply(&mut self, now_ms: i64, changes: BTreeMap<Vec<String>, i64>) -> Vec<Vec<String>> {
         forget(&mut self.counts, now_ms);
         for (row, weight) in changes.into_iter().filter(|(_, weight)| *weight != 0) {
@@ -230,7 +231,7 @@ proptest! {
         outcome.map_err(TestCaseError::fail)?;
     }
 
-    /// Whatever the query: no error, and once nothing comes any more, nothing is kept.
+    /// For any query there is no error, and no state is left once no more records come.
     #[test]
     fn any_query_forgets_all_and_never_fails(relation in crate::compose::relation(), rows in rows(), steps in steps()) {
         let query = query(&relation);
@@ -247,7 +248,7 @@ proptest! {
     }
 }
 
-/// A million keys that come once: what is kept is what came within the TTL.
+/// Of many keys that appear once, state has only those that came within the TTL.
 #[test]
 fn state_stays_bounded() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
@@ -265,7 +266,7 @@ fn state_stays_bounded() {
     assert_eq!(expired + run.counts().state_rows, 600);
 }
 
-/// What is taken back may have been forgotten: that is counted, and no error.
+/// A retraction of a row whose state has expired is counted, and is no error.
 #[test]
 fn a_deletion_of_what_was_forgotten_is_ignored() {
     let row = |x: i16| Row { table: 0, partition: 0, k: Some(1), b: Some(0), x: Some(x), f: None, jitter_ms: Some(0) };

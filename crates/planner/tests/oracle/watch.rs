@@ -1,6 +1,7 @@
-//! A cluster on the rows of `t` and `u`, and which of them counted.
+//! A cluster on the rows of `t` and `u`, which knows the rows that were not late.
 //!
-//! Owns: which committed rows were in time, and the watermark each met. Does not own: running batches (`harness`).
+//! Owns: which committed rows were in time, and the watermark at which each was read. Does not own: running batches
+//! (`harness`).
 
 use crate::data::{PARTITIONS, Row, record_batch};
 use crate::harness::{Cluster, Commit, Fault, Records, Step};
@@ -16,7 +17,7 @@ pub struct Watch<'a> {
     pub rows: &'a [Row],
     /// Ids of committed rows that were not late.
     pub accepted: Vec<usize>,
-    /// The watermark each of those met, by id, milliseconds.
+    /// The watermark at which each of those was read, by id, in milliseconds.
     pub met: BTreeMap<usize, i64>,
     query: Query,
     /// Ids in each partition, in order, by table.
@@ -26,7 +27,7 @@ pub struct Watch<'a> {
 /// Names of the two tables.
 pub const TABLES: [&str; 2] = ["t", "u"];
 
-/// As the topic has them: the event time of `u` is computed of another column.
+/// Returns rows as the topic stores them: the event time of `u` is computed from another column.
 fn stored(table: &str, rows: RecordBatch) -> RecordBatch {
     if table == "t" {
         return rows;
@@ -60,12 +61,12 @@ impl<'a> Watch<'a> {
         })
     }
 
-    /// Windows that end at or before this are closed.
+    /// Returns the time at or before which windows that end are closed.
     pub fn closed_before_ms(&self) -> Option<i64> {
         self.cluster.closed_ms().map(|closed| closed - self.query.lateness_ms)
     }
 
-    /// Runs a batch and notes which of its rows counted.
+    /// Runs a batch, and records which of its rows were not late.
     pub fn commit(&mut self, step: &Step) -> Result<(), String> {
         let commit = self.cluster.commit(step)?;
         let late_before = self.cluster.least(&commit.late_before).map(|late| late - self.query.lateness_ms);

@@ -1,17 +1,17 @@
-//! Windows of every shape: as the engine's table functions, and spelt out in plain SQL.
+//! Windows of every shape: as the engine's table functions, and in plain SQL.
 
 use crate::data::Row;
 use std::collections::BTreeMap;
 
-/// How windows lie to one another.
+/// How windows follow one another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     Tumble,
-    /// Every 4 seconds one of 10: they overlap, and do not divide.
+    /// Every 4 seconds one of 10 seconds: they overlap, and the size is no multiple of the slide.
     Hop,
-    /// Every 5 seconds, up to 10.
+    /// In steps of 5 seconds, up to 10 seconds.
     Cumulate,
-    /// Of each `k`, with a gap of 4 seconds.
+    /// Sessions of each `k`, with a gap of 4 seconds.
     Session,
 }
 
@@ -21,7 +21,7 @@ pub const GAP_MS: i64 = 4_000;
 impl Shape {
     pub const ALL: [Self; 4] = [Self::Tumble, Self::Hop, Self::Cumulate, Self::Session];
 
-    /// A table with its windows, for the engine.
+    /// Returns a table with its windows, for the engine.
     pub fn relation(self, table: &str) -> String {
         match self {
             Self::Tumble => format!("TABLE(TUMBLE(TABLE {table}, DESCRIPTOR(ts), INTERVAL '10' SECOND))"),
@@ -37,7 +37,7 @@ impl Shape {
         }
     }
 
-    /// The same in plain SQL. `w` is the watermark a row met, in milliseconds.
+    /// Returns the same in plain SQL. `w` is the watermark at which a row was read, in milliseconds.
     pub fn meaning(self, input: &str) -> String {
         let in_time = "(w IS NULL OR window_end > to_timestamp_millis(w))";
         match self {
@@ -66,9 +66,9 @@ impl Shape {
     }
 }
 
-/// Of the rows that come, those no closed session refuses: computed anew from all rows ever accepted.
+/// Returns the new rows that are not late for a closed session. Sessions are computed from all rows accepted so far.
 pub fn in_sessions(rows: &[Row], accepted: &[usize], come: &[usize], late_before_ms: Option<i64>) -> Vec<usize> {
-    /// Times that were accepted, and times with their ids that come.
+    /// Accepted times, and new times with their ids.
     type Times = (Vec<i64>, Vec<(i64, usize)>);
     let mut keys: BTreeMap<Option<u8>, Times> = BTreeMap::new();
     for id in accepted {
@@ -98,7 +98,7 @@ pub fn in_sessions(rows: &[Row], accepted: &[usize], come: &[usize], late_before
     kept
 }
 
-/// First and last time of each run without a gap.
+/// Returns the first and last time of each run without a gap.
 fn runs(times: &mut [i64]) -> Vec<(i64, i64)> {
     times.sort_unstable();
     times.chunk_by(|a, b| b - a <= GAP_MS).map(|run| (run[0], run[run.len() - 1])).collect()

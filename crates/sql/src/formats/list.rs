@@ -1,14 +1,14 @@
-//! The formats there are.
+//! The list of all formats.
 //!
-//! Owns: one declaration each. Does not own: reading and writing them (`formats` in crate `connector-api`).
+//! Owns: the declarations. Does not own: reading and writing records (`formats` in crate `connector-api`).
 
 use super::{FileReader, Format, FormatSpec, OptionKind, OptionScope, OptionSpec};
 use datafusion::arrow::datatypes::DataType;
 
-/// All of them, the most usual first.
+/// All formats, the most common first.
 pub static FORMATS: &[&FormatSpec] = &[&JSON, &CSV, &RAW];
 
-/// An object a record.
+/// One JSON object per record.
 pub static JSON: FormatSpec = FormatSpec {
     name: "json",
     options: &[],
@@ -22,7 +22,7 @@ pub static JSON: FormatSpec = FormatSpec {
     conflict: |_| None,
 };
 
-/// A line a record, columns by position.
+/// One line per record, columns by position.
 pub static CSV: FormatSpec = FormatSpec {
     name: "csv",
     options: &[
@@ -31,7 +31,7 @@ pub static CSV: FormatSpec = FormatSpec {
             kind: OptionKind::Character,
             default: ",",
             scope: OptionScope::Everywhere,
-            about: "what stands between two fields",
+            about: "the character between two fields",
         },
         OptionSpec {
             name: "csv.header",
@@ -45,14 +45,14 @@ pub static CSV: FormatSpec = FormatSpec {
             kind: OptionKind::Character,
             default: "\"",
             scope: OptionScope::Everywhere,
-            about: "what stands around a field that holds a delimiter, a quote (twice) or an end of line",
+            about: "the character around a field that contains a delimiter, a quote (written twice) or an end of line",
         },
         OptionSpec {
             name: "csv.null",
             kind: OptionKind::Text,
             default: "",
             scope: OptionScope::Records,
-            about: "the text, without quotes, that is NULL",
+            about: "the text that stands for NULL when it is not quoted",
         },
     ],
     reads: true,
@@ -68,13 +68,13 @@ pub static CSV: FormatSpec = FormatSpec {
 fn csv_conflict(format: &Format) -> Option<(&'static str, &'static str)> {
     let syntax = [format.character("csv.delimiter"), format.character("csv.quote"), b'\n', b'\r'];
     if syntax[0] == syntax[1] {
-        return Some(("csv.delimiter", "the delimiter and the quote are one character"));
+        return Some(("csv.delimiter", "the delimiter and the quote are the same character"));
     }
     let is_syntax = format.text("csv.null").bytes().any(|byte| syntax.contains(&byte));
-    is_syntax.then_some(("csv.null", "the text of NULL would have to be quoted, and what is quoted is no NULL"))
+    is_syntax.then_some(("csv.null", "the text of NULL would have to be quoted, but a quoted field is never NULL"))
 }
 
-/// The bytes of one column, as they are.
+/// The bytes of one column, unchanged.
 pub static RAW: FormatSpec = FormatSpec {
     name: "raw",
     options: &[],

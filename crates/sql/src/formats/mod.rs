@@ -1,8 +1,8 @@
 //! The formats of records and files, as scripts see them.
 //!
-//! Owns: what a declaration says, a format as a table chose it, and which columns are in a record's key and value. Does
-//! not own: the declarations (`list`), where a script says what (`sql::formats`), reading and writing: crate `connector-api`
-//! has a codec for each declaration. Invariant: the options of a chosen format have passed its declaration.
+//! Owns: the form of a declaration, and a table's format with its options. Does not own: the declarations (`list`),
+//! parsing a script's options (`format_options`), reading and writing: crate `connector-api` has a codec for each
+//! declaration. Invariant: the options of a table's format have been checked against its declaration.
 
 mod list;
 
@@ -12,38 +12,38 @@ use datafusion::arrow::datatypes::DataType;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// A format, declared.
+/// The declaration of a format.
 pub struct FormatSpec {
-    /// As `'format' = '…'` says it.
+    /// The value of `'format'` in a script.
     pub name: &'static str,
     pub options: &'static [OptionSpec],
-    /// Records of it can be read.
+    /// Whether records can be read.
     pub reads: bool,
-    /// Records of it can be written.
+    /// Whether records can be written.
     pub writes: bool,
-    /// Keys of records may be of it, too.
+    /// Whether the keys of records can have this format, too.
     pub keys: bool,
-    /// Files of it can be looked up, by this reader.
+    /// The reader of files for lookup joins; `None` if files cannot have this format.
     pub files: Option<FileReader>,
-    /// A record is one column, as it is, and NULL is no record.
+    /// Whether a record consists of one column, unchanged, and NULL is a missing value or key.
     pub single: bool,
-    /// Whether a column of this type can be read and written.
+    /// Returns whether a column of this type can be read and written.
     pub holds: fn(&DataType) -> bool,
-    /// What `holds` says, in words.
+    /// The types that `holds` accepts, in words.
     pub types: &'static str,
-    /// What is wrong with these options together, and which of them it is.
+    /// Checks options that depend on each other. Returns the option at fault and the reason; `None` if they agree.
     pub conflict: fn(&Format) -> Option<(&'static str, &'static str)>,
 }
 
 /// An option of a format.
 #[derive(Debug)]
 pub struct OptionSpec {
-    /// With the format's name before it: `csv.delimiter`.
+    /// The name with the format's name as prefix: `csv.delimiter`.
     pub name: &'static str,
     pub kind: OptionKind,
     pub default: &'static str,
     pub scope: OptionScope,
-    /// One line for people.
+    /// One line of docs.
     pub about: &'static str,
 }
 
@@ -52,11 +52,11 @@ pub enum OptionKind {
     Flag,
     /// One ASCII character, no end of line; `\t` is a tab.
     Character,
-    /// Any text, an empty one too.
+    /// Any text, including an empty one.
     Text,
 }
 
-/// Where an option means something.
+/// Where an option applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OptionScope {
     Everywhere,
@@ -64,7 +64,7 @@ pub enum OptionScope {
     Records,
 }
 
-/// What reads whole files.
+/// The reader of whole files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileReader {
     Csv,
@@ -72,10 +72,10 @@ pub enum FileReader {
 }
 
 impl OptionKind {
-    /// The value as it is kept.
+    /// Checks a value and returns it in its normal form.
     ///
     /// # Errors
-    /// It is none; the text says what would be.
+    /// The value is invalid; the error says what to write instead.
     pub fn parse(self, value: &str) -> Result<String, &'static str> {
         match self {
             Self::Text => Ok(value.to_string()),
@@ -94,16 +94,16 @@ impl OptionKind {
     }
 }
 
-/// A format as a table chose it.
+/// The format of a table, with its options.
 #[derive(Clone)]
 pub struct Format {
     spec: &'static FormatSpec,
-    /// Options that are not as declared.
+    /// Options that differ from their defaults.
     set: BTreeMap<&'static str, String>,
 }
 
 impl Format {
-    /// With all options as declared.
+    /// Returns the format with all options at their defaults.
     pub fn of(spec: &'static FormatSpec) -> Self {
         Self { spec, set: BTreeMap::new() }
     }
@@ -116,7 +116,7 @@ impl Format {
         self.spec.name
     }
 
-    /// Sets an option of its declaration.
+    /// Sets an option, which must belong to the format's declaration.
     ///
     /// # Errors
     /// As [`OptionKind::parse`].
@@ -130,7 +130,7 @@ impl Format {
         Ok(())
     }
 
-    /// The value of an option; empty where the declaration has none of this name.
+    /// Returns the value of an option; empty if the declaration has no option of this name.
     pub fn text(&self, option: &str) -> &str {
         let declared = || self.spec.options.iter().find(|one| one.name == option);
         match self.set.get(option) {
@@ -148,7 +148,7 @@ impl Format {
     }
 }
 
-/// Formats are the same if they do the same.
+/// Formats are equal if their names and the values of their options are.
 impl PartialEq for Format {
     fn eq(&self, other: &Self) -> bool {
         self.name() == other.name() && self.set == other.set

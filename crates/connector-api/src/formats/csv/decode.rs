@@ -1,6 +1,6 @@
 //! CSV records to Arrow columns.
 //!
-//! Owns: which field is which column, and what is NULL. Does not own: values (`values`). Columns are built by JSON's
+//! Owns: mapping fields to columns, and NULL. Does not own: parsing values (`values`). Columns are built by JSON's
 //! builders. Invariant: `append` adds exactly one row, bad or not.
 
 use super::Style;
@@ -15,7 +15,7 @@ use arrow::error::ArrowError;
 
 pub struct CsvDecoder {
     style: Style,
-    /// Fields of a record.
+    /// Number of fields of a record.
     width: usize,
     columns: Vec<Wanted>,
     cells: Vec<Cell>,
@@ -24,11 +24,11 @@ pub struct CsvDecoder {
 
 /// A column that is decoded.
 struct Wanted {
-    /// Its field.
+    /// Index of its field.
     at: usize,
     name: String,
     nullable: bool,
-    /// Part of the PRIMARY KEY: never null.
+    /// Whether it is part of the PRIMARY KEY, and so never null.
     is_key: bool,
     column: Column,
 }
@@ -59,7 +59,7 @@ impl CsvDecoder {
         })
     }
 
-    /// Appends one row. On error it holds stand-ins and must be filtered out.
+    /// Appends one row. On error, the row holds placeholders and must be filtered out.
     pub fn append(&mut self, record: Input<'_>) -> Result<(), Fault> {
         let cut = match record {
             Input::Bytes(bytes) => self.cut(bytes).map(Some),
@@ -87,11 +87,11 @@ impl CsvDecoder {
         first
     }
 
-    /// The record without its end of line, cut into as many fields as there should be.
+    /// Splits a record into `cells`, and returns its text without the end of line. The number of fields is checked.
     fn cut<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a str, Fault> {
         let text = utf8(bytes)?;
         let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
-        // One column that is NULL is written so.
+        // A NULL in a table of one column is written as an empty record.
         let is_null = self.width == 1 && self.style.null.is_empty();
         if line.is_empty() && !is_null {
             return Err(Fault::new("the record is empty"));
@@ -99,19 +99,19 @@ impl CsvDecoder {
         split(line, &self.style, &mut self.cells)?;
         match self.cells.len() {
             found if found == self.width => Ok(line),
-            1 => Err(Fault::new(format!("1 field, and {} are declared", self.width))),
-            found => Err(Fault::new(format!("{found} fields, and {} are declared", self.width))),
+            1 => Err(Fault::new(format!("1 field, but {} columns are declared", self.width))),
+            found => Err(Fault::new(format!("{found} fields, but {} columns are declared", self.width))),
         }
     }
 
-    /// The columns of the rows so far; starts anew.
+    /// Returns the columns of the rows so far, and clears them.
     pub fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
         self.columns.iter_mut().map(|wanted| wanted.column.finish()).collect()
     }
 }
 
 impl Wanted {
-    /// Appends the value of a field of a line; `None`: there is no line.
+    /// Appends the value of a field of a line; `None` if the record is missing.
     fn append(&mut self, cell: Option<(&str, Cell)>, style: &Style, scratch: &mut String) -> Result<(), Fault> {
         if let Some((line, cell)) = cell {
             let mut unquoted = std::mem::take(scratch);

@@ -1,7 +1,7 @@
 //! Rows to CSV records.
 //!
-//! Owns: delimiters, quotes and NULL. Does not own: the text of values, which JSON's encoders write. Invariants: a text is
-//! quoted where it would be read as something else; a value is written alike in every process.
+//! Owns: delimiters, quotes and NULL. Does not own: the text of values, which JSON's encoders write. Invariants: a text
+//! is quoted if it would otherwise be read as something else; a value is written in the same way by every process.
 
 use super::Style;
 use crate::error::ConnectorError;
@@ -15,25 +15,25 @@ use arrow_json::writer::{NullableEncoder, make_encoder};
 use highwater_sql::formats::Format;
 use memchr::memchr3;
 
-/// Encodes some columns of batches of one schema as one line per row, without its end.
+/// Encodes some columns of batches of one schema as one line per row, without the end of line.
 #[derive(Debug)]
 pub struct CsvEncoder {
     columns: Vec<usize>,
     style: Style,
-    /// Files begin with the names of the columns.
+    /// Whether files begin with the names of the columns.
     has_header: bool,
     options: EncoderOptions,
 }
 
-/// What the fields of a column are taken from.
+/// The source of a column's fields.
 enum Cells<'a> {
     Texts(StringArray),
-    /// Their JSON is the text, perhaps in quotes.
+    /// Values whose JSON text, without quotes, is the field.
     Others(NullableEncoder<'a>),
 }
 
 impl CsvEncoder {
-    /// `columns` in the order of their fields.
+    /// Takes the indexes of the columns, in the order of the fields.
     pub fn new(format: &Format, columns: Vec<usize>) -> Self {
         let has_header = format.flag("csv.header");
         Self { columns, style: Style::of(format), has_header, options: json::encoder_options() }
@@ -54,7 +54,7 @@ impl CsvEncoder {
             out.extend_from_slice(self.style.null.as_bytes());
             return;
         };
-        // An empty line would be no record.
+        // An empty line would not be a record.
         let is_all = self.columns.len() == 1 && field.is_empty();
         let Style { delimiter, quote, null } = &self.style;
         let has_syntax = memchr3(*delimiter, *quote, b'\n', field).is_some() || field.contains(&b'\r');
@@ -115,10 +115,10 @@ impl RowEncoder for CsvEncoder {
     }
 }
 
-/// A JSON value that is no text of people's own, without its quotes.
+/// Returns a JSON value without quotes; `None` for null. The value is not a string with escapes.
 fn bare(value: &[u8]) -> Option<&[u8]> {
     match value {
-        // A float that is not finite.
+        // A float that is not finite is written as null.
         b"null" => None,
         [b'"', inside @ .., b'"'] => Some(inside),
         other => Some(other),

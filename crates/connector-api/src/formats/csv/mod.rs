@@ -1,8 +1,8 @@
-//! The CSV format: a line per record, columns by position.
+//! The CSV format: one line per record, columns by position.
 //!
-//! Owns: cutting a line into fields (`split`), reading them (`decode`) and writing them (`encode`). Does not own: how values
-//! look as text, which is as in JSON, without its quotes. Invariants: what is written is read as it was; an empty text is
-//! told from NULL by its quotes.
+//! Owns: splitting a line into fields (`split`), reading them (`decode`) and writing them (`encode`). Does not own: the
+//! text of values, which is as in JSON, without quotes. Invariants: written values are read back unchanged; quotes
+//! distinguish an empty text from NULL.
 
 mod decode;
 mod encode;
@@ -22,12 +22,12 @@ pub const CODEC: Codec = Codec {
     encoder: |format, columns| Ok(Arc::new(CsvEncoder::new(format, columns))),
 };
 
-/// How records are written.
+/// The syntax of records.
 #[derive(Clone, Debug)]
 struct Style {
     delimiter: u8,
     quote: u8,
-    /// The text, without quotes, that is NULL.
+    /// The text that means NULL if it is not quoted.
     null: String,
 }
 

@@ -1,24 +1,25 @@
-//! A CSV record cut into its fields, by RFC 4180.
+//! Splitting a CSV record into its fields, by RFC 4180.
 //!
-//! Owns: delimiters and quotes. Does not own: what fields mean. Why not the crate `csv`: it does not tell `""` from an empty
-//! field, which are an empty text and NULL here. Invariant: all bytes of a record are in its fields, or are syntax.
+//! Owns: delimiters and quotes. Does not own: parsing fields. The crate `csv` is not used, since it does not
+//! distinguish `""` (here an empty text) from an empty field (here NULL). Invariant: every byte of a record is in a
+//! field or is syntax.
 
 use super::Style;
 use crate::formats::Fault;
 use memchr::{memchr, memchr2};
 
-/// A field: where its text lies in the record.
+/// A field: the byte range of its text in the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cell {
     start: usize,
     end: usize,
     pub is_quoted: bool,
-    /// Quotes in it stand twice.
+    /// Whether it contains quotes, which are written twice.
     has_quotes: bool,
 }
 
 impl Cell {
-    /// The text of the field; `scratch` is for what has to be put together.
+    /// Returns the text of the field; `scratch` holds it if doubled quotes had to be removed.
     pub fn text<'a>(&self, record: &'a str, quote: u8, scratch: &'a mut String) -> &'a str {
         let text = record.get(self.start..self.end).unwrap_or_default();
         if !self.has_quotes {
@@ -36,10 +37,10 @@ impl Cell {
     }
 }
 
-/// Cuts `record` into `cells`.
+/// Splits `record` into `cells`.
 ///
 /// # Errors
-/// It is not one line of CSV.
+/// The record is not one line of CSV.
 pub fn split(record: &str, style: &Style, cells: &mut Vec<Cell>) -> Result<(), Fault> {
     cells.clear();
     let bytes = record.as_bytes();
@@ -57,17 +58,17 @@ pub fn split(record: &str, style: &Style, cells: &mut Vec<Cell>) -> Result<(), F
     }
 }
 
-/// The field that begins here, and where it ends.
+/// Returns the unquoted field that begins at `start`, and where it ends.
 fn plain(bytes: &[u8], start: usize, style: &Style) -> Result<(Cell, usize), Fault> {
     let rest = &bytes[start..];
     let end = start + memchr(style.delimiter, rest).unwrap_or(rest.len());
     match memchr2(b'\n', b'\r', &bytes[start..end]) {
         None => Ok((Cell { start, end, is_quoted: false, has_quotes: false }, end)),
-        Some(_) => Err(Fault::new("more than one line: an end of line in a field stands in quotes")),
+        Some(_) => Err(Fault::new("more than one line: a field that contains an end of line must be quoted")),
     }
 }
 
-/// The same of one whose opening quote is before `start`.
+/// Returns the quoted field whose opening quote is before `start`, and where it ends. `number` counts fields from 1.
 fn quoted(bytes: &[u8], start: usize, style: &Style, number: usize) -> Result<(Cell, usize), Fault> {
     let (mut at, mut has_quotes) = (start, false);
     loop {

@@ -1,4 +1,4 @@
-//! CSV: the rules of fields, what is refused and why, and values that come back as they were.
+//! Tests of CSV: the rules of fields, faults of bad records, and values that are read back unchanged.
 
 use super::*;
 use crate::formats::{RowEncoder, Wanted};
@@ -33,7 +33,7 @@ fn read(format: &Format, fields: &Fields, records: &[&str]) -> (Vec<ArrayRef>, V
     read_as(format, fields, &(0..fields.len()).collect::<Vec<_>>(), &records)
 }
 
-/// One text of one column `c`, next to one that keeps the record from being empty.
+/// Reads one text of a column `c`, beside a column that keeps the record from being empty.
 fn one(data_type: DataType, text: &str) -> Result<ArrayRef, String> {
     let fields = Fields::from(vec![field("c", data_type), field("d", DataType::Utf8)]);
     let (columns, bad) = read(&format(&[]), &fields, &[&format!("{text},x")]);
@@ -72,11 +72,11 @@ fn records_that_are_none_are_bad_with_the_reason() {
     let expected = [
         "0: the record is empty",
         "1: the record is empty",
-        "2: 1 field, and 2 are declared",
-        "3: 3 fields, and 2 are declared",
+        "2: 1 field, but 2 columns are declared",
+        "3: 3 fields, but 2 columns are declared",
         "4: the quotes of field 2 are not closed",
         "5: text follows the closing quotes of field 2",
-        "6: more than one line: an end of line in a field stands in quotes",
+        "6: more than one line: a field that contains an end of line must be quoted",
         "7: column 'b': NULL, but declared NOT NULL",
         "8: column 'a': expected INT, found 'x'",
     ];
@@ -220,7 +220,7 @@ fn row() -> impl Strategy<Value = Row> {
     )
 }
 
-/// The rows as a batch; bits of the last number make values NULL, and what CSV has no text for is NULL.
+/// Returns the rows as a batch. Bits of the last number make values NULL, and so does a value without CSV text.
 fn batch(rows: &[Row]) -> RecordBatch {
     let here = |row: &Row, column: u32| row.3 >> column & 1 == 0;
     macro_rules! column {
@@ -258,7 +258,7 @@ fn styles() -> impl Strategy<Value = Format> {
 }
 
 proptest! {
-    /// All columns in a record, and each in one of its own, in every style.
+    /// All columns in one record, and each in a record of its own, in every style.
     #[test]
     fn what_is_written_is_read_as_it_was(rows in proptest::collection::vec(row(), 0..12), format in styles()) {
         let batch = batch(&rows);
@@ -276,7 +276,7 @@ proptest! {
         }
     }
 
-    /// Fields are those that the crate `csv` reads, wherever both take a record.
+    /// If both accept a record, the fields are the same as those of the crate `csv`.
     #[test]
     fn fields_are_those_that_others_read(record in prop_oneof![any::<String>(), "[,;'\"\r\na ]{0,12}"], format in styles()) {
         agrees(&record, &format)?;
@@ -303,7 +303,7 @@ fn agrees(record: &str, format: &Format) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Whatever is taken is written and read again as the same.
+/// An accepted record is written and read back as the same values.
 fn check(payload: &[u8]) {
     for options in [&[][..], &[("csv.delimiter", ";"), ("csv.null", "NULL")]] {
         let (format, fields) = (format(options), all_types());

@@ -1,7 +1,7 @@
-//! Fields to values.
+//! Parsing fields to values.
 //!
-//! Owns: which texts are values of which type: as in JSON, where those that are strings there have no quotes here. Does not
-//! own: NULL. Invariant: exactly one entry is added to the column, also when the text is no value.
+//! Owns: which texts are values of which type: the same as in JSON, without quotes. Does not own: NULL. Invariant:
+//! exactly one entry is added to the column, even if the text is not a value.
 
 use crate::formats::Fault;
 use crate::formats::json::shorten;
@@ -46,7 +46,7 @@ pub fn append(column: &mut Column, text: &str, scratch: &mut String) -> Result<(
         }
         Column::Struct(..) | Column::List(..) | Column::Map(_) => {
             column.append_absent(true);
-            Err(Fault::new("a field holds no nested value"))
+            Err(Fault::new("a field cannot hold a nested value"))
         }
     }
 }
@@ -63,7 +63,7 @@ fn boolean(value: &str) -> Result<bool, Fault> {
     }
 }
 
-/// The text, if it can be a number.
+/// Returns the text if it can be a number.
 fn number<'a>(value: &'a str, what: &str) -> Result<&'a str, Fault> {
     let is_number = scalar::is_number(value)
         && value.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'));
@@ -87,7 +87,7 @@ fn binary(value: &str) -> Result<Vec<u8>, Fault> {
     STANDARD.decode(value).map_err(|error| Fault::new(format!("{}: {error}", expected("base64", value))))
 }
 
-/// Digits alone are milliseconds since the epoch.
+/// Parses a timestamp; a text of digits only is milliseconds since the epoch.
 fn timestamp(value: &str, unit: TimeUnit, scratch: &mut String) -> Result<i64, Fault> {
     let digits = value.strip_prefix('-').unwrap_or(value);
     if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -1,9 +1,9 @@
 //! JSON records to Arrow columns.
 //!
-//! Owns: objects and the rules for members: undeclared ones are skipped, absent = null, names match
-//! exactly, of a repeated name the last counts. Does not own: Kafka, chunks.
-//! Why not arrow-json: it takes strings for numbers and cuts 1.5 to 1, reads hex for BYTES, and
-//! builds a tape of every member, wanted or not. This one pass only steps over the others.
+//! Owns: objects and the rules for members: undeclared members are skipped, absent ones are null, names match exactly,
+//! of a repeated name the last one counts. Does not own: Kafka, chunks.
+//! The crate arrow-json is not used: it accepts strings as numbers, truncates 1.5 to 1, reads BYTES as hex, and builds
+//! a tape of all members. This decoder makes one pass and skips members that are not wanted.
 //! Invariant: `append` adds exactly one row, bad or not.
 
 pub(in crate::formats) mod column;
@@ -20,7 +20,7 @@ use arrow::error::ArrowError;
 use column::Column;
 use std::collections::HashMap;
 
-/// Member positions remembered from record to record.
+/// Maximum number of member names remembered from record to record.
 const MAX_REMEMBERED: usize = 256;
 
 /// Decodes record after record into columns.
@@ -30,14 +30,14 @@ pub struct JsonDecoder {
 }
 
 impl JsonDecoder {
-    /// `fields` are the columns wanted, and of those `key` the PRIMARY KEY; everything else in a record is skipped.
+    /// Takes the columns to decode, and the indexes of those in the PRIMARY KEY. All other members are skipped.
     pub fn new(fields: &Fields, key: &[usize]) -> Result<Self, ConnectorError> {
         let mut root = ObjectDecoder::new(fields)?;
         key.iter().for_each(|column| root.fields[*column].is_key = true);
         Ok(Self { root, scratch: String::new() })
     }
 
-    /// Appends one row. On error it holds stand-ins and must be filtered out.
+    /// Appends one row. On error, the row holds placeholders and must be filtered out.
     pub fn append(&mut self, record: Input<'_>) -> Result<(), Fault> {
         let result = match record {
             Input::Bytes(bytes) => object_text(bytes).and_then(|text| self.root.append_record(text, &mut self.scratch)),
@@ -56,7 +56,7 @@ impl JsonDecoder {
         }
     }
 
-    /// The columns of the rows so far; starts anew.
+    /// Returns the columns of the rows so far, and clears them.
     pub fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
         self.root.finish()
     }
@@ -74,13 +74,13 @@ fn object_text(bytes: &[u8]) -> Result<&str, Fault> {
 pub struct FieldDecoder {
     name: String,
     nullable: bool,
-    /// Part of the PRIMARY KEY: never null.
+    /// Whether it is part of the PRIMARY KEY, and so never null.
     is_key: bool,
     column: Column,
 }
 
 impl FieldDecoder {
-    /// `None` for a type JSON cannot be read into.
+    /// Returns `None` for a type that cannot be read from JSON.
     pub fn new(field: &Field) -> Option<Self> {
         Some(Self {
             name: field.name().clone(),
@@ -90,7 +90,7 @@ impl FieldDecoder {
         })
     }
 
-    /// Appends the text of one JSON value; `None` = absent.
+    /// Appends the text of one JSON value; `None` if the member is absent.
     pub fn append(&mut self, value: Option<&str>, scratch: &mut String) -> Result<(), Fault> {
         match value {
             Some(value) if value != "null" => {
@@ -126,10 +126,10 @@ impl FieldDecoder {
 pub struct ObjectDecoder {
     fields: Vec<FieldDecoder>,
     by_name: HashMap<String, usize>,
-    /// Where the current object's members lie, by field.
+    /// The values of the current object, by field; `None` if the member is absent.
     slots: Vec<Option<Span>>,
-    /// Names in the order of the objects before: records of a topic tend to look alike, so the
-    /// next name is compared before it is looked up.
+    /// Names of earlier objects' members, by position, with their fields. Records of a topic tend to have the same
+    /// members in the same order, so a name is compared with its predecessor before it is looked up.
     remembered: Vec<(String, Option<usize>)>,
 }
 
@@ -152,7 +152,7 @@ impl ObjectDecoder {
         Ok(Self { fields: decoders, by_name, slots, remembered: Vec::new() })
     }
 
-    /// The whole text of a record. The outer error: nothing was appended. The inner: a row was.
+    /// Appends the text of a record. On an outer error nothing was appended, on an inner error one row was.
     fn append_record(&mut self, text: &str, scratch: &mut String) -> Result<Result<(), Fault>, Fault> {
         let mut scanner = Scanner::new(text, 0);
         self.members(&mut scanner, scratch)?;
@@ -160,13 +160,13 @@ impl ObjectDecoder {
         Ok(self.append_slots(text, scratch))
     }
 
-    /// A record of which nothing is there.
+    /// Appends a record without any member.
     fn append_null(&mut self, scratch: &mut String) -> Result<(), Fault> {
         self.slots.fill(None);
         self.append_slots("", scratch)
     }
 
-    /// The text of one value. Appends one entry to every field, also on error.
+    /// Appends the text of one value: one entry to every field, even on error.
     pub fn append(&mut self, value: &str, scratch: &mut String) -> Result<(), Fault> {
         let mut scanner = Scanner::new(value, 0);
         if let Err(fault) = self.members(&mut scanner, scratch) {
@@ -176,12 +176,12 @@ impl ObjectDecoder {
         self.append_slots(value, scratch)
     }
 
-    /// Finds the members wanted.
+    /// Finds the values of the wanted members.
     fn members(&mut self, scanner: &mut Scanner<'_>, scratch: &mut String) -> Result<(), Fault> {
         self.slots.fill(None);
         if !scanner.take(b'{') {
             let rest = scanner.text.get(scanner.at..).unwrap_or_default();
-            // Says whether the text is JSON at all before saying that it is no object.
+            // If the text is not JSON at all, that is the fault to report.
             Scanner::new(rest, 0).value(0)?;
             return Err(expected("an object", rest));
         }
@@ -209,7 +209,7 @@ impl ObjectDecoder {
         Ok(())
     }
 
-    /// The field of a member, by its raw name.
+    /// Returns the field of a member by its name with escapes; `None` if it is not wanted.
     fn slot(&mut self, position: usize, name: &str, scratch: &mut String) -> Result<Option<usize>, Fault> {
         if let Some((known, slot)) = self.remembered.get(position)
             && known == name
@@ -234,7 +234,7 @@ impl ObjectDecoder {
         Ok(slot)
     }
 
-    /// Appends the members found. All fields get their entry; the first fault is reported.
+    /// Appends the values found. All fields get an entry; the first fault is returned.
     fn append_slots(&mut self, text: &str, scratch: &mut String) -> Result<(), Fault> {
         let mut first = Ok(());
         for (field, slot) in self.fields.iter_mut().zip(&self.slots) {
@@ -246,7 +246,7 @@ impl ObjectDecoder {
         first
     }
 
-    /// Appends a null or stand-in to every field.
+    /// Appends a null or a placeholder to every field.
     pub fn append_absent(&mut self) {
         self.fields.iter_mut().for_each(FieldDecoder::append_absent);
     }

@@ -1,7 +1,7 @@
-//! Single JSON values to Arrow's native values.
+//! Parsing single JSON values to Arrow's native values.
 //!
 //! Owns: which texts are numbers, decimals, times. Does not own: arrays, objects.
-//! Errors say what was expected and found; the caller adds the column.
+//! Faults say what was expected and what was found; the caller adds the column.
 
 use super::scan::{shorten, unescape};
 use crate::formats::Fault;
@@ -9,7 +9,7 @@ use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::datatypes::TimeUnit;
 use chrono::{DateTime, NaiveDate, NaiveTime, Timelike, Utc};
 
-/// The fault of a value of another kind than `what`.
+/// Returns the fault of a value that is not `what`.
 pub fn expected(what: &str, value: &str) -> Fault {
     let found = match value.as_bytes().first() {
         Some(b'"') => "string",
@@ -22,12 +22,12 @@ pub fn expected(what: &str, value: &str) -> Fault {
     Fault::new(format!("expected {what}, found {found} {}", shorten(value)))
 }
 
-/// Whether a value begins as a number does.
+/// Returns whether a value begins like a number.
 pub fn is_number(value: &str) -> bool {
     matches!(value.as_bytes().first(), Some(b'-' | b'0'..=b'9'))
 }
 
-/// The inside of a string value, escapes resolved into `scratch` if there are any.
+/// Returns the content of a string value; if it has escapes, they are resolved into `scratch`.
 pub fn string<'a>(value: &'a str, scratch: &'a mut String) -> Result<&'a str, Fault> {
     let inside =
         value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or_else(|| expected("a string", value))?;
@@ -46,7 +46,7 @@ pub fn boolean(value: &str) -> Result<bool, Fault> {
     }
 }
 
-/// An integer, also written as `1.0` or `1e3` if nothing is lost. `what` names the SQL type.
+/// Parses an integer, which may be written as `1.0` or `1e3` if nothing is lost. `what` names the SQL type.
 pub fn integer(value: &str, what: &str) -> Result<i128, Fault> {
     if !is_number(value) {
         return Err(expected(what, value));
@@ -54,7 +54,7 @@ pub fn integer(value: &str, what: &str) -> Result<i128, Fault> {
     if let Ok(number) = value.parse::<i64>() {
         return Ok(i128::from(number));
     }
-    // Precision 38 covers every integer type; a fraction left over is an error, never rounded.
+    // 38 digits cover every integer type. A remaining fraction is an error and never rounded.
     match scaled(value, 0)? {
         Some((number, true)) => Ok(number),
         Some((_, false)) => Err(expected(what, value)),
@@ -62,7 +62,7 @@ pub fn integer(value: &str, what: &str) -> Result<i128, Fault> {
     }
 }
 
-/// An integer of a narrower type.
+/// Parses an integer of the type `T`. `what` names the SQL type.
 pub fn narrow<T: TryFrom<i128>>(value: &str, what: &str) -> Result<T, Fault> {
     T::try_from(integer(value, what)?).map_err(|_| Fault::new(format!("{} is out of range for {what}", shorten(value))))
 }
@@ -87,7 +87,8 @@ pub fn float(value: &str) -> Result<f32, Fault> {
     }
 }
 
-/// A decimal from a number or a string that holds one; digits beyond the scale are rounded half away from zero.
+/// Parses a decimal from a number, or from a string that contains one. Digits beyond the scale are rounded half away
+/// from zero.
 pub fn decimal(value: &str, precision: u8, scale: i8, scratch: &mut String) -> Result<i128, Fault> {
     let text = if is_number(value) { value } else { string(value, scratch).map_err(|_| expected("DECIMAL", value))? };
     let out_of_range = || Fault::new(format!("{} is out of range for DECIMAL({precision}, {scale})", shorten(value)));
@@ -98,7 +99,7 @@ pub fn decimal(value: &str, precision: u8, scale: i8, scratch: &mut String) -> R
     if number.abs() >= limit { Err(out_of_range()) } else { Ok(number) }
 }
 
-/// A decimal number times 10^`scale`, and whether that is exact; `None` if it has over 38 digits.
+/// Returns a decimal number times 10^`scale`, and whether the result is exact; `None` if it does not fit into 128 bits.
 fn scaled(text: &str, scale: i32) -> Result<Option<(i128, bool)>, Fault> {
     let malformed = || Fault::new(format!("{} is not a number", shorten(text)));
     let (mantissa, exponent) = match text.find(['e', 'E']) {
@@ -114,7 +115,7 @@ fn scaled(text: &str, scale: i32) -> Result<Option<(i128, bool)>, Fault> {
     if whole.len() + fraction.len() == 0 || !all().all(|byte| byte.is_ascii_digit()) {
         return Err(malformed());
     }
-    // Digits kept: those before the point after shifting it by exponent and scale.
+    // Number of digits to keep: those before the point, after shifting it by exponent and scale.
     let keep = i64::try_from(whole.len())
         .unwrap_or(i64::MAX)
         .saturating_add(i64::from(exponent))
@@ -147,13 +148,13 @@ fn scaled(text: &str, scale: i32) -> Result<Option<(i128, bool)>, Fault> {
     Ok(Some((if negative { -number } else { number }, exact)))
 }
 
-/// A timestamp in `unit` since the epoch: a number is always milliseconds, a string ISO-8601 or SQL
-/// text, in UTC unless it says otherwise. Finer digits than the unit holds are cut.
+/// Parses a timestamp in `unit` since the epoch. A number is always milliseconds, a string is ISO-8601 or SQL text, in
+/// UTC unless it has a zone. Digits finer than the unit are cut.
 pub fn timestamp(value: &str, unit: TimeUnit, scratch: &mut String) -> Result<i64, Fault> {
     let out_of_range = || Fault::new(format!("{} is out of range for TIMESTAMP", shorten(value)));
     if is_number(value) {
         let millis: i64 = narrow(value, "a timestamp (epoch milliseconds or text)")?;
-        // What no calendar shows could not be written again.
+        // A time outside the calendar's range could not be written again.
         DateTime::from_timestamp_millis(millis).ok_or_else(out_of_range)?;
         return match unit {
             TimeUnit::Second => Ok(millis.div_euclid(1000)),
@@ -168,12 +169,12 @@ pub fn timestamp(value: &str, unit: TimeUnit, scratch: &mut String) -> Result<i6
     in_unit(time, unit).ok_or_else(out_of_range)
 }
 
-/// The time that an ISO-8601 or SQL text says, in UTC unless it says otherwise.
+/// Parses an ISO-8601 or SQL text, in UTC unless it has a zone; `None` if it is not a time.
 pub fn time(text: &str) -> Option<DateTime<Utc>> {
     string_to_datetime(&Utc, text.trim()).ok()
 }
 
-/// A time in `unit` since the epoch, finer digits cut; `None` where that is no number of 64 bits.
+/// Returns a time in `unit` since the epoch, finer digits cut; `None` if it does not fit into 64 bits.
 pub fn in_unit(time: DateTime<Utc>, unit: TimeUnit) -> Option<i64> {
     match unit {
         TimeUnit::Second => Some(time.timestamp()),
@@ -183,27 +184,27 @@ pub fn in_unit(time: DateTime<Utc>, unit: TimeUnit) -> Option<i64> {
     }
 }
 
-/// Days since the epoch, from a string with `YYYY-MM-DD`.
+/// Returns days since the epoch, from a JSON string `YYYY-MM-DD`.
 pub fn date(value: &str, scratch: &mut String) -> Result<i32, Fault> {
     let what = "a date such as '2026-01-31'";
     let text = string(value, scratch).map_err(|_| expected(what, value))?;
     days(text).ok_or_else(|| expected(what, value))
 }
 
-/// Days since the epoch, from `YYYY-MM-DD`.
+/// Returns days since the epoch, from the text `YYYY-MM-DD`; `None` if it is not a date.
 pub fn days(text: &str) -> Option<i32> {
     let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
     i32::try_from((date - NaiveDate::default()).num_days()).ok()
 }
 
-/// Nanoseconds since midnight, from a string with `HH:MM[:SS[.fff]]`.
+/// Returns nanoseconds since midnight, from a JSON string `HH:MM[:SS[.fff]]`.
 pub fn time_nanos(value: &str, scratch: &mut String) -> Result<i64, Fault> {
     let what = "a time such as '23:59:59'";
     let text = string(value, scratch).map_err(|_| expected(what, value))?;
     nanos(text).ok_or_else(|| expected(what, value))
 }
 
-/// Nanoseconds since midnight, from `HH:MM[:SS[.fff]]`.
+/// Returns nanoseconds since midnight, from the text `HH:MM[:SS[.fff]]`; `None` if it is not a time.
 pub fn nanos(text: &str) -> Option<i64> {
     let time = NaiveTime::parse_from_str(text, "%H:%M:%S%.f").or_else(|_| NaiveTime::parse_from_str(text, "%H:%M"));
     let time = time.ok()?;

@@ -1,4 +1,4 @@
-//! Tests of reading JSON: the contract's table of rules, and values written back unchanged.
+//! Tests of reading JSON: the rules of the docs, and values that are read back unchanged.
 
 use super::*;
 use arrow::array::*;
@@ -81,8 +81,8 @@ fn wrong_types_are_refused_with_the_column() {
 fn broken_records_are_refused_with_the_reason() {
     let cases = [
         (r#"{"c":1"#, "found the end of the record"),
-        (r#"{"c":1}}"#, "more follows the value"),
-        (r#"{"c":1}{"c":2}"#, "more follows the value"),
+        (r#"{"c":1}}"#, "text follows the value"),
+        (r#"{"c":1}{"c":2}"#, "text follows the value"),
         ("12", "expected an object, found number 12"),
         ("[1]", "expected an object, found array"),
         ("nope", "malformed JSON"),
@@ -176,7 +176,7 @@ fn no_columns_still_check_the_syntax() {
     assert!(decoder.finish().unwrap().is_empty());
 }
 
-/// What a record of the property test holds.
+/// The content of a record of the property test.
 type Row = (Option<i64>, Option<f64>, Option<String>, Option<bool>, Option<Vec<Option<i32>>>);
 
 fn row() -> impl Strategy<Value = Row> {
@@ -221,7 +221,7 @@ fn junk() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    /// Whatever serde_json writes is read back equal, whatever else the record holds.
+    /// Values written by serde_json are read back equal, whichever other members the record has.
     #[test]
     fn reads_what_was_written(rows in proptest::collection::vec((row(), any::<usize>(), junk()), 0..20)) {
         let all = fields(&[
@@ -244,7 +244,7 @@ proptest! {
         }
     }
 
-    /// Never panics, always appends exactly one row, and takes only what serde_json takes too.
+    /// Decoding never panics, always appends exactly one row, and accepts only texts that serde_json accepts.
     #[test]
     fn arbitrary_bytes_are_refused_or_rows(payload in prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..64),

@@ -1,7 +1,7 @@
-//! Arrow rows to JSON objects, by arrow-json's encoders.
+//! Encoding Arrow rows as JSON objects, with arrow-json's encoders.
 //!
-//! Owns: what they do not do by themselves: BYTES as base64, floats that are not finite as null. Invariants: all
-//! columns are there, nulls explicit; a value is encoded alike in every process.
+//! Owns: overriding those encoders for BYTES (base64) and floats (null if not finite). Invariants: all columns are
+//! written, nulls explicitly; a value is encoded in the same way by every process.
 
 use crate::error::ConnectorError;
 use crate::formats::{BytesOfRows, RowEncoder};
@@ -22,13 +22,13 @@ pub struct ObjectEncoder {
 }
 
 impl ObjectEncoder {
-    /// `columns` in the order of their fields in the object.
+    /// Takes the indexes of the columns, in the order of the object's members.
     pub fn new(columns: Vec<usize>) -> Self {
         Self { columns, options: encoder_options() }
     }
 }
 
-/// How single values are written.
+/// Returns the options for encoding single values.
 pub fn encoder_options() -> EncoderOptions {
     EncoderOptions::default().with_explicit_nulls(true).with_encoder_factory(Arc::new(Overrides))
 }
@@ -89,7 +89,7 @@ impl<'a, F: Fn(usize) -> &'a [u8]> Encoder for Base64<F> {
     }
 }
 
-/// Shortest digits that read back as the same number.
+/// Writes the shortest digits that read back as the same number.
 struct Float<F>(F);
 struct Float32<F>(F);
 
@@ -102,7 +102,7 @@ impl<F: Fn(usize) -> f64> Encoder for Float<F> {
 impl<F: Fn(usize) -> f32> Encoder for Float32<F> {
     fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
         let value = (self.0)(row);
-        // Through text: widened to f64, 0.1 would become 0.10000000149011612.
+        // Converted by way of text: widened to f64, 0.1 would become 0.10000000149011612.
         let shortest = value.is_finite().then(|| value.to_string().parse::<f64>().ok()).flatten();
         number(shortest.and_then(serde_json::Number::from_f64), out);
     }

@@ -1,7 +1,7 @@
 //! Fuzzing of reading JSON: bytes of any kind, and documents that are nearly right.
 //!
-//! Nothing panics; what is read is what serde_json reads, where both take a document; what is written is read again as
-//! the same.
+//! Nothing panics; if both accept a document, it is read as serde_json reads it; a written document is read back as the
+//! same values.
 
 use super::JsonDecoder;
 use crate::formats::json::ObjectEncoder;
@@ -50,7 +50,7 @@ fn fields() -> Fields {
     list.into_iter().map(|(name, data_type)| Field::new(name, data_type, true)).collect()
 }
 
-/// One record, or why it is refused.
+/// Decodes one record, or returns its fault.
 fn read(payload: &[u8]) -> Option<Vec<ArrayRef>> {
     let mut decoder = JsonDecoder::new(&fields(), &[]).unwrap();
     let taken = decoder.append(Input::Bytes(payload)).is_ok();

@@ -1,13 +1,13 @@
 //! The JSON format: reading (`decode`) and writing (`encode`) objects.
 //!
-//! Owns: the rules of the SQL contract's "JSON in Kafka". Does not own: Kafka.
+//! Owns: the rules of docs/connectors.md, section json. Does not own: Kafka.
 
 mod decode;
 pub(super) mod decode_scalar;
 mod encode;
 mod scan;
 
-/// What other formats of text have in common with it.
+// Shared with other text formats.
 pub(super) use decode::column::{Column, nanos_per, put};
 pub(super) use decode_scalar as scalar;
 pub use encode::{ObjectEncoder, encoder_options};
@@ -24,7 +24,7 @@ use std::sync::Arc;
 pub const CODEC: Codec =
     Codec { spec: &JSON, decoder, encoder: |_, columns| Ok(Arc::new(ObjectEncoder::new(columns))) };
 
-/// Names say which member is which column, so that the others do not matter.
+/// Opens a decoder of the wanted columns only, since members are found by name.
 fn decoder(layout: &Layout<'_>) -> Result<Box<dyn RowDecoder>, ConnectorError> {
     let fields: Fields = layout.wanted.iter().map(|wanted| layout.fields[wanted.at].clone()).collect();
     let key: Vec<usize> = (0..fields.len()).filter(|column| layout.wanted[*column].is_key).collect();

@@ -1,17 +1,17 @@
-//! A JSON scanner over one record: finds where values begin and end, and checks their syntax.
+//! A JSON scanner over one record: finds the boundaries of values, and checks their syntax.
 //!
-//! Owns: the grammar (RFC 8259). Does not own: what values mean. It skips what nobody asked for
-//! without building anything, which is what makes projection-pruned decoding fast.
-//! Why not a library: sonic-rs, tried in its place, overflows the stack on 100,000 brackets and takes texts that
-//! serde_json refuses. The tests below hold this scanner to serde_json.
+//! Owns: the grammar (RFC 8259). Does not own: parsing values. Values that are not wanted are skipped without building
+//! anything, which makes decoding of few columns fast.
+//! No library is used: sonic-rs overflowed the stack on 100,000 brackets and accepted texts that serde_json refuses.
+//! The tests below compare this scanner with serde_json.
 //! Invariant: spans it returns lie on character boundaries of the text.
 
 use crate::formats::Fault;
 
-/// Nesting accepted, as a guard of the stack.
+/// Maximum nesting, to protect the stack.
 const MAX_DEPTH: usize = 128;
 
-/// A value of the text: its bytes, quotes included.
+/// The byte range of a value in the text, quotes included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     pub start: usize,
@@ -24,7 +24,7 @@ impl Span {
     }
 }
 
-/// Reads one text from `at` on.
+/// A position in a text.
 pub struct Scanner<'a> {
     pub text: &'a str,
     bytes: &'a [u8],
@@ -46,7 +46,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Skips white space and takes `byte` if it is next.
+    /// Skips white space, then `byte` if it is next. Returns whether it was.
     pub fn take(&mut self, byte: u8) -> bool {
         self.skip_space();
         let found = self.peek() == Some(byte);
@@ -54,7 +54,7 @@ impl<'a> Scanner<'a> {
         found
     }
 
-    /// The fault of what is next, instead of `expected`.
+    /// Returns the fault of finding something else than `expected` at this position.
     pub fn unexpected(&self, expected: &str) -> Fault {
         let found = match self.text.get(self.at..).and_then(|rest| rest.chars().next()) {
             Some(found) => format!("'{}'", found.escape_debug()),
@@ -63,14 +63,14 @@ impl<'a> Scanner<'a> {
         Fault::new(format!("malformed JSON: expected {expected} at byte {}, found {found}", self.at))
     }
 
-    /// Only white space may follow the record's value.
+    /// Checks that only white space follows the record's value.
     pub fn end(&mut self) -> Result<(), Fault> {
         self.skip_space();
         if self.at == self.bytes.len() {
             return Ok(());
         }
         Err(Fault::new(format!(
-            "malformed JSON: more follows the value at byte {}: {}",
+            "malformed JSON: text follows the value at byte {}: {}",
             self.at,
             shorten(self.text.get(self.at..).unwrap_or_default())
         )))
@@ -108,7 +108,7 @@ impl<'a> Scanner<'a> {
                     self.at = at + found + 1;
                     return Ok(Span { start, end: at + found });
                 }
-                // The escaped byte is never a continuation byte of interest: quotes are ASCII.
+                // Skips the escaped byte. It may begin a longer character, but quotes are never inside one.
                 Some(found) => at += found + 2,
                 None => {
                     self.at = self.bytes.len();
@@ -203,7 +203,7 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// Resolves the escapes of a string's inside. `out` is overwritten.
+/// Resolves the escapes in a string's content into `out`, which is overwritten.
 pub fn unescape(raw: &str, out: &mut String) -> Result<(), Fault> {
     let unknown = || Fault::new("malformed JSON: unknown escape in a string");
     out.clear();
@@ -233,7 +233,7 @@ pub fn unescape(raw: &str, out: &mut String) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Decodes what follows `\u`; returns the character and the bytes used.
+/// Decodes the digits after `\u`. Returns the character and the number of bytes used.
 fn unicode(bytes: &[u8]) -> Result<(char, usize), Fault> {
     let bad = || Fault::new("malformed JSON: bad \\u escape in a string");
     let unit = |from: usize| -> Result<u32, Fault> {
@@ -257,7 +257,7 @@ fn unicode(bytes: &[u8]) -> Result<(char, usize), Fault> {
     char::from_u32(code).map(|character| (character, 10)).ok_or_else(bad)
 }
 
-/// A value's text for an error message, cut at 40 characters.
+/// Returns a value's text for an error message, cut at 40 characters.
 pub fn shorten(text: &str) -> String {
     match text.char_indices().nth(40) {
         Some((at, _)) => format!("{}…", &text[..at]),

@@ -1,7 +1,7 @@
-//! Rows that leave state because nothing can match them any more.
+//! Evicting rows that no later row can match.
 //!
-//! Owns: giving those that matched nothing, if they are wanted, and forgetting them. Does not own: rows that the batch
-//! touches, which are closed as their pairs are made.
+//! Owns: emitting unmatched rows among them, if the join shows them, and evicting. Does not own: rows that the batch
+//! has touched, which are closed when their pairs are computed.
 
 use super::{Join, Lonely};
 use highwater_dataflow::changelog::ChangeBatch;
@@ -12,7 +12,7 @@ use highwater_dataflow::runtime::stored_row::StoredRow;
 use highwater_dataflow::state::{Keys, Values, Writes};
 
 impl Join {
-    /// Rows that no row of this batch touched and that can match nothing any more.
+    /// Evicts rows that no row of this batch has touched and that no later row can match.
     pub fn close_untouched(&self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let due = state.closing()?;
         let (mut keys, mut values, mut writes) = (Keys::default(), Values::default(), Writes::default());
@@ -33,7 +33,7 @@ impl Join {
         Ok(())
     }
 
-    /// Gives those of these rows that matched nothing.
+    /// Emits the unmatched rows among these.
     fn emit_closed(&self, keys: &Keys, values: &Values, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let mut lonely: [(Vec<&[u8]>, Vec<i64>); 2] = Default::default();
         for (place, (_, key)) in keys.iter().enumerate() {
@@ -53,7 +53,7 @@ impl Join {
     }
 }
 
-/// Side and row of a key in state.
+/// Returns side and row of a state key.
 pub fn split_key(bytes: &[u8]) -> Result<(usize, &[u8]), EngineError> {
     let split = || {
         let (side, rest) = bytes.split_first()?;

@@ -1,11 +1,11 @@
-//! Joins of two inputs by key, both kept: inner, outer, semi, anti and mark.
+//! Running joins of two inputs by key, with both sides in state: inner, outer, semi, anti and mark.
 //!
-//! Owns: the rows of both sides in this task's shards, and per row of a side whose unmatched rows count, how many
-//! rows match it. A row's key in state: side, length of the join key (`u32`), join key, row.
-//! Invariants: what a batch gives is (L+ΔL)⋈(R+ΔR) − L⋈R (DBSP, Budiu et al., VLDB 2023), in an order fixed by keys; a
-//! row that can match nothing any more leaves the state. With a TTL, so does each row that no time bounds and that was
-//! not written for that long: by its own change, or by a change of how many rows match it where that is kept.
-//! Keys are read and written together, as many as fit in memory.
+//! Owns: the rows of both sides in this task's shards, and, for a side that needs it, the number of matches of each
+//! row. A row's key in state: side, length of the join key (`u32`), join key, row.
+//! Invariants: a batch emits (L+ΔL)⋈(R+ΔR) − L⋈R (DBSP, Budiu et al., VLDB 2023), in an order fixed by keys; a row that
+//! no later row can match is evicted. With a TTL, a row without a time bound expires if it was not written for that
+//! long, neither by its own change nor by a change of its number of matches. Keys are read and written together, as
+//! many as fit in memory.
 
 mod close;
 mod pairs;
@@ -38,7 +38,7 @@ pub struct Join {
     spec: Arc<JoinSpec>,
     codecs: [ChangeCodec; 2],
     input: [Vec<ChangeBatch>; 2],
-    /// Rows whose key or time is NULL: they match nothing.
+    /// Rows whose key or time is NULL, which match nothing.
     unmatchable: [Vec<ChangeBatch>; 2],
 }
 
@@ -48,13 +48,14 @@ impl Join {
         Ok(Self { codecs: [codec(0)?, codec(1)?], input: Default::default(), unmatchable: Default::default(), spec })
     }
 
-    /// Sets aside rows that can match nothing because their key or their time is NULL.
+    /// Removes rows whose key or time is NULL, which match nothing, and keeps them in `unmatchable` if the join shows
+    /// them.
     fn matchable(&mut self, side: usize, rows: ChangeBatch) -> Result<ChangeBatch, EngineError> {
         if self.spec.null_equal {
             return Ok(rows);
         }
         let mut keep: Option<BooleanArray> = None;
-        // A row without a time is within no range of time.
+        // A row without a time is outside every range of times.
         let side_spec = &self.spec.sides[side];
         for column in side_spec.key.iter().copied().chain(side_spec.expiry.map(|expiry| expiry.column)) {
             let column = rows.batch.column(column);
@@ -73,7 +74,7 @@ impl Join {
         rows.filter(&keep)
     }
 
-    /// Joins what both sides change, some keys at a time.
+    /// Joins the changes of both sides, some keys at a time.
     fn join(
         &self,
         changes: [Option<Changes>; 2],
@@ -100,7 +101,7 @@ impl Join {
         self.settle(chunk, state, out)
     }
 
-    /// Gives the pairs of a chunk, and writes its rows to state.
+    /// Emits the pairs of a chunk, and writes its rows to state.
     fn settle(
         &self,
         mut chunk: Chunk<'_>,
@@ -152,7 +153,7 @@ impl Join {
                         let close_ms = if closes.is_valid(place) { closes.value(place) } else { NEVER };
                         (close_ms, state.closes(close_ms))
                     }
-                    // Looked at, not written.
+                    // Only read, so its deadline does not change.
                     (None, Some(old)) if (old.weight, old.count) == (new, row.count) => (old.close_ms, false),
                     (None, _) => (state.deadline(), false),
                 };
@@ -174,7 +175,8 @@ impl Join {
         self.emit_lonely(side, columns, store.len(), lonely, out)
     }
 
-    /// What a side shows of a row by itself, as a difference.
+    /// Adds to `lonely` the difference in how a row is shown without a match. `was` and `is` are weight and whether it
+    /// has matches.
     fn show(&self, side: usize, place: usize, was: (i64, bool), is: (i64, bool), due: bool, lonely: &mut Lonely) {
         let place = place as u32;
         let (mut unmatched, mut matched) = (0, 0);
@@ -191,7 +193,7 @@ impl Join {
             }
             JoinOutput::Semi if side == 0 => lonely.push(place, matched, true),
             _ if !self.spec.output.shows_unmatched(side) => {}
-            // Final rows only: once nothing can match it any more.
+            // Only final rows are emitted: when no later row can match them.
             _ if self.spec.on_close => {
                 if due && !is.1 {
                     lonely.push(place, is.0, false);
@@ -201,7 +203,7 @@ impl Join {
         }
     }
 
-    /// Gives rows of one side, with NULLs for the other or a mark.
+    /// Emits rows of one side, with NULLs for the other side or with a mark.
     fn emit_lonely(
         &self,
         side: usize,
@@ -224,7 +226,7 @@ impl Join {
         Ok(())
     }
 
-    /// Columns of one side as the output has them.
+    /// Returns the columns of one side in the form of the output.
     fn shape(
         &self,
         side: usize,
@@ -301,7 +303,10 @@ impl Stateful for Join {
     }
 }
 
-/// Rows without weights, each as often as its weight says.
+/// Replaces weights by repeated rows.
+///
+/// # Errors
+/// A weight is negative.
 pub(crate) fn insert_only(rows: &mut ChangeBatch) -> Result<(), EngineError> {
     let Some(weights) = rows.weights.take() else { return Ok(()) };
     if weights.iter().flatten().all(|weight| weight == 1) {
@@ -318,7 +323,7 @@ pub(crate) fn insert_only(rows: &mut ChangeBatch) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Rows of one side that are emitted without the other.
+/// Rows of one side that are emitted without the other side.
 #[derive(Default)]
 struct Lonely {
     places: Vec<u32>,
@@ -336,7 +341,7 @@ impl Lonely {
     }
 }
 
-/// What stands before a join key in state: the side, and the key's length.
+/// Returns the bytes before a join key in state: the side, and the key's length.
 fn head(side: usize, key: &[u8]) -> [u8; 5] {
     let [a, b, c, d] = (key.len() as u32).to_be_bytes();
     [side as u8, a, b, c, d]

@@ -1,7 +1,7 @@
-//! Pairs of rows: the join's own condition, and what pairs change.
+//! Computing pairs of rows: the join's condition, and the changes of pairs.
 //!
-//! Owns: evaluating the condition, counting matches, giving pairs. Invariant: a pair's weight is the product of its
-//! rows' weights after the batch less that before it.
+//! Owns: evaluating the condition, counting matches, emitting pairs. Invariant: a pair's weight is the product of its
+//! rows' weights after the batch minus their product before it.
 
 use super::rows::{KeyRows, Store};
 use crate::join::JoinSpec;
@@ -18,10 +18,10 @@ struct Pairs {
     right: Vec<u32>,
 }
 
-/// Takes rows, if there is memory for them.
+/// Emits rows, or fails if there is no memory for them.
 pub type Give<'a> = &'a mut dyn FnMut(ChangeBatch) -> Result<(), EngineError>;
 
-/// Goes through all pairs of these keys: counts matches in the stores, and gives the pairs that change.
+/// Computes all pairs of these keys: counts matches in the stores, and emits the pairs that change.
 pub fn emit_pairs(
     spec: &JoinSpec,
     keys: &[&KeyRows],
@@ -91,11 +91,11 @@ fn flush(
     Ok(())
 }
 
-/// Notes that these two rows match, for the sides that want to know.
+/// Counts the match of two rows, for the sides that need the number.
 fn count(counts: [bool; 2], stores: &mut [Store; 2], l: usize, r: usize) {
     let [left, right] = stores;
     let (left, right) = (&mut left.rows[l], &mut right.rows[r]);
-    // What is kept counts the other side as it was.
+    // The stored count of a row covers the other side before the batch.
     let seen = |row: &super::rows::Row, other: &super::rows::Row| match row.old {
         Some(_) => other.delta,
         None => other.weight(),

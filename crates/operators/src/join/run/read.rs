@@ -1,8 +1,8 @@
-//! Reading the rows of join keys from state, many keys by one call.
+//! Reading the rows of join keys from state, many keys per call.
 //!
-//! Owns: looking up rows that change, and scanning those that they may match. Invariants: a chunk has all rows of a key or
-//! none; those that change come first, then the others, in the order of rows. No row is retracted more often than it was
-//! inserted.
+//! Owns: looking up rows that change, and scanning rows that they may match. Invariants: a chunk has all rows of a key
+//! or none; changed rows come first, then the others, each in the order of rows. No row is retracted more often than it
+//! was inserted.
 
 use super::head;
 use super::rows::{Chunk, KeyRows, KeyRuns};
@@ -15,7 +15,7 @@ use highwater_dataflow::state::{Keys, Scan, Values};
 use highwater_protocol::ids::ShardId;
 use std::ops::Range;
 
-/// A row that changes: as it was, and the change of its weight.
+/// A row that changes: its old state, and the change of its weight.
 type Changed = (Option<StoredRow>, i64);
 
 /// Reads the rows of keys, in the order in which they are looked up.
@@ -23,7 +23,7 @@ pub struct Reader<'a> {
     changes: &'a [Option<Changes>; 2],
     /// The rows that change, in the order of keys, sides and changes.
     changed: Vec<Changed>,
-    /// The next of them.
+    /// Index of the next changed row to collect.
     next: usize,
 }
 
@@ -32,7 +32,7 @@ impl<'a> Reader<'a> {
         Self { changes, changed: Vec::new(), next: 0 }
     }
 
-    /// Looks up all rows of these keys that change; they are collected next, in this order.
+    /// Looks up all changed rows of these keys. `collect` must then be called for these keys, in this order.
     pub fn look_up(&mut self, keys: &[KeyRuns<'_>], state: &mut KeyedState<'_>) -> Result<(), EngineError> {
         let (mut read, mut old, mut weights) = (Keys::default(), Values::default(), Vec::new());
         for KeyRuns { key, runs } in keys {
@@ -56,15 +56,15 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Brings the rows of the next keys into the chunk, until it is full. Returns how many keys: at least one, if the chunk
-    /// was not full before.
+    /// Adds the rows of the next keys to the chunk, until it is full. Returns the number of keys added: at least one,
+    /// unless the chunk was full before.
     pub fn collect(
         &mut self,
         keys: &[KeyRuns<'a>],
         state: &KeyedState<'_>,
         chunk: &mut Chunk<'a>,
     ) -> Result<usize, EngineError> {
-        // Of a side whose other side changes all rows are wanted.
+        // If one side changes, all rows of the other side are needed.
         let (mut prefixes, mut of) = (Keys::default(), Vec::new());
         for (place, KeyRuns { key, runs }) in keys.iter().enumerate() {
             let shard = state.shard_of(key);
@@ -90,29 +90,30 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Keys on their way into a chunk.
+/// Keys that are being added to a chunk.
 struct Filling<'r, 'a> {
     reader: &'r mut Reader<'a>,
     keys: &'r [KeyRuns<'a>],
     shards: Vec<ShardId>,
     chunk: &'r mut Chunk<'a>,
     portion_bytes: usize,
-    /// So many keys are in it with all their rows.
+    /// Number of keys that are in the chunk with all their rows.
     complete: usize,
-    /// The key behind those, if it is begun.
+    /// The next key, if some of its rows are in the chunk.
     open: Option<Open>,
 }
 
-/// A key of which all rows are there that change.
+/// A key whose changed rows are in the chunk.
 struct Open {
     starts: [usize; 2],
     changed: [usize; 2],
-    /// The changes that the scans have not come to.
+    /// The changes that the scans have not reached yet.
     rest: [Range<usize>; 2],
 }
 
 impl Filling<'_, '_> {
-    /// Completes the keys before this one and begins it, if there is one. False: the chunk was full before that.
+    /// Completes the keys before `place`, and begins the key at `place` if there is one. Returns false if the chunk was
+    /// full before that.
     fn begin(&mut self, place: usize) -> bool {
         loop {
             if self.complete == place && (self.open.is_some() || place == self.keys.len()) {
@@ -131,7 +132,7 @@ impl Filling<'_, '_> {
         }
     }
 
-    /// Brings the rows of the next key that change into the chunk.
+    /// Adds the changed rows of the next key to the chunk.
     fn open_next(&mut self) -> Open {
         let stores = &mut self.chunk.stores;
         let runs = &self.keys[self.complete].runs;
@@ -150,7 +151,7 @@ impl Filling<'_, '_> {
         Open { starts, changed, rest: runs.clone() }
     }
 
-    /// Takes a row of the key that is begun, unless it is one that changes. Rows come in the order that changes have.
+    /// Adds a scanned row of the begun key, unless it is one that changes. Rows are scanned in the order of changes.
     fn add(&mut self, side: usize, row: &[u8], value: &[u8]) -> Result<(), EngineError> {
         if let (Some(all), Some(open)) = (&self.reader.changes[side], &mut self.open) {
             let rest = &mut open.rest[side];

@@ -1,14 +1,14 @@
-//! The rows of some join keys: as they were, and what changes.
+//! The rows of some join keys: their old state, and their changes.
 //!
-//! Owns: keeping them while their pairs are made, and how many there may be. Does not own: reading them from state (`read`).
-//! Invariant: where the other side changes, all rows of the key are there; else only those that change.
+//! Owns: holding them while their pairs are computed, and limiting their number. Does not own: reading them from state
+//! (`read`). Invariant: if the other side changes, all rows of the key are held; otherwise only those that change.
 
 use highwater_dataflow::runtime::changes::Changes;
 use highwater_dataflow::runtime::stored_row::StoredRow;
 use highwater_protocol::ids::ShardId;
 use std::ops::Range;
 
-/// Pairs looked at before their rows are written to state, and rows of one side.
+/// Number of pairs, or of rows of one side, from which on a chunk is full.
 const CHUNK_PAIRS: usize = 1 << 16;
 
 /// One row of one side.
@@ -16,12 +16,12 @@ pub struct Row {
     pub old: Option<StoredRow>,
     /// Change of its weight.
     pub delta: i64,
-    /// Rows of the other side that match it, after the batch.
+    /// Number of rows of the other side that match it after the batch.
     pub count: i64,
 }
 
 impl Row {
-    /// After the batch.
+    /// Returns the weight after the batch.
     pub fn weight(&self) -> i64 {
         self.old_weight() + self.delta
     }
@@ -31,7 +31,7 @@ impl Row {
     }
 }
 
-/// Rows of one side, of many keys.
+/// Rows of many keys of one side.
 #[derive(Default)]
 pub struct Store {
     pub rows: Vec<Row>,
@@ -44,13 +44,13 @@ impl Store {
         self.rows.len()
     }
 
-    /// The encoded row at a place.
+    /// Returns the encoded row at an index.
     pub fn row(&self, place: usize) -> &[u8] {
         let start = place.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.bytes[start..self.ends[place]]
     }
 
-    /// The encoded rows.
+    /// Returns the encoded rows.
     pub fn bytes(&self) -> impl Iterator<Item = &[u8]> {
         (0..self.len()).map(|place| self.row(place))
     }
@@ -65,11 +65,11 @@ impl Store {
 /// The changes of one key.
 pub struct KeyRuns<'a> {
     pub key: &'a [u8],
-    /// Of each side.
+    /// Ranges of changes, one per side.
     pub runs: [Range<usize>; 2],
 }
 
-/// The changes of both sides by key, ascending.
+/// Returns the changes of both sides by key, in ascending order.
 pub fn key_runs(changes: &[Option<Changes>; 2]) -> impl Iterator<Item = KeyRuns<'_>> {
     let mut at = [0usize; 2];
     std::iter::from_fn(move || {
@@ -89,21 +89,21 @@ pub fn key_runs(changes: &[Option<Changes>; 2]) -> impl Iterator<Item = KeyRuns<
 
 /// The rows of one key.
 pub struct KeyRows {
-    /// Places in the stores.
+    /// Ranges of rows in the stores, one per side.
     pub sides: [Range<usize>; 2],
-    /// Those of them that change come first; so many do.
+    /// Number of changed rows per side, which come first in the range.
     pub changed: [usize; 2],
 }
 
 impl KeyRows {
-    /// Pairs of which at least one row changes.
+    /// Returns the number of pairs of which at least one row changes.
     pub fn pairs(&self) -> usize {
         let [left, right] = [self.sides[0].len(), self.sides[1].len()];
         self.changed[0] * right + (left - self.changed[0]) * self.changed[1]
     }
 
-    /// Places of both sides to be paired: changed left rows with all right ones, the other left rows with the
-    /// right ones that change.
+    /// Returns the ranges of left and right rows to pair: changed left rows with all right rows, and the other left
+    /// rows with the changed right rows.
     pub fn blocks(&self) -> [(Range<usize>, Range<usize>); 2] {
         let [left, right] = &self.sides;
         let changed_left = left.start..left.start + self.changed[0];
@@ -121,14 +121,14 @@ pub struct Chunk<'a> {
 }
 
 impl<'a> Chunk<'a> {
-    /// All rows of the key are in the stores.
+    /// Adds a key whose rows are all in the stores.
     pub fn add(&mut self, key: &'a [u8], shard: ShardId, rows: KeyRows) {
         self.pairs += rows.pairs();
         self.keys.push((key, shard, rows));
     }
 
-    /// Whether its pairs are to be emitted before more keys are read. A key may have any number of rows on the other side, so
-    /// that those of all keys of a batch could be more than there is memory for.
+    /// Returns whether its pairs must be emitted before more keys are read. A key can have any number of rows on the
+    /// other side, so the rows of all keys of a batch might not fit in memory.
     pub fn is_full(&self, portion_bytes: usize) -> bool {
         let of = |store: &Store| store.len() >= CHUNK_PAIRS || store.bytes.len() >= portion_bytes;
         self.pairs >= CHUNK_PAIRS || self.stores.iter().any(of)

@@ -1,4 +1,4 @@
-//! What a join keeps, as rows.
+//! Shows the state of a join as rows.
 
 use super::Join;
 use super::close::split_key;

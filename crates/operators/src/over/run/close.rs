@@ -1,6 +1,7 @@
-//! Partitions that leave state as a whole: their time is over, or nothing changed in them for the TTL.
+//! Evicting whole partitions: those that close, and those without a change for the TTL.
 //!
-//! Owns: reading, giving and deleting them. Invariant: final rows are given once, in the batch that closes their partition.
+//! Owns: reading, emitting and deleting them. Invariant: final rows are emitted once, in the batch that closes their
+//! partition.
 
 use super::emit::Rows;
 use super::partition::{Entry, first, limited, of_deadline, prefix_in};
@@ -16,8 +17,8 @@ use highwater_protocol::ids::ShardId;
 use std::ops::ControlFlow;
 
 impl Over {
-    /// Partitions whose time is over, those that the batch has changed among them: emitted now, if final rows are wanted,
-    /// and forgotten.
+    /// Evicts partitions that close now, including those in `closed`, which the batch has changed. Emits their rows
+    /// first if only final rows are emitted.
     pub fn close(
         &self,
         mut closed: Closed,
@@ -50,7 +51,7 @@ impl Over {
     }
 }
 
-/// All rows of a portion of these partitions, from the first.
+/// Reads all rows of a portion of these partitions, from the first.
 fn read(closed: &[(ShardId, Vec<u8>)], state: &KeyedState<'_>) -> Result<Vec<Vec<Entry>>, EngineError> {
     let scans: Vec<Scan<'_>> = closed.iter().map(|(shard, prefix)| Scan::prefix(*shard, prefix)).collect();
     let mut found: Vec<Vec<Entry>> = vec![Vec::new(); closed.len()];
@@ -62,7 +63,7 @@ fn read(closed: &[(ShardId, Vec<u8>)], state: &KeyedState<'_>) -> Result<Vec<Vec
     Ok(found)
 }
 
-/// Forgets partitions in which nothing changed for the TTL, whose deadlines these are.
+/// Expires partitions without a change for the TTL. `due` are the keys of their deadlines.
 pub fn expire(due: &Keys, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
     let (mut prefixes, mut rows, mut deadlines) = (Keys::default(), Keys::default(), Writes::default());
     for (shard, key) in due.iter() {

@@ -1,7 +1,7 @@
-//! What OVER gives: rows of partitions with the functions' columns, as a difference or for good.
+//! Output of OVER: rows of partitions with the functions' columns, as differences or as final rows.
 //!
-//! Owns: computing functions, comparing partitions as they were and as they are. Invariant: what is made of a partition's
-//! rows is counted before it is made.
+//! Owns: computing functions, comparing old and new partitions. Invariant: memory is reserved before a partition's rows
+//! are decoded and computed.
 
 use super::Over;
 use super::partition::{Entry, size_bytes};
@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 /// Rows of many partitions, decoded together.
 #[derive(Default)]
 pub struct Rows {
-    /// Each as often as it is there.
+    /// Each row as often as its weight.
     rows: Vec<Entry>,
     /// End of each partition.
     ends: Vec<usize>,
@@ -45,8 +45,8 @@ impl Rows {
 }
 
 impl Over {
-    /// Counts what is made of a partition's rows until they are emitted: they are copied, decoded, put together with the
-    /// functions' columns and encoded again. Returns the bytes.
+    /// Reserves memory for a partition's rows until they are emitted: they are copied, decoded, combined with the
+    /// functions' columns and encoded again. Returns the bytes reserved.
     pub fn reserve(&self, rows: &[Entry], state: &mut KeyedState<'_>) -> Result<usize, EngineError> {
         const COPIES: usize = 4;
         let bytes = size_bytes(rows, self.spec.limit).saturating_mul(COPIES);
@@ -54,7 +54,7 @@ impl Over {
         Ok(bytes)
     }
 
-    /// Rows with the functions' columns.
+    /// Returns the rows with the functions' columns; `None` if there are no rows.
     fn shaped(&self, rows: &Rows, state: &mut KeyedState<'_>) -> Result<Option<RecordBatch>, EngineError> {
         if rows.rows.is_empty() {
             return Ok(None);
@@ -68,7 +68,7 @@ impl Over {
             for (start, end) in rows.ranges().filter(|(start, end)| start < end) {
                 let rows = all.slice(start, end - start);
                 if let Some(most) = gathered_bytes(function.as_ref(), &rows)? {
-                    // Counted before it is made: every row has what is in its frame.
+                    // Reserved before the call: every row gets a copy of all values in its frame.
                     state.charge(most)?;
                     state.take_back(most);
                 }
@@ -84,7 +84,7 @@ impl Over {
         Ok(Some(batch(&self.spec.output_schema, shaped, rows.len())?))
     }
 
-    /// The difference of partitions as they were and as they are.
+    /// Emits the difference between old and new partitions.
     pub fn emit(
         &self,
         old: &Rows,
@@ -124,7 +124,7 @@ impl Over {
         Ok(())
     }
 
-    /// Gives partitions as they are for good.
+    /// Emits final partitions.
     pub fn emit_final(
         &self,
         rows: &Rows,
@@ -139,7 +139,8 @@ impl Over {
     }
 }
 
-/// What a function that gathers all values of a frame may make of a partition, bytes; `None`: it gives one value a row.
+/// Returns the most bytes that a function that gathers all values of a frame may return for a partition; `None` for any
+/// other function.
 fn gathered_bytes(function: &dyn WindowExpr, rows: &RecordBatch) -> Result<Option<usize>, EngineError> {
     let (plain, sliding) = (
         function.as_any().downcast_ref::<PlainAggregateWindowExpr>(),
@@ -154,7 +155,7 @@ fn gathered_bytes(function: &dyn WindowExpr, rows: &RecordBatch) -> Result<Optio
     Ok(Some(values.saturating_mul(frame_rows(function.get_window_frame()).min(rows.num_rows()))))
 }
 
-/// Rows of a frame at most.
+/// Returns the maximum number of rows in a frame.
 fn frame_rows(frame: &WindowFrame) -> usize {
     let away = |bound: &WindowFrameBound| match bound {
         WindowFrameBound::CurrentRow => Some(0),

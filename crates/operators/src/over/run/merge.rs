@@ -1,7 +1,8 @@
-//! A partition as a batch finds it and as it leaves it, in one walk over its rows.
+//! A partition before and after a batch, computed in one pass over its rows.
 //!
-//! Owns: laying a batch's changes over the rows of state, in order, and how far a walk must go. Does not own: reading and
-//! writing state. Invariant: with a limit a walk ends once neither what was nor what is has any more rows within it.
+//! Owns: merging a batch's changes with the rows of state, in order, and how far the pass must go. Does not own:
+//! reading and writing state. Invariant: with a limit, the pass ends once the limit is reached both before and after
+//! the batch.
 
 use super::partition::{Entry, First};
 use crate::over::RankLimit;
@@ -10,32 +11,33 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::slice::Iter;
 
-/// The walk along one partition.
+/// The pass over one partition.
 pub struct Merge<'a> {
-    /// Those not met yet.
+    /// Changes that the pass has not reached yet.
     changes: Peekable<Iter<'a, Entry>>,
     before: First,
     after: First,
-    /// Rows behind the limit are forgotten.
+    /// Whether rows behind the limit are removed from state.
     prunes: bool,
     pruned: Vec<Rc<[u8]>>,
-    /// When the first row of those that are there now closes.
+    /// Close time of the first row after the batch; `None` if there is no row.
     first_close: Option<i64>,
 }
 
-/// One partition.
+/// The result of a pass over one partition.
 pub struct Merged {
-    /// The rows within the limit, as they were and as they are.
+    /// The rows within the limit before the batch.
     pub before: Vec<Entry>,
+    /// The rows within the limit after the batch.
     pub after: Vec<Entry>,
-    /// Keys of rows that are forgotten because they are behind the limit.
+    /// State keys of rows to remove, because they are behind the limit.
     pub pruned: Vec<Rc<[u8]>>,
-    /// When the first of the rows that stay closes; `None`: none stays.
+    /// Close time of the first row that stays; `None` if no row stays.
     pub first_close: Option<i64>,
 }
 
 impl<'a> Merge<'a> {
-    /// `changes`: rows as they are after the batch, in the order of their keys; of weight 0 where they are gone.
+    /// `changes` are the changed rows with their weights after the batch (0 if deleted), in the order of their keys.
     pub fn new(changes: &'a [Entry], limit: Option<RankLimit>, prunes: bool) -> Self {
         Self {
             changes: changes.iter().peekable(),
@@ -47,7 +49,7 @@ impl<'a> Merge<'a> {
         }
     }
 
-    /// Takes the next row of state; breaks off where no more are needed.
+    /// Takes the next row of state. Breaks once no more rows are needed.
     pub fn take(&mut self, entry: &Entry) -> ControlFlow<()> {
         while let Some(change) = self.changes.next_if(|change| change.key < entry.key) {
             self.is_there(change);
@@ -61,7 +63,7 @@ impl<'a> Merge<'a> {
         }
     }
 
-    /// Takes the next of the rows as they are.
+    /// Takes the next row after the batch.
     fn is_there(&mut self, entry: &Entry) {
         if entry.weight <= 0 {
             return;
@@ -74,7 +76,7 @@ impl<'a> Merge<'a> {
         }
     }
 
-    /// State has no more rows of the partition.
+    /// Ends the pass, when state has no more rows of the partition or no more are needed.
     pub fn finish(mut self) -> Merged {
         while let Some(change) = self.changes.next() {
             self.is_there(change);
@@ -90,7 +92,7 @@ mod tests {
     use crate::over::Rank;
     use highwater_dataflow::runtime::stored_row::StoredRow;
 
-    /// Rows of one byte, which is their order, too.
+    /// Returns rows of one byte, which is also their order.
     fn rows(rows: &[(u8, i64)]) -> Vec<Entry> {
         let entry = |(row, weight): &(u8, i64)| {
             Entry::new(&[0, *row], 1, StoredRow { close_ms: i64::from(*row), weight: *weight, count: 1 }).unwrap()
@@ -102,7 +104,7 @@ mod tests {
         entries.iter().map(|entry| (entry.order()[0], entry.weight)).collect()
     }
 
-    /// The partition, and how many rows of state were looked at.
+    /// Returns the merged partition, and how many rows of state were read.
     fn merged(state: &[(u8, i64)], changes: &[(u8, i64)], most: u64, prunes: bool) -> (Merged, usize) {
         let (state, changes) = (rows(state), rows(changes));
         let mut merge = Merge::new(&changes, Some(RankLimit { rank: Rank::RowNumber, most, skip: 0 }), prunes);

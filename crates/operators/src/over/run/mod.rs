@@ -1,13 +1,13 @@
-//! `OVER (PARTITION BY … ORDER BY …)`, and the first rows of partitions: Top-N, deduplication, LIMIT.
+//! Running `OVER (PARTITION BY … ORDER BY …)`, and the first rows of partitions: Top-N, deduplication, LIMIT.
 //!
-//! Owns: the rows of partitions in this task's shards, in order. A row's key in state: length of the partition
-//! (`u32`), partition, order columns, row; its count is the length of the order columns.
-//! Invariants: what a batch gives is the partition's rows as they are less those as they were; ties of the order are
-//! broken by the rows themselves, so that every process sees the same order; of inputs that take nothing back,
-//! rows behind the limit are forgotten. With a TTL a partition expires as a whole when no row of it changed for that
-//! long, since the ranks of those that stayed would otherwise shift without being emitted; its deadline has a key of its
-//! own: length with the highest bit set, partition. What is made of a partition's rows is counted before it is made.
-//! Partitions are read and written together, in portions that fit in memory.
+//! Owns: the rows of partitions in this task's shards, in order. A row's key in state: length of the partition (`u32`),
+//! partition, order columns, row; its count is the length of the order columns. With a TTL, a partition's deadline has
+//! its own key: the length with its highest bit set, then the partition.
+//! Invariants: a batch emits the difference between the new and the old rows of a partition; ties of the order are
+//! broken by the rows themselves, so that every process has the same order; of append-only input, rows behind the limit
+//! are removed. With a TTL, a partition expires as a whole once none of its rows has changed for that long: if single
+//! rows expired, the ranks of the others would shift without being emitted. Memory is reserved before a partition's
+//! rows are decoded and computed. Partitions are read and written together, in portions that fit in memory.
 
 mod close;
 mod emit;
@@ -49,7 +49,7 @@ pub struct Over {
 struct RowChanges {
     changes: Changes,
     orders: Encoded,
-    /// When each row's time is over; `None`: never.
+    /// Close time of each row; `None` if rows never close.
     closes: Option<Int64Array>,
 }
 
@@ -57,15 +57,16 @@ struct RowChanges {
 struct Partition {
     shard: ShardId,
     prefix: Vec<u8>,
-    /// Its changes, and then their rows as they are after the batch, in the order of their keys.
+    /// Its range of the batch's changes.
     run: Range<usize>,
+    /// The changed rows after the batch, in the order of their keys.
     changed: Vec<Entry>,
 }
 
-/// Partitions in state whose time is over.
+/// Partitions in state that close now: shard and key prefix.
 type Closed = BTreeSet<(ShardId, Vec<u8>)>;
 
-/// Rows that are emitted together, and the memory they take until then.
+/// Rows that will be emitted together, and the bytes reserved for them.
 #[derive(Default)]
 struct Emitting {
     old: Rows,
@@ -96,7 +97,7 @@ impl Over {
         Ok(RowChanges { changes, orders, closes })
     }
 
-    /// Applies what the batch changes, some partitions at a time; notes those whose time is over.
+    /// Applies the changes of a batch, some partitions at a time, and adds those that close now to `closed`.
     fn update(
         &self,
         rows: &RowChanges,
@@ -129,7 +130,7 @@ impl Over {
         Ok(())
     }
 
-    /// Finds how often each changed row is there after the batch.
+    /// Looks up the weight of each changed row after the batch.
     fn look_up(
         &self,
         RowChanges { changes, orders, closes }: &RowChanges,
@@ -158,7 +159,7 @@ impl Over {
         Ok(())
     }
 
-    /// Reads a portion of these partitions, from the first: as they were and as they are.
+    /// Reads a portion of these partitions, from the first, and merges them with their changes.
     fn merge(&self, partitions: &[Partition], state: &KeyedState<'_>) -> Result<Vec<Merged>, EngineError> {
         let prunes = !self.spec.input_retracts && self.spec.limit.is_some();
         let scans: Vec<Scan<'_>> = partitions.iter().map(|one| Scan::prefix(one.shard, &one.prefix)).collect();
@@ -171,7 +172,7 @@ impl Over {
         Ok(merges.into_iter().take(complete).map(Merge::finish).collect())
     }
 
-    /// Writes what changes in these partitions.
+    /// Writes the changes of these partitions.
     fn write(
         &self,
         partitions: &[Partition],
@@ -198,7 +199,7 @@ impl Over {
         state.put(&mut writes)
     }
 
-    /// Takes what is different in a partition, and gives it once there is enough.
+    /// Collects the difference of a partition in `emitting`, which is emitted once it is large enough.
     fn give(
         &self,
         Merged { before, after, .. }: Merged,

@@ -1,4 +1,4 @@
-//! One partition's rows in order, and how many of them a limit wants.
+//! The rows of one partition in order, and applying a limit to them.
 
 use crate::over::{Rank, RankLimit};
 use highwater_dataflow::error::EngineError;
@@ -8,17 +8,18 @@ use std::rc::Rc;
 /// A distinct row of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// In state: the partition's prefix, order columns, row.
+    /// The state key: the partition's prefix, order columns, row.
     pub key: Rc<[u8]>,
-    /// Where the order columns begin, and where the row does.
+    /// Offset of the order columns in `key`.
     order: usize,
+    /// Offset of the row in `key`.
     row: usize,
     pub weight: i64,
     pub close_ms: i64,
 }
 
 impl Entry {
-    /// Of a key in state, whose prefix is so long.
+    /// Makes an entry of a state key, whose prefix has the length `prefix`.
     pub fn new(key: &[u8], prefix: usize, kept: StoredRow) -> Result<Self, EngineError> {
         let row = usize::try_from(kept.count).ok().map(|length| prefix + length).filter(|at| *at <= key.len());
         let row = row.ok_or_else(|| EngineError::CutOff("a kept row"))?;
@@ -33,30 +34,30 @@ impl Entry {
         &self.key[self.row..]
     }
 
-    /// As it is kept.
+    /// Returns the value in state.
     pub fn stored(&self) -> StoredRow {
         StoredRow { close_ms: self.close_ms, weight: self.weight, count: (self.row - self.order) as i64 }
     }
 }
 
-/// What all rows of a partition begin with in state.
+/// Returns the prefix of the state keys of a partition's rows.
 pub fn prefix_of(key: &[u8]) -> Vec<u8> {
     let mut bytes = (key.len() as u32).to_be_bytes().to_vec();
     bytes.extend_from_slice(key);
     bytes
 }
 
-/// The partition's prefix in a key of state.
+/// Returns the partition's prefix of a state key.
 pub fn prefix_in(bytes: &[u8]) -> Result<&[u8], EngineError> {
     let cut_off = || EngineError::CutOff("a partition's key");
     let length = bytes.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes) as usize).ok_or_else(cut_off)?;
     bytes.get(..4 + length).ok_or_else(cut_off)
 }
 
-/// The highest bit of a length: no partition is that long.
+/// The highest bit of a length, which marks a deadline: no partition is that long.
 const DEADLINE: u8 = 1 << 7;
 
-/// Where the partition of this prefix keeps when it expires.
+/// Returns the state key of the deadline of the partition with this prefix.
 pub fn deadline_key(prefix: &[u8]) -> Vec<u8> {
     let mut key = prefix.to_vec();
     if let Some(first) = key.first_mut() {
@@ -65,7 +66,7 @@ pub fn deadline_key(prefix: &[u8]) -> Vec<u8> {
     key
 }
 
-/// The prefix of the partition whose deadline this key keeps.
+/// Returns the prefix of the partition whose deadline has this state key.
 pub fn of_deadline(key: &[u8]) -> Result<Vec<u8>, EngineError> {
     let mut prefix = key.to_vec();
     match prefix.first_mut() {
@@ -75,14 +76,14 @@ pub fn of_deadline(key: &[u8]) -> Result<Vec<u8>, EngineError> {
     Ok(prefix)
 }
 
-/// The rows of a partition that a limit looks at, taken in order.
+/// The rows of a partition within a limit, taken in order.
 #[derive(Debug)]
 pub struct First {
     limit: Option<RankLimit>,
     pub entries: Vec<Entry>,
     rows: u64,
     orders: u64,
-    /// All that come now are behind the limit.
+    /// Whether all further rows are behind the limit.
     pub is_full: bool,
 }
 
@@ -109,14 +110,14 @@ impl First {
     }
 }
 
-/// Those of all rows that the limit looks at.
+/// Returns the rows within the limit.
 pub fn first(all: &[Entry], limit: Option<RankLimit>) -> Vec<Entry> {
     let mut first = First::new(limit);
     all.iter().for_each(|entry| first.take(entry));
     first.entries
 }
 
-/// Without copies of the last row beyond the limit, nor the rows an OFFSET leaves out.
+/// Reduces the weights of rows to the copies within the limit and not skipped by an OFFSET.
 pub fn limited(entries: Vec<Entry>, limit: Option<RankLimit>) -> Vec<Entry> {
     let Some(RankLimit { rank: Rank::RowNumber, most, skip }) = limit else { return entries };
     let mut seen = 0u64;
@@ -133,7 +134,7 @@ pub fn limited(entries: Vec<Entry>, limit: Option<RankLimit>) -> Vec<Entry> {
     kept
 }
 
-/// What the rows take that the limit looks at, each as often as it is there.
+/// Returns the size in bytes of these rows within the limit, each as often as its weight.
 pub fn size_bytes(entries: &[Entry], limit: Option<RankLimit>) -> usize {
     let most = match limit {
         Some(RankLimit { rank: Rank::RowNumber, most, .. }) => most,

@@ -1,4 +1,4 @@
-//! What `OVER` keeps, as rows.
+//! Shows the state of `OVER` as rows.
 
 use super::Over;
 use super::partition::{Entry, of_deadline, prefix_in};
@@ -47,7 +47,7 @@ impl StateLayout for View {
     }
 
     fn split<'a>(&self, key: &'a [u8], value: &'a [u8]) -> Result<Vec<Held<'a>>, EngineError> {
-        // With `state_ttl` a partition has a key of its own.
+        // With `state_ttl`, a partition has a key for its deadline.
         if let Ok(prefix) = of_deadline(key) {
             let partition = prefix_in(&prefix)?.get(size_of::<u32>()..).unwrap_or_default();
             if prefix.len() != size_of::<u32>() + partition.len() {

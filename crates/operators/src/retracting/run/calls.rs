@@ -1,8 +1,8 @@
-//! Functions over the values of groups: what each keeps, and its result.
+//! The functions of groups: their kept arguments, and their results.
 //!
-//! Owns: the kept arguments of functions that are not linear. Invariants: the least and the greatest value are found
-//! by their place in the order; any other function is fed all its values anew, in order, by DataFusion's own
-//! accumulator, so whatever DataFusion has runs here.
+//! Owns: the kept arguments of functions that are not linear or are distinct. Invariants: the least and the greatest
+//! value are the first and last in the order of state; any other function is computed again from all its values, in
+//! order, by DataFusion's own accumulator, so that every function of DataFusion works here.
 
 use super::linear::{Linear, Terms};
 use super::{Chunk, tagged};
@@ -19,6 +19,7 @@ use highwater_dataflow::runtime::keys::{Codec, Encoded, normalize};
 use highwater_dataflow::runtime::pipeline::OUTPUT_ROWS;
 use highwater_dataflow::runtime::stored_row::StoredRow;
 use highwater_dataflow::state::{Direction, Keys, Scan, Stretch, Values, Writes};
+use highwater_expressions::{ExpressionError, type_name};
 use highwater_protocol::ids::ShardId;
 use std::ops::ControlFlow;
 
@@ -32,9 +33,9 @@ struct Call {
     spec: CallSpec,
     argument_types: Vec<DataType>,
     output: DataType,
-    /// Its place among the linear ones.
+    /// Its index among the linear functions.
     linear: usize,
-    /// Of what it keeps: ordering columns, then arguments.
+    /// Codec of its kept arguments: ordering columns, then arguments. `None` if it keeps none.
     codec: Option<Codec>,
 }
 
@@ -62,12 +63,12 @@ impl Calls {
         self.calls.len()
     }
 
-    /// How many are linear.
+    /// Returns the number of linear functions.
     pub fn linear(&self) -> usize {
         self.linear
     }
 
-    /// The places of those that keep their arguments, and what they keep is encoded by.
+    /// Returns the functions that keep their arguments: index and codec.
     pub fn kept(&self) -> impl Iterator<Item = (usize, &Codec)> {
         self.calls.iter().enumerate().filter_map(|(at, call)| Some((at, call.codec.as_ref()?)))
     }
@@ -81,7 +82,7 @@ impl Calls {
         kinds.zip(linear).for_each(|(kind, linear)| linear.write(kind, into));
     }
 
-    /// Results of one function for many groups, at least one.
+    /// Returns the results of one function for many groups, at least one.
     pub fn evaluate(
         &self,
         at: usize,
@@ -94,7 +95,8 @@ impl Calls {
             (Some(kind), _) => {
                 let argument = call.argument_types.first();
                 let value = |row: usize| group(row).2[call.linear].value(kind, argument, &call.output);
-                (0..rows).map(value).collect::<Result<Vec<_>, _>>()?
+                let values = (0..rows).map(value).collect::<Result<Vec<_>, _>>();
+                values.map_err(|error| error.of_expression(call.spec.function.name(), &call.output))?
             }
             (None, Keeps::Least) => call.extremes(at, rows, group, Direction::Forward, state)?,
             (None, Keeps::Greatest) => call.extremes(at, rows, group, Direction::Backward, state)?,
@@ -105,7 +107,7 @@ impl Calls {
     }
 }
 
-/// The group at a place: its key, its shard, its running values.
+/// Returns key, shard and running values of the group at an index.
 type GroupAt<'a> = dyn Fn(usize) -> (&'a [u8], ShardId, &'a [Linear]) + 'a;
 
 impl Call {
@@ -119,7 +121,7 @@ impl Call {
         self.codec.as_ref().ok_or_else(|| Fault::Lacks { what: "a function", lacks: "kept values" }.into())
     }
 
-    /// The first value of each group in this direction.
+    /// Returns the first value of each group in this direction; NULL if the group has none.
     fn extremes(
         &self,
         at: usize,
@@ -178,14 +180,16 @@ impl Call {
             let columns = self.codec()?.decode(values.iter().map(Vec::as_slice))?;
             let places = UInt32Array::from(repeats);
             let (ordering, arguments) = columns.split_at(self.spec.order.len());
-            // As DataFusion's aggregates take them: arguments, then what they are ordered by.
+            // DataFusion's aggregates expect arguments, then ordering columns.
             let values = arguments.iter().chain(ordering).map(|column| take(column, &places, None));
             accumulator.update_batch(&values.collect::<Result<Vec<_>, _>>()?)?;
         }
-        Ok(accumulator.evaluate()?)
+        accumulator.evaluate().map_err(|error| {
+            EngineError::from(ExpressionError::of(error, self.spec.function.name(), &type_name(&self.output)))
+        })
     }
 
-    /// Where the values of groups begin in state.
+    /// Returns the prefixes of the state keys of the groups' values.
     fn prefixes(&self, at: usize, rows: usize, group: &GroupAt<'_>) -> Keys {
         let mut prefixes = Keys::default();
         (0..rows).map(group).for_each(|(key, shard, _)| prefixes.push(shard, &[&self.prefix(at, key)]));
@@ -193,27 +197,27 @@ impl Call {
     }
 }
 
-/// The kept values of one group in order, and which of them how often.
+/// The kept values of one group in order, and the index of a value as often as its weight.
 #[derive(Default)]
 struct Replay {
     values: Vec<Vec<u8>>,
     repeats: Vec<u32>,
 }
 
-/// The arguments of a batch, as the functions take them.
+/// The arguments of a batch, prepared for the functions.
 pub struct Arguments {
     calls: Vec<CallArguments>,
-    /// When the group of each row closes, milliseconds.
+    /// When the group of each row closes, in milliseconds.
     pub closes: Vec<i64>,
 }
 
 struct CallArguments {
-    /// Rows that pass the FILTER; `None`: all.
+    /// Rows that pass the FILTER; `None` if there is none.
     filter: Option<BooleanArray>,
     terms: Option<Terms>,
-    /// What is kept of each row.
+    /// The encoded argument of each row; `None` if the function keeps none.
     kept: Option<Encoded>,
-    /// Rows whose argument is NULL are not kept.
+    /// The argument, if rows where it is NULL are not kept.
     skip: Option<ArrayRef>,
 }
 
@@ -222,7 +226,7 @@ impl CallArguments {
         self.filter.as_ref().is_none_or(|filter| !filter.is_null(row) && filter.value(row))
     }
 
-    /// What is kept of a row that passes.
+    /// Returns the argument to keep of a row that passes the FILTER; `None` if none is kept.
     fn kept(&self, row: usize) -> Option<&[u8]> {
         let is_skipped = self.skip.as_ref().is_some_and(|argument| argument.is_null(row));
         self.kept.as_ref().filter(|_| !is_skipped).map(|kept| kept.row(row))
@@ -258,7 +262,7 @@ impl Arguments {
         Ok(Self { calls: values, closes })
     }
 
-    /// Adds the rows of a chunk's groups to their functions; a negative weight takes one away.
+    /// Applies the changes of a chunk's groups to their functions; a negative weight retracts.
     pub fn apply(
         &self,
         calls: &Calls,
@@ -279,7 +283,7 @@ impl Arguments {
         Ok(())
     }
 
-    /// Changes how often the arguments of one function are kept.
+    /// Changes the weights of the kept arguments of one function.
     fn keep(
         &self,
         (at, call): (usize, &Call),
@@ -299,7 +303,7 @@ impl Arguments {
             }
         }
         state.get(&keys, &mut values)?;
-        // Several rows may have the same argument.
+        // Several rows can have the same argument.
         let mut changed: HashMap<&[u8], i64> = HashMap::with_capacity(rows.len());
         for (place, (group, row, weight)) in rows.into_iter().enumerate() {
             let (shard, key) = keys.get(place);
@@ -319,7 +323,7 @@ impl Arguments {
 }
 
 impl CallArguments {
-    /// Adds rows of which nothing is kept to the running values of their groups.
+    /// Adds rows to the running values of their groups, for a function that keeps no arguments.
     fn add(
         &self,
         call: &Call,

@@ -1,21 +1,21 @@
-//! Sums of floats that do not depend on the order of their terms.
+//! Sums of floats whose results do not depend on the order of their terms.
 //!
 //! Owns: the exact sum as an expansion of non-overlapping parts (Shewchuk, "Adaptive Precision Floating-Point
-//! Arithmetic", 1997, GROW-EXPANSION), as Python's `math.fsum` keeps it; the crates that compute such sums do not give
-//! their state away. Invariants: adding and taking away the same number leaves the sum as it was; the value is the
-//! exact sum, rounded once. Sums beyond the range of `f64` are infinite, as in IEEE 754.
+//! Arithmetic", 1997, GROW-EXPANSION), as in Python's `math.fsum`. Crates that compute such sums are not used, since
+//! they do not expose their state. Invariants: adding and then retracting a number does not change the sum; the value
+//! is the exact sum, rounded once. Sums beyond the range of `f64` are infinite, as in IEEE 754.
 
 /// An exact sum of finite numbers, with infinities and NaNs counted.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ExactSum {
-    /// Non-overlapping, of increasing magnitude, none zero.
+    /// The parts: non-overlapping, of increasing magnitude, none zero.
     parts: Vec<f64>,
-    /// How many of +∞, −∞, NaN.
+    /// Number of terms that are +∞, −∞ and NaN.
     special: [i64; 3],
 }
 
 impl ExactSum {
-    /// Adds `value` `times` times; negative = retracts it.
+    /// Adds `value` `times` times; a negative number retracts it.
     pub fn add(&mut self, value: f64, times: i64) {
         if value.is_finite() {
             self.add_product(value, times);
@@ -25,7 +25,7 @@ impl ExactSum {
         }
     }
 
-    /// Adds `value * times`, in parts that are exact.
+    /// Adds `value * times` exactly.
     fn add_product(&mut self, value: f64, times: i64) {
         let mut rest = times.unsigned_abs();
         let signed = if times < 0 { -value } else { value };
@@ -76,18 +76,18 @@ impl ExactSum {
         }
     }
 
-    /// Adds all of another sum.
+    /// Adds another sum.
     pub fn merge(&mut self, other: &Self) {
         other.parts.iter().for_each(|part| self.grow(*part));
         self.special.iter_mut().zip(other.special).for_each(|(mine, more)| *mine += more);
     }
 
-    /// The sum's finite parts.
+    /// Returns the sum's finite parts.
     pub fn parts(&self) -> &[f64] {
         &self.parts
     }
 
-    /// The sum, rounded to the nearest `f64`.
+    /// Returns the sum, rounded to the nearest `f64`.
     pub fn value(&self) -> f64 {
         let [up, down, nan] = self.special.map(|count| count > 0);
         if nan || up && down {
@@ -103,7 +103,7 @@ impl ExactSum {
             total = before + part;
             let error = part - (total - before);
             if error != 0.0 {
-                // Half-way cases: what follows decides (as in CPython's math.fsum).
+                // In half-way cases the next part decides (as in CPython's math.fsum).
                 let next = parts.next().copied().unwrap_or_default();
                 if error < 0.0 && next < 0.0 || error > 0.0 && next > 0.0 {
                     let twice = error * 2.0;
@@ -118,7 +118,7 @@ impl ExactSum {
         total
     }
 
-    /// The parts in an order that any sequence of the same terms gives.
+    /// Returns the sum as parts that are the same for every order of terms.
     fn canonical(&self) -> Vec<f64> {
         let mut rest = self.clone();
         rest.special = [0; 3];
@@ -132,7 +132,7 @@ impl ExactSum {
         parts
     }
 
-    /// Appends the sum's bytes: equal sums have equal bytes.
+    /// Appends the sum's bytes, which are equal for equal sums.
     pub fn write(&self, into: &mut Vec<u8>) {
         let parts = self.canonical();
         into.push(u8::try_from(parts.len()).unwrap_or(u8::MAX));
@@ -144,7 +144,7 @@ impl ExactSum {
         }
     }
 
-    /// Reads what `write` has written from the front of `bytes`; `None` if it is cut off.
+    /// Reads a sum that `write` has written from the front of `bytes`; `None` if it is cut off.
     pub fn read(bytes: &mut &[u8]) -> Option<Self> {
         let mut sum = Self::default();
         let count = take::<1>(bytes)?[0];
@@ -160,7 +160,7 @@ impl ExactSum {
     }
 }
 
-/// The next bytes of `from`.
+/// Removes and returns the next bytes of `from`; `None` if there are too few.
 pub fn take<const N: usize>(from: &mut &[u8]) -> Option<[u8; N]> {
     let (first, rest) = from.split_first_chunk::<N>()?;
     *from = rest;

@@ -1,26 +1,32 @@
-//! Functions that take a row away as easily as they add it: counts, sums, averages, variances.
+//! Functions with a running value from which a row can be retracted: counts, sums, averages, variances.
 //!
-//! Owns: their running values and how they are kept. Invariant: a value depends on the rows, not on their order.
+//! Owns: their running values, and the bytes of those in state. Invariant: a value depends on the rows, not on their
+//! order.
 
 use super::exact::{ExactSum, take};
 use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Decimal128Type, Float64Type};
+use arrow::datatypes::{DataType, Decimal128Type, Float64Type, i256};
 use datafusion::common::ScalarValue;
-use datafusion_functions_aggregate_common::utils::DecimalAverager;
 use highwater_dataflow::error::{EngineError, Fault};
+use highwater_expressions::arithmetic::overflow;
+use highwater_expressions::decimal;
 
-/// What is computed.
+/// The function that is computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinearKind {
     Count,
-    /// Of whole numbers or decimals, kept as whole numbers of the argument's scale.
+    /// Sum of integers or decimals, stored as an integer at the argument's scale.
     Sum,
-    /// Of decimals.
+    /// Average of decimals.
     Average,
+    /// Sum of decimals that 128 bits may not hold.
+    WideSum,
+    /// Average of decimals whose sum 128 bits may not hold.
+    WideAverage,
     FloatSum,
     FloatAverage,
-    /// Of floats; of a population or a sample; its root or itself.
+    /// Variance of floats, of a sample or a population; with `root`, the standard deviation.
     Variance {
         sample: bool,
         root: bool,
@@ -28,15 +34,17 @@ pub enum LinearKind {
 }
 
 impl LinearKind {
-    /// The kind of this function over arguments of these types, if it has one.
+    /// Returns the kind of a function over arguments of these types; `None` if the function is not linear.
     pub fn of(name: &str, arguments: &[DataType], output: &DataType) -> Option<Self> {
         let [first] = arguments else { return (name == "count").then_some(Self::Count) };
         let variance = |sample, root| first.is_floating().then_some(Self::Variance { sample, root });
         match (name, output) {
             ("count", _) => Some(Self::Count),
             ("sum", DataType::Float64) => Some(Self::FloatSum),
+            ("sum", DataType::Decimal128(_, _)) if is_wide(first) => Some(Self::WideSum),
             ("sum", DataType::Int64 | DataType::UInt64 | DataType::Decimal128(_, _)) => Some(Self::Sum),
             ("avg" | "mean", DataType::Float64) => Some(Self::FloatAverage),
+            ("avg" | "mean", DataType::Decimal128(_, _)) if is_wide(first) => Some(Self::WideAverage),
             ("avg" | "mean", DataType::Decimal128(_, _)) if matches!(first, DataType::Decimal128(_, _)) => {
                 Some(Self::Average)
             }
@@ -53,9 +61,14 @@ impl LinearKind {
     }
 }
 
-/// Argument values of a batch, as the accumulator takes them.
+/// True for decimals of which fewer than ten billion may have a sum beyond 128 bits.
+pub fn is_wide(argument: &DataType) -> bool {
+    matches!(argument, DataType::Decimal128(precision, _) if *precision > 28)
+}
+
+/// Argument values of a batch, prepared for running values.
 pub enum Terms {
-    /// Whether the row counts.
+    /// Whether each row is counted.
     There(Vec<bool>),
     Whole(Decimal128Array),
     Float(ArrayRef),
@@ -82,9 +95,9 @@ impl Terms {
 /// The running value of one function in one group.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Linear {
-    /// Rows that count.
+    /// Number of rows counted.
     count: i64,
-    whole: i128,
+    whole: i256,
     float: ExactSum,
     squares: ExactSum,
 }
@@ -95,9 +108,9 @@ impl Linear {
         match terms {
             Terms::There(there) => self.count += if there[row] { times } else { 0 },
             Terms::Whole(values) if values.is_valid(row) => {
-                let added =
-                    values.value(row).checked_mul(i128::from(times)).and_then(|more| self.whole.checked_add(more));
-                self.whole = added.ok_or_else(|| overflow("a sum"))?;
+                // 256 bits hold the sum of more rows than there can be.
+                let more = i256::from_i128(values.value(row)).wrapping_mul(i256::from(times));
+                self.whole = self.whole.wrapping_add(more);
                 self.count += times;
             }
             Terms::Float(values) if values.is_valid(row) => {
@@ -113,7 +126,7 @@ impl Linear {
         Ok(())
     }
 
-    /// The function's value, of type `output`; `argument` is its argument's type.
+    /// Returns the function's value, of type `output`; `argument` is the type of its argument.
     pub fn value(
         &self,
         kind: &LinearKind,
@@ -129,15 +142,14 @@ impl Linear {
         let count = self.count as f64;
         match kind {
             LinearKind::Count => Ok(ScalarValue::Int64(Some(self.count))),
-            LinearKind::Sum => whole(self.whole, output),
-            LinearKind::Average => {
+            LinearKind::Sum | LinearKind::WideSum => whole(self.whole, output),
+            LinearKind::Average | LinearKind::WideAverage => {
                 let (Some(DataType::Decimal128(_, scale)), DataType::Decimal128(precision, target)) =
                     (argument, output)
                 else {
-                    return Err(Fault::Type { what: "the average of what is no decimal", found: output.clone() }.into());
+                    return Err(Fault::Type { what: "a decimal average", found: output.clone() }.into());
                 };
-                let averager = DecimalAverager::<Decimal128Type>::try_new(*scale, *precision, *target)?;
-                let value = averager.avg(self.whole, i128::from(self.count))?;
+                let value = decimal::average(self.whole, *scale, self.count, *precision, *target)?;
                 Ok(ScalarValue::Decimal128(Some(value), *precision, *target))
             }
             LinearKind::FloatSum => Ok(ScalarValue::Float64(Some(self.float.value()))),
@@ -147,7 +159,7 @@ impl Linear {
                 if over == 0.0 {
                     return Ok(ScalarValue::Float64(None));
                 }
-                // Σx² − (Σx)²/n without cancellation: the mean is taken off exactly.
+                // Σx² − (Σx)²/n without cancellation: the product with the mean is subtracted exactly.
                 let mean = self.float.value() / count;
                 let mut rest = self.squares.clone();
                 rest.merge(&scaled(&self.float, -mean));
@@ -161,7 +173,9 @@ impl Linear {
         into.extend_from_slice(&self.count.to_le_bytes());
         match kind {
             LinearKind::Count => {}
-            LinearKind::Sum | LinearKind::Average => into.extend_from_slice(&self.whole.to_le_bytes()),
+            // Ten billion terms of at most 28 digits fit.
+            LinearKind::Sum | LinearKind::Average => into.extend_from_slice(&self.whole.as_i128().to_le_bytes()),
+            LinearKind::WideSum | LinearKind::WideAverage => into.extend_from_slice(&self.whole.to_le_bytes()),
             LinearKind::FloatSum | LinearKind::FloatAverage => self.float.write(into),
             LinearKind::Variance { .. } => {
                 self.float.write(into);
@@ -170,12 +184,15 @@ impl Linear {
         }
     }
 
-    /// Reads from the front of `bytes`; `None` if it is cut off.
+    /// Reads a running value from the front of `bytes`; `None` if it is cut off.
     pub fn read(kind: &LinearKind, bytes: &mut &[u8]) -> Option<Self> {
         let mut read = Self { count: i64::from_le_bytes(take(bytes)?), ..Self::default() };
         match kind {
             LinearKind::Count => {}
-            LinearKind::Sum | LinearKind::Average => read.whole = i128::from_le_bytes(take(bytes)?),
+            LinearKind::Sum | LinearKind::Average => {
+                read.whole = i256::from_i128(i128::from_le_bytes(take(bytes)?));
+            }
+            LinearKind::WideSum | LinearKind::WideAverage => read.whole = i256::from_le_bytes(take(bytes)?),
             LinearKind::FloatSum | LinearKind::FloatAverage => read.float = ExactSum::read(bytes)?,
             LinearKind::Variance { .. } => {
                 read.float = ExactSum::read(bytes)?;
@@ -186,7 +203,7 @@ impl Linear {
     }
 }
 
-/// `factor` times the sum, exactly.
+/// Returns `factor` times the sum, exactly.
 fn scaled(sum: &ExactSum, factor: f64) -> ExactSum {
     let mut scaled = ExactSum::default();
     for part in sum.parts() {
@@ -197,16 +214,14 @@ fn scaled(sum: &ExactSum, factor: f64) -> ExactSum {
     scaled
 }
 
-fn whole(value: i128, output: &DataType) -> Result<ScalarValue, EngineError> {
-    let too_big = || overflow(&format!("a sum that is {output}"));
+fn whole(value: i256, output: &DataType) -> Result<ScalarValue, EngineError> {
+    let narrow = || value.to_i128().ok_or_else(|| overflow(output));
     Ok(match output {
-        DataType::Int64 => ScalarValue::Int64(Some(i64::try_from(value).map_err(|_| too_big())?)),
-        DataType::UInt64 => ScalarValue::UInt64(Some(u64::try_from(value).map_err(|_| too_big())?)),
-        DataType::Decimal128(precision, scale) => ScalarValue::Decimal128(Some(value), *precision, *scale),
+        DataType::Int64 => ScalarValue::Int64(Some(i64::try_from(narrow()?).map_err(|_| overflow(output))?)),
+        DataType::UInt64 => ScalarValue::UInt64(Some(u64::try_from(narrow()?).map_err(|_| overflow(output))?)),
+        DataType::Decimal128(precision, scale) => {
+            ScalarValue::Decimal128(Some(decimal::fitting(value, *precision, *scale)?), *precision, *scale)
+        }
         other => return Err(Fault::Type { what: "a sum", found: other.clone() }.into()),
     })
-}
-
-fn overflow(what: &str) -> EngineError {
-    EngineError::Arrow(arrow::error::ArrowError::ArithmeticOverflow(format!("{what} goes beyond its type's range")))
 }

@@ -1,11 +1,11 @@
-//! GROUP BY over rows that may be taken back, and with functions that need all their values.
+//! Running a GROUP BY over input with retracts, or with functions that need all their values.
 //!
 //! Owns: the state of groups in this task's shards, in two kinds of keys. A group, `0 | length (u32) | group`: close
-//! time, rows, the running values of linear functions, and the row last emitted. A value of a function that keeps
-//! its arguments, `1 | length (u32) | group | function (u16) | arguments`: see `kept`.
-//! Invariants: a group lives while it has rows (the one without group columns: for ever, once it has had any); what
-//! is emitted is the difference to what was emitted before. With a TTL, a group expires with its values when it had no
-//! change for that long; a deletion of what was forgotten takes away what it can, as in Flink.
+//! time, number of rows, the running values of linear functions, and the values last computed. An argument of a
+//! function that keeps its arguments, `1 | length (u32) | group | function (u16) | arguments`: a `StoredRow`.
+//! Invariants: a group exists while it has rows (the group of all rows: always, once it exists); a batch emits the
+//! difference to the values emitted before. With a TTL, a group expires with its arguments when it had no change for
+//! that long; a retract of an expired row has as much effect as the remaining state allows, as in Flink.
 
 mod calls;
 mod exact;
@@ -41,17 +41,18 @@ pub struct RetractingAggregate {
     changes: ChangeCodec,
     output: Codec,
     calls: Calls,
-    /// Encoded key of the group of all rows.
+    /// Encoded key of the group of all rows; `None` if there is no such group.
     total: Option<Vec<u8>>,
     input: Vec<ChangeBatch>,
 }
 
-/// A group as it is kept.
+/// A group in state.
 #[derive(Debug, Default)]
 struct Group {
     rows: i64,
     linear: Vec<Linear>,
-    /// The values last emitted, encoded; `None` before the first time.
+    /// The values last computed, encoded; `None` for a new group. They have been emitted, unless groups are emitted
+    /// when they close.
     emitted: Option<Vec<u8>>,
 }
 
@@ -61,7 +62,7 @@ struct Chunk {
     keys: Vec<Vec<u8>>,
     shards: Vec<ShardId>,
     closes: Vec<i64>,
-    /// The changes of each.
+    /// Range of the changes of each group.
     runs: Vec<Range<usize>>,
     groups: Vec<Group>,
 }
@@ -120,7 +121,7 @@ impl RetractingAggregate {
         self.apply(chunk, changes, &arguments, state, out)
     }
 
-    /// Applies the changes of groups, and gives what is different.
+    /// Applies the changes of a chunk's groups, and emits the differences.
     fn apply(
         &self,
         mut chunk: Chunk,
@@ -138,12 +139,12 @@ impl RetractingAggregate {
         self.settle(chunk, state, out)
     }
 
-    /// When a group that no watermark closes is forgotten. The one of all rows never is.
+    /// Returns when a group that no watermark closes expires. The group of all rows never does.
     fn deadline(&self, key: &[u8], state: &KeyedState<'_>) -> i64 {
         if self.total.as_deref() == Some(key) { NEVER } else { state.deadline() }
     }
 
-    /// The group of all rows, where it must be there and is not.
+    /// Creates and emits the group of all rows, if it must exist and does not yet.
     fn begin_total(&self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let Some(key) = self.total.as_ref().filter(|_| self.spec.total.as_ref().is_some_and(|total| total.at_once))
         else {
@@ -162,7 +163,7 @@ impl RetractingAggregate {
         }
     }
 
-    /// Writes groups and gives what is different.
+    /// Writes a chunk's groups, and emits the differences.
     fn settle(
         &self,
         mut chunk: Chunk,
@@ -205,7 +206,7 @@ impl RetractingAggregate {
             let kept = (lives && !due).then(|| self.write(group, chunk.closes[row]));
             writes.set(shard, &[&group_key(key)], kept.as_deref());
             if state.expires() && !lives {
-                // Deletions of forgotten rows may have used up the group before its values.
+                // Retracts of expired rows may have emptied the group while arguments are left.
                 dead.push(shard, &[&tagged(1, key)]);
             }
         }
@@ -233,7 +234,7 @@ impl RetractingAggregate {
         (0..self.calls.len()).map(|at| self.calls.evaluate(at, chunk.groups.len(), &group, state)).collect()
     }
 
-    /// Groups that the watermark has passed and that no row of this batch touched.
+    /// Closes groups that the watermark has passed and that no row of this batch has touched.
     fn close_untouched(&self, state: &mut KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let (due, mut groups) = (state.closing()?, Keys::default());
         let is_shown = |key: &[u8]| self.spec.emit == EmitMode::OnClose && as_group_key(key).is_some();
@@ -246,7 +247,7 @@ impl RetractingAggregate {
                 part.push(shard, &[key]);
             }
             state.get(&part, &mut values)?;
-            // What is kept was computed when the group was last touched.
+            // The stored values were computed when the group last changed.
             let kept = (0..part.len()).map(|place| Ok(self.parse(values.get(place))?.emitted.unwrap_or_default()));
             let kept: Vec<Vec<u8>> = kept.collect::<Result<_, EngineError>>()?;
             let mut columns = self.changes.keys.decode(part.iter().filter_map(|(_, key)| as_group_key(key)))?;
@@ -269,7 +270,7 @@ impl RetractingAggregate {
         Ok(())
     }
 
-    /// The group a value holds; without a value an empty one.
+    /// Decodes a group; `None` gives an empty group.
     fn parse(&self, value: Option<&[u8]>) -> Result<Group, EngineError> {
         let Some(mut bytes) = value else {
             return Ok(Group { linear: vec![Linear::default(); self.calls.linear()], ..Group::default() });
@@ -278,7 +279,7 @@ impl RetractingAggregate {
             take_bytes::<8>(&mut bytes)?;
             let rows = i64::from_le_bytes(take_bytes(&mut bytes)?);
             let linear = self.calls.read_linear(&mut bytes)?;
-            // Stored groups have been emitted.
+            // A group is stored only with its values.
             Some(Group { rows, linear, emitted: Some(bytes.to_vec()) })
         };
         parse().ok_or_else(|| EngineError::CutOff("a kept group"))
@@ -306,7 +307,7 @@ impl Stateful for RetractingAggregate {
         let mut rows = rows;
         if let Some(close) = self.spec.close {
             let times = close_times(close, rows.batch.columns())?;
-            // A group without a time never closes: it is there at once, or never.
+            // A group without a time never closes: it is emitted at once or never.
             let untimed = if self.spec.emit == EmitMode::OnClose { Untimed::Dropped } else { Untimed::Kept };
             rows = late.drop_late(0, rows, &times, untimed)?;
         }
@@ -316,7 +317,7 @@ impl Stateful for RetractingAggregate {
         Ok(())
     }
 
-    /// Groups that had no change for the TTL go with their values.
+    /// Expires groups without a change for the TTL, with their arguments.
     fn expire(&mut self, due: &Keys, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
         let mut groups = Keys::default();
         for (shard, key) in due.iter() {
@@ -339,7 +340,7 @@ impl Stateful for RetractingAggregate {
     }
 }
 
-/// The keys of all values kept of groups, which begin so.
+/// Returns the state keys of all arguments with these prefixes.
 fn values_of(groups: &Keys, state: &KeyedState<'_>) -> Result<Keys, EngineError> {
     let scans: Vec<Scan<'_>> = groups.iter().map(|(shard, prefix)| Scan::prefix(shard, prefix)).collect();
     let mut keys = Keys::default();
@@ -354,7 +355,7 @@ fn group_key(key: &[u8]) -> Vec<u8> {
     tagged(0, key)
 }
 
-/// A tag, the length of `key`, and `key`.
+/// Returns a tag, the length of `key`, and `key`.
 fn tagged(tag: u8, key: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(5 + key.len());
     bytes.push(tag);
@@ -363,7 +364,7 @@ fn tagged(tag: u8, key: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The group, if this is the key of one.
+/// Returns the group of a state key; `None` if the key belongs to an argument.
 fn as_group_key(bytes: &[u8]) -> Option<&[u8]> {
     let (tag, rest) = bytes.split_first()?;
     (*tag == 0).then(|| rest.get(4..)).flatten()

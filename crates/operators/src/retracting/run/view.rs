@@ -1,4 +1,4 @@
-//! What an aggregate that retracts keeps, as rows.
+//! Shows the state of a retracting aggregate as rows.
 
 use super::RetractingAggregate;
 use crate::retracting::{CallSpec, RetractingAggregateSpec};
@@ -27,7 +27,7 @@ impl View {
         Piece::some(&self.logic.changes.keys, &self.logic.spec.input_schema, &columns)
     }
 
-    /// The part of a function that keeps its arguments.
+    /// Returns the part of a function that keeps its arguments; `None` for any other function.
     fn part_of(&self, function: usize) -> Option<usize> {
         let before = self.logic.calls.kept().position(|(at, _)| at == function)?;
         Some(1 + before)
@@ -72,12 +72,12 @@ impl StateLayout for View {
     }
 }
 
-/// What a function keeps of each row: what it is ordered by, then its arguments.
+/// Returns the columns that a function keeps of each row: ordering columns, then arguments.
 fn kept_columns(call: &CallSpec) -> Vec<usize> {
     call.order.iter().map(|(column, _)| *column).chain(call.arguments.iter().copied()).collect()
 }
 
-/// The reverse of [`super::tagged`]: tag, key, and what follows.
+/// Splits the result of [`super::tagged`] and further bytes: tag, key, rest.
 fn untagged(bytes: &[u8]) -> Result<(u8, &[u8], &[u8]), EngineError> {
     let split = || {
         let (tag, rest) = bytes.split_first()?;

@@ -1,7 +1,7 @@
-//! Sessions that leave state: their time is over, or nothing changed in them for the TTL.
+//! Evicting sessions: those that close, and those without a change for the TTL.
 //!
-//! Owns: giving the rows of those that close, if final rows are wanted, and forgetting them. Invariant: a closed session is
-//! remembered without rows until every row that could touch it is late by itself.
+//! Owns: emitting the rows of closing sessions, if only final rows are emitted, and evicting them. Invariant: a closed
+//! session stays in state without rows until any row that could touch it would be late anyway.
 
 use super::Sessions;
 use super::merge::{Rows, Session};
@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 impl Sessions {
-    /// Closes sessions whose time is over, of the partitions that the batch touched and of others.
+    /// Closes sessions that the watermark has passed, both of partitions that the batch has touched and of others.
     pub fn close(
         &self,
         mut touched: BTreeSet<Place>,
@@ -100,13 +100,13 @@ impl Sessions {
         }
     }
 
-    /// When every row that could touch a closed session is late by itself, milliseconds.
+    /// Returns the time, in milliseconds, from which on any row that could touch a closed session is late anyway.
     fn forgotten_ms(&self, session: &Session) -> i64 {
         self.end_ms(session.last.saturating_add(self.gap))
     }
 }
 
-/// Forgets sessions without a change for the TTL, with their rows.
+/// Expires sessions without a change for the TTL, with their rows.
 pub fn expire(due: &Keys, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
     let (mut values, mut stays, mut forgotten) = (Values::default(), Vec::new(), Keys::default());
     state.get(due, &mut values)?;

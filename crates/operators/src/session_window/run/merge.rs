@@ -1,4 +1,4 @@
-//! Which sessions there are: merging what touches, splitting what has gaps.
+//! Merging sessions that touch, and splitting sessions with gaps.
 //!
 //! Owns: pure decisions over times of one partition. Times and gaps are in units of the time column.
 
@@ -10,33 +10,34 @@ pub type Rows = BTreeMap<(i64, Vec<u8>), i64>;
 /// Rows that a batch changes, by time.
 pub type Changed = BTreeMap<(i64, Vec<u8>), Change>;
 
-/// What a batch does to a row.
+/// The change of a row in a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// How often it was there before.
+    /// Weight before the batch.
     pub before: i64,
+    /// Change of the weight.
     pub weight: i64,
 }
 
-/// A session as it is kept.
+/// A session in state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
     /// Time of its first row.
     pub start: i64,
     /// Time of its last row.
     pub last: i64,
-    /// Its rows have been emitted for good.
+    /// Whether its rows are final and no longer in state.
     pub closed: bool,
 }
 
 impl Session {
-    /// A row of this time would be part of it.
+    /// Returns whether a row of this time would belong to the session.
     pub fn touches(&self, time: i64, gap: i64) -> bool {
         time >= self.start.saturating_sub(gap) && time <= self.last.saturating_add(gap)
     }
 }
 
-/// Open sessions that belong together, and what changes in them.
+/// Open sessions that are merged into one, with their changes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Group {
     pub start: i64,
@@ -45,13 +46,13 @@ pub struct Group {
     pub changes: Changed,
 }
 
-/// Open sessions that rows of these times change, merged where they touch.
+/// Returns the open sessions that these changes affect, merged if they touch.
 pub fn groups(sessions: &[Session], changes: Changed, gap: i64) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut open = sessions.iter().filter(|session| !session.closed).peekable();
     let mut changes = changes.into_iter().peekable();
     loop {
-        // Whichever begins first.
+        // Takes the session or the change that begins first.
         let next_change = changes.peek().map(|((time, _), _)| *time);
         let takes_session = match (open.peek(), next_change) {
             (None, None) => break,
@@ -78,7 +79,7 @@ pub fn groups(sessions: &[Session], changes: Changed, gap: i64) -> Vec<Group> {
     groups
 }
 
-/// First and last time of each run of times without a gap.
+/// Returns first and last time of each run of times without a gap.
 pub fn split(times: impl Iterator<Item = i64>, gap: i64) -> Vec<(i64, i64)> {
     let mut sessions: Vec<(i64, i64)> = Vec::new();
     for time in times {

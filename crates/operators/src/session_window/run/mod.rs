@@ -1,11 +1,11 @@
-//! `SESSION`: rows of a key as long as they come without a gap.
+//! Running `SESSION` windows.
 //!
-//! Owns: the sessions of this task's shards, and their rows. In state (`place`): a session, whose value holds its close time
-//! and its last time, and rows.
-//! Invariants: sessions of one partition do not touch; a row is late if it touches a session that is closed, or makes
-//! one of its own that would be. A closed session is remembered, without rows, until every row that could touch it
-//! is late by itself: so the answer never depends on what has been forgotten. Where no watermark closes sessions, a TTL
-//! forgets each that had no change for that long, with its rows; its close time is its deadline then.
+//! Owns: the sessions of this task's shards, and their rows. In state (`place`): sessions, whose values hold their
+//! close time and the time of their last row, and rows.
+//! Invariants: sessions of one partition do not touch; a row is late if it touches a closed session, or would begin a
+//! session that is closed already. A closed session stays in state without rows until any row that could touch it is
+//! late anyway, so the result never depends on what was evicted. If no watermark closes sessions, a TTL expires each
+//! session that had no change for that long, with its rows; its close time is then its deadline.
 
 mod close;
 mod merge;
@@ -30,14 +30,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 pub use view::reader;
 
-/// A row that is late: its time, its columns encoded, its weight.
+/// A late row: its time, its encoded columns, its weight.
 type LateRow = (i64, Vec<u8>, i64);
 
 pub struct Sessions {
     spec: Arc<SessionSpec>,
     changes: ChangeCodec,
     unit: TimeUnit,
-    /// In units of the time column.
+    /// The gap in units of the time column.
     gap: i64,
     input: Vec<ChangeBatch>,
 }
@@ -57,7 +57,7 @@ impl Sessions {
         })
     }
 
-    /// First instant after a session, milliseconds.
+    /// Returns the first instant after a session whose last row has the time `last`, in milliseconds.
     pub fn end_ms(&self, last: i64) -> i64 {
         let end = last.saturating_add(self.gap);
         closes_at(match self.unit {
@@ -68,7 +68,7 @@ impl Sessions {
         })
     }
 
-    /// Counts rows that are in no open session, and keeps them where someone wants them.
+    /// Counts late rows, and passes them on if the query has a `late_topic`.
     pub fn drop_late(&self, rows: Vec<LateRow>, late: &mut Late) -> Result<(), EngineError> {
         let count = rows.iter().map(|(_, _, weight)| weight.unsigned_abs()).sum();
         late.note(count, || {
@@ -91,7 +91,7 @@ impl Stateful for Sessions {
     }
 
     fn push(&mut self, _: usize, rows: ChangeBatch, _: &mut Late) -> Result<(), EngineError> {
-        // Which rows are late, the sessions say.
+        // Lateness depends on the sessions, so it is decided in `finish`.
         self.input.push(rows);
         Ok(())
     }

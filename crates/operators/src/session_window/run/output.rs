@@ -1,6 +1,6 @@
-//! What sessions give: rows with the times of their session.
+//! Output of sessions: rows with the start and end of their session.
 //!
-//! Owns: gathering rows that are decoded together, and their shape.
+//! Owns: collecting rows that are decoded together, and their columns.
 
 use super::Sessions;
 use arrow::array::Int64Array;
@@ -9,7 +9,7 @@ use highwater_dataflow::error::EngineError;
 use highwater_dataflow::runtime::pipeline::{OUTPUT_ROWS, batch};
 use highwater_functions::windows::session::windows;
 
-/// Rows to give, decoded together.
+/// Encoded rows to emit, which are decoded together.
 #[derive(Default)]
 pub struct Output {
     rows: Vec<Vec<u8>>,
@@ -26,7 +26,7 @@ impl Output {
 }
 
 impl Sessions {
-    /// Gives the rows if they are enough for a batch.
+    /// Emits the rows if there are enough for a batch.
     pub fn emit_if_full(&self, output: &mut Output, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         if output.rows.len() > OUTPUT_ROWS {
             out.extend(self.emit(std::mem::take(output))?);
@@ -34,7 +34,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// `None`: there are no rows.
+    /// Returns the rows as a batch; `None` if there are no rows.
     pub fn emit(&self, output: Output) -> Result<Option<ChangeBatch>, EngineError> {
         let count = output.rows.len();
         if count == 0 {
@@ -45,7 +45,7 @@ impl Sessions {
         columns.truncate(self.spec.width);
         columns.push(windows(&output.bounds, time, self.gap)?);
         let batch = batch(&self.spec.output_schema, columns, count)?;
-        // Final rows are only ever added: they carry no weights.
+        // Final rows are never retracted, so they have no weights.
         let weights = (!self.spec.on_close).then(|| Int64Array::from(output.weights));
         Ok(Some(ChangeBatch { batch, weights }))
     }

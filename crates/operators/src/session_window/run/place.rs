@@ -1,7 +1,7 @@
-//! Where a partition keeps its sessions and their rows, and reading some of them.
+//! State keys of sessions and their rows, and reading them.
 //!
-//! Owns: the keys of state. A session is `0 | length (u32) | partition | start`, a row `1 | length (u32) | partition | time |
-//! row`; times are in units of the time column. Invariant: keys of one kind are in the order of their times.
+//! Owns: the keys of state. A session is `0 | length (u32) | partition | start`, a row `1 | length (u32) | partition |
+//! time | row`; times are in units of the time column. Invariant: a partition's keys of one kind are sorted by time.
 
 use super::merge::{Rows, Session};
 use highwater_dataflow::error::EngineError;
@@ -18,7 +18,7 @@ pub const ROW: u8 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     pub shard: ShardId,
-    /// Length and partition.
+    /// Length of the partition (`u32`), then the partition.
     pub prefix: Vec<u8>,
 }
 
@@ -29,12 +29,12 @@ impl Place {
         Self { shard, prefix }
     }
 
-    /// The partition of a key of state.
+    /// Returns the partition of a state key.
     pub fn in_key(shard: ShardId, key: &[u8]) -> Result<Self, EngineError> {
         Ok(Self { shard, prefix: prefix_in(key)?.to_vec() })
     }
 
-    /// What all its sessions begin with.
+    /// Returns the prefix of the state keys of its sessions.
     pub fn sessions(&self) -> Vec<u8> {
         self.kind(SESSION)
     }
@@ -52,13 +52,13 @@ impl Place {
     }
 }
 
-/// Length and partition in a key of state.
+/// Returns length and partition in a state key.
 pub fn prefix_in(key: &[u8]) -> Result<&[u8], EngineError> {
     let length = key.get(1..).and_then(|rest| rest.first_chunk::<4>()).map(|l| u32::from_be_bytes(*l) as usize);
     length.and_then(|length| key.get(1..5 + length)).ok_or_else(cut_off)
 }
 
-/// Bytes in the order of the numbers.
+/// Encodes a number as bytes whose order is that of the numbers.
 fn sortable(number: i64) -> [u8; 8] {
     ((number as u64) ^ (1 << 63)).to_be_bytes()
 }
@@ -72,7 +72,7 @@ pub fn number(bytes: &[u8]) -> Result<i64, EngineError> {
     Ok((u64::from_be_bytes(*bytes) ^ (1 << 63)) as i64)
 }
 
-/// The sessions of a portion of these partitions, from the first.
+/// Returns the sessions of a portion of these partitions, from the first.
 pub fn sessions<'a>(
     places: impl Iterator<Item = &'a Place>,
     state: &KeyedState<'_>,
@@ -89,7 +89,7 @@ pub fn sessions<'a>(
     Ok(found)
 }
 
-/// Where the rows of a partition are from one time to another.
+/// Returns the range of state keys of a partition's rows from one time to another, both included.
 pub fn stay(place: &Place, (first, last): (i64, i64)) -> KeyRange {
     let end = match last.checked_add(1) {
         Some(next) => Some(place.row(next, &[])),
@@ -98,7 +98,7 @@ pub fn stay(place: &Place, (first, last): (i64, i64)) -> KeyRange {
     KeyRange { shard: place.shard, start: place.row(first, &[]), end }
 }
 
-/// The rows of a portion of these sessions, from the first.
+/// Returns the rows of a portion of these ranges, from the first.
 pub fn rows(stays: &[KeyRange], state: &KeyedState<'_>) -> Result<Vec<Rows>, EngineError> {
     let scans: Vec<Scan<'_>> = stays.iter().map(|stay| stay.scan(Direction::Forward)).collect();
     let mut found: Vec<Rows> = vec![Rows::new(); stays.len()];

@@ -1,7 +1,7 @@
-//! What a batch's rows do to the sessions of their partitions.
+//! Applying a batch's rows to the sessions of their partitions.
 //!
-//! Owns: reading partitions together, in portions, and writing what changes. Does not own: which sessions there are then
-//! (`merge`). Invariant: rows are looked at only where their session may have changed.
+//! Owns: reading partitions together, in portions, and writing changes. Does not own: which sessions result (`merge`).
+//! Invariant: rows of state are read only if their session may have changed.
 
 use super::merge::{Change, Changed, Group, Rows, Session, groups, split};
 use super::output::Output;
@@ -21,7 +21,7 @@ use highwater_dataflow::state::{KeyRange, Keys, NEVER, Values, Writes};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-/// A partition that a batch changes, with its changes.
+/// A partition that a batch changes, with its range of the changes.
 type Touched = (Place, Range<usize>);
 
 /// The changes of a batch, with their times.
@@ -37,7 +37,7 @@ impl Batch<'_> {
 }
 
 impl Sessions {
-    /// Applies what the batch changes, some partitions at a time.
+    /// Applies the changes of a batch, some partitions at a time.
     pub fn update(
         &self,
         changes: &Changes,
@@ -75,7 +75,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// The sessions of a partition that change; rows that are late are dropped.
+    /// Returns the sessions of a partition that change. Drops late rows.
     fn groups(
         &self,
         batch: &Batch<'_>,
@@ -94,8 +94,9 @@ impl Sessions {
         Ok(changed)
     }
 
-    /// Changes of one partition that are in no closed session, and those that are late: deletions of what is not there,
-    /// too, unless a TTL has forgotten it.
+    /// Splits the changes of a partition into accepted and late ones. A change is late if it touches a closed session,
+    /// or if it retracts a row that is not in state. With a TTL, such a retract is only counted, since the row may have
+    /// expired.
     fn accept(
         &self,
         batch: &Batch<'_>,
@@ -121,13 +122,13 @@ impl Sessions {
         Ok((accepted, late))
     }
 
-    /// Whether the rows of these sessions may be in others now.
+    /// Returns whether the rows of these sessions must be read, because they may belong to other sessions now.
     fn moves(&self, group: &Group) -> bool {
         let is_same = matches!(group.old.as_slice(), [one] if (one.start, one.last) == (group.start, group.last));
         shrinks(group) || !self.spec.on_close && !is_same
     }
 
-    /// Merges, grows or splits sessions.
+    /// Merges, extends or splits sessions.
     fn apply(
         &self,
         work: Vec<(&Place, Group)>,
@@ -157,7 +158,7 @@ impl Sessions {
         state.put(&mut writes)
     }
 
-    /// Writes one group, and gives what is different; `before`: its rows, if they are needed.
+    /// Writes one group, and emits the difference. `before` holds its rows, or is empty if they are not needed.
     fn apply_group(
         &self,
         place: &Place,
@@ -204,7 +205,7 @@ fn shrinks(group: &Group) -> bool {
     group.changes.values().any(|change| change.weight < 0)
 }
 
-/// How often each row that changes was there before, by partition; `None`: it was not.
+/// Returns the weight of each changed row before the batch, by partition; `None` if it was not in state.
 fn weights(
     batch: &Batch<'_>,
     partitions: &[Touched],
@@ -221,7 +222,7 @@ fn weights(
     partitions.iter().map(|(_, run)| places.by_ref().take(run.len()).map(weight).collect()).collect()
 }
 
-/// Writes the rows that change; returns `rows` with them.
+/// Writes the changed rows, and returns `rows` with the changes applied.
 fn change_rows(
     place: &Place,
     changes: &Changed,

@@ -1,4 +1,4 @@
-//! What sessions keep, as rows.
+//! Shows the state of sessions as rows.
 
 use super::Sessions;
 use super::place::{ROW, SESSION, cut_off, number, prefix_in};

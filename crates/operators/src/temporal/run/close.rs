@@ -1,6 +1,6 @@
-//! Rows and versions that the watermark has passed.
+//! Closing rows and versions that the watermark has passed.
 //!
-//! Owns: giving rows that are final now, if only such are wanted, and freeing what no row can need any more.
+//! Owns: emitting final rows, if only final rows are emitted, and evicting state that no later row can need.
 
 use super::Temporal;
 use super::emit::Emitted;
@@ -16,7 +16,7 @@ use highwater_protocol::ids::ShardId;
 use std::collections::BTreeSet;
 
 impl Temporal {
-    /// Rows and versions that the watermark has passed, apart from those this batch has touched.
+    /// Closes rows that the watermark has passed, and prunes versions of these keys and of `touched`.
     pub fn close(
         &self,
         touched: impl Iterator<Item = Vec<u8>>,
@@ -44,7 +44,7 @@ impl Temporal {
         prune(&over.into_iter().collect::<Vec<_>>(), state)
     }
 
-    /// Gives rows that are final now, each with its version.
+    /// Emits rows that are final now, each with its version.
     fn emit_closed(&self, rows: &Keys, state: &KeyedState<'_>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         let (mut part, mut values) = (Keys::default(), Values::default());
         for start in (0..rows.len()).step_by(OUTPUT_ROWS) {

@@ -1,8 +1,8 @@
-//! What a temporal join gives: rows with their versions, as they were and as they are.
+//! Output of a temporal join: rows with their old and new versions.
 //!
-//! Owns: which versions are there (the view's conditions), the join's own condition, the shape of the output.
-//! Invariant: conditions are evaluated one after the other, each over what the ones before let pass, and columns over
-//! what all let pass: as guarded expressions expect.
+//! Owns: the conditions on versions, the join's own condition, the columns of the output.
+//! Invariant: each condition is evaluated only over versions that have passed the conditions before it, and columns
+//! over versions that have passed all, so that a condition can guard a later expression.
 
 use super::versions::Version;
 use crate::temporal::TemporalSpec;
@@ -15,7 +15,7 @@ use highwater_dataflow::runtime::keys::Codec;
 use highwater_dataflow::runtime::pipeline::{batch, evaluate};
 use std::sync::Arc;
 
-/// A row with its version before the batch and after it, and how often it was and is emitted.
+/// A row, its version and its weight in the output before and after the batch.
 pub struct Emitted {
     pub row: Vec<u8>,
     pub old: Version,
@@ -24,10 +24,10 @@ pub struct Emitted {
     pub new_weight: i64,
 }
 
-/// Places of versions: before and after.
+/// Indexes of a row's versions before and after the batch; `None` if there is none.
 type Places = [Option<u32>; 2];
 
-/// Gives the difference.
+/// Emits the difference between before and after.
 pub fn emit(
     spec: &TemporalSpec,
     row_codec: &Codec,
@@ -91,7 +91,7 @@ fn add<'a>(bytes: &mut Vec<&'a [u8]>, version: &'a [u8]) -> u32 {
     bytes.len() as u32 - 1
 }
 
-/// Takes away the versions that the join's condition does not match.
+/// Removes the versions that fail the join's condition.
 fn keep_matches(
     places: &mut [Places],
     is_match: impl Fn(&[(u32, u32)]) -> Result<BooleanArray, EngineError>,
@@ -112,10 +112,10 @@ fn keep_matches(
     Ok(())
 }
 
-/// Versions decoded, as the join has them.
+/// Decoded versions, with the columns of the output.
 struct Versions {
     columns: Vec<ArrayRef>,
-    /// Where each one is in the columns; `None`: it does not pass.
+    /// Index of each version in the columns; `None` if it fails a condition.
     places: Vec<Option<u32>>,
     count: usize,
 }
@@ -148,7 +148,7 @@ impl Versions {
     }
 }
 
-/// Columns of rows, then of their versions.
+/// Returns the columns of rows, then of their versions.
 fn paired(
     spec: &TemporalSpec,
     rows: &[ArrayRef],
@@ -169,7 +169,7 @@ fn paired(
     Ok(columns)
 }
 
-/// Rows that have no version because they have no time.
+/// Returns rows without a time, which have no version, in the form of the output.
 pub fn timeless(spec: &TemporalSpec, rows: ChangeBatch) -> Result<ChangeBatch, EngineError> {
     let count = rows.num_rows();
     let mut columns = rows.batch.columns()[..spec.rows.width].to_vec();

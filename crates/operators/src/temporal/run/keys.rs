@@ -1,7 +1,8 @@
-//! Where rows and versions are kept, and their times.
+//! State keys of rows and versions, and their times.
 //!
-//! Owns: the keys of state: `kind | length (u32) | key | time`, then a row, or a version's order and row; times as eight bytes
-//! in their order, in the finer unit of both sides. Invariant: rows and versions of a key are each in the order of times.
+//! Owns: the keys of state: `kind | length (u32) | key | time`, then a row, or a version's order and row. Times are
+//! eight bytes whose order is that of the times, in the finer unit of both sides. Invariant: the rows of a key are
+//! sorted by time, and so are its versions.
 
 use crate::temporal::TimedSide;
 use arrow::array::{AsArray, Int64Array, RecordBatch};
@@ -16,7 +17,7 @@ use highwater_functions::windows::tumble::per_second;
 pub const ROW: u8 = 0;
 pub const VERSION: u8 = 1;
 
-/// A version that is final for good.
+/// Close time of the last version that the watermark has passed: only a newer version ends it.
 pub const FOR_GOOD: i64 = NEVER;
 
 pub fn unit_of(side: &TimedSide) -> Result<TimeUnit, EngineError> {
@@ -26,19 +27,19 @@ pub fn unit_of(side: &TimedSide) -> Result<TimeUnit, EngineError> {
     }
 }
 
-/// When each row is final, milliseconds.
+/// Returns when each row is final, in milliseconds.
 pub fn closes(side: &TimedSide, rows: &RecordBatch) -> Result<Int64Array, EngineError> {
     close_times(CloseKey { group_index: side.time, kind: CloseKind::EventTime }, rows.columns())
 }
 
-/// The times of rows in this unit.
+/// Returns the times of rows in this unit.
 pub fn times(side: &TimedSide, rows: &RecordBatch, unit: TimeUnit) -> Result<Int64Array, EngineError> {
     let factor = per_second(unit) / per_second(unit_of(side)?);
     let times = arrow::compute::cast(rows.column(side.time), &DataType::Int64)?;
     Ok(times.as_primitive::<Int64Type>().unary(|time| time.saturating_mul(factor)))
 }
 
-/// Eight bytes in the order of times.
+/// Encodes a time as eight bytes whose order is that of the times.
 pub fn encode_time(time: i64) -> [u8; 8] {
     (time.cast_unsigned() ^ (1 << 63)).to_be_bytes()
 }
@@ -52,7 +53,7 @@ pub fn cut_off() -> EngineError {
     EngineError::CutOff("a temporal join's key")
 }
 
-/// What all rows or versions of a key begin with in state.
+/// Returns the prefix of the state keys of all rows or versions of a key.
 pub fn prefix_of(kind: u8, key: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(5 + key.len());
     bytes.push(kind);
@@ -61,7 +62,7 @@ pub fn prefix_of(kind: u8, key: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Kind, key, and what follows.
+/// Splits a state key into kind, key and the rest.
 pub fn split_key(bytes: &[u8]) -> Result<(u8, &[u8], &[u8]), EngineError> {
     let split = || {
         let (kind, rest) = bytes.split_first()?;

@@ -1,12 +1,12 @@
-//! Rows joined with the version of their time: `FOR SYSTEM_TIME AS OF`.
+//! Running a temporal join.
 //!
-//! Owns: the rows and versions of this task's shards. In state: a row, `0 | length (u32) | key | time | row`; a version,
-//! `1 | length (u32) | key | time | order | row`; times as eight bytes in order. Their values are `StoredRow`; a version's
-//! count is the length of its order, or less than zero where the version is that there is no row.
-//! Invariants: a row is joined with the greatest version that is not after it, and is final once the watermark has
-//! passed it, since no version before it can come any more. What a batch gives is the rows as they are less the rows as
-//! they were, or, where only final rows are wanted, each row once. Of versions the watermark has passed only the last
-//! one of each key stays, and not that one if it is a deletion.
+//! Owns: the rows and versions of this task's shards. In state: a row, `0 | length (u32) | key | time | row`; a
+//! version, `1 | length (u32) | key | time | order | row`; times as eight bytes in order. Their values are `StoredRow`;
+//! a version's count is the length of its order, or negative for a deletion.
+//! Invariants: a row is joined with the latest version that is not after it, and is final once the watermark has passed
+//! it, since no version before it can arrive then. A batch emits the difference between the new and the old rows, or,
+//! if only final rows are emitted, each row once. Of the versions of a key that the watermark has passed, only the last
+//! one stays in state, unless it is a deletion.
 
 mod close;
 mod emit;
@@ -34,16 +34,16 @@ pub use view::reader;
 
 pub struct Temporal {
     spec: Arc<TemporalSpec>,
-    /// The finer unit of both times.
+    /// The finer unit of the times of both inputs.
     unit: TimeUnit,
     rows: ChangeCodec,
     versions: VersionCodec,
     input: [Vec<ChangeBatch>; 2],
-    /// Rows without a time: they match nothing.
+    /// Rows without a time, which match no version.
     timeless: Vec<ChangeBatch>,
 }
 
-/// The rows that change, with their times.
+/// The rows that a batch changes, with their times.
 struct RowChanges {
     changes: Changes,
     times: Int64Array,
@@ -71,12 +71,12 @@ impl Temporal {
         if timed.false_count() > 0 && spec.keeps_unmatched {
             let timeless = rows.filter(&not(&timed)?)?;
             match spec.on_close && spec.input_retracts {
-                // No watermark ever makes it final.
+                // No watermark ever makes such a row final.
                 true => drop_timeless(0, timeless, late)?,
                 false => self.timeless.push(timeless),
             }
         }
-        // A row that has no version is only there if it is shown without.
+        // A row with a NULL in its key has no version, so it is needed only if it is emitted without one.
         let known = if spec.keeps_unmatched { timed } else { and(&timed, &there(&rows.batch, &spec.rows.key)?)? };
         self.input[0].push(rows.filter(&known)?);
         Ok(())
@@ -102,7 +102,7 @@ impl Temporal {
         Ok(Some(RowChanges { changes, times, closes }))
     }
 
-    /// Gives the difference that these rows make.
+    /// Emits the difference of these rows.
     fn emit(&self, emitted: Vec<Emitted>, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
         emit::emit(&self.spec, &self.rows.rows, self.versions.rows(), &emitted, out)
     }
@@ -152,7 +152,7 @@ fn drop_timeless(port: usize, rows: ChangeBatch, late: &mut Late) -> Result<(), 
     Ok(())
 }
 
-/// Rows where all of these columns are there.
+/// Returns which rows have no NULL in these columns.
 fn there(rows: &RecordBatch, columns: &[usize]) -> Result<BooleanArray, EngineError> {
     let mut all = BooleanArray::from(vec![true; rows.num_rows()]);
     for column in columns {

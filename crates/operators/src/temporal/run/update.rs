@@ -1,7 +1,8 @@
-//! What a batch's rows and versions do to the rows of their keys.
+//! Applying a batch's rows and versions to state, and finding the rows whose version changes.
 //!
-//! Owns: reading keys together, in portions, and writing what changes. Does not own: changing versions (`versions`), what is
-//! given (`emit`). Invariant: versions are looked up as they were before anything of their key is written, and again after.
+//! Owns: reading keys together, in portions, and writing changes. Does not own: changing versions (`versions`), the
+//! output (`emit`). Invariant: the versions of rows are looked up before anything of their key is written, and again
+//! afterwards.
 
 use super::emit::Emitted;
 use super::keys::{ROW, decode_time, encode_time, prefix_of};
@@ -33,39 +34,40 @@ impl Affected {
     }
 }
 
-/// What a batch does to one key.
+/// The changes of a batch to one key.
 struct KeyWork<'a> {
     shard: ShardId,
     key: &'a [u8],
-    /// Its rows begin so in state.
+    /// Prefix of the state keys of its rows.
     prefix: Vec<u8>,
     run: Range<usize>,
     versions: Option<&'a KeyChanges>,
-    /// Rows that change, and those that were emitted with a version that may not be theirs any more; by time and row.
+    /// Rows that change, and emitted rows whose version may change, by time and row.
     affected: BTreeMap<Vec<u8>, Affected>,
 }
 
 impl KeyWork<'_> {
-    /// How much the batch does to it.
+    /// Returns the number of changes.
     fn changes(&self) -> usize {
         self.run.len() + self.versions.map_or(0, KeyChanges::len)
     }
 
-    /// Where its rows are whose version may be another now: from the first on that changes. `None`: none does.
+    /// Returns the range of rows whose version may change: from the first changed version on. `None` if no version
+    /// changes.
     fn concerned(&self) -> Option<KeyRange> {
         let (first, _) = self.versions?.first_key_value()?;
         let start = [self.prefix.as_slice(), first.get(..8).unwrap_or_default()].concat();
         Some(KeyRange { shard: self.shard, start, end: successor(&self.prefix) })
     }
 
-    /// The rows, in order, each with what is said of it.
+    /// Returns key and time of the affected rows in order, each with a value computed from it.
     fn at<T>(&self, of: impl Fn(&Affected) -> T) -> impl Iterator<Item = (ShardId, &[u8], i64, T)> {
         self.affected.values().map(move |row| (self.shard, self.key, row.time, of(row)))
     }
 }
 
 impl Temporal {
-    /// Applies what the batch changes, some keys at a time; gives what that makes of rows.
+    /// Applies the changes of a batch, some keys at a time, and emits the differences.
     pub(super) fn update(
         &self,
         rows: Option<&RowChanges>,
@@ -99,14 +101,15 @@ impl Temporal {
                 let keys = self.add_emitted(&mut work[asked.clone()], state)?;
                 portions.done(keys);
                 self.settle(&work[asked.start..asked.start + keys], &mut emitted, state, out)?;
-                // What is settled is not needed any more.
+                // Frees the memory of keys that are done.
                 work[asked.start..asked.start + keys].iter_mut().for_each(|one| one.affected.clear());
             }
         }
         self.emit(emitted, out)
     }
 
-    /// Reads the rows of a portion of these keys, from the first, whose version may change; returns how many keys.
+    /// Reads the emitted rows whose version may change, for a portion of these keys, from the first. Returns the number
+    /// of keys read.
     fn add_emitted(&self, work: &mut [KeyWork<'_>], state: &KeyedState<'_>) -> Result<usize, EngineError> {
         if self.spec.on_close {
             return Ok(work.len());
@@ -125,7 +128,8 @@ impl Temporal {
         Ok(concerned.get(complete).map_or(work.len(), |(at, _)| *at))
     }
 
-    /// Writes what changes in these keys, and takes what is different; gives it once there is enough.
+    /// Writes the changes of these keys, and collects the differences in `emitted`, which are emitted once there are
+    /// enough.
     fn settle(
         &self,
         work: &[KeyWork<'_>],
@@ -159,7 +163,7 @@ impl Temporal {
         Ok(())
     }
 
-    /// Adds the writes of rows. Returns how often each is given after the batch.
+    /// Adds the writes of rows. Returns the weight of each row in the output after the batch.
     fn write_rows(
         &self,
         work: &[KeyWork<'_>],
@@ -183,7 +187,7 @@ impl Temporal {
     }
 }
 
-/// Finds the rows that change, as they were.
+/// Looks up the old state of the rows that change.
 fn look_up(
     RowChanges { changes, times, closes }: &RowChanges,
     work: &mut [KeyWork<'_>],

@@ -1,7 +1,7 @@
-//! The versions of a key in order of their times.
+//! The versions of keys, in the order of their times.
 //!
-//! Owns: changing them, finding the one of a time, evicting those that no row can need any more.
-//! Invariant: of a deletion no row is kept, but its time is.
+//! Owns: changing versions, finding the version valid at a time, evicting versions that no later row can need.
+//! Invariant: a deletion is stored with its time, but without a row.
 
 use super::keys::{FOR_GOOD, VERSION, closes, codec_of, cut_off, encode_time, prefix_of, times};
 use crate::temporal::VersionSide;
@@ -20,17 +20,17 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
-/// The count of a version that is a deletion.
+/// Stored count of a deletion.
 const DELETION: i64 = -1;
 
-/// What a batch does to the versions of a key, by time, order and row.
+/// The changes of a batch to the versions of a key, by time, order and row.
 pub type KeyChanges = BTreeMap<Vec<u8>, Change>;
 
-/// One change.
+/// A change of one version.
 pub enum Change {
-    /// The only version of its time now; `None`: a deletion.
+    /// Sets the only version of its time; `row` is `None` for a deletion.
     Set { row: Option<Vec<u8>>, close_ms: i64 },
-    /// So often more, or less.
+    /// Changes the weight of a version.
     Add { weight: i64, order_length: i64, close_ms: i64 },
 }
 
@@ -38,7 +38,7 @@ pub enum Change {
 pub struct VersionCodec {
     keys: Codec,
     rows: Codec,
-    /// The first in the order is the greatest here, as the last time is.
+    /// Codec of the order columns, reversed, so that the version that counts is the last one of its time.
     order: Codec,
     unit: TimeUnit,
 }
@@ -61,7 +61,7 @@ impl VersionCodec {
         &self.rows
     }
 
-    /// What these records change, by key. All have a time and a key.
+    /// Returns the changes of these records by key. All records must have a time and a key.
     pub fn changes(
         &self,
         side: &VersionSide,
@@ -109,7 +109,7 @@ impl VersionCodec {
     }
 }
 
-/// Adds the writes that make the changes of these keys, each of which is of a key of its own in state.
+/// Adds the writes for the changes of these keys, which must be distinct.
 pub fn apply<'a>(
     changed: impl Iterator<Item = (ShardId, &'a [u8], &'a KeyChanges)>,
     state: &mut KeyedState<'_>,
@@ -137,16 +137,16 @@ pub fn apply<'a>(
     add_weights(&keys, &added, state, writes)
 }
 
-/// The only version of its time from now on.
+/// A version that replaces all versions of its time.
 struct Set<'a> {
     shard: ShardId,
     of_time: Vec<u8>,
-    /// `None`: a deletion.
+    /// `None` for a deletion.
     row: Option<&'a [u8]>,
     close_ms: i64,
 }
 
-/// A version that comes, or goes.
+/// A version whose weight changes.
 struct Added {
     weight: i64,
     order_length: i64,
@@ -174,7 +174,7 @@ fn replace(set: &[Set<'_>], state: &KeyedState<'_>, writes: &mut Writes) -> Resu
     Ok(())
 }
 
-/// `keys`: where the versions are kept that come or go.
+/// Adds the writes of versions whose weights change; `keys` are their state keys.
 fn add_weights(
     keys: &Keys,
     added: &[Added],
@@ -191,19 +191,19 @@ fn add_weights(
     Ok(())
 }
 
-/// The row that is valid at some time; `None`: there is none.
+/// The row that is valid at some time; `None` if there is none.
 pub type Version = Option<Rc<[u8]>>;
 
-/// A key and a time.
+/// Shard, key and time of a lookup.
 pub type At<'a> = (ShardId, &'a [u8], i64);
 
-/// The rows of keys that are valid at these times, in their order; `None` where nothing is asked for.
+/// Returns the rows of keys that are valid at these times, in order; `None` for a lookup that is `None`.
 pub fn versions_at<'a>(
     state: &KeyedState<'_>,
     wanted: impl Iterator<Item = Option<At<'a>>>,
 ) -> Result<Vec<Version>, EngineError> {
     let mut found: Vec<Version> = Vec::new();
-    // Where each one is wanted, and the versions of its key up to its time.
+    // Index of each lookup in the result, and the range of versions of its key up to its time.
     let mut asked: Vec<(usize, KeyRange)> = Vec::new();
     for at in wanted {
         if let Some((shard, key, time)) = at {
@@ -217,7 +217,7 @@ pub fn versions_at<'a>(
         found.push(None);
     }
     let scans: Vec<Scan<'_>> = asked.iter().map(|(_, range)| range.scan(Direction::Backward)).collect();
-    // Rows of neighbouring times mostly have one version, which is kept once.
+    // Neighbouring lookups mostly find the same version, which then shares its memory.
     let mut last: Version = None;
     state.scan(&scans, &mut |scan, key, value| {
         let (place, KeyRange { start, .. }) = &asked[scan];
@@ -231,7 +231,7 @@ pub fn versions_at<'a>(
     Ok(found)
 }
 
-/// The row of a version; `None`: it is a deletion.
+/// Returns the row of a version; `None` if it is a deletion.
 pub fn row_of<'a>(suffix: &'a [u8], value: &[u8]) -> Result<Option<&'a [u8]>, EngineError> {
     let count = StoredRow::decode(value)?.count;
     if count < 0 {
@@ -241,7 +241,7 @@ pub fn row_of<'a>(suffix: &'a [u8], value: &[u8]) -> Result<Option<&'a [u8]>, En
     Ok(Some(row))
 }
 
-/// Frees the versions of these keys that are before the last final one, and that one if it is a deletion.
+/// Evicts the versions of these keys before the last final one, and that one, too, if it is a deletion.
 pub fn prune(keys: &[(ShardId, Vec<u8>)], state: &mut KeyedState<'_>) -> Result<(), EngineError> {
     let mut writes = Writes::default();
     let mut portions = Portions::of(keys.len());
@@ -264,7 +264,7 @@ pub fn prune(keys: &[(ShardId, Vec<u8>)], state: &mut KeyedState<'_>) -> Result<
         for ((shard, _), last) in asked.iter().zip(last) {
             match last {
                 Some((key, kept)) if kept.count == DELETION => writes.delete(*shard, &[&key]),
-                // It does not close again: only a newer one ends it.
+                // It need not close again, since only a newer version ends it.
                 Some((key, kept)) if kept.close_ms != FOR_GOOD => {
                     writes.put(*shard, &[&key], &[&StoredRow { close_ms: FOR_GOOD, ..kept }.encode()]);
                 }

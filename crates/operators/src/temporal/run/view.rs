@@ -1,4 +1,4 @@
-//! What a temporal join keeps, as rows.
+//! Shows the state of a temporal join as rows.
 
 use super::Temporal;
 use super::keys::{ROW, VERSION, codec_of, cut_off, decode_time, split_key};
@@ -25,7 +25,7 @@ pub fn reader(operator: &TemporalOperator) -> Result<Box<dyn StateReader>, Engin
 struct View {
     op: OperatorId,
     temporal: Temporal,
-    /// Of versions; a deletion has nothing else.
+    /// Codec of the keys of versions, which is all that a deletion has.
     keys: Codec,
 }
 
@@ -43,7 +43,7 @@ impl StateLayout for View {
             key: side.key.clone(),
             numbers: stored_fields(),
         };
-        // The key stands before the row, which may not be there.
+        // The key columns are shown from the state key, since a deletion has no row.
         let columns: Vec<usize> = (0..timed.width).collect();
         let mut row = Piece::some(versions.rows(), &timed.schema, &columns);
         row.shown.retain(|column| !timed.key.contains(column));

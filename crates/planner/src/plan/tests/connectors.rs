@@ -26,8 +26,8 @@ fn a_property_that_is_not_listed_is_refused_with_the_reason() {
         ("debug", "RUST_LOG"),
         ("log.queue", "RUST_LOG"),
         ("sasl.kerberos.kinit.cmd", "Kerberos is not supported"),
-        ("oauthbearer_token_refresh_cb", "function of the client"),
-        ("enable.idempotence", "exactly-once rests on it"),
+        ("oauthbearer_token_refresh_cb", "callback function of the client"),
+        ("enable.idempotence", "exactly-once depends on it"),
         ("sasl.pasword", "did you mean 'kafka.sasl.password'?"),
         ("zzz", "docs/connectors.md"),
     ] {
@@ -56,7 +56,7 @@ fn mechanisms_nobody_knows_are_refused_wherever_they_stand() {
         CREATE TABLE a (x BIGINT) WITH ('connector' = 'kafka', 'topic' = 'a', 'format' = 'json', 'bootstrap.servers' = 'h:1');
         CREATE TABLE b (x BIGINT) WITH ('connector' = 'console'); INSERT INTO b SELECT x FROM a;";
     let error = compile(sql).unwrap_err().to_string();
-    assert!(error.starts_with("line 1, column 30: 'GSSAPI' is no mechanism"), "{error}");
+    assert!(error.starts_with("line 1, column 30: 'GSSAPI' is not a supported login mechanism"), "{error}");
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn an_error_does_not_show_a_secret() {
     assert!(!error.contains("hunter2"), "{error}");
 }
 
-/// What docs say of an option that the driver plans reading by is what the frontend takes.
+/// The frontend accepts the values that docs give for options of reading.
 #[test]
 fn declared_values_are_taken_and_declared_defaults_are_used() {
     let untouched = table("").unwrap().sources[0].options.clone();

@@ -61,8 +61,8 @@ fn inserts_that_do_not_fit() {
 
 #[test]
 fn scripts_that_run_nothing() {
-    expect("SET trigger = 'asap';", "the script has no INSERT INTO: nothing would run");
-    expect("SELECT 1;", "line 1, column 1: a SELECT of its own has nowhere to write");
+    expect("SET trigger = 'asap';", "the script has no INSERT INTO, so nothing would run");
+    expect("SELECT 1;", "line 1, column 1: a SELECT without INSERT INTO has nowhere to write");
     expect("DROP TABLE x;", "line 1, column 1: a script cannot contain DROP");
     expect("INSERT INTO rows_out SELECT card, id FROM plain WHERE;", "line 1, column 54: ");
 }

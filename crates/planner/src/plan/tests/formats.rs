@@ -3,7 +3,7 @@
 use super::*;
 use highwater_sql::record_columns::RecordColumns;
 
-/// A script that reads table `s`, of these columns and options, on its first two lines.
+/// Compiles a script whose first two lines declare the source `s` with these columns and options.
 fn reads(columns: &str, options: &str) -> Result<CompiledQuery, highwater_sql::SqlError> {
     compile(&format!(
         "CREATE TABLE s ({columns})\nWITH ('connector' = 'kafka', 'topic' = 's', 'bootstrap.servers' = 'h:1', {options});
@@ -11,7 +11,7 @@ fn reads(columns: &str, options: &str) -> Result<CompiledQuery, highwater_sql::S
     ))
 }
 
-/// The same of one that writes it.
+/// Compiles a script that writes a table with these columns and options.
 fn writes(columns: &str, options: &str, select: &str) -> Result<CompiledQuery, highwater_sql::SqlError> {
     let tables = format!(
         "CREATE TABLE s ({columns})\nWITH ('connector' = 'kafka', 'topic' = 's', 'bootstrap.servers' = 'h:1', {options});"
@@ -80,7 +80,7 @@ fn options_that_say_nothing_or_the_same_twice_are_refused_where_they_stand() {
     );
     refused(
         writes("_key BYTES, a STRING", "'format'='json', 'key.fields'='a'", "SELECT _key, card FROM plain"),
-        "line 1, column 17: '_key' and 'key.fields' both say",
+        "line 1, column 17: '_key' and 'key.fields' both set",
     );
     assert!(bad("SET 'key.format' = 'json';").contains("'key.format' belongs to one table"));
     refused(
@@ -181,7 +181,10 @@ fn options_of_formats_are_for_key_and_value_or_for_one() {
         ),
         ("'format'='csv', 'csv.delimiter'='é'", "line 2, column 106: 'é' is not a value of 'csv.delimiter'"),
         ("'format'='csv', 'csv.delimiter'='${env:X}'", "line 2, column 106: 'csv.delimiter' takes no reference"),
-        ("'format'='csv', 'csv.delimiter'='\"'", "line 2, column 106: the delimiter and the quote are one character"),
+        (
+            "'format'='csv', 'csv.delimiter'='\"'",
+            "line 2, column 106: the delimiter and the quote are the same character",
+        ),
         ("'format'='csv', 'csv.null'='a,b'", "line 2, column 101: the text of NULL would have to be quoted"),
         ("'format'='csv', 'csv.header'='true'", "line 2, column 90: 'csv.header' is an option of files"),
         (
@@ -197,7 +200,7 @@ fn options_of_formats_are_for_key_and_value_or_for_one() {
         ("'format'='csv', 'csv.null'='x'", "'csv.null' is an option of records"),
         (
             "'format'='raw'",
-            "format 'raw' is not one for 'format' here\n  hint: use 'format' = 'json' or 'format' = 'csv'",
+            "format 'raw' cannot be used for 'format' here\n  hint: use 'format' = 'json' or 'format' = 'csv'",
         ),
     ] {
         let error = bad(&format!("CREATE TABLE s (a INT) WITH ('connector'='filesystem', 'path'='/x', {options});"));

@@ -109,7 +109,7 @@ fn grouping_sets_may_share_a_key() {
     assert!(query.explain_text().contains("keeps the rows of each key"), "{}", query.explain_text());
 }
 
-/// A sink keyed by `key`; what it is told of its keys, and the warnings of its own.
+/// Compiles a sink keyed by `key`; returns what is proven about its keys, and its warnings.
 #[track_caller]
 fn told(columns: &str, key: &str, select: &str) -> (String, Vec<String>) {
     let table = format!(

@@ -1,4 +1,4 @@
-//! What a script may ask for, up to the limit and beyond.
+//! Limits of scripts: just below and just above.
 
 use super::*;
 use arrow::array::{AsArray, RecordBatch, new_null_array};
@@ -7,7 +7,7 @@ use highwater_sql::limits::{
     MAX_COLUMNS, MAX_DEPTH, MAX_INSERTS, MAX_PLAN_NODES, MAX_SCRIPT_BYTES, MAX_SHARDS, MAX_TABLES,
 };
 
-/// What a query threads of an executor have; in tests, too.
+/// Stack of an executor's query threads, in bytes.
 const SMALL_STACK: usize = 2 << 20;
 
 const COPY: &str = "INSERT INTO rows_out SELECT card, id FROM plain";
@@ -30,7 +30,7 @@ fn a_script_has_a_size() {
     };
     assert!(compile(&script(MAX_SCRIPT_BYTES)).is_ok());
     let error = compile(&script(MAX_SCRIPT_BYTES + 1)).unwrap_err().to_string();
-    assert!(error.contains("1048577 bytes, and 1048576 are the most"), "{error}");
+    assert!(error.contains("1048577 bytes, but the maximum is 1048576"), "{error}");
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn what_is_deeper_is_refused() {
         for count in [MAX_DEPTH, 10_000] {
             refused(
                 &format!("INSERT INTO rows_out SELECT card, {} FROM pay;", chain(first, more, count)),
-                "this is too deep",
+                "nested too deeply: ",
             );
         }
     }
@@ -81,15 +81,15 @@ fn what_is_deeper_is_refused() {
         refused(&format!("INSERT INTO rows_out SELECT card, {} FROM pay;", nested(open, close)), "too deep");
     }
     let unions = chain(COPY, " UNION ALL SELECT card, id FROM plain", 10_000);
-    refused(&format!("{unions};"), "this is too deep");
+    refused(&format!("{unions};"), "nested too deeply: ");
     let joins = format!("INSERT INTO rows_out SELECT card, 1 FROM plain{}", ", plain".repeat(10_000));
-    refused(&format!("{joins};"), "this is too deep");
+    refused(&format!("{joins};"), "nested too deeply: ");
     let types = format!(
         "CREATE TABLE t (a {}INT{}) WITH ('connector' = 'console');",
         "ARRAY<".repeat(10_000),
         ">".repeat(10_000)
     );
-    refused(&types, "this is too deep");
+    refused(&types, "nested too deeply: ");
     // Long, but not deep.
     let values = (0..10_000).map(|value| value.to_string()).collect::<Vec<_>>().join(", ");
     good(&format!("{COPY} WHERE id IN ({values});"));
@@ -105,7 +105,7 @@ fn expressions_that_views_put_together_are_measured_whole() {
     }
     refused(
         &format!("{script}INSERT INTO rows_out SELECT card, id FROM v3 WHERE id > 0;"),
-        "once views are put together",
+        "once all views are expanded",
     );
     // A condition that doubles with every view it is pushed through stays above them.
     let doubling: String = (0..60)
@@ -157,8 +157,8 @@ fn statements_and_columns_are_counted() {
     };
     let known = TABLES.matches("CREATE TABLE").count();
     good(&format!("{}{COPY};", tables(MAX_TABLES - known)));
-    refused(&format!("{}{COPY};", tables(MAX_TABLES - known + 1)), "501 tables and views, and 500 are the most");
-    refused(&format!("{COPY};\n").repeat(MAX_INSERTS + 1), "201 INSERTs, and 200 are the most");
+    refused(&format!("{}{COPY};", tables(MAX_TABLES - known + 1)), "501 tables and views, but the maximum is 500");
+    refused(&format!("{COPY};\n").repeat(MAX_INSERTS + 1), "201 INSERTs, but the maximum is 200");
     let wide = |count: usize| {
         let columns: Vec<String> = (0..count).map(|number| format!("c{number} INT")).collect();
         format!(
@@ -168,7 +168,7 @@ fn statements_and_columns_are_counted() {
     };
     let insert = "INSERT INTO rows_out SELECT CAST(c0 AS STRING), c1 FROM wide;";
     good(&format!("{}{insert}", wide(MAX_COLUMNS)));
-    refused(&format!("{}{insert}", wide(MAX_COLUMNS + 1)), "2001 columns in one table, and 2000 are the most");
+    refused(&format!("{}{insert}", wide(MAX_COLUMNS + 1)), "2001 columns in one table, but the maximum is 2000");
     good(&format!("SET shards = {MAX_SHARDS}; {COPY};"));
     assert!(bad(&format!("SET shards = {}; {COPY};", MAX_SHARDS + 1)).contains("from 1 to 4096"));
 }
@@ -207,13 +207,13 @@ fn grouping_sets_are_counted() {
         )
     };
     good(&cube(4));
-    refused(&cube(12), "are the most");
+    refused(&cube(12), "but the maximum is");
 }
 
 #[test]
 fn constants_that_would_be_huge_are_refused() {
     let calls = [
-        ("repeat('a', 2000000000)", "repeat makes a constant of 2000000000 bytes, and 65536 bytes are the most"),
+        ("repeat('a', 2000000000)", "repeat makes a constant of 2000000000 bytes, but the maximum is 65536"),
         ("lpad('a', 2000000000)", "lpad makes a constant"),
         ("rpad('a', 2000000000, 'xy')", "rpad makes a constant"),
         ("rpad(card, 2000000000)", "rpad makes a value"),
@@ -234,7 +234,7 @@ fn constants_that_would_be_huge_are_refused() {
         assert!(error.contains(expected) && error.starts_with("line "), "{call}: {error}");
     }
     let grouped = [
-        ("string_agg(card, repeat('x', 1000))", "the text between values has 1000 bytes"),
+        ("string_agg(card, repeat('x', 1000))", "the delimiter has 1000 bytes"),
         ("CAST(approx_percentile_cont(id, 0.5, 2000000000) AS STRING)", "2000000000 centroids are asked for"),
     ];
     for (call, expected) in grouped {
@@ -259,7 +259,7 @@ fn what_is_no_constant_is_bounded_when_it_is_computed() {
     let error = highwater_dataflow::error::EngineError::from(exprs[0].evaluate(&rows(2_000_000_000)).unwrap_err());
     assert_eq!(error.kind(), highwater_protocol::error::ErrorKind::Fix);
     let text = error.to_string();
-    assert!(text.contains("repeat makes a value of 2000000000 bytes here, and 16777216 bytes are the most"), "{text}");
+    assert!(text.contains("repeat makes a value of 2000000000 bytes here, but the maximum is 16777216"), "{text}");
     let made = exprs[0].evaluate(&rows(3)).unwrap().into_array(1).unwrap();
     assert_eq!(made.as_string::<i32>().value(0), "aaaa");
 }

@@ -1,4 +1,4 @@
-//! Tables that records look up: which versions they keep, and errors.
+//! Lookup tables: which keep their versions, and errors.
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn rows_that_are_taken_back_keep_what_they_found() {
 fn what_cannot_be_looked_up_is_told() {
     let side = "CREATE TABLE side (key BIGINT) WITH ('connector'='filesystem', 'path'='/x', 'format'='csv');";
     for (statements, expected) in [
-        ("INSERT INTO rows_out SELECT 'a', key FROM side;", "is looked up, and no stream to read"),
+        ("INSERT INTO rows_out SELECT 'a', key FROM side;", "is a lookup table, not a stream"),
         ("INSERT INTO rows_out SELECT card, id FROM side LEFT JOIN plain ON id = key;", "put the stream on the side"),
         (
             "INSERT INTO rows_out SELECT p.card, q.id FROM plain p JOIN pay FOR SYSTEM_TIME AS OF p.ts AS q ON p.id = q.id;",

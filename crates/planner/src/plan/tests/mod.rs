@@ -127,7 +127,7 @@ fn op_name(op: &Op) -> String {
     names.iter().find_map(|name| name(op.as_ref())).unwrap_or_else(|| panic!("no name for {op:?}"))
 }
 
-/// Every invariant the runtime counts on.
+/// Checks every invariant that the runtime relies on.
 #[track_caller]
 fn check(query: &CompiledQuery) {
     use highwater_dataflow::{PipelineInput, StageInput};

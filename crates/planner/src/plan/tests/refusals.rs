@@ -43,8 +43,8 @@ fn functions() {
 #[test]
 fn what_appends_nothing_final() {
     for (select, why) in [
-        ("SELECT p.card, q.id FROM plain p LEFT JOIN pay q ON p.id = q.id", "of this join it is never known"),
-        ("SELECT card, id FROM plain p WHERE NOT EXISTS (SELECT 1 FROM pay q WHERE q.id = p.id)", "of this join it is"),
+        ("SELECT p.card, q.id FROM plain p LEFT JOIN pay q ON p.id = q.id", "of this join that match nothing"),
+        ("SELECT card, id FROM plain p WHERE NOT EXISTS (SELECT 1 FROM pay q WHERE q.id = p.id)", "of this join that"),
         ("SELECT card, id FROM plain ORDER BY id LIMIT 5", "a later record may change these ranks"),
         ("SELECT DISTINCT ON (card) card, id FROM plain", "a later record may change these ranks"),
         ("SELECT card, sum(id) OVER (PARTITION BY card) FROM plain", "a later record may change these ranks"),

@@ -1,4 +1,4 @@
-//! `state_ttl`: where it holds, and what people are told.
+//! `state_ttl`: to which operators it applies, and the warnings without it.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Tables with PRIMARY KEY as sources, and what they and views of last rows are the versions of.
+//! Tables with PRIMARY KEY as sources, and temporal joins with them and with views of last rows.
 
 use super::*;
 use highwater_dataflow::runtime::BatchContext;
@@ -136,7 +136,7 @@ fn temporal_joins_that_cannot_be() {
         ),
         (
             "JOIN rates FOR SYSTEM_TIME AS OF o.id AS r ON o.currency = r.currency",
-            "names the event time of the left side, and 'o.id' is none",
+            "needs the event time of the left side, and 'o.id' is not",
         ),
         ("JOIN rates FOR SYSTEM_TIME AS OF r.ts AS r ON o.currency = r.currency", "line 1, column 88: "),
         (
@@ -144,7 +144,7 @@ fn temporal_joins_that_cannot_be() {
             "compares the whole key of its right side, and the condition leaves out currency",
         ),
         ("JOIN two FOR SYSTEM_TIME AS OF o.ts AS r ON o.id = r.b", "the condition leaves out a"),
-        ("JOIN rates FOR SYSTEM_TIME AS OF o.ts AS r USING (currency)", "has a condition ON its key"),
+        ("JOIN rates FOR SYSTEM_TIME AS OF o.ts AS r USING (currency)", "needs a condition ON its key"),
         ("RIGHT JOIN rates FOR SYSTEM_TIME AS OF o.ts AS r ON o.currency = r.currency", "is a JOIN or a LEFT JOIN"),
         ("CROSS JOIN rates FOR SYSTEM_TIME AS OF o.ts AS r", "is a JOIN or a LEFT JOIN"),
         (", rates FOR SYSTEM_TIME AS OF o.ts AS r", "belongs to the right side of a JOIN"),

@@ -5,7 +5,7 @@ use super::*;
 const BID: &str = "CREATE TABLE bid (bidder BIGINT, price BIGINT, `dateTime` TIMESTAMP(3), \
                    WATERMARK FOR `dateTime` AS `dateTime` - INTERVAL '4' SECOND)";
 
-/// Compiles a script and checks what the runtime counts on.
+/// Compiles a script, and checks the invariants that the runtime relies on.
 #[track_caller]
 fn compiled(script: &str) -> CompiledQuery {
     let query = compile(script).unwrap_or_else(|error| panic!("{script}: {error}"));
@@ -90,7 +90,7 @@ fn wrong_windows_are_told() {
         ("TUMBLE(TABLE bid, DESCRIPTOR(price), INTERVAL '1' SECOND)", "TUMBLE needs a TIMESTAMP column"),
         ("TUMBLE(TABLE bid, DESCRIPTOR(datetime), INTERVAL '1' SECOND)", "did you mean 'dateTime'"),
         ("TUMBLE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' MONTH)", "their length varies"),
-        ("HOP(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '0' SECOND, INTERVAL '1' SECOND)", "is above zero"),
+        ("HOP(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '0' SECOND, INTERVAL '1' SECOND)", "must be above zero"),
         ("HOP(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND, INTERVAL '1' DAY)", "in 86400 windows"),
         (
             "CUMULATE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '3' SECOND, INTERVAL '10' SECOND)",
@@ -103,7 +103,7 @@ fn wrong_windows_are_told() {
         let error = error(&format!("SELECT count(*) FROM TABLE({windows}) GROUP BY window_start, window_end"));
         assert!(error.contains(expected), "{windows}: {error}");
     }
-    assert!(error("SELECT HOP_END(ts, INTERVAL '1' DAY) FROM bid").contains("goes with a GROUP BY of its window"));
+    assert!(error("SELECT HOP_END(ts, INTERVAL '1' DAY) FROM bid").contains("needs a GROUP BY of its window"));
 }
 
 #[test]

@@ -1,19 +1,19 @@
 //! Random expressions of a type over the columns of a relation.
 //!
-//! Invariant: none fails on any row, none is sensitive to the order in which floats are added.
+//! Invariant: no expression fails on any row, or depends on the order in which floats are added.
 
 use super::tables::Type;
 use super::tape::Tape;
 
-/// A column in scope: how it is written, and its type.
+/// A column in scope: its SQL and its type.
 pub type Column = (String, Type);
 
-/// Columns of this type.
+/// Returns the columns of this type.
 pub fn of_type(columns: &[Column], wanted: Type) -> Vec<&str> {
     columns.iter().filter(|(_, data_type)| *data_type == wanted).map(|(name, _)| name.as_str()).collect()
 }
 
-/// Some expression of this type.
+/// Returns a random expression of this type.
 pub fn scalar(wanted: Type, columns: &[Column], depth: usize, tape: &mut Tape) -> String {
     let known = of_type(columns, wanted);
     if !known.is_empty() && (depth == 0 || tape.pick(3) < 2) {
@@ -32,7 +32,7 @@ pub fn scalar(wanted: Type, columns: &[Column], depth: usize, tape: &mut Tape) -
     }
 }
 
-/// What is peculiar to a type.
+/// Returns a random expression with operations that only this type has.
 fn special(wanted: Type, one: &str, other: &str, columns: &[Column], depth: usize, tape: &mut Tape) -> String {
     let mut of = |wanted: Type| scalar(wanted, columns, depth - 1, tape);
     match wanted {
@@ -92,7 +92,7 @@ pub fn predicate(columns: &[Column], depth: usize, tape: &mut Tape) -> String {
     }
 }
 
-/// An aggregate, and the type of its value. `order` are all columns, which leaves no choice among equal rows.
+/// Returns a random aggregate and its type. It is ordered by all columns, so that equal rows do not matter.
 pub fn aggregate(columns: &[Column], tape: &mut Tape) -> (String, Type) {
     let (name, data_type) = tape.one(columns).clone();
     let filter =
@@ -125,7 +125,7 @@ fn sum(name: &str, data_type: Type, distinct: &str, filter: &str) -> (String, Ty
     }
 }
 
-/// In quarters again.
+/// Returns an average, rounded: floats to quarters.
 fn average(name: &str, data_type: Type, distinct: &str, filter: &str) -> (String, Type) {
     match data_type {
         Type::Decimal => (format!("CAST(avg({distinct}{name}){filter} AS DECIMAL(10, 2))"), Type::Decimal),
@@ -133,13 +133,13 @@ fn average(name: &str, data_type: Type, distinct: &str, filter: &str) -> (String
     }
 }
 
-/// All columns that have an order, the first of them at random, up or down.
+/// Returns an order by all columns that can be ordered, in a random direction, with a random one first.
 pub fn order_by(columns: &[Column], tape: &mut Tape) -> String {
     terms(columns, false, tape)
 }
 
-/// The same for an aggregate, structs field by field: DataFusion's `first_value` compares NULLs in structs otherwise than
-/// its ORDER BY does, which is what Highwater goes by.
+/// Returns the same for an aggregate, with structs field by field: DataFusion's `first_value` orders NULLs in structs in
+/// another way than its ORDER BY, which Highwater follows.
 pub fn order_within(columns: &[Column], tape: &mut Tape) -> String {
     terms(columns, true, tape)
 }

@@ -1,8 +1,8 @@
 //! Random tables, and random queries over them from a grammar.
 //!
-//! Owns: cases, how their results go out (whole, keyed, appended), and that every sink holds the batch answer after
-//! every commit. Does not own: running them (`harness`). A query that is refused must be refused with the words every
-//! refusal has, and few are.
+//! Owns: cases, how their results are written (whole, keyed, appended), and that every sink holds the batch answer after
+//! every commit. Does not own: running them (`harness`). Few queries may be refused, and only with the text of a
+//! refusal.
 
 mod expr;
 mod relation;
@@ -25,7 +25,7 @@ use tape::Tape;
 
 #[derive(Clone, Debug)]
 struct Case {
-    /// What tables and queries are made of.
+    /// Random choices for tables and queries.
     schema: Vec<u16>,
     query: Vec<u16>,
     rows: Vec<RowSpec>,
@@ -43,18 +43,18 @@ fn case() -> impl Strategy<Value = Case> {
         .prop_map(|(schema, query, rows, steps)| Case { schema, query, rows, steps })
 }
 
-/// How a relation's rows go out.
+/// How a relation's rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Output {
-    /// All rows at every batch.
+    /// All rows in every batch.
     Whole,
-    /// Each distinct row with how often it is there, keyed by all its columns.
+    /// Each distinct row with its count, keyed by all its columns.
     Counted,
-    /// Rows that are final, where there are such.
+    /// Final rows, if the relation has any.
     Appended,
 }
 
-/// The script of a case, and the batch question of each of its sinks.
+/// The script of a case, and the batch query of each of its sinks.
 struct Question {
     script: String,
     meanings: Vec<String>,
@@ -87,7 +87,7 @@ fn question(tables: &[Table], relations: &[Relation], output: Output) -> Questio
     Question { script: script + &inserts, meanings }
 }
 
-/// A column as a text that is never NULL.
+/// Returns a column as a text that is never NULL.
 fn text((name, data_type): &expr::Column) -> String {
     match data_type {
         Type::List => format!("coalesce(array_to_string({name}, ';', 'n'), '-')"),
@@ -145,12 +145,12 @@ fn batch_window(kind: &str, table: &str, key: &str) -> String {
     }
 }
 
-/// What became of a case.
+/// The outcome of a case.
 enum Outcome {
     Held,
-    /// By the engine.
+    /// The engine refused it.
     Refused,
-    /// DataFusion has no answer either.
+    /// DataFusion has no answer.
     Unknown,
 }
 
@@ -179,7 +179,7 @@ fn run(case: &Case) -> Result<Outcome, String> {
     }
 }
 
-/// The words of refusals.
+/// Texts of which every refusal has one.
 const REFUSALS: [&str; 2] = ["is not supported in streaming yet", "this query has no stream to read"];
 
 fn check(
@@ -222,7 +222,7 @@ fn check(
     Ok(Outcome::Held)
 }
 
-/// The records of a table up to the committed positions.
+/// Returns the records of a table up to the committed offsets.
 fn prefix(table: &Table, logs: &Logs, cluster: &Cluster) -> RecordBatch {
     let positions = cluster.committed(&table.name);
     let mine = logs.iter().filter(|((name, _), _)| *name == table.name);
@@ -240,7 +240,7 @@ fn shown(logs: &Logs) -> String {
     logs.iter().map(line).collect()
 }
 
-/// Cases of one run, and how many tests share them.
+/// Number of cases, and of tests that share them.
 const CASES: (u32, u32) = (2_000, 4);
 
 fn run_all(name: &str) {

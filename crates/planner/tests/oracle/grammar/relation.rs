@@ -1,20 +1,20 @@
-//! Random relations: every operator on any other, to a random depth.
+//! Random relations: every operator over any other, to a random depth.
 //!
-//! Owns: the SQL of a relation and its columns, `x0`, `x1`, …. Does not own: how it is run and compared (`super`).
-//! Windows of tables are written `{{tumble t0}}`: the stream and the batch answer spell them differently (`windows`).
+//! Owns: the SQL of a relation and its columns, `x0`, `x1`, …. Does not own: running and comparing it (`super`).
+//! Windows of tables are written `{{tumble t0}}`, since the stream and the batch query spell them differently (`windows`).
 
 use super::expr::{self, Column, aggregate, order_by, order_within, predicate, scalar};
 use super::tables::{Table, Type};
 use super::tape::Tape;
 
-/// A SELECT and what it gives.
+/// A SELECT and its columns.
 #[derive(Clone, Debug)]
 pub struct Relation {
     pub sql: String,
     pub columns: Vec<Column>,
 }
 
-/// Most columns a relation has.
+/// Most columns of a relation.
 const WIDTH: usize = 5;
 
 pub fn relation(tables: &[Table], depth: usize, tape: &mut Tape) -> Relation {
@@ -52,7 +52,7 @@ fn list(columns: &[Column]) -> String {
     columns.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// `SELECT expr AS x0, …` of these.
+/// Returns `SELECT expr AS x0, …` of these expressions.
 fn select(exprs: Vec<(String, Type)>, rest: &str) -> Relation {
     let exprs: Vec<_> = exprs.into_iter().take(WIDTH).enumerate().collect();
     let listed: Vec<String> = exprs.iter().map(|(index, (sql, _))| format!("{sql} AS x{index}")).collect();
@@ -72,7 +72,7 @@ fn leaf(tables: &[Table], tape: &mut Tape) -> Relation {
     select(columns, &format!("FROM {}", table.name))
 }
 
-/// A GROUP BY of windows.
+/// Returns a GROUP BY of windows.
 fn windowed(table: &Table, tape: &mut Tape) -> Relation {
     let kind = *tape.one(&["tumble", "hop", "cumulate", "session"]);
     let key =
@@ -101,7 +101,7 @@ fn projected(one: &Relation, tape: &mut Tape) -> Relation {
     select(exprs.collect(), &format!("FROM ({}) a", one.sql))
 }
 
-/// Columns rows may be grouped and compared by.
+/// Returns the columns by which rows may be grouped and compared.
 fn plain(one: &Relation) -> Vec<Column> {
     one.columns.iter().filter(|(_, data_type)| data_type.is_plain()).cloned().collect()
 }
@@ -131,8 +131,8 @@ fn grouping_sets(one: &Relation, tape: &mut Tape) -> Relation {
     keyless(&select(exprs, &format!("FROM ({}) a GROUP BY {sets}", one.sql)))
 }
 
-/// The same rows. DataFusion takes the groups of one grouping set for keys of all, and groups for keys of the rows that
-/// UNNEST makes of them: a further GROUP BY or ORDER BY would be left out. Of computed columns it believes nothing.
+/// Returns the same rows with computed columns, which DataFusion does not take for keys. It takes the groups of one grouping
+/// set for keys of all sets, and groups for keys of rows from UNNEST, and would drop a further GROUP BY or ORDER BY.
 fn keyless(one: &Relation) -> Relation {
     let again = |(name, data_type): &Column| (format!("CASE WHEN {name} IS NOT NULL THEN {name} END"), *data_type);
     select(one.columns.iter().map(again).collect(), &format!("FROM ({}) a", one.sql))
@@ -200,7 +200,7 @@ fn unnested(one: &Relation, tape: &mut Tape) -> Relation {
     keyless(&select(exprs, &format!("FROM ({}) a", one.sql)))
 }
 
-/// Columns of both sides, as `l.x0` and `r.x0`.
+/// Returns the columns of both sides, as `l.x0` and `r.x0`.
 fn both(one: &Relation, other: &Relation) -> (Vec<Column>, Vec<Column>) {
     let named = |side: &str, relation: &Relation| {
         let name = |(name, data_type): &Column| (format!("{side}.{name}"), *data_type);
@@ -209,7 +209,7 @@ fn both(one: &Relation, other: &Relation) -> (Vec<Column>, Vec<Column>) {
     (named("l", one), named("r", other))
 }
 
-/// A column of each side, of one type.
+/// Returns a column of each side, both of the same type.
 fn key(left: &[Column], right: &[Column], tape: &mut Tape) -> Option<(String, String)> {
     let pairs: Vec<(String, String)> = left
         .iter()
@@ -236,7 +236,7 @@ fn joined(one: &Relation, other: &Relation, tape: &mut Tape) -> Relation {
     select(all, &format!("FROM ({}) l {kind} ({}) r ON {l} {equal} {r}{more}", one.sql, other.sql))
 }
 
-/// Without an equal key, with few rows on one side.
+/// Returns a join without an equal key, with few rows on one side.
 fn crossed(one: &Relation, other: &Relation, tape: &mut Tape) -> Relation {
     let few = format!("SELECT * FROM ({}) b ORDER BY {} LIMIT 2", other.sql, order_by(&other.columns, tape));
     let (left, right) = both(one, other);
@@ -252,7 +252,7 @@ fn crossed(one: &Relation, other: &Relation, tape: &mut Tape) -> Relation {
     select(all, &format!("FROM ({}) l {join}", one.sql))
 }
 
-/// IN, EXISTS and their opposites.
+/// Returns a relation with IN, EXISTS or their opposites.
 fn asked(one: &Relation, other: &Relation, tape: &mut Tape) -> Relation {
     let (left, right) = both(one, other);
     let Some((l, r)) = key(&left, &right, tape) else { return filtered(one, tape) };
@@ -267,8 +267,8 @@ fn asked(one: &Relation, other: &Relation, tape: &mut Tape) -> Relation {
     select(left, &format!("FROM ({}) l WHERE {asked}", one.sql))
 }
 
-/// Scalar subqueries, correlated or not. The columns outside go by other names than the result's: DataFusion mixes up a
-/// subquery and a column of the name it is given.
+/// Returns a relation with a scalar subquery, correlated or not. Outer columns are renamed, since DataFusion confuses a
+/// subquery with a column of the same name.
 fn subquery(one: &Relation, other: &Relation, tape: &mut Tape) -> Relation {
     let outside: Vec<Column> =
         one.columns.iter().enumerate().map(|(index, (_, data_type))| (format!("y{index}"), *data_type)).collect();

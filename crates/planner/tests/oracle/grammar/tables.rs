@@ -76,17 +76,17 @@ impl Type {
         }
     }
 
-    /// A number that sums may be made of.
+    /// True for numbers that can be summed.
     pub fn is_number(self) -> bool {
         matches!(self, Self::Bigint | Self::Int | Self::Double | Self::Decimal)
     }
 
-    /// Neither list nor struct.
+    /// True unless it is a list or a struct.
     pub fn is_plain(self) -> bool {
         !matches!(self, Self::List | Self::Struct)
     }
 
-    /// One of few values, as a record's JSON has it. Floats are quarters: their sums are exact in any order.
+    /// Returns one of few values as JSON. Floats are quarters, since their sums are exact in any order.
     fn value(self, choice: u16) -> Value {
         let which = usize::from(choice / 8 % 5);
         if choice.is_multiple_of(8) {
@@ -123,11 +123,11 @@ impl Type {
 pub struct Table {
     pub name: String,
     pub columns: Vec<(String, Type)>,
-    /// It has a column `ts` with a WATERMARK that no record is behind.
+    /// True if it has a column `ts` with a WATERMARK for which no record is late.
     pub timed: bool,
 }
 
-/// Two or three tables.
+/// Returns two or three random tables.
 pub fn tables(tape: &mut Tape) -> Vec<Table> {
     let count = 2 + tape.pick(2);
     let table = |index: usize| {
@@ -159,7 +159,7 @@ impl Table {
     }
 }
 
-/// A table on a topic of its name.
+/// Returns the CREATE TABLE of a topic of the table's name.
 pub fn create(name: &str, columns: &[String]) -> String {
     format!(
         "CREATE TABLE {name} ({}) WITH ('connector'='kafka', 'topic'='{name}', 'bootstrap.servers'='localhost:1', \
@@ -168,10 +168,10 @@ pub fn create(name: &str, columns: &[String]) -> String {
     )
 }
 
-/// A record: where it lies, and the choices its values are made of.
+/// A record: table, partition, and the choices for its values.
 pub type RowSpec = (u16, u16, [u16; 6]);
 
-/// Rows by table and partition, and in the form the cluster reads.
+/// Rows by table and partition, in the form that the cluster reads.
 pub type Logs = BTreeMap<(String, i32), RecordBatch>;
 
 pub fn logs(tables: &[Table], rows: &[RowSpec]) -> (Logs, Records) {

@@ -1,7 +1,7 @@
-//! Choices made beforehand: a list of numbers that a generator reads one by one.
+//! A list of numbers from which a generator takes its choices one by one.
 //!
-//! Invariant: where the list ends every choice is the first one, so that a shorter list, or one of smaller numbers, is a
-//! simpler case: this is how cases shrink.
+//! Invariant: after the end of the list every choice is the first one. A shorter list, or one with smaller numbers, is
+//! thus a simpler case, and cases can shrink.
 
 #[derive(Debug)]
 pub struct Tape<'a> {
@@ -19,7 +19,7 @@ impl<'a> Tape<'a> {
         usize::from(*first)
     }
 
-    /// One of so many.
+    /// Returns a number below `of`.
     pub fn pick(&mut self, of: usize) -> usize {
         self.next() % of
     }
@@ -28,7 +28,7 @@ impl<'a> Tape<'a> {
         &of[self.pick(of.len())]
     }
 
-    /// Once in so many times; not where the tape has ended.
+    /// Returns true once in `of` times, and never after the end of the tape.
     pub fn rarely(&mut self, of: usize) -> bool {
         self.pick(of) == of - 1
     }

@@ -14,14 +14,14 @@ use highwater_sql::functions::Functions;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-/// What a query gives over these tables. Where one set of rules and operators fails, the other may not.
+/// Returns the rows of a query over these tables. If one set of optimizer rules and operators fails, it tries the other.
 pub fn answer(tables: Vec<(String, RecordBatch)>, sql: &str) -> Result<Vec<RecordBatch>, String> {
     let first = ask(&SessionContext::new(), tables.clone(), sql);
     first.or_else(|error| second_answer(tables, sql).map_err(|_| error))
 }
 
-/// The same by other operators, and without the rules that need not be: what is known of keys, of constant conditions, of
-/// equal expressions and of orders that rows have already is where DataFusion makes mistakes of its own.
+/// Does the same with other operators and without optional rules, since DataFusion's rules about keys, constant conditions,
+/// equal expressions and existing orders have faults of their own.
 pub fn second_answer(tables: Vec<(String, RecordBatch)>, sql: &str) -> Result<Vec<RecordBatch>, String> {
     let mut config = SessionConfig::new().with_target_partitions(1);
     config.options_mut().sql_parser.map_string_types_to_utf8view = false;
@@ -70,19 +70,19 @@ fn ask(context: &SessionContext, tables: Vec<(String, RecordBatch)>, sql: &str) 
     batches.unwrap_or_else(|_| Err("DataFusion panicked".into())).map_err(|error| format!("{error}\n{sql}"))
 }
 
-/// Rows as text, in order, the columns cast as an INSERT into such a sink casts them.
+/// Returns rows as text, in order, with columns cast as an INSERT into a sink of this schema casts them.
 pub fn assigned(batches: &[RecordBatch], schema: &SchemaRef) -> Vec<Text> {
     batches.iter().flat_map(|batch| texts(&cast_to(batch, schema))).collect()
 }
 
-/// The columns by position, cast.
+/// Casts the columns, by position.
 pub fn cast_to(batch: &RecordBatch, schema: &SchemaRef) -> RecordBatch {
     let columns =
         batch.columns().iter().zip(schema.fields()).map(|(column, field)| cast(column, field.data_type()).unwrap());
     RecordBatch::try_new(schema.clone(), columns.collect()).unwrap()
 }
 
-/// What is in one list and not in the other, each row as often as it is there too often.
+/// Describes the rows that only one of the lists has, counting equal rows; `None` if the lists are equal.
 pub fn difference(expected: &[Text], found: &[Text]) -> Option<String> {
     let (mut expected, mut found) = (expected.to_vec(), found.to_vec());
     expected.sort();

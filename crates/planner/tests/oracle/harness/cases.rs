@@ -1,15 +1,15 @@
-//! Random cases, each with a seed of its own that makes it again.
+//! Random cases, each with a seed that reproduces it.
 //!
-//! Owns: how many cases (`PROPTEST_CASES`), where their seeds begin (`HIGHWATER_SEED`), shrinking, the words of a failure.
-//! Does not own: what a case is. Invariants: the seed printed with a failure, set as `HIGHWATER_SEED`, gives the same
-//! case first; a run that asks for no number of cases has the same ones every time, one that does has new ones.
+//! Owns: the number of cases (`PROPTEST_CASES`), their first seed (`HIGHWATER_SEED`), shrinking, the text of a failure.
+//! Does not own: the cases. Invariants: the seed printed with a failure, set as `HIGHWATER_SEED`, runs the same
+//! case first; without `PROPTEST_CASES` every run has the same cases, with it new ones.
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 use std::hash::{BuildHasher, RandomState};
 
-/// Runs a test on its share of random cases: one of `parts`, which `PROPTEST_CASES` or `default` are divided by.
+/// Runs a test on its share of random cases: `PROPTEST_CASES`, or `default`, divided by `parts`.
 pub fn for_all<S: Strategy>(
     name: &str,
     (default, parts): (u32, u32),
@@ -37,7 +37,7 @@ pub fn for_all<S: Strategy>(
     }
 }
 
-/// The same cases at every run, whatever the environment says.
+/// Returns cases that are the same in every run, independent of the environment.
 pub fn fixed<S: Strategy>(count: u32, strategy: &S) -> impl Iterator<Item = S::Value> {
     (0..u64::from(count)).map(|seed| strategy.new_tree(&mut runner(seed)).unwrap().current())
 }

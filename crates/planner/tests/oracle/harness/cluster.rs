@@ -1,8 +1,7 @@
 //! A driver and executors in one thread: the real dataflow, runtime, state and watermarks, and every way to disturb them.
 //!
 //! Owns: planning batches from steps, running their tasks, checkpoints of state deltas, planted faults.
-//! Does not own: what the answer should be. Invariant: an executor that comes anew has nothing but its script and the
-//! checkpoint.
+//! Does not own: the expected answer. Invariant: a new executor has only the script and the checkpoint.
 
 use super::fold::Sink;
 use super::records::{Records, are_rows};
@@ -29,7 +28,7 @@ use highwater_protocol::watermark;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-/// What `now()` is in the first batch, unless a step says otherwise: 2026-01-01T00:00:00Z. Later ones are a millisecond apart.
+/// `now()` in the first batch, unless a step sets it: 2026-01-01T00:00:00Z. Later batches are a millisecond apart.
 const START_MS: i64 = 1_767_225_600_000;
 
 /// How far one micro-batch reads.
@@ -37,9 +36,9 @@ const START_MS: i64 = 1_767_225_600_000;
 pub enum Take {
     All,
     Nothing,
-    /// So many records more of each partition, at most; in the order of tables' sources and partitions.
+    /// At most so many more records of each partition, in the order of sources and partitions.
     Each(Vec<usize>),
-    /// Up to these positions, by table and partition; what is not named stays where it is.
+    /// Up to these offsets, by table and partition; other partitions do not advance.
     To(BTreeMap<(String, i32), i64>),
 }
 
@@ -48,15 +47,15 @@ pub enum Take {
 pub struct Step {
     pub take: Take,
     pub executors: u16,
-    /// Rows in one decoded batch.
+    /// Rows of one decoded batch.
     pub chunk: usize,
-    /// The query was stopped before and goes on: the script is compiled again, all executors are new.
+    /// True if the query is stopped before it and resumed: the script is compiled again, and all executors are new.
     pub resumed: bool,
-    /// An attempt over fewer records is dropped first, and all executors begin anew.
+    /// True if an attempt over fewer records is dropped first, and all executors are replaced.
     pub killed: bool,
-    /// After it was prepared all executors die, and others finish it by its plan.
+    /// True if all executors die after it was prepared, and others finish it by its plan.
     pub replayed: bool,
-    /// What `now()` is, milliseconds.
+    /// `now()` in milliseconds; `None` = a millisecond after the batch before.
     pub now_ms: Option<i64>,
 }
 
@@ -66,36 +65,36 @@ impl Step {
     }
 }
 
-/// What is broken on purpose.
+/// A planted fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     None,
-    /// Rows of weight −1 do not arrive.
+    /// Rows with weight −1 are lost.
     DroppedRetraction,
     WatermarkOffByOne,
-    /// Of every second batch one state delta is not in the checkpoint.
+    /// One state delta of every second batch is missing in the checkpoint.
     LostDelta,
-    /// The state of an attempt that was dropped becomes state.
+    /// The state of a dropped attempt is committed.
     WrongOverlay,
-    /// One task's rows do not arrive.
+    /// The rows of one task are lost.
     LostExchange,
     /// A restore applies the deltas of the batch before the last once more, after all others.
     DeltaTwice,
-    /// Tasks are not told what is late.
+    /// Tasks do not know which rows are late.
     LateAdmitted,
 }
 
-/// What a batch was.
+/// A committed batch.
 #[derive(Clone, Debug)]
 pub struct Commit {
     pub ranges: Ranges,
-    /// The watermarks that its rows met.
+    /// The watermarks at which its rows were read.
     pub late_before: BTreeMap<SourceId, i64>,
 }
 
 pub struct Cluster {
     script: String,
-    /// What rows of the next batch look up.
+    /// Lookup tables, in the versions that rows of the next batch look up.
     snapshots: Snapshots,
     pub compiled: CompiledQuery,
     pub sinks: BTreeMap<SinkId, Sink>,
@@ -112,18 +111,18 @@ pub struct Cluster {
     now_ms: i64,
     /// Rows dropped as late in committed batches.
     pub late_rows: u64,
-    /// Of the last batch, all operators together.
+    /// Sums of the counters of all operators in the last batch.
     pub counts: OperatorMetrics,
 }
 
-/// What an attempt did.
+/// The result of an attempt.
 struct Done {
     attempt: AttemptId,
     /// Rows per task and sink, in order.
     written: BTreeMap<TaskId, Vec<(SinkId, ChangeBatch)>>,
     deltas: Vec<StateDelta>,
     counts: OperatorMetrics,
-    /// Rows given as late, where they are wanted.
+    /// Number of late rows that were emitted to sinks.
     given_late: u64,
 }
 
@@ -161,7 +160,7 @@ impl Cluster {
         self.batch
     }
 
-    /// The script's first sink.
+    /// Returns the script's first sink.
     pub fn sink(&self) -> &Sink {
         &self.sinks[&SinkId(0)]
     }
@@ -170,12 +169,12 @@ impl Cluster {
         self.compiled.sinks[0].schema.clone()
     }
 
-    /// No batch has changed any state.
+    /// True if no batch has changed any state.
     pub fn kept_nothing(&self) -> bool {
         self.checkpoint.iter().all(Vec::is_empty)
     }
 
-    /// What an operator keeps in the checkpoint: shards, keys and values.
+    /// Returns an operator's state in the checkpoint: shards, keys and values.
     pub fn kept(&self, operator: OperatorId) -> Vec<(ShardId, Vec<u8>, Vec<u8>)> {
         let deltas = self.checkpoint.iter().flatten().map(Vec::as_slice);
         let own: Vec<&[u8]> = deltas.filter(|d| DeltaReader::new(d).unwrap().operator() == operator).collect();
@@ -184,7 +183,7 @@ impl Cluster {
         entries.map(|entry| (entry.shard, entry.key.to_vec(), entry.value.unwrap().to_vec())).collect()
     }
 
-    /// The least watermark of all sources, of the plan committed last.
+    /// Returns the lowest watermark of all sources in the last committed plan.
     pub fn closed_ms(&self) -> Option<i64> {
         self.least(&self.closed)
     }
@@ -193,7 +192,7 @@ impl Cluster {
         self.compiled.sources.iter().map(|source| marks.get(&source.id).copied()).min().flatten()
     }
 
-    /// Positions of a partition's committed records.
+    /// Returns the committed offsets of a table, by partition.
     pub fn committed(&self, table: &str) -> BTreeMap<i32, i64> {
         let source = self.compiled.sources.iter().find(|source| source.name == table);
         let mine = self.positions.iter().filter(|(partition, _)| Some(partition.source) == source.map(|one| one.id));
@@ -259,7 +258,7 @@ impl Cluster {
         Ok(Commit { ranges: plan.ranges, late_before: plan.late_before })
     }
 
-    /// New executors, their state read from the checkpoint.
+    /// Replaces all executors; the new ones load their state from the checkpoint.
     fn restart(&mut self, executors: u16) -> Result<(), String> {
         self.executors.clear();
         let mut deltas: Vec<Vec<u8>> = self.checkpoint.iter().flatten().cloned().collect();
@@ -276,7 +275,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Ranges of the next batch; `fewer`: half of them.
+    /// Returns the offset ranges of the next batch; with `fewer`, half as long.
     fn ranges(&self, take: &Take, fewer: bool) -> Ranges {
         let mut ranges = Ranges::new();
         for (index, (partition, log)) in self.logs.iter().enumerate() {
@@ -437,7 +436,7 @@ impl Cluster {
         self.logs[partition].slice(range.start as usize, (range.end - range.start) as usize)
     }
 
-    /// The task that takes a shard's rows of an edge.
+    /// Returns the task that owns a shard of an edge's consumer.
     fn owner(&self, plan: &BatchPlan, edge: EdgeId, shard: ShardId) -> TaskId {
         let consumer = self.compiled.dataflow.consumer(edge).unwrap().id;
         let owner = plan.tasks_of(consumer).find(|task| match task.work {
@@ -447,7 +446,7 @@ impl Cluster {
         owner.unwrap().id
     }
 
-    /// Over the wire, perhaps damaged.
+    /// Sends rows through the wire format, with the planted fault, if any; `None` = they are lost.
     fn carry(&self, rows: ChangeBatch, seen: usize) -> Option<ChangeBatch> {
         if self.fault == Fault::LostExchange && seen == 1 {
             return None;
@@ -460,7 +459,7 @@ impl Cluster {
         Some(rows)
     }
 
-    /// Moves positions and watermarks on.
+    /// Advances offsets and watermarks.
     fn advance(&mut self, plan: &BatchPlan) {
         let mut seen: BTreeMap<SourceId, Vec<(SourcePartition, i64)>> = BTreeMap::new();
         for (partition, range) in &plan.ranges {
@@ -482,7 +481,7 @@ impl Cluster {
         self.batch += 1;
     }
 
-    /// The greatest value of the source's WATERMARK among these records, as the source's reader computes it.
+    /// Returns the greatest value of the source's WATERMARK among these records, as the source's reader computes it.
     fn greatest_mark(&self, partition: &SourcePartition, range: &OffsetRange) -> Option<i64> {
         let watermark = self.compiled.sources[partition.source.0 as usize].watermark.as_ref()?;
         let rows = self.slice(partition, range);
@@ -494,19 +493,19 @@ impl Cluster {
     }
 }
 
-/// The columns a source's reader gives.
+/// Returns the columns of a source's layout.
 fn in_layout(rows: &RecordBatch, layout: &SchemaRef) -> RecordBatch {
     let columns = layout.fields().iter().map(|field| rows.column_by_name(field.name()).unwrap().clone());
     let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
     RecordBatch::try_new_with_options(layout.clone(), columns.collect(), &options).unwrap()
 }
 
-/// Shards of the executor at this place, of so many.
+/// Returns the shards of one of `executors` executors.
 fn shards_of(shards: u16, place: u16, executors: u16) -> Range<u16> {
     shards * place / executors..shards * (place + 1) / executors
 }
 
-/// Running a plan again gives the same rows per task and the same state.
+/// Checks that a repeated plan gave the same rows per task and the same state.
 fn same(first: &Done, again: &Done) -> Result<(), String> {
     let texts = |done: &Done| -> BTreeMap<TaskId, Vec<(SinkId, Vec<String>)>> {
         let sorted = |rows: &Vec<(SinkId, ChangeBatch)>| {

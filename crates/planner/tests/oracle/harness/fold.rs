@@ -1,7 +1,7 @@
-//! What a reader of a sink has after every commit: a list of appended rows, or a table folded from its changelog.
+//! A sink as its readers see it after every commit: a list of appended rows, or a table folded from its changelog.
 //!
-//! Invariants checked: no weight but +1 in an appending sink; in a changelog at most one record per key and batch,
-//! no tombstone of a key that is not there, no unchanged row written again.
+//! Checks that an appending sink gets only weights of +1; and that a changelog gets at most one record per key and batch,
+//! no tombstone of a missing key, and no unchanged row.
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
@@ -20,9 +20,9 @@ pub struct Sink {
     pub schema: SchemaRef,
     /// Columns of the key; none = appended rows.
     key: Vec<usize>,
-    /// Each batch writes all rows.
+    /// True if each batch writes all rows.
     whole: bool,
-    /// A row may be written again as it is: what wrote it has been forgotten.
+    /// True if an unchanged row may be written again, since the state of its operator may have expired.
     pub forgets: bool,
     appended: Vec<Row>,
     table: BTreeMap<Text, Row>,
@@ -31,7 +31,7 @@ pub struct Sink {
 #[derive(Clone, Debug)]
 struct Row {
     text: Text,
-    /// The same, one row.
+    /// The row as a batch.
     batch: RecordBatch,
 }
 
@@ -47,7 +47,7 @@ impl Sink {
         }
     }
 
-    /// Takes the rows of one committed batch, of all its writers.
+    /// Applies the rows of one committed batch, from all of its writers.
     pub fn commit<'a>(&mut self, rows: impl IntoIterator<Item = &'a ChangeBatch>) -> Result<(), String> {
         let mut touched = BTreeSet::new();
         if self.whole {
@@ -87,14 +87,14 @@ impl Sink {
         }
     }
 
-    /// Everything it holds, sorted.
+    /// Returns all rows, sorted.
     pub fn rows(&self) -> Vec<Text> {
         let mut rows: Vec<Text> = self.held().map(|row| row.text.clone()).collect();
         rows.sort();
         rows
     }
 
-    /// Everything it holds, appended rows in the order of their batches.
+    /// Returns all rows; appended ones are in the order of their batches.
     pub fn batch(&self) -> RecordBatch {
         let rows: Vec<RecordBatch> =
             self.held().map(|row| row.batch.clone().with_schema(self.schema.clone()).unwrap()).collect();
@@ -106,7 +106,7 @@ impl Sink {
     }
 }
 
-/// Every row of a batch as text.
+/// Returns every row of a batch as text.
 pub fn texts(batch: &RecordBatch) -> Vec<Text> {
     let options = FormatOptions::default().with_null("NULL");
     let columns: Vec<_> =

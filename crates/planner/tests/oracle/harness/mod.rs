@@ -1,10 +1,11 @@
-//! A cluster in one thread, for any script and any records: what the random oracle, the `.slt` files and the examples
-//! of the documentation run on.
+//! A cluster in one thread, for any script and any records, on which the random oracle, the `.slt` files and the examples
+//! of the documentation run.
 //!
 //! Owns: records as partitions of topics ([`records`]), driver and executors with every way to disturb them
-//! ([`cluster`]), the tables that rows look up ([`snapshots`]), what a reader of a sink has ([`fold`]), DataFusion's batch answers ([`answer`]), scripts written down
-//! statement by statement ([`scenario`]), random cases that can be repeated ([`cases`]).
-//! Does not own: what is asked and what the answer should be.
+//! ([`cluster`]), lookup tables ([`snapshots`]), the content of sinks ([`fold`]), DataFusion's batch answers
+//! ([`answer`]), scripts written down statement by statement ([`scenario`]), random cases that can be repeated
+//! ([`cases`]).
+//! Does not own: the queries and the expected answers.
 
 pub mod answer;
 pub mod cases;

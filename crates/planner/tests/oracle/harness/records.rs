@@ -1,6 +1,6 @@
-//! Records of topics: for every table and partition the decoded rows, in order.
+//! Records of topics: the decoded rows of every table and partition, in order.
 //!
-//! Owns: their layout as a source's schema asks for it, metadata columns filled in; which records of a keyed table delete
+//! Owns: laying them out in a source's schema, with metadata columns; which records of a keyed table delete
 //! their key. Does not own: where a batch ends (`cluster`). Invariant: a record's offset is its place in its partition.
 
 use super::fold::texts;
@@ -14,20 +14,20 @@ use highwater_sql::tables::SourceTable;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Rows by table and partition. A table that is not named has one empty partition.
+/// Rows by table and partition. A table without entry has one empty partition.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
     tables: BTreeMap<String, BTreeMap<i32, Vec<RecordBatch>>>,
 }
 
 impl Records {
-    /// Appends rows to a partition; columns by name, those that are missing are NULL. `__deleted` of a keyed table: a
-    /// record without value, of which the key is known, and the time.
+    /// Appends rows to a partition. Columns are matched by name; missing ones are NULL. In a keyed table, `__deleted` marks
+    /// a record without value, which has only a key and a time.
     pub fn append(&mut self, table: &str, partition: i32, rows: RecordBatch) {
         self.tables.entry(table.to_string()).or_default().entry(partition).or_default().push(rows);
     }
 
-    /// Makes sure that the table has so many partitions.
+    /// Sets the number of the table's partitions, unless it has more.
     pub fn partitions(&mut self, table: &str, count: i32) {
         let partitions = self.tables.entry(table.to_string()).or_default();
         for partition in 0..count {
@@ -35,7 +35,7 @@ impl Records {
         }
     }
 
-    /// Each partition of a source, laid out as its schema; of a keyed table `__deleted` comes last.
+    /// Returns each partition of a source in its schema; a keyed table has `__deleted` as the last column.
     pub fn of(&self, source: &SourceTable) -> BTreeMap<i32, RecordBatch> {
         let one = BTreeMap::from([(0, Vec::new())]);
         let partitions = self.tables.get(&source.name).unwrap_or(&one);
@@ -43,7 +43,7 @@ impl Records {
     }
 }
 
-/// One partition's rows as one batch.
+/// Returns the rows of a partition as one batch.
 fn log(source: &SourceTable, partition: i32, parts: &[RecordBatch]) -> RecordBatch {
     let mut fields: Vec<Arc<Field>> = source.schema.fields().iter().cloned().collect();
     if source.upsert.is_some() {
@@ -62,7 +62,7 @@ fn log(source: &SourceTable, partition: i32, parts: &[RecordBatch]) -> RecordBat
     concat_batches(&schema, &batches).unwrap()
 }
 
-/// Which rows are no deletions.
+/// Returns which rows are not deletions.
 pub fn are_rows(log: &RecordBatch) -> BooleanArray {
     match log.column_by_name(DELETED_COLUMN) {
         Some(deleted) => arrow::compute::not(deleted.as_boolean()).unwrap(),
@@ -70,7 +70,7 @@ pub fn are_rows(log: &RecordBatch) -> BooleanArray {
     }
 }
 
-/// Columns by name, cast to their declared types; `missing` may know those that are not there, else they are NULL.
+/// Returns columns by name, cast to their declared types. Missing ones come from `missing`, or are NULL.
 fn laid_out(schema: &SchemaRef, rows: &RecordBatch, missing: impl Fn(&Field) -> Option<ArrayRef>) -> RecordBatch {
     let column = |field: &Arc<Field>| match rows.column_by_name(field.name()) {
         Some(column) if column.data_type() == field.data_type() => column.clone(),
@@ -91,7 +91,7 @@ fn supplied(field: &Field, topic: &str, partition: i32, first: i64, rows: usize)
     Some(column)
 }
 
-/// One record's columns, of its JSON object.
+/// Decodes a record from its JSON object.
 pub fn decoded(schema: &SchemaRef, object: &str) -> Result<RecordBatch, String> {
     let mut decoder =
         arrow_json::ReaderBuilder::new(schema.clone()).build_decoder().map_err(|error| error.to_string())?;
@@ -104,7 +104,7 @@ pub fn nullable(schema: &SchemaRef) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// The same as records without value.
+/// Returns records without value for these keys.
 pub fn deletions(keys: &RecordBatch) -> RecordBatch {
     let deleted = Arc::new(Field::new(DELETED_COLUMN, DataType::Boolean, false));
     let fields: Vec<_> = keys.schema().fields().iter().cloned().chain([deleted]).collect();
@@ -113,7 +113,7 @@ pub fn deletions(keys: &RecordBatch) -> RecordBatch {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }
 
-/// One of three, the same for all records of a key.
+/// Returns one of three partitions, the same for all records of a key.
 pub fn partition_of(row: &RecordBatch, key: &[String]) -> i32 {
     let texts = texts(row);
     let schema = row.schema();

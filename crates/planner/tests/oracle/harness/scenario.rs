@@ -1,13 +1,13 @@
-//! A script with its records, written down statement by statement, and what its sinks hold in the end.
+//! A script with its records, written down statement by statement, and the final content of its sinks.
 //!
-//! Owns: gathering tables, views, INSERTs and records; asking the sinks, or a SELECT of its own; running everything in
+//! Owns: collecting tables, views, INSERTs and records; querying the sinks, or running a SELECT; running everything in
 //! all the ways that must make no difference. Does not own: the grammar of files (`slt`, `docs`).
 //!
-//! A question runs the script from its beginning over all records told so far, as one micro-batch and as one for each
+//! A query runs the script from its beginning over all records so far, as one micro-batch and as one for each
 //! record, on one executor and on three; at every boundary the query is stopped and resumed by new executors from the
-//! checkpoint, attempts are killed, and prepared batches finished by others. Where the script says COMMIT, batches end
-//! there and nowhere else: late rows and batch times depend on it. Last comes a batch without records, which closes
-//! what the watermark has passed.
+//! checkpoint, attempts are killed, and prepared batches are finished by others. If the script has COMMIT, batches end
+//! only there, since late rows and batch times depend on it. The last batch has no records, and closes windows that
+//! the watermark has passed.
 
 use super::answer::{answer, difference};
 use super::cluster::{Cluster, Fault, Step, Take};
@@ -28,7 +28,7 @@ use std::sync::Arc;
 enum Event {
     /// A record of this table.
     Record { table: String, partition: i32, row: RecordBatch },
-    /// Rows that a file holds from here on, besides those it had.
+    /// Rows that are added to a file here.
     File { table: String, lines: String },
     /// A batch ends, at this time.
     Commit { now_ms: Option<i64> },
@@ -40,11 +40,11 @@ pub struct Scenario {
     inserts: Vec<String>,
     events: Vec<Event>,
     files: tempfile::TempDir,
-    /// By the script that ran: a question may be asked twice.
+    /// Outcomes by script, since a query may be repeated.
     known: BTreeMap<String, Outcome>,
 }
 
-/// What was there in the end.
+/// The final content of sinks, and what was reported.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub sinks: BTreeMap<String, RecordBatch>,
@@ -57,10 +57,10 @@ pub struct Outcome {
 #[derive(Clone, Copy, Debug)]
 struct Way {
     executors: u16,
-    /// A batch for each record, else for all or up to each COMMIT.
+    /// True for a batch for each record; else there is one for all, or one up to each COMMIT.
     cut: bool,
     resumed: bool,
-    /// Tables without WATERMARK have three partitions.
+    /// True if tables without WATERMARK have three partitions.
     spread: bool,
     disturbed: bool,
 }
@@ -78,7 +78,7 @@ impl Default for Scenario {
 }
 
 impl Scenario {
-    /// Takes statements.
+    /// Adds statements.
     pub fn execute(&mut self, script: &str) -> Result<(), String> {
         split(script).iter().try_for_each(|text| self.one(text))
     }
@@ -108,7 +108,7 @@ impl Scenario {
         Ok(())
     }
 
-    /// Everything, with this INSERT last.
+    /// Returns the whole script, with this INSERT last.
     fn script(&self, insert: Option<&str>) -> String {
         let mut script = lines_of(&self.statements) + &lines_of(&self.inserts);
         if let Some(insert) = insert {
@@ -118,7 +118,7 @@ impl Scenario {
         script
     }
 
-    /// Files live in a folder of the scenario.
+    /// Replaces paths of files with paths in the scenario's folder.
     fn with_path(&self, text: &str) -> String {
         match created_table(text) {
             Some(table) if text.contains("filesystem") => {
@@ -171,7 +171,7 @@ impl Scenario {
         Ok(())
     }
 
-    /// A record as it is in the topic: a JSON object.
+    /// Adds a record to a topic, given as a JSON object.
     pub fn json(&mut self, table: &str, line: &str) -> Result<(), String> {
         let (schema, text) = self.declared(table)?;
         let is_file = text.contains("filesystem");
@@ -199,7 +199,7 @@ impl Scenario {
         }
     }
 
-    /// The rows of a question, in order of their columns unless it says another.
+    /// Returns the rows of a query, in the order of their columns unless it has ORDER BY.
     pub fn query(&mut self, sql: &str) -> Result<(SchemaRef, Vec<Vec<String>>), String> {
         let bare = without_comments(sql).trim().to_lowercase();
         match bare.as_str() {
@@ -228,7 +228,7 @@ impl Scenario {
         Ok(shown(&if is_ordered { batch } else { sorted(batch)? }))
     }
 
-    /// Compiles a SELECT that has no table to go to, and gives its script.
+    /// Compiles a SELECT without INSERT INTO, and returns its script, which has a sink for it.
     pub fn script_of(&self, select: &str) -> Result<String, String> {
         let before = lines_of(&self.statements);
         let view = format!("CREATE VIEW answer_ AS\n{select};\n");
@@ -247,14 +247,14 @@ impl Scenario {
         Ok(script)
     }
 
-    /// What a SELECT of its own gives in the end.
+    /// Returns the final rows of a SELECT without INSERT INTO.
     fn select(&mut self, select: &str) -> Result<RecordBatch, String> {
         let script = self.script_of(select)?;
         let outcome = self.outcome(script)?;
         Ok(outcome.sinks["answer"].clone())
     }
 
-    /// Runs a script in one way: cut where it says COMMIT, on two executors.
+    /// Runs a script in one way: batches end at COMMIT, on two executors.
     pub fn quickly(&self, script: &str) -> Result<Outcome, String> {
         self.run(script, Way { executors: 2, cut: false, resumed: false, spread: true, disturbed: false })
     }
@@ -334,8 +334,8 @@ impl Scenario {
         })
     }
 
-    /// The records, and the partition of each event: where `spread`, three for tables that do not care, by key for those
-    /// that have one.
+    /// Returns the records, and the partition of each event. With `spread`, tables whose results do not depend on partitions
+    /// have three; those with a key are partitioned by it.
     fn log(&self, script: &str, spread: bool) -> (Records, Vec<i32>) {
         let text_of = |table: &str| {
             let text = self.statements.iter().find(|text| created_table(text).as_deref() == Some(table));
@@ -376,7 +376,7 @@ impl Scenario {
     }
 }
 
-/// A type a sink can have for these values.
+/// Returns a column type of a sink for these values.
 fn sink_type(data_type: &DataType) -> String {
     let known = type_name(data_type);
     match data_type {
@@ -397,7 +397,7 @@ fn lines_of(statements: &[String]) -> String {
     statements.iter().map(|text| format!("{text};\n")).collect()
 }
 
-/// An error with its place in the statement itself, whatever stands before it.
+/// Returns an error's text with its place in the statement, not counting the lines of `before`.
 fn placed(error: SqlError, before: &str) -> String {
     let skipped = before.matches('\n').count() as u64;
     match error.line > skipped {
@@ -430,7 +430,7 @@ fn shown(batch: &RecordBatch) -> (SchemaRef, Vec<Vec<String>>) {
     (batch.schema(), texts(batch))
 }
 
-/// In the order of all columns.
+/// Sorts rows by all columns.
 fn sorted(batch: RecordBatch) -> Result<RecordBatch, String> {
     if batch.num_columns() == 0 {
         return Ok(batch);

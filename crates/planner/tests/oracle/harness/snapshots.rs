@@ -1,6 +1,6 @@
-//! The tables that rows look up, as driver and executors have them: read by their connectors, their content kept by digest.
+//! Lookup tables, as driver and executors handle them: connectors read them, and their content is kept by digest.
 //!
-//! Owns: the newest versions, and the content of all that were read. Does not own: which version a batch looks up.
+//! Owns: the newest versions, and the content of all versions that were read. Does not own: which version a batch looks up.
 
 use arrow::record_batch::RecordBatch;
 use highwater_connectors::registry;
@@ -10,16 +10,17 @@ use highwater_protocol::files::{FileContent, FileVersions};
 use highwater_sql::tables::SnapshotTable;
 use tempfile::TempDir;
 
+/// The lookup tables of one script.
 #[derive(Default)]
 pub struct Snapshots {
-    /// The newest that were read.
+    /// The newest versions that were read.
     pub versions: FileVersions,
-    /// Content by its digest; `None` before there is any.
+    /// Files named by the digest of their content; `None` before any table was read.
     folder: Option<TempDir>,
 }
 
 impl Snapshots {
-    /// Reads tables as they are now.
+    /// Reads the newest versions of `tables`.
     pub fn read(&mut self, tables: &[SnapshotTable]) -> Result<(), String> {
         for table in tables {
             let known = self.versions.get(&table.name).map(Vec::as_slice);

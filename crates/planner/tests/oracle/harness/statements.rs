@@ -1,15 +1,15 @@
 //! A script's text, statement by statement, as people write it in files and documents.
 //!
-//! Owns: where statements end, of which kind they are, and the options that such scripts leave out.
-//! Does not own: what statements mean (the engine, `scenario`).
+//! Owns: where statements end, their kinds, and the options that such scripts leave out.
+//! Does not own: the meaning of statements (the engine, `scenario`).
 
 use regex::Regex;
 use std::sync::LazyLock;
 
-/// What a statement asks for.
+/// The kinds of statements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Statement {
-    /// `SET`, `CREATE TABLE`, `CREATE VIEW`; and whatever only the engine can judge.
+    /// `SET`, `CREATE TABLE`, `CREATE VIEW`, and all others, which only the engine knows.
     Script(String),
     /// `INSERT INTO … SELECT`.
     Insert(String),
@@ -17,7 +17,7 @@ pub enum Statement {
     Values { table: String, columns: Vec<String>, values: String },
     /// `COMMIT [AT 'time']`: a micro-batch ends here.
     Commit { at: Option<String> },
-    /// `RESET`: what was said so far is forgotten.
+    /// `RESET`: drops all statements and records so far.
     Reset,
 }
 
@@ -28,7 +28,7 @@ static TABLE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(?is)^\s*create\s+
 static WITH: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(?is)\)\s*with\s*\(\s*'").unwrap());
 
 impl Statement {
-    /// Of text without its `;`.
+    /// Returns the kind of a statement without its `;`.
     pub fn of(text: &str) -> Self {
         let bare = without_comments(text);
         let bare = bare.trim();
@@ -52,26 +52,26 @@ impl Statement {
     }
 }
 
-/// The table a `CREATE TABLE` names.
+/// Returns the table of a `CREATE TABLE`; `None` for other statements.
 pub fn created_table(text: &str) -> Option<String> {
     TABLE.captures(&without_comments(text)).map(|found| found[1].trim_matches('`').to_lowercase())
 }
 
-/// The table an `INSERT INTO` names.
+/// Returns the table of an `INSERT INTO`; `None` for other statements.
 pub fn written_table(text: &str) -> Option<String> {
     let bare = without_comments(text);
     let mut words = bare.split(|c: char| c.is_whitespace() || c == '(').filter(|word| !word.is_empty());
     words.nth(2).map(|name| name.trim_matches('`').to_lowercase())
 }
 
-/// The columns of a `PRIMARY KEY`, of the lowercase text of a `CREATE TABLE`.
+/// Returns the columns of the `PRIMARY KEY` in the lowercase text of a `CREATE TABLE`.
 pub fn primary_key(text: &str) -> Vec<String> {
     let list = text.split_once("primary key").and_then(|(_, rest)| rest.split_once('('));
     let list = list.and_then(|(_, rest)| rest.split_once(')')).map_or("", |(list, _)| list);
     list.split(',').map(|name| name.trim().trim_matches('`').to_string()).filter(|name| !name.is_empty()).collect()
 }
 
-/// A table that does not say where it lives is a topic of its own name.
+/// Adds options to a table without any: it is a topic of the table's name.
 fn with_options(text: &str) -> String {
     match created_table(text) {
         Some(name) if !WITH.is_match(text) => format!(
@@ -82,7 +82,7 @@ fn with_options(text: &str) -> String {
     }
 }
 
-/// Statements without their `;`, in order; empty ones are left out.
+/// Returns the statements without their `;`, in order; empty ones are left out.
 pub fn split(script: &str) -> Vec<String> {
     let mut statements = vec![String::new()];
     scan(script, |piece, kind| match kind {
@@ -109,7 +109,7 @@ enum Kind {
     End,
 }
 
-/// Gives quoted texts, comments to the line's end, `;` and everything else, piece by piece.
+/// Calls `piece` with quoted texts, comments to the end of the line, `;`, and all other pieces.
 fn scan(text: &str, mut piece: impl FnMut(&str, Kind)) {
     let mut rest = text;
     while let Some(first) = rest.chars().next() {

@@ -1,7 +1,7 @@
-//! Tables with PRIMARY KEY, read folded, under every operator; and temporal joins with what has versions.
+//! Tables with PRIMARY KEY, read as their current rows, under every operator; and temporal joins.
 //!
-//! Owns: random cases of both, and what is asserted after every commit. The answer is DataFusion's, over the tables that
-//! the records read so far add up to.
+//! Owns: random cases of both, and the assertions after every commit. The answer is DataFusion's, over the tables that
+//! result from the records read so far.
 
 mod records;
 mod temporal;
@@ -24,7 +24,7 @@ const WITH: &str = "WITH ('connector'='kafka','topic'='x','bootstrap.servers'='l
 
 const PARTITIONS_OF_BOTH: usize = 2 * PARTITIONS as usize;
 
-/// A cluster on the records of two tables, and which of them every batch read.
+/// A cluster on the records of two tables, which knows the records of every batch.
 struct Reading {
     cluster: Cluster,
     names: [&'static str; 2],
@@ -32,14 +32,14 @@ struct Reading {
     ids: BTreeMap<(&'static str, i32), Vec<usize>>,
 }
 
-/// What a batch read, in order, and the watermark its rows met.
+/// The records of a batch, in order, and the watermark at which they were read.
 struct Commit {
     records: Vec<usize>,
     late_before: Option<i64>,
 }
 
 impl Reading {
-    /// Records of the tables with these names, by their number.
+    /// Returns a cluster on the records of the tables with these names.
     fn new(script: &str, names: [&'static str; 2], records: &[Record]) -> Result<Self, String> {
         let mut ids: BTreeMap<(&'static str, i32), Vec<usize>> = BTreeMap::new();
         for (id, record) in records.iter().enumerate() {
@@ -62,7 +62,7 @@ impl Reading {
         Ok(Commit { records: read.collect(), late_before: self.cluster.least(&late_before) })
     }
 
-    /// The sink holds what a query gives over these tables.
+    /// Checks that the sink holds the result of a query over these tables.
     fn same(&self, tables: Vec<(&str, RecordBatch)>, sql: &str) -> Result<(), String> {
         let tables: Vec<_> = tables.into_iter().map(|(name, batch)| (name.to_string(), batch)).collect();
         let found = self.cluster.sink().rows();
@@ -93,7 +93,7 @@ fn case() -> impl Strategy<Value = Case> {
     })
 }
 
-/// Distinct rows and how often each is there.
+/// Returns a query of distinct rows and their counts.
 fn counted(relation: &str) -> String {
     let text = |column: &str| format!("coalesce(CAST({column} AS VARCHAR), '-')");
     let texts = ["k", "b", "x"].map(text).join(", ");

@@ -11,7 +11,7 @@ pub const PARTITIONS: i32 = 3;
 #[derive(Clone, Debug)]
 pub struct Record {
     pub table: usize,
-    /// The key, and what decides the partition.
+    /// The key, which determines the partition.
     pub id: i64,
     pub k: Option<u8>,
     pub b: Option<i64>,
@@ -22,12 +22,12 @@ pub struct Record {
 }
 
 impl Record {
-    /// A record of key 1.
+    /// Returns a record of key 1.
     pub fn of(table: usize, ts_ms: i64, x: i64, deleted: bool) -> Self {
         Self { table, id: 1, k: None, b: None, x: Some(x), ts_ms: Some(ts_ms), deleted, jitter_ms: 0 }
     }
 
-    /// All records of a key are in one partition.
+    /// Returns the partition, the same for all records of a key.
     pub fn partition(&self) -> i32 {
         (self.id % i64::from(PARTITIONS)) as i32
     }
@@ -37,7 +37,7 @@ impl Record {
     }
 }
 
-/// Records of few keys, often deleted, with times out of order.
+/// Returns random records of few keys, often deleted, with times out of order.
 pub fn records() -> impl Strategy<Value = Vec<Record>> {
     let jitter = (-9i64..7, prop_oneof![Just(0i64), Just(-1), Just(1)]).prop_map(|(s, ms)| s * 1_000 + ms);
     let record = (
@@ -61,7 +61,7 @@ pub fn records() -> impl Strategy<Value = Vec<Record>> {
     })
 }
 
-/// All columns of a record.
+/// Returns all columns of a record.
 pub fn record_schema() -> SchemaRef {
     let number = |name: &str| Field::new(name, DataType::Int64, true);
     let fields = ["n", "id", "b", "x"].map(number).into_iter().chain([
@@ -72,7 +72,7 @@ pub fn record_schema() -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// Records of these ids as a source decodes them: the columns by name, of deletions nothing but key and time.
+/// Returns the records with these ids as a source decodes them: columns by name; deletions have only key and time.
 pub fn batch_of(records: &[Record], ids: &[usize], layout: &SchemaRef) -> RecordBatch {
     let number = |get: &dyn Fn(&Record) -> Option<i64>, kept: bool| -> Int64Array {
         ids.iter().map(|id| &records[*id]).map(|r| get(r).filter(|_| kept || !r.deleted)).collect()

@@ -1,4 +1,4 @@
-//! Temporal joins: each row with the version of its time, appended once final, and given at once with corrections.
+//! Temporal joins: each row with the version of its time, appended once final, or emitted at once with corrections.
 
 use super::records::{Record, batch_of, records};
 use super::{Commit, PARTITIONS_OF_BOTH, Reading, WITH};
@@ -12,16 +12,16 @@ use std::sync::Arc;
 
 #[derive(Clone, Debug)]
 struct Query {
-    /// The left side is a keyed table: its rows are taken back.
+    /// True if the left side is a keyed table, whose rows are retracted.
     keyed_rows: bool,
-    /// The right side is a keyed table; else a view of the last row of each key.
+    /// True if the right side is a keyed table; else it is a view of the last row of each key.
     keyed_versions: bool,
     left: bool,
-    /// A condition besides the key.
+    /// True if there is a condition besides the key.
     condition: bool,
-    /// The view leaves versions out.
+    /// True if the view drops some versions.
     filtered: bool,
-    /// Into a keyed sink, at once.
+    /// True if the sink is keyed, so that rows are emitted at once.
     at_once: bool,
 }
 
@@ -57,7 +57,7 @@ impl Query {
         if self.condition { " AND v.x > l.x" } else { "" }
     }
 
-    /// The rows of the join, or distinct ones and how often each is there.
+    /// Returns a query of the join's rows, or of distinct ones and their counts.
     fn shaped(&self, from: &str) -> String {
         let columns = ["l.id", "l.b", "l.x", "l.ts", "v.b", "v.x", "v.ts"];
         if !self.at_once {
@@ -106,7 +106,8 @@ impl Query {
         }
     }
 
-    /// The same over all rows and all versions: of those not after a row the last one, if it is there and fits.
+    /// Returns the equivalent query over all rows and versions: a row's version is the last one that is not after it, unless
+    /// that is a deletion or does not pass the filter.
     fn meaning(&self) -> String {
         let times =
             "(SELECT l.m, max(v.ts) AS at FROM rows l JOIN versions v ON v.id = l.id AND v.ts <= l.ts GROUP BY l.m)";
@@ -122,11 +123,11 @@ impl Query {
 /// Rows and versions that were not late.
 #[derive(Default)]
 struct Accepted {
-    /// The current record of each key, late or not.
+    /// The current record of each key, also of late ones.
     current: BTreeMap<i64, usize>,
     rows: Vec<usize>,
     versions: BTreeMap<(i64, i64), usize>,
-    /// All records of versions, those that others have replaced too.
+    /// All records of versions, also replaced ones.
     seen: Vec<usize>,
     late: u64,
 }
@@ -175,7 +176,7 @@ impl Accepted {
         }
     }
 
-    /// Rows that wait, versions that are not final, and of the others one of each key.
+    /// Returns the most entries of state: waiting rows, versions that are not final, and one final version of each key.
     fn most_kept(&self, records: &[Record], closed_ms: Option<i64>) -> usize {
         let is_open =
             |id: &&usize| records[**id].ts_ms.is_some_and(|time| closed_ms.is_none_or(|closed| time >= closed));

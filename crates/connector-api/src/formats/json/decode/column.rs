@@ -1,8 +1,8 @@
 //! Arrow columns built from JSON values.
 //!
 //! Owns: one builder per data type. Does not own: objects (`decode`), scalar texts (`decode_scalar`).
-//! Invariant: every append adds exactly one entry, also when it fails; so columns of a batch stay
-//! equally long and a bad record is filtered out afterwards instead of rolled back.
+//! Invariant: every append adds exactly one entry, even if it fails. So the columns of a batch have the same length,
+//! and bad records are filtered out afterwards instead of rolled back.
 
 use super::map::MapDecoder;
 use super::{FieldDecoder, ObjectDecoder};
@@ -55,7 +55,7 @@ impl Validity {
     }
 }
 
-/// Appends what a value decoded to, or the stand-in of a value that did not.
+/// Appends a decoded value, or a placeholder for a value that failed to decode.
 pub fn put<T: Default>(result: Result<T, Fault>, append: impl FnOnce(T)) -> Result<(), Fault> {
     match result {
         Ok(value) => {
@@ -69,7 +69,7 @@ pub fn put<T: Default>(result: Result<T, Fault>, append: impl FnOnce(T)) -> Resu
     }
 }
 
-/// Matches all columns that take an `Option` of a type with a default.
+/// Matches all columns whose builders take an `Option` of a type with a default.
 macro_rules! plain {
     ($column:expr, $b:ident => $body:expr; $($rest:tt)*) => {
         match $column {
@@ -91,7 +91,7 @@ macro_rules! plain {
 }
 
 impl Column {
-    /// `None` for a type JSON cannot be read into.
+    /// Returns `None` for a type that cannot be read from JSON.
     pub fn new(data_type: &DataType) -> Option<Self> {
         Some(match data_type {
             DataType::Boolean => Self::Boolean(BooleanBuilder::new()),
@@ -152,7 +152,7 @@ impl Column {
             }
             Self::Struct(object, _, validity) => {
                 let result = object.append(value, scratch);
-                // A struct that failed stands as valid: its children hold their stand-ins.
+                // A struct that failed counts as valid: its children hold placeholders.
                 validity.push(true);
                 result
             }
@@ -166,7 +166,7 @@ impl Column {
         }
     }
 
-    /// Appends a null, or a stand-in where nulls are not allowed (its record is bad and goes away).
+    /// Appends a null, or a placeholder if the column is not nullable (the record is then bad and filtered out).
     pub fn append_absent(&mut self, nullable: bool) {
         plain!(self, b => b.append_option((!nullable).then(Default::default));
             Self::Utf8(b) => b.append_option((!nullable).then_some("")),
@@ -183,7 +183,7 @@ impl Column {
         );
     }
 
-    /// Entries so far.
+    /// Returns the number of entries so far.
     pub fn len(&self) -> usize {
         plain!(self, b => b.len();
             Self::Utf8(b) => b.len(),
@@ -193,7 +193,7 @@ impl Column {
         )
     }
 
-    /// The array built so far; the column starts anew.
+    /// Returns the array built so far, and clears the column.
     pub fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
         Ok(match self {
             Self::Boolean(b) => Arc::new(b.finish()),
@@ -226,7 +226,7 @@ impl Column {
     }
 }
 
-/// Appends the items of an array value. Items after a bad one are left out; the record is bad anyway.
+/// Appends the items of an array value. Items after a bad one are left out, since the record is bad anyway.
 fn append_items(item: &mut FieldDecoder, value: &str, scratch: &mut String) -> Result<(), Fault> {
     let mut scanner = Scanner::new(value, 0);
     if !scanner.take(b'[') {
@@ -252,7 +252,7 @@ fn binary(value: &str, scratch: &mut String) -> Result<Vec<u8>, Fault> {
         .map_err(|error| Fault::new(format!("expected a base64 string, found {}: {error}", shorten(value))))
 }
 
-/// Nanoseconds of a unit.
+/// Returns the number of nanoseconds in a unit.
 pub fn nanos_per(unit: TimeUnit) -> i64 {
     match unit {
         TimeUnit::Second => 1_000_000_000,

@@ -1,8 +1,8 @@
-//! JSON objects as maps: `MAP<STRING, T>`.
+//! Decoding JSON objects to maps: `MAP<STRING, T>`.
 //!
-//! Owns: one map column under construction. Does not own: the values' type (`decode_column`). Invariants: entries are
-//! in the order of their keys, each key once, the last of a repeated one, so that equal objects are equal maps; every
-//! append adds exactly one entry to the column, also when it fails.
+//! Owns: one map column under construction. Does not own: the values' type (`column`). Invariants: entries are sorted
+//! by key, and of a repeated key only the last counts, so that equal objects are equal maps; every append adds exactly
+//! one entry to the column, even if it fails.
 
 use super::FieldDecoder;
 use crate::formats::Fault;
@@ -25,7 +25,7 @@ pub struct MapDecoder {
 }
 
 impl MapDecoder {
-    /// `None` for maps that are no JSON objects.
+    /// Returns `None` for a map that cannot be read from a JSON object.
     pub fn new(entries: &FieldRef) -> Option<Self> {
         let DataType::Struct(fields) = entries.data_type() else { return None };
         let [key, value] = fields.as_ref() else { return None };
@@ -44,7 +44,7 @@ impl MapDecoder {
         self.validity.len()
     }
 
-    /// Appends the text of one JSON value. Entries after a bad one are left out; the record is bad anyway.
+    /// Appends the text of one JSON value. Entries after a bad one are left out, since the record is bad anyway.
     pub fn append(&mut self, value: &str, scratch: &mut String) -> Result<(), Fault> {
         let result = members(value, scratch).and_then(|members| {
             members.into_iter().try_for_each(|(key, span)| {
@@ -75,7 +75,7 @@ impl MapDecoder {
     }
 }
 
-/// The members of an object, by name.
+/// Returns the members of an object by name.
 fn members(value: &str, scratch: &mut String) -> Result<BTreeMap<String, Span>, Fault> {
     let mut scanner = Scanner::new(value, 0);
     let mut members = BTreeMap::new();

@@ -1,0 +1,1 @@
+//! Edge values of every operator.
