@@ -5,7 +5,7 @@
 //! is counted before the next one is made.
 
 use super::BatchContext;
-use super::late::LateRows;
+use super::late::{Late, LateRows};
 use super::profile::Profile;
 use crate::Op;
 use crate::changelog::ChangeBatch;
@@ -81,8 +81,9 @@ impl Chain {
     pub fn want_late(&mut self, inputs: &[bool]) {
         let any = [inputs.contains(&true)];
         for (place, operator) in self.operators.iter_mut().enumerate() {
-            if let Running::Stateful(operator) = operator {
-                operator.want_late(if place == 0 { inputs } else { &any });
+            match operator {
+                Running::Stateful(operator) => operator.want_late(if place == 0 { inputs } else { &any }),
+                Running::Rows(operator) => operator.late().into_iter().for_each(|late| late.want(&any)),
             }
         }
     }
@@ -91,9 +92,11 @@ impl Chain {
     pub fn take_late(&mut self) -> Vec<(usize, usize, LateRows)> {
         let mut taken = Vec::new();
         for (place, operator) in self.operators.iter_mut().enumerate() {
-            if let Running::Stateful(operator) = operator {
-                taken.extend(operator.take_late().into_iter().map(|(input, rows)| (place, input, rows)));
-            }
+            let late = match operator {
+                Running::Stateful(operator) => operator.take_late(),
+                Running::Rows(operator) => operator.late().map(Late::take).unwrap_or_default(),
+            };
+            taken.extend(late.into_iter().map(|(input, rows)| (place, input, rows)));
         }
         taken
     }
@@ -103,13 +106,13 @@ impl Chain {
         self.profile.steps()
     }
 
-    /// Returns the counters of the stateful operators, once they have finished.
-    pub fn metrics(&self, state: &TaskState) -> Vec<OperatorMetrics> {
-        let of = |operator: &Running| match operator {
+    /// Returns the counters of the operators that keep state or drop rows, once they have finished.
+    pub fn metrics(&mut self, state: &TaskState) -> Vec<OperatorMetrics> {
+        let of = |operator: &mut Running| match operator {
             Running::Stateful(operator) => operator.metrics(state),
-            Running::Rows(_) => None,
+            Running::Rows(operator) => operator.late().map(|late| late.metrics()),
         };
-        self.operators.iter().filter_map(of).collect()
+        self.operators.iter_mut().filter_map(of).collect()
     }
 }
 
