@@ -77,7 +77,7 @@ fn config(run: &Run, reserved_writers: BTreeMap<SinkId, u32>) -> Result<QueryCon
         end_topic_ids: topic_ids(run, &run.spec.end_topic_ids),
         reserved_writers,
         max_attempt_ms: max_attempt_ms(&run.compiled.sinks)?,
-        looks_up_files: !run.compiled.file_tables().is_empty(),
+        looks_up_files: !run.compiled.snapshot_tables().is_empty(),
     })
 }
 
@@ -165,7 +165,7 @@ impl Runner {
                 self.publish_view();
                 None
             }
-            RunnerEvent::FileWarnings(warnings) => {
+            RunnerEvent::SnapshotWarnings(warnings) => {
                 self.file_warnings = warnings;
                 self.publish_view();
                 None

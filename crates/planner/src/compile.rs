@@ -248,7 +248,7 @@ fn plan_query(query: &Query, catalog: &Catalog, at: Location) -> Result<LogicalP
     rewrite_spark_windows(&mut query);
     rewrite_group_windows(&mut query)?;
     refuse_unsupported(&query, catalog.functions())?;
-    rewrite_versions(&mut query, &|name| catalog.is_file(name))?;
+    rewrite_versions(&mut query, &|name| catalog.is_snapshot(name))?;
     name_fields(&mut query);
     make_lateral(&mut query, &|query| {
         let plan = catalog.plan_query(query, at).ok()?;

@@ -24,6 +24,7 @@ pub mod names;
 pub mod options;
 pub mod patterns;
 pub mod random;
+pub mod reading_options;
 pub mod record_columns;
 pub mod record_copies;
 pub mod redact;

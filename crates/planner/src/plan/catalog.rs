@@ -193,9 +193,9 @@ impl Catalog {
         self.table(name).map(|table| table.hidden.clone()).unwrap_or_default()
     }
 
-    /// True if `name` is a file table, which rows look up.
-    pub fn is_file(&self, name: &str) -> bool {
-        self.table(name).is_some_and(|table| table.options.connector.is(Use::Lookup))
+    /// True if `name` is a lookup table that the driver reads whole.
+    pub fn is_snapshot(&self, name: &str) -> bool {
+        self.table(name).is_some_and(|table| table.is_snapshot())
     }
 
     /// Plans a query of the script; `at` is the place of its statement.
