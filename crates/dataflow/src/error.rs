@@ -122,6 +122,20 @@ impl EngineError {
         }
     }
 
+    /// True if a single row is to blame: an expression has no value for it, or one that is too large.
+    pub fn is_of_a_row(&self) -> bool {
+        matches!(self, Self::Value(_) | Self::TooLarge(_))
+    }
+
+    /// Returns the cause alone, for a message that names the record and the remedy.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Value(error) => error.to_string(),
+            Self::TooLarge(error) => error.to_string(),
+            other => other.to_string(),
+        }
+    }
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Expression(_)

@@ -1,6 +1,7 @@
 //! Errors of an executor, and what to do about them.
 
 use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::source::BadRecord;
 use highwater_dataflow::error::EngineError;
 use highwater_proto::{MAX_DELTA_BYTES, MAX_MESSAGE_BYTES};
 use highwater_protocol::error::ErrorKind;
@@ -56,6 +57,13 @@ pub enum TaskError {
     Connector(#[from] ConnectorError),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// An expression failed on a record, and `on_bad_record` is `fail`.
+    #[error(
+        "table '{table}': {} offset {}: {}; guard the expression (TRY_CAST, NULLIF, CASE), or set on_bad_record = 'skip' or \
+         'dead_letter'",
+        record.tp, record.offset, record.reason
+    )]
+    BadRecord { table: String, record: Box<BadRecord> },
     /// Another executor did not take or send its batches.
     #[error("exchange: {0}")]
     Exchange(String),
@@ -120,7 +128,7 @@ impl TaskError {
             Self::Connector(error) => error.kind(),
             Self::Engine(error) => error.kind(),
             Self::Exchange(_) | Self::Unreachable { .. } | Self::State(_) | Self::Cancelled => ErrorKind::Retry,
-            Self::DeltaTooLarge { .. } | Self::NoMemoryThere { .. } => ErrorKind::Fix,
+            Self::BadRecord { .. } | Self::DeltaTooLarge { .. } | Self::NoMemoryThere { .. } => ErrorKind::Fix,
             Self::DamagedState(_) | Self::NotInQuery(_) | Self::Panicked(..) | Self::RowTooLarge { .. } => {
                 ErrorKind::Fatal
             }

@@ -1,10 +1,11 @@
 //! Decoding raw records to Arrow, and slicing exact offset ranges from decoded chunks.
 //!
 //! Owns: projection, bad records, deletions, watermark values, checksums per slice. Does not own: decoding keys and
-//! values (`parts`), keeping chunks (`buffer`).
+//! values (`parts`), which record a row came from (`origins`), keeping chunks (`buffer`).
 //! Invariant: the counts and checksums of slices that partition a chunk add up to those of the chunk.
 
 use super::meta::Meta;
+use super::origins::{Records, RowOrigins};
 use super::parts::{Origin, PartDecoder};
 use super::raw::{Keep, LeaderEpochs, RawRecords};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatchOptions, TimestampMillisecondArray};
@@ -39,6 +40,8 @@ pub struct ChunkDecoder {
     keyed: Option<Keyed>,
     pub keep: Keep,
     pub fail_on_bad: bool,
+    /// Whether decoded chunks keep raw records, because an expression may fail on one that becomes a dead letter then.
+    keep_raw: bool,
     context: String,
 }
 
@@ -54,9 +57,7 @@ struct Keyed {
 #[derive(Debug)]
 pub struct DecodedChunk {
     batch: RecordBatch,
-    tp: TopicPartition,
-    offsets: Vec<i64>,
-    timestamps: Vec<Option<i64>>,
+    records: Arc<Records>,
     sizes: Vec<u32>,
     hashes: Vec<u64>,
     leader_epochs: LeaderEpochs,
@@ -64,7 +65,6 @@ pub struct DecodedChunk {
     watermarks: Option<Int64Array>,
     /// Event time of each row of `batch`, in milliseconds.
     event_times: Option<Int64Array>,
-    bad: Vec<BadRecord>,
     /// Whether reading a bad record is an error.
     fail_on_bad: bool,
 }
@@ -105,6 +105,8 @@ impl ChunkDecoder {
             watermark,
             keyed,
             fail_on_bad: *on_bad == OnBadRecord::Fail,
+            // The rows of a table with PRIMARY KEY are folded before any expression.
+            keep_raw: matches!(on_bad, OnBadRecord::DeadLetter { .. }) && table.upsert.is_none(),
             context: format!("table '{}'", table.name),
         })
     }
@@ -149,15 +151,18 @@ impl ChunkDecoder {
             .map_err(|error| self.internal(&error))?;
         Ok(DecodedChunk {
             batch,
-            tp: tp.clone(),
-            offsets: raw.offsets.clone(),
-            timestamps: raw.timestamps.clone(),
+            records: Arc::new(Records {
+                tp: tp.clone(),
+                offsets: raw.offsets.clone(),
+                timestamps: raw.timestamps.clone(),
+                bad,
+                raw: self.keep_raw.then(|| raw.parts.clone()),
+            }),
             sizes: raw.sizes.clone(),
             hashes: raw.hashes.clone(),
             leader_epochs: raw.leader_epochs.clone(),
             watermarks,
             event_times,
-            bad,
             fail_on_bad: self.fail_on_bad,
         })
     }
@@ -251,11 +256,11 @@ fn bad_record(tp: &TopicPartition, raw: &RawRecords, index: usize, reason: Strin
 
 impl DecodedChunk {
     pub fn first_offset(&self) -> i64 {
-        self.offsets.first().copied().unwrap_or(i64::MAX)
+        self.records.offsets.first().copied().unwrap_or(i64::MAX)
     }
 
     pub fn last_offset(&self) -> i64 {
-        self.offsets.last().copied().unwrap_or(-1)
+        self.records.offsets.last().copied().unwrap_or(-1)
     }
 
     /// Returns the highest watermark value in milliseconds; `None` if no record has one.
@@ -265,10 +270,9 @@ impl DecodedChunk {
 
     /// Returns the memory in use in bytes.
     pub fn memory_bytes(&self) -> usize {
-        let bad: usize = self.bad.iter().map(|bad| bad.payload.as_ref().map_or(0, Bytes::len) + 128).sum();
         let times = [&self.watermarks, &self.event_times].into_iter().flatten();
         let watermarks: usize = times.map(Array::get_buffer_memory_size).sum();
-        self.batch.get_array_memory_size() + self.offsets.len() * 36 + watermarks + bad
+        self.batch.get_array_memory_size() + self.sizes.len() * 12 + watermarks + self.records.memory_bytes()
     }
 
     /// Returns the records with `start <= offset < end`.
@@ -276,15 +280,16 @@ impl DecodedChunk {
     /// # Errors
     /// `on_bad_record` is `fail`, and one of the records is bad.
     pub fn slice(&self, start: i64, end: i64) -> Result<Chunk, ConnectorError> {
-        let from = self.offsets.partition_point(|offset| *offset < start);
-        let to = self.offsets.partition_point(|offset| *offset < end).max(from);
-        let bad_before = |offset: i64| self.bad.partition_point(|bad| bad.offset < offset);
+        let Records { tp, offsets, timestamps, bad, .. } = self.records.as_ref();
+        let from = offsets.partition_point(|offset| *offset < start);
+        let to = offsets.partition_point(|offset| *offset < end).max(from);
+        let bad_before = |offset: i64| bad.partition_point(|bad| bad.offset < offset);
         let bad_from = bad_before(start);
         let bad_to = bad_before(end).max(bad_from);
-        let bad = &self.bad[bad_from..bad_to];
+        let bad = &bad[bad_from..bad_to];
         if let (true, Some(first)) = (self.fail_on_bad, bad.first()) {
             return Err(ConnectorError::BadRecord {
-                tp: self.tp.clone(),
+                tp: tp.clone(),
                 offset: first.offset,
                 reason: first.reason.clone(),
             });
@@ -299,8 +304,9 @@ impl DecodedChunk {
             checksum: self.hashes[from..to].iter().fold(0, |sum, hash| sum.wrapping_add(*hash)),
             max_watermark_ms: watermarks.as_ref().and_then(arrow::compute::max),
             event_time: self.event_times.as_ref().and_then(|all| event_times(&all.slice(first_row, rows))),
-            max_timestamp_ms: self.timestamps[from..to].iter().copied().flatten().max(),
-            last_record: self.offsets[from..to].last().and_then(|last| self.leader_epochs.record(*last)),
+            max_timestamp_ms: timestamps[from..to].iter().copied().flatten().max(),
+            last_record: offsets[from..to].last().and_then(|last| self.leader_epochs.record(*last)),
+            origins: Arc::new(RowOrigins { records: self.records.clone(), first_row }),
             bad: bad.to_vec(),
         })
     }

@@ -80,6 +80,26 @@ fn the_layout_is_the_columns_used_and_metadata() {
 }
 
 #[test]
+fn a_row_leads_to_its_record_past_the_bad_ones_of_any_slice() {
+    let bad = [10, 13, 14, 19];
+    let chunk = decode(OnBadRecord::DeadLetter { topic: None }, &[10, 11, 13, 14, 15, 17, 19, 20], &bad);
+    for (start, end) in [(0, 100), (11, 100), (12, 18), (14, 21), (16, 100)] {
+        let slice = chunk.slice(start, end).unwrap();
+        let offsets = slice.batch.column(1).as_primitive::<Int64Type>().values();
+        for (row, offset) in offsets.iter().enumerate() {
+            let record = slice.origins.bad(row, "why".into());
+            assert_eq!((record.offset, record.timestamp_ms), (*offset, Some(5000 + offset)), "{start}..{end}");
+            let payload = format!("{{\"id\":{offset},\"ts\":{},\"name\":\"n{offset}\"}}", 1000 - offset);
+            assert_eq!((record.key.as_deref(), record.payload.as_deref()), (Some(&b"k"[..]), Some(payload.as_bytes())));
+            assert_eq!((record.tp, record.reason.as_str()), (tp(), "why"));
+        }
+    }
+    // Only dead letters need the bytes.
+    let record = decode(OnBadRecord::Skip, &[1], &[]).slice(0, 9).unwrap().origins.bad(0, "why".into());
+    assert_eq!((record.offset, record.payload), (1, None));
+}
+
+#[test]
 fn no_columns_count_rows() {
     let mut table = table(OnBadRecord::Skip, vec![]);
     table.watermark = None;

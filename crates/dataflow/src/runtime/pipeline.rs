@@ -1,12 +1,12 @@
 //! A chain of operators: the output of one is the input of the next.
 //!
 //! Owns: the order in which rows go through operators and operators finish, counting the memory by which rows grow, and
-//! switching the profile between steps. Does not own: any operator, where rows go afterwards. Invariant: a piece of output
-//! is counted before the next one is made.
+//! switching the profile between steps. Does not own: any operator, where rows go afterwards. Invariants: a piece of output
+//! is counted before the next one is made; rows of a source are taken as a whole, or leave no trace.
 
-use super::BatchContext;
 use super::late::LateRows;
 use super::profile::Profile;
+use super::{BatchContext, Keyed};
 use crate::Op;
 use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
@@ -33,6 +33,9 @@ struct Flow<'a> {
     state: &'a mut TaskState,
     profile: &'a mut Profile,
     out: &'a mut Vec<ChangeBatch>,
+    /// Rows that reached an operator with state and are not pushed into it yet, with its port; `None` = they are pushed
+    /// at once.
+    held: Option<Vec<(usize, ChangeBatch)>>,
 }
 
 impl Chain {
@@ -52,13 +55,58 @@ impl Chain {
         state: &mut TaskState,
         out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
-        let mut flow = Flow { state, profile: &mut self.profile, out };
+        let mut flow = Flow { state, profile: &mut self.profile, out, held: None };
         push_from(&mut self.operators, 0, port, rows, &mut flow)
+    }
+
+    /// As [`Chain::push`], for rows of a source, all of them or none: returns the error if an expression fails on one of
+    /// them before the first operator with state has taken any, and then has had no effect.
+    pub fn push_all_or_none(
+        &mut self,
+        port: usize,
+        rows: ChangeBatch,
+        state: &mut TaskState,
+        out: &mut Vec<ChangeBatch>,
+    ) -> Result<Option<EngineError>, EngineError> {
+        let (counted, charged, emitted) = (self.profile.counted(), state.charged(), out.len());
+        let mut flow = Flow { state, profile: &mut self.profile, out, held: Some(Vec::new()) };
+        let pushed = push_from(&mut self.operators, 0, port, rows, &mut flow);
+        let held = flow.held.take().unwrap_or_default();
+        match pushed.and_then(|()| self.check(&held)) {
+            Ok(()) => self.push_held(held).map(|()| None),
+            Err(error) if error.is_of_a_row() => {
+                self.profile.recount(counted);
+                state.charge_only(charged);
+                out.truncate(emitted);
+                Ok(Some(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Checks that the first operator with state can evaluate its expressions over these rows.
+    fn check(&mut self, held: &[(usize, ChangeBatch)]) -> Result<(), EngineError> {
+        let Self { operators, profile } = self;
+        let Some((step, operator)) = first_stateful(operators) else { return Ok(()) };
+        let outer = profile.enter(step);
+        let checked = held.iter().try_for_each(|(port, rows)| operator.check(*port, rows));
+        profile.leave(outer);
+        checked
+    }
+
+    /// Pushes rows into the first operator with state.
+    fn push_held(&mut self, held: Vec<(usize, ChangeBatch)>) -> Result<(), EngineError> {
+        let Self { operators, profile } = self;
+        let Some((step, operator)) = first_stateful(operators) else { return Ok(()) };
+        let outer = profile.enter(step);
+        let pushed = held.into_iter().try_for_each(|(port, rows)| operator.push(port, rows));
+        profile.leave(outer);
+        pushed
     }
 
     /// Finishes the operators in order; the rows of each go through those after it.
     pub fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
-        let mut flow = Flow { state, profile: &mut self.profile, out };
+        let mut flow = Flow { state, profile: &mut self.profile, out, held: None };
         for index in 0..self.operators.len() {
             let (before, after) = self.operators.split_at_mut(index + 1);
             let Running::Stateful(operator) = &mut before[index] else { continue };
@@ -111,6 +159,14 @@ impl Chain {
         };
         self.operators.iter().filter_map(of).collect()
     }
+}
+
+/// Returns the first operator with state, and its step.
+fn first_stateful(operators: &mut [Running]) -> Option<(usize, &mut Keyed)> {
+    operators.iter_mut().enumerate().find_map(|(step, operator)| match operator {
+        Running::Stateful(operator) => Some((step, operator.as_mut())),
+        Running::Rows(_) => None,
+    })
 }
 
 /// Sends rows through operators, of which the first is step `step`. Memory that operators without state add to rows is
@@ -166,6 +222,10 @@ fn push_counted(
             }
             match rest {
                 Some((Running::Stateful(operator), _)) => {
+                    if let Some(held) = &mut flow.held {
+                        held.push((port, rows));
+                        return Ok(());
+                    }
                     let outer = flow.profile.enter(step);
                     let pushed = operator.push(port, rows);
                     flow.profile.leave(outer);

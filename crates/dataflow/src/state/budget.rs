@@ -138,6 +138,11 @@ impl Growth {
         self.over.is_none()
     }
 
+    /// Returns the bytes of rows counted since they were last settled.
+    pub fn emitted(&self) -> u64 {
+        self.emitted
+    }
+
     /// Stops counting rows, since they have been handed on.
     pub fn settle(&mut self) {
         self.take_back(self.emitted);
