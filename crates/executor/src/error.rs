@@ -150,6 +150,25 @@ mod tests {
     }
 
     #[test]
+    fn a_record_on_which_an_expression_fails_is_named_with_the_remedies() {
+        let record = BadRecord {
+            tp: TopicPartition::new("orders", 0),
+            offset: 17,
+            reason: "division by zero: 100 / n".into(),
+            key: None,
+            payload: None,
+            timestamp_ms: None,
+        };
+        let error = TaskError::BadRecord { table: "orders".into(), record: Box::new(record) };
+        assert_eq!(
+            error.to_string(),
+            "table 'orders': orders-0 offset 17: division by zero: 100 / n; guard the expression (TRY_CAST, NULLIF, \
+             CASE), or set on_bad_record = 'skip' or 'dead_letter'"
+        );
+        assert_eq!(error.kind(), ErrorKind::Fix);
+    }
+
+    #[test]
     fn a_task_leaves_lost_records_to_the_driver() {
         let lost =
             ConnectorError::OffsetOutOfRange { tp: TopicPartition::new("t", 0), position: 1, earliest: 5, latest: 9 };

@@ -7,8 +7,12 @@
 
 use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use highwater_protocol::options::OnBadRecord;
 use std::collections::BTreeMap;
+
+/// Most characters of a row that a message shows.
+const MAX_ROW_TEXT: usize = 200;
 
 /// What becomes of the other rows when one fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +66,22 @@ fn halve(
     let half = count / 2;
     Ok(halve(&rows.slice(0, half), first, on_failure, failed, apply)?
         && halve(&rows.slice(half, count - half), first + half, on_failure, failed, apply)?)
+}
+
+/// Returns the columns of a single row as text, for messages: `id = 3, n = 0`.
+pub fn row_text(row: &ChangeBatch) -> String {
+    let options = FormatOptions::default().with_null("NULL");
+    let schema = row.batch.schema();
+    let columns = schema.fields().iter().zip(row.batch.columns()).map(|(field, column)| {
+        let value = ArrayFormatter::try_new(column, &options).ok();
+        let value = value.and_then(|column| column.value(0).try_to_string().ok()).unwrap_or_default();
+        format!("{} = {value}", field.name())
+    });
+    let text = columns.collect::<Vec<_>>().join(", ");
+    match text.char_indices().nth(MAX_ROW_TEXT) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
 
 #[cfg(test)]

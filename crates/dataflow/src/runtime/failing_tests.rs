@@ -1,7 +1,7 @@
 //! Failing rows among good ones, with a function in place of operators.
 
 use super::*;
-use arrow::array::{AsArray, Int64Array, RecordBatch};
+use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use highwater_expressions::{Cause, ExpressionError};
 use proptest::prelude::*;
@@ -57,6 +57,21 @@ fn an_error_that_is_not_of_a_row_ends_everything() {
     let apply = &mut |_| Err(EngineError::Internal("broken".into()));
     assert!(apply_to_good(&rows(10), OnFailure::LeaveOut, &mut failed, apply).is_err());
     assert!(failed.is_empty());
+}
+
+#[test]
+fn a_row_is_shown_by_its_columns_and_cut() {
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("n", DataType::Int64, true),
+        Field::new("s", DataType::Utf8, true),
+    ]));
+    let text = |s: &str| {
+        let columns: Vec<arrow::array::ArrayRef> =
+            vec![Arc::new(Int64Array::from(vec![None])), Arc::new(StringArray::from(vec![s]))];
+        row_text(&ChangeBatch::inserts(RecordBatch::try_new(schema.clone(), columns).unwrap()))
+    };
+    assert_eq!(text("x"), "n = NULL, s = x");
+    assert_eq!(text(&"é".repeat(500)).chars().count(), MAX_ROW_TEXT + 1);
 }
 
 proptest! {

@@ -49,6 +49,10 @@ impl Keyed {
         }
     }
 
+    pub fn operator(&self) -> OperatorId {
+        self.operator
+    }
+
     /// Checks that the expressions of `push` do not fail over these rows.
     pub fn check(&self, port: usize, rows: &ChangeBatch) -> Result<(), EngineError> {
         self.logic.check(port, rows, &self.late)

@@ -4,6 +4,7 @@
 //! switching the profile between steps. Does not own: any operator, where rows go afterwards. Invariants: a piece of output
 //! is counted before the next one is made; rows of a source are taken as a whole, or leave no trace.
 
+use super::failing::{FailedRows, OnFailure, apply_to_good, row_text};
 use super::late::LateRows;
 use super::profile::Profile;
 use super::{BatchContext, Keyed};
@@ -15,6 +16,7 @@ use crate::state::{Taker, TaskState};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
+use highwater_protocol::ids::OperatorId;
 use highwater_protocol::metrics::StepMetrics;
 use highwater_protocol::report::OperatorMetrics;
 use std::sync::Arc;
@@ -114,12 +116,14 @@ impl Chain {
             let finished = operator.finish(flow.state);
             flow.profile.leave(outer);
             let (given, by) = finished?;
+            let name = operator.operator();
             for rows in given {
                 if let Some(by) = by {
                     flow.state.charge(by, rows.size_bytes())?;
                 }
                 flow.profile.emits(index, &rows);
-                push_from(after, index + 1, 0, rows, &mut flow)?;
+                let pushed = push_from(after, index + 1, 0, rows.clone(), &mut flow);
+                pushed.map_err(|error| blame(error, name, after, index + 1, &rows, &mut flow))?;
             }
         }
         Ok(())
@@ -158,6 +162,38 @@ impl Chain {
             Running::Rows(_) => None,
         };
         self.operators.iter().filter_map(of).collect()
+    }
+}
+
+/// Returns an error of expressions over rows that an operator made, with the operator's name and the first row to blame. The
+/// attempt has failed, so it does not matter that rows go through the operators `after` it again.
+fn blame(
+    error: EngineError,
+    operator: OperatorId,
+    after: &mut [Running],
+    step: usize,
+    rows: &ChangeBatch,
+    flow: &mut Flow<'_>,
+) -> EngineError {
+    if !error.is_of_a_row() {
+        return error;
+    }
+    flow.held = Some(Vec::new());
+    let mut failed = FailedRows::new();
+    let tried = apply_to_good(rows, OnFailure::Stop, &mut failed, &mut |rows| {
+        match push_from(after, step, 0, rows, flow) {
+            Ok(()) => Ok(None),
+            Err(error) if error.is_of_a_row() => Ok(Some(error)),
+            Err(error) => Err(error),
+        }
+    });
+    match (tried, failed.into_iter().next()) {
+        (Ok(_), Some((row, of_row))) => EngineError::ValueOfRow {
+            operator: flow.state.name(operator),
+            row: row_text(&rows.slice(row, 1)),
+            reason: of_row.reason(),
+        },
+        _ => error,
     }
 }
 

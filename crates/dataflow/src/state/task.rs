@@ -84,6 +84,11 @@ impl TaskState {
         self.rows.charge(by, bytes as u64)
     }
 
+    /// Returns an operator's name, for messages.
+    pub fn name(&self, operator: OperatorId) -> String {
+        self.rows.name(operator.into())
+    }
+
     /// Returns the bytes of rows counted since they were last settled.
     pub fn charged(&self) -> u64 {
         self.rows.emitted()
