@@ -18,7 +18,9 @@ pub enum EngineError {
     #[error("the query's expressions failed on its data: {0}; guard the expression (TRY_CAST, NULLIF, CASE)")]
     Value(ExpressionError),
     /// An expression failed on a row that an operator with state has made, so that no single record is to blame.
-    #[error("an expression failed on a row of {operator}, {row}: {reason}; guard the expression (TRY_CAST, NULLIF, CASE)")]
+    #[error(
+        "an expression failed on a row of {operator}, {row}: {reason}; guard the expression (TRY_CAST, NULLIF, CASE)"
+    )]
     ValueOfRow { operator: String, row: String, reason: String },
     #[error("the query's expressions failed on its data: {0}")]
     TooLarge(#[from] TooLarge),

@@ -227,3 +227,17 @@ fn dead_letters_of_expressions_are_exact_when_an_executor_dies_of_them() {
     assert_eq!(ids, (0..RECORDS).step_by(100).collect::<Vec<_>>());
     assert_eq!(counted(&cluster), RECORDS as u64 / 100);
 }
+
+#[test]
+fn a_record_on_which_the_watermark_expression_fails_is_a_bad_record() {
+    let tables = Tables::new("failing-watermark", 1);
+    let name = |id: i64| if id == 3 { "soon".to_string() } else { format!("2026-01-01 00:00:0{id}") };
+    tables.kafka.produce(&tables.input, (0..6).map(|id| Message::json(&json!({"id": id, "name": name(id)}))));
+    let source = tables.source("").replace("ts TIMESTAMP(3),", "ts AS CAST(name AS TIMESTAMP(3)),");
+    let cluster = Highwater::start(1);
+    let insert = "INSERT INTO o SELECT id FROM t WHERE name <> ''";
+    cluster.submit("q", &format!("SET on_bad_record = 'skip'; {source} {} {insert};", tables.sink("id BIGINT")));
+    cluster.wait_caught_up("q");
+    assert_eq!(tables.ids(), [0, 1, 2, 4, 5]);
+    assert_eq!(counted(&cluster), 1);
+}

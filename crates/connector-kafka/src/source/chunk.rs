@@ -10,7 +10,7 @@ use super::parts::{Origin, PartDecoder};
 use super::raw::{Keep, LeaderEpochs, RawRecords};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatchOptions, TimestampMillisecondArray};
 use arrow::compute::kernels::zip::zip;
-use arrow::compute::{and, cast, filter, is_not_null, nullif};
+use arrow::compute::{and, cast, concat, filter, is_not_null, nullif};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit, TimestampMillisecondType};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
@@ -19,6 +19,8 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use highwater_connector_api::error::ConnectorError;
 use highwater_connector_api::source::{BadRecord, Chunk};
+use highwater_dataflow::changelog::ChangeBatch;
+use highwater_dataflow::runtime::{FailedRows, OnFailure, apply_to_good, evaluate};
 use highwater_protocol::offsets::TopicPartition;
 use highwater_protocol::options::OnBadRecord;
 use highwater_protocol::report::EventTimes;
@@ -114,7 +116,6 @@ impl ChunkDecoder {
     /// Decodes all of `raw`. The result does not refer to `raw`.
     pub fn decode(&mut self, tp: &TopicPartition, raw: &RawRecords) -> Result<DecodedChunk, ConnectorError> {
         let parts = self.parts.decode(raw).map_err(|error| self.internal(&error))?;
-        let rows = raw.len() - parts.bad.len();
         let mut columns = Vec::with_capacity(self.origins.len());
         for (origin, field) in self.origins.iter().zip(self.decoded.fields()) {
             columns.push(match origin {
@@ -126,17 +127,20 @@ impl ChunkDecoder {
             columns.push(Arc::new(BooleanArray::from_iter((0..raw.len()).map(|i| Some(raw.payload(i).is_none())))));
             columns.push(Arc::new(TimestampMillisecondArray::from_iter(raw.timestamps.iter().copied())));
         }
-        if !parts.bad.is_empty() {
-            let mut good = vec![true; raw.len()];
-            parts.bad.iter().for_each(|(index, _)| good[*index] = false);
-            columns = self.without_bad(&columns, good)?;
+        let mut bad = parts.bad;
+        if !bad.is_empty() {
+            columns = self.without_bad(&columns, raw.len(), bad.iter().map(|(index, _)| *index))?;
         }
-        let bad = parts.bad.into_iter().map(|(index, reason)| bad_record(tp, raw, index, reason)).collect();
+        let mut failed = FailedRows::new();
+        let mut watermarks = self.watermarks(&self.batch_of(&columns, raw.len() - bad.len())?, &mut failed)?;
+        if !failed.is_empty() {
+            columns = self.without_bad(&columns, raw.len() - bad.len(), failed.keys().copied())?;
+            add_failed(&mut bad, failed, raw.len());
+        }
+        let rows = raw.len() - bad.len();
+        let decoded = self.batch_of(&columns, rows)?;
         let hidden = columns.split_off(self.decoded.fields().len());
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let decoded = RecordBatch::try_new_with_options(self.decoded.clone(), columns, &options)
-            .map_err(|error| self.internal(&error))?;
-        let mut watermarks = self.watermarks(&decoded)?;
+        let bad = bad.into_iter().map(|(index, reason)| bad_record(tp, raw, index, reason)).collect();
         let event_times = match self.event_time {
             Some(column) => Some(millis(decoded.column(column)).map_err(|error| self.internal(&error))?),
             None => None,
@@ -147,6 +151,7 @@ impl ChunkDecoder {
         } else {
             columns.truncate(self.output.fields().len());
         }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let batch = RecordBatch::try_new_with_options(self.output.clone(), columns, &options)
             .map_err(|error| self.internal(&error))?;
         Ok(DecodedChunk {
@@ -167,7 +172,23 @@ impl ChunkDecoder {
         })
     }
 
-    fn without_bad(&self, columns: &[ArrayRef], good: Vec<bool>) -> Result<Vec<ArrayRef>, ConnectorError> {
+    /// Returns the decoded columns as a batch, without hidden ones.
+    fn batch_of(&self, columns: &[ArrayRef], rows: usize) -> Result<RecordBatch, ConnectorError> {
+        let columns = columns[..self.decoded.fields().len()].to_vec();
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        RecordBatch::try_new_with_options(self.decoded.clone(), columns, &options)
+            .map_err(|error| self.internal(&error))
+    }
+
+    /// Returns columns of `rows` rows without the rows in `bad`.
+    fn without_bad(
+        &self,
+        columns: &[ArrayRef],
+        rows: usize,
+        bad: impl Iterator<Item = usize>,
+    ) -> Result<Vec<ArrayRef>, ConnectorError> {
+        let mut good = vec![true; rows];
+        bad.for_each(|row| good[row] = false);
         let mask = BooleanArray::from(good);
         columns
             .iter()
@@ -203,19 +224,46 @@ impl ChunkDecoder {
         Ok(())
     }
 
-    fn watermarks(&self, decoded: &RecordBatch) -> Result<Option<Int64Array>, ConnectorError> {
+    /// Returns the watermark values of rows, without those in `failed`, to which it adds the rows without one because the
+    /// expression fails.
+    fn watermarks(&self, decoded: &RecordBatch, failed: &mut FailedRows) -> Result<Option<Int64Array>, ConnectorError> {
         let Some(expr) = &self.watermark else { return Ok(None) };
-        let failed = |error: &dyn std::fmt::Display| {
+        let refused = |error: &dyn std::fmt::Display| {
             ConnectorError::Config(format!("{}: the watermark cannot be computed: {error}", self.context))
         };
-        let value = expr.evaluate(decoded).map_err(|error| failed(&error))?;
-        let array = value.into_array(decoded.num_rows()).map_err(|error| failed(&error))?;
-        millis(&array).map(Some).map_err(|error| failed(&error))
+        let mut pieces = Vec::new();
+        let rows = ChangeBatch::inserts(decoded.clone());
+        apply_to_good(&rows, OnFailure::LeaveOut, failed, &mut |rows| match evaluate(expr, &rows.batch) {
+            Ok(values) => {
+                pieces.push(millis(&values)?);
+                Ok(None)
+            }
+            Err(error) if error.is_of_a_row() => Ok(Some(error)),
+            Err(error) => Err(error),
+        })
+        .map_err(|error| refused(&error))?;
+        if let [all] = pieces.as_slice() {
+            return Ok(Some(all.clone()));
+        }
+        let pieces: Vec<&dyn Array> = pieces.iter().map(|piece| piece as &dyn Array).collect();
+        match pieces.is_empty() {
+            true => Ok(Some(Int64Array::from(Vec::<i64>::new()))),
+            false => Ok(Some(concat(&pieces).map_err(|error| refused(&error))?.as_primitive::<Int64Type>().clone())),
+        }
     }
 
     fn internal(&self, error: &dyn std::fmt::Display) -> ConnectorError {
         ConnectorError::Fatal(format!("{}: decoding failed: {error}", self.context))
     }
+}
+
+/// Adds rows without a watermark to the bad ones of `records` records, each by its index among the records.
+fn add_failed(bad: &mut Vec<(usize, String)>, failed: FailedRows, records: usize) {
+    let mut is_bad = vec![false; records];
+    bad.iter().for_each(|(index, _)| is_bad[*index] = true);
+    let good: Vec<usize> = (0..records).filter(|index| !is_bad[*index]).collect();
+    bad.extend(failed.into_iter().map(|(row, error)| (good[row], format!("watermark: {}", error.reason()))));
+    bad.sort_unstable_by_key(|(index, _)| *index);
 }
 
 /// Converts timestamps to milliseconds; millisecond columns are not copied.

@@ -16,7 +16,7 @@ pub struct Records {
     pub offsets: Vec<i64>,
     /// Kafka's timestamps in milliseconds.
     pub timestamps: Vec<Option<i64>>,
-    /// Those that did not decode, which have no row, in offset order.
+    /// Records that did not decode, and so have no row, in offset order.
     pub bad: Vec<BadRecord>,
     /// Keys and payloads of all records; `None` = they are not kept.
     pub raw: Option<RawParts>,

@@ -57,9 +57,12 @@ fn halve(
     failed: &mut FailedRows,
     apply: &mut dyn FnMut(ChangeBatch) -> Result<Option<EngineError>, EngineError>,
 ) -> Result<bool, EngineError> {
-    let Some(error) = apply(rows.clone())? else { return Ok(true) };
     let count = rows.num_rows();
-    if count <= 1 {
+    if count == 0 {
+        return Ok(true);
+    }
+    let Some(error) = apply(rows.clone())? else { return Ok(true) };
+    if count == 1 {
         failed.entry(first).or_insert(error);
         return Ok(on_failure == OnFailure::LeaveOut);
     }

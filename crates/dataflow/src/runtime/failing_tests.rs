@@ -61,10 +61,8 @@ fn an_error_that_is_not_of_a_row_ends_everything() {
 
 #[test]
 fn a_row_is_shown_by_its_columns_and_cut() {
-    let schema = Arc::new(Schema::new(vec![
-        Field::new("n", DataType::Int64, true),
-        Field::new("s", DataType::Utf8, true),
-    ]));
+    let schema =
+        Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true), Field::new("s", DataType::Utf8, true)]));
     let text = |s: &str| {
         let columns: Vec<arrow::array::ArrayRef> =
             vec![Arc::new(Int64Array::from(vec![None])), Arc::new(StringArray::from(vec![s]))];

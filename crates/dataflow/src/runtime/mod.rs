@@ -24,7 +24,7 @@ pub mod stateful;
 pub mod stored_row;
 mod ttl;
 
-pub use failing::{FailedRows, OnFailure};
+pub use failing::{FailedRows, OnFailure, apply_to_good};
 pub use keyed::Keyed;
 pub use keyed_state::KeyedState;
 pub use keys::shard_of;
@@ -40,7 +40,6 @@ use crate::state::{Overlay, TaskState};
 use crate::{CLOCK, Dataflow, PipelineInput, PipelineOutput, Upstream};
 use arrow::array::RecordBatch;
 use exchange::Router;
-use failing::apply_to_good;
 use highwater_protocol::files::FileVersions;
 use highwater_protocol::ids::{BatchId, EdgeId, OperatorId, ShardId, SinkId, SourceId, StageId};
 use highwater_protocol::metrics::StepMetrics;

@@ -180,13 +180,12 @@ fn blame(
     }
     flow.held = Some(Vec::new());
     let mut failed = FailedRows::new();
-    let tried = apply_to_good(rows, OnFailure::Stop, &mut failed, &mut |rows| {
-        match push_from(after, step, 0, rows, flow) {
+    let tried =
+        apply_to_good(rows, OnFailure::Stop, &mut failed, &mut |rows| match push_from(after, step, 0, rows, flow) {
             Ok(()) => Ok(None),
             Err(error) if error.is_of_a_row() => Ok(Some(error)),
             Err(error) => Err(error),
-        }
-    });
+        });
     match (tried, failed.into_iter().next()) {
         (Ok(_), Some((row, of_row))) => EngineError::ValueOfRow {
             operator: flow.state.name(operator),
