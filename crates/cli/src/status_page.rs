@@ -174,7 +174,7 @@ mod tests {
             run_id: "0199f3a0-1111-7000-8000-000000000000".into(),
             batch_id: Some(1234),
             warnings: vec![
-                "12 rows were late and dropped, because their windows were closed".into(),
+                "12 rows were dropped: late, or without event time".into(),
                 "payments-3 is about to lose records to retention before they are read: offset 5 is next, 4 is the \
                  earliest retained, 100 is the end; raise retention.ms or add executors"
                     .into(),

@@ -28,7 +28,8 @@ pub enum EngineError {
     Arrow(#[from] ArrowError),
     #[error(
         "sink `{sink}`: two live rows under one key {key}; a sink with a PRIMARY KEY holds one row per key. Aggregate \
-         or deduplicate to one row per key, add columns to the key, or drop the PRIMARY KEY"
+         or deduplicate to one row per key, add columns to the key, drop the PRIMARY KEY, or SET on_key_conflict = 'warn' \
+         to show the greatest of the rows"
     )]
     DuplicateKey { sink: String, key: String },
     #[error(

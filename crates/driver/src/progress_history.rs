@@ -153,6 +153,7 @@ fn state_operators(
                 description: info.description.clone(),
                 late_before: late_before.map(iso_ms),
                 close_before: close_before.map(iso_ms),
+                num_key_conflicts: batch.record.totals.key_conflicts.get(&info.id).map_or(0, |one| one.keys),
                 all_updates_time_ms: stage_progress::operator_ms(stages, info.id),
                 ..Default::default()
             };

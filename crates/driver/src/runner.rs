@@ -11,7 +11,8 @@ use crate::run_event::RunnerEvent;
 use crate::watched::Watched;
 use highwater_connector_api::error::ConnectorError;
 use highwater_connectors::registry::max_attempt_ms;
-use highwater_protocol::ids::{AttemptId, ExecutorId, QueryId, SinkId, SourceId, TaskId};
+use highwater_protocol::ids::{AttemptId, ExecutorId, OperatorId, QueryId, SinkId, SourceId, TaskId};
+use highwater_protocol::key_conflicts::KeyConflicts;
 use highwater_protocol::options::SourceSpec;
 use highwater_protocol::prepare_record::{PrepareRecord, Totals};
 use highwater_protocol::query::{Action, End, Event, QueryConfig, QueryMachine, RunState};
@@ -32,7 +33,9 @@ pub(crate) fn start(run: Run, found: Found) -> Result<RunHandle, ConnectorError>
     let Found { head, reserved_writers } = found;
     let config = config(&run, reserved_writers)?;
     let (machine, actions) = QueryMachine::recover(config, head, run.clock.now());
-    let (publish_view, view) = watch::channel(view_of(&machine, &BTreeMap::new(), &[]));
+    let operators = run.compiled.dataflow.operators.iter().map(|info| (info.id, info.description.clone())).collect();
+    let warnings = conflicting_keys(machine.totals(), &operators);
+    let (publish_view, view) = watch::channel(view_of(&machine, &BTreeMap::new(), &warnings));
     let run_id = run.run_id;
     let look = Arc::new(Notify::new());
     let effects = Effects::new(&run, events.clone(), look.clone());
@@ -46,6 +49,7 @@ pub(crate) fn start(run: Run, found: Found) -> Result<RunHandle, ConnectorError>
         deltas: BTreeMap::new(),
         watched: Watched::default(),
         file_warnings: Vec::new(),
+        operators,
     };
     let executors = run.cluster.watch();
     tokio::spawn(runner.run(reader, executors, actions));
@@ -96,6 +100,8 @@ struct Runner {
     deltas: BTreeMap<(AttemptId, TaskId, u32), Vec<u8>>,
     watched: Watched,
     file_warnings: Vec<String>,
+    /// Descriptions of the operators.
+    operators: BTreeMap<OperatorId, String>,
 }
 
 impl Runner {
@@ -188,7 +194,8 @@ impl Runner {
     }
 
     fn publish_view(&self) {
-        let warnings = [self.watched.warnings(), self.file_warnings.clone()].concat();
+        let conflicts = conflicting_keys(self.machine.totals(), &self.operators);
+        let warnings = [self.watched.warnings(), self.file_warnings.clone(), conflicts].concat();
         let view = view_of(&self.machine, &self.input_rows, &warnings);
         if let RunState::Waiting(why) = &view.state
             && self.view.borrow().state != view.state
@@ -229,9 +236,25 @@ fn counted_losses(totals: &Totals) -> Vec<String> {
         (totals.bad_records, "bad records were skipped (on_bad_record)"),
         (totals.lost_offsets, "offsets were skipped because their records were gone (on_data_loss)"),
         (totals.resets, "times positions were reset in a recreated topic or truncated log (on_data_loss)"),
-        (totals.late_rows, "rows were late and dropped, because their windows were closed"),
+        (totals.late_rows, "rows were dropped: late, or without event time"),
     ];
     counted.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
+}
+
+/// Warnings about keys of sinks that have more than one live row now.
+fn conflicting_keys(totals: &Totals, operators: &BTreeMap<OperatorId, String>) -> Vec<String> {
+    let warning = |(operator, KeyConflicts { keys, named }): (&OperatorId, &KeyConflicts)| {
+        let what = operators.get(operator).map_or("", String::as_str);
+        let named = match named.is_empty() {
+            true => String::new(),
+            false => format!(" ({}{})", named.join("; "), if *keys > named.len() as u64 { "; …" } else { "" }),
+        };
+        format!(
+            "operator {operator} ({what}): keys with more than one live row: {keys}{named}. The sink shows the greatest row \
+             of each until only one is left; SET on_key_conflict = 'fail' would stop the query"
+        )
+    };
+    totals.key_conflicts.iter().map(warning).collect()
 }
 
 async fn sleep_ms(wait_ms: Option<i64>) {

@@ -80,6 +80,14 @@ pub(crate) fn record(query: &str, batch: &CommittedBatch, operators: &[StateOper
         metrics::counter!("highwater_stage_retracted_rows_total", &labels).increment(retracted);
         metrics::counter!("highwater_stage_busy_microseconds_total", &labels).increment(stage.sum.busy_us());
     }
+    for operator in operators {
+        let labels = labels("operator", operator.operator_id.to_string());
+        metrics::gauge!("highwater_key_conflicts", &labels).set(operator.num_key_conflicts as f64);
+    }
+    for operator in &batch.operators {
+        let labels = labels("operator", operator.operator.to_string());
+        metrics::counter!("highwater_key_conflicts_total", &labels).increment(operator.key_conflicts.begun);
+    }
     // An adopted batch has no counters.
     for operator in operators.iter().filter(|_| !batch.operators.is_empty()) {
         let labels = labels("operator", operator.operator_id.to_string());
@@ -95,5 +103,6 @@ pub(crate) fn clear(query: &str, compiled: &CompiledQuery) {
         let labels = [("query", query.to_string()), ("operator", info.id.to_string())];
         metrics::gauge!("highwater_state_rows", &labels).set(0.0);
         metrics::gauge!("highwater_state_bytes", &labels).set(0.0);
+        metrics::gauge!("highwater_key_conflicts", &labels).set(0.0);
     }
 }

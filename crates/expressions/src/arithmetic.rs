@@ -13,10 +13,11 @@ use datafusion::arrow::datatypes::{
     UInt64Type,
 };
 use datafusion::arrow::error::ArrowError;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Result, internal_err, plan_err};
 use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    BinaryExpr, ColumnarValue, Expr, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use std::hash::Hash;
 use std::sync::Arc;
@@ -35,10 +36,29 @@ impl Arithmetic {
         ScalarUDF::from(Self { op, signature }).call(vec![left, right])
     }
 
+    pub fn op(&self) -> Operator {
+        self.op
+    }
+
     /// The operator's sign, such as `+`.
     pub fn sign(&self) -> &'static str {
         sign(self.op)
     }
+}
+
+/// The expression as text, with its operators between their arguments.
+pub fn text(expr: &Expr) -> String {
+    let operators = expr.clone().transform_up(|expr| match expr {
+        Expr::ScalarFunction(call) => match (call.func.inner().downcast_ref::<Arithmetic>(), call.args.as_slice()) {
+            (Some(operator), [left, right]) => {
+                let (left, right) = (Box::new(left.clone()), Box::new(right.clone()));
+                Ok(Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(left, operator.op, right))))
+            }
+            _ => Ok(Transformed::no(Expr::ScalarFunction(call))),
+        },
+        other => Ok(Transformed::no(other)),
+    });
+    operators.map_or_else(|_| expr.to_string(), |expr| expr.data.to_string())
 }
 
 /// True if values of these types are computed exactly here.

@@ -9,7 +9,7 @@ use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::{Expr, ExprSchemable, Operator};
 
 /// Functions that give an answer for any arguments of their types.
-const SAFE: [&str; 57] = [
+const SAFE: [&str; 58] = [
     "array_length",
     "ascii",
     "bit_length",
@@ -30,6 +30,7 @@ const SAFE: [&str; 57] = [
     "floor",
     "get_field",
     "greatest",
+    "hw_has_time",
     "initcap",
     "instr",
     "isnan",
@@ -152,6 +153,14 @@ pub(crate) fn holds(from: &DataType, to: &DataType) -> bool {
         (from, to) if from == to => true,
         (D::Null, _) => true,
         (from, to) if to.is_string() => from.is_numeric() || from.is_string() || matches!(from, D::Boolean | D::Date32),
+        // Times are far from the ends of their types.
+        (from, to) if from.is_temporal() && to.is_temporal() => true,
+        (D::Decimal128(digits, behind), D::Decimal128(most, scale)) => {
+            behind <= scale && i16::from(*digits) - i16::from(*behind) <= i16::from(*most) - i16::from(*scale)
+        }
+        (from, D::Decimal128(most, scale)) if from.is_integer() => {
+            crate::decimal::digits(from).is_some_and(|digits| i16::from(digits) <= i16::from(*most) - i16::from(*scale))
+        }
         (from, D::Float64) => from.is_numeric(),
         (from, D::Float32) => from.is_integer(),
         (from, to) if from.is_signed_integer() && to.is_signed_integer() => bits(from) <= bits(to),

@@ -34,19 +34,25 @@ pub fn coerced(left: &DataType, right: &DataType) -> Option<[DataType; 2]> {
 
 /// The DECIMAL that holds every value of a type.
 fn of(data_type: &DataType) -> Option<DataType> {
-    let digits = match data_type {
-        DataType::Decimal128(_, scale) if *scale >= 0 => return Some(data_type.clone()),
+    match data_type {
+        DataType::Decimal128(_, scale) if *scale >= 0 => Some(data_type.clone()),
         DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) if *scale >= 0 => {
-            return Some(DataType::Decimal128(*precision, *scale));
+            Some(DataType::Decimal128(*precision, *scale))
         }
+        whole => digits(whole).map(|digits| DataType::Decimal128(digits, 0)),
+    }
+}
+
+/// Digits of the largest value of a type of whole numbers.
+pub(crate) fn digits(data_type: &DataType) -> Option<u8> {
+    Some(match data_type {
         DataType::Int8 | DataType::UInt8 => 3,
         DataType::Int16 | DataType::UInt16 => 5,
         DataType::Int32 | DataType::UInt32 => 10,
         DataType::Int64 => 19,
         DataType::UInt64 => 20,
         _ => return None,
-    };
-    Some(DataType::Decimal128(digits, 0))
+    })
 }
 
 /// The type of `left op right`.

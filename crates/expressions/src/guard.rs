@@ -57,7 +57,20 @@ fn guard(expr: &Physical, binary: &BinaryExpr, schema: &Schema) -> Transformed<P
 }
 
 fn named(expr: Physical, schema: &Schema) -> Result<Physical> {
-    Ok(Arc::new(Named { text: text(expr.as_ref()), data_type: type_name(&expr.data_type(schema)?), expr }))
+    let (text, data_type) = (text(expr.as_ref(), schema), type_name(&expr.data_type(schema)?));
+    Ok(Arc::new(Named { text, data_type, shown: shown(&expr), expr }))
+}
+
+/// The expression as DataFusion would show it: identities of plans hold this text, those of older builds, too.
+fn shown(expr: &Physical) -> Physical {
+    if let Some(named) = expr.downcast_ref::<Named>() {
+        return named.shown.clone();
+    }
+    let call = expr.downcast_ref::<ScalarFunctionExpr>();
+    match call.and_then(|call| Some((call.fun().inner().downcast_ref::<Arithmetic>()?, call.args()))) {
+        Some((operator, [left, right])) => Arc::new(BinaryExpr::new(shown(left), operator.op(), shown(right))),
+        _ => expr.clone(),
+    }
 }
 
 /// True if some part of the expression may fail over a row of `schema`.
@@ -171,6 +184,7 @@ struct Named {
     text: String,
     /// Its type's name.
     data_type: String,
+    shown: Physical,
     expr: Physical,
 }
 
@@ -190,7 +204,7 @@ impl Hash for Named {
 
 impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.expr.fmt(f)
+        self.shown.fmt(f)
     }
 }
 
@@ -215,7 +229,8 @@ impl PhysicalExpr for Named {
         let Ok([expr]) = <[Physical; 1]>::try_from(children) else {
             return internal_err!("an expression is named alone");
         };
-        Ok(Arc::new(Self { text: self.text.clone(), data_type: self.data_type.clone(), expr }))
+        let (text, data_type) = (self.text.clone(), self.data_type.clone());
+        Ok(Arc::new(Self { text, data_type, shown: shown(&expr), expr }))
     }
 
     fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -226,9 +241,4 @@ impl PhysicalExpr for Named {
 /// The expression without the name of its error.
 pub(crate) fn unnamed(expr: &dyn PhysicalExpr) -> Option<&dyn PhysicalExpr> {
     expr.downcast_ref::<Named>().map(|named| named.expr.as_ref())
-}
-
-/// The sign of an operator of this crate.
-pub(crate) fn sign(expr: &ScalarFunctionExpr) -> Option<&'static str> {
-    expr.fun().inner().downcast_ref::<Arithmetic>().map(Arithmetic::sign)
 }

@@ -14,6 +14,7 @@ mod dates;
 mod json;
 mod lists;
 mod random;
+pub mod ranks;
 pub mod size;
 mod text;
 mod to_char;

@@ -18,4 +18,5 @@ pub mod retracting;
 pub mod rows;
 pub mod session_window;
 pub mod temporal;
+pub mod timed;
 pub mod unnest;

@@ -8,6 +8,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use highwater_dataflow::changelog::ChangeBatch;
 use highwater_dataflow::error::{EngineError, Fault};
 use highwater_dataflow::operator::{Give, RowOperator, RowSpec, StartContext, expect_types, identify_schema};
+use highwater_dataflow::runtime::late::Late;
 use highwater_dataflow::runtime::{batch, evaluate};
 use highwater_dataflow::words;
 use highwater_functions::bounds::{MAX_COLUMN_BYTES, TooLarge};
@@ -76,6 +77,10 @@ impl RowOperator for Filter {
     fn grows(&self) -> Option<&'static str> {
         None
     }
+
+    fn late(&mut self) -> Option<&mut Late> {
+        None
+    }
 }
 
 impl RowSpec for Project {
@@ -103,6 +108,10 @@ impl RowOperator for Project {
     }
 
     fn grows(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn late(&mut self) -> Option<&mut Late> {
         None
     }
 }
@@ -134,6 +143,10 @@ impl RowOperator for Expand {
 
     fn grows(&self) -> Option<&'static str> {
         Some("GROUPING SETS")
+    }
+
+    fn late(&mut self) -> Option<&mut Late> {
+        None
     }
 }
 

@@ -6,7 +6,7 @@
 use crate::plan::builder::{Builder, Target};
 use crate::plan::catalog::Catalog;
 use crate::plan::lower::lower;
-use crate::plan::{dead_letters, insert, late_rows, optimize, sinks, sources};
+use crate::plan::{dead_letters, insert, late_rows, optimize, sinks, sources, timed};
 use crate::query::CompiledQuery;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
@@ -75,6 +75,7 @@ fn compile_script(sql: &str) -> Result<CompiledQuery> {
     warnings.extend(sources::never_idle(&sources, &options));
     warnings.extend(written_secrets(&sources, &sinks));
     dead_letters::connect(&mut dataflow, &mut sources, &mut sinks);
+    timed::number(&mut dataflow);
     late_rows::connect(&mut dataflow, &sources, &mut sinks, &mut warnings);
     let mut said = BTreeSet::new();
     warnings.retain(|warning| said.insert(warning.clone()));

@@ -13,6 +13,7 @@ pub mod error;
 pub mod files;
 pub mod identity;
 pub mod ids;
+pub mod key_conflicts;
 pub mod metrics;
 pub mod names;
 pub mod offsets;

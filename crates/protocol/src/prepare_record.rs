@@ -4,7 +4,8 @@
 //! Invariant: `positions` never go below those of the record before, unless the record lists the partition in `reset`
 //! (checked by [`PrepareRecord::regressed`]).
 
-use crate::ids::{AttemptId, BatchId, QueryId, SourceId};
+use crate::ids::{AttemptId, BatchId, OperatorId, QueryId, SourceId};
+use crate::key_conflicts::KeyConflicts;
 use crate::offsets::{LastRecords, Positions, SourcePartition, as_pairs};
 use crate::plan::BatchPlan;
 use crate::report::{PartitionReport, StateDelta, WriterReport};
@@ -67,6 +68,9 @@ pub struct Totals {
     /// Number of resets by `on_data_loss`: once per recreated topic, once per truncated partition.
     #[serde(default)]
     pub resets: u64,
+    /// Keyed sinks in which some keys have more than one live row now, by their operator.
+    #[serde(default)]
+    pub key_conflicts: BTreeMap<OperatorId, KeyConflicts>,
 }
 
 impl PrepareRecord {

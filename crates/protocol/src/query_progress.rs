@@ -64,6 +64,9 @@ pub struct StateOperatorProgress {
     pub num_rows_expired: u64,
     /// Retractions of rows that had expired before.
     pub num_rows_ignored: u64,
+    /// Keys of a keyed sink under which more than one row is live.
+    #[serde(default)]
+    pub num_key_conflicts: u64,
     pub memory_used_bytes: u64,
     /// Time of the operator in all tasks.
     pub all_updates_time_ms: u64,

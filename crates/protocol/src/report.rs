@@ -3,6 +3,7 @@
 //! Owns: the report's shape. Invariant: a report is about exactly one attempt of one task.
 
 use crate::ids::{OperatorId, ShardId, TaskId};
+use crate::key_conflicts::ConflictChanges;
 use crate::metrics::TaskMetrics;
 use crate::offsets::{LastRecord, SourcePartition, as_pairs};
 use crate::plan::WriterPlan;
@@ -181,6 +182,9 @@ pub struct OperatorMetrics {
     /// Retractions of rows that had expired before.
     #[serde(default)]
     pub ignored_rows: u64,
+    /// Keys of a keyed sink that got or lost a second live row.
+    #[serde(default)]
+    pub key_conflicts: ConflictChanges,
 }
 
 #[cfg(test)]

@@ -82,11 +82,26 @@ fn collected(value: Expr, order: Vec<OrderByExpr>, span: Span) -> Expr {
 fn around(subquery: &Query, mut order: Vec<OrderByExpr>, span: Span) -> Result<Query, SqlError> {
     let mut inner = subquery.clone();
     let mut names = vec![Ident::with_span(span, "value")];
+    // Without LIMIT, the order matters to the array alone.
+    if inner.limit_clause.is_none() && inner.fetch.is_none() {
+        inner.order_by = None;
+    }
     if !order.is_empty() {
         let SetExpr::Select(select) = inner.body.as_mut() else {
             return Err(not_yet("ORDER BY over a UNION in ARRAY(SELECT …)", span));
         };
+        let value = match select.projection.first() {
+            Some(SelectItem::UnnamedExpr(value) | SelectItem::ExprWithAlias { expr: value, .. }) => value.clone(),
+            _ => return Err(not_yet("* in ARRAY(SELECT …)", span)),
+        };
         for (index, key) in order.iter_mut().enumerate() {
+            if key.expr == value || key.expr.to_string() == "1" {
+                key.expr = Expr::Identifier(names[0].clone());
+                continue;
+            }
+            if select.distinct.is_some() {
+                return Err(SqlError::in_span(span, "with DISTINCT, ARRAY(SELECT …) is ordered by what it selects"));
+            }
             let name = Ident::with_span(span, format!("key_{index}"));
             select.projection.push(SelectItem::UnnamedExpr(key.expr.clone()));
             key.expr = Expr::Identifier(name.clone());

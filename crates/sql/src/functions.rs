@@ -8,6 +8,7 @@ use super::suggest::nearest;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF, Volatility, WindowUDF};
 use highwater_functions::clock::{BatchClock, ClockFunction};
+use highwater_functions::ranks::signed;
 use highwater_functions::windows::hop::Overlapping;
 use highwater_functions::windows::tumble::Tumble;
 use std::collections::{BTreeMap, BTreeSet};
@@ -175,6 +176,7 @@ impl Functions {
         }
         let mut windows = BTreeMap::new();
         for function in SessionStateDefaults::default_window_functions() {
+            let function = signed(function);
             for name in function.aliases().iter().chain([&function.name().to_string()]) {
                 windows.insert(name.clone(), function.clone());
             }

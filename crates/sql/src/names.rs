@@ -10,9 +10,9 @@ use super::syntax::function_name;
 use super::syntax::{call, interval};
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CaseWhen, CeilFloorKind, DateTimeField, DuplicateTreatment, Expr, Function, FunctionArg,
-    FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, ObjectName, OrderByExpr,
-    OrderByOptions, Query, Spanned, Value, VisitMut, VisitorMut,
+    BinaryOperator, CaseWhen, CastKind, CeilFloorKind, DataType, DateTimeField, DuplicateTreatment, ExactNumberInfo,
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList, FunctionArguments,
+    Ident, ObjectName, OrderByExpr, OrderByOptions, Query, Spanned, Value, VisitMut, VisitorMut,
 };
 use std::ops::ControlFlow;
 
@@ -27,6 +27,17 @@ pub fn use_standard_names(query: &mut Query) {
             }
             match expr {
                 Expr::Function(function) => rename(function),
+                Expr::Cast { expr: inner, data_type, .. } if is_decimal(data_type) => {
+                    if let Expr::Value(value) = inner.as_mut()
+                        && let Value::Number(text, _) = &value.value
+                    {
+                        value.value = Value::SingleQuotedString(text.clone());
+                    }
+                }
+                Expr::Value(value) if let Some((text, data_type)) = typed_number(&value.value) => {
+                    let text = Box::new(Expr::Value(Value::SingleQuotedString(text).with_span(value.span)));
+                    *expr = Expr::Cast { kind: CastKind::Cast, expr: text, data_type, array: false, format: None };
+                }
                 // `FLOOR(ts TO HOUR)`
                 Expr::Floor { expr: time, field: CeilFloorKind::DateTimeField(unit) }
                     if *unit != DateTimeField::NoDateTime =>
@@ -45,6 +56,27 @@ pub fn use_standard_names(query: &mut Query) {
         }
     }
     let _ = VisitMut::visit(query, &mut Names);
+}
+
+fn is_decimal(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Decimal(_) | DataType::Numeric(_) | DataType::Dec(_))
+}
+
+/// The text and type of a number that the planner would not take exactly: with an exponent it is a DOUBLE, with more digits
+/// than a DOUBLE or BIGINT holds a DECIMAL.
+fn typed_number(value: &Value) -> Option<(String, DataType)> {
+    let Value::Number(text, _) = value else { return None };
+    if text.contains(['e', 'E']) {
+        return Some((text.clone(), DataType::Double(ExactNumberInfo::None)));
+    }
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = whole.trim_start_matches('0').len() + fraction.len();
+    let fits = if fraction.is_empty() { text.parse::<u64>().is_ok() } else { digits <= 15 };
+    if fits || digits > 38 {
+        return None;
+    }
+    let info = ExactNumberInfo::PrecisionAndScale(digits as u64, fraction.len() as i64);
+    Some((text.clone(), DataType::Decimal(info)))
 }
 
 fn floor(time: &Expr, unit: &DateTimeField) -> Expr {

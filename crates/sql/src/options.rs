@@ -17,7 +17,8 @@ use crate::tables::ConnectorOptions;
 use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_connector_spec::settable;
 use highwater_protocol::options::{
-    EndingOffsets, IsolationLevel, OnBadRecord, OnDataLoss, OutputMode, SourceOptions, StartingOffsets, Trigger,
+    EndingOffsets, IsolationLevel, OnBadRecord, OnDataLoss, OnKeyConflict, OutputMode, SourceOptions, StartingOffsets,
+    Trigger,
 };
 use std::collections::BTreeMap;
 
@@ -40,6 +41,9 @@ pub struct QueryOptions {
     pub max_drift_ms: Option<u64>,
     /// Time after its last write at which state that no watermark bounds expires, in milliseconds; `None` = never.
     pub state_ttl_ms: Option<u64>,
+    /// What happens when a key of a keyed sink has more than one live row; `None`: as
+    /// [`OnKeyConflict::default_for`] says.
+    pub on_key_conflict: Option<OnKeyConflict>,
 }
 
 impl Default for QueryOptions {
@@ -52,6 +56,7 @@ impl Default for QueryOptions {
             state_memory_limit: None,
             state_ttl_ms: None,
             max_drift_ms: None,
+            on_key_conflict: None,
         }
     }
 }
@@ -63,8 +68,16 @@ pub struct TableOptions {
     pub source: SourceOptions,
 }
 
-const QUERY_KEYS: [&str; 7] =
-    ["trigger", "output_mode", "shards", "allowed_lateness", "state_memory_limit", "state_ttl", "max_watermark_drift"];
+const QUERY_KEYS: [&str; 8] = [
+    "trigger",
+    "output_mode",
+    "shards",
+    "allowed_lateness",
+    "state_memory_limit",
+    "state_ttl",
+    "max_watermark_drift",
+    "on_key_conflict",
+];
 
 /// Splits the script's `SET`s into the query's own options and defaults for all sources.
 pub fn query_options(settings: &[OptionEntry]) -> Result<(QueryOptions, Vec<OptionEntry>)> {
@@ -80,6 +93,7 @@ pub fn query_options(settings: &[OptionEntry]) -> Result<(QueryOptions, Vec<Opti
             "shards" => options.shards = shards(entry)?,
             "state_memory_limit" => options.state_memory_limit = Some(size_bytes(entry)?),
             "max_watermark_drift" => options.max_drift_ms = Some(duration_ms(entry)?),
+            "on_key_conflict" => options.on_key_conflict = Some(on_key_conflict(entry)?),
             "state_ttl" => options.state_ttl_ms = state_ttl(entry)?,
             "allowed_lateness" => options.allowed_lateness_ms = duration_ms(entry)?,
             _ if settable(&key) => {
@@ -128,6 +142,10 @@ fn trigger(entry: &OptionEntry) -> Result<Trigger> {
 
 fn output_mode(entry: &OptionEntry) -> Result<OutputMode> {
     word(entry, &[("append", OutputMode::Append), ("update", OutputMode::Update), ("complete", OutputMode::Complete)])
+}
+
+fn on_key_conflict(entry: &OptionEntry) -> Result<OnKeyConflict> {
+    word(entry, &[("warn", OnKeyConflict::Warn), ("fail", OnKeyConflict::Fail)])
 }
 
 /// Returns `None` for 'never' and, as in Flink, for zero.

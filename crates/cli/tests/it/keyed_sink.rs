@@ -155,3 +155,76 @@ fn keyed_sinks_hold_the_answer_while_rows_change_groups_and_shards_under_delays(
     cluster.wait_caught_up("moves");
     check(RECORDS);
 }
+
+fn user(partition: i32, id: &str, email: Option<&str>) -> Message {
+    let message = match email {
+        Some(email) => Message::json(&json!({"user_id": id, "email": email})),
+        None => Message::tombstone(json!({"user_id": id}).to_string()),
+    };
+    message.partition(partition)
+}
+
+#[test]
+fn addresses_swapped_between_two_partitions_end_up_with_their_users() {
+    let kafka = KafkaCluster::shared();
+    let (users, owners) = ("swap-users", "swap-owners");
+    kafka.create_topic(users, 2);
+    kafka.create_topic(owners, 2);
+    let with = |topic: &str| {
+        let servers = kafka.bootstrap_servers();
+        format!("WITH ('connector'='kafka', 'topic'='{topic}', 'bootstrap.servers'='{servers}', 'format'='json')")
+    };
+    let script = |settings: &str| {
+        format!(
+            "{settings}
+             CREATE TABLE users (user_id STRING, email STRING, PRIMARY KEY (user_id) NOT ENFORCED) {};
+             CREATE TABLE owners (email STRING, user_id STRING, PRIMARY KEY (email) NOT ENFORCED) {};
+             INSERT INTO owners SELECT email, user_id FROM users WHERE email IS NOT NULL;",
+            with(users),
+            with(owners)
+        )
+    };
+    let mut cluster = Highwater::start(2);
+    cluster.submit("swap", &script(""));
+    let holds = |cluster: &Highwater, rows: &[(&str, &str)]| {
+        cluster.wait_caught_up("swap");
+        let rows = rows.iter().map(|(email, user)| json!({"email": email, "user_id": user}));
+        assert_eq!(fold(kafka, owners), expected(&["email"], rows));
+    };
+    let warning = |cluster: &Highwater| {
+        let status = cluster.status("swap");
+        let warnings = status["warnings"].as_array().unwrap().clone();
+        warnings.iter().filter_map(Value::as_str).find(|text| text.contains("live row")).map(str::to_string)
+    };
+    let conflicts = |cluster: &Highwater| {
+        let last = cluster.progress("swap").pop().unwrap();
+        let operators = last["stateOperators"].as_array().unwrap().clone();
+        operators.iter().map(|operator| operator["numKeyConflicts"].as_u64().unwrap()).sum::<u64>()
+    };
+    kafka.produce(users, [user(0, "u1", Some("a@x")), user(1, "u2", Some("b@x"))]);
+    holds(&cluster, &[("a@x", "u1"), ("b@x", "u2")]);
+    assert_eq!((warning(&cluster), conflicts(&cluster)), (None, 0));
+    // The second user takes the first one's address before that one has given it up.
+    kafka.produce(users, [user(1, "u2", Some("a@x"))]);
+    holds(&cluster, &[("a@x", "u2")]);
+    let named = warning(&cluster).unwrap();
+    assert!(named.contains("live row: 1 (email = a@x)"), "{named}");
+    assert_eq!(conflicts(&cluster), 1);
+    // It is known after a restart, too.
+    cluster.kill_driver();
+    cluster.start_driver(&[]);
+    cluster.wait("the warning after a restart", || warning(&cluster).filter(|text| *text == named));
+    kafka.produce(users, [user(0, "u1", Some("b@x"))]);
+    holds(&cluster, &[("a@x", "u2"), ("b@x", "u1")]);
+    assert_eq!((warning(&cluster), conflicts(&cluster)), (None, 0));
+    kafka.produce(users, [user(0, "u1", Some("b@x")), user(1, "u2", None), user(0, "u3", Some("a@x"))]);
+    holds(&cluster, &[("a@x", "u3"), ("b@x", "u1")]);
+    assert_eq!((warning(&cluster), conflicts(&cluster)), (None, 0));
+    // All of it again, with 'fail': whichever batches there are, nothing but the right rows or a stop.
+    let stop = script("SET on_key_conflict = 'fail'; SET max_offsets_per_trigger = 1;").replace(owners, "swap-strict");
+    kafka.create_topic("swap-strict", 1);
+    kafka.produce(users, [user(1, "u4", Some("a@x"))]);
+    cluster.submit("strict", &stop);
+    let failed = cluster.wait_state("strict", &["failed"]);
+    assert!(failed["message"].as_str().unwrap().contains("two live rows under one key email = "), "{failed}");
+}

@@ -263,10 +263,28 @@ fn late_rows_go_to_their_topic_exactly_once_through_kills() {
     cluster.kill_driver();
     cluster.start_driver(&[]);
     cluster.wait_caught_up("q");
+    // Rows without event time go there, too, counted by an operator of their own.
+    let untimed = |id: i64| Message::json(&json!({"id": id, "name": "n", "ts": null})).partition((id % 2) as i32);
+    tables.kafka.produce(&tables.input, (4_000..4_010).map(untimed));
+    cluster.wait_caught_up("q");
+    let dropped = |name: &str| {
+        let batches = cluster.progress("q");
+        let operators = batches.iter().flat_map(|batch| batch["stateOperators"].as_array().unwrap());
+        let named = operators.filter(|operator| operator["operatorName"] == name);
+        named.map(|operator| operator["numRowsDroppedByWatermark"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!(dropped("event time"), 10);
     let records = tables.kafka.read_all(late_topic, Isolation::Committed);
     let mut ids: Vec<i64> = records.iter().map(|record| record.json()["id"].as_i64().unwrap()).collect();
     ids.sort_unstable();
-    assert_eq!(ids, (1_000..4_000).collect::<Vec<i64>>());
+    assert_eq!(ids, (1_000..4_010).collect::<Vec<i64>>());
+    let untimed: Vec<_> = records.iter().filter(|record| record.json()["id"].as_i64().unwrap() >= 4_000).collect();
+    let reason = |record: &&highwater_testkit::Record| {
+        record.headers.iter().any(|(key, value)| {
+            key == "highwater.reason" && value.as_deref() == Some(b"it has no time, so it is in no window".as_slice())
+        })
+    };
+    assert!(untimed.iter().all(|record| reason(record)) && untimed[0].json().get("window_end").is_none());
     let header = |name: &str| {
         let found =
             records[0].headers.iter().find(|(key, _)| key == name).unwrap_or_else(|| panic!("no header {name}"));

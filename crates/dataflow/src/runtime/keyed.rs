@@ -16,6 +16,7 @@ use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
 use crate::state::{Growth, Keys, StateSize, StateStore, TaskState};
 use highwater_protocol::ids::OperatorId;
+use highwater_protocol::key_conflicts::ConflictChanges;
 use highwater_protocol::report::OperatorMetrics;
 
 /// An operator with state, in one task of a batch.
@@ -25,6 +26,7 @@ pub struct Keyed {
     close_before_ms: Option<i64>,
     ttl: Ttl,
     late: Late,
+    key_conflicts: ConflictChanges,
     portion_bytes: usize,
     logic: Box<dyn Stateful>,
 }
@@ -44,6 +46,7 @@ impl Keyed {
             close_before_ms: least(&context.close_before),
             ttl: Ttl::of(operator, context),
             late: Late::new(operator, least(&context.late_before)),
+            key_conflicts: ConflictChanges::default(),
             portion_bytes: PORTION_BYTES,
             logic: Box::new(logic),
         }
@@ -76,9 +79,10 @@ impl Keyed {
         store: &mut dyn StateStore,
         rows: &mut Growth,
     ) -> Result<(Vec<ChangeBatch>, Option<OperatorId>), EngineError> {
-        let Self { operator, shards, close_before_ms, ttl, late, portion_bytes, logic } = self;
+        let Self { operator, shards, close_before_ms, ttl, late, key_conflicts, portion_bytes, logic } = self;
         let (operator, shards, close_before_ms, portion_bytes) = (*operator, *shards, *close_before_ms, *portion_bytes);
-        let mut state = KeyedState { store, rows, operator, shards, close_before_ms, ttl, late, portion_bytes };
+        let mut state =
+            KeyedState { store, rows, operator, shards, close_before_ms, ttl, portion_bytes, late, key_conflicts };
         let mut given = Vec::new();
         if let (Keeps::State, Some(until)) = (logic.keeps(), state.ttl.due()) {
             let mut due = Keys::default();
@@ -121,6 +125,7 @@ impl Keyed {
             late_rows: self.late.count(),
             expired_rows: self.ttl.expired,
             ignored_rows: self.ttl.ignored,
+            key_conflicts: self.key_conflicts.clone(),
         })
     }
 }

@@ -9,6 +9,7 @@ use super::ttl::Ttl;
 use crate::error::EngineError;
 use crate::state::{Growth, Keys, Scan, StateStore, Until, Values, Visit, Writes};
 use highwater_protocol::ids::{OperatorId, ShardId};
+use highwater_protocol::key_conflicts::ConflictChanges;
 
 /// Access to an operator's keys in the task's shards, and to the times of the batch.
 pub struct KeyedState<'a> {
@@ -20,6 +21,8 @@ pub struct KeyedState<'a> {
     pub(super) ttl: &'a mut Ttl,
     pub(super) portion_bytes: usize,
     pub late: &'a mut Late,
+    /// Keys that got or lost a second live row; keyed sinks only.
+    pub key_conflicts: &'a mut ConflictChanges,
 }
 
 impl KeyedState<'_> {

@@ -1,4 +1,4 @@
-//! Late rows, which an operator drops.
+//! Late rows, and rows without a time, which an operator drops.
 //!
 //! Owns: deciding which rows are late, counting them, and keeping those for a sink. Does not own: the close time of a row
 //! (the operators), writing late rows (the executor). Invariant: every late row is counted; without a sink for it, it costs
@@ -10,6 +10,7 @@ use arrow::array::{Array, AsArray, BooleanArray, Int64Array};
 use arrow::compute::{filter, min, not};
 use arrow::datatypes::Int64Type;
 use highwater_protocol::ids::OperatorId;
+use highwater_protocol::report::OperatorMetrics;
 
 /// Late rows of an operator.
 #[derive(Clone, Debug)]
@@ -129,6 +130,22 @@ impl Late {
 
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// Returns the counters of an operator that does nothing else.
+    pub fn metrics(&self) -> OperatorMetrics {
+        OperatorMetrics { operator: self.operator, late_rows: self.count, ..OperatorMetrics::default() }
+    }
+
+    /// Returns the rows counted and kept so far, for [`Late::recount`].
+    pub fn counted(&self) -> (u64, usize) {
+        (self.count, self.kept.len())
+    }
+
+    /// Forgets the rows dropped since `counted`; none of them may have been taken.
+    pub fn recount(&mut self, (count, kept): (u64, usize)) {
+        self.count = count;
+        self.kept.truncate(kept);
     }
 
     /// Returns the late rows kept since the last call, each with its input.

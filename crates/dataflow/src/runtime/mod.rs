@@ -311,4 +311,5 @@ fn add(sum: &mut OperatorMetrics, more: OperatorMetrics) {
     sum.late_rows += more.late_rows;
     sum.expired_rows += more.expired_rows;
     sum.ignored_rows += more.ignored_rows;
+    sum.key_conflicts.append(more.key_conflicts);
 }

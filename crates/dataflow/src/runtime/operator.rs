@@ -6,10 +6,11 @@
 use crate::Upstream;
 use crate::changelog::ChangeBatch;
 use crate::error::{EngineError, Fault};
+use crate::runtime::late::Late;
 use crate::runtime::state_reader::StateReader;
 use crate::runtime::{BatchContext, Keyed, Stateful};
 use crate::state::Layout;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use highwater_protocol::ids::OperatorId;
 use std::any::Any;
 use std::fmt::{self, Debug, Write};
@@ -154,6 +155,9 @@ pub trait RowOperator: Send {
 
     /// Returns the operator's name for messages if it makes several rows of one; `None` = it makes at most one.
     fn grows(&self) -> Option<&'static str>;
+
+    /// The rows it drops for lack of a time; `None`: it drops none.
+    fn late(&mut self) -> Option<&mut Late>;
 }
 
 impl dyn OperatorSpec {
@@ -187,4 +191,13 @@ pub fn identify_schema(schema: &Schema, out: &mut dyn Write) -> fmt::Result {
         write!(out, "{} {} {}, ", field.name(), field.data_type(), field.is_nullable())?;
     }
     writeln!(out)
+}
+
+/// As [`identify_schema`], but for ranks: builds before ranks were BIGINT wrote BIGINT UNSIGNED, and what is kept has none.
+pub fn identify_ranked(schema: &Schema, is_rank: impl Fn(usize) -> bool, out: &mut dyn Write) -> fmt::Result {
+    let field = |(column, field): (usize, &FieldRef)| match is_rank(column) {
+        true => Arc::new(field.as_ref().clone().with_data_type(DataType::UInt64)),
+        false => field.clone(),
+    };
+    identify_schema(&Schema::new(schema.fields().iter().enumerate().map(field).collect::<Vec<_>>()), out)
 }

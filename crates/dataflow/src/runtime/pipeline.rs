@@ -5,7 +5,7 @@
 //! is counted before the next one is made; rows of a source are taken as a whole, or leave no trace.
 
 use super::failing::{FailedRows, OnFailure, apply_to_good, row_text};
-use super::late::LateRows;
+use super::late::{Late, LateRows};
 use super::profile::Profile;
 use super::{BatchContext, Keyed};
 use crate::Op;
@@ -71,6 +71,7 @@ impl Chain {
         out: &mut Vec<ChangeBatch>,
     ) -> Result<Option<EngineError>, EngineError> {
         let (counted, charged, emitted) = (self.profile.counted(), state.charged(), out.len());
+        let late: Vec<_> = self.late_of_rows().map(|late| late.counted()).collect();
         let mut flow = Flow { state, profile: &mut self.profile, out, held: Some(Vec::new()) };
         let pushed = push_from(&mut self.operators, 0, port, rows, &mut flow);
         let held = flow.held.take().unwrap_or_default();
@@ -78,12 +79,21 @@ impl Chain {
             Ok(()) => self.push_held(held).map(|()| None),
             Err(error) if error.is_of_a_row() => {
                 self.profile.recount(counted);
+                self.late_of_rows().zip(late).for_each(|(dropped, counted)| dropped.recount(counted));
                 state.charge_only(charged);
                 out.truncate(emitted);
                 Ok(Some(error))
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Returns what operators without state have dropped.
+    fn late_of_rows(&mut self) -> impl Iterator<Item = &mut Late> {
+        self.operators.iter_mut().filter_map(|operator| match operator {
+            Running::Rows(operator) => operator.late(),
+            Running::Stateful(_) => None,
+        })
     }
 
     /// Checks that the first operator with state can evaluate its expressions over these rows.
@@ -133,8 +143,9 @@ impl Chain {
     pub fn want_late(&mut self, inputs: &[bool]) {
         let any = [inputs.contains(&true)];
         for (place, operator) in self.operators.iter_mut().enumerate() {
-            if let Running::Stateful(operator) = operator {
-                operator.want_late(if place == 0 { inputs } else { &any });
+            match operator {
+                Running::Stateful(operator) => operator.want_late(if place == 0 { inputs } else { &any }),
+                Running::Rows(operator) => operator.late().into_iter().for_each(|late| late.want(&any)),
             }
         }
     }
@@ -143,9 +154,11 @@ impl Chain {
     pub fn take_late(&mut self) -> Vec<(usize, usize, LateRows)> {
         let mut taken = Vec::new();
         for (place, operator) in self.operators.iter_mut().enumerate() {
-            if let Running::Stateful(operator) = operator {
-                taken.extend(operator.take_late().into_iter().map(|(input, rows)| (place, input, rows)));
-            }
+            let late = match operator {
+                Running::Stateful(operator) => operator.take_late(),
+                Running::Rows(operator) => operator.late().map(Late::take).unwrap_or_default(),
+            };
+            taken.extend(late.into_iter().map(|(input, rows)| (place, input, rows)));
         }
         taken
     }
@@ -155,13 +168,13 @@ impl Chain {
         self.profile.steps()
     }
 
-    /// Returns the counters of the stateful operators, once they have finished.
-    pub fn metrics(&self, state: &TaskState) -> Vec<OperatorMetrics> {
-        let of = |operator: &Running| match operator {
+    /// Returns the counters of the operators that keep state or drop rows, once they have finished.
+    pub fn metrics(&mut self, state: &TaskState) -> Vec<OperatorMetrics> {
+        let of = |operator: &mut Running| match operator {
             Running::Stateful(operator) => operator.metrics(state),
-            Running::Rows(_) => None,
+            Running::Rows(operator) => operator.late().map(|late| late.metrics()),
         };
-        self.operators.iter().filter_map(of).collect()
+        self.operators.iter_mut().filter_map(of).collect()
     }
 }
 

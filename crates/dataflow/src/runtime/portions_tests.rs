@@ -6,6 +6,7 @@ use crate::runtime::late::Late;
 use crate::runtime::ttl::Ttl;
 use crate::state::{Growth, Keys, StateStore, Stretch, Until, Values, Writes};
 use highwater_protocol::ids::{OperatorId, ShardId};
+use highwater_protocol::key_conflicts::ConflictChanges;
 use std::cell::Cell;
 
 const OP: OperatorId = OperatorId(0);
@@ -59,12 +60,22 @@ fn portions(entries: Vec<usize>, wanted: usize) -> (Vec<Vec<(usize, usize)>>, us
     let keys = store.entries.len();
     let (context, mut rows) = (BatchContext::default(), Growth::unlimited());
     let (mut ttl, mut late) = (Ttl::of(OP, &context), Late::new(OP, None));
+    let key_conflicts = &mut ConflictChanges::default();
     let mut all = Vec::new();
     let mut portions = Portions::of(keys);
     let (rows, ttl, late) = (&mut rows, &mut ttl, &mut late);
     let (close_before_ms, portion_bytes) = (None, PORTION_BYTES);
-    let state =
-        KeyedState { store: &mut store, rows, operator: OP, shards: 1, close_before_ms, ttl, portion_bytes, late };
+    let state = KeyedState {
+        store: &mut store,
+        rows,
+        operator: OP,
+        shards: 1,
+        close_before_ms,
+        ttl,
+        portion_bytes,
+        late,
+        key_conflicts,
+    };
     while let Some(asked) = portions.next() {
         let prefixes: Vec<[u8; 4]> = asked.clone().map(|key| (key as u32).to_be_bytes()).collect();
         let scans: Vec<Scan<'_>> = prefixes.iter().map(|prefix| Scan::prefix(ShardId(0), prefix)).collect();

@@ -9,7 +9,7 @@ use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
 use highwater_dataflow::error::EngineError;
 use highwater_dataflow::operator::{
-    OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema, only,
+    OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_ranked, identify_schema, only,
 };
 use highwater_dataflow::runtime::state_reader::StateReader;
 use highwater_dataflow::state::Layout;
@@ -61,7 +61,7 @@ impl OperatorSpec for FirstRowOperator {
     fn identify(&self, out: &mut dyn Write) -> fmt::Result {
         writeln!(out, "{:?} {:?} {}", self.spec.key, self.spec.order, self.spec.width)?;
         identify_schema(&self.spec.input_schema, out)?;
-        identify_schema(&self.spec.output_schema, out)
+        identify_ranked(&self.spec.output_schema, |column| column >= self.spec.width, out)
     }
 
     fn state(&self) -> Option<StateSpec> {

@@ -5,7 +5,8 @@
 //! the rows themselves. With a TTL, a key expires that long after its first row, even if more rows of it arrive.
 
 use crate::first_row::FirstRowSpec;
-use arrow::array::{ArrayRef, UInt64Array};
+use arrow::array::{ArrayRef, Int64Array};
+use arrow::compute::cast;
 use highwater_dataflow::changelog::ChangeBatch;
 use highwater_dataflow::error::{EngineError, Fault};
 use highwater_dataflow::runtime::changes::{ChangeCodec, Changes};
@@ -52,8 +53,10 @@ impl FirstRow {
     fn emit(&self, changes: &Changes, rows: &[u32]) -> Result<ChangeBatch, EngineError> {
         let picked = pick(&ChangeBatch::inserts(changes.batch.clone()), rows.to_vec())?.batch;
         let mut columns = picked.columns()[..self.spec.width].to_vec();
-        let rank: ArrayRef = Arc::new(UInt64Array::from(vec![1; rows.len()]));
-        columns.resize(self.spec.output_schema.fields().len(), rank);
+        let rank = Int64Array::from(vec![1; rows.len()]);
+        for field in self.spec.output_schema.fields().iter().skip(self.spec.width) {
+            columns.push(cast(&rank, field.data_type())?);
+        }
         Ok(ChangeBatch::inserts(batch(&self.spec.output_schema, columns, rows.len())?))
     }
 }

@@ -14,11 +14,12 @@ use highwater_dataflow::runtime::state_reader::StateReader;
 use highwater_dataflow::state::Layout;
 use highwater_dataflow::{CloseKey, Upstream, words};
 use highwater_protocol::ids::OperatorId;
+use highwater_protocol::options::OnKeyConflict;
 use run::KeyedSink;
 use std::fmt::{self, Write};
 
 /// Emits at most one change per key and batch. Unless the plan proves keys `unique`, the live rows of each key are
-/// state.
+/// state; while a key has several, the sink shows the greatest, or the query stops.
 #[derive(Clone, Debug)]
 pub struct KeyedSinkSpec {
     pub op: OperatorId,
@@ -28,16 +29,27 @@ pub struct KeyedSinkSpec {
     pub close: Option<CloseKey>,
     pub watermark: Vec<Upstream>,
     pub schema: SchemaRef,
+    /// Whether rows of the input may be retracted.
+    pub retracts: bool,
+    pub on_conflict: OnKeyConflict,
 }
 
 impl OperatorSpec for KeyedSinkSpec {
     fn describe(&self) -> String {
-        let how = if self.unique { "keys are unique" } else { "keeps the rows of each key" };
+        let how = match (self.unique, self.on_conflict) {
+            (true, _) => "keys are unique",
+            (false, OnKeyConflict::Warn) => "keeps the rows of each key, shows the greatest",
+            (false, OnKeyConflict::Fail) => "keeps the row of each key, stops at a second one",
+        };
         format!("keyed sink {}: by {}, {how}", self.op, words::names(&self.schema, &self.key))
     }
 
     fn identify(&self, out: &mut dyn Write) -> fmt::Result {
         writeln!(out, "{:?} {} {:?} {:?}", self.key, self.unique, self.close, self.watermark)?;
+        // Plans of the default have the text of builds that knew nothing else.
+        if !self.unique && self.on_conflict != OnKeyConflict::default_for(self.retracts) {
+            writeln!(out, "{:?}", self.on_conflict)?;
+        }
         identify_schema(&self.schema, out)
     }
 
@@ -47,7 +59,7 @@ impl OperatorSpec for KeyedSinkSpec {
             kind: "keyed sink",
             version: 1,
             layout: Layout::Hashed,
-            keeps: "the live row of each key",
+            keeps: "the live rows of each key",
         };
         (!self.unique).then_some(state)
     }

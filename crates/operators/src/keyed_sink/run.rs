@@ -2,11 +2,13 @@
 //!
 //! Owns: consolidation, and, unless the plan proves keys unique, the live rows per key. A key's value then: its close
 //! time (when it is evicted, if at all), and per distinct live row a count (`u32`), a length (`u32`) and the encoded
-//! row.
-//! Invariants: a delete is emitted only if no row of the key remains; two live rows of one key are an error. The
-//! exception is a TTL: an operator upstream may have expired the state from which it would have retracted the older
-//! row, so the newer row stays. A key with a window's time is evicted when the watermark passes the window's end, since
-//! no change arrives after that batch.
+//! row. If the input never retracts rows, only the greatest is kept, with the number of all.
+//! Invariants: a delete is emitted only if no row of the key remains. While a key has several live rows, the sink shows the
+//! greatest by its encoding, which does not depend on how batches were cut, and the key is reported as a conflict; or the
+//! query stops ([`OnKeyConflict`]). A conflict ends when at most one row is left. If a watermark evicts the key, the
+//! conflict never ends, since the sink continues to show one of the rows. The exception is a TTL: an operator upstream may
+//! have expired the state from which it would have retracted the older row, so the newer row stays. A key with a window's
+//! time is evicted when the watermark passes the window's end, since no change arrives after that batch.
 
 use crate::keyed_sink::KeyedSinkSpec;
 use arrow::array::{Array, ArrayRef, Int64Array};
@@ -24,6 +26,7 @@ use highwater_dataflow::runtime::pipeline::{OUTPUT_ROWS, batch};
 use highwater_dataflow::runtime::stateful::{Counts, Keeps, Stateful};
 use highwater_dataflow::state::{Keys, Values, Writes};
 use highwater_protocol::ids::ShardId;
+use highwater_protocol::options::OnKeyConflict;
 use std::collections::{BTreeMap, HashMap};
 
 pub struct KeyedSink {
@@ -34,6 +37,8 @@ pub struct KeyedSink {
     /// The key column by which keys are evicted from state; `None` if they are not.
     close: Option<CloseKey>,
     sink: String,
+    retracts: bool,
+    on_conflict: OnKeyConflict,
     keys: Codec,
     rows: Codec,
     input: Vec<ChangeBatch>,
@@ -61,6 +66,8 @@ impl KeyedSink {
             schema: spec.schema.clone(),
             close: spec.close,
             sink: sink.to_string(),
+            retracts: spec.retracts,
+            on_conflict: spec.on_conflict,
             keys: Codec::new(spec.key.iter().map(data_type))?,
             rows: Codec::of(&spec.schema)?,
             input: Vec::new(),
@@ -109,7 +116,7 @@ impl KeyedSink {
             (0, _) if net.is_empty() => Ok(Change::None),
             (0, _) | (_, None) => Ok(Change::Delete(sample)),
             (1, Some((_, row))) => Ok(Change::Upsert(*row)),
-            _ => Err(self.duplicate(all, sample)),
+            _ => Err(self.duplicate(all.batch.columns(), sample)),
         }
     }
 
@@ -141,14 +148,24 @@ impl KeyedSink {
                 after = new;
             }
         }
-        if after.values().sum::<i64>() > 1 {
-            return Err(self.duplicate(all, *sample));
+        let live: i64 = after.values().sum();
+        if live > 1 && self.on_conflict == OnKeyConflict::Fail {
+            return Err(self.duplicate(all.batch.columns(), *sample));
+        }
+        if live > 1 && !self.retracts {
+            after.pop_last().into_iter().for_each(|(greatest, _)| after = BTreeMap::from([(greatest, live)]));
+        }
+        let key_text = || self.key_text(all.batch.columns(), *sample);
+        match (is_shared(&before), live > 1) {
+            (false, true) => state.key_conflicts.begin(key_text),
+            (true, false) => state.key_conflicts.end(key_text),
+            (false, false) | (true, true) => {}
         }
         let kept = !after.is_empty() && !state.closes(*closes_ms);
         let encoded = kept.then(|| encode(&after, *closes_ms));
         writes.set(shard, &[*key], encoded.as_deref());
-        let now = after.keys().next().copied();
-        let was = before.first().map(|(row, _)| *row);
+        let now = after.keys().next_back().copied();
+        let was = before.last().map(|(row, _)| *row);
         Ok(match now {
             _ if now == was => Change::None,
             None if value.is_some() => Change::Delete(*sample),
@@ -185,13 +202,32 @@ impl KeyedSink {
         }
     }
 
-    fn duplicate(&self, all: &ChangeBatch, row: usize) -> EngineError {
+    fn duplicate(&self, columns: &[ArrayRef], row: usize) -> EngineError {
+        EngineError::DuplicateKey { sink: self.sink.clone(), key: self.key_text(columns, row) }
+    }
+
+    /// The key of a row for people: `email = a@x`. `columns` are those of the sink.
+    fn key_text(&self, columns: &[ArrayRef], row: usize) -> String {
         let part = |column: &usize| {
-            let text = array_value_to_string(all.batch.column(*column), row).unwrap_or_default();
+            let text = array_value_to_string(&columns[*column], row).unwrap_or_default();
             format!("{} = {text}", self.schema.field(*column).name())
         };
         let key: Vec<String> = self.key.iter().map(part).collect();
-        EngineError::DuplicateKey { sink: self.sink.clone(), key: key.join(", ") }
+        key.join(", ")
+    }
+
+    /// Ends the conflicts of keys that expire.
+    fn end_conflicts(&self, due: &Keys, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
+        let mut values = Values::default();
+        state.get(due, &mut values)?;
+        for place in 0..due.len() {
+            let rows = decode(values.get(place).unwrap_or_default())?;
+            if is_shared(&rows) {
+                let columns = self.rows.decode(rows.iter().take(1).map(|(row, _)| *row))?;
+                state.key_conflicts.end(|| self.key_text(&columns, 0));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -214,6 +250,7 @@ impl Stateful for KeyedSink {
     }
 
     fn expire(&mut self, due: &Keys, state: &mut KeyedState<'_>) -> Result<(), EngineError> {
+        self.end_conflicts(due, state)?;
         state.forget(due)
     }
 
@@ -275,10 +312,15 @@ enum Change {
     Delete(usize),
 }
 
+/// Whether more than one row is live.
+fn is_shared(rows: &[(&[u8], u32)]) -> bool {
+    rows.iter().map(|(_, count)| u64::from(*count)).sum::<u64>() > 1
+}
+
 fn encode(rows: &BTreeMap<&[u8], i64>, close_ms: i64) -> Vec<u8> {
     let mut bytes = close_ms.to_le_bytes().to_vec();
     for (row, count) in rows {
-        bytes.extend_from_slice(&(*count as u32).to_le_bytes());
+        bytes.extend_from_slice(&u32::try_from(*count).unwrap_or(u32::MAX).to_le_bytes());
         bytes.extend_from_slice(&(row.len() as u32).to_le_bytes());
         bytes.extend_from_slice(row);
     }

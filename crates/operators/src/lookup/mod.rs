@@ -11,6 +11,7 @@ use highwater_dataflow::JoinOutput;
 use highwater_dataflow::changelog::ChangeBatch;
 use highwater_dataflow::error::EngineError;
 use highwater_dataflow::operator::{Give, RowOperator, RowSpec, StartContext, identify_schema};
+use highwater_dataflow::runtime::late::Late;
 use highwater_protocol::files::FileVersions;
 use run::{LookupJoin, LookupTable};
 use std::fmt::{self, Debug, Write};
@@ -94,5 +95,9 @@ impl RowOperator for LookupJoin {
 
     fn grows(&self) -> Option<&'static str> {
         Some("looking up")
+    }
+
+    fn late(&mut self) -> Option<&mut Late> {
+        None
     }
 }

@@ -14,7 +14,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::window::WindowExpr;
 use highwater_dataflow::error::EngineError;
 use highwater_dataflow::operator::{
-    OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_schema, only,
+    OperatorSpec, Running, StartContext, StateSpec, expect_types, identify_ranked, identify_schema, only,
 };
 use highwater_dataflow::runtime::state_reader::StateReader;
 use highwater_dataflow::state::Layout;
@@ -35,6 +35,8 @@ pub struct OverSpec {
     /// Number of the input's columns, from the first, that are emitted.
     pub width: usize,
     pub output_schema: SchemaRef,
+    /// Columns of the output that are ranks of BIGINT.
+    pub ranks: Vec<usize>,
     /// The ranks of each partition that are emitted; `None` for all.
     pub limit: Option<RankLimit>,
     /// Whether the input retracts rows.
@@ -119,7 +121,7 @@ impl OperatorSpec for OverOperator {
             writeln!(out, "{} {} {:?}", function.name(), arguments.join(", "), function.get_window_frame())?;
         }
         identify_schema(&spec.input_schema, out)?;
-        identify_schema(&spec.output_schema, out)
+        identify_ranked(&spec.output_schema, |column| spec.ranks.contains(&column), out)
     }
 
     fn state(&self) -> Option<StateSpec> {

@@ -8,6 +8,7 @@ use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use highwater_dataflow::changelog::ChangeBatch;
 use highwater_dataflow::error::EngineError;
 use highwater_dataflow::operator::{Give, RowOperator, RowSpec, StartContext, expect_types, identify_schema};
+use highwater_dataflow::runtime::late::Late;
 use highwater_dataflow::words;
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -70,5 +71,9 @@ impl RowOperator for UnnestOperator {
 
     fn grows(&self) -> Option<&'static str> {
         Some("UNNEST")
+    }
+
+    fn late(&mut self) -> Option<&mut Late> {
+        None
     }
 }

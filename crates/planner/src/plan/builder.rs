@@ -16,7 +16,7 @@ use highwater_dataflow::{
 };
 use highwater_operators::rows::Project;
 use highwater_protocol::ids::{EdgeId, OperatorId, SourceId, StageId};
-use highwater_protocol::options::OutputMode;
+use highwater_protocol::options::{OnKeyConflict, OutputMode};
 use highwater_sql::error::{Result, SqlError};
 use highwater_sql::options::QueryOptions;
 use highwater_sql::tables::SourceTable;
@@ -65,6 +65,8 @@ pub struct Builder<'a> {
     lateness_ms: i64,
     /// Time after its last write at which state that nothing else bounds expires; `None` = never.
     pub ttl_ms: Option<i64>,
+    /// What the script says of two live rows under one key of a sink.
+    pub on_key_conflict: Option<OnKeyConflict>,
     pub lookups: Vec<Arc<Lookup>>,
     pub warnings: Vec<String>,
     lower: Lower,
@@ -83,6 +85,7 @@ impl<'a> Builder<'a> {
             dataflow: Dataflow::default(),
             lateness_ms: whole(options.allowed_lateness_ms),
             ttl_ms: options.state_ttl_ms.map(whole),
+            on_key_conflict: options.on_key_conflict,
             lookups: Vec::new(),
             warnings: Vec::new(),
             lower,

@@ -109,14 +109,14 @@ fn join(outer: LogicalPlan, subquery: &LogicalPlan, number: usize) -> Result<(Lo
     };
     let name = TableReference::bare(format!("__hw_scalar_{number}"));
     let mut columns = Vec::new();
-    let width = below.schema().fields().len();
+    let parts = parts(&below, &outer);
     for (index, column) in rows.schema().iter().map(Expr::from).enumerate() {
-        let part = if index < width { format!("value_{index}") } else { format!("key_{}", index - width) };
-        columns.push(column.alias_qualified(Some(name.clone()), part));
+        let key = || format!("__hw_key_{}", index - parts.len());
+        columns.push(column.alias_qualified(Some(name.clone()), parts.get(index).cloned().unwrap_or_else(key)));
     }
     let rows = LogicalPlanBuilder::from(rows).project(columns)?.build()?;
     let on = domain.iter().flat_map(|domain| &domain.columns).enumerate().map(|(index, (outer, _))| {
-        let key = Expr::Column(Column::new(Some(name.clone()), format!("key_{index}")));
+        let key = Expr::Column(Column::new(Some(name.clone()), format!("__hw_key_{index}")));
         is_same(Expr::Column(outer.clone()), key)
     });
     let on = conjunction(on).unwrap_or(lit(true));
@@ -125,13 +125,24 @@ fn join(outer: LogicalPlan, subquery: &LogicalPlan, number: usize) -> Result<(Lo
     let value = value.transform_up(|expr| match expr {
         Expr::Column(column) => {
             let index = below_schema.index_of_column(&column)?;
-            Ok(Transformed::yes(Expr::Column(Column::new(Some(name.clone()), format!("value_{index}")))))
+            Ok(Transformed::yes(Expr::Column(Column::new(Some(name.clone()), &parts[index]))))
         }
         // The subquery's outer row is the row itself.
         Expr::OuterReferenceColumn(_, column) => Ok(Transformed::yes(Expr::Column(column))),
         other => Ok(Transformed::no(other)),
     })?;
-    Ok((joined, counted(value.data, &below, &name)?))
+    Ok((joined, counted(value.data, &below, &name, &parts)?))
+}
+
+/// Names of the subquery's columns, since errors show them; told apart from each other and from those of the outer rows.
+fn parts(below: &LogicalPlan, outer: &LogicalPlan) -> Vec<String> {
+    let mut parts: Vec<String> = Vec::new();
+    for field in below.schema().fields() {
+        let is_outer = !outer.schema().fields_with_unqualified_name(field.name()).is_empty();
+        let is_taken = is_outer || parts.contains(field.name());
+        parts.push(if is_taken { format!("{}:{}", field.name(), parts.len() + 1) } else { field.name().clone() });
+    }
+    parts
 }
 
 /// The subquery without its projections, and its value over what is below them.
@@ -163,12 +174,12 @@ fn below(subquery: &LogicalPlan) -> Result<(LogicalPlan, Expr)> {
 }
 
 /// An aggregate over no rows has a value: 0 if it counts. A correlated one has no row there.
-fn counted(value: Expr, below: &LogicalPlan, name: &TableReference) -> Result<Expr> {
+fn counted(value: Expr, below: &LogicalPlan, name: &TableReference, parts: &[String]) -> Result<Expr> {
     let LogicalPlan::Aggregate(aggregate) = below else { return Ok(value) };
     let defaults = defaults(aggregate)?;
     let filled = value.transform_up(|expr| match &expr {
         Expr::Column(column) if column.relation.as_ref() == Some(name) => {
-            let index = column.name.strip_prefix("value_").and_then(|index| index.parse::<usize>().ok());
+            let index = parts.iter().position(|part| *part == column.name);
             match index.and_then(|index| defaults.get(index)) {
                 Some(default) if !default.is_null() => {
                     Ok(Transformed::yes(coalesce(vec![expr.clone(), lit(default.clone())])))

@@ -128,7 +128,7 @@ fn side_spec(
             continue;
         }
         let data_type = physical.data_type(schema.as_arrow()).map_err(|error| sql_error(error, target.at))?;
-        fields.push(Field::new(expr.to_string(), data_type, true));
+        fields.push(Field::new(highwater_expressions::arithmetic::text(expr), data_type, true));
         key.push(exprs.len());
         exprs.push(physical);
     }

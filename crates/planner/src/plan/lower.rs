@@ -5,10 +5,9 @@
 
 use super::as_of::TemporalJoin;
 use super::builder::{Builder, Flow, Target, columns, project, refuse_clock, wanted};
-use super::push_down::by_safety;
-use super::{grouping, join, over, physical, temporal, unnest, upsert};
-use datafusion::common::ScalarValue;
-use datafusion::logical_expr::utils::conjunction;
+use super::errors::sql_error;
+use super::{grouping, join, over, physical, temporal, timed, unnest, upsert};
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::{Expr, Filter, LogicalPlan, Projection, TableScan};
 use highwater_operators::rows;
 use highwater_sql::error::{Result, SqlError};
@@ -76,14 +75,22 @@ fn filter(builder: &mut Builder<'_>, filter: &Filter, target: Target<'_>) -> Res
         input => builder.build(input, target)?,
     };
     refuse_clock(&filter.predicate, "a condition", target)?;
-    if !matches!(filter.predicate, Expr::Literal(ScalarValue::Boolean(Some(true)), _)) {
-        let (mut parts, may_fail) = by_safety(&filter.predicate, filter.input.schema());
-        parts.extend(may_fail);
-        let predicate = conjunction(parts).unwrap_or(filter.predicate.clone());
-        let predicate = physical::expr(&predicate, filter.input.schema(), target.at)?;
-        flows.iter_mut().for_each(|flow| flow.ops.push(Arc::new(rows::Filter(predicate.clone()))));
+    let schema = filter.input.schema();
+    let conditions = timed::split(&filter.predicate, schema).map_err(|error| sql_error(error, target.at))?;
+    keep_where(&mut flows, conditions.before.as_ref(), schema, target)?;
+    for time in &conditions.times {
+        flows.iter_mut().try_for_each(|flow| timed::keep(flow, time, schema, target.at))?;
     }
+    keep_where(&mut flows, conditions.after.as_ref(), schema, target)?;
     Ok(flows)
+}
+
+fn keep_where(flows: &mut [Flow], predicate: Option<&Expr>, schema: &DFSchema, target: Target<'_>) -> Result<()> {
+    let is_true = |predicate: &&Expr| matches!(predicate, Expr::Literal(ScalarValue::Boolean(Some(true)), _));
+    let Some(predicate) = predicate.filter(|predicate| !is_true(predicate)) else { return Ok(()) };
+    let predicate = physical::expr(predicate, schema, target.at)?;
+    flows.iter_mut().for_each(|flow| flow.ops.push(Arc::new(rows::Filter(predicate.clone()))));
+    Ok(())
 }
 
 fn scan(builder: &mut Builder<'_>, scan: &TableScan, target: Target<'_>) -> Result<Vec<Flow>> {

@@ -46,6 +46,7 @@ pub mod sources;
 pub mod subqueries;
 pub mod table;
 pub mod temporal;
+pub mod timed;
 mod unique;
 pub mod unnest;
 pub mod upsert;

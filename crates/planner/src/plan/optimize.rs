@@ -36,7 +36,9 @@ const RANK: &str = "__hw_rank";
 /// Resolves types, so that the plan has the schema of its rows.
 pub fn analyze(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Result<LogicalPlan, SqlError> {
     let check = |plan| Analyzer::new().execute_and_check(plan, config, |_, _| {});
-    let ordered = highwater_expressions::order_by_length(plan).map_err(|error| sql_error(error, at))?.data;
+    let lifted = plan.transform_up_with_subqueries(super::subqueries::lift_from_windows);
+    let ordered = lifted.and_then(|plan| highwater_expressions::order_by_length(plan.data));
+    let ordered = ordered.map_err(|error| sql_error(error, at))?.data;
     let analyzed =
         check(ordered).and_then(super::constants::literal_arguments).and_then(|folded| match folded.transformed {
             true => check(folded.data),

@@ -23,6 +23,7 @@ use datafusion::physical_expr::window::WindowExpr;
 use highwater_dataflow::Op;
 use highwater_dataflow::{Expiry, OperatorInfo, PipelineInput, PipelineOutput};
 use highwater_expressions::can_fail;
+use highwater_functions::ranks::is_signed;
 use highwater_functions::windows::session::Session;
 use highwater_operators::first_row::FirstRowSpec;
 use highwater_operators::over::OverOperator;
@@ -129,7 +130,11 @@ pub fn window(
         compiled.push(physical::window(expr, node.input.schema(), target.at)?);
     }
     let parts = Parts { input: &node.input, partition: &params.partition_by, order: &params.order_by };
-    let flow = partitions(builder, &mut flows, parts, compiled, schema, limit, target)?;
+    let width = node.input.schema().fields().len();
+    let is_rank = |function: &&WindowFunction| matches!(&function.fun, WindowFunctionDefinition::WindowUDF(function) if is_signed(function));
+    let ranks = functions.iter().zip(width..).filter(|(function, _)| is_rank(function)).map(|(_, column)| column);
+    let output = Output { schema, ranks: ranks.collect() };
+    let flow = partitions(builder, &mut flows, parts, compiled, output, limit, target)?;
     Ok(vec![flow])
 }
 
@@ -219,8 +224,16 @@ pub fn limit(builder: &mut Builder<'_>, node: &Limit, target: Target<'_>) -> Res
     let schema = Arc::new(Schema::new(input.schema().as_arrow().fields().clone()));
     let limit = RankLimit { rank: Rank::RowNumber, most: skip.saturating_add(fetch), skip };
     let parts = Parts { input, partition: &[], order };
-    let flow = partitions(builder, &mut flows, parts, Vec::new(), schema, Some(limit), target)?;
+    let output = Output { schema, ranks: Vec::new() };
+    let flow = partitions(builder, &mut flows, parts, Vec::new(), output, Some(limit), target)?;
     Ok(vec![flow])
+}
+
+/// The rows of an OVER.
+struct Output {
+    schema: SchemaRef,
+    /// Columns that are ranks of BIGINT.
+    ranks: Vec<usize>,
 }
 
 fn partitions(
@@ -228,20 +241,29 @@ fn partitions(
     flows: &mut Vec<Flow>,
     parts: Parts<'_>,
     functions: Vec<Arc<dyn WindowExpr>>,
-    output_schema: SchemaRef,
+    output: Output,
     limit: Option<RankLimit>,
     target: Target<'_>,
 ) -> Result<Flow> {
+    let Output { schema: output_schema, ranks } = output;
     let schema = parts.input.schema();
     let width = schema.fields().len();
     let mut columns = Computed::new(schema.as_arrow());
     let mut partition = Vec::with_capacity(parts.partition.len());
     for expr in parts.partition {
-        partition.push(columns.place(physical::expr(expr, schema, target.at)?, &expr.to_string(), target)?);
+        partition.push(columns.place(
+            physical::expr(expr, schema, target.at)?,
+            &highwater_expressions::arithmetic::text(expr),
+            target,
+        )?);
     }
     let mut order = Vec::with_capacity(parts.order.len());
     for sort in parts.order {
-        let place = columns.place(physical::expr(&sort.expr, schema, target.at)?, &sort.expr.to_string(), target)?;
+        let place = columns.place(
+            physical::expr(&sort.expr, schema, target.at)?,
+            &highwater_expressions::arithmetic::text(&sort.expr),
+            target,
+        )?;
         order.push((place, SortOptions { descending: !sort.asc, nulls_first: sort.nulls_first }));
     }
     let expiry = partition.iter().find_map(|column| expiry(parts.input, *column));
@@ -270,6 +292,7 @@ fn partitions(
         functions,
         width,
         output_schema: output_schema.clone(),
+        ranks,
         limit,
         input_retracts: merged.retracts,
         expiry,

@@ -17,7 +17,7 @@ use highwater_dataflow::{CloseKey, OperatorInfo, PipelineInput, PipelineOutput, 
 use highwater_operators::complete::CompleteSpec;
 use highwater_operators::keyed_sink::KeyedSinkSpec;
 use highwater_protocol::ids::{OperatorId, SinkId};
-use highwater_protocol::options::OutputMode;
+use highwater_protocol::options::{OnKeyConflict, OutputMode};
 use highwater_sql::connectors::usable;
 use highwater_sql::error::{Result, SqlError};
 use highwater_sql::format_options::is_format_key;
@@ -195,9 +195,10 @@ pub fn connect(builder: &mut Builder<'_>, parts: Vec<Part<'_>>, sink: &SinkTable
         consolidate(builder, flows, sink, keys);
         return Ok(());
     }
-    let op = add_operator(builder, sink, merge_flows(&flows).upstream, keys);
+    let Merged { retracts, upstream } = merge_flows(&flows);
+    let op = add_operator(builder, sink, upstream, keys);
     for mut flow in flows {
-        flow.ops.push(keyed(op, sink, keys, Vec::new()));
+        flow.ops.push(keyed(builder, op, sink, keys, Merged { retracts, upstream: Vec::new() }));
         builder.route(flow, PipelineOutput::Sink(sink.id));
     }
     Ok(())
@@ -251,7 +252,7 @@ fn consolidate(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable, ke
     let (stage, edge) = builder.add_exchange(sink.schema.clone(), sink.primary_key.clone(), weighted);
     flows.into_iter().for_each(|flow| builder.route(flow, PipelineOutput::Exchange(edge)));
     let op = add_operator(builder, sink, upstream.clone(), keys);
-    let ops = vec![keyed(op, sink, keys, upstream.clone())];
+    let ops = vec![keyed(builder, op, sink, keys, Merged { retracts: weighted, upstream: upstream.clone() })];
     let schema: SchemaRef = sink.schema.clone();
     let inputs = vec![PipelineInput::Edge(edge)];
     let flow = Flow { stage, inputs, ops, schema, retracts: weighted, upstream };
@@ -281,14 +282,16 @@ fn complete(builder: &mut Builder<'_>, flows: Vec<Flow>, sink: &SinkTable) {
     builder.route(flow, PipelineOutput::Sink(sink.id));
 }
 
-fn keyed(op: OperatorId, sink: &SinkTable, keys: Keys, upstream: Vec<Upstream>) -> Op {
+fn keyed(builder: &Builder<'_>, op: OperatorId, sink: &SinkTable, keys: Keys, input: Merged) -> Op {
+    let Merged { retracts, upstream } = input;
     let unique = matches!(keys, Keys::Together | Keys::Apart);
     let (close, watermark) = match keys {
         Keys::SharedUntil(close) => (Some(close), upstream),
         _ => (None, Vec::new()),
     };
     let (key, schema) = (sink.primary_key.clone(), sink.schema.clone());
-    Arc::new(KeyedSinkSpec { op, key, unique, close, watermark, schema })
+    let on_conflict = builder.on_key_conflict.unwrap_or(OnKeyConflict::default_for(retracts));
+    Arc::new(KeyedSinkSpec { op, key, unique, close, watermark, schema, retracts, on_conflict })
 }
 
 fn description(sink: &SinkTable) -> String {

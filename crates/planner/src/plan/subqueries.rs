@@ -34,7 +34,8 @@ pub fn rewrite(plan: LogicalPlan, names: &mut usize) -> Result<Transformed<Logic
                 conjuncts.push(condition(conjunct, &filter.input)?);
             }
             let columns: Vec<Expr> = filter.input.schema().iter().map(Expr::from).collect();
-            let (input, conjuncts) = joined(Arc::unwrap_or_clone(filter.input), conjuncts, names)?;
+            let input = lift_operands(Arc::unwrap_or_clone(filter.input), &mut conjuncts)?;
+            let (input, conjuncts) = joined(input, conjuncts, names)?;
             let is_joined = input.schema().fields().len() != columns.len();
             let predicate = conjunction(conjuncts).unwrap_or(lit(true));
             let filter = LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(input))?);
@@ -65,20 +66,52 @@ pub fn rewrite(plan: LogicalPlan, names: &mut usize) -> Result<Transformed<Logic
             Ok(Transformed::yes(LogicalPlan::Projection(projection)))
         }
         LogicalPlan::Aggregate(aggregate) => aggregated(aggregate, names).map(Transformed::yes),
-        LogicalPlan::Window(window) => {
-            let names_of: Vec<String> = window.window_expr.iter().map(|call| call.schema_name().to_string()).collect();
-            let mut calls = Vec::with_capacity(window.window_expr.len());
-            for call in window.window_expr {
-                calls.push(value(call, &window.input, Form::Count)?);
-            }
-            let (input, calls) = joined(Arc::unwrap_or_clone(window.input), calls, names)?;
-            let calls = calls.into_iter().zip(names_of).map(|(call, name)| call.alias_if_changed(name));
-            let calls = calls.collect::<Result<Vec<_>>>()?;
-            let columns: Vec<Expr> = window.schema.iter().map(Expr::from).collect();
-            LogicalPlanBuilder::from(input).window(calls)?.project(columns)?.build().map(Transformed::yes)
-        }
         other => Ok(Transformed::no(other)),
     }
+}
+
+/// Makes columns of the subqueries in the arguments and keys of `OVER`, which DataFusion's analyzer refuses there.
+pub fn lift_from_windows(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let LogicalPlan::Window(window) = &plan else { return Ok(Transformed::no(plan)) };
+    let mut columns: Vec<Expr> = window.input.schema().iter().map(Expr::from).collect();
+    let width = columns.len();
+    let mut calls = Vec::with_capacity(window.window_expr.len());
+    for call in &window.window_expr {
+        let lifted = call.clone().transform_down(|expr| match expr {
+            Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) => {
+                let name = format!("__hw_over_{}", columns.len() - width);
+                columns.push(expr.alias(&name));
+                Ok(Transformed::new(Expr::Column(Column::from_name(name)), true, TreeNodeRecursion::Jump))
+            }
+            other => Ok(Transformed::no(other)),
+        })?;
+        calls.push(lifted.data.alias_if_changed(call.schema_name().to_string())?);
+    }
+    if columns.len() == width {
+        return Ok(Transformed::no(plan));
+    }
+    let names: Vec<Expr> = window.schema.iter().map(Expr::from).collect();
+    let rows = LogicalPlanBuilder::from(window.input.as_ref().clone()).project(columns)?;
+    rows.window(calls)?.project(names)?.build().map(Transformed::yes)
+}
+
+/// Makes a column of what is compared by `NOT IN` as a condition: DataFusion looks at columns to learn what may be NULL.
+fn lift_operands(input: LogicalPlan, conjuncts: &mut [Expr]) -> Result<LogicalPlan> {
+    let mut columns: Vec<Expr> = input.schema().iter().map(Expr::from).collect();
+    let width = columns.len();
+    for conjunct in conjuncts {
+        if let Expr::InSubquery(call) = conjunct
+            && call.negated
+            && !matches!(call.expr.as_ref(), Expr::Column(_))
+        {
+            let name = format!("__hw_operand_{}", columns.len() - width);
+            columns.push(std::mem::replace(call.expr.as_mut(), Expr::Column(Column::from_name(&name))).alias(name));
+        }
+    }
+    if columns.len() == width {
+        return Ok(input);
+    }
+    LogicalPlanBuilder::from(input).project(columns)?.build()
 }
 
 fn holds_subquery(expr: &Expr) -> bool {

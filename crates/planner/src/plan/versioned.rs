@@ -8,7 +8,7 @@ use super::lineage::{Kind, trace};
 use super::over::rank_limit;
 use super::table::{Stream, Table};
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{DFSchema, DFSchemaRef, Result};
+use datafusion::common::{DFSchema, DFSchemaRef, Result, ScalarValue};
 use datafusion::logical_expr::expr::{Sort as SortExpr, WindowFunctionParams};
 use datafusion::logical_expr::{Expr, Filter, LogicalPlan, TableScan, Window, lit};
 use highwater_functions::windows::tumble::Part;
@@ -115,7 +115,9 @@ fn last_row<'a>(filter: &Filter, window: &'a Window) -> Result<Option<Versioned<
         return Ok(None);
     }
     // ROW_NUMBER() of a last row is always 1.
-    let columns: Vec<Expr> = input.schema().iter().map(Expr::from).chain([lit(1u64)]).collect();
+    let number = window.schema.field(input.schema().fields().len()).data_type();
+    let one = ScalarValue::Int64(Some(1)).cast_to(number)?;
+    let columns: Vec<Expr> = input.schema().iter().map(Expr::from).chain([lit(one)]).collect();
     let conditions = vec![over(&filter.predicate, &window.schema, &columns)?];
     let base = Base::Last { input, partition: partition_by, order: order_by };
     Ok(Some(Versioned { base, columns, conditions }))

@@ -2,9 +2,11 @@
 //!
 //! Owns: their checks, and the columns they add. Does not own: their syntax (`sql::window_call`), the arithmetic
 //! (`tumble`, `hop`, `session`), closing (`lineage`, the runtime).
-//! Invariant: rows without a time belong to no window, so they are dropped here.
+//! Invariant: rows without a time belong to no window, so they are dropped here, and counted (`timed`).
 
 use super::errors::{external, sql_error};
+use super::lineage::{Kind, trace};
+use super::timed::has_time;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::{Column, DFSchema, Result, ScalarValue, TableReference, UnnestOptions};
 use datafusion::functions::core::get_field;
@@ -126,8 +128,11 @@ fn add_window(
     let mut columns: Vec<Expr> = input.schema().iter().map(Expr::from).collect();
     let Intervals { step, size, offset } = intervals;
     let nullable = time.nullable(input.schema())?;
+    // Rows of an inner window without a time have been counted there.
+    let is_windowed = trace(&time, &input).is_some_and(|origin| matches!(origin.kind, Kind::Window(_, _)));
+    let there = if is_windowed { time.clone().is_not_null() } else { has_time(time.clone()) };
     let rows = LogicalPlanBuilder::from(input);
-    let filtered = if nullable { rows.filter(time.clone().is_not_null())? } else { rows };
+    let filtered = if nullable { rows.filter(there)? } else { rows };
     let (rows, parts): (LogicalPlanBuilder, Vec<Expr>) = match call.function {
         WindowFunction::Tumble => {
             let part = |part| function(Tumble::new(part)).call(vec![time.clone(), lit(size), lit(offset)]);

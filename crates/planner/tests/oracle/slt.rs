@@ -10,7 +10,8 @@
 //! - `statement error` with a pattern: a refusal. Lines and columns are those of the statement.
 //! - `query` with the types of its columns (T text and all others, I whole numbers, R other numbers): a SELECT from sources is run as a stream whose
 //!   whole result is asked for; a SELECT from a sink is asked of what the sink holds, folded by its key. Rows come in the
-//!   order of their columns. `SHOW LATE ROWS`, `SHOW WARNINGS` and `EXPLAIN` are of the script with all its INSERTs.
+//!   order of their columns. `SHOW LATE ROWS`, `SHOW KEY CONFLICTS` (keys of sinks with several live
+//!   rows in the end), `SHOW WARNINGS` and `EXPLAIN` are of the script with all its INSERTs.
 
 use crate::harness::scenario::Scenario;
 use arrow::datatypes::DataType;

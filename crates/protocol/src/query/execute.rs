@@ -79,7 +79,11 @@ impl QueryMachine {
             writers.append(&mut report.writers);
             state.append(&mut report.state);
             totals.late_rows += report.operators.iter().map(|operator| operator.late_rows).sum::<u64>();
+            for operator in &report.operators {
+                totals.key_conflicts.entry(operator.operator).or_default().apply(&operator.key_conflicts);
+            }
         }
+        totals.key_conflicts.retain(|_, conflicts| conflicts.keys > 0);
         totals.input_rows += partitions.values().map(|p| p.records).sum::<u64>();
         totals.bad_records += partitions.values().map(|p| p.bad_records).sum::<u64>();
         totals.output_rows += writers.iter().map(|writer| writer.rows).sum::<u64>();

@@ -272,7 +272,10 @@ impl Stateful for Join {
         let rows = match &self.spec.sides[port].expiry {
             Some(expiry) => {
                 let over_at = expiry.times(&rows.batch)?;
-                late.drop_late(port, rows, &over_at, Untimed::Kept)?
+                // A row without a time matches nothing: it is lost unless it is shown without a match.
+                let is_shown = self.spec.null_equal || self.spec.output.shows_unmatched(port);
+                let untimed = if is_shown { Untimed::Kept } else { Untimed::Dropped };
+                late.drop_late(port, rows, &over_at, untimed)?
             }
             None => rows,
         };

@@ -241,7 +241,9 @@ impl Stateful for Over {
         let rows = match &self.spec.expiry {
             Some(expiry) => {
                 let over_at = expiry.times(&rows.batch)?;
-                late.drop_late(0, rows, &over_at, Untimed::Kept)?
+                // A partition without a time never closes: it is there at once, or never.
+                let untimed = if self.spec.on_close { Untimed::Dropped } else { Untimed::Kept };
+                late.drop_late(0, rows, &over_at, untimed)?
             }
             None => rows,
         };

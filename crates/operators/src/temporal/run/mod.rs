@@ -68,12 +68,12 @@ impl Temporal {
         let over_at = closes(&spec.rows, &rows.batch)?;
         let rows = late.drop_late(0, rows, &over_at, Untimed::Kept)?;
         let timed = is_not_null(rows.batch.column(spec.rows.time))?;
-        if timed.false_count() > 0 && spec.keeps_unmatched {
+        if timed.false_count() > 0 {
             let timeless = rows.filter(&not(&timed)?)?;
-            match spec.on_close && spec.input_retracts {
-                // No watermark ever makes such a row final.
-                true => drop_timeless(0, timeless, late)?,
-                false => self.timeless.push(timeless),
+            // Without a time there is no version; and where rows are retracted, no watermark ever makes such a row final.
+            match spec.keeps_unmatched && !(spec.on_close && spec.input_retracts) {
+                true => self.timeless.push(timeless),
+                false => drop_timeless(0, timeless, late)?,
             }
         }
         // A row with a NULL in its key has no version, so it is needed only if it is emitted without one.

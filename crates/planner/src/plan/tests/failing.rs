@@ -1,7 +1,7 @@
 //! Rows whose expressions fail: left out of the pipelines where they fail, and without a trace in counters.
 
 use super::*;
-use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow::datatypes::Int64Type;
 use highwater_dataflow::error::EngineError;
 use highwater_dataflow::runtime::{BatchContext, Emit, Lanes, OnFailure, TaskOutcome, TaskRuntime};
@@ -41,10 +41,19 @@ fn context() -> BatchContext {
 
 /// The failed rows with their reasons, the rows emitted, and the task's outcome.
 fn read(query: &CompiledQuery, n: &[i64], on_failure: OnFailure) -> (Vec<(usize, String)>, Vec<Emit>, TaskOutcome) {
+    pushed(query, records(query, n), on_failure)
+}
+
+/// As [`read`], of rows in the source's layout.
+fn pushed(
+    query: &CompiledQuery,
+    rows: RecordBatch,
+    on_failure: OnFailure,
+) -> (Vec<(usize, String)>, Vec<Emit>, TaskOutcome) {
     let state = QueryState::new(&query.dataflow).task(StageId(0), 0..0).unwrap();
     let mut task = TaskRuntime::new(&query.dataflow, &BTreeMap::new(), StageId(0), &context(), state).unwrap();
     let mut out = Vec::new();
-    let failed = task.push_source(records(query, n), on_failure, &mut out).unwrap();
+    let failed = task.push_source(rows, on_failure, &mut out).unwrap();
     let outcome = task.finish(&mut out).unwrap();
     (failed.into_iter().map(|(row, error)| (row, error.reason())).collect(), out, outcome)
 }
@@ -86,6 +95,23 @@ fn a_failing_argument_of_an_aggregate_leaves_no_trace_in_its_group() {
     // Only the group of good rows is there, if the failing ones were its first.
     let (_, out, _) = read(&query, &[0, 0], OnFailure::LeaveOut);
     assert!(out.is_empty(), "{out:?}");
+}
+
+#[test]
+fn rows_without_time_beside_a_failing_one_are_counted_once() {
+    let timed = "CREATE TABLE clicks (id BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts)
+      WITH ('connector'='kafka', 'topic'='clicks', 'bootstrap.servers'='h:1', 'format'='json');";
+    let query = query(&format!(
+        "{timed} INSERT INTO o SELECT 'x', 12 / id FROM TABLE(TUMBLE(TABLE clicks, DESCRIPTOR(ts), INTERVAL '1' SECOND));"
+    ));
+    let source = &query.sources[0];
+    let times = TimestampMillisecondArray::from(vec![Some(1), None, Some(2), None]);
+    let all = vec![Arc::new(Int64Array::from(vec![1, 2, 0, 3])) as _, Arc::new(times) as _];
+    let rows = RecordBatch::try_new(source.schema.clone(), all).unwrap().project(&source.columns_used).unwrap();
+    let (failed, out, outcome) = pushed(&query, rows, OnFailure::LeaveOut);
+    assert_eq!(failed.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [2]);
+    assert_eq!(column(&out, 1), [12]);
+    assert_eq!(outcome.operators.iter().map(|operator| operator.late_rows).sum::<u64>(), 2);
 }
 
 #[test]

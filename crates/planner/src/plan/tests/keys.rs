@@ -254,7 +254,7 @@ fn two_inserts_share_what_they_keep_until_their_window_is_over() {
     let query = good(&format!("{}{}", insert(10), insert(20)));
     assert!(query.warnings.is_empty(), "{:?}", query.warnings);
     let text = query.explain_text();
-    assert!(text.contains("keeps the live row of each key, bounded by w, by the watermark"), "{text}");
+    assert!(text.contains("keeps the live rows of each key, bounded by w, by the watermark"), "{text}");
     // Records as they are come late, and none of them is dropped: nothing is final.
     let rows = good("INSERT INTO keyed_windows SELECT ts, card, id FROM pay;");
     assert!(rows.explain_text().contains("UNBOUNDED"), "{}", rows.explain_text());

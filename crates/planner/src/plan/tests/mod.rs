@@ -32,6 +32,7 @@ use highwater_operators::retracting::RetractingAggregateSpec;
 use highwater_operators::rows::{Expand, Filter, Project};
 use highwater_operators::session_window::SessionOperator;
 use highwater_operators::temporal::TemporalOperator;
+use highwater_operators::timed::TimedSpec;
 use highwater_operators::unnest::UnnestOperator;
 
 /// Two sources, three sinks.
@@ -100,8 +101,9 @@ fn shape(query: &CompiledQuery) -> Vec<String> {
 }
 
 fn op_name(op: &Op) -> String {
-    let names: [fn(&dyn OperatorSpec) -> Option<String>; 15] = [
+    let names: [fn(&dyn OperatorSpec) -> Option<String>; 16] = [
         |op| op.downcast_ref::<Filter>().map(|_| "filter".into()),
+        |op| op.downcast_ref::<TimedSpec>().map(|_| "timed".into()),
         |op| op.downcast_ref::<Project>().map(|_| "project".into()),
         |op| op.downcast_ref::<Expand>().map(|expand| format!("expand{}", expand.lists.len())),
         |op| op.downcast_ref::<UnnestOperator>().map(|_| "unnest".into()),

@@ -2,7 +2,7 @@
 
 use super::*;
 use arrow::array::{AsArray, Decimal128Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
-use arrow::compute::filter_record_batch;
+use arrow::compute::{filter_record_batch, is_not_null};
 use arrow::datatypes::{Int64Type, TimestampMillisecondType};
 use highwater_operators::rows::{Filter, Project};
 use std::sync::Arc;
@@ -30,6 +30,9 @@ fn run(query: &CompiledQuery) -> RecordBatch {
         if let Some(Filter(predicate)) = op.downcast_ref() {
             let keep = predicate.evaluate(&batch).unwrap().into_array(batch.num_rows()).unwrap();
             batch = filter_record_batch(&batch, keep.as_boolean()).unwrap();
+        } else if let Some(TimedSpec { time, .. }) = op.downcast_ref() {
+            let times = time.evaluate(&batch).unwrap().into_array(batch.num_rows()).unwrap();
+            batch = filter_record_batch(&batch, &is_not_null(&times).unwrap()).unwrap();
         } else if let Some(Project { exprs, schema }) = op.downcast_ref() {
             let columns = exprs.iter().map(|expr| expr.evaluate(&batch).unwrap().into_array(batch.num_rows()).unwrap());
             batch = RecordBatch::try_new(schema.clone(), columns.collect()).unwrap();

@@ -33,8 +33,7 @@ fn a_tumbling_count_appends_when_its_window_closes() {
     let sql = format!(
         "INSERT INTO windows SELECT window_start, card, count(*) FROM {TUMBLE} GROUP BY window_start, window_end, card;"
     );
-    let query =
-        expect(&sql, &["0: filter project partial0 -> edge 0 [0, 1, 2]", "1: final0:OnClose project -> sink 0"]);
+    let query = expect(&sql, &["0: timed project partial0 -> edge 0 [0, 1, 2]", "1: final0:OnClose project -> sink 0"]);
     assert_eq!(final_spec(&query).close, Some(CloseKey { group_index: 1, kind: CloseKind::WindowEnd }));
     assert!(query.dataflow.closes_windows() && query.warnings.is_empty());
     assert_eq!(query.dataflow.operators[0].bounded_by.as_deref(), Some("window_end, by the watermark of pay"));
@@ -48,7 +47,7 @@ fn a_tumbling_count_into_a_keyed_sink_updates() {
     );
     let query = expect(
         &sql,
-        &["0: filter project partial0 -> edge 0 [0, 1]", "1: final0:Updates project keyed1[0, 1]unique -> sink 0"],
+        &["0: timed project partial0 -> edge 0 [0, 1]", "1: final0:Updates project keyed1[0, 1]unique -> sink 0"],
     );
     assert_eq!(
         final_spec(&query).close,
@@ -63,7 +62,7 @@ fn append_mode_into_a_keyed_sink_waits_for_the_close() {
     );
     expect(
         &sql,
-        &["0: filter project partial0 -> edge 0 [0, 1]", "1: final0:OnClose project keyed1[0, 1]unique -> sink 0"],
+        &["0: timed project partial0 -> edge 0 [0, 1]", "1: final0:OnClose project keyed1[0, 1]unique -> sink 0"],
     );
 }
 
@@ -288,7 +287,7 @@ fn explain_draws_joins_corrections_and_what_nothing_bounds() {
         "│  ─+▶ left: exchange ",
         "│  ─±▶ right: exchange ",
         "│        keeps the rows of both sides, with how many match, UNBOUNDED: nothing ever frees them\n",
-        "│        keeps the live row of each key, UNBOUNDED",
+        "│        keeps the live rows of each key, UNBOUNDED",
     ] {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
     }

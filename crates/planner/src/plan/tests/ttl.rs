@@ -29,6 +29,7 @@ fn it_bounds_what_nothing_else_bounds() {
             ("aggregate", Some("window_start, by the watermark of pay"), None),
             ("keyed sink", batch, None),
             ("distinct", Some("state_ttl 1 hour"), Some(3_600_000)),
+            ("event time", Some("its batch: it keeps no rows"), None),
         ]
     );
     assert!(query.explain_text().contains("bounded by state_ttl 1 hour"), "{}", query.explain_text());

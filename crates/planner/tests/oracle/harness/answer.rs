@@ -70,6 +70,17 @@ fn ask(context: &SessionContext, tables: Vec<(String, RecordBatch)>, sql: &str) 
     batches.unwrap_or_else(|_| Err("DataFusion panicked".into())).map_err(|error| format!("{error}\n{sql}"))
 }
 
+/// Returns the query whose rows a sink with this PRIMARY KEY shows of another's: of those that share a key, the greatest,
+/// compared column by column, NULL being the least.
+pub fn one_of_each_key(query: &str, columns: &[&str], key: &[&str]) -> String {
+    let order: Vec<String> = columns.iter().map(|column| format!("{column} DESC NULLS LAST")).collect();
+    let (columns, key, order) = (columns.join(", "), key.join(", "), order.join(", "));
+    format!(
+        "SELECT {columns} FROM (SELECT {columns}, row_number() OVER (PARTITION BY {key} ORDER BY {order}) AS nth_ \
+         FROM ({query}) q) ranked WHERE nth_ = 1"
+    )
+}
+
 /// Returns rows as text, in order, with columns cast as an INSERT into a sink of this schema casts them.
 pub fn assigned(batches: &[RecordBatch], schema: &SchemaRef) -> Vec<Text> {
     batches.iter().flat_map(|batch| texts(&cast_to(batch, schema))).collect()

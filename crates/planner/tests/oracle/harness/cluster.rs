@@ -20,6 +20,7 @@ use highwater_protocol::files::FileVersions;
 use highwater_protocol::ids::{
     AttemptId, AttemptNumber, BatchId, EdgeId, Epoch, OperatorId, ShardId, SinkId, SourceId, TaskId,
 };
+use highwater_protocol::key_conflicts::KeyConflicts;
 use highwater_protocol::offsets::{OffsetRange, Ranges, SourcePartition, TopicPartition};
 use highwater_protocol::plan::{BatchPlan, TaskPlan, TaskWork};
 use highwater_protocol::prepare_record::SourceWatermark;
@@ -114,6 +115,8 @@ pub struct Cluster {
     pub late_rows: u64,
     /// Sums of the counters of all operators in the last batch.
     pub counts: OperatorMetrics,
+    /// Keys of sinks with more than one live row, as the driver keeps them.
+    pub key_conflicts: KeyConflicts,
 }
 
 /// The result of an attempt.
@@ -154,6 +157,7 @@ impl Cluster {
             now_ms: START_MS - 1,
             late_rows: 0,
             counts: OperatorMetrics::default(),
+            key_conflicts: KeyConflicts::default(),
         })
     }
 
@@ -250,6 +254,7 @@ impl Cluster {
             return Err(format!("{} rows are given as late, {} are counted", done.given_late, done.counts.late_rows));
         }
         self.late_rows += done.counts.late_rows;
+        self.key_conflicts.apply(&done.counts.key_conflicts);
         self.counts = done.counts;
         let written: Vec<(SinkId, ChangeBatch)> = done.written.into_values().flatten().collect();
         for (id, sink) in &mut self.sinks {
@@ -434,6 +439,7 @@ impl Cluster {
             done.counts.late_rows += operator.late_rows;
             done.counts.expired_rows += operator.expired_rows;
             done.counts.ignored_rows += operator.ignored_rows;
+            done.counts.key_conflicts.append(operator.key_conflicts);
         }
         Ok(emitted)
     }

@@ -49,6 +49,8 @@ pub struct Scenario {
 pub struct Outcome {
     pub sinks: BTreeMap<String, RecordBatch>,
     pub late_rows: u64,
+    /// Keys of sinks with more than one live row.
+    pub key_conflicts: u64,
     pub warnings: Vec<String>,
     pub explain: String,
 }
@@ -212,6 +214,11 @@ impl Scenario {
                 let schema = Schema::new(vec![Field::new("late", DataType::Int64, false)]);
                 return Ok((Arc::new(schema), vec![vec![late_rows.to_string()]]));
             }
+            "show key conflicts" => {
+                let keys = self.outcome(self.script(None))?.key_conflicts;
+                let schema = Schema::new(vec![Field::new("keys", DataType::Int64, false)]);
+                return Ok((Arc::new(schema), vec![vec![keys.to_string()]]));
+            }
             _ => {}
         }
         let written: BTreeSet<String> = self.inserts.iter().filter_map(|insert| written_table(insert)).collect();
@@ -278,6 +285,10 @@ impl Scenario {
                     return Err(format!("sink '{name}' holds something else when run {way:?}: {difference}"));
                 }
             }
+            if first.key_conflicts != again.key_conflicts {
+                let (one, other) = (first.key_conflicts, again.key_conflicts);
+                return Err(format!("{one} keys with several rows, and {other} when run {way:?}"));
+            }
             if !cut && first.late_rows != again.late_rows {
                 return Err(format!("{} late rows, and {} when run {way:?}", first.late_rows, again.late_rows));
             }
@@ -329,6 +340,7 @@ impl Scenario {
         Ok(Outcome {
             sinks: cluster.compiled.sinks.iter().map(name).collect(),
             late_rows: cluster.late_rows,
+            key_conflicts: cluster.key_conflicts.keys,
             warnings: cluster.compiled.warnings.clone(),
             explain: cluster.compiled.explain_text(),
         })

@@ -8,7 +8,7 @@ mod temporal;
 
 use crate::compose;
 use crate::fixed::step;
-use crate::harness::answer::{answer, difference, second_answer};
+use crate::harness::answer::{answer, difference, one_of_each_key, second_answer};
 use crate::harness::fold::{Text, texts};
 use crate::harness::{self, Cluster, Fault, Records, Step, Take, cases};
 use arrow::array::RecordBatch;
@@ -132,6 +132,35 @@ fn run(case: &Case) -> Result<(), String> {
     Ok(())
 }
 
+/// Rows move between the keys of a sink whose key is not theirs.
+fn run_shared(case: &Case, select: &str) -> Result<(), String> {
+    let script = format!(
+        "SET shards = 8; CREATE TABLE t (id BIGINT, k STRING, b BIGINT, x BIGINT, PRIMARY KEY (id) NOT ENFORCED) {WITH};
+         CREATE TABLE o (b BIGINT, k STRING, x BIGINT, PRIMARY KEY (k) NOT ENFORCED) {WITH};
+         INSERT INTO o {select};"
+    );
+    let mut reading = Reading::new(&script, ["t", "u"], &case.records)?;
+    let mut current: BTreeMap<i64, usize> = BTreeMap::new();
+    for step in case.steps.iter().chain(&[Step::taking(Take::All), Step::taking(Take::Nothing)]) {
+        for id in reading.commit(step)?.records {
+            match case.records[id].deleted {
+                true => current.remove(&case.records[id].id),
+                false => current.insert(case.records[id].id, id),
+            };
+        }
+        let table = batch_of(&case.records, &current.values().copied().collect::<Vec<_>>(), &row_schema());
+        reading.same(vec![("t", table.clone())], &one_of_each_key(select, &["b", "k", "x"], &["k"]))?;
+        let conflicts =
+            format!("SELECT count(*) FROM (SELECT k FROM ({select}) q GROUP BY k HAVING count(*) > 1) keys");
+        let expected = texts(&answer(vec![("t".into(), table)], &conflicts)?[0])[0][0].clone();
+        let found = reading.cluster.key_conflicts.keys.to_string();
+        if found != expected {
+            return Err(format!("{found} keys with several rows instead of {expected}"));
+        }
+    }
+    Ok(())
+}
+
 fn row_schema() -> SchemaRef {
     let number = |name: &str| Field::new(name, DataType::Int64, true);
     Arc::new(Schema::new(vec![number("id"), Field::new("k", DataType::Utf8, true), number("b"), number("x")]))
@@ -141,6 +170,18 @@ fn row_schema() -> SchemaRef {
 fn anything_over_keyed_tables_holds_the_batch_answer() {
     cases::for_all("keyed::anything_over_keyed_tables_holds_the_batch_answer", (300, 1), &case(), |case| {
         run(&case).map_err(|error| format!("{error}\n{}", case.relation))
+    });
+}
+
+#[test]
+fn a_key_with_several_rows_shows_the_greatest_whatever_the_batches() {
+    let name = "keyed::a_key_with_several_rows_shows_the_greatest_whatever_the_batches";
+    let of_one_table = case().prop_map(|mut case| {
+        case.records.retain(|record| record.table == 0);
+        case
+    });
+    cases::for_all(name, (300, 1), &of_one_table, |case| {
+        run_shared(&case, "SELECT b, k, x FROM t WHERE k IS NOT NULL")
     });
 }
 

@@ -152,7 +152,9 @@ impl Accepted {
             }
         }
         if !query.keyed_rows {
-            let (late, rows): (Vec<usize>, Vec<usize>) = of(0).partition(|id| is_late(*id));
+            // Without a time a row has no version: an inner join loses it.
+            let is_lost = |id: usize| is_late(id) || !query.left && records[id].ts_ms.is_none();
+            let (late, rows): (Vec<usize>, Vec<usize>) = of(0).partition(|id| is_lost(*id));
             self.late += late.len() as u64;
             self.rows.extend(rows);
             return;
