@@ -17,6 +17,11 @@ pub enum EngineError {
     Expression(DataFusionError),
     #[error("the query's expressions failed on its data: {0}; guard the expression (TRY_CAST, NULLIF, CASE)")]
     Value(ExpressionError),
+    /// An expression failed on a row that an operator with state has made, so that no single record is to blame.
+    #[error(
+        "an expression failed on a row of {operator}, {row}: {reason}; guard the expression (TRY_CAST, NULLIF, CASE)"
+    )]
+    ValueOfRow { operator: String, row: String, reason: String },
     #[error("the query's expressions failed on its data: {0}")]
     TooLarge(#[from] TooLarge),
     #[error("the query's data cannot be processed: {0}")]
@@ -113,10 +118,25 @@ impl EngineError {
         }
     }
 
+    /// True if a single row is to blame: an expression has no value for it, or one that is too large.
+    pub fn is_of_a_row(&self) -> bool {
+        matches!(self, Self::Value(_) | Self::TooLarge(_))
+    }
+
+    /// Returns the cause alone, for a message that names the record and the remedy.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Value(error) => error.to_string(),
+            Self::TooLarge(error) => error.to_string(),
+            other => other.to_string(),
+        }
+    }
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Expression(_)
             | Self::Value(_)
+            | Self::ValueOfRow { .. }
             | Self::TooLarge(_)
             | Self::Arrow(_)
             | Self::DuplicateKey { .. }

@@ -11,14 +11,15 @@ use crate::writers::{InUse, Slot, Writers};
 use highwater_connector_api::source::Chunk;
 use highwater_crash as crash;
 use highwater_dataflow::changelog::ChangeBatch;
-use highwater_dataflow::runtime::{Emit, Lanes, TaskOutcome, TaskRuntime};
+use highwater_dataflow::runtime::{Emit, Lanes, OnFailure, TaskOutcome, TaskRuntime};
 use highwater_dataflow::state::{Growth, Overlay};
 use highwater_planner::CompiledQuery;
-use highwater_protocol::ids::{AttemptId, BatchId, EdgeId, SinkId};
+use highwater_protocol::ids::{AttemptId, BatchId, EdgeId, SinkId, SourceId};
 use highwater_protocol::metrics::{StepMetrics, TaskMetrics};
 use highwater_protocol::offsets::SourcePartition;
 use highwater_protocol::plan::{TaskPlan, WriterPlan};
 use highwater_protocol::report::{EventTimes, PartitionReport, TaskReport, WriterReport, absent_from_both};
+use highwater_sql::tables::SourceTable;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -43,8 +44,8 @@ pub struct Compute {
     pub published: BTreeSet<WriterPlan>,
     pub cancel: CancellationToken,
     pub steps: Steps,
-    /// The sink for records that do not decode; `None` if they are not written anywhere.
-    pub dead_letters: Option<SinkId>,
+    /// The table that a source task reads; `None` for tasks over shards.
+    pub source: Option<SourceId>,
     /// Used to name the operator of a late row.
     pub compiled: Arc<CompiledQuery>,
     /// The task's span, for the thread that computes.
@@ -63,20 +64,17 @@ impl Compute {
     /// Computes a source task, from records of the source.
     pub fn source(self, mut runtime: TaskRuntime, mut input: mpsc::Receiver<Input>) -> Result<Computed, TaskError> {
         let mut partitions: BTreeMap<SourcePartition, PartitionReport> = BTreeMap::new();
-        let dead_letters = self.dead_letters;
+        let compiled = self.compiled.clone();
+        let table = compiled.sources.iter().find(|table| Some(table.id) == self.source);
+        let table = table.ok_or_else(|| TaskError::NotInQuery("a source without a table".into()))?;
         self.run(|router| {
             let mut emitted = Vec::new();
             loop {
                 let received = timed(&mut router.metrics.wait_us, || input.blocking_recv());
                 match received {
                     Some(Input::Chunk(partition, chunk)) => {
-                        add(partitions.entry(partition).or_default(), &chunk);
-                        if let (Some(sink), false) = (dead_letters, chunk.bad.is_empty()) {
-                            crash::point("executor_dead_letters");
-                            let rows = highwater_connector_api::source::dead_letters(&chunk.bad)?;
-                            emitted.push(Emit::Sink { sink, rows });
-                        }
-                        runtime.push_source(chunk.batch, &mut emitted)?;
+                        let report = partitions.entry(partition).or_default();
+                        process(table, *chunk, &mut runtime, report, &mut emitted)?;
                         router.route(&mut emitted)?;
                         runtime.settle();
                         crash::point("executor_mid_read");
@@ -229,6 +227,33 @@ fn log(metrics: &TaskMetrics) {
         }
     }
     tracing::debug!(wait_us = metrics.wait_us, output_us = metrics.output_us, "task computed");
+}
+
+/// Processes a chunk, and emits its bad records as dead letters: those that do not decode, and those on which an expression
+/// fails, each once.
+fn process(
+    table: &SourceTable,
+    mut chunk: Chunk,
+    runtime: &mut TaskRuntime,
+    report: &mut PartitionReport,
+    emitted: &mut Vec<Emit>,
+) -> Result<(), TaskError> {
+    let on_failure = OnFailure::of(&table.options.on_bad_record);
+    let failed = runtime.push_source(chunk.batch.clone(), on_failure, emitted)?;
+    for (row, error) in failed {
+        let record = chunk.origins.bad(row, error.reason());
+        if on_failure == OnFailure::Stop {
+            return Err(TaskError::BadRecord { table: table.name.clone(), record: Box::new(record) });
+        }
+        chunk.bad.push(record);
+    }
+    add(report, &chunk);
+    if let (Some(sink), false) = (table.dead_letters, chunk.bad.is_empty()) {
+        crash::point("executor_dead_letters");
+        let rows = highwater_connector_api::source::dead_letters(&chunk.bad)?;
+        emitted.push(Emit::Sink { sink, rows });
+    }
+    Ok(())
 }
 
 fn add(report: &mut PartitionReport, chunk: &Chunk) {

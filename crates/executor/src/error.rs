@@ -1,6 +1,7 @@
 //! Errors of an executor, and what to do about them.
 
 use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::source::BadRecord;
 use highwater_dataflow::error::EngineError;
 use highwater_proto::{MAX_DELTA_BYTES, MAX_MESSAGE_BYTES};
 use highwater_protocol::error::ErrorKind;
@@ -56,6 +57,13 @@ pub enum TaskError {
     Connector(#[from] ConnectorError),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// An expression failed on a record, and `on_bad_record` is `fail`.
+    #[error(
+        "table '{table}': {} offset {}: {}; guard the expression (TRY_CAST, NULLIF, CASE), or set on_bad_record = 'skip' or \
+         'dead_letter'",
+        record.tp, record.offset, record.reason
+    )]
+    BadRecord { table: String, record: Box<BadRecord> },
     /// Another executor did not take or send its batches.
     #[error("exchange: {0}")]
     Exchange(String),
@@ -127,7 +135,7 @@ impl TaskError {
             Self::Exchange(_) | Self::Unreachable { .. } | Self::State(_) | Self::Content(_) | Self::Cancelled => {
                 ErrorKind::Retry
             }
-            Self::DeltaTooLarge { .. } | Self::NoMemoryThere { .. } => ErrorKind::Fix,
+            Self::BadRecord { .. } | Self::DeltaTooLarge { .. } | Self::NoMemoryThere { .. } => ErrorKind::Fix,
             Self::DamagedState(_)
             | Self::DamagedContent(_)
             | Self::NotInQuery(_)
@@ -148,6 +156,25 @@ mod tests {
         let told = TaskError::panicked(TaskId(3), panicked);
         assert_eq!(told.to_string(), "task 3 ended without a result: 1 over zero");
         assert_eq!(told.kind(), ErrorKind::Fatal);
+    }
+
+    #[test]
+    fn a_record_on_which_an_expression_fails_is_named_with_the_remedies() {
+        let record = BadRecord {
+            tp: TopicPartition::new("orders", 0),
+            offset: 17,
+            reason: "division by zero: 100 / n".into(),
+            key: None,
+            payload: None,
+            timestamp_ms: None,
+        };
+        let error = TaskError::BadRecord { table: "orders".into(), record: Box::new(record) };
+        assert_eq!(
+            error.to_string(),
+            "table 'orders': orders-0 offset 17: division by zero: 100 / n; guard the expression (TRY_CAST, NULLIF, \
+             CASE), or set on_bad_record = 'skip' or 'dead_letter'"
+        );
+        assert_eq!(error.kind(), ErrorKind::Fix);
     }
 
     #[test]

@@ -188,10 +188,8 @@ fn parts(
 
 fn compute(context: &TaskContext, task: TaskPlan) -> Result<Compute, TaskError> {
     let compiled = &context.compiled;
-    let dead_letters = match &task.work {
-        TaskWork::Source { source, .. } => {
-            compiled.sources.iter().find(|table| table.id == *source).and_then(|table| table.dead_letters)
-        }
+    let source = match &task.work {
+        TaskWork::Source { source, .. } => Some(*source),
         TaskWork::Shards { .. } => None,
     };
     let channels = context.shared.channels.clone();
@@ -214,7 +212,7 @@ fn compute(context: &TaskContext, task: TaskPlan) -> Result<Compute, TaskError> 
         published: (*context.published).clone(),
         cancel: context.cancel.clone(),
         steps: context.steps.clone(),
-        dead_letters,
+        source,
         compiled: compiled.clone(),
         span: tracing::Span::current(),
     })

@@ -87,7 +87,7 @@ pub enum OnKeyConflict {
     Fail,
 }
 
-/// What to do with a record that does not decode.
+/// What to do with a record that does not decode, or on which an expression fails.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnBadRecord {

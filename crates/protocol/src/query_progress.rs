@@ -30,7 +30,7 @@ pub struct StreamingQueryProgress {
     pub stages: Vec<StageProgress>,
     pub sources: Vec<SourceProgress>,
     pub sink: SinkProgress,
-    /// Records that did not decode and were skipped or dead-lettered, in this batch.
+    /// Records that did not decode, or on which an expression failed, and that were skipped or dead-lettered, in this batch.
     pub num_bad_records: u64,
     /// Offsets skipped under `on_data_loss` since the query was created.
     pub num_lost_offsets: u64,

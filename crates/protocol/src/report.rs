@@ -40,7 +40,7 @@ pub struct PartitionReport {
     pub event_time: Option<EventTimes>,
     /// Newest record timestamp (Kafka's) of the range, milliseconds.
     pub max_timestamp_ms: Option<i64>,
-    /// Records that did not decode and were skipped or dead-lettered.
+    /// Records that did not decode, or on which an expression failed, and that were skipped or dead-lettered.
     pub bad_records: u64,
     /// The last of the range's records; `None` if there is none or its leader epoch is unknown.
     #[serde(default)]

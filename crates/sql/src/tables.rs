@@ -29,7 +29,7 @@ pub struct SourceTable {
     pub columns_used: Vec<usize>,
     /// How records replace one another, for a table with PRIMARY KEY; `None` = they do not.
     pub upsert: Option<UpsertKey>,
-    /// The hidden sink of records that do not decode.
+    /// The hidden sink of records that do not decode, or on which an expression fails.
     pub dead_letters: Option<SinkId>,
 }
 

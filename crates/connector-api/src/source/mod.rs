@@ -19,6 +19,7 @@ use highwater_protocol::query::TopicLook;
 use highwater_protocol::report::EventTimes;
 use highwater_sql::tables::SourceTable;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -159,6 +160,8 @@ pub struct Chunk {
     pub max_timestamp_ms: Option<i64>,
     /// The last record of the chunk; `None` if its leader epoch is unknown.
     pub last_record: Option<LastRecord>,
+    /// The records that the rows were decoded from.
+    pub origins: Arc<dyn Origins>,
     /// Bad records in offset order. Always empty under `on_bad_record = 'fail'`, where reading them fails.
     pub bad: Vec<BadRecord>,
     /// Columns of the table's schema that none of the records has a field for, nor others decoded with them; `None` if
@@ -166,12 +169,19 @@ pub struct Chunk {
     pub absent: Option<BTreeSet<u32>>,
 }
 
-/// A record that could not be decoded.
+/// The records that a chunk's rows were decoded from.
+pub trait Origins: Debug + Send + Sync {
+    /// Returns the record of row `row` of the chunk as a bad one. It has its key and payload if `on_bad_record` is
+    /// `dead_letter` and the table has no PRIMARY KEY; without either it names the place alone.
+    fn bad(&self, row: usize, reason: String) -> BadRecord;
+}
+
+/// A record that could not be decoded, or on which an expression failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRecord {
     pub tp: TopicPartition,
     pub offset: i64,
-    /// The reason, with the column if known.
+    /// The reason, with the column or the expression if known.
     pub reason: String,
     pub key: Option<Bytes>,
     /// `None` for a tombstone.

@@ -1,15 +1,16 @@
 //! Decoding raw records to Arrow, and slicing exact offset ranges from decoded chunks.
 //!
 //! Owns: projection, bad records, deletions, watermark values, checksums per slice. Does not own: decoding keys and
-//! values (`parts`), keeping chunks (`buffer`).
+//! values (`parts`), which record a row came from (`origins`), keeping chunks (`buffer`).
 //! Invariant: the counts and checksums of slices that partition a chunk add up to those of the chunk.
 
 use super::meta::Meta;
+use super::origins::{Records, RowOrigins};
 use super::parts::{Origin, PartDecoder};
 use super::raw::{Keep, LeaderEpochs, RawRecords};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatchOptions, TimestampMillisecondArray};
 use arrow::compute::kernels::zip::zip;
-use arrow::compute::{and, cast, filter, is_not_null, nullif};
+use arrow::compute::{and, cast, concat, filter, is_not_null, nullif};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit, TimestampMillisecondType};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
@@ -18,6 +19,8 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use highwater_connector_api::error::ConnectorError;
 use highwater_connector_api::source::{BadRecord, Chunk};
+use highwater_dataflow::changelog::ChangeBatch;
+use highwater_dataflow::runtime::{FailedRows, OnFailure, apply_to_good, evaluate};
 use highwater_protocol::offsets::TopicPartition;
 use highwater_protocol::options::OnBadRecord;
 use highwater_protocol::report::EventTimes;
@@ -42,6 +45,8 @@ pub struct ChunkDecoder {
     keyed: Option<Keyed>,
     pub keep: Keep,
     pub fail_on_bad: bool,
+    /// Whether decoded chunks keep raw records, because an expression may fail on one that becomes a dead letter then.
+    keep_raw: bool,
     context: String,
 }
 
@@ -57,9 +62,7 @@ struct Keyed {
 #[derive(Debug)]
 pub struct DecodedChunk {
     batch: RecordBatch,
-    tp: TopicPartition,
-    offsets: Vec<i64>,
-    timestamps: Vec<Option<i64>>,
+    records: Arc<Records>,
     sizes: Vec<u32>,
     hashes: Vec<u64>,
     leader_epochs: LeaderEpochs,
@@ -67,7 +70,6 @@ pub struct DecodedChunk {
     watermarks: Option<Int64Array>,
     /// Event time of each row of `batch`, in milliseconds.
     event_times: Option<Int64Array>,
-    bad: Vec<BadRecord>,
     /// Columns of the table's schema that no record has a field for; `None` if unknown.
     absent: Option<BTreeSet<u32>>,
     /// Whether reading a bad record is an error.
@@ -111,6 +113,8 @@ impl ChunkDecoder {
             watermark,
             keyed,
             fail_on_bad: *on_bad == OnBadRecord::Fail,
+            // The rows of a table with PRIMARY KEY are folded before any expression.
+            keep_raw: matches!(on_bad, OnBadRecord::DeadLetter { .. }) && table.upsert.is_none(),
             context: format!("table '{}'", table.name),
         })
     }
@@ -118,7 +122,6 @@ impl ChunkDecoder {
     /// Decodes all of `raw`. The result does not refer to `raw`.
     pub fn decode(&mut self, tp: &TopicPartition, raw: &RawRecords) -> Result<DecodedChunk, ConnectorError> {
         let parts = self.parts.decode(raw).map_err(|error| self.internal(&error))?;
-        let rows = raw.len() - parts.bad.len();
         let mut columns = Vec::with_capacity(self.origins.len());
         for (origin, field) in self.origins.iter().zip(self.decoded.fields()) {
             columns.push(match origin {
@@ -130,19 +133,22 @@ impl ChunkDecoder {
             columns.push(Arc::new(BooleanArray::from_iter((0..raw.len()).map(|i| Some(raw.payload(i).is_none())))));
             columns.push(Arc::new(TimestampMillisecondArray::from_iter(raw.timestamps.iter().copied())));
         }
-        if !parts.bad.is_empty() {
-            let mut good = vec![true; raw.len()];
-            parts.bad.iter().for_each(|(index, _)| good[*index] = false);
-            columns = self.without_bad(&columns, good)?;
-        }
         let absent = parts.absent(&self.origins);
+        let mut bad = parts.bad;
+        if !bad.is_empty() {
+            columns = self.without_bad(&columns, raw.len(), bad.iter().map(|(index, _)| *index))?;
+        }
         let absent = absent.map(|places| places.into_iter().map(|place| self.wanted[place] as u32).collect());
-        let bad = parts.bad.into_iter().map(|(index, reason)| bad_record(tp, raw, index, reason)).collect();
+        let mut failed = FailedRows::new();
+        let mut watermarks = self.watermarks(&self.batch_of(&columns, raw.len() - bad.len())?, &mut failed)?;
+        if !failed.is_empty() {
+            columns = self.without_bad(&columns, raw.len() - bad.len(), failed.keys().copied())?;
+            add_failed(&mut bad, failed, raw.len());
+        }
+        let rows = raw.len() - bad.len();
+        let decoded = self.batch_of(&columns, rows)?;
         let hidden = columns.split_off(self.decoded.fields().len());
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let decoded = RecordBatch::try_new_with_options(self.decoded.clone(), columns, &options)
-            .map_err(|error| self.internal(&error))?;
-        let mut watermarks = self.watermarks(&decoded)?;
+        let bad = bad.into_iter().map(|(index, reason)| bad_record(tp, raw, index, reason)).collect();
         let event_times = match self.event_time {
             Some(column) => Some(millis(decoded.column(column)).map_err(|error| self.internal(&error))?),
             None => None,
@@ -153,25 +159,45 @@ impl ChunkDecoder {
         } else {
             columns.truncate(self.output.fields().len());
         }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let batch = RecordBatch::try_new_with_options(self.output.clone(), columns, &options)
             .map_err(|error| self.internal(&error))?;
         Ok(DecodedChunk {
             batch,
-            tp: tp.clone(),
-            offsets: raw.offsets.clone(),
-            timestamps: raw.timestamps.clone(),
+            records: Arc::new(Records {
+                tp: tp.clone(),
+                offsets: raw.offsets.clone(),
+                timestamps: raw.timestamps.clone(),
+                bad,
+                raw: self.keep_raw.then(|| raw.parts.clone()),
+            }),
             sizes: raw.sizes.clone(),
             hashes: raw.hashes.clone(),
             leader_epochs: raw.leader_epochs.clone(),
             watermarks,
             event_times,
-            bad,
             absent,
             fail_on_bad: self.fail_on_bad,
         })
     }
 
-    fn without_bad(&self, columns: &[ArrayRef], good: Vec<bool>) -> Result<Vec<ArrayRef>, ConnectorError> {
+    /// Returns the decoded columns as a batch, without hidden ones.
+    fn batch_of(&self, columns: &[ArrayRef], rows: usize) -> Result<RecordBatch, ConnectorError> {
+        let columns = columns[..self.decoded.fields().len()].to_vec();
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        RecordBatch::try_new_with_options(self.decoded.clone(), columns, &options)
+            .map_err(|error| self.internal(&error))
+    }
+
+    /// Returns columns of `rows` rows without the rows in `bad`.
+    fn without_bad(
+        &self,
+        columns: &[ArrayRef],
+        rows: usize,
+        bad: impl Iterator<Item = usize>,
+    ) -> Result<Vec<ArrayRef>, ConnectorError> {
+        let mut good = vec![true; rows];
+        bad.for_each(|row| good[row] = false);
         let mask = BooleanArray::from(good);
         columns
             .iter()
@@ -207,19 +233,46 @@ impl ChunkDecoder {
         Ok(())
     }
 
-    fn watermarks(&self, decoded: &RecordBatch) -> Result<Option<Int64Array>, ConnectorError> {
+    /// Returns the watermark values of rows, without those in `failed`, to which it adds the rows without one because the
+    /// expression fails.
+    fn watermarks(&self, decoded: &RecordBatch, failed: &mut FailedRows) -> Result<Option<Int64Array>, ConnectorError> {
         let Some(expr) = &self.watermark else { return Ok(None) };
-        let failed = |error: &dyn std::fmt::Display| {
+        let refused = |error: &dyn std::fmt::Display| {
             ConnectorError::Config(format!("{}: the watermark cannot be computed: {error}", self.context))
         };
-        let value = expr.evaluate(decoded).map_err(|error| failed(&error))?;
-        let array = value.into_array(decoded.num_rows()).map_err(|error| failed(&error))?;
-        millis(&array).map(Some).map_err(|error| failed(&error))
+        let mut pieces = Vec::new();
+        let rows = ChangeBatch::inserts(decoded.clone());
+        apply_to_good(&rows, OnFailure::LeaveOut, failed, &mut |rows| match evaluate(expr, &rows.batch) {
+            Ok(values) => {
+                pieces.push(millis(&values)?);
+                Ok(None)
+            }
+            Err(error) if error.is_of_a_row() => Ok(Some(error)),
+            Err(error) => Err(error),
+        })
+        .map_err(|error| refused(&error))?;
+        if let [all] = pieces.as_slice() {
+            return Ok(Some(all.clone()));
+        }
+        let pieces: Vec<&dyn Array> = pieces.iter().map(|piece| piece as &dyn Array).collect();
+        match pieces.is_empty() {
+            true => Ok(Some(Int64Array::from(Vec::<i64>::new()))),
+            false => Ok(Some(concat(&pieces).map_err(|error| refused(&error))?.as_primitive::<Int64Type>().clone())),
+        }
     }
 
     fn internal(&self, error: &dyn std::fmt::Display) -> ConnectorError {
         ConnectorError::Fatal(format!("{}: decoding failed: {error}", self.context))
     }
+}
+
+/// Adds rows without a watermark to the bad ones of `records` records, each by its index among the records.
+fn add_failed(bad: &mut Vec<(usize, String)>, failed: FailedRows, records: usize) {
+    let mut is_bad = vec![false; records];
+    bad.iter().for_each(|(index, _)| is_bad[*index] = true);
+    let good: Vec<usize> = (0..records).filter(|index| !is_bad[*index]).collect();
+    bad.extend(failed.into_iter().map(|(row, error)| (good[row], format!("watermark: {}", error.reason()))));
+    bad.sort_unstable_by_key(|(index, _)| *index);
 }
 
 /// Converts timestamps to milliseconds; millisecond columns are not copied.
@@ -260,11 +313,11 @@ fn bad_record(tp: &TopicPartition, raw: &RawRecords, index: usize, reason: Strin
 
 impl DecodedChunk {
     pub fn first_offset(&self) -> i64 {
-        self.offsets.first().copied().unwrap_or(i64::MAX)
+        self.records.offsets.first().copied().unwrap_or(i64::MAX)
     }
 
     pub fn last_offset(&self) -> i64 {
-        self.offsets.last().copied().unwrap_or(-1)
+        self.records.offsets.last().copied().unwrap_or(-1)
     }
 
     /// Returns the highest watermark value in milliseconds; `None` if no record has one.
@@ -274,10 +327,9 @@ impl DecodedChunk {
 
     /// Returns the memory in use in bytes.
     pub fn memory_bytes(&self) -> usize {
-        let bad: usize = self.bad.iter().map(|bad| bad.payload.as_ref().map_or(0, Bytes::len) + 128).sum();
         let times = [&self.watermarks, &self.event_times].into_iter().flatten();
         let watermarks: usize = times.map(Array::get_buffer_memory_size).sum();
-        self.batch.get_array_memory_size() + self.offsets.len() * 36 + watermarks + bad
+        self.batch.get_array_memory_size() + self.sizes.len() * 12 + watermarks + self.records.memory_bytes()
     }
 
     /// Returns the records with `start <= offset < end`.
@@ -285,15 +337,16 @@ impl DecodedChunk {
     /// # Errors
     /// `on_bad_record` is `fail`, and one of the records is bad.
     pub fn slice(&self, start: i64, end: i64) -> Result<Chunk, ConnectorError> {
-        let from = self.offsets.partition_point(|offset| *offset < start);
-        let to = self.offsets.partition_point(|offset| *offset < end).max(from);
-        let bad_before = |offset: i64| self.bad.partition_point(|bad| bad.offset < offset);
+        let Records { tp, offsets, timestamps, bad, .. } = self.records.as_ref();
+        let from = offsets.partition_point(|offset| *offset < start);
+        let to = offsets.partition_point(|offset| *offset < end).max(from);
+        let bad_before = |offset: i64| bad.partition_point(|bad| bad.offset < offset);
         let bad_from = bad_before(start);
         let bad_to = bad_before(end).max(bad_from);
-        let bad = &self.bad[bad_from..bad_to];
+        let bad = &bad[bad_from..bad_to];
         if let (true, Some(first)) = (self.fail_on_bad, bad.first()) {
             return Err(ConnectorError::BadRecord {
-                tp: self.tp.clone(),
+                tp: tp.clone(),
                 offset: first.offset,
                 reason: first.reason.clone(),
             });
@@ -308,8 +361,9 @@ impl DecodedChunk {
             checksum: self.hashes[from..to].iter().fold(0, |sum, hash| sum.wrapping_add(*hash)),
             max_watermark_ms: watermarks.as_ref().and_then(arrow::compute::max),
             event_time: self.event_times.as_ref().and_then(|all| event_times(&all.slice(first_row, rows))),
-            max_timestamp_ms: self.timestamps[from..to].iter().copied().flatten().max(),
-            last_record: self.offsets[from..to].last().and_then(|last| self.leader_epochs.record(*last)),
+            max_timestamp_ms: timestamps[from..to].iter().copied().flatten().max(),
+            last_record: offsets[from..to].last().and_then(|last| self.leader_epochs.record(*last)),
+            origins: Arc::new(RowOrigins { records: self.records.clone(), first_row }),
             bad: bad.to_vec(),
             absent: self.absent.clone(),
         })

@@ -3,9 +3,10 @@
 use super::super::buffer::{Found, PartitionBuffer};
 use super::*;
 use arrow::datatypes::{Field, Schema};
-use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::expressions::{CastExpr, Column};
 use highwater_connector_spec::OptionValues;
 use highwater_connector_spec::kafka::KAFKA;
+use highwater_expressions::guarded;
 use highwater_protocol::ids::SourceId;
 use highwater_protocol::options::SourceOptions;
 use highwater_sql::formats::{Format, JSON};
@@ -77,6 +78,49 @@ fn the_layout_is_the_columns_used_and_metadata() {
     assert_eq!(chunk.batch.column(2).as_string::<i32>().value(0), "topic");
     assert_eq!(chunk.batch.column(3).as_binary::<i32>().value(0), b"k");
     assert_eq!((chunk.max_watermark_ms, chunk.max_timestamp_ms), (Some(993), Some(5009)));
+}
+
+#[test]
+fn a_row_leads_to_its_record_past_the_bad_ones_of_any_slice() {
+    let bad = [10, 13, 14, 19];
+    let chunk = decode(OnBadRecord::DeadLetter { topic: None }, &[10, 11, 13, 14, 15, 17, 19, 20], &bad);
+    for (start, end) in [(0, 100), (11, 100), (12, 18), (14, 21), (16, 100)] {
+        let slice = chunk.slice(start, end).unwrap();
+        let offsets = slice.batch.column(1).as_primitive::<Int64Type>().values();
+        for (row, offset) in offsets.iter().enumerate() {
+            let record = slice.origins.bad(row, "why".into());
+            assert_eq!((record.offset, record.timestamp_ms), (*offset, Some(5000 + offset)), "{start}..{end}");
+            let payload = format!("{{\"id\":{offset},\"ts\":{},\"name\":\"n{offset}\"}}", 1000 - offset);
+            assert_eq!((record.key.as_deref(), record.payload.as_deref()), (Some(&b"k"[..]), Some(payload.as_bytes())));
+            assert_eq!((record.tp, record.reason.as_str()), (tp(), "why"));
+        }
+    }
+    // Only dead letters need the bytes.
+    let record = decode(OnBadRecord::Skip, &[1], &[]).slice(0, 9).unwrap().origins.bad(0, "why".into());
+    assert_eq!((record.offset, record.payload), (1, None));
+}
+
+#[test]
+fn a_record_on_which_the_watermark_expression_fails_is_bad() {
+    let mut table = table(OnBadRecord::Skip, vec![0, 3]);
+    let name: Arc<dyn PhysicalExpr> = Arc::new(Column::new("name", 2));
+    let time = Arc::new(CastExpr::new(name, DataType::Timestamp(TimeUnit::Millisecond, None), None));
+    table.watermark = Some(guarded(time, &table.schema).unwrap());
+    let mut raw = RawRecords::default();
+    for (offset, name) in [(4, "1970-01-01T00:00:07"), (5, "soon"), (7, "1970-01-01T00:00:02"), (8, ""), (9, "x")] {
+        let payload = match offset {
+            8 => "no JSON".to_string(),
+            _ => format!("{{\"id\":{offset},\"name\":\"{name}\"}}"),
+        };
+        raw.push_parts(offset, Some(5000), None, Some(payload.as_bytes()), None);
+    }
+    let chunk = ChunkDecoder::new(&table).unwrap().decode(&tp(), &raw).unwrap();
+    let all = chunk.slice(0, 100).unwrap();
+    assert_eq!((all.records, all.max_watermark_ms), (5, Some(7000)));
+    assert_eq!(all.batch.column(0).as_primitive::<Int64Type>().values(), &[4, 7]);
+    assert_eq!(all.bad.iter().map(|bad| bad.offset).collect::<Vec<_>>(), [5, 8, 9]);
+    assert!(all.bad[0].reason.starts_with("watermark: CAST(name AS TIMESTAMP(3))"), "{}", all.bad[0].reason);
+    assert_eq!(chunk.slice(5, 8).unwrap().max_watermark_ms, Some(2000));
 }
 
 #[test]

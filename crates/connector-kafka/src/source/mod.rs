@@ -9,6 +9,7 @@ mod chunk;
 mod failing;
 mod incarnation;
 mod meta;
+mod origins;
 mod parts;
 mod placing;
 mod queue;

@@ -41,11 +41,39 @@ impl LeaderEpochs {
     }
 }
 
+/// Keys and payloads of consecutive records.
+#[derive(Clone, Debug, Default)]
+pub struct RawParts {
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+impl RawParts {
+    fn copy(&mut self, part: Option<&[u8]>) -> Option<(usize, usize)> {
+        let part = part?;
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(part);
+        Some((start, self.bytes.len()))
+    }
+
+    pub fn payload(&self, index: usize) -> Option<&[u8]> {
+        self.entries[index].payload.map(|(start, end)| &self.bytes[start..end])
+    }
+
+    pub fn key(&self, index: usize) -> Option<&[u8]> {
+        self.entries[index].key.map(|(start, end)| &self.bytes[start..end])
+    }
+
+    /// Returns the memory in use in bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.bytes.len() + self.entries.len() * size_of::<Entry>()
+    }
+}
+
 /// Consecutive undecoded records of one partition.
 #[derive(Debug, Default)]
 pub struct RawRecords {
-    bytes: Vec<u8>,
-    entries: Vec<Entry>,
+    pub parts: RawParts,
     pub headers: Vec<Vec<Header>>,
     pub offsets: Vec<i64>,
     /// Kafka's timestamps in milliseconds.
@@ -75,8 +103,8 @@ impl RawRecords {
         payload: Option<&[u8]>,
         headers: Option<Vec<Header>>,
     ) {
-        let entry = Entry { payload: self.copy(payload), key: self.copy(key) };
-        self.entries.push(entry);
+        let entry = Entry { payload: self.parts.copy(payload), key: self.parts.copy(key) };
+        self.parts.entries.push(entry);
         self.tombstones += usize::from(payload.is_none());
         self.offsets.push(offset);
         self.timestamps.push(timestamp_ms);
@@ -87,27 +115,20 @@ impl RawRecords {
         }
     }
 
-    fn copy(&mut self, part: Option<&[u8]>) -> Option<(usize, usize)> {
-        let part = part?;
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(part);
-        Some((start, self.bytes.len()))
-    }
-
     pub fn payload(&self, index: usize) -> Option<&[u8]> {
-        self.entries[index].payload.map(|(start, end)| &self.bytes[start..end])
+        self.parts.payload(index)
     }
 
     pub fn key(&self, index: usize) -> Option<&[u8]> {
-        self.entries[index].key.map(|(start, end)| &self.bytes[start..end])
+        self.parts.key(index)
     }
 
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.parts.entries.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.parts.entries.is_empty()
     }
 
     pub fn has_tombstones(&self) -> bool {
@@ -117,13 +138,13 @@ impl RawRecords {
     /// Returns the memory in use in bytes.
     pub fn size_bytes(&self) -> usize {
         // The entries of the vectors count, too.
-        self.bytes.len() + self.len() * (size_of::<Entry>() + 8 + 16 + 4 + 8)
+        self.parts.size_bytes() + self.len() * (8 + 16 + 4 + 8)
     }
 
     /// Removes the records, but keeps the memory for the next ones.
     pub fn clear(&mut self) {
-        self.bytes.clear();
-        self.entries.clear();
+        self.parts.bytes.clear();
+        self.parts.entries.clear();
         self.headers.clear();
         self.offsets.clear();
         self.timestamps.clear();

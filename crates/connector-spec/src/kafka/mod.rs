@@ -93,7 +93,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
             kind: OptionKind::Reading(Reading::OnBadRecord),
             default: Default::Value("fail"),
             uses: SOURCE,
-            about: "what happens to records that cannot be decoded",
+            about: "what happens to records that cannot be decoded, or on which an expression fails",
         },
         OptionSpec {
             name: "dead_letter_topic",

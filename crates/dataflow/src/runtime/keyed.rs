@@ -52,6 +52,15 @@ impl Keyed {
         }
     }
 
+    pub fn operator(&self) -> OperatorId {
+        self.operator
+    }
+
+    /// Checks that the expressions of `push` do not fail over these rows.
+    pub fn check(&self, port: usize, rows: &ChangeBatch) -> Result<(), EngineError> {
+        self.logic.check(port, rows, &self.late)
+    }
+
     /// Takes rows of one of its inputs.
     pub fn push(&mut self, port: usize, rows: ChangeBatch) -> Result<(), EngineError> {
         self.logic.push(port, rows, &mut self.late)

@@ -137,6 +137,17 @@ impl Late {
         OperatorMetrics { operator: self.operator, late_rows: self.count, ..OperatorMetrics::default() }
     }
 
+    /// Returns the rows counted and kept so far, for [`Late::recount`].
+    pub fn counted(&self) -> (u64, usize) {
+        (self.count, self.kept.len())
+    }
+
+    /// Forgets the rows dropped since `counted`; none of them may have been taken.
+    pub fn recount(&mut self, (count, kept): (u64, usize)) {
+        self.count = count;
+        self.kept.truncate(kept);
+    }
+
     /// Returns the late rows kept since the last call, each with its input.
     pub fn take(&mut self) -> Vec<(usize, LateRows)> {
         std::mem::take(&mut self.kept)

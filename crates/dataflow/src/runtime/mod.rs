@@ -7,6 +7,7 @@
 
 pub mod changes;
 pub mod exchange;
+mod failing;
 pub mod keyed;
 pub mod keyed_state;
 pub mod keys;
@@ -23,6 +24,7 @@ pub mod stateful;
 pub mod stored_row;
 mod ttl;
 
+pub use failing::{FailedRows, OnFailure, apply_to_good};
 pub use keyed::Keyed;
 pub use keyed_state::KeyedState;
 pub use keys::shard_of;
@@ -194,9 +196,31 @@ impl TaskRuntime {
         Ok(Self { pipelines, state })
     }
 
-    /// Processes decoded records of the stage's source.
-    pub fn push_source(&mut self, rows: RecordBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
-        self.push(PipelineInput::Source, &ChangeBatch::inserts(rows), out)
+    /// Processes decoded records of the stage's source. Returns the rows on which an expression fails between the source
+    /// and the first exchange, sink or operator with state. Such a row is left out of the pipelines where it fails, and of no
+    /// other; under [`OnFailure::Stop`] only the first is returned, and the task must not go on.
+    pub fn push_source(
+        &mut self,
+        rows: RecordBatch,
+        on_failure: OnFailure,
+        out: &mut Vec<Emit>,
+    ) -> Result<FailedRows, EngineError> {
+        let rows = ChangeBatch::inserts(rows);
+        let mut failed = FailedRows::new();
+        for pipeline in &mut self.pipelines {
+            let RunningPipeline { inputs, chain, output, .. } = &mut *pipeline;
+            let ports = inputs.iter().enumerate().filter(|(_, input)| **input == PipelineInput::Source);
+            for (port, _) in ports {
+                let mut done = Vec::new();
+                let push = &mut |rows| chain.push_all_or_none(port, rows, &mut self.state, &mut done);
+                if !apply_to_good(&rows, on_failure, &mut failed, push)? {
+                    return Ok(failed);
+                }
+                output.route(&mut chain.profile, done, out)?;
+            }
+            pipeline.lead_late(out);
+        }
+        Ok(failed)
     }
 
     /// Processes rows that have come over an edge.
@@ -204,15 +228,7 @@ impl TaskRuntime {
         if !self.pipelines.iter().any(|pipeline| pipeline.inputs.contains(&PipelineInput::Edge(edge))) {
             return Err(EngineError::UnknownEdge(edge));
         }
-        self.push(PipelineInput::Edge(edge), &rows, out)
-    }
-
-    /// Stops counting the memory of rows emitted so far, since they have been handed on.
-    pub fn settle(&mut self) {
-        self.state.settle();
-    }
-
-    fn push(&mut self, input: PipelineInput, rows: &ChangeBatch, out: &mut Vec<Emit>) -> Result<(), EngineError> {
+        let input = PipelineInput::Edge(edge);
         for pipeline in &mut self.pipelines {
             let ports = pipeline.inputs.iter().enumerate().filter(|(_, mine)| **mine == input);
             for (port, _) in ports {
@@ -223,6 +239,11 @@ impl TaskRuntime {
             pipeline.lead_late(out);
         }
         Ok(())
+    }
+
+    /// Stops counting the memory of rows emitted so far, since they have been handed on.
+    pub fn settle(&mut self) {
+        self.state.settle();
     }
 
     /// Completes the input: aggregates emit their rows, windows close, changelogs are consolidated.

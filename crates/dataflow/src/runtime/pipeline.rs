@@ -1,12 +1,13 @@
 //! A chain of operators: the output of one is the input of the next.
 //!
 //! Owns: the order in which rows go through operators and operators finish, counting the memory by which rows grow, and
-//! switching the profile between steps. Does not own: any operator, where rows go afterwards. Invariant: a piece of output
-//! is counted before the next one is made.
+//! switching the profile between steps. Does not own: any operator, where rows go afterwards. Invariants: a piece of output
+//! is counted before the next one is made; rows of a source are taken as a whole, or leave no trace.
 
-use super::BatchContext;
+use super::failing::{FailedRows, OnFailure, apply_to_good, row_text};
 use super::late::{Late, LateRows};
 use super::profile::Profile;
+use super::{BatchContext, Keyed};
 use crate::Op;
 use crate::changelog::ChangeBatch;
 use crate::error::EngineError;
@@ -15,6 +16,7 @@ use crate::state::{Taker, TaskState};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
+use highwater_protocol::ids::OperatorId;
 use highwater_protocol::metrics::StepMetrics;
 use highwater_protocol::report::OperatorMetrics;
 use std::sync::Arc;
@@ -33,6 +35,9 @@ struct Flow<'a> {
     state: &'a mut TaskState,
     profile: &'a mut Profile,
     out: &'a mut Vec<ChangeBatch>,
+    /// Rows that reached an operator with state and are not pushed into it yet, with its port; `None` = they are pushed
+    /// at once.
+    held: Option<Vec<(usize, ChangeBatch)>>,
 }
 
 impl Chain {
@@ -52,13 +57,68 @@ impl Chain {
         state: &mut TaskState,
         out: &mut Vec<ChangeBatch>,
     ) -> Result<(), EngineError> {
-        let mut flow = Flow { state, profile: &mut self.profile, out };
+        let mut flow = Flow { state, profile: &mut self.profile, out, held: None };
         push_from(&mut self.operators, 0, port, rows, &mut flow)
+    }
+
+    /// As [`Chain::push`], for rows of a source, all of them or none: returns the error if an expression fails on one of
+    /// them before the first operator with state has taken any, and then has had no effect.
+    pub fn push_all_or_none(
+        &mut self,
+        port: usize,
+        rows: ChangeBatch,
+        state: &mut TaskState,
+        out: &mut Vec<ChangeBatch>,
+    ) -> Result<Option<EngineError>, EngineError> {
+        let (counted, charged, emitted) = (self.profile.counted(), state.charged(), out.len());
+        let late: Vec<_> = self.late_of_rows().map(|late| late.counted()).collect();
+        let mut flow = Flow { state, profile: &mut self.profile, out, held: Some(Vec::new()) };
+        let pushed = push_from(&mut self.operators, 0, port, rows, &mut flow);
+        let held = flow.held.take().unwrap_or_default();
+        match pushed.and_then(|()| self.check(&held)) {
+            Ok(()) => self.push_held(held).map(|()| None),
+            Err(error) if error.is_of_a_row() => {
+                self.profile.recount(counted);
+                self.late_of_rows().zip(late).for_each(|(dropped, counted)| dropped.recount(counted));
+                state.charge_only(charged);
+                out.truncate(emitted);
+                Ok(Some(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns what operators without state have dropped.
+    fn late_of_rows(&mut self) -> impl Iterator<Item = &mut Late> {
+        self.operators.iter_mut().filter_map(|operator| match operator {
+            Running::Rows(operator) => operator.late(),
+            Running::Stateful(_) => None,
+        })
+    }
+
+    /// Checks that the first operator with state can evaluate its expressions over these rows.
+    fn check(&mut self, held: &[(usize, ChangeBatch)]) -> Result<(), EngineError> {
+        let Self { operators, profile } = self;
+        let Some((step, operator)) = first_stateful(operators) else { return Ok(()) };
+        let outer = profile.enter(step);
+        let checked = held.iter().try_for_each(|(port, rows)| operator.check(*port, rows));
+        profile.leave(outer);
+        checked
+    }
+
+    /// Pushes rows into the first operator with state.
+    fn push_held(&mut self, held: Vec<(usize, ChangeBatch)>) -> Result<(), EngineError> {
+        let Self { operators, profile } = self;
+        let Some((step, operator)) = first_stateful(operators) else { return Ok(()) };
+        let outer = profile.enter(step);
+        let pushed = held.into_iter().try_for_each(|(port, rows)| operator.push(port, rows));
+        profile.leave(outer);
+        pushed
     }
 
     /// Finishes the operators in order; the rows of each go through those after it.
     pub fn finish(&mut self, state: &mut TaskState, out: &mut Vec<ChangeBatch>) -> Result<(), EngineError> {
-        let mut flow = Flow { state, profile: &mut self.profile, out };
+        let mut flow = Flow { state, profile: &mut self.profile, out, held: None };
         for index in 0..self.operators.len() {
             let (before, after) = self.operators.split_at_mut(index + 1);
             let Running::Stateful(operator) = &mut before[index] else { continue };
@@ -66,12 +126,14 @@ impl Chain {
             let finished = operator.finish(flow.state);
             flow.profile.leave(outer);
             let (given, by) = finished?;
+            let name = operator.operator();
             for rows in given {
                 if let Some(by) = by {
                     flow.state.charge(by, rows.size_bytes())?;
                 }
                 flow.profile.emits(index, &rows);
-                push_from(after, index + 1, 0, rows, &mut flow)?;
+                let pushed = push_from(after, index + 1, 0, rows.clone(), &mut flow);
+                pushed.map_err(|error| blame(error, name, after, index + 1, &rows, &mut flow))?;
             }
         }
         Ok(())
@@ -114,6 +176,45 @@ impl Chain {
         };
         self.operators.iter_mut().filter_map(of).collect()
     }
+}
+
+/// Returns an error of expressions over rows that an operator made, with the operator's name and the first row to blame. The
+/// attempt has failed, so it does not matter that rows go through the operators `after` it again.
+fn blame(
+    error: EngineError,
+    operator: OperatorId,
+    after: &mut [Running],
+    step: usize,
+    rows: &ChangeBatch,
+    flow: &mut Flow<'_>,
+) -> EngineError {
+    if !error.is_of_a_row() {
+        return error;
+    }
+    flow.held = Some(Vec::new());
+    let mut failed = FailedRows::new();
+    let tried =
+        apply_to_good(rows, OnFailure::Stop, &mut failed, &mut |rows| match push_from(after, step, 0, rows, flow) {
+            Ok(()) => Ok(None),
+            Err(error) if error.is_of_a_row() => Ok(Some(error)),
+            Err(error) => Err(error),
+        });
+    match (tried, failed.into_iter().next()) {
+        (Ok(_), Some((row, of_row))) => EngineError::ValueOfRow {
+            operator: flow.state.name(operator),
+            row: row_text(&rows.slice(row, 1)),
+            reason: of_row.reason(),
+        },
+        _ => error,
+    }
+}
+
+/// Returns the first operator with state, and its step.
+fn first_stateful(operators: &mut [Running]) -> Option<(usize, &mut Keyed)> {
+    operators.iter_mut().enumerate().find_map(|(step, operator)| match operator {
+        Running::Stateful(operator) => Some((step, operator.as_mut())),
+        Running::Rows(_) => None,
+    })
 }
 
 /// Sends rows through operators, of which the first is step `step`. Memory that operators without state add to rows is
@@ -169,6 +270,10 @@ fn push_counted(
             }
             match rest {
                 Some((Running::Stateful(operator), _)) => {
+                    if let Some(held) = &mut flow.held {
+                        held.push((port, rows));
+                        return Ok(());
+                    }
                     let outer = flow.profile.enter(step);
                     let pushed = operator.push(port, rows);
                     flow.profile.leave(outer);

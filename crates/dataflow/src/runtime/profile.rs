@@ -82,6 +82,16 @@ impl Profile {
         }
     }
 
+    /// Returns the rows counted so far, for [`Profile::recount`].
+    pub fn counted(&self) -> Vec<StepMetrics> {
+        self.steps.clone()
+    }
+
+    /// Forgets the rows counted since `counted`, but not the time.
+    pub fn recount(&mut self, counted: Vec<StepMetrics>) {
+        self.steps = counted;
+    }
+
     /// Returns the counters of every step.
     pub fn steps(&self) -> Vec<StepMetrics> {
         let us = |time: &Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);

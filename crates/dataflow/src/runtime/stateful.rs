@@ -32,6 +32,13 @@ pub trait Stateful: Send {
 
     fn counts(&self) -> Counts;
 
+    /// Evaluates the expressions that [`Stateful::push`] evaluates over these rows, and changes nothing. Called before rows
+    /// of a source are pushed, so that a row whose expressions fail leaves no trace.
+    ///
+    /// # Errors
+    /// If an expression fails. After `Ok`, an error of `push` ends the attempt.
+    fn check(&self, port: usize, rows: &ChangeBatch, late: &Late) -> Result<(), EngineError>;
+
     /// Takes rows of one of its inputs, and drops those that are late.
     fn push(&mut self, port: usize, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError>;
 

@@ -106,6 +106,11 @@ impl Growth {
         self.budget.task(self.committed_bytes)
     }
 
+    /// Returns the name of a user of memory, for messages.
+    pub fn name(&self, taker: Taker) -> String {
+        self.budget.name(taker)
+    }
+
     /// Counts `bytes` more of an operator's state. False = the limit is exceeded, and the operator must not keep them.
     pub fn keep(&mut self, operator: OperatorId, bytes: u64) -> bool {
         self.kept += bytes;
@@ -136,6 +141,11 @@ impl Growth {
             self.over = Some(by);
         }
         self.over.is_none()
+    }
+
+    /// Returns the bytes of rows counted since they were last settled.
+    pub fn emitted(&self) -> u64 {
+        self.emitted
     }
 
     /// Stops counting rows, since they have been handed on.

@@ -84,6 +84,21 @@ impl TaskState {
         self.rows.charge(by, bytes as u64)
     }
 
+    /// Returns an operator's name, for messages.
+    pub fn name(&self, operator: OperatorId) -> String {
+        self.rows.name(operator.into())
+    }
+
+    /// Returns the bytes of rows counted since they were last settled.
+    pub fn charged(&self) -> u64 {
+        self.rows.emitted()
+    }
+
+    /// Counts only `bytes` of the rows counted since they were last settled, since the others are dropped.
+    pub fn charge_only(&mut self, bytes: u64) {
+        self.rows.take_back(self.rows.emitted().saturating_sub(bytes));
+    }
+
     /// Stops counting rows, since they have been handed on.
     pub fn settle(&mut self) {
         self.rows.settle();

@@ -220,6 +220,10 @@ impl Stateful for FinalAggregate {
         Counts::Taker
     }
 
+    fn check(&self, _: usize, _: &ChangeBatch, _: &Late) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     fn push(&mut self, _: usize, rows: ChangeBatch, _: &mut Late) -> Result<(), EngineError> {
         let width = self.spec.group_schema.fields().len();
         let columns = rows.batch.columns();

@@ -1,11 +1,13 @@
 //! The partial half of a GROUP BY. It runs where records are read, so that fewer rows are exchanged.
 //!
-//! Owns: dropping and counting late rows. Invariant: its input never retracts.
+//! Owns: dropping and counting late rows. Invariants: its input never retracts; its expressions are evaluated over rows that
+//! are in time only, and all of them before any row is taken.
 
 use super::groups::{Accumulators, Groups};
 use crate::aggregate::AggregateSpec;
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array};
 use arrow::compute::filter;
+use arrow::datatypes::Schema;
 use highwater_dataflow::changelog::ChangeBatch;
 use highwater_dataflow::close_times;
 use highwater_dataflow::error::{EngineError, Fault};
@@ -15,6 +17,7 @@ use highwater_dataflow::runtime::late::{Late, Untimed};
 use highwater_dataflow::runtime::pipeline::{batch, evaluate};
 use highwater_dataflow::runtime::stateful::{Counts, Keeps, Stateful};
 use highwater_dataflow::state::Keys;
+use highwater_expressions::any_fails;
 use std::sync::Arc;
 
 pub struct PartialAggregate {
@@ -27,6 +30,14 @@ impl PartialAggregate {
     pub fn new(spec: Arc<AggregateSpec>) -> Result<Self, EngineError> {
         let (groups, accumulators) = (Groups::new(&spec)?, Accumulators::new(&spec.aggregates)?);
         Ok(Self { groups, accumulators, spec })
+    }
+
+    /// True if an expression may fail over some row. What never fails need not be checked.
+    fn may_fail(&self, input: &Schema) -> bool {
+        let spec = &self.spec;
+        let arguments = spec.aggregates.iter().flat_map(|function| function.expressions());
+        let mut all = spec.group.iter().chain(spec.filters.iter().flatten()).cloned().chain(arguments);
+        all.any(|expr| any_fails(&expr, input))
     }
 
     fn take(&mut self, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError> {
@@ -42,6 +53,14 @@ impl PartialAggregate {
                 return Ok(());
             }
         }
+        let (arguments, filters) = self.arguments(&rows)?;
+        self.groups.intern(&keys, rows.num_rows())?;
+        let total = self.groups.len();
+        self.accumulators.update(&arguments, &filters, self.groups.indexes(), total)
+    }
+
+    /// Returns the arguments and the FILTER of every function.
+    fn arguments(&self, rows: &ChangeBatch) -> Result<(Vec<Vec<ArrayRef>>, Vec<Option<BooleanArray>>), EngineError> {
         let mut arguments = Vec::with_capacity(self.spec.aggregates.len());
         for function in &self.spec.aggregates {
             let columns =
@@ -55,9 +74,7 @@ impl PartialAggregate {
                 None => None,
             });
         }
-        self.groups.intern(&keys, rows.num_rows())?;
-        let total = self.groups.len();
-        self.accumulators.update(&arguments, &filters, self.groups.indexes(), total)
+        Ok((arguments, filters))
     }
 
     fn keys(&self, rows: &ChangeBatch) -> Result<Vec<ArrayRef>, EngineError> {
@@ -80,6 +97,17 @@ impl Stateful for PartialAggregate {
 
     fn counts(&self) -> Counts {
         Counts::Taker
+    }
+
+    fn check(&self, _: usize, rows: &ChangeBatch, late: &Late) -> Result<(), EngineError> {
+        if !self.may_fail(&rows.batch.schema()) {
+            return Ok(());
+        }
+        let keys = self.keys(rows)?;
+        match self.in_time(&keys, late)? {
+            Some((keep, _)) => self.arguments(&rows.filter(&keep)?).map(drop),
+            None => self.arguments(rows).map(drop),
+        }
     }
 
     fn push(&mut self, _: usize, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError> {

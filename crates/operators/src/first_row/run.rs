@@ -70,6 +70,10 @@ impl Stateful for FirstRow {
         Counts::Taker
     }
 
+    fn check(&self, _: usize, _: &ChangeBatch, _: &Late) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     fn push(&mut self, _: usize, rows: ChangeBatch, _: &mut Late) -> Result<(), EngineError> {
         self.input.push(rows);
         Ok(())

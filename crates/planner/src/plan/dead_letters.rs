@@ -1,4 +1,4 @@
-//! A hidden sink for records that do not decode, in the stage that reads them.
+//! A hidden sink for records that do not decode or on which an expression fails, in the stage that reads them.
 //!
 //! Owns: that sink. Does not own: its columns (`sql::record_copies`), making the rows (crate `connector-api`). Invariant:
 //! the same task of the same batch writes a dead letter and the rows of the records around it.

@@ -4,7 +4,7 @@ use crate::harness::Snapshots;
 use crate::harness::snapshots::block_on;
 use arrow::array::{Int64Array, RecordBatch, StringArray};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use highwater_dataflow::runtime::{BatchContext, Emit, TaskRuntime};
+use highwater_dataflow::runtime::{BatchContext, Emit, OnFailure, TaskRuntime};
 use highwater_dataflow::state::QueryState;
 use highwater_operators::lookup::LookupRows;
 use highwater_planner::{CompiledQuery, compile};
@@ -58,7 +58,7 @@ impl Case {
         let all = vec![Arc::new(ids) as _, Arc::new(StringArray::from(vec!["a", "b", "c", "d"])) as _];
         let batch = RecordBatch::try_new(source.schema.clone(), all).unwrap().project(&source.columns_used).unwrap();
         let mut out = Vec::new();
-        task.push_source(batch, &mut out).unwrap();
+        assert!(task.push_source(batch, OnFailure::Stop, &mut out).unwrap().is_empty());
         task.finish(&mut out).unwrap();
         let mut rows = Vec::new();
         for emit in out {

@@ -264,6 +264,10 @@ impl Stateful for Join {
         Counts::Itself
     }
 
+    fn check(&self, _: usize, _: &ChangeBatch, _: &Late) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     fn push(&mut self, port: usize, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError> {
         let rows = match &self.spec.sides[port].expiry {
             Some(expiry) => {

@@ -233,6 +233,10 @@ impl Stateful for Over {
         Counts::Itself
     }
 
+    fn check(&self, _: usize, _: &ChangeBatch, _: &Late) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     fn push(&mut self, _: usize, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError> {
         let rows = match &self.spec.expiry {
             Some(expiry) => {

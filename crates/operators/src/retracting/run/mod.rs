@@ -303,6 +303,10 @@ impl Stateful for RetractingAggregate {
         Counts::Taker
     }
 
+    fn check(&self, _: usize, _: &ChangeBatch, _: &Late) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     fn push(&mut self, _: usize, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError> {
         let mut rows = rows;
         if let Some(close) = self.spec.close {

@@ -90,6 +90,10 @@ impl Stateful for Sessions {
         Counts::Taker
     }
 
+    fn check(&self, _: usize, _: &ChangeBatch, _: &Late) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     fn push(&mut self, _: usize, rows: ChangeBatch, _: &mut Late) -> Result<(), EngineError> {
         // Lateness depends on the sessions, so it is decided in `finish`.
         self.input.push(rows);

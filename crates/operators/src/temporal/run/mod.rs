@@ -117,6 +117,10 @@ impl Stateful for Temporal {
         Counts::Taker
     }
 
+    fn check(&self, _: usize, _: &ChangeBatch, _: &Late) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     fn push(&mut self, port: usize, rows: ChangeBatch, late: &mut Late) -> Result<(), EngineError> {
         match port {
             0 => self.push_row(rows, late),

@@ -2,6 +2,7 @@
 
 mod connectors;
 mod errors;
+mod failing;
 mod formats;
 mod forms;
 mod keys;

@@ -13,7 +13,7 @@ use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
 use highwater_dataflow::StageInput;
 use highwater_dataflow::changelog::ChangeBatch;
 use highwater_dataflow::error::EngineError;
-use highwater_dataflow::runtime::{BatchContext, Emit, Lanes, TaskRuntime};
+use highwater_dataflow::runtime::{BatchContext, Emit, Lanes, OnFailure, TaskRuntime};
 use highwater_dataflow::state::QueryState;
 use highwater_planner::CompiledQuery;
 use highwater_protocol::ids::{
@@ -412,11 +412,16 @@ impl Cluster {
         let (emitted, outcome) = if let TaskWork::Source { source, ranges } = &task.work {
             let mut runtime = TaskRuntime::new(dataflow, &names, task.stage, context, task_state)?;
             let mut emitted = Vec::new();
-            let layout = self.compiled.sources[source.0 as usize].layout();
+            let table = &self.compiled.sources[source.0 as usize];
+            let (layout, on_failure) = (table.layout(), OnFailure::of(&table.options.on_bad_record));
             for (partition, range) in ranges {
                 let rows = in_layout(&self.slice(partition, range), &layout);
                 for first in (0..rows.num_rows()).step_by(chunk) {
-                    runtime.push_source(rows.slice(first, chunk.min(rows.num_rows() - first)), &mut emitted)?;
+                    let rows = rows.slice(first, chunk.min(rows.num_rows() - first));
+                    let failed = runtime.push_source(rows, on_failure, &mut emitted)?;
+                    if let (OnFailure::Stop, Some((_, error))) = (on_failure, failed.into_iter().next()) {
+                        return Err(error);
+                    }
                 }
             }
             let outcome = runtime.finish(&mut emitted)?;
