@@ -110,22 +110,21 @@ fn nanos(unit: TimeUnit) -> i128 {
     }
 }
 
-/// The expression, and its type.
-type Typed = (Expr, DataType);
+/// An expression and its type.
+type Typed<'a> = (&'a Expr, &'a DataType);
 
-/// A duration or interval times or divided by a number; `Err` gives back the arguments of anything else.
-pub fn scaled(op: Operator, left: Typed, right: Typed) -> std::result::Result<Expr, (Expr, Expr)> {
+/// A duration or interval times or divided by a number; `None` for anything else.
+pub fn scaled(op: Operator, left: Typed<'_>, right: Typed<'_>) -> Option<Expr> {
     let is_number = |data_type: &DataType| data_type.is_numeric();
-    let call = |duration, number| {
+    let call = |duration: &Expr, number: &Expr| {
         let signature = Signature::user_defined(Volatility::Immutable);
-        ScalarUDF::from(Scale { divides: op == Operator::Divide, signature }).call(vec![duration, number])
+        let scale = ScalarUDF::from(Scale { divides: op == Operator::Divide, signature });
+        Some(scale.call(vec![duration.clone(), number.clone()]))
     };
     match op {
-        Operator::Multiply | Operator::Divide if is_duration(&left.1) && is_number(&right.1) => {
-            Ok(call(left.0, right.0))
-        }
-        Operator::Multiply if is_number(&left.1) && is_duration(&right.1) => Ok(call(right.0, left.0)),
-        _ => Err((left.0, right.0)),
+        Operator::Multiply | Operator::Divide if is_duration(left.1) && is_number(right.1) => call(left.0, right.0),
+        Operator::Multiply if is_number(left.1) && is_duration(right.1) => call(right.0, left.0),
+        _ => None,
     }
 }
 

@@ -35,9 +35,9 @@ impl ExprPlanner for Exact {
         if is_exact(op, &left, &right) {
             return Ok(PlannerResult::Planned(Arithmetic::call(op, expr.left, expr.right)));
         }
-        match duration::scaled(op, (expr.left, left), (expr.right, right)) {
-            Ok(planned) => Ok(PlannerResult::Planned(planned)),
-            Err((left, right)) => Ok(PlannerResult::Original(RawBinaryExpr { op: expr.op, left, right })),
+        match duration::scaled(op, (&expr.left, &left), (&expr.right, &right)) {
+            Some(planned) => Ok(PlannerResult::Planned(planned)),
+            None => Ok(PlannerResult::Original(expr)),
         }
     }
 }

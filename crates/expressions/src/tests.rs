@@ -121,11 +121,9 @@ fn intervals_are_as_long_as_postgresql_says() {
     assert_eq!(length(milliseconds), length(interval(0, 1, 0)));
     let scaled = |op, left: Expr, right: Expr| {
         let schema = DFSchema::empty();
-        let typed = |expr: Expr| {
-            let data_type = datafusion::logical_expr::ExprSchemable::get_type(&expr, &schema).unwrap();
-            (expr, data_type)
-        };
-        value(duration::scaled(op, typed(left), typed(right)).unwrap()).unwrap()
+        let type_of = |expr: &Expr| datafusion::logical_expr::ExprSchemable::get_type(expr, &schema).unwrap();
+        let (first, second) = (type_of(&left), type_of(&right));
+        value(duration::scaled(op, (&left, &first), (&right, &second)).unwrap()).unwrap()
     };
     let shown = |expr| value(expr).unwrap();
     assert_eq!(scaled(Operator::Divide, interval(1, 1, 0), lit(2i64)), shown(interval(0, 15, 12)));
