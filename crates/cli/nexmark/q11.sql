@@ -8,7 +8,7 @@ CREATE TABLE nexmark_q11 (
 
 INSERT INTO nexmark_q11
 SELECT b.bidder, COUNT(*) AS bid_count,
-  SESSION_START(b.`dateTime`, INTERVAL '10' SECOND) AS starttime,
-  SESSION_END(b.`dateTime`, INTERVAL '10' SECOND) AS endtime
+  SESSION_START(b.dateTime, INTERVAL '10' SECOND) AS starttime,
+  SESSION_END(b.dateTime, INTERVAL '10' SECOND) AS endtime
 FROM bid AS b
-GROUP BY b.bidder, SESSION(b.`dateTime`, INTERVAL '10' SECOND);
+GROUP BY b.bidder, SESSION(b.dateTime, INTERVAL '10' SECOND);

@@ -14,7 +14,7 @@ CREATE TABLE nexmark_q17 (
 ) WITH ('connector' = 'kafka', 'topic' = 'nexmark-q17', 'bootstrap.servers' = 'localhost:9092', 'format' = 'json');
 
 INSERT INTO nexmark_q17
-SELECT auction, DATE_FORMAT(`dateTime`, 'yyyy-MM-dd') AS `day`,
+SELECT auction, DATE_FORMAT(dateTime, 'yyyy-MM-dd') AS `day`,
   COUNT(*) AS total_bids,
   COUNT(*) FILTER (WHERE price < 10000) AS rank1_bids,
   COUNT(*) FILTER (WHERE price >= 10000 AND price < 1000000) AS rank2_bids,
@@ -24,4 +24,4 @@ SELECT auction, DATE_FORMAT(`dateTime`, 'yyyy-MM-dd') AS `day`,
   CAST(AVG(price) AS BIGINT) AS avg_price,
   SUM(price) AS sum_price
 FROM bid
-GROUP BY auction, DATE_FORMAT(`dateTime`, 'yyyy-MM-dd');
+GROUP BY auction, DATE_FORMAT(dateTime, 'yyyy-MM-dd');

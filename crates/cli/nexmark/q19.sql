@@ -6,7 +6,7 @@ CREATE TABLE nexmark_q19 (
   price BIGINT,
   channel STRING,
   url STRING,
-  `dateTime` TIMESTAMP(3),
+  dateTime TIMESTAMP(3),
   extra STRING,
   rank_number BIGINT,
   PRIMARY KEY (auction, rank_number) NOT ENFORCED
@@ -15,7 +15,7 @@ CREATE TABLE nexmark_q19 (
 INSERT INTO nexmark_q19
 SELECT *
 FROM (
-  SELECT *, ROW_NUMBER() OVER (PARTITION BY auction ORDER BY price DESC, `dateTime`, extra) AS rank_number
+  SELECT *, ROW_NUMBER() OVER (PARTITION BY auction ORDER BY price DESC, dateTime, extra) AS rank_number
   FROM bid
 ) AS ranked
 WHERE rank_number <= 10;

@@ -7,16 +7,16 @@ CREATE TABLE nexmark_q23 (
   bid_extra STRING,
   person_id BIGINT,
   name STRING,
-  `emailAddress` STRING,
-  `creditCard` STRING,
+  emailAddress STRING,
+  creditCard STRING,
   city STRING,
   state STRING,
   person_extra STRING,
-  `itemName` STRING,
+  itemName STRING,
   description STRING,
-  `initialBid` BIGINT,
+  initialBid BIGINT,
   reserve BIGINT,
-  `auction_dateTime` TIMESTAMP(3),
+  auction_dateTime TIMESTAMP(3),
   expires TIMESTAMP(3),
   seller BIGINT,
   category BIGINT,
@@ -25,8 +25,8 @@ CREATE TABLE nexmark_q23 (
 
 INSERT INTO nexmark_q23
 SELECT bidder, price, channel, url, b.extra AS bid_extra,
-  p.id AS person_id, name, `emailAddress`, `creditCard`, city, state, p.extra AS person_extra,
-  `itemName`, description, `initialBid`, reserve, a.`dateTime` AS `auction_dateTime`, expires, seller, category,
+  p.id AS person_id, name, emailAddress, creditCard, city, state, p.extra AS person_extra,
+  itemName, description, initialBid, reserve, a.dateTime AS auction_dateTime, expires, seller, category,
   a.extra AS auction_extra
 FROM bid AS b
 JOIN person AS p ON p.id = b.bidder

@@ -11,7 +11,7 @@ SELECT category, CAST(AVG(final) AS BIGINT)
 FROM (
   SELECT a.category, MAX(b.price) AS final
   FROM auction AS a, bid AS b
-  WHERE a.id = b.auction AND b.`dateTime` BETWEEN a.`dateTime` AND a.expires
+  WHERE a.id = b.auction AND b.dateTime BETWEEN a.dateTime AND a.expires
   GROUP BY a.id, a.category
 ) AS closing
 GROUP BY category;

@@ -10,15 +10,15 @@ CREATE TABLE nexmark_q6 (
 
 INSERT INTO nexmark_q6
 SELECT id, seller, CAST(AVG(price) OVER (
-    PARTITION BY seller ORDER BY `dateTime`, id ROWS BETWEEN 9 PRECEDING AND CURRENT ROW
+    PARTITION BY seller ORDER BY dateTime, id ROWS BETWEEN 9 PRECEDING AND CURRENT ROW
   ) AS BIGINT)
 FROM (
-  SELECT id, seller, price, `dateTime`
+  SELECT id, seller, price, dateTime
   FROM (
-    SELECT a.id, a.seller, b.price, b.`dateTime`,
-      ROW_NUMBER() OVER (PARTITION BY a.id, a.seller ORDER BY b.price DESC, b.`dateTime`, b.extra) AS rownum
+    SELECT a.id, a.seller, b.price, b.dateTime,
+      ROW_NUMBER() OVER (PARTITION BY a.id, a.seller ORDER BY b.price DESC, b.dateTime, b.extra) AS rownum
     FROM auction AS a, bid AS b
-    WHERE a.id = b.auction AND b.`dateTime` BETWEEN a.`dateTime` AND a.expires
+    WHERE a.id = b.auction AND b.dateTime BETWEEN a.dateTime AND a.expires
   ) AS bids
   WHERE rownum <= 1
 ) AS winning;

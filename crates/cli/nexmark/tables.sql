@@ -7,27 +7,27 @@ SET idle_timeout = 'never';
 CREATE TABLE person (
   id BIGINT,
   name STRING,
-  `emailAddress` STRING,
-  `creditCard` STRING,
+  emailAddress STRING,
+  creditCard STRING,
   city STRING,
   state STRING,
-  `dateTime` TIMESTAMP(3),
+  dateTime TIMESTAMP(3),
   extra STRING,
-  WATERMARK FOR `dateTime` AS `dateTime` - INTERVAL '4' SECOND
+  WATERMARK FOR dateTime AS dateTime - INTERVAL '4' SECOND
 ) WITH ('connector' = 'kafka', 'topic' = 'nexmark-person', 'bootstrap.servers' = 'localhost:9092', 'format' = 'json');
 
 CREATE TABLE auction (
   id BIGINT,
-  `itemName` STRING,
+  itemName STRING,
   description STRING,
-  `initialBid` BIGINT,
+  initialBid BIGINT,
   reserve BIGINT,
-  `dateTime` TIMESTAMP(3),
+  dateTime TIMESTAMP(3),
   expires TIMESTAMP(3),
   seller BIGINT,
   category BIGINT,
   extra STRING,
-  WATERMARK FOR `dateTime` AS `dateTime` - INTERVAL '4' SECOND
+  WATERMARK FOR dateTime AS dateTime - INTERVAL '4' SECOND
 ) WITH ('connector' = 'kafka', 'topic' = 'nexmark-auction', 'bootstrap.servers' = 'localhost:9092', 'format' = 'json');
 
 CREATE TABLE bid (
@@ -36,7 +36,7 @@ CREATE TABLE bid (
   price BIGINT,
   channel STRING,
   url STRING,
-  `dateTime` TIMESTAMP(3),
+  dateTime TIMESTAMP(3),
   extra STRING,
-  WATERMARK FOR `dateTime` AS `dateTime` - INTERVAL '4' SECOND
+  WATERMARK FOR dateTime AS dateTime - INTERVAL '4' SECOND
 ) WITH ('connector' = 'kafka', 'topic' = 'nexmark-bid', 'bootstrap.servers' = 'localhost:9092', 'format' = 'json');

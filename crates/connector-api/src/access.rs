@@ -8,7 +8,7 @@
 use crate::error::ConnectorError;
 use highwater_connector_spec::OptionKind;
 use highwater_sql::references;
-use highwater_sql::tables::{SinkTable, SourceTable};
+use highwater_sql::tables::{ConnectorOptions, SinkTable, SnapshotTable, SourceTable};
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
@@ -47,22 +47,22 @@ impl AccessPolicy {
     /// Checks every reference and path in the options of these tables. `process` is `driver` or `executor`, for the
     /// error.
     pub fn check(&self, sources: &[SourceTable], sinks: &[SinkTable], process: &str) -> Result<(), ConnectorError> {
-        let refused = |table: &str, reason: Refusal| ConnectorError::Config(reason.text(table, process));
         let sources = sources.iter().map(|source| (&source.name, &source.connector));
         let sinks = sinks.iter().map(|sink| (&sink.name, &sink.connector));
-        for (table, connector) in sources.chain(sinks) {
-            for (option, value, kind) in connector.values.texts() {
-                let checked = self.check_value(&option, value, kind == OptionKind::Path);
-                checked.map_err(|reason| refused(table, reason))?;
-            }
-        }
-        Ok(())
+        sources.chain(sinks).try_for_each(|(table, connector)| self.check_options(table, connector, process))
     }
 
-    /// Checks the `path` of a lookup table. Only the driver opens its files.
-    pub fn check_file(&self, table: &str, path: &str) -> Result<(), ConnectorError> {
-        let checked = self.check_value("path", path, true);
-        checked.map_err(|reason| ConnectorError::Config(reason.text(table, "driver")))
+    /// Checks every reference and path in the options of a lookup table. Only the driver reads it.
+    pub fn check_snapshot(&self, table: &SnapshotTable) -> Result<(), ConnectorError> {
+        self.check_options(&table.name, &table.connector, "driver")
+    }
+
+    fn check_options(&self, table: &str, connector: &ConnectorOptions, process: &str) -> Result<(), ConnectorError> {
+        for (option, value, kind) in connector.values.texts() {
+            let checked = self.check_value(&option, value, kind == OptionKind::Path);
+            checked.map_err(|reason| ConnectorError::Config(reason.text(table, process)))?;
+        }
+        Ok(())
     }
 
     fn check_value(&self, option: &str, value: &str, is_path: bool) -> Result<(), Refusal> {

@@ -1,4 +1,4 @@
-//! The traits of connectors (sources, sinks), the formats of records, and code that connectors share.
+//! The traits of connectors (sources, sinks, lookups), the formats of records, and code that connectors share.
 //!
 //! Owns: the traits, rows as records, the formats, access policy for scripts. Does not own: any connector
 //! (`connectors`, and a crate for each heavy one), deciding what to read or when to publish (protocol, driver,
@@ -10,6 +10,7 @@ pub mod access;
 pub mod api;
 pub mod error;
 pub mod formats;
+pub mod lookup;
 pub mod sink;
 pub mod source;
 pub mod tls;

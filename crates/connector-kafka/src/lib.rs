@@ -17,6 +17,7 @@ mod topics;
 
 use highwater_connector_api::api::Connector;
 use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::lookup::Lookup;
 use highwater_connector_api::sink::{Committer, EarlierOutput, Held, SinkConnector, Writer, WriterConfig};
 use highwater_connector_api::source::{SourceConnector, SourceEvent, SourceMonitor, SourceReader, SourceReaderConfig};
 use highwater_connector_spec::ConnectorSpec;
@@ -42,6 +43,10 @@ impl Connector for Kafka {
 
     fn sink(&self) -> Option<&dyn SinkConnector> {
         Some(self)
+    }
+
+    fn lookup(&self) -> Option<Lookup<'_>> {
+        None
     }
 }
 

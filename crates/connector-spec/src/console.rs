@@ -13,6 +13,7 @@ pub static CONSOLE: ConnectorSpec = ConnectorSpec {
     metadata: false,
     takes_back: true,
     place: None,
+    lookup: None,
     describe: |_| "console".into(),
     check: |_| Ok(()),
 };

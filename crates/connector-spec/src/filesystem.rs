@@ -1,6 +1,6 @@
 //! Files: read by lookup joins, and written by sinks.
 
-use crate::spec::{ConnectorSpec, Default, Encoding, OptionKind, OptionSpec, Use};
+use crate::spec::{ConnectorSpec, Default, Encoding, LookupKind, OptionKind, OptionSpec, Use};
 
 pub static FILESYSTEM: ConnectorSpec = ConnectorSpec {
     name: "filesystem",
@@ -30,6 +30,7 @@ pub static FILESYSTEM: ConnectorSpec = ConnectorSpec {
     metadata: false,
     takes_back: false,
     place: None,
+    lookup: Some(LookupKind::Snapshot { refresh: "refresh" }),
     describe: |values| format!("file {}", values.text("path").unwrap_or_default()),
     check: |_| Ok(()),
 };

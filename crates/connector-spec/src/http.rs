@@ -57,6 +57,7 @@ pub static HTTP: ConnectorSpec = ConnectorSpec {
     metadata: false,
     takes_back: false,
     place: None,
+    lookup: None,
     describe: |values| format!("http {}", values.text("url").unwrap_or_default()),
     check,
 };

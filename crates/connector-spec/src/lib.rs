@@ -19,8 +19,8 @@ mod spec;
 pub use console::CONSOLE;
 pub use filesystem::FILESYSTEM;
 pub use http::HTTP;
-pub use list::{CONNECTORS, find, is_secret, may_hide_secret, settable, unaliased};
+pub use list::{CONNECTORS, find, is_secret, may_hide_secret, reading, settable, unaliased};
 pub use spec::{
-    ConnectorSpec, Default, Encoding, Fault, FaultAt, OptionKind, OptionSpec, OptionValue, OptionValues, PlaceSpec,
-    PropertySpec, Use,
+    ConnectorSpec, Default, Encoding, Fault, FaultAt, LookupKind, OptionKind, OptionSpec, OptionValue, OptionValues,
+    PlaceSpec, PropertySpec, Reading, Use,
 };

@@ -2,7 +2,7 @@
 //!
 //! Owns: the list, and lookups over the options of all connectors. Does not own: the declarations.
 
-use crate::spec::{ConnectorSpec, OptionKind};
+use crate::spec::{ConnectorSpec, OptionKind, Reading};
 
 /// All connectors, the most common first.
 pub static CONNECTORS: &[&ConnectorSpec] =
@@ -19,13 +19,14 @@ pub fn unaliased(name: &str) -> Option<&'static str> {
     options.find(|option| option.aliases.contains(&name)).map(|option| option.name)
 }
 
+/// Returns which option about reading has this name, in any connector; `None` if it is another option.
+pub fn reading(name: &str) -> Option<Reading> {
+    CONNECTORS.iter().find_map(|spec| spec.option(name)?.kind.reading())
+}
+
 /// Returns whether an option may be `SET` for all sources of a script.
 pub fn settable(name: &str) -> bool {
-    let reads = |spec: &&ConnectorSpec| {
-        spec.option(name).is_some_and(|option| matches!(option.kind, OptionKind::Reading(_)))
-            || spec.property(name).is_some()
-    };
-    CONNECTORS.iter().any(reads)
+    reading(name).is_some() || CONNECTORS.iter().any(|spec| spec.property(name).is_some())
 }
 
 /// Returns whether the value of an option is secret in any connector.
@@ -46,7 +47,7 @@ pub fn may_hide_secret(piece: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Default, Use};
+    use crate::spec::{Default, LookupKind, Use};
     use std::collections::BTreeMap;
 
     #[test]
@@ -80,8 +81,23 @@ mod tests {
             if let Some(place) = &spec.place {
                 assert!(spec.option(place.option).is_some(), "{spec:?}");
             }
-            let reads = spec.options.iter().any(|option| matches!(option.kind, OptionKind::Reading(_)));
-            assert!(!reads || spec.is(Use::Source), "{spec:?}");
+            assert_eq!(spec.lookup.is_some(), spec.is(Use::Lookup), "{spec:?}");
+            if let Some(LookupKind::Snapshot { refresh }) = &spec.lookup {
+                assert_eq!(spec.kind(refresh), Some(OptionKind::Duration), "{spec:?}");
+            }
+            let readings: Vec<Reading> = spec.options.iter().filter_map(|option| option.kind.reading()).collect();
+            assert!(readings.is_empty() || spec.is(Use::Source), "{spec:?}");
+            for one in &readings {
+                assert_eq!(readings.iter().filter(|other| *other == one).count(), 1, "{spec:?} {one:?}");
+            }
+        }
+    }
+
+    /// `SET` applies such an option to all sources, whatever their connectors.
+    #[test]
+    fn an_option_about_reading_is_the_same_in_every_connector() {
+        for option in CONNECTORS.iter().flat_map(|spec| spec.options) {
+            assert_eq!(option.kind.reading(), reading(option.name), "{}", option.name);
         }
     }
 

@@ -1,7 +1,9 @@
 //! The form of a connector's declaration: its options, uses and encoding.
 
+mod reading;
 mod values;
 
+pub use reading::Reading;
 pub use values::{OptionValue, OptionValues};
 
 use std::fmt;
@@ -28,6 +30,8 @@ pub struct ConnectorSpec {
     /// The option that locates a table, such as `topic`; `None` if the connector has none. Tables for late rows and bad
     /// records are derived from a source by changing it.
     pub place: Option<PlaceSpec>,
+    /// How its tables are looked up; `None` if they cannot be.
+    pub lookup: Option<LookupKind>,
     /// Returns a short description of a table for people, without secrets.
     pub describe: fn(&OptionValues) -> String,
     /// Checks options that depend on each other, and values that need more than their kind.
@@ -62,6 +66,16 @@ pub struct PlaceSpec {
     pub option: &'static str,
     /// The column that locates each row instead, in a sink without the option.
     pub column: &'static str,
+}
+
+/// How rows look up a table.
+#[derive(Debug)]
+pub enum LookupKind {
+    /// The driver reads the table whole, and all rows of a batch look up the same version.
+    Snapshot {
+        /// The option with the pause between two checks for a new version. Without a value, a table is read once per run.
+        refresh: &'static str,
+    },
 }
 
 /// An option of a connector.
@@ -106,9 +120,8 @@ pub enum OptionKind {
     /// A whole number above zero.
     Count,
     Duration,
-    /// An option about reading: parsed by the SQL frontend, used by the driver when it plans batches. Holds its allowed
-    /// values for the docs. It may be `SET` for all sources of a script.
-    Reading(&'static str),
+    /// An option about reading. It may be `SET` for all sources of a script.
+    Reading(Reading),
 }
 
 impl OptionKind {
@@ -117,6 +130,14 @@ impl OptionKind {
         match self {
             Self::Login | Self::Secret | Self::Path => true,
             Self::Text | Self::Url | Self::Count | Self::Duration | Self::Reading(_) => false,
+        }
+    }
+
+    /// Returns which option about reading it is; `None` if it is another option.
+    pub fn reading(self) -> Option<Reading> {
+        match self {
+            Self::Reading(reading) => Some(reading),
+            Self::Text | Self::Url | Self::Login | Self::Secret | Self::Path | Self::Count | Self::Duration => None,
         }
     }
 
@@ -130,7 +151,7 @@ impl OptionKind {
             Self::Path => "a path",
             Self::Count => "a whole number above 0",
             Self::Duration => "a duration, `10 seconds`",
-            Self::Reading(values) => values,
+            Self::Reading(reading) => reading.values(),
         }
     }
 }

@@ -11,7 +11,8 @@ pub static CONNECTORS: &[&dyn Connector] =
 #[cfg(test)]
 mod tests {
     use super::*;
-    use highwater_connector_spec::Use;
+    use highwater_connector_api::lookup::Lookup;
+    use highwater_connector_spec::{LookupKind, Use};
 
     #[test]
     fn every_declared_connector_is_here_and_does_what_it_declares() {
@@ -21,6 +22,10 @@ mod tests {
         for connector in CONNECTORS {
             assert_eq!(connector.source().is_some(), connector.spec().is(Use::Source), "{:?}", connector.spec());
             assert_eq!(connector.sink().is_some(), connector.spec().is(Use::Sink), "{:?}", connector.spec());
+            match (connector.lookup(), &connector.spec().lookup) {
+                (None, None) | (Some(Lookup::Snapshot(_)), Some(LookupKind::Snapshot { .. })) => {}
+                (Some(_), None) | (None, Some(_)) => panic!("{:?}", connector.spec()),
+            }
         }
     }
 }

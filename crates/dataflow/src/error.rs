@@ -38,23 +38,13 @@ pub enum EngineError {
     )]
     NullKey { sink: String, column: String },
     #[error(
-        "table '{table}': '{path}' cannot be read: {cause}; it must be on the driver's machine, with the columns the table \
-         declares"
-    )]
-    File { table: String, path: String, cause: String },
-    #[error(
         "the query exceeds its limit of {limit_bytes} bytes of memory on this executor, at {what}; \
         bound its state (a window over a table with WATERMARK, state_ttl), make batches smaller \
          (max_offsets_per_trigger), add executors, or allow more (executor --query-memory)"
     )]
     OverMemory { what: String, limit_bytes: u64 },
-    #[error("content of a looked-up file could not be fetched from the driver: {0}")]
-    FileContent(String),
-    /// The content is missing or damaged in the checkpoint.
-    #[error("content of a looked-up file could not be fetched from the driver: {0}")]
-    DamagedFileContent(String),
     #[error(
-        "the files that rows look up take {bytes} bytes of this executor's memory, but the maximum is {limit_bytes}; use \
+        "the tables that rows look up take {bytes} bytes of this executor's memory, but the maximum is {limit_bytes}; use \
          smaller ones, join a Kafka table with PRIMARY KEY instead, or allow more (executor --query-memory)"
     )]
     LookupsTooLarge { bytes: u64, limit_bytes: u64 },
@@ -152,15 +142,10 @@ impl EngineError {
             | Self::DuplicateKey { .. }
             | Self::NullKey { .. }
             | Self::OverMemory { .. }
-            | Self::LookupsTooLarge { .. }
-            | Self::File { .. } => ErrorKind::Fix,
-            Self::Delta(_)
-            | Self::CutOff(_)
-            | Self::DamagedEntry { .. }
-            | Self::DamagedFileContent(_)
-            | Self::UndeclaredState(_) => ErrorKind::Fatal,
+            | Self::LookupsTooLarge { .. } => ErrorKind::Fix,
+            Self::Delta(_) | Self::CutOff(_) | Self::DamagedEntry { .. } | Self::UndeclaredState(_) => ErrorKind::Fatal,
             Self::NeverInserted { .. } | Self::Fault(_) => ErrorKind::Fatal,
-            Self::WrongAttempt { .. } | Self::MissingShard(_) | Self::FileContent(_) => ErrorKind::Retry,
+            Self::WrongAttempt { .. } | Self::MissingShard(_) => ErrorKind::Retry,
             Self::UnknownTask(_) | Self::UnknownEdge(_) | Self::Internal(_) => ErrorKind::Fatal,
         }
     }

@@ -16,9 +16,6 @@ pub enum DriverError {
     Exists(String),
     #[error("{0}")]
     Refused(String),
-    /// The files that a script looks up cannot be read.
-    #[error("{0}")]
-    File(#[from] highwater_dataflow::error::EngineError),
     #[error("{0}")]
     Connector(#[from] highwater_connector_api::error::ConnectorError),
     #[error("{0}")]
@@ -39,7 +36,6 @@ impl DriverError {
             Self::Sql(_) | Self::Invalid(_) | Self::NotFound { .. } | Self::Exists(_) | Self::Refused(_) => {
                 ErrorKind::Fix
             }
-            Self::File(error) => error.kind(),
             Self::Connector(error) => error.kind(),
             Self::Checkpoint(error) => error.kind(),
             Self::Listen { .. } | Self::Security(_) => ErrorKind::Fix,
@@ -55,9 +51,7 @@ impl From<DriverError> for tonic::Status {
             DriverError::Sql(_) | DriverError::Invalid(_) => Self::invalid_argument(message),
             DriverError::NotFound { .. } => Self::not_found(message),
             DriverError::Exists(_) => Self::already_exists(message),
-            DriverError::Refused(_) | DriverError::File(_) | DriverError::Connector(_) => {
-                Self::failed_precondition(message)
-            }
+            DriverError::Refused(_) | DriverError::Connector(_) => Self::failed_precondition(message),
             DriverError::Checkpoint(_)
             | DriverError::Listen { .. }
             | DriverError::Security(_)

@@ -62,7 +62,7 @@ enum Subject {
     Heartbeat(ExecutorId),
     OutOfRange(SourcePartition),
     Topic(SourceId),
-    FileWarnings,
+    SnapshotWarnings,
     Latest(SourceId),
 }
 
@@ -164,7 +164,7 @@ fn subject(event: &RunnerEvent) -> Option<Subject> {
             Some(Subject::Topic(*source))
         }
         RunnerEvent::Machine(Event::Heartbeat { executor, .. }) => Some(Subject::Heartbeat(*executor)),
-        RunnerEvent::FileWarnings(_) => Some(Subject::FileWarnings),
+        RunnerEvent::SnapshotWarnings(_) => Some(Subject::SnapshotWarnings),
         RunnerEvent::Latest { source, .. } => Some(Subject::Latest(*source)),
         RunnerEvent::Machine(_) | RunnerEvent::StateDelta { .. } => None,
     }

@@ -9,12 +9,12 @@ use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::ends::fixed_ends;
 use crate::error::DriverError;
-use crate::files::FileKeeper;
 use crate::monitor;
 use crate::progress_history::ProgressLog;
 use crate::run::{Found, Run, RunHandle};
 use crate::run_event::RunnerEvent;
 use crate::runner;
+use crate::snapshots::SnapshotKeeper;
 use highwater_checkpoint::CheckpointStore;
 use highwater_connector_api::access::AccessPolicy;
 use highwater_connectors::registry;
@@ -78,7 +78,7 @@ impl Queries {
         let (access, compiled) = (self.access.clone(), compiled.clone());
         let check = move || {
             access.check(&compiled.sources, &compiled.sinks, "driver")?;
-            compiled.file_tables().iter().try_for_each(|table| access.check_file(&table.name, &table.options.path))
+            compiled.snapshot_tables().iter().try_for_each(|table| access.check_snapshot(table))
         };
         Ok(tokio::task::spawn_blocking(check).await??)
     }
@@ -216,7 +216,7 @@ impl Queries {
             number: self.runs.fetch_add(1, Ordering::Relaxed) + 1,
         };
         let used = found.head.as_ref().map(|head| head.plan.files.clone()).unwrap_or_default();
-        let keeper = FileKeeper::new(&run, self.access.clone(), used);
+        let keeper = SnapshotKeeper::new(&run, self.access.clone(), used);
         let handle = runner::start(run, found)?;
         monitor::spawn(compiled, handle.clone());
         keeper.spawn(handle.clone());

@@ -21,6 +21,6 @@ pub(crate) enum RunnerEvent {
         ends: Positions,
         warnings: Vec<String>,
     },
-    /// Why rows look up older files than those on disk. Replaces earlier warnings.
-    FileWarnings(Vec<String>),
+    /// Why rows look up older versions of tables than there are. Replaces earlier warnings.
+    SnapshotWarnings(Vec<String>),
 }

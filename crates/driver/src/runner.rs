@@ -11,11 +11,13 @@ use crate::run_event::RunnerEvent;
 use crate::watched::Watched;
 use highwater_connector_api::error::ConnectorError;
 use highwater_connectors::registry::max_attempt_ms;
+use highwater_planner::query::CompiledQuery;
 use highwater_protocol::ids::{AttemptId, ExecutorId, OperatorId, QueryId, SinkId, SourceId, TaskId};
 use highwater_protocol::key_conflicts::KeyConflicts;
 use highwater_protocol::options::SourceSpec;
 use highwater_protocol::prepare_record::{PrepareRecord, Totals};
 use highwater_protocol::query::{Action, End, Event, QueryConfig, QueryMachine, RunState};
+use highwater_sql::tables::SourceTable;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,12 +37,13 @@ pub(crate) fn start(run: Run, found: Found) -> Result<RunHandle, ConnectorError>
     let (machine, actions) = QueryMachine::recover(config, head, run.clock.now());
     let operators = run.compiled.dataflow.operators.iter().map(|info| (info.id, info.description.clone())).collect();
     let warnings = conflicting_keys(machine.totals(), &operators);
-    let (publish_view, view) = watch::channel(view_of(&machine, &BTreeMap::new(), &warnings));
+    let (publish_view, view) = watch::channel(view_of(&machine, &run.compiled, &BTreeMap::new(), &warnings));
     let run_id = run.run_id;
     let look = Arc::new(Notify::new());
     let effects = Effects::new(&run, events.clone(), look.clone());
     let runner = Runner {
         query: run.spec.id,
+        compiled: run.compiled.clone(),
         machine,
         clock: run.clock.clone(),
         effects,
@@ -74,7 +77,7 @@ fn config(run: &Run, reserved_writers: BTreeMap<SinkId, u32>) -> Result<QueryCon
         end_topic_ids: topic_ids(run, &run.spec.end_topic_ids),
         reserved_writers,
         max_attempt_ms: max_attempt_ms(&run.compiled.sinks)?,
-        looks_up_files: !run.compiled.file_tables().is_empty(),
+        looks_up_files: !run.compiled.snapshot_tables().is_empty(),
     })
 }
 
@@ -91,6 +94,7 @@ fn topic_ids(run: &Run, known: &BTreeMap<SourceId, String>) -> BTreeMap<SourceId
 
 struct Runner {
     query: QueryId,
+    compiled: Arc<CompiledQuery>,
     machine: QueryMachine,
     clock: Clock,
     effects: Effects,
@@ -161,7 +165,7 @@ impl Runner {
                 self.publish_view();
                 None
             }
-            RunnerEvent::FileWarnings(warnings) => {
+            RunnerEvent::SnapshotWarnings(warnings) => {
                 self.file_warnings = warnings;
                 self.publish_view();
                 None
@@ -196,7 +200,7 @@ impl Runner {
     fn publish_view(&self) {
         let conflicts = conflicting_keys(self.machine.totals(), &self.operators);
         let warnings = [self.watched.warnings(), self.file_warnings.clone(), conflicts].concat();
-        let view = view_of(&self.machine, &self.input_rows, &warnings);
+        let view = view_of(&self.machine, &self.compiled, &self.input_rows, &warnings);
         if let RunState::Waiting(why) = &view.state
             && self.view.borrow().state != view.state
         {
@@ -217,8 +221,15 @@ fn rows_of(record: &PrepareRecord, task: TaskId) -> u64 {
     }
 }
 
-fn view_of(machine: &QueryMachine, input_rows: &BTreeMap<ExecutorId, u64>, warnings: &[String]) -> QueryView {
+fn view_of(
+    machine: &QueryMachine,
+    compiled: &CompiledQuery,
+    input_rows: &BTreeMap<ExecutorId, u64>,
+    warnings: &[String],
+) -> QueryView {
     let assignment = machine.assignment();
+    let warnings = warnings.iter().cloned().chain(counted_losses(machine.totals()));
+    let warnings = warnings.chain(absent_columns(machine.totals(), &compiled.sources)).chain(machine.notices());
     QueryView {
         state: machine.state(),
         last_batch: machine.last_committed(),
@@ -226,7 +237,7 @@ fn view_of(machine: &QueryMachine, input_rows: &BTreeMap<ExecutorId, u64>, warni
         partitions: assignment.partitions.clone(),
         shards: assignment.shards.iter().map(|(id, (first, end))| (*id, u32::from(end.0 - first.0))).collect(),
         input_rows: input_rows.clone(),
-        warnings: warnings.iter().cloned().chain(counted_losses(machine.totals())).chain(machine.notices()).collect(),
+        warnings: warnings.collect(),
     }
 }
 
@@ -239,6 +250,27 @@ fn counted_losses(totals: &Totals) -> Vec<String> {
         (totals.late_rows, "rows were dropped: late, or without event time"),
     ];
     counted.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
+}
+
+/// Warnings about columns that no record has had a field for: most likely their names are wrong.
+fn absent_columns(totals: &Totals, sources: &[SourceTable]) -> Vec<String> {
+    let of = |source: &SourceTable| {
+        let absent = totals.absent.get(&source.id)?;
+        let name =
+            |column: &u32| source.schema.fields().get(*column as usize).map(|field| format!("'{}'", field.name()));
+        let names: Vec<String> = absent.columns.iter().filter_map(name).collect();
+        let (what, has) = if names.len() == 1 { ("field", "has") } else { ("fields", "have") };
+        (!names.is_empty()).then(|| {
+            format!(
+                "table '{}': {what} {} {has} been absent in all {} records so far; check the spelling against a record of \
+                 the topic",
+                source.name,
+                names.join(", "),
+                absent.records
+            )
+        })
+    };
+    sources.iter().filter_map(of).collect()
 }
 
 /// Warnings about keys of sinks that have more than one live row now.

@@ -4,8 +4,8 @@
 
 use crate::ends::ends_of;
 use crate::error::DriverError;
-use crate::files;
 use crate::queries::Queries;
+use crate::snapshots;
 use highwater_connectors::registry::{self, EarlierOutputs};
 use highwater_planner::CompiledQuery;
 use highwater_protocol::ids::{QueryId, SourceId};
@@ -27,7 +27,7 @@ pub(crate) struct Submission {
 pub(crate) async fn submit(queries: &Queries, submission: Submission) -> Result<(QueryId, Vec<String>), DriverError> {
     check_name(&submission.name)?;
     let compiled = queries.compile(submission.sql.clone()).await?;
-    files::check(&compiled).await?;
+    snapshots::check(&compiled).await?;
     let _one = queries.changes.lock().await;
     let existing = queries.find(&submission.name);
     if existing.is_some() && !submission.replace {

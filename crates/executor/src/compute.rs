@@ -18,7 +18,7 @@ use highwater_protocol::ids::{AttemptId, BatchId, EdgeId, SinkId, SourceId};
 use highwater_protocol::metrics::{StepMetrics, TaskMetrics};
 use highwater_protocol::offsets::SourcePartition;
 use highwater_protocol::plan::{TaskPlan, WriterPlan};
-use highwater_protocol::report::{EventTimes, PartitionReport, TaskReport, WriterReport};
+use highwater_protocol::report::{EventTimes, PartitionReport, TaskReport, WriterReport, absent_from_both};
 use highwater_sql::tables::SourceTable;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -264,6 +264,7 @@ fn add(report: &mut PartitionReport, chunk: &Chunk) {
     report.event_time = EventTimes::all([report.event_time, chunk.event_time].into_iter());
     report.max_timestamp_ms = report.max_timestamp_ms.max(chunk.max_timestamp_ms);
     report.bad_records += chunk.bad.len() as u64;
+    report.absent = absent_from_both(report.absent.take(), chunk.absent.clone());
     if chunk.records > 0 {
         report.last_record = chunk.last_record;
     }

@@ -89,6 +89,11 @@ pub enum TaskError {
     /// The state in the checkpoint cannot be read.
     #[error("state could not be fetched from the driver: {0}")]
     DamagedState(String),
+    #[error("content of a looked-up table could not be fetched from the driver: {0}")]
+    Content(String),
+    /// In the checkpoint it is missing or damaged.
+    #[error("content of a looked-up table could not be fetched from the driver: {0}")]
+    DamagedContent(String),
     #[error("the plan names {0}, which this query does not have")]
     NotInQuery(String),
     #[error("task {0} ended without a result: {1}")]
@@ -127,11 +132,15 @@ impl TaskError {
             Self::Connector(ConnectorError::OffsetOutOfRange { .. }) => ErrorKind::Retry,
             Self::Connector(error) => error.kind(),
             Self::Engine(error) => error.kind(),
-            Self::Exchange(_) | Self::Unreachable { .. } | Self::State(_) | Self::Cancelled => ErrorKind::Retry,
-            Self::BadRecord { .. } | Self::DeltaTooLarge { .. } | Self::NoMemoryThere { .. } => ErrorKind::Fix,
-            Self::DamagedState(_) | Self::NotInQuery(_) | Self::Panicked(..) | Self::RowTooLarge { .. } => {
-                ErrorKind::Fatal
+            Self::Exchange(_) | Self::Unreachable { .. } | Self::State(_) | Self::Content(_) | Self::Cancelled => {
+                ErrorKind::Retry
             }
+            Self::BadRecord { .. } | Self::DeltaTooLarge { .. } | Self::NoMemoryThere { .. } => ErrorKind::Fix,
+            Self::DamagedState(_)
+            | Self::DamagedContent(_)
+            | Self::NotInQuery(_)
+            | Self::Panicked(..)
+            | Self::RowTooLarge { .. } => ErrorKind::Fatal,
         }
     }
 }

@@ -9,8 +9,8 @@ use crate::compute::{Compute, Computed, Input};
 use crate::error::TaskError;
 use crate::exchange::AttemptInboxes;
 use crate::exchange::sender::{Placement, Sender};
-use crate::files::Files;
 use crate::restore;
+use crate::snapshots::Snapshots;
 use crate::sources::Sources;
 use crate::steps::Steps;
 use crate::stopwatch::CLOCK;
@@ -50,7 +50,7 @@ pub struct TaskContext {
     pub state: Arc<QueryState>,
     pub inboxes: Arc<AttemptInboxes>,
     pub client: DriverClient,
-    pub files: Arc<Files>,
+    pub snapshots: Arc<Snapshots>,
     pub cancel: CancellationToken,
     /// Steps of this task; everything else is shared by the tasks of the attempt.
     pub steps: Steps,
@@ -76,7 +76,7 @@ pub async fn run(context: TaskContext, task: TaskPlan) -> Result<Done, TaskError
 
 async fn run_to_end(mut context: TaskContext, task: TaskPlan) -> Result<Done, TaskError> {
     let id = task.id;
-    context.files.load(&context.compiled, &context.plan.files, &context.client, &context.steps).await?;
+    context.snapshots.load(&context.compiled, &context.plan.files, &context.client, &context.steps).await?;
     let mut computed = match &task.work {
         TaskWork::Source { source, ranges } => {
             let (source, ranges) = (*source, ranges.clone());

@@ -10,11 +10,11 @@ use crate::Shared;
 use crate::attempt::{self, Attempt};
 use crate::channels::DriverClient;
 use crate::error::{OpenError, TaskError};
-use crate::files::Files;
 use crate::loading::{Loaded, Loading};
 use crate::outbox::Outbox;
 use crate::publish;
 use crate::running::Running;
+use crate::snapshots::Snapshots;
 use crate::sources::Sources;
 use crate::steps::Steps;
 use crate::task::{self, Done, TaskContext};
@@ -53,7 +53,7 @@ pub struct Worker {
     state: Arc<QueryState>,
     sources: Arc<Sources>,
     writers: Arc<Writers>,
-    files: Arc<Files>,
+    snapshots: Arc<Snapshots>,
     current: Option<Running>,
     finished: mpsc::Sender<Finished>,
     results: mpsc::Receiver<Finished>,
@@ -99,7 +99,7 @@ impl Worker {
         };
         let state = Arc::new(QueryState::with_limit(&compiled.dataflow, shared.query_memory));
         let writers = Arc::new(Writers::new(query, &open.name, Epoch(epoch), &compiled.sinks));
-        let files = Arc::new(Files::new(&shared.scratch, query, epoch, shared.query_memory));
+        let snapshots = Arc::new(Snapshots::new(&shared.scratch, query, epoch, shared.query_memory));
         let (finished, results) = mpsc::channel(RESULT_QUEUE);
         Ok(Self {
             shared,
@@ -112,7 +112,7 @@ impl Worker {
             state,
             sources: Arc::new(sources),
             writers,
-            files,
+            snapshots,
             current: None,
             finished,
             results,
@@ -293,7 +293,7 @@ impl Worker {
             state: self.state.clone(),
             inboxes,
             client: self.client.clone(),
-            files: self.files.clone(),
+            snapshots: self.snapshots.clone(),
             cancel,
             steps: Steps::default(),
         };

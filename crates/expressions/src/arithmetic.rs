@@ -5,6 +5,7 @@
 //! Invariant: a result outside its type is an error, never a wrapped number.
 
 use crate::decimal;
+use crate::types::overflow;
 use datafusion::arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray};
 use datafusion::arrow::compute::kernels::numeric;
 use datafusion::arrow::compute::try_binary;
@@ -215,9 +216,4 @@ where
     };
     let shifted: PrimitiveArray<T> = try_binary(values.as_primitive::<T>(), by, compute)?;
     Ok(Arc::new(shifted))
-}
-
-/// The error of a result outside `data_type`.
-pub fn overflow(data_type: &DataType) -> ArrowError {
-    ArrowError::ArithmeticOverflow(format!("a result is beyond {}", crate::type_name(data_type)))
 }

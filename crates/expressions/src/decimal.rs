@@ -4,7 +4,7 @@
 //! (`DecimalPrecision` in its documentation): where precision would exceed 38 digits, digits behind the point are given
 //! up, though never below 6. Intermediates are of 256 bits.
 
-use crate::arithmetic::overflow;
+use crate::types::overflow;
 use datafusion::arrow::array::{ArrayRef, AsArray, Decimal128Array};
 use datafusion::arrow::compute::try_binary;
 use datafusion::arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, DecimalType, i256};

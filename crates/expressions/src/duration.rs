@@ -4,7 +4,7 @@
 //! month counts as 30 days, a day as 24 hours.
 //! <https://www.postgresql.org/docs/current/functions-datetime.html>
 
-use crate::arithmetic::overflow;
+use crate::types::overflow;
 use datafusion::arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, Decimal128Array, Float64Array, PrimitiveArray,
 };

@@ -2,10 +2,8 @@
 //!
 //! Owns: both. Does not own: evaluating any operator (DataFusion).
 
-use crate::arithmetic::Arithmetic;
 use crate::can_fail::{holds, is_safe, is_safe_function};
-use crate::error::{ExpressionError, text};
-use crate::types::type_name;
+use crate::named::{Named, named};
 use datafusion::arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use datafusion::arrow::compute::kernels::boolean::{and_kleene, or_kleene};
 use datafusion::arrow::datatypes::{DataType, Schema};
@@ -54,23 +52,6 @@ fn guard(expr: &Physical, binary: &BinaryExpr, schema: &Schema) -> Transformed<P
         shown: expr.clone(),
     };
     Transformed::yes(Arc::new(guard))
-}
-
-fn named(expr: Physical, schema: &Schema) -> Result<Physical> {
-    let (text, data_type) = (text(expr.as_ref(), schema), type_name(&expr.data_type(schema)?));
-    Ok(Arc::new(Named { text, data_type, shown: shown(&expr), expr }))
-}
-
-/// The expression as DataFusion would show it: identities of plans hold this text, those of older builds, too.
-fn shown(expr: &Physical) -> Physical {
-    if let Some(named) = expr.downcast_ref::<Named>() {
-        return named.shown.clone();
-    }
-    let call = expr.downcast_ref::<ScalarFunctionExpr>();
-    match call.and_then(|call| Some((call.fun().inner().downcast_ref::<Arithmetic>()?, call.args()))) {
-        Some((operator, [left, right])) => Arc::new(BinaryExpr::new(shown(left), operator.op(), shown(right))),
-        _ => expr.clone(),
-    }
 }
 
 /// True if some part of the expression may fail over a row of `schema`.
@@ -176,69 +157,4 @@ impl PhysicalExpr for Guard {
 
 fn boolean(value: ColumnarValue, rows: usize) -> Result<BooleanArray> {
     Ok(value.into_array(rows)?.as_boolean().clone())
-}
-
-/// An expression whose error names it.
-#[derive(Debug)]
-struct Named {
-    text: String,
-    /// Its type's name.
-    data_type: String,
-    shown: Physical,
-    expr: Physical,
-}
-
-impl PartialEq for Named {
-    fn eq(&self, other: &Self) -> bool {
-        self.expr.eq(&other.expr)
-    }
-}
-
-impl Eq for Named {}
-
-impl Hash for Named {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.expr.hash(state);
-    }
-}
-
-impl fmt::Display for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.shown.fmt(f)
-    }
-}
-
-impl PhysicalExpr for Named {
-    fn data_type(&self, schema: &Schema) -> Result<DataType> {
-        self.expr.data_type(schema)
-    }
-
-    fn nullable(&self, schema: &Schema) -> Result<bool> {
-        self.expr.nullable(schema)
-    }
-
-    fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        self.expr.evaluate(batch).map_err(|error| ExpressionError::of(error, &self.text, &self.data_type))
-    }
-
-    fn children(&self) -> Vec<&Physical> {
-        vec![&self.expr]
-    }
-
-    fn with_new_children(self: Arc<Self>, children: Vec<Physical>) -> Result<Physical> {
-        let Ok([expr]) = <[Physical; 1]>::try_from(children) else {
-            return internal_err!("an expression is named alone");
-        };
-        let (text, data_type) = (self.text.clone(), self.data_type.clone());
-        Ok(Arc::new(Self { text, data_type, shown: shown(&expr), expr }))
-    }
-
-    fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.expr.fmt_sql(f)
-    }
-}
-
-/// The expression without the name of its error.
-pub(crate) fn unnamed(expr: &dyn PhysicalExpr) -> Option<&dyn PhysicalExpr> {
-    expr.downcast_ref::<Named>().map(|named| named.expr.as_ref())
 }

@@ -3,7 +3,7 @@
 //! Owns: DOUBLE, DECIMAL and texts to FLOAT, and texts to DOUBLE; all other casts are DataFusion's, which fail. Infinity and
 //! NaN are numbers of both types.
 
-use crate::arithmetic::overflow;
+use crate::types::overflow;
 use datafusion::arrow::array::{ArrayRef, AsArray, Float64Array};
 use datafusion::arrow::compute::{CastOptions, cast, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Float32Type};

@@ -1,6 +1,7 @@
-//! SQL's names of Arrow types.
+//! SQL's names of Arrow types, and the error of a result beyond one.
 
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::arrow::error::ArrowError;
 
 /// The name of an Arrow type as a script would write it.
 pub fn type_name(data_type: &DataType) -> String {
@@ -48,4 +49,9 @@ fn digits(unit: &TimeUnit) -> u8 {
         TimeUnit::Microsecond => 6,
         TimeUnit::Nanosecond => 9,
     }
+}
+
+/// The error of a result outside `data_type`.
+pub fn overflow(data_type: &DataType) -> ArrowError {
+    ArrowError::ArithmeticOverflow(format!("a result is beyond {}", type_name(data_type)))
 }

@@ -21,7 +21,7 @@ use highwater_sql::derived::DerivedFrom;
 use highwater_sql::error::{Result, SqlError};
 use highwater_sql::functions::Functions;
 use highwater_sql::group_windows::rewrite_group_windows;
-use highwater_sql::identifier::Name;
+use highwater_sql::identifier::{Name, key_of};
 use highwater_sql::limits;
 use highwater_sql::metadata_columns::{METADATA, collect_metadata, hide_metadata};
 use highwater_sql::names::use_standard_names;
@@ -34,6 +34,7 @@ use highwater_sql::rewrite::{
 };
 use highwater_sql::script::{InsertDef, Statement, ViewDef, parse_script};
 use highwater_sql::spark_windows::rewrite_spark_windows;
+use highwater_sql::spelling::Spellings;
 use highwater_sql::table_def::{Column, OptionEntry, TableDef};
 use highwater_sql::tables::SinkTable;
 use highwater_sql::tuples::compare_rows;
@@ -48,10 +49,10 @@ pub fn compile(sql: &str) -> Result<CompiledQuery> {
 }
 
 fn compile_script(sql: &str) -> Result<CompiledQuery> {
-    let script = Script::parse(sql)?;
+    let mut script = Script::parse(sql)?;
     let (options, defaults) = query_options(&script.settings)?;
     let clock = BatchClock::default();
-    let catalog = catalog(&script, &defaults, &clock, xxhash_rust::xxh3::xxh3_64(sql.as_bytes()))?;
+    let catalog = catalog(&mut script, &defaults, &clock, xxhash_rust::xxh3::xxh3_64(sql.as_bytes()))?;
     if script.inserts.is_empty() {
         return Err(SqlError::at(Location::empty(), "the script has no INSERT INTO, so nothing would run")
             .hint("add INSERT INTO <table> SELECT … FROM <table>"));
@@ -96,9 +97,9 @@ pub fn describe(sql: &str) -> Result<BTreeMap<String, SchemaRef>> {
 }
 
 fn describe_script(sql: &str) -> Result<BTreeMap<String, SchemaRef>> {
-    let script = Script::parse(sql)?;
+    let mut script = Script::parse(sql)?;
     let (_, defaults) = query_options(&script.settings)?;
-    let catalog = catalog(&script, &defaults, &BatchClock::default(), 0)?;
+    let catalog = catalog(&mut script, &defaults, &BatchClock::default(), 0)?;
     let mut schemas = BTreeMap::new();
     for table in &script.tables {
         let declared = |column: &Column| Field::new(&column.name.text, column.data_type.clone(), column.nullable);
@@ -107,7 +108,7 @@ fn describe_script(sql: &str) -> Result<BTreeMap<String, SchemaRef>> {
     }
     for view in &script.views {
         let plan = optimize::analyze(plan_query(&view.query, &catalog, view.name.at)?, catalog.config(), view.name.at)?;
-        let schema = name_columns(plan, view)?.schema().as_arrow().clone();
+        let schema = name_columns(plan, view, &catalog)?.schema().as_arrow().clone();
         schemas.insert(view.name.text.clone(), Arc::new(schema));
     }
     Ok(schemas)
@@ -143,7 +144,7 @@ impl Script {
     }
 
     fn knows(&self, name: &Name) -> bool {
-        self.names().any(|known| known.text == name.text)
+        self.names().any(|known| key_of(&known.text) == key_of(&name.text))
     }
 
     fn check(&self) -> Result<()> {
@@ -157,6 +158,24 @@ impl Script {
         }
         refuse_twice(&names, |name| format!("'{name}' is created twice"), "tables and views share one set of names")?;
         Ok(())
+    }
+
+    /// Returns the keys of the tables that INSERTs write.
+    fn written(&self) -> BTreeSet<String> {
+        self.inserts.iter().map(|insert| key_of(&insert.table.text)).collect()
+    }
+
+    /// Brings the names of all queries to the spelling that the script declares.
+    fn use_spellings(&mut self) -> Result<Spellings> {
+        let written = self.written();
+        let read = self.tables.iter().filter(|table| !written.contains(&key_of(&table.name.text)));
+        let views = self.views.iter().map(|view| (view.name.clone(), view.columns.clone())).collect::<Vec<_>>();
+        let views = views.iter().map(|(name, columns)| (name, columns.as_slice()));
+        let mut queries: Vec<&mut Query> = self.views.iter_mut().map(|view| &mut view.query).collect();
+        queries.extend(self.inserts.iter_mut().map(|insert| &mut insert.query));
+        let spellings = Spellings::of_script(read, views, queries.iter_mut().map(|query| &mut **query))?;
+        queries.into_iter().try_for_each(|query| spellings.apply(query))?;
+        Ok(spellings)
     }
 
     /// Returns the metadata columns that the script uses anywhere.
@@ -184,7 +203,7 @@ impl Script {
 
 fn refuse_twice(names: &[&Name], message: impl Fn(&str) -> String, hint: &str) -> Result<()> {
     for (index, name) in names.iter().enumerate() {
-        if let Some(first) = names[..index].iter().find(|other| other.text == name.text) {
+        if let Some(first) = names[..index].iter().find(|other| key_of(&other.text) == key_of(&name.text)) {
             // `names` lists tables before views, so the second one is the one that comes later in the script.
             let second =
                 if (first.at.line, first.at.column) > (name.at.line, name.at.column) { first.at } else { name.at };
@@ -194,9 +213,9 @@ fn refuse_twice(names: &[&Name], message: impl Fn(&str) -> String, hint: &str) -
     Ok(())
 }
 
-fn catalog(script: &Script, defaults: &[OptionEntry], clock: &BatchClock, seed: u64) -> Result<Catalog> {
-    let written = script.inserts.iter().map(|insert| insert.table.text.clone()).collect();
-    let mut catalog = Catalog::new(Functions::new(clock), written, seed);
+fn catalog(script: &mut Script, defaults: &[OptionEntry], clock: &BatchClock, seed: u64) -> Result<Catalog> {
+    let spellings = script.use_spellings()?;
+    let mut catalog = Catalog::new(Functions::new(clock), script.written(), spellings, seed);
     let metadata = script.metadata();
     for table in &script.tables {
         let options = table_options(table, defaults)?;
@@ -204,9 +223,9 @@ fn catalog(script: &Script, defaults: &[OptionEntry], clock: &BatchClock, seed: 
     }
     for view in &script.views {
         let plan = plan_query(&view.query, &catalog, view.name.at)?;
-        let plan = name_columns(plan, view)?;
+        let plan = name_columns(plan, view, &catalog)?;
         let size = limits::check_plan(&plan, view.name.at)?;
-        catalog.add_view(view.name.text.clone(), plan, size);
+        catalog.add_view(&view.name.text, plan, size);
     }
     Ok(catalog)
 }
@@ -229,11 +248,12 @@ fn plan_query(query: &Query, catalog: &Catalog, at: Location) -> Result<LogicalP
     rewrite_spark_windows(&mut query);
     rewrite_group_windows(&mut query)?;
     refuse_unsupported(&query, catalog.functions())?;
-    rewrite_versions(&mut query, &|name| catalog.is_file(name))?;
+    rewrite_versions(&mut query, &|name| catalog.is_snapshot(name))?;
     name_fields(&mut query);
     make_lateral(&mut query, &|query| {
         let plan = catalog.plan_query(query, at).ok()?;
-        Some(plan.schema().fields().iter().map(|field| field.data_type().clone()).collect())
+        let spellings = catalog.spellings();
+        Some(plan.schema().fields().iter().map(|field| spellings.planned_type(field.data_type())).collect())
     });
     let plan = catalog.plan_query(query, at)?;
     limits::check_plan(&plan, at)?;
@@ -241,7 +261,7 @@ fn plan_query(query: &Query, catalog: &Catalog, at: Location) -> Result<LogicalP
 }
 
 /// Renames the columns of a view as `CREATE VIEW v (a, b) AS …` says.
-fn name_columns(plan: LogicalPlan, view: &ViewDef) -> Result<LogicalPlan> {
+fn name_columns(plan: LogicalPlan, view: &ViewDef, catalog: &Catalog) -> Result<LogicalPlan> {
     if view.columns.is_empty() {
         return Ok(plan);
     }
@@ -250,8 +270,8 @@ fn name_columns(plan: LogicalPlan, view: &ViewDef) -> Result<LogicalPlan> {
         let message = format!("view '{}' names {wanted} columns, but its SELECT has {given}", view.name.text);
         return Err(SqlError::at(view.name.at, message).hint("name each column, or none"));
     }
-    let exprs: Vec<Expr> =
-        plan.schema().iter().map(Expr::from).zip(&view.columns).map(|(expr, name)| expr.alias(&name.text)).collect();
+    let named = |(expr, name): (Expr, &Name)| expr.alias(catalog.spellings().planned(&name.text));
+    let exprs: Vec<Expr> = plan.schema().iter().map(Expr::from).zip(&view.columns).map(named).collect();
     let located = |error| crate::plan::errors::sql_error(error, view.name.at);
     LogicalPlanBuilder::from(plan).project(exprs).and_then(LogicalPlanBuilder::build).map_err(located)
 }

@@ -1,17 +1,17 @@
 //! The second half of the SQL frontend: a checked script becomes a query that can run.
 //!
-//! Owns: planning (`plan`), the order of its steps (`compile`), the compiled query (`query`), reading lookup files
-//! (`files`), `explain`. Does not own: syntax and options (crate `sql`), operators and running them (crates `operators`
-//! and `dataflow`), reading and writing tables (crate `connectors`).
+//! Owns: planning (`plan`), the order of its steps (`compile`), the compiled query (`query`), how it gets the rows of
+//! lookup tables (`snapshots`), `explain`. Does not own: syntax and options (crate `sql`), operators and running them
+//! (crates `operators` and `dataflow`), reading and writing tables (crate `connectors`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod compile;
 pub mod explain;
-pub mod files;
 mod fingerprint;
 pub mod plan;
 pub mod query;
+pub mod snapshots;
 
 pub use compile::compile;
 pub use explain::StepText;

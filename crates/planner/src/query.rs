@@ -3,8 +3,8 @@
 //! Owns: the shape of a compiled query and its tables. Does not own: making them (the SQL frontend), reading
 //! and writing Kafka (crate `connectors`). Invariant: references to secrets in option values stay unresolved.
 
-use crate::files::{FileContents, FileTable};
 use crate::plan::lookup_rows::Lookup;
+use crate::snapshots::SnapshotRows;
 use arrow::datatypes::SchemaRef;
 use highwater_dataflow::error::EngineError;
 use highwater_dataflow::operator::{expect_types, only};
@@ -13,7 +13,7 @@ use highwater_functions::clock::BatchClock;
 use highwater_protocol::files::FileVersions;
 use highwater_protocol::options::SourceSpec;
 use highwater_sql::options::QueryOptions;
-use highwater_sql::tables::{SinkTable, SourceTable};
+use highwater_sql::tables::{SinkTable, SnapshotTable, SourceTable};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub struct CompiledQuery {
     /// By [`SinkId`](highwater_protocol::ids::SinkId).
     pub sinks: Vec<SinkTable>,
     pub dataflow: Dataflow,
-    /// Lookups whose files must be read before a batch's tasks run: see [`CompiledQuery::load_files`].
+    /// Lookups whose tables must be loaded before a batch's tasks run: see [`CompiledQuery::load_snapshots`].
     pub lookups: Vec<Arc<Lookup>>,
     /// Warnings for people before the query runs, each a sentence.
     pub warnings: Vec<String>,
@@ -48,32 +48,32 @@ impl CompiledQuery {
         self.sources.iter().map(spec).collect()
     }
 
-    /// Returns the file tables that rows look up, each once.
-    pub fn file_tables(&self) -> Vec<FileTable> {
-        let mut tables: BTreeMap<&str, FileTable> = BTreeMap::new();
+    /// Returns the lookup tables that the driver reads whole, each once.
+    pub fn snapshot_tables(&self) -> Vec<SnapshotTable> {
+        let mut tables: BTreeMap<&str, SnapshotTable> = BTreeMap::new();
         for table in self.lookups.iter().flat_map(|lookup| lookup.tables()) {
             tables.entry(&table.name).or_insert_with(|| table.clone()).pinned |= table.pinned;
         }
         tables.into_values().collect()
     }
 
-    /// Loads the lookup tables of a batch that is planned with these file versions, into at most `limit_bytes` of memory.
+    /// Loads the lookup tables of a batch that is planned with these versions, into at most `limit_bytes` of memory.
     /// Returns true if anything had to be loaded.
     ///
     /// # Errors
-    /// If a file's content is not available or does not fit the table's declaration, or all tables are too large together.
-    pub async fn load_files(
+    /// If a table's content is not available or does not fit its declaration, or all tables are too large together.
+    pub async fn load_snapshots<R: SnapshotRows>(
         &self,
         versions: &FileVersions,
-        contents: &impl FileContents,
+        snapshots: &R,
         limit_bytes: u64,
-    ) -> Result<bool, EngineError> {
+    ) -> Result<bool, R::Error> {
         let (mut loaded, mut bytes) = (false, 0);
         for lookup in &self.lookups {
-            loaded |= lookup.load(versions, contents).await?;
+            loaded |= lookup.load(versions, snapshots).await?;
             bytes += lookup.size_bytes();
             if bytes > limit_bytes {
-                return Err(EngineError::LookupsTooLarge { bytes, limit_bytes });
+                return Err(EngineError::LookupsTooLarge { bytes, limit_bytes }.into());
             }
         }
         Ok(loaded)

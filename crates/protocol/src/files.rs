@@ -1,7 +1,8 @@
 //! Files that rows look up, identified by their content.
 //!
-//! Owns: how a version of a table's files is identified. Does not own: reading the files (the driver), storing their
-//! content (crate `checkpoint`), looking rows up (crate `operators`).
+//! Owns: how a version of a looked-up table is identified: by its files, be they those of a folder or what else a connector
+//! makes of a table. Does not own: reading the table (connectors), storing the content (crate `checkpoint`), looking rows up
+//! (crate `operators`).
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-/// The files of each table, by the table's name. Files of a folder are in order of their names.
+/// The files of each table, by the table's name, in the order that its connector gives them.
 pub type FileVersions = BTreeMap<String, Vec<FileContent>>;
 
 /// The content of one file.

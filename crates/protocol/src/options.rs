@@ -78,19 +78,13 @@ pub enum OnDataLoss {
 }
 
 /// What to do when a key of a keyed sink has more than one live row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnKeyConflict {
     /// The sink shows one of the rows, and the key is counted and warned of.
+    #[default]
     Warn,
     Fail,
-}
-
-impl OnKeyConflict {
-    /// What a script that says nothing gets. Where no row is ever retracted, a conflict would never end.
-    pub fn default_for(retracts: bool) -> Self {
-        if retracts { Self::Warn } else { Self::Fail }
-    }
 }
 
 /// What to do with a record that does not decode, or on which an expression fails.

@@ -68,9 +68,35 @@ pub struct Totals {
     /// Number of resets by `on_data_loss`: once per recreated topic, once per truncated partition.
     #[serde(default)]
     pub resets: u64,
+    /// Of sources whose records have fields by name.
+    #[serde(default)]
+    pub absent: BTreeMap<SourceId, AbsentColumns>,
     /// Keyed sinks in which some keys have more than one live row now, by their operator.
     #[serde(default)]
     pub key_conflicts: BTreeMap<OperatorId, KeyConflicts>,
+}
+
+/// Columns of a source's schema that no record has had a field for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AbsentColumns {
+    /// Records that this is known of.
+    pub records: u64,
+    pub columns: BTreeSet<u32>,
+}
+
+impl Totals {
+    /// Counts what the ranges of a batch say of absent columns. A column that was there once is not absent again.
+    pub fn count_absent(&mut self, partitions: &BTreeMap<SourcePartition, PartitionReport>) {
+        for (partition, report) in partitions {
+            let Some(absent) = &report.absent else { continue };
+            let known = self.absent.entry(partition.source).or_insert_with(|| {
+                let columns = absent.clone();
+                AbsentColumns { records: 0, columns }
+            });
+            known.columns.retain(|column| absent.contains(column));
+            known.records += report.records;
+        }
+    }
 }
 
 impl PrepareRecord {

@@ -10,7 +10,7 @@ use crate::plan::WriterPlan;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Result of one task attempt. Its sink writes are flushed but not committed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -45,6 +45,17 @@ pub struct PartitionReport {
     /// The last of the range's records; `None` if there is none or its leader epoch is unknown.
     #[serde(default)]
     pub last_record: Option<LastRecord>,
+    /// Columns of the source's schema that none of the range's records has a field for; `None` if nothing is known of that.
+    #[serde(default)]
+    pub absent: Option<BTreeSet<u32>>,
+}
+
+/// The columns absent from some records and from others. `None`, of either, says nothing.
+pub fn absent_from_both(some: Option<BTreeSet<u32>>, others: Option<BTreeSet<u32>>) -> Option<BTreeSet<u32>> {
+    match (some, others) {
+        (Some(some), Some(others)) => Some(&some & &others),
+        (some, others) => some.or(others),
+    }
 }
 
 /// Event times of some records, milliseconds.

@@ -1,7 +1,7 @@
 //! The options of a table's connector, checked against the connector's declaration.
 //!
 //! Owns: checking a script's options against a declaration, and typing them. Does not own: the declarations (crate
-//! `connector-spec`), options of formats (`formats`), how tables are read (`options`).
+//! `connector-spec`), options of formats (`formats`), how tables are read (`reading_options`).
 //! Invariants: an option that the connector does not declare is refused, with the nearest declared one as the hint; only
 //! secrets, logins and paths take `${…}` references.
 
@@ -97,7 +97,7 @@ fn located(fault: Fault, entries: &[OptionEntry]) -> SqlError {
 }
 
 /// Returns a default as an entry without a place in the script.
-fn declared(key: &str, value: &str) -> OptionEntry {
+pub fn declared(key: &str, value: &str) -> OptionEntry {
     let at = Location::empty();
     OptionEntry { key: key.into(), key_at: at, value: value.into(), value_at: at }
 }

@@ -3,9 +3,11 @@
 //! Owns: the grammar of a table. Does not own: what its options mean (`options`), whether it is read or
 //! written (`plan`).
 
-use super::derived::{parse_computed, parse_metadata};
+use super::derived::{DerivedFrom, parse_computed, parse_metadata};
 use super::error::{Result, SqlError};
-use super::identifier::{Name, parse_name, parse_names, parse_table_name};
+use super::identifier::{Name, key_of, parse_name, parse_names, parse_table_name};
+use super::metadata_columns::METADATA;
+use super::spelling::Spellings;
 use super::table_def::{Column, OptionEntry, PrimaryKey, TableDef, Watermark};
 use super::types::parse_type;
 use datafusion::sql::sqlparser::ast::{Expr, Ident};
@@ -44,6 +46,7 @@ pub fn parse_table(parser: &mut Parser) -> Result<TableDef> {
     }
     table.options = parse_options(parser)?;
     check(&table)?;
+    use_declared_names(&mut table)?;
     Ok(table)
 }
 
@@ -76,7 +79,7 @@ fn parse_watermark(parser: &mut Parser, at: Location) -> Result<Watermark> {
     parser.next_token();
     parser.expect_keyword(Keyword::FOR)?;
     let ident: Ident = parser.parse_identifier()?;
-    let column = Name { text: super::types::fold(&ident), at: ident.span.start };
+    let column = Name { text: ident.value.clone(), at: ident.span.start };
     let expr = match parser.parse_keyword(Keyword::AS) {
         true => parser.parse_expr()?,
         false => Expr::Identifier(ident),
@@ -85,7 +88,11 @@ fn parse_watermark(parser: &mut Parser, at: Location) -> Result<Watermark> {
 }
 
 fn parse_column(parser: &mut Parser, table: &mut TableDef) -> Result<()> {
-    let name = parse_name(parser)?;
+    let mut name = parse_name(parser)?;
+    // What these names mean does not depend on their case either.
+    if let Some(known) = METADATA.into_iter().find(|known| key_of(&name.text) == *known) {
+        name.text = known.into();
+    }
     if matches!(parser.peek_token_ref().token, Token::Comma | Token::RParen) {
         let at = parser.peek_token_ref().span.start;
         return Err(SqlError::at(at, format!("column '{}' needs a type", name.text))
@@ -174,6 +181,24 @@ fn check(table: &TableDef) -> Result<()> {
     if table.columns.is_empty() && table.derived.is_empty() {
         return Err(SqlError::at(table.name.at, format!("table '{}' has no columns", table.name.text)));
     }
+    Ok(())
+}
+
+/// Brings the names that a table's clauses and expressions refer to to the spelling of its columns.
+fn use_declared_names(table: &mut TableDef) -> Result<()> {
+    let stored = table.columns.iter().map(|column| column.name.text.clone());
+    let names: Vec<String> = stored.chain(table.derived.iter().map(|derived| derived.name.text.clone())).collect();
+    let columns = table.primary_key.iter_mut().flat_map(|key| &mut key.columns);
+    for name in columns.chain(table.watermark.iter_mut().map(|watermark| &mut watermark.column)) {
+        let known = name.find(names.iter().map(String::as_str).chain(METADATA))?;
+        name.text = known.map(str::to_string).ok_or_else(|| {
+            SqlError::at(name.at, format!("table '{}' has no column '{}'", table.name.text, name.text)).suggest(
+                &name.text,
+                names.iter().map(String::as_str),
+                "its columns",
+            )
+        })?;
+    }
     for name in table.primary_key.iter().flat_map(|key| &key.columns) {
         if table.derived.iter().any(|derived| derived.name.text == name.text) {
             let message = format!("'{}' is not stored in records, so it cannot be part of the PRIMARY KEY", name.text);
@@ -182,12 +207,13 @@ fn check(table: &TableDef) -> Result<()> {
             );
         }
     }
-    let key = table.primary_key.iter().flat_map(|key| &key.columns);
-    for name in key.chain(table.watermark.iter().map(|w| &w.column)) {
-        if !names.iter().any(|known| known.text == name.text) && !name.text.starts_with('_') {
-            let names = names.iter().map(|known| known.text.as_str());
-            return Err(SqlError::at(name.at, format!("table '{}' has no column '{}'", table.name.text, name.text))
-                .suggest(&name.text, names, "its columns"));
+    let spellings = Spellings::of_table(table);
+    if let Some(watermark) = &mut table.watermark {
+        spellings.apply(&mut watermark.expr)?;
+    }
+    for derived in &mut table.derived {
+        if let DerivedFrom::Expr(expr) = &mut derived.from {
+            spellings.apply(expr.as_mut())?;
         }
     }
     Ok(())

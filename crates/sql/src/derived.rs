@@ -4,7 +4,7 @@
 //! (`plan::derived`). Invariant: every derived column can be read; only metadata without `VIRTUAL` can be written, too.
 
 use super::error::{Result, SqlError};
-use super::identifier::Name;
+use super::identifier::{Name, key_of};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::Expr;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -61,7 +61,7 @@ pub fn parse_metadata(parser: &mut Parser, name: &Name, data_type: &DataType, af
             let at = parser.peek_token_ref().span.start;
             (parser.parse_literal_string()?, at)
         }
-        false => (name.text.clone(), name.at),
+        false => (key_of(&name.text), name.at),
     };
     let key = metadata_column(&text, at)?;
     let is_virtual = take_word(parser, "virtual");

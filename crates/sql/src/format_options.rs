@@ -5,6 +5,7 @@
 //! which formats and options there are (crate's `formats`), whether a format holds a table's columns (`plan::formats`).
 
 use super::error::{Result, SqlError};
+use super::identifier::Name;
 use super::metadata_columns::METADATA;
 use super::suggest::nearest;
 use super::table_def::{OptionEntry, TableDef};
@@ -185,16 +186,16 @@ fn key_fields(table: &TableDef, entry: &OptionEntry) -> Result<Vec<String>> {
         || table.columns.iter().map(|column| &column.name.text).filter(|name| !METADATA.contains(&name.as_str()));
     let mut fields: Vec<String> = Vec::new();
     for wanted in text.split([',', ';']).map(str::trim) {
-        let same = |name: &&String| name.to_lowercase() == wanted.to_lowercase();
-        let Some(name) = stored().find(|name| *name == wanted).or_else(|| stored().find(same)) else {
+        let name = Name { text: wanted.to_string(), at: entry.value_at };
+        let Some(name) = name.find(stored().map(String::as_str))? else {
             let message = format!("'key.fields': table '{}' stores no column '{wanted}'", table.name.text);
             let names: Vec<&str> = stored().map(String::as_str).collect();
             return Err(SqlError::at(entry.value_at, message).suggest(wanted, names, "its columns"));
         };
-        if fields.contains(name) {
+        if fields.iter().any(|known| known == name) {
             return Err(SqlError::at(entry.value_at, format!("'key.fields' names '{wanted}' twice")));
         }
-        fields.push(name.clone());
+        fields.push(name.to_string());
     }
     if let Some(key) = &table.primary_key {
         let names: Vec<&str> = key.columns.iter().map(|name| name.text.as_str()).collect();

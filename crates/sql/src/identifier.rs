@@ -1,13 +1,13 @@
-//! Names in a script: folded as PostgreSQL folds them, each with its place.
+//! Names in a script as they are written, each with its place.
 //!
-//! Owns: parsing names. Does not own: resolving them.
+//! Owns: parsing names, and finding a name in a list: an exact match, or else the only one in any case. Does not own: names
+//! inside queries (`spelling`).
 
 use super::error::{Result, SqlError};
-use super::types::fold;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 
-/// A folded name and its position in the script.
+/// A name as written, and its position in the script.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Name {
     pub text: String,
@@ -24,10 +24,10 @@ pub fn parse_table_name(parser: &mut Parser) -> Result<Name> {
     Ok(name)
 }
 
-/// Parses an identifier and folds it.
+/// Parses an identifier.
 pub fn parse_name(parser: &mut Parser) -> Result<Name> {
     let ident = parser.parse_identifier()?;
-    Ok(Name { text: fold(&ident), at: ident.span.start })
+    Ok(Name { text: ident.value, at: ident.span.start })
 }
 
 /// Parses `(a, b, c)`.
@@ -39,4 +39,36 @@ pub fn parse_names(parser: &mut Parser) -> Result<Vec<Name>> {
     }
     parser.expect_token(&Token::RParen)?;
     Ok(names)
+}
+
+/// What names that differ only in case have in common.
+pub fn key_of(name: &str) -> String {
+    name.to_lowercase()
+}
+
+impl Name {
+    /// The name meant of `names`: the one that matches exactly, or else the only one that does in any case. `None`: none does.
+    ///
+    /// # Errors
+    /// Several match, none of them exactly.
+    pub fn find<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Result<Option<&'a str>> {
+        find(&self.text, names).map_err(|(first, second)| {
+            SqlError::at(self.at, format!("'{}' is ambiguous: there are '{first}' and '{second}'", self.text))
+                .hint("write the name exactly as it is declared")
+        })
+    }
+}
+
+/// [`Name::find`] of a text; of an ambiguous one, two names that match.
+pub fn find<'a>(
+    wanted: &str,
+    mut names: impl Iterator<Item = &'a str> + Clone,
+) -> std::result::Result<Option<&'a str>, (&'a str, &'a str)> {
+    let key = key_of(wanted);
+    let mut alike = names.clone().filter(|name| key_of(name) == key);
+    match (names.find(|name| *name == wanted), alike.next(), alike.next()) {
+        (Some(exact), ..) => Ok(Some(exact)),
+        (None, Some(first), Some(second)) => Err((first, second)),
+        (None, found, _) => Ok(found),
+    }
 }

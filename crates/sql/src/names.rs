@@ -145,12 +145,10 @@ fn rename(function: &mut Function) {
         {
             *length = not_negative(length.clone());
         }
-        (
-            "timestampdiff" | "timestampadd",
-            [FunctionArg::Unnamed(FunctionArgExpr::Expr(unit @ Expr::Identifier(_))), ..],
-        ) => {
-            let name = Value::SingleQuotedString(unit.to_string());
-            *unit = Expr::Value(name.with_span(unit.span()));
+        ("timestampdiff" | "timestampadd", [FunctionArg::Unnamed(FunctionArgExpr::Expr(unit)), ..]) => {
+            if let Expr::Identifier(name) = unit {
+                *unit = Expr::Value(Value::SingleQuotedString(name.value.clone()).with_span(name.span));
+            }
         }
         _ => {}
     }

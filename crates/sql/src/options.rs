@@ -1,30 +1,24 @@
 //! The options of a query and of its tables, typed.
 //!
-//! Owns: the names of `SET` (snake_case, and Spark's camelCase), their defaults and checks, and how tables are read.
-//! Does not own: the text forms of values (`values`), which options a connector has (`connectors`), the options of formats
-//! (`formats`), what the options do (driver, connectors).
+//! Owns: the names of `SET` (snake_case, and Spark's camelCase), their defaults and checks. Does not own: the text forms
+//! of values (`values`), which options a connector has (`connectors`), how tables are read (`reading_options`), the options
+//! of formats (`formats`), what the options do (driver, connectors).
 //! Invariant: an unknown option is refused, with the nearest known one as the hint.
 
 use super::connectors::{connector_options, is_known, known_options, spec_named};
 use super::error::{Result, SqlError};
 use super::limits::MAX_SHARDS;
+use super::reading_options;
 use super::table_def::{OptionEntry, TableDef};
-use super::values::canonical;
-use super::values::{
-    bad_value, count, duration_ms, parse_duration_ms, parse_time_ms, plain_text, size_bytes, topic_offsets, word,
-};
+use super::values::{bad_value, canonical, count, duration_ms, parse_duration_ms, size_bytes, word};
 use crate::tables::ConnectorOptions;
 use datafusion::sql::sqlparser::tokenizer::Location;
 use highwater_connector_spec::settable;
-use highwater_protocol::options::{
-    EndingOffsets, IsolationLevel, OnBadRecord, OnDataLoss, OnKeyConflict, OutputMode, SourceOptions, StartingOffsets,
-    Trigger,
-};
+use highwater_protocol::options::{OnKeyConflict, OutputMode, SourceOptions, Trigger};
 use std::collections::BTreeMap;
 
 /// Number of a query's shards, unless `SET shards` gives another.
 pub const DEFAULT_SHARDS: u16 = 64;
-const DEFAULT_IDLE_TIMEOUT_MS: u64 = 60_000;
 
 /// Options of the whole query, from `SET`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +35,7 @@ pub struct QueryOptions {
     pub max_drift_ms: Option<u64>,
     /// Time after its last write at which state that no watermark bounds expires, in milliseconds; `None` = never.
     pub state_ttl_ms: Option<u64>,
-    /// What happens when a key of a keyed sink has more than one live row; `None`: as
-    /// [`OnKeyConflict::default_for`] says.
+    /// What happens when a key of a keyed sink has more than one live row; `None` = the default, warn.
     pub on_key_conflict: Option<OnKeyConflict>,
 }
 
@@ -114,7 +107,7 @@ pub fn query_options(settings: &[OptionEntry]) -> Result<(QueryOptions, Vec<Opti
             }
         }
     }
-    apply_source(&mut SourceOptions::default(), &defaults)?;
+    reading_options::apply(&mut SourceOptions::default(), &defaults)?;
     Ok((options, defaults))
 }
 
@@ -182,10 +175,15 @@ pub fn table_options(table: &TableDef, defaults: &[OptionEntry]) -> Result<Table
         return Err(SqlError::at(table.name.at, format!("table '{}' lacks the option 'connector'", table.name.text))
             .hint("add 'connector' = 'kafka', or 'connector' = 'console' for a sink"));
     };
-    let mut source = SourceOptions { idle_timeout_ms: Some(DEFAULT_IDLE_TIMEOUT_MS), ..SourceOptions::default() };
-    apply_source(&mut source, defaults)?;
-    apply_source(&mut source, &own)?;
-    let connector = connector_options(table, spec_named(connector)?, &own)?;
+    // A wrong value is reported before an unknown connector.
+    let spec = spec_named(connector);
+    let mut source = SourceOptions::default();
+    if let Ok(spec) = &spec {
+        reading_options::apply_declared(&mut source, spec)?;
+    }
+    reading_options::apply(&mut source, defaults)?;
+    reading_options::apply(&mut source, &own)?;
+    let connector = connector_options(table, spec?, &own)?;
     Ok(TableOptions { connector, source })
 }
 
@@ -200,90 +198,4 @@ fn check_known(entry: &OptionEntry, key: &str) -> Result<()> {
     let known = known_options();
     let known = known.iter().map(String::as_str);
     Err(SqlError::at(entry.key_at, format!("unknown option '{}'", entry.key)).suggest(&entry.key, known, "options"))
-}
-
-fn apply_source(options: &mut SourceOptions, entries: &[OptionEntry]) -> Result<()> {
-    for entry in entries {
-        match entry.key.as_str() {
-            "starting_offsets" => options.starting_offsets = starting_offsets(entry)?,
-            "ending_offsets" => options.ending_offsets = Some(ending_offsets(entry)?),
-            "max_offsets_per_trigger" => options.max_offsets_per_trigger = Some(count(entry)?),
-            "min_offsets_per_trigger" => options.min_offsets_per_trigger = Some(count(entry)?),
-            "max_records_per_second" => options.max_records_per_second = Some(count(entry)?),
-            "max_trigger_delay" => options.max_trigger_delay_ms = Some(duration_ms(entry)?),
-            "on_data_loss" => {
-                let words =
-                    [("fail", OnDataLoss::Fail), ("earliest", OnDataLoss::Earliest), ("latest", OnDataLoss::Latest)];
-                options.on_data_loss = word(entry, &words)?;
-            }
-            "late_topic" => options.late_topic = Some(plain_text(entry)?),
-            "on_bad_record" => options.on_bad_record = on_bad_record(entry, entries)?,
-            "idle_timeout" => {
-                let never = entry.value.eq_ignore_ascii_case("never");
-                options.idle_timeout_ms = if never { None } else { Some(duration_ms(entry)?) };
-            }
-            "isolation_level" => {
-                let words = [
-                    ("read_committed", IsolationLevel::ReadCommitted),
-                    ("read_uncommitted", IsolationLevel::ReadUncommitted),
-                ];
-                options.isolation_level = word(entry, &words)?;
-            }
-            "dead_letter_topic"
-                if !entries.iter().any(|other| other.key == "on_bad_record" && other.value == "dead_letter") =>
-            {
-                let message = "'dead_letter_topic' does nothing without 'on_bad_record' = 'dead_letter'";
-                return Err(SqlError::at(entry.key_at, message).hint("add it, or drop the topic"));
-            }
-            _ => {}
-        }
-    }
-    let limits = (options.min_offsets_per_trigger, options.max_offsets_per_trigger);
-    if let ((Some(min), Some(max)), Some(entry)) =
-        (limits, entries.iter().find(|e| e.key == "min_offsets_per_trigger" || e.key == "max_offsets_per_trigger"))
-        && min > max
-    {
-        let message = format!("min_offsets_per_trigger {min} is above max_offsets_per_trigger {max}");
-        return Err(SqlError::at(entry.value_at, message).hint("no batch could ever be planned: lower the minimum"));
-    }
-    Ok(())
-}
-
-fn on_bad_record(entry: &OptionEntry, entries: &[OptionEntry]) -> Result<OnBadRecord> {
-    match word(entry, &[("fail", 0), ("skip", 1), ("dead_letter", 2)])? {
-        0 => Ok(OnBadRecord::Fail),
-        1 => Ok(OnBadRecord::Skip),
-        _ => {
-            let topic = entries.iter().find(|other| other.key == "dead_letter_topic").map(plain_text).transpose()?;
-            Ok(OnBadRecord::DeadLetter { topic })
-        }
-    }
-}
-
-const STARTS: &str = "write 'earliest', 'latest', '{\"topic\":{\"0\":100}}' or a time such as '2026-01-01T00:00:00Z'";
-
-fn starting_offsets(entry: &OptionEntry) -> Result<StartingOffsets> {
-    let value = entry.value.trim();
-    match value.to_lowercase().as_str() {
-        "earliest" => Ok(StartingOffsets::Earliest),
-        "latest" => Ok(StartingOffsets::Latest),
-        _ if value.starts_with('{') => Ok(StartingOffsets::Explicit { offsets: topic_offsets(entry, -2)? }),
-        _ => {
-            let timestamp_ms = parse_time_ms(value).ok_or_else(|| bad_value(entry, STARTS))?;
-            Ok(StartingOffsets::Timestamp { timestamp_ms })
-        }
-    }
-}
-
-fn ending_offsets(entry: &OptionEntry) -> Result<EndingOffsets> {
-    let value = entry.value.trim();
-    match value.to_lowercase().as_str() {
-        "latest" => Ok(EndingOffsets::Latest),
-        _ if value.starts_with('{') => Ok(EndingOffsets::Explicit { offsets: topic_offsets(entry, -1)? }),
-        _ => {
-            let timestamp_ms =
-                parse_time_ms(value).ok_or_else(|| bad_value(entry, &STARTS.replace("'earliest', ", "")))?;
-            Ok(EndingOffsets::Timestamp { timestamp_ms })
-        }
-    }
 }

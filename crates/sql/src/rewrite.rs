@@ -24,7 +24,7 @@ pub fn name_fields(query: &mut Query) {
                 let names = if is_name { access_chain.iter().take_while(|access| is_dot(access)).count() } else { 0 };
                 for access in access_chain.iter_mut().skip(names) {
                     if let AccessExpr::Dot(Expr::Identifier(field)) = access {
-                        let name = Value::SingleQuotedString(fold(field));
+                        let name = Value::SingleQuotedString(field.value.clone());
                         *access = AccessExpr::Dot(Expr::Value(name.with_span(field.span)));
                     }
                 }
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn fields_of_elements_are_named() {
-        assert_eq!(rewritten("SELECT a[1].B FROM s"), "SELECT a[1].'b' FROM s");
+        assert_eq!(rewritten("SELECT a[1].B FROM s"), "SELECT a[1].'B' FROM s");
         assert_eq!(rewritten("SELECT t.a[1].\"B\"[2], t.a FROM t"), "SELECT t.a[1].'B'[2], t.a FROM t");
     }
 }

@@ -4,6 +4,7 @@
 //! Invariant: columns keep Spark's names, `start`, `end`, `window`.
 //! <https://spark.apache.org/docs/latest/api/sql/#window>
 
+use super::identifier::key_of;
 use super::syntax::function_name;
 use super::syntax::{arguments, call, interval};
 use super::types::fold;
@@ -72,19 +73,21 @@ impl Window {
 
     /// Returns the replacement of an expression that refers to this window, and its column's name; `None` for all others.
     fn replaces(&self, expr: &Expr) -> Option<(Expr, String)> {
-        let part = |name: &Ident| match fold(name) {
-            name if name == "start" || name == "end" => Some((self.part(&name), name)),
+        // The column is called as the script's other columns of this name.
+        let part = |name: &Ident| match key_of(&name.value).as_str() {
+            part @ ("start" | "end") => Some((self.part(part), fold(name))),
             _ => None,
         };
+        let is_own = |name: &Ident| key_of(&name.value) == self.name;
         let whole = || {
             let name = |name: &str| Expr::Value(Value::SingleQuotedString(name.into()).with_empty_span());
             let fields = vec![name("start"), self.part("start"), name("end"), self.part("end")];
             Some((call("named_struct", fields, self.span), self.name.clone()))
         };
         match expr {
-            Expr::Identifier(name) if fold(name) == self.name => whole(),
+            Expr::Identifier(name) if is_own(name) => whole(),
             Expr::CompoundIdentifier(names) => match names.as_slice() {
-                [window, name] if fold(window) == self.name => part(name),
+                [window, name] if is_own(window) => part(name),
                 _ => None,
             },
             Expr::CompoundFieldAccess { root, access_chain } => match access_chain.as_slice() {

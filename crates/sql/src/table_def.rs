@@ -4,6 +4,7 @@
 //! (`options`).
 
 use super::derived::{Derived, DerivedFrom};
+use super::error::Result;
 use super::identifier::Name;
 use super::metadata_columns::METADATA;
 use super::types::type_name;
@@ -71,6 +72,16 @@ impl TableDef {
             columns.extend(self.columns.get(place).cloned());
         }
         columns
+    }
+
+    /// Returns the declared name of the column that a name of an INSERT's list means; the name itself if there is none.
+    ///
+    /// # Errors
+    /// It matches several, none of them exactly.
+    pub fn name_of<'a>(&'a self, name: &'a Name) -> Result<&'a str> {
+        let stored = self.columns.iter().map(|column| &column.name);
+        let all = stored.chain(self.derived.iter().map(|derived| &derived.name));
+        Ok(name.find(all.map(|name| name.text.as_str()))?.unwrap_or(&name.text))
     }
 
     /// Returns the name that the column `name` of an INSERT has in the sink: writable metadata is `_timestamp`, ….

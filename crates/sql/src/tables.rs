@@ -1,4 +1,4 @@
-//! Tables as a compiled script uses them: those it reads, those it writes, and the options of their connectors.
+//! Tables as a compiled script uses them: those it reads, writes and looks up, and the options of their connectors.
 //!
 //! Owns: their shape. Does not own: making them (the planner), reading and writing them (crate `connectors`).
 //! Invariant: references to secrets in option values stay unresolved.
@@ -6,7 +6,7 @@
 use crate::formats::{Format, RAW};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
-use highwater_connector_spec::{ConnectorSpec, OptionValues, Use};
+use highwater_connector_spec::{ConnectorSpec, LookupKind, OptionValues, Use};
 use highwater_protocol::ids::{SinkId, SourceId};
 use highwater_protocol::options::{OutputMode, SourceOptions};
 use std::sync::Arc;
@@ -75,6 +75,26 @@ pub struct SinkTable {
     pub connector: ConnectorOptions,
 }
 
+/// A lookup table that the driver reads whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotTable {
+    /// The table's name in the script.
+    pub name: String,
+    pub schema: SchemaRef,
+    pub connector: ConnectorOptions,
+    /// True if the query keeps the version that it started with.
+    pub pinned: bool,
+}
+
+impl SnapshotTable {
+    /// Returns the pause between two checks for a new version, in milliseconds; `None` = the table is read once per run.
+    pub fn refresh_ms(&self) -> Option<u64> {
+        match self.connector.spec().lookup.as_ref()? {
+            LookupKind::Snapshot { refresh } => self.connector.values.number(refresh),
+        }
+    }
+}
+
 /// A table's connector and its options. References to secrets stay unresolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectorOptions {
@@ -119,27 +139,6 @@ impl ConnectorOptions {
     /// Returns the format of record keys, if columns make them.
     pub fn key_format(&self) -> &Format {
         self.key.format.as_ref().unwrap_or(&self.format)
-    }
-}
-
-/// Options of a file: a path, or a folder of files, that the driver can read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileOptions {
-    pub path: String,
-    pub format: Format,
-    /// Greatest age of the content in memory, in milliseconds; `None` = the file is read once.
-    pub refresh_ms: Option<u64>,
-}
-
-impl FileOptions {
-    /// Returns the options of a table that rows look up.
-    pub fn of(connector: &ConnectorOptions) -> Self {
-        let values = &connector.values;
-        Self {
-            path: values.text("path").unwrap_or_default().to_string(),
-            format: connector.format.clone(),
-            refresh_ms: values.number("refresh"),
-        }
     }
 }
 

@@ -21,7 +21,7 @@ pub use highwater_functions::UTC;
 const TYPES: &str = "BOOLEAN, TINYINT, SMALLINT, INT, BIGINT, FLOAT, DOUBLE, DECIMAL(p, s), STRING, VARCHAR, BYTES, \
      DATE, TIME, TIMESTAMP(p), TIMESTAMP_LTZ(p), ARRAY<T>, MAP<STRING, T>, ROW<name T, …>";
 
-/// Folds a name: unquoted names become lower case.
+/// Folds a name as DataFusion's planner does: unquoted names become lower case.
 pub fn fold(ident: &Ident) -> String {
     match ident.quote_style {
         Some(_) => ident.value.clone(),
@@ -102,7 +102,7 @@ impl TypeReader<'_, '_> {
         let mut fields: Vec<Field> = Vec::new();
         loop {
             let location = self.parser.peek_token_ref().span.start;
-            let name = fold(&self.parser.parse_identifier()?);
+            let name = self.parser.parse_identifier()?.value;
             let _ = self.parser.consume_token(&Token::Colon);
             if fields.iter().any(|field| *field.name() == name) {
                 return Err(SqlError::at(location, format!("field '{name}' is declared twice")));

@@ -1,7 +1,7 @@
 //! `JOIN t FOR SYSTEM_TIME AS OF l.ts ON …`: moves the time into the condition, as a marker call that the planner finds.
 //!
 //! Owns: where the clause may stand, and what it may name. Does not own: which tables have versions (`plan::versioned`),
-//! lookups of files, which keep the clause.
+//! lookup tables, which keep the clause.
 
 use super::error::SqlError;
 use super::refuse::not_yet;
@@ -19,9 +19,9 @@ pub const AS_OF: &str = "hw_as_of";
 
 const USAGE: &str = "write FROM orders AS o JOIN rates FOR SYSTEM_TIME AS OF o.ts AS r ON o.currency = r.currency";
 
-/// Moves the times of versions into the joins' conditions. Tables for which `is_file` is true keep their clause.
-pub fn rewrite_versions(query: &mut Query, is_file: &dyn Fn(&str) -> bool) -> Result<(), SqlError> {
-    match VisitMut::visit(query, &mut Versions(is_file)) {
+/// Moves the times of versions into the joins' conditions. Tables for which `is_snapshot` is true keep their clause.
+pub fn rewrite_versions(query: &mut Query, is_snapshot: &dyn Fn(&str) -> bool) -> Result<(), SqlError> {
+    match VisitMut::visit(query, &mut Versions(is_snapshot)) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
     }
@@ -42,7 +42,7 @@ impl VisitorMut for Versions<'_> {
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<SqlError> {
         match factor {
             TableFactor::NestedJoin { table_with_joins, .. } => self.joins(table_with_joins),
-            TableFactor::Table { name, version: Some(_), .. } if !self.is_file(name) => ControlFlow::Break(
+            TableFactor::Table { name, version: Some(_), .. } if !self.is_snapshot(name) => ControlFlow::Break(
                 SqlError::in_span(name.span(), "FOR SYSTEM_TIME AS OF belongs to the right side of a JOIN").hint(USAGE),
             ),
             _ => ControlFlow::Continue(()),
@@ -51,7 +51,7 @@ impl VisitorMut for Versions<'_> {
 }
 
 impl Versions<'_> {
-    fn is_file(&self, name: &ObjectName) -> bool {
+    fn is_snapshot(&self, name: &ObjectName) -> bool {
         name.0.last().and_then(|part| part.as_ident()).is_some_and(|name| (self.0)(&fold(name)))
     }
 
@@ -66,7 +66,7 @@ impl Versions<'_> {
 
     fn join(&self, join: &mut Join) -> Result<(), SqlError> {
         let TableFactor::Table { name, version, .. } = &mut join.relation else { return Ok(()) };
-        if self.is_file(name) {
+        if self.is_snapshot(name) {
             return Ok(());
         }
         let span = name.span();

@@ -27,6 +27,7 @@ mod limits;
 mod logins;
 mod lookup_files;
 mod memory;
+mod names;
 mod nexmark;
 mod nexmark_check;
 mod progress_topics;

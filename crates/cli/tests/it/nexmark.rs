@@ -185,6 +185,6 @@ fn the_command_reports_its_errors() {
     let (code, _, stderr) = run(&["--driver", "http://127.0.0.1:1", "--executors", "2"]);
     assert!(code == Some(2) && stderr.contains("leave out one of them"), "{stderr}");
     let (code, stdout, _) = run(&["--print-sql", "q5"]);
-    assert!(code == Some(0) && stdout.contains("TABLE(HOP(TABLE bid, DESCRIPTOR(`dateTime`)"), "{stdout}");
+    assert!(code == Some(0) && stdout.contains("TABLE(HOP(TABLE bid, DESCRIPTOR(dateTime)"), "{stdout}");
     assert!(stdout.contains("CREATE TABLE person"), "{stdout}");
 }

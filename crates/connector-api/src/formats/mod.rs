@@ -70,6 +70,9 @@ pub struct Decoded {
     pub columns: Vec<ArrayRef>,
     /// Indexes and faults of bad records, ascending. The content of their rows is undefined.
     pub bad: Vec<(usize, Fault)>,
+    /// Which columns none of the records had a field for; `None` if the format does not go by the names of fields, or there
+    /// was no record to look at.
+    pub absent: Option<Vec<bool>>,
 }
 
 /// Decodes one part of a table's records.

@@ -102,7 +102,7 @@ impl RowDecoder for RawDecoder {
                 bad.push((index, fault));
             }
         }
-        Ok(Decoded { columns: vec![self.finish()], bad })
+        Ok(Decoded { columns: vec![self.finish()], bad, absent: None })
     }
 }
 
@@ -135,7 +135,7 @@ mod tests {
         let fields = Fields::from(vec![Field::new("c", data_type, nullable)]);
         let wanted = vec![Wanted { at: 0, is_key: false }];
         let mut decoder = decoder(&Layout { format: &format, fields: &fields, wanted }).unwrap();
-        let Decoded { mut columns, bad } = decoder.decode(records).unwrap();
+        let Decoded { mut columns, bad, .. } = decoder.decode(records).unwrap();
         (columns.remove(0), bad.into_iter().map(|(index, fault)| (index, fault.to_string())).collect())
     }
 
@@ -170,7 +170,7 @@ mod tests {
         let format = Format::of(&RAW);
         let fields = Fields::from(vec![Field::new("c", DataType::Utf8, false)]);
         let mut decoder = decoder(&Layout { format: &format, fields: &fields, wanted: Vec::new() }).unwrap();
-        let Decoded { columns, bad } = decoder.decode(&[Input::Bytes(b"\xff"), Input::Null]).unwrap();
+        let Decoded { columns, bad, .. } = decoder.decode(&[Input::Bytes(b"\xff"), Input::Null]).unwrap();
         assert!(columns.is_empty() && bad.is_empty());
     }
 }

@@ -18,7 +18,7 @@ use highwater_protocol::options::EndingOffsets;
 use highwater_protocol::query::TopicLook;
 use highwater_protocol::report::EventTimes;
 use highwater_sql::tables::SourceTable;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
@@ -164,6 +164,9 @@ pub struct Chunk {
     pub origins: Arc<dyn Origins>,
     /// Bad records in offset order. Always empty under `on_bad_record = 'fail'`, where reading them fails.
     pub bad: Vec<BadRecord>,
+    /// Columns of the table's schema that none of the records has a field for, nor others decoded with them; `None` if
+    /// nothing is known of that.
+    pub absent: Option<BTreeSet<u32>>,
 }
 
 /// The records that a chunk's rows were decoded from.

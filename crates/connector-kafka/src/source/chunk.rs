@@ -25,6 +25,7 @@ use highwater_protocol::offsets::TopicPartition;
 use highwater_protocol::options::OnBadRecord;
 use highwater_protocol::report::EventTimes;
 use highwater_sql::tables::{SourceTable, UpsertKey};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Decodes the records of one table.
@@ -34,6 +35,8 @@ pub struct ChunkDecoder {
     origins: Vec<Origin>,
     /// Decoded columns: first those the query uses, then those that only the watermark needs.
     decoded: SchemaRef,
+    /// Indices of `decoded` in the table's schema.
+    wanted: Vec<usize>,
     output: SchemaRef,
     /// The event-time column, as an index into `decoded`.
     event_time: Option<usize>,
@@ -67,6 +70,8 @@ pub struct DecodedChunk {
     watermarks: Option<Int64Array>,
     /// Event time of each row of `batch`, in milliseconds.
     event_times: Option<Int64Array>,
+    /// Columns of the table's schema that no record has a field for; `None` if unknown.
+    absent: Option<BTreeSet<u32>>,
     /// Whether reading a bad record is an error.
     fail_on_bad: bool,
 }
@@ -103,6 +108,7 @@ impl ChunkDecoder {
             event_time: table.event_time.and_then(|column| wanted.iter().position(|wanted| *wanted == column)),
             origins,
             decoded,
+            wanted,
             output: table.layout(),
             watermark,
             keyed,
@@ -127,10 +133,12 @@ impl ChunkDecoder {
             columns.push(Arc::new(BooleanArray::from_iter((0..raw.len()).map(|i| Some(raw.payload(i).is_none())))));
             columns.push(Arc::new(TimestampMillisecondArray::from_iter(raw.timestamps.iter().copied())));
         }
+        let absent = parts.absent(&self.origins);
         let mut bad = parts.bad;
         if !bad.is_empty() {
             columns = self.without_bad(&columns, raw.len(), bad.iter().map(|(index, _)| *index))?;
         }
+        let absent = absent.map(|places| places.into_iter().map(|place| self.wanted[place] as u32).collect());
         let mut failed = FailedRows::new();
         let mut watermarks = self.watermarks(&self.batch_of(&columns, raw.len() - bad.len())?, &mut failed)?;
         if !failed.is_empty() {
@@ -168,6 +176,7 @@ impl ChunkDecoder {
             leader_epochs: raw.leader_epochs.clone(),
             watermarks,
             event_times,
+            absent,
             fail_on_bad: self.fail_on_bad,
         })
     }
@@ -356,6 +365,7 @@ impl DecodedChunk {
             last_record: offsets[from..to].last().and_then(|last| self.leader_epochs.record(*last)),
             origins: Arc::new(RowOrigins { records: self.records.clone(), first_row }),
             bad: bad.to_vec(),
+            absent: self.absent.clone(),
         })
     }
 }

@@ -47,9 +47,18 @@ pub struct Parts {
     keys: Vec<ArrayRef>,
     /// Index and reason of each bad record, ascending.
     pub bad: Vec<(usize, String)>,
+    /// Whether no record has a field for a column of the value; `None` if unknown.
+    absent: Option<Vec<bool>>,
 }
 
 impl Parts {
+    /// Returns the indices of those `origins` that no record has a field for; `None` if unknown.
+    pub fn absent(&self, origins: &[Origin]) -> Option<Vec<usize>> {
+        let absent = self.absent.as_ref()?;
+        let is_absent = |origin: &Origin| matches!(origin, Origin::Value(at) if absent.get(*at) == Some(&true));
+        Some((0..origins.len()).filter(|place| is_absent(&origins[*place])).collect())
+    }
+
     /// Returns the column of an origin; `None` for metadata.
     pub fn column(&self, origin: Origin) -> Option<&ArrayRef> {
         match origin {
@@ -115,7 +124,7 @@ impl PartDecoder {
     /// The rows do not fit into one batch.
     pub fn decode(&mut self, raw: &RawRecords) -> Result<Parts, ArrowError> {
         let mut bad = Vec::new();
-        let mut values = self.decode_values(raw, &mut bad)?;
+        let (mut values, absent) = self.decode_values(raw, &mut bad)?;
         let mut keys = Vec::new();
         if let Some(key) = &mut self.key
             && (key.always || raw.has_tombstones())
@@ -131,14 +140,19 @@ impl PartDecoder {
             bad.sort_by_key(|(index, _)| *index);
             bad.dedup_by_key(|(index, _)| *index);
         }
-        Ok(Parts { values, keys, bad })
+        Ok(Parts { values, keys, bad, absent })
     }
 
-    fn decode_values(&mut self, raw: &RawRecords, bad: &mut Vec<(usize, String)>) -> Result<Vec<ArrayRef>, ArrowError> {
+    /// The columns of the values, and which of them no record had a field for.
+    fn decode_values(
+        &mut self,
+        raw: &RawRecords,
+        bad: &mut Vec<(usize, String)>,
+    ) -> Result<(Vec<ArrayRef>, Option<Vec<bool>>), ArrowError> {
         let without = if self.takes_null && !self.is_keyed { Input::Null } else { Input::Skip };
         let input = |index| raw.payload(index).map_or(without, Input::Bytes);
         let inputs: Vec<Input<'_>> = (0..raw.len()).map(input).collect();
-        let Decoded { columns, bad: faults } = self.value.decode(&inputs)?;
+        let Decoded { columns, bad: faults, absent } = self.value.decode(&inputs)?;
         bad.extend(faults.into_iter().map(|(index, fault)| (index, fault.to_string())));
         if !self.takes_null && !self.is_keyed && raw.has_tombstones() {
             let reason = "the value is null (a tombstone), and an append-only source has nothing to delete";
@@ -146,7 +160,7 @@ impl PartDecoder {
             bad.extend(tombstones.map(|index| (index, reason.to_string())));
             bad.sort_by_key(|(index, _)| *index);
         }
-        Ok(columns)
+        Ok((columns, absent))
     }
 }
 
@@ -175,7 +189,7 @@ impl KeyDecoder {
                 }
             });
         }
-        let Decoded { columns, bad: faults } = self.decoder.decode(&inputs)?;
+        let Decoded { columns, bad: faults, .. } = self.decoder.decode(&inputs)?;
         let faults = faults.into_iter().map(|(place, fault)| (asked[place], fault));
         bad.extend(faults.map(|(index, fault)| (index, format!("{}: {fault}", part(index)))));
         Ok(columns)

@@ -4,7 +4,7 @@ mod properties;
 
 pub use properties::PROPERTIES;
 
-use crate::spec::{ConnectorSpec, Default, Encoding, OptionKind, OptionSpec, PlaceSpec, Use};
+use crate::spec::{ConnectorSpec, Default, Encoding, OptionKind, OptionSpec, PlaceSpec, Reading, Use};
 
 const SOURCE: &[Use] = &[Use::Source];
 const BOTH: &[Use] = &[Use::Source, Use::Sink];
@@ -34,9 +34,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
         OptionSpec {
             name: "starting_offsets",
             aliases: &[],
-            kind: OptionKind::Reading(
-                "`earliest`, `latest`, `{\"topic\":{\"0\":100}}` (−2 earliest, −1 latest), an ISO timestamp",
-            ),
+            kind: OptionKind::Reading(Reading::StartingOffsets),
             default: Default::Value("earliest"),
             uses: SOURCE,
             about: "where the first batch begins",
@@ -44,7 +42,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
         OptionSpec {
             name: "ending_offsets",
             aliases: &[],
-            kind: OptionKind::Reading("`latest`, offsets, an ISO timestamp"),
+            kind: OptionKind::Reading(Reading::EndingOffsets),
             default: Default::None("none"),
             uses: SOURCE,
             about: "where the query stops reading and finishes",
@@ -52,7 +50,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
         OptionSpec {
             name: "max_offsets_per_trigger",
             aliases: &[],
-            kind: OptionKind::Reading("a whole number above 0"),
+            kind: OptionKind::Reading(Reading::MaxOffsetsPerTrigger),
             default: Default::None("none"),
             uses: SOURCE,
             about: "maximum number of offsets per batch, summed over all partitions",
@@ -60,7 +58,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
         OptionSpec {
             name: "min_offsets_per_trigger",
             aliases: &[],
-            kind: OptionKind::Reading("a whole number above 0"),
+            kind: OptionKind::Reading(Reading::MinOffsetsPerTrigger),
             default: Default::None("none"),
             uses: SOURCE,
             about: "number of offsets that a batch waits for",
@@ -68,7 +66,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
         OptionSpec {
             name: "max_trigger_delay",
             aliases: &[],
-            kind: OptionKind::Reading("a duration, `10 seconds`"),
+            kind: OptionKind::Reading(Reading::MaxTriggerDelay),
             default: Default::None("15 minutes"),
             uses: SOURCE,
             about: "longest time that a batch waits for `min_offsets_per_trigger`",
@@ -76,7 +74,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
         OptionSpec {
             name: "max_records_per_second",
             aliases: &[],
-            kind: OptionKind::Reading("a whole number above 0"),
+            kind: OptionKind::Reading(Reading::MaxRecordsPerSecond),
             default: Default::None("none"),
             uses: SOURCE,
             about: "maximum rate of reading, summed over all partitions of the table",
@@ -84,7 +82,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
         OptionSpec {
             name: "on_data_loss",
             aliases: &[],
-            kind: OptionKind::Reading("`fail`, `earliest`, `latest`"),
+            kind: OptionKind::Reading(Reading::OnDataLoss),
             default: Default::Value("fail"),
             uses: SOURCE,
             about: "what happens if records are deleted before they are read",
@@ -92,7 +90,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
         OptionSpec {
             name: "on_bad_record",
             aliases: &[],
-            kind: OptionKind::Reading("`fail`, `skip`, `dead_letter`"),
+            kind: OptionKind::Reading(Reading::OnBadRecord),
             default: Default::Value("fail"),
             uses: SOURCE,
             about: "what happens to records that cannot be decoded, or on which an expression fails",
@@ -100,7 +98,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
         OptionSpec {
             name: "dead_letter_topic",
             aliases: &[],
-            kind: OptionKind::Reading("text"),
+            kind: OptionKind::Reading(Reading::DeadLetterTopic),
             default: Default::None("`<topic>-dead-letters`"),
             uses: SOURCE,
             about: "topic for bad records with `on_bad_record` = `dead_letter`",
@@ -108,7 +106,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
         OptionSpec {
             name: "late_topic",
             aliases: &[],
-            kind: OptionKind::Reading("text"),
+            kind: OptionKind::Reading(Reading::LateTopic),
             default: Default::None("none"),
             uses: SOURCE,
             about: "topic for rows that operators drop as late, see [sql.md](sql.md#windows-and-time)",
@@ -116,7 +114,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
         OptionSpec {
             name: "idle_timeout",
             aliases: &[],
-            kind: OptionKind::Reading("a duration, `never`"),
+            kind: OptionKind::Reading(Reading::IdleTimeout),
             default: Default::Value("60 seconds"),
             uses: SOURCE,
             about: "how long an idle partition holds back the watermark, see [sql.md](sql.md#windows-and-time)",
@@ -124,7 +122,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
         OptionSpec {
             name: "isolation_level",
             aliases: &[],
-            kind: OptionKind::Reading("`read_committed`, `read_uncommitted`"),
+            kind: OptionKind::Reading(Reading::IsolationLevel),
             default: Default::Value("read_committed"),
             uses: SOURCE,
             about: "whether records of open and aborted transactions are read",
@@ -135,6 +133,7 @@ pub static KAFKA: ConnectorSpec = ConnectorSpec {
     metadata: true,
     takes_back: true,
     place: Some(PlaceSpec { option: "topic", column: "_topic" }),
+    lookup: None,
     describe: |values| match values.text("topic") {
         Some(topic) => format!("kafka topic {topic}"),
         None => "kafka topic by _topic".into(),

@@ -2,6 +2,7 @@
 
 use highwater_connector_api::api::Connector;
 use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::lookup::Lookup;
 use highwater_connector_api::sink::records::RecordEncoder;
 use highwater_connector_api::sink::{Committer, Published, SinkConnector, Writer, WriterConfig};
 use highwater_connector_api::source::SourceConnector;
@@ -26,6 +27,10 @@ impl Connector for Console {
 
     fn sink(&self) -> Option<&dyn SinkConnector> {
         Some(self)
+    }
+
+    fn lookup(&self) -> Option<Lookup<'_>> {
+        None
     }
 }
 

@@ -1,27 +1,34 @@
-//! The file sink: writes files to a folder, one per writer and batch. Files for lookup joins are read by the driver
-//! (`planner::files`).
+//! The filesystem connector: files that rows look up, and a file sink that writes one file per writer and batch.
 //!
-//! Owns: the paths of files (`layout`), staging them (`writer`), making a batch's files visible (`commit`). Does not
-//! own: when to commit (protocol, driver).
+//! Owns: reading files that are looked up (`snapshot`), the paths of a sink's files (`layout`), staging them (`writer`),
+//! making a batch's files visible (`commit`). Does not own: when to read and to commit (protocol, driver).
 //! Invariants: a flushed file is durable and hidden; only the driver makes it visible or deletes it, since only the
 //! driver knows whether a checkpoint names it; a batch has at most one manifest, and its content never changes.
 
 mod commit;
 mod layout;
+mod snapshot;
+#[cfg(test)]
+mod snapshot_tests;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
 use highwater_connector_api::api::Connector;
 use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::lookup::{Lookup, Snapshot, SnapshotVersion};
 use highwater_connector_api::sink::{Committer, EarlierOutput, SinkConnector, Staged, Writer, WriterConfig};
 use highwater_connector_api::source::SourceConnector;
 use highwater_connector_spec::ConnectorSpec;
+use highwater_protocol::files::FileContent;
 use highwater_protocol::ids::{AttemptId, BatchId, QueryId};
 use highwater_protocol::report::WriterReport;
 use highwater_sql::formats::CSV;
-use highwater_sql::tables::SinkTable;
+use highwater_sql::tables::{SinkTable, SnapshotTable};
 use layout::Layout;
+use std::path::PathBuf;
 use writer::FileWriter;
 
 /// The filesystem connector.
@@ -38,6 +45,25 @@ impl Connector for Filesystem {
 
     fn sink(&self) -> Option<&dyn SinkConnector> {
         Some(self)
+    }
+
+    fn lookup(&self) -> Option<Lookup<'_>> {
+        Some(Lookup::Snapshot(self))
+    }
+}
+
+#[async_trait]
+impl Snapshot for Filesystem {
+    async fn newest_version(
+        &self,
+        table: &SnapshotTable,
+        known: Option<&[FileContent]>,
+    ) -> Result<Option<SnapshotVersion>, ConnectorError> {
+        snapshot::newest_version(table, known).await
+    }
+
+    async fn rows(&self, table: &SnapshotTable, contents: &[PathBuf]) -> Result<Vec<RecordBatch>, ConnectorError> {
+        snapshot::rows(table, contents).await
     }
 }
 

@@ -12,6 +12,7 @@ mod writer;
 use endpoint::Endpoint;
 use highwater_connector_api::api::Connector;
 use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::lookup::Lookup;
 use highwater_connector_api::sink::{Committer, SinkConnector, Writer, WriterConfig};
 use highwater_connector_api::source::SourceConnector;
 use highwater_connector_spec::{ConnectorSpec, HTTP};
@@ -33,6 +34,10 @@ impl Connector for Http {
 
     fn sink(&self) -> Option<&dyn SinkConnector> {
         Some(self)
+    }
+
+    fn lookup(&self) -> Option<Lookup<'_>> {
+        None
     }
 }
 

@@ -1,4 +1,4 @@
-//! Calling the connector of a table: opening readers and writers, and committing.
+//! Calling the connector of a table: opening readers and writers, committing, and reading lookup tables.
 //!
 //! Owns: finding the connector of a table. Does not own: the list of connectors (`list`), the connectors.
 
@@ -10,11 +10,15 @@ pub use committing::{
 };
 
 use crate::list::CONNECTORS;
+use arrow::record_batch::RecordBatch;
 use highwater_connector_api::api::Connector;
 use highwater_connector_api::error::ConnectorError;
+use highwater_connector_api::lookup::{Lookup, Snapshot, SnapshotVersion};
 use highwater_connector_api::sink::{SinkConnector, Writer, WriterConfig};
 use highwater_connector_api::source::{SourceConnector, SourceEvent, SourceMonitor, SourceReader, SourceReaderConfig};
-use highwater_sql::tables::{ConnectorOptions, SinkTable, SourceTable};
+use highwater_protocol::files::FileContent;
+use highwater_sql::tables::{ConnectorOptions, SinkTable, SnapshotTable, SourceTable};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -70,4 +74,34 @@ fn sink_of(table: &SinkTable) -> Result<&'static dyn SinkConnector, ConnectorErr
             table.connector.name()
         ))
     })
+}
+
+/// Reads the newest version of a lookup table. Returns `None` if it is the `known` one.
+///
+/// # Errors
+/// As [`Snapshot::newest_version`], and if the table cannot be looked up.
+pub async fn newest_snapshot(
+    table: &SnapshotTable,
+    known: Option<&[FileContent]>,
+) -> Result<Option<SnapshotVersion>, ConnectorError> {
+    snapshot_of(table)?.newest_version(table, known).await
+}
+
+/// Returns the rows of a version of a lookup table. `contents` are local files with the version's contents, in order.
+///
+/// # Errors
+/// As [`Snapshot::rows`], and if the table cannot be looked up.
+pub async fn snapshot_rows(table: &SnapshotTable, contents: &[PathBuf]) -> Result<Vec<RecordBatch>, ConnectorError> {
+    snapshot_of(table)?.rows(table, contents).await
+}
+
+fn snapshot_of(table: &SnapshotTable) -> Result<&'static dyn Snapshot, ConnectorError> {
+    match connector(&table.name, &table.connector)?.lookup() {
+        Some(Lookup::Snapshot(snapshot)) => Ok(snapshot),
+        None => Err(ConnectorError::Config(format!(
+            "table '{}' cannot be looked up: the connector '{}' is none of lookups",
+            table.name,
+            table.connector.name()
+        ))),
+    }
 }

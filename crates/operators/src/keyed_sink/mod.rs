@@ -47,7 +47,7 @@ impl OperatorSpec for KeyedSinkSpec {
     fn identify(&self, out: &mut dyn Write) -> fmt::Result {
         writeln!(out, "{:?} {} {:?} {:?}", self.key, self.unique, self.close, self.watermark)?;
         // Plans of the default have the text of builds that knew nothing else.
-        if !self.unique && self.on_conflict != OnKeyConflict::default_for(self.retracts) {
+        if !self.unique && self.on_conflict != OnKeyConflict::default() {
             writeln!(out, "{:?}", self.on_conflict)?;
         }
         identify_schema(&self.schema, out)

@@ -1,6 +1,6 @@
 //! Running a lookup join.
 //!
-//! Owns: matching the rows of one batch with a file's rows by key. Does not own: reading the file (crate `planner`).
+//! Owns: matching the rows of one batch with a file's rows by key. Does not own: reading the file (connectors).
 //! Invariant: the output for a row depends only on the row and the file, and carries the row's weight.
 
 use crate::lookup::LookupSpec;

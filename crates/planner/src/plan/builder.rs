@@ -177,7 +177,7 @@ impl<'a> Builder<'a> {
         let Some(index) = found else {
             return Err(SqlError::at(
                 target.at,
-                format!("table '{}' is a file, not a stream to read", scan.table_name),
+                format!("table '{}' is a lookup table, not a stream to read", scan.table_name),
             )
             .hint("join a Kafka table with it, whose records look up its rows"));
         };

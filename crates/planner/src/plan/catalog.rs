@@ -1,10 +1,11 @@
 //! Resolves names while a script is planned: its tables and views, and the functions.
 //!
-//! Owns: the context of DataFusion's SQL planner. Does not own: options (`sql::options`), plans after
-//! planning. Invariant: only tables of the script exist; nothing here opens or reads anything.
+//! Owns: the context of DataFusion's SQL planner. Does not own: options (`sql::options`), the spelling of names
+//! (`sql::spelling`), plans after planning. Invariant: only tables of the script exist; nothing here opens or reads anything.
 
 use super::as_of::{find_marks, mark};
 use super::errors::{external, sql_error};
+use super::fields::FieldNames;
 use super::table::{Stream, Table};
 use super::using::{UsingPlanner, bracket, without_marks};
 use super::windows::WindowPlanner;
@@ -23,8 +24,10 @@ use highwater_connector_spec::Use;
 use highwater_expressions::Exact;
 use highwater_sql::error::SqlError;
 use highwater_sql::functions::Functions;
+use highwater_sql::identifier::key_of;
 use highwater_sql::metadata_columns::metadata_field;
 use highwater_sql::options::TableOptions;
+use highwater_sql::spelling::Spellings;
 use highwater_sql::suggest::did_you_mean;
 use highwater_sql::table_def::TableDef;
 use highwater_sql::types::to_arrow;
@@ -33,7 +36,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Tables, views and functions of one script.
+/// Tables, views and functions of one script. The keys of all maps are those of names (`identifier::key_of`).
 #[derive(Debug)]
 pub struct Catalog {
     tables: BTreeMap<String, Arc<Table>>,
@@ -41,6 +44,9 @@ pub struct Catalog {
     sizes: BTreeMap<String, usize>,
     /// Plans that compute the derived columns, of tables that have any.
     derived: BTreeMap<String, Arc<View>>,
+    /// Plans that rename columns to their spelling in queries, of tables that spell any differently.
+    respelled: BTreeMap<String, Arc<View>>,
+    spellings: Spellings,
     /// Tables that an INSERT writes; they cannot be read.
     written: BTreeSet<String>,
     functions: Functions,
@@ -53,20 +59,22 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    pub fn new(functions: Functions, written: BTreeSet<String>, seed: u64) -> Self {
+    pub fn new(functions: Functions, written: BTreeSet<String>, spellings: Spellings, seed: u64) -> Self {
         let mut config = ConfigOptions::new();
         config.execution.time_zone = Some(highwater_sql::types::UTC.into());
         config.sql_parser.map_string_types_to_utf8view = false;
         config.sql_parser.collect_spans = true;
         // Scalar subqueries are planned as joins, since they are streams.
         config.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
-        let mut expr_planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(Exact)];
+        let mut expr_planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(FieldNames), Arc::new(Exact)];
         expr_planners.extend(SessionStateDefaults::default_expr_planners());
         Self {
             tables: BTreeMap::new(),
             views: BTreeMap::new(),
             sizes: BTreeMap::new(),
             derived: BTreeMap::new(),
+            respelled: BTreeMap::new(),
+            spellings,
             written,
             functions,
             seed,
@@ -94,13 +102,22 @@ impl Catalog {
         &self.config
     }
 
+    pub fn spellings(&self) -> &Spellings {
+        &self.spellings
+    }
+
     pub fn table(&self, name: &str) -> Option<&Arc<Table>> {
-        self.tables.get(name)
+        self.tables.get(&key_of(name))
+    }
+
+    pub fn is_view(&self, name: &str) -> bool {
+        self.views.contains_key(&key_of(name))
     }
 
     /// Names of all tables and views, for suggestions.
     pub fn names(&self) -> Vec<&str> {
-        self.tables.keys().chain(self.views.keys()).map(String::as_str).collect()
+        let tables = self.tables.values().map(|table| table.def.name.text.as_str());
+        tables.chain(self.views.keys().map(|key| self.spellings.planned(key))).collect()
     }
 
     pub fn add_table(
@@ -119,44 +136,66 @@ impl Catalog {
         fields.extend(hidden.iter().filter_map(|name| metadata_field(name)));
         let schema = Arc::new(Schema::new(fields));
         let table = Arc::new(Table { def, options, schema, hidden });
-        let name = table.def.name.text.clone();
+        let key = key_of(&table.def.name.text);
         if let Some(plan) =
             super::derived::read(&table, &self.functions, &|expr, schema, at| self.plan_expr(expr, schema, at))?
         {
-            self.derived.insert(name.clone(), Arc::new(View { plan }));
+            self.derived.insert(key.clone(), Arc::new(View { plan }));
         }
-        self.tables.insert(name, table);
+        // Of what no query reads, columns are only written, under their own names.
+        if !self.written.contains(&key) {
+            let respelled = self.rows_of(&table).and_then(|rows| self.respelled(&table, rows));
+            if let Some(plan) = respelled.map_err(|error| sql_error(error, table.def.name.at))? {
+                self.respelled.insert(key.clone(), Arc::new(View { plan }));
+            }
+        }
+        self.tables.insert(key, table);
         Ok(())
     }
 
-    /// Returns the plan that reads a table, derived columns included.
+    /// Returns the plan that reads a table, derived columns included, under the declared names.
     pub fn rows_of(&self, table: &Arc<Table>) -> Result<LogicalPlan> {
-        let name = table.def.name.text.as_str();
-        match self.derived.get(name) {
+        match self.derived.get(&key_of(&table.def.name.text)) {
             Some(view) => Ok(view.plan.clone()),
-            None => LogicalPlanBuilder::scan(name, Arc::new(Stream { table: table.clone() }), None)?.build(),
+            None => {
+                let name = TableReference::bare(table.def.name.text.as_str());
+                LogicalPlanBuilder::scan(name, Arc::new(Stream { table: table.clone() }), None)?.build()
+            }
         }
     }
 
+    /// Renames the columns of a table's rows to their spelling in queries; `None` if it is the declared one.
+    fn respelled(&self, table: &Table, rows: LogicalPlan) -> Result<Option<LogicalPlan>> {
+        if rows.schema().fields().iter().all(|field| self.spellings.planned(field.name()) == field.name()) {
+            return Ok(None);
+        }
+        let name = TableReference::bare(table.def.name.text.as_str());
+        let column = |(qualifier, field): (Option<&TableReference>, &FieldRef)| {
+            Expr::from((qualifier, field)).alias_qualified(Some(name.clone()), self.spellings.planned(field.name()))
+        };
+        let columns: Vec<Expr> = rows.schema().iter().map(column).collect();
+        LogicalPlanBuilder::from(rows).project(columns)?.build().map(Some)
+    }
+
     /// Adds a view. `size` is its number of relations.
-    pub fn add_view(&mut self, name: String, plan: LogicalPlan, size: usize) {
-        self.sizes.insert(name.clone(), size);
-        self.views.insert(name, Arc::new(View { plan }));
+    pub fn add_view(&mut self, name: &str, plan: LogicalPlan, size: usize) {
+        self.sizes.insert(key_of(name), size);
+        self.views.insert(key_of(name), Arc::new(View { plan }));
     }
 
     /// Returns the number of relations of a view; `None` if there is no such view.
     pub fn view_size(&self, name: &str) -> Option<usize> {
-        self.sizes.get(name).copied()
+        self.sizes.get(&key_of(name)).copied()
     }
 
     /// Returns the columns that `*` over this name leaves out.
     pub fn hidden(&self, name: &str) -> Vec<&'static str> {
-        self.tables.get(name).map(|table| table.hidden.clone()).unwrap_or_default()
+        self.table(name).map(|table| table.hidden.clone()).unwrap_or_default()
     }
 
-    /// True if `name` is a file table, which rows look up.
-    pub fn is_file(&self, name: &str) -> bool {
-        self.table(name).is_some_and(|table| table.options.connector.is(Use::Lookup))
+    /// True if `name` is a lookup table that the driver reads whole.
+    pub fn is_snapshot(&self, name: &str) -> bool {
+        self.table(name).is_some_and(|table| table.is_snapshot())
     }
 
     /// Plans a query of the script; `at` is the place of its statement.
@@ -202,25 +241,26 @@ impl ContextProvider for Catalog {
                     .hint("names of tables and views have one part"),
             ));
         }
-        if let Some(view) = self.views.get(name.table()) {
+        let key = key_of(name.table());
+        if let Some(view) = self.views.get(&key) {
             return Ok(Arc::new(ViewSource(view.clone())));
         }
-        let Some(table) = self.tables.get(name.table()) else {
+        let Some(table) = self.tables.get(&key) else {
             let hint = did_you_mean(name.table(), self.names(), "tables and views");
             return Err(external(
                 SqlError::at(nowhere, format!("table '{}' not found", name.table())).maybe_hint(hint),
             ));
         };
-        if self.written.contains(name.table()) {
+        if self.written.contains(&key) {
             return Err(external(
                 SqlError::at(
                     nowhere,
-                    format!("table '{}' is written by this script and cannot be read in it", name.table()),
+                    format!("table '{}' is written by this script and cannot be read in it", table.def.name.text),
                 )
                 .hint("move its SELECT into a view and read that, or read its topic in a second query"),
             ));
         }
-        if let Some(view) = self.derived.get(name.table()) {
+        if let Some(view) = self.respelled.get(&key).or_else(|| self.derived.get(&key)) {
             return Ok(Arc::new(ViewSource(view.clone())));
         }
         Ok(Arc::new(Stream { table: table.clone() }))

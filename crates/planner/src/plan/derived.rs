@@ -9,7 +9,7 @@ use super::table::{Stream, Table};
 use datafusion::arrow::compute::can_cast_types;
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, DFSchema, Result as DataFusionResult};
+use datafusion::common::{Column, DFSchema, Result as DataFusionResult, TableReference};
 use datafusion::logical_expr::{
     ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
     ScalarUDFImpl, Signature, Volatility, cast,
@@ -37,18 +37,18 @@ pub fn read(table: &Arc<Table>, functions: &Functions, plan_expr: &PlanExpr<'_>)
     }
     let located = |error| sql_error(error, def.name.at);
     let source = Arc::new(Stream { table: table.clone() });
-    let scan = LogicalPlanBuilder::scan(def.name.text.as_str(), source, None).map_err(located)?;
+    let scan = LogicalPlanBuilder::scan(reference(table), source, None).map_err(located)?;
     let stored = scan.schema().clone();
     let mut metadata: Vec<Expr> = stored.iter().map(Expr::from).collect();
     for derived in &def.derived {
         if let DerivedFrom::Metadata { key, data_type, .. } = &derived.from {
             check_type(key, data_type, derived.name.at)?;
-            let column = Expr::Column(Column::new(Some(def.name.text.as_str()), *key));
+            let column = Expr::Column(Column::new(Some(reference(table)), *key));
             metadata.push(named(cast(column, data_type.clone()), table, &derived.name.text));
         }
     }
     let rows = scan.project(metadata).map_err(located)?;
-    let column = |name: &str| Expr::Column(Column::new(Some(def.name.text.as_str()), name));
+    let column = |name: &str| Expr::Column(Column::new(Some(reference(table)), name));
     let mut exprs = Vec::with_capacity(rows.schema().fields().len());
     for place in 0..=def.columns.len() {
         for derived in def.derived.iter().filter(|derived| derived.after == place) {
@@ -76,8 +76,13 @@ fn check_type(key: &str, wanted: &DataType, at: Location) -> Result<()> {
     }
 }
 
+/// The table's name as it is declared.
+fn reference(table: &Table) -> TableReference {
+    TableReference::bare(table.def.name.text.as_str())
+}
+
 fn named(expr: Expr, table: &Table, name: &str) -> Expr {
-    expr.alias_qualified(Some(table.def.name.text.as_str()), name)
+    expr.alias_qualified(Some(reference(table)), name)
 }
 
 fn computed(derived: &Derived, schema: &DFSchema, functions: &Functions, plan_expr: &PlanExpr<'_>) -> Result<Expr> {

@@ -6,6 +6,7 @@
 
 use super::catalog::Catalog;
 use super::errors::sql_error;
+use super::field_case::named_as;
 use super::table::Table;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::{Column, ScalarValue};
@@ -62,10 +63,11 @@ fn targets(insert: &InsertDef, sink: &Table, schema: &Schema) -> Result<Vec<usiz
     }
     let mut targets = Vec::new();
     for name in &insert.columns {
-        if let Some(why) = sink.def.read_only(&name.text) {
+        let declared = sink.def.name_of(name)?;
+        if let Some(why) = sink.def.read_only(declared) {
             return Err(SqlError::at(name.at, why).hint("leave it out of the list"));
         }
-        let wanted = sink.def.written_name(&name.text);
+        let wanted = sink.def.written_name(declared);
         let Some(index) = schema.fields().iter().position(|field| field.name() == wanted) else {
             let names = schema.fields().iter().map(|field| field.name().as_str());
             return Err(SqlError::at(name.at, format!("table '{}' has no column '{}'", sink.def.name.text, name.text))
@@ -95,11 +97,12 @@ fn missing(field: &Field, index: usize, insert: &InsertDef, sink: &Table) -> Res
 }
 
 fn convert(column: Expr, from: &Field, to: &Field, insert: &InsertDef) -> Result<Expr> {
-    let (from_type, to_type) = (from.data_type(), to.data_type());
-    if from_type == to_type {
+    let to_type = to.data_type();
+    let (column, from_type) = named_as(column, from.data_type(), to_type);
+    if from_type == *to_type {
         return Ok(column);
     }
-    if assignable(from_type, to_type) {
+    if assignable(&from_type, to_type) {
         return Ok(cast(column, to_type.clone()));
     }
     Err(SqlError::at(
@@ -109,7 +112,7 @@ fn convert(column: Expr, from: &Field, to: &Field, insert: &InsertDef) -> Result
             to.name(),
             insert.table.text,
             type_name(to_type),
-            type_name(from_type),
+            type_name(from.data_type()),
             from.name()
         ),
     )
@@ -148,8 +151,7 @@ fn assignable(from: &DataType, to: &DataType) -> bool {
 /// Returns the sink of an INSERT.
 pub fn sink_of<'a>(insert: &InsertDef, catalog: &'a Catalog) -> Result<&'a std::sync::Arc<Table>> {
     catalog.table(&insert.table.text).ok_or_else(|| {
-        let is_view = catalog.names().contains(&insert.table.text.as_str());
-        if is_view {
+        if catalog.is_view(&insert.table.text) {
             return SqlError::at(insert.table.at, format!("'{}' is a view and cannot be written", insert.table.text))
                 .hint("INSERT INTO a table");
         }

@@ -1,6 +1,6 @@
-//! A join with a file or with VALUES: every row of the stream looks up its matches.
+//! A join with a lookup table or with VALUES: every row of the stream looks up its matches.
 //!
-//! Owns: which side of a join reads no stream, and the checks. Does not own: reading files (`crate::files`), looking up
+//! Owns: which side of a join reads no stream, and the checks. Does not own: loading the rows (`lookup_rows`), looking up
 //! (`operators::lookup`). Invariant: an outer join never keeps unmatched rows of the side that is looked up.
 
 use super::builder::{Builder, Flow, Target, refuse_clock};
@@ -13,23 +13,20 @@ use datafusion::arrow::datatypes::Schema;
 use datafusion::common::NullEquality;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Join, LogicalPlan};
-use highwater_connector_spec::Use;
 use highwater_dataflow::JoinOutput;
 use highwater_operators::lookup::LookupOperator;
 use highwater_operators::lookup::LookupSpec;
 use highwater_sql::error::{Result, SqlError};
 use std::sync::Arc;
 
-/// True if the plan reads no stream, only files, VALUES and constants.
+/// True if the plan reads no stream, only lookup tables, VALUES and constants.
 pub fn is_static(plan: &LogicalPlan) -> bool {
     let mut streams = 0;
     // The closure never fails, so neither does the walk.
     let _ = plan.apply(|node| {
         if let LogicalPlan::TableScan(scan) = node {
-            match scan.source.downcast_ref::<Stream>().map(|stream| &stream.table.options.connector) {
-                Some(connector) if connector.is(Use::Lookup) => {}
-                _ => streams += 1,
-            }
+            let is_snapshot = scan.source.downcast_ref::<Stream>().is_some_and(|stream| stream.table.is_snapshot());
+            streams += usize::from(!is_snapshot);
         }
         Ok(TreeNodeRecursion::Continue)
     });
@@ -49,15 +46,15 @@ pub fn build(
         (true, true) => {
             return Err(SqlError::at(target.at, "this join has no stream to read").hint("join a Kafka table with it"));
         }
-        (file, _) => usize::from(file),
+        (is_looked_up, _) => usize::from(is_looked_up),
     };
     let is_kept_side = stream == 0 || matches!(sides.output, JoinOutput::Pairs { .. });
     if sides.output.shows_unmatched(1 - stream) || !is_kept_side {
         return Err(SqlError::at(
             target.at,
-            "a join that shows rows of a file or of VALUES without match is not supported in streaming yet",
+            "a join that shows rows of a looked-up table or of VALUES without match is not supported in streaming yet",
         )
-        .hint("no record triggers their output: put the stream on the side that is kept: stream LEFT JOIN file"));
+        .hint("no record triggers their output: put the stream on the side that is kept: stream LEFT JOIN table"));
     }
     for expr in join.on.iter().flat_map(|(left, right)| [left, right]).chain(&join.filter) {
         refuse_clock(expr, "the condition of a join", target)?;
@@ -65,10 +62,10 @@ pub fn build(
     let mut flows = builder.build(sides.inputs[stream], target)?;
     let corrected = flows.iter().any(|flow| flow.retracts);
     let lookup = Arc::new(Lookup::new(sides.inputs[1 - stream].clone(), corrected));
-    if corrected && lookup.tables().any(|table| table.options.refresh_ms.is_some()) {
+    if corrected && lookup.tables().any(|table| table.refresh_ms().is_some()) {
         return Err(SqlError::at(
             target.at,
-            "looking up a file that is refreshed, for rows that later records correct, is not supported in streaming yet",
+            "looking up a table that is refreshed, for rows that later records correct, is not supported in streaming yet",
         )
         .hint("a correction would retract other rows than were written: drop 'refresh', or join before aggregating"));
     }

@@ -1,22 +1,22 @@
-//! The rows of lookup tables: files, in the versions that the plan of a batch names, and VALUES.
+//! The rows of lookup tables, in the versions that the plan of a batch names, and of VALUES.
 //!
-//! Owns: the rows in memory, and the versions of their files. Does not own: reading a table's files (`files`),
-//! which version a batch looks up (its plan), looking up (crate `operators`).
+//! Owns: the rows in memory, and the versions of their tables. Does not own: reading a table (`snapshots`), which version a
+//! batch looks up (its plan), looking up (crate `operators`).
 //! Invariant: rows are returned only for the versions that they were loaded from.
 
-use crate::files::{FileContents, FileTable, read_files};
 use crate::plan::table::Stream;
+use crate::snapshots::SnapshotRows;
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::logical_expr::LogicalPlan;
-use highwater_connector_spec::Use;
+use datafusion::prelude::{SessionConfig, SessionContext};
 use highwater_dataflow::error::EngineError;
 use highwater_operators::lookup::LookupRows;
 use highwater_protocol::files::FileVersions;
-use highwater_sql::tables::FileOptions;
+use highwater_sql::tables::SnapshotTable;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,8 +25,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 #[derive(Debug)]
 pub struct Lookup {
     plan: LogicalPlan,
-    /// File tables by name.
-    tables: BTreeMap<String, FileTable>,
+    /// Lookup tables by name.
+    tables: BTreeMap<String, SnapshotTable>,
     loaded: RwLock<Option<Loaded>>,
     loading: tokio::sync::Mutex<()>,
 }
@@ -34,33 +34,33 @@ pub struct Lookup {
 #[derive(Clone, Debug)]
 struct Loaded {
     rows: Arc<RecordBatch>,
-    /// Versions of the tables' files.
+    /// Versions of the tables.
     versions: FileVersions,
 }
 
 impl Lookup {
-    /// Returns the lookup of `plan`, which reads only file tables. `pinned` is true if rows that look it up may be retracted
-    /// later, so that the query must keep the content of its files.
+    /// Returns the lookup of `plan`, which reads only lookup tables. `pinned` is true if rows that look it up may be
+    /// retracted later, so that the query must keep the versions of its tables.
     pub fn new(plan: LogicalPlan, pinned: bool) -> Self {
         let mut tables = BTreeMap::new();
         // The closure never fails, so neither does the walk.
         let _ = plan.apply(|node| {
             if let LogicalPlan::TableScan(scan) = node
                 && let Some(stream) = scan.source.downcast_ref::<Stream>()
-                && stream.table.options.connector.is(Use::Lookup)
+                && stream.table.is_snapshot()
             {
-                let options = FileOptions::of(&stream.table.options.connector);
+                let connector = stream.table.options.connector.clone();
                 let name = stream.table.def.name.text.clone();
                 let schema = stream.table.schema.clone();
-                tables.insert(name.clone(), FileTable { name, options, schema, pinned });
+                tables.insert(name.clone(), SnapshotTable { name, schema, connector, pinned });
             }
             Ok(TreeNodeRecursion::Continue)
         });
         Self { plan, tables, loaded: RwLock::new(None), loading: tokio::sync::Mutex::new(()) }
     }
 
-    /// Returns the file tables.
-    pub fn tables(&self) -> impl Iterator<Item = &FileTable> {
+    /// Returns the lookup tables.
+    pub fn tables(&self) -> impl Iterator<Item = &SnapshotTable> {
         self.tables.values()
     }
 
@@ -80,8 +80,8 @@ impl Lookup {
     /// Loads the rows of these versions, unless they are loaded already. Returns true if it did.
     ///
     /// # Errors
-    /// If a file's content is not available, or does not fit the table's declaration; the message names table and path.
-    pub async fn load(&self, versions: &FileVersions, contents: &impl FileContents) -> Result<bool, EngineError> {
+    /// If a table's content is not available, or does not fit its declaration; the message names the table.
+    pub async fn load<R: SnapshotRows>(&self, versions: &FileVersions, snapshots: &R) -> Result<bool, R::Error> {
         if self.loaded_for(versions).is_some() {
             return Ok(false);
         }
@@ -89,32 +89,33 @@ impl Lookup {
         if self.loaded_for(versions).is_some() {
             return Ok(false);
         }
-        let rows = Arc::new(self.read(versions, contents).await?);
+        let mut read = BTreeMap::new();
+        for (name, table) in &self.tables {
+            let version = versions
+                .get(name)
+                .ok_or_else(|| EngineError::Internal(format!("the plan has no version of table '{name}'")))?;
+            read.insert(name.as_str(), snapshots.rows(table, version).await?);
+        }
+        let rows = Arc::new(self.compute(read).await?);
         let mine = versions.iter().filter(|(table, _)| self.tables.contains_key(*table));
         let versions = mine.map(|(table, version)| (table.clone(), version.clone())).collect();
         *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = Some(Loaded { rows, versions });
         Ok(true)
     }
 
-    async fn read(&self, versions: &FileVersions, contents: &impl FileContents) -> Result<RecordBatch, EngineError> {
-        let context = crate::files::session();
-        let mut read = BTreeMap::new();
+    /// Runs the plan over the rows of its tables.
+    async fn compute(&self, mut read: BTreeMap<&str, Vec<RecordBatch>>) -> Result<RecordBatch, EngineError> {
+        // One partition, so that rows have the same order on every machine.
+        let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+        let mut tables = BTreeMap::new();
         for (name, table) in &self.tables {
-            let version = versions
-                .get(name)
-                .ok_or_else(|| EngineError::Internal(format!("the plan has no version of table '{name}'")))?;
-            let mut paths = Vec::with_capacity(version.len());
-            for content in version {
-                paths.push(contents.path(*content).await?);
-            }
-            let batches = read_files(&context, table, &paths).await?.collect().await;
-            let batches = batches.map_err(|error| table.unreadable(&error.to_string()))?;
-            read.insert(name, Arc::new(MemTable::try_new(table.schema.clone(), vec![batches])?));
+            let batches = read.remove(name.as_str()).unwrap_or_default();
+            tables.insert(name, Arc::new(MemTable::try_new(table.schema.clone(), vec![batches])?));
         }
         let plan = self.plan.clone().transform(|node| {
             let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
             let name = scan.source.downcast_ref::<Stream>().map(|stream| stream.table.def.name.text.clone());
-            if let Some(table) = name.and_then(|name| read.get(&name)) {
+            if let Some(table) = name.and_then(|name| tables.get(&name)) {
                 scan.source = provider_as_source(table.clone());
             }
             Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
@@ -142,6 +143,7 @@ impl LookupRows for Lookup {
     }
 
     fn rows(&self, versions: &FileVersions) -> Result<Arc<RecordBatch>, EngineError> {
-        self.loaded_for(versions).ok_or_else(|| EngineError::Internal("a file is looked up before it is loaded".into()))
+        self.loaded_for(versions)
+            .ok_or_else(|| EngineError::Internal("a table is looked up before it is loaded".into()))
     }
 }

@@ -19,6 +19,8 @@ mod dependencies;
 pub mod derived;
 pub mod emit;
 pub mod errors;
+mod field_case;
+pub mod fields;
 mod first_row;
 pub mod formats;
 mod grouping;

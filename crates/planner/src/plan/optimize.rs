@@ -12,7 +12,9 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::functions_window::row_number::row_number_udwf;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::expr::WindowFunction;
-use datafusion::logical_expr::{Distinct, Expr, ExprFunctionExt, Filter, LogicalPlanBuilder, Projection, ident, lit};
+use datafusion::logical_expr::{
+    Distinct, Expr, ExprFunctionExt, Filter, LogicalPlanBuilder, Projection, Sort, ident, lit,
+};
 use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
 use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
 use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
@@ -36,7 +38,8 @@ const RANK: &str = "__hw_rank";
 /// Resolves types, so that the plan has the schema of its rows.
 pub fn analyze(plan: LogicalPlan, config: &ConfigOptions, at: Location) -> Result<LogicalPlan, SqlError> {
     let check = |plan| Analyzer::new().execute_and_check(plan, config, |_, _| {});
-    let lifted = plan.transform_up_with_subqueries(super::subqueries::lift_from_windows);
+    let steady = plan.transform_up_with_subqueries(order_sort_columns).map_err(|error| sql_error(error, at))?;
+    let lifted = steady.data.transform_up_with_subqueries(super::subqueries::lift_from_windows);
     let ordered = lifted.and_then(|plan| highwater_expressions::order_by_length(plan.data));
     let ordered = ordered.map_err(|error| sql_error(error, at))?.data;
     let analyzed =
@@ -98,6 +101,23 @@ fn limit_ranks_first(plan: LogicalPlan) -> DataFusionResult<Transformed<LogicalP
     let below = LogicalPlan::Filter(Filter::try_new(filter.predicate.clone(), projection.input.clone())?);
     let projection = Projection::try_new(projection.expr.clone(), Arc::new(below))?;
     Ok(Transformed::yes(LogicalPlan::Projection(projection)))
+}
+
+/// Orders the columns that the planner adds below ORDER BY: it takes them from a set whose order changes with every process,
+/// but plans of one script are the same everywhere.
+fn order_sort_columns(plan: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
+    let LogicalPlan::Projection(shown) = &plan else { return Ok(Transformed::no(plan)) };
+    let LogicalPlan::Sort(sort) = shown.input.as_ref() else { return Ok(Transformed::no(plan)) };
+    let LogicalPlan::Projection(below) = sort.input.as_ref() else { return Ok(Transformed::no(plan)) };
+    let mut exprs = below.expr.clone();
+    let Some(added) = exprs.get_mut(shown.expr.len()..).filter(|added| added.len() > 1) else {
+        return Ok(Transformed::no(plan));
+    };
+    added.sort_by_cached_key(|expr| expr.to_string());
+    let below = LogicalPlan::Projection(Projection::try_new(exprs, below.input.clone())?);
+    let sort = LogicalPlan::Sort(Sort { input: Arc::new(below), ..sort.clone() });
+    let shown = Projection::try_new(shown.expr.clone(), Arc::new(sort))?;
+    Ok(Transformed::yes(LogicalPlan::Projection(shown)))
 }
 
 /// Rewrites `DISTINCT ON`, which keeps the first row of each key, to a rank with a limit of one. DataFusion's own rewrite to

@@ -50,7 +50,11 @@ pub fn build(
     let mut columns = Computed::new(schema.as_arrow());
     let mut partition = Vec::with_capacity(call.params.partition_by.len());
     for expr in &call.params.partition_by {
-        partition.push(columns.place(physical::expr(expr, schema, target.at)?, &expr.to_string(), target)?);
+        partition.push(columns.place(
+            physical::expr(expr, schema, target.at)?,
+            &highwater_expressions::arithmetic::text(expr),
+            target,
+        )?);
     }
     let time = columns.place(physical::expr(time, schema, target.at)?, &time.to_string(), target)?;
     let input_schema = Arc::new(Schema::new(columns.fields));

@@ -17,7 +17,7 @@ use highwater_dataflow::{CloseKey, OperatorInfo, PipelineInput, PipelineOutput, 
 use highwater_operators::complete::CompleteSpec;
 use highwater_operators::keyed_sink::KeyedSinkSpec;
 use highwater_protocol::ids::{OperatorId, SinkId};
-use highwater_protocol::options::{OnKeyConflict, OutputMode};
+use highwater_protocol::options::OutputMode;
 use highwater_sql::connectors::usable;
 use highwater_sql::error::{Result, SqlError};
 use highwater_sql::format_options::is_format_key;
@@ -290,7 +290,7 @@ fn keyed(builder: &Builder<'_>, op: OperatorId, sink: &SinkTable, keys: Keys, in
         _ => (None, Vec::new()),
     };
     let (key, schema) = (sink.primary_key.clone(), sink.schema.clone());
-    let on_conflict = builder.on_key_conflict.unwrap_or(OnKeyConflict::default_for(retracts));
+    let on_conflict = builder.on_key_conflict.unwrap_or_default();
     Arc::new(KeyedSinkSpec { op, key, unique, close, watermark, schema, retracts, on_conflict })
 }
 

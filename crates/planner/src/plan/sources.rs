@@ -12,7 +12,7 @@ use super::table::{Stream, Table};
 use super::watermark;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::LogicalPlan;
-use highwater_connector_spec::Use;
+use highwater_connector_spec::{Reading, Use, reading};
 use highwater_protocol::ids::SourceId;
 use highwater_sql::connectors::{add_properties, usable};
 use highwater_sql::error::{Result, SqlError};
@@ -21,6 +21,7 @@ use highwater_sql::options::QueryOptions;
 use highwater_sql::table_def::OptionEntry;
 use highwater_sql::tables::{ConnectorOptions, SourceTable, UpsertKey};
 use highwater_sql::types::type_name;
+use highwater_sql::values::canonical;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -72,7 +73,7 @@ fn visit(plan: &LogicalPlan, wanted: &mut Vec<Wanted>) {
     let _ = plan.apply(|node| {
         if let LogicalPlan::TableScan(scan) = node
             && let Some(stream) = scan.source.downcast_ref::<Stream>()
-            && !stream.table.options.connector.is(Use::Lookup)
+            && !stream.table.is_snapshot()
         {
             let want = want(&stream.table, wanted);
             match &scan.projection {
@@ -153,9 +154,9 @@ fn check_readable(table: &Table, defaults: &[OptionEntry]) -> Result<ConnectorOp
         return Err(SqlError::at(def.name.at, format!("table '{name}' lacks the option '{option}'"))
             .hint(format!("add '{option}' = '<{option}>'")));
     }
-    if let Some(late) = table.options.source.late_topic.as_ref().filter(|late| connector.place() == Some(late.as_str()))
-    {
-        let own = def.options.iter().find(|entry| entry.value == *late && entry.key.to_lowercase().contains("late"));
+    let late = table.options.source.late_topic.as_deref();
+    if late.is_some_and(|late| connector.place() == Some(late)) {
+        let own = def.options.iter().find(|entry| reading(&canonical(&entry.key)) == Some(Reading::LateTopic));
         let at = own.map_or(def.name.at, |entry| entry.value_at);
         return Err(SqlError::at(at, format!("'late_topic' of table '{name}' is the topic it reads"))
             .hint("late rows would be read again, and be late again: name another topic"));

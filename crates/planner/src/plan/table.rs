@@ -4,6 +4,7 @@
 
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::TableSource;
+use highwater_connector_spec::LookupKind;
 use highwater_sql::derived::DerivedFrom;
 use highwater_sql::options::TableOptions;
 use highwater_sql::table_def::TableDef;
@@ -21,6 +22,14 @@ pub struct Table {
 }
 
 impl Table {
+    /// True if it is a lookup table that the driver reads whole, not a stream.
+    pub fn is_snapshot(&self) -> bool {
+        match &self.options.connector.spec().lookup {
+            Some(LookupKind::Snapshot { .. }) => true,
+            None => false,
+        }
+    }
+
     /// Returns the stored or metadata column of `WATERMARK FOR`; `None` if there is no watermark, or its column is computed.
     pub fn time_column(&self) -> Option<usize> {
         let name = self.def.watermark.as_ref()?.column.text.as_str();

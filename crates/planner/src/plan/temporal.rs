@@ -215,7 +215,12 @@ fn rows_side(node: &TemporalJoin, keys: &[Expr], flows: &mut [Flow], target: Tar
 }
 
 fn placed(all: &mut Computed, exprs: &[Expr], schema: &DFSchema, target: Target<'_>) -> Result<Vec<usize>> {
-    exprs.iter().map(|expr| all.place(physical::expr(expr, schema, target.at)?, &expr.to_string(), target)).collect()
+    exprs
+        .iter()
+        .map(|expr| {
+            all.place(physical::expr(expr, schema, target.at)?, &highwater_expressions::arithmetic::text(expr), target)
+        })
+        .collect()
 }
 
 /// Plans the versions; returns their flows, and the side's spec with their layout.

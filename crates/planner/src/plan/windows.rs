@@ -124,7 +124,7 @@ fn add_window(
 ) -> Result<LogicalPlan> {
     let time = time_column(&input, call)?;
     refuse_taken(&input, call)?;
-    let table: Option<TableReference> = call.table().map(Into::into);
+    let table = call.table().map(TableReference::bare);
     let mut columns: Vec<Expr> = input.schema().iter().map(Expr::from).collect();
     let Intervals { step, size, offset } = intervals;
     let nullable = time.nullable(input.schema())?;

@@ -4,6 +4,7 @@
 //! - [`fixed`]: queries of every operator over two tables with late rows, closing windows and all output modes.
 //! - [`grammar`]: random tables, and random queries over them.
 //! - [`functions`]: every function runs with every type, or is refused before.
+//! - [`lookups`]: rows look up files, version by version.
 //! - [`kept`]: the state of every operator can be read as rows.
 //! - [`slt`]: the features, one file each, readable: `tests/slt/*.slt`.
 //! - [`docs`]: the examples of `docs/sql.md`.
@@ -28,6 +29,7 @@ mod grammar;
 mod harness;
 mod kept;
 mod keyed;
+mod lookups;
 mod queries;
 mod slt;
 mod ttl;

@@ -86,6 +86,7 @@ impl QueryMachine {
         totals.key_conflicts.retain(|_, conflicts| conflicts.keys > 0);
         totals.input_rows += partitions.values().map(|p| p.records).sum::<u64>();
         totals.bad_records += partitions.values().map(|p| p.bad_records).sum::<u64>();
+        totals.count_absent(&partitions);
         totals.output_rows += writers.iter().map(|writer| writer.rows).sum::<u64>();
         PrepareRecord {
             query: self.config.query,

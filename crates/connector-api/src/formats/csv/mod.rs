@@ -49,7 +49,7 @@ impl RowDecoder for CsvDecoder {
                 bad.push((index, fault));
             }
         }
-        Ok(Decoded { columns: self.finish()?, bad })
+        Ok(Decoded { columns: self.finish()?, bad, absent: None })
     }
 }
 

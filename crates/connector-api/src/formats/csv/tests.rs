@@ -23,7 +23,7 @@ fn field(name: &str, data_type: DataType) -> Field {
 fn read_as(format: &Format, fields: &Fields, wanted: &[usize], records: &[Input<'_>]) -> (Vec<ArrayRef>, Vec<String>) {
     let wanted = wanted.iter().map(|at| Wanted { at: *at, is_key: false }).collect();
     let mut decoder = CsvDecoder::new(&Layout { format, fields, wanted }).unwrap();
-    let Decoded { columns, bad } = decoder.decode(records).unwrap();
+    let Decoded { columns, bad, .. } = decoder.decode(records).unwrap();
     assert!(columns.iter().all(|column| column.len() == records.len()), "a row for every record");
     (columns, bad.into_iter().map(|(index, fault)| format!("{index}: {fault}")).collect())
 }

@@ -38,6 +38,34 @@ pub fn string<'a>(value: &'a str, scratch: &'a mut String) -> Result<&'a str, Fa
     Ok(scratch)
 }
 
+/// Any value as a text: the inside of a string, and the JSON of everything else, as written but for white space.
+pub fn text<'a>(value: &'a str, scratch: &'a mut String) -> Result<&'a str, Fault> {
+    match value.as_bytes().first() {
+        Some(b'"') => string(value, scratch),
+        Some(b'{' | b'[') => Ok(compact(value, scratch)),
+        _ => Ok(value),
+    }
+}
+
+/// The text of an object or array without white space outside of strings.
+fn compact<'a>(value: &'a str, scratch: &'a mut String) -> &'a str {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
+    if !value.as_bytes().iter().any(is_space) {
+        return value;
+    }
+    scratch.clear();
+    let (mut in_string, mut is_escaped) = (false, false);
+    for character in value.chars() {
+        if !in_string && matches!(character, ' ' | '\n' | '\r' | '\t') {
+            continue;
+        }
+        in_string ^= character == '"' && !is_escaped;
+        is_escaped = in_string && character == '\\' && !is_escaped;
+        scratch.push(character);
+    }
+    scratch
+}
+
 pub fn boolean(value: &str) -> Result<bool, Fault> {
     match value {
         "true" => Ok(true),

@@ -39,6 +39,7 @@ impl RowDecoder for JsonDecoder {
                 bad.push((index, fault));
             }
         }
-        Ok(Decoded { columns: self.finish()?, bad })
+        let absent = self.take_absent();
+        Ok(Decoded { columns: self.finish()?, bad, absent })
     }
 }

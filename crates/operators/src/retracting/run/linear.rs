@@ -9,8 +9,8 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Decimal128Type, Float64Type, i256};
 use datafusion::common::ScalarValue;
 use highwater_dataflow::error::{EngineError, Fault};
-use highwater_expressions::arithmetic::overflow;
 use highwater_expressions::decimal;
+use highwater_expressions::overflow;
 
 /// The function that is computed.
 #[derive(Clone, Debug, PartialEq, Eq)]

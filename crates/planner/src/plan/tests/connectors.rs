@@ -1,7 +1,7 @@
 //! Options of connectors: what is refused, and what is shown of secrets.
 
 use crate::{CompiledQuery, compile};
-use highwater_connector_spec::{CONNECTORS, Default, OptionKind};
+use highwater_connector_spec::{CONNECTORS, Default};
 use highwater_sql::error::Result;
 
 fn table(options: &str) -> Result<CompiledQuery> {
@@ -94,8 +94,8 @@ fn an_error_does_not_show_a_secret() {
 fn declared_values_are_taken_and_declared_defaults_are_used() {
     let untouched = table("").unwrap().sources[0].options.clone();
     for option in CONNECTORS.iter().flat_map(|spec| spec.options) {
-        let OptionKind::Reading(values) = option.kind else { continue };
-        let words = values.split('`').skip(1).step_by(2);
+        let Some(reading) = option.kind.reading() else { continue };
+        let words = reading.values().split('`').skip(1).step_by(2);
         for word in words.filter(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '_')) {
             let set = table(&format!(", '{}' = '{word}'", option.name));
             assert!(set.is_ok(), "{} = {word}: {set:?}", option.name);

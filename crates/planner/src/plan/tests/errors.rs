@@ -35,11 +35,14 @@ fn unknown_names_have_a_place_and_a_near_miss() {
 }
 
 #[test]
-fn a_quoted_name_does_not_fold() {
-    expect(
-        "INSERT INTO rows_out SELECT \"Card\", id FROM plain;",
-        "line 1, column 29: column 'Card' not found\n  hint: did you mean 'card'?",
-    );
+fn a_name_that_matches_several_in_another_case_is_ambiguous() {
+    let table = "CREATE TABLE both (a BIGINT, \"A\" BIGINT, PRIMARY KEY (a) NOT ENFORCED) WITH ('connector'='kafka',\
+                 'topic'='t','bootstrap.servers'='localhost:1','format'='json');";
+    good(&format!("{table} INSERT INTO both (A, a) SELECT id, id FROM plain;"));
+    let error = bad("CREATE TABLE both (ab BIGINT, aB BIGINT, PRIMARY KEY (AB) NOT ENFORCED) WITH ('a'='b')");
+    assert!(error.contains("'AB' is ambiguous: there are 'ab' and 'aB'"), "{error}");
+    let error = bad("CREATE VIEW PLAIN AS SELECT id FROM pay;");
+    assert!(error.contains("'PLAIN' is created twice"), "{error}");
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn wrong_windows_are_told() {
         ("HOP(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '2' SECOND)", "HOP needs its size"),
         ("TUMBLE(TABLE bid, DESCRIPTOR(`dateTime`))", "TUMBLE needs its size"),
         ("TUMBLE(TABLE bid, DESCRIPTOR(price), INTERVAL '1' SECOND)", "TUMBLE needs a TIMESTAMP column"),
-        ("TUMBLE(TABLE bid, DESCRIPTOR(datetime), INTERVAL '1' SECOND)", "did you mean 'dateTime'"),
+        ("TUMBLE(TABLE bid, DESCRIPTOR(datetme), INTERVAL '1' SECOND)", "did you mean 'dateTime'"),
         ("TUMBLE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' MONTH)", "their length varies"),
         ("HOP(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '0' SECOND, INTERVAL '1' SECOND)", "must be above zero"),
         ("HOP(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' SECOND, INTERVAL '1' DAY)", "in 86400 windows"),

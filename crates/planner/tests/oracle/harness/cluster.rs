@@ -5,6 +5,7 @@
 
 use super::fold::Sink;
 use super::records::{Records, are_rows};
+use super::snapshots::{Snapshots, block_on};
 use arrow::array::{Array, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
 use arrow::compute::filter_record_batch;
 use arrow::compute::kernels::cmp::gt;
@@ -15,8 +16,6 @@ use highwater_dataflow::error::EngineError;
 use highwater_dataflow::runtime::{BatchContext, Emit, Lanes, OnFailure, TaskRuntime};
 use highwater_dataflow::state::QueryState;
 use highwater_planner::CompiledQuery;
-use highwater_planner::files::LocalFiles;
-use highwater_protocol::files::FileVersions;
 use highwater_protocol::ids::{
     AttemptId, AttemptNumber, BatchId, EdgeId, Epoch, OperatorId, ShardId, SinkId, SourceId, TaskId,
 };
@@ -96,8 +95,8 @@ pub struct Commit {
 
 pub struct Cluster {
     script: String,
-    /// Files that rows of the next batch look up.
-    files: (LocalFiles, FileVersions),
+    /// Lookup tables, in the versions that rows of the next batch look up.
+    snapshots: Snapshots,
     pub compiled: CompiledQuery,
     pub sinks: BTreeMap<SinkId, Sink>,
     fault: Fault,
@@ -142,7 +141,7 @@ impl Cluster {
         }
         Ok(Self {
             script: script.to_string(),
-            files: Default::default(),
+            snapshots: Snapshots::default(),
             sinks: compiled.sinks.iter().map(|sink| (sink.id, Sink::new(sink))).collect(),
             positions: logs.keys().map(|partition| (partition.clone(), 0)).collect(),
             compiled,
@@ -211,11 +210,13 @@ impl Cluster {
     /// Plans, runs and commits one batch.
     pub fn commit(&mut self, step: &Step) -> Result<Commit, String> {
         self.now_ms = step.now_ms.unwrap_or(self.now_ms + 1);
-        self.files = LocalFiles::look(&self.compiled.file_tables()).map_err(|error| error.to_string())?;
+        self.snapshots.read(&self.compiled.snapshot_tables())?;
         if step.resumed {
             let anew = highwater_planner::compile(&self.script).map_err(|error| error.to_string())?;
             if anew.fingerprint() != self.compiled.fingerprint() {
-                return Err("the script compiled to another plan".into());
+                let plans = [&self.compiled, &anew].map(|compiled| format!("{:#?}", compiled.dataflow));
+                let differs = plans[0].lines().zip(plans[1].lines()).find(|(one, other)| one != other);
+                return Err(format!("the script compiled to another plan: {differs:?}"));
             }
             self.compiled = anew;
         }
@@ -341,7 +342,7 @@ impl Cluster {
             ranges,
             late_before: self.closed.clone(),
             close_before: close_before.collect(),
-            files: self.files.1.clone(),
+            files: self.snapshots.versions.clone(),
             tasks,
         }
     }
@@ -352,7 +353,7 @@ impl Cluster {
         let attempt = AttemptId { epoch: Epoch(1), number: AttemptNumber(self.attempts) };
         self.compiled.clock.set_ms(plan.timestamp_ms);
         if !self.compiled.lookups.is_empty() {
-            block_on(self.compiled.load_files(&plan.files, &self.files.0, u64::MAX))
+            block_on(self.compiled.load_snapshots(&plan.files, &self.snapshots, u64::MAX))
                 .map_err(|error| error.to_string())?;
         }
         let mut context = BatchContext::of(plan, &self.compiled.dataflow, self.shards());
@@ -510,10 +511,6 @@ fn in_layout(rows: &RecordBatch, layout: &SchemaRef) -> RecordBatch {
     let columns = layout.fields().iter().map(|field| rows.column_by_name(field.name()).unwrap().clone());
     let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
     RecordBatch::try_new_with_options(layout.clone(), columns.collect(), &options).unwrap()
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
 /// Returns the shards of one of `executors` executors.

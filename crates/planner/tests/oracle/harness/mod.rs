@@ -2,8 +2,9 @@
 //! of the documentation run.
 //!
 //! Owns: records as partitions of topics ([`records`]), driver and executors with every way to disturb them
-//! ([`cluster`]), the content of sinks ([`fold`]), DataFusion's batch answers ([`answer`]), scripts written down
-//! statement by statement ([`scenario`]), random cases that can be repeated ([`cases`]).
+//! ([`cluster`]), lookup tables ([`snapshots`]), the content of sinks ([`fold`]), DataFusion's batch answers
+//! ([`answer`]), scripts written down statement by statement ([`scenario`]), random cases that can be repeated
+//! ([`cases`]).
 //! Does not own: the queries and the expected answers.
 
 pub mod answer;
@@ -12,7 +13,9 @@ pub mod cluster;
 pub mod fold;
 pub mod records;
 pub mod scenario;
+pub mod snapshots;
 pub mod statements;
 
 pub use cluster::{Cluster, Commit, Fault, Step, Take};
 pub use records::Records;
+pub use snapshots::Snapshots;

@@ -117,6 +117,7 @@ pub fn deletions(keys: &RecordBatch) -> RecordBatch {
 pub fn partition_of(row: &RecordBatch, key: &[String]) -> i32 {
     let texts = texts(row);
     let schema = row.schema();
-    let values = key.iter().map(|name| schema.index_of(name).map_or("", |column| &texts[0][column]));
+    let place = |name: &String| schema.fields().iter().position(|field| field.name().eq_ignore_ascii_case(name));
+    let values = key.iter().map(|name| place(name).map_or("", |column| &texts[0][column]));
     (xxhash_rust::xxh3::xxh3_64(values.collect::<Vec<_>>().join("\n").as_bytes()) % 3) as i32
 }

@@ -19,6 +19,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use highwater_planner::compile::describe;
 use highwater_sql::SqlError;
+use highwater_sql::identifier::find;
 use highwater_sql::types::type_name;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -141,20 +142,27 @@ impl Scenario {
         self.files.path().join(table)
     }
 
-    fn declared(&self, table: &str) -> Result<(SchemaRef, &str), String> {
-        let text = self.statements.iter().find(|text| created_table(text).as_deref() == Some(table));
-        let text = text.ok_or_else(|| format!("there is no table '{table}' to take records"))?;
+    /// A table's name as it is declared, its columns, and its statement.
+    fn declared(&self, table: &str) -> Result<(String, SchemaRef, &str), String> {
+        let created = |text: &String| created_table(text).filter(|name| name.eq_ignore_ascii_case(table));
+        let found = self.statements.iter().find_map(|text| Some((created(text)?, text)));
+        let (name, text) = found.ok_or_else(|| format!("there is no table '{table}' to take records"))?;
         let schemas = describe(&lines_of(&self.statements)).map_err(|error| error.to_string())?;
-        Ok((schemas[table].clone(), text))
+        let schema = schemas[&name].clone();
+        Ok((name, schema, text))
     }
 
     fn values(&mut self, table: &str, columns: &[String], values: &str) -> Result<(), String> {
-        let (schema, text) = self.declared(table)?;
+        let (table, schema, text) = self.declared(table)?;
         let is_file = text.contains("filesystem");
         let is_csv = text.contains("'csv'");
         let names: Vec<String> = match columns.is_empty() {
             true => schema.fields().iter().map(|field| field.name().clone()).collect(),
-            false => columns.to_vec(),
+            false => {
+                let declared = || schema.fields().iter().map(|field| field.name().as_str());
+                let found = |name: &String| find(name, declared()).ok().flatten().unwrap_or(name).to_string();
+                columns.iter().map(found).collect()
+            }
         };
         for rows in answer(Vec::new(), values)? {
             let fields = names.iter().zip(rows.columns()).map(|(name, column)| {
@@ -166,8 +174,8 @@ impl Scenario {
                 fields.collect::<Result<Vec<_>, String>>()?.into_iter().unzip();
             let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(|e| e.to_string())?;
             match is_file {
-                true => self.events.push(Event::File { table: table.into(), lines: file_lines(&rows, is_csv) }),
-                false => self.records(table, &rows),
+                true => self.events.push(Event::File { table: table.clone(), lines: file_lines(&rows, is_csv) }),
+                false => self.records(&table, &rows),
             }
         }
         Ok(())
@@ -175,17 +183,17 @@ impl Scenario {
 
     /// Adds a record to a topic, given as a JSON object.
     pub fn json(&mut self, table: &str, line: &str) -> Result<(), String> {
-        let (schema, text) = self.declared(table)?;
+        let (table, schema, text) = self.declared(table)?;
         let is_file = text.contains("filesystem");
         if is_file {
-            self.events.push(Event::File { table: table.into(), lines: format!("{line}\n") });
+            self.events.push(Event::File { table, lines: format!("{line}\n") });
             return Ok(());
         }
         // Without value: its key's columns, then `null`.
         let deleted = line.trim().strip_suffix("null").map(str::trim_end).filter(|key| key.ends_with('}'));
         let schema = if deleted.is_some() { nullable(&schema) } else { schema };
         let rows = decoded(&schema, deleted.unwrap_or(line)).map_err(|error| format!("{error}: {line}"))?;
-        self.records(table, &if deleted.is_some() { deletions(&rows) } else { rows });
+        self.records(&table, &if deleted.is_some() { deletions(&rows) } else { rows });
         self.known.clear();
         Ok(())
     }
@@ -222,14 +230,18 @@ impl Scenario {
             _ => {}
         }
         let written: BTreeSet<String> = self.inserts.iter().filter_map(|insert| written_table(insert)).collect();
-        let names = |name: &String| bare.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name);
+        let names = |name: &String| {
+            bare.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word.eq_ignore_ascii_case(name))
+        };
         let is_ordered = bare.contains("order by");
         if !written.iter().any(names) {
             let batch = self.select(sql)?;
             return Ok(shown(&sorted(batch)?));
         }
         let outcome = self.outcome(self.script(None))?;
-        let batches = answer(outcome.sinks.into_iter().collect(), sql)?;
+        // DataFusion reads names in lower case.
+        let sinks = outcome.sinks.into_iter().map(|(name, rows)| (name.to_lowercase(), rows));
+        let batches = answer(sinks.collect(), sql)?;
         let schema = batches.first().map_or_else(|| Arc::new(Schema::empty()), |batch| batch.schema());
         let batch = arrow::compute::concat_batches(&schema, &batches).map_err(|error| error.to_string())?;
         Ok(shown(&if is_ordered { batch } else { sorted(batch)? }))

@@ -42,7 +42,7 @@ impl Statement {
             let columns = found.get(2).map_or(Vec::new(), |list| {
                 list.as_str().split(',').map(|name| name.trim().trim_matches('`').to_string()).collect()
             });
-            let table = found[1].trim_matches('`').to_lowercase();
+            let table = found[1].trim_matches('`').to_string();
             return Self::Values { table, columns, values: found[3].to_string() };
         }
         match bare.get(..6) {
@@ -52,16 +52,16 @@ impl Statement {
     }
 }
 
-/// Returns the table of a `CREATE TABLE`; `None` for other statements.
+/// Returns the table of a `CREATE TABLE`, as written; `None` for other statements.
 pub fn created_table(text: &str) -> Option<String> {
-    TABLE.captures(&without_comments(text)).map(|found| found[1].trim_matches('`').to_lowercase())
+    TABLE.captures(&without_comments(text)).map(|found| found[1].trim_matches('`').to_string())
 }
 
-/// Returns the table of an `INSERT INTO`; `None` for other statements.
+/// Returns the table of an `INSERT INTO`, as written; `None` for other statements.
 pub fn written_table(text: &str) -> Option<String> {
     let bare = without_comments(text);
     let mut words = bare.split(|c: char| c.is_whitespace() || c == '(').filter(|word| !word.is_empty());
-    words.nth(2).map(|name| name.trim_matches('`').to_lowercase())
+    words.nth(2).map(|name| name.trim_matches('`').to_string())
 }
 
 /// Returns the columns of the `PRIMARY KEY` in the lowercase text of a `CREATE TABLE`.

@@ -139,7 +139,7 @@ impl Column {
             Self::UInt64(b) => put(scalar::narrow(value, "BIGINT UNSIGNED"), |v| b.append_value(v)),
             Self::Float32(b) => put(scalar::float(value), |v| b.append_value(v)),
             Self::Float64(b) => put(scalar::double(value), |v| b.append_value(v)),
-            Self::Utf8(b) => put(scalar::string(value, scratch), |v| b.append_value(v)),
+            Self::Utf8(b) => put(scalar::text(value, scratch), |v| b.append_value(v)),
             Self::Binary(b) => put(binary(value, scratch), |v| b.append_value(v)),
             Self::Decimal(b, precision, scale) => {
                 put(scalar::decimal(value, *precision, *scale, scratch), |v| b.append_value(v))

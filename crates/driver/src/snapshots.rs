@@ -1,7 +1,7 @@
-//! The files that a run's rows look up: read by the driver, so that all executors look up the same version.
+//! The tables that a run's rows look up: read by the driver, so that all executors look up the same version.
 //!
-//! Owns: when files are read, and which version is the newest. Does not own: parsing them (crate `planner`), keeping
-//! their content (crate `checkpoint`), which version a batch looks up (its plan).
+//! Owns: when tables are read, and which version is the newest. Does not own: reading them (connectors), keeping their
+//! content (crate `checkpoint`), which version a batch looks up (its plan).
 //! Invariant: the run receives a version only after it was read as its table declares and its content is durable.
 
 use crate::error::DriverError;
@@ -9,12 +9,13 @@ use crate::run::{Run, RunHandle};
 use crate::run_event::RunnerEvent;
 use highwater_checkpoint::CheckpointStore;
 use highwater_connector_api::access::AccessPolicy;
+use highwater_connector_api::lookup::SnapshotVersion;
+use highwater_connectors::registry;
 use highwater_planner::CompiledQuery;
-use highwater_planner::files::FileTable;
 use highwater_protocol::files::{FileContent, FileVersions};
 use highwater_protocol::ids::{Epoch, QueryId};
 use highwater_protocol::query::Event;
-use std::path::PathBuf;
+use highwater_sql::tables::SnapshotTable;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -22,25 +23,16 @@ use tokio::time::Instant;
 /// Pause before reading is retried after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Reads the files of a script once, so that a submit fails if they cannot be read.
+/// Reads the tables that a script looks up once, so that a submit fails if they cannot be read.
 pub(crate) async fn check(compiled: &CompiledQuery) -> Result<(), DriverError> {
-    for table in compiled.file_tables() {
-        look(&table).await?;
+    for table in compiled.snapshot_tables() {
+        registry::newest_snapshot(&table, None).await?;
     }
     Ok(())
 }
 
-/// Returns a table's files with their content, read as the table declares.
-async fn look(table: &FileTable) -> Result<Vec<(PathBuf, FileContent)>, DriverError> {
-    let looked = table.clone();
-    let found = tokio::task::spawn_blocking(move || looked.look()).await??;
-    let paths: Vec<PathBuf> = found.iter().map(|(path, _)| path.clone()).collect();
-    table.check(&paths).await?;
-    Ok(found)
-}
-
 /// Keeps one run informed of the newest versions.
-pub(crate) struct FileKeeper {
+pub(crate) struct SnapshotKeeper {
     tables: Vec<Watched>,
     store: CheckpointStore,
     access: Arc<AccessPolicy>,
@@ -52,21 +44,18 @@ pub(crate) struct FileKeeper {
 }
 
 struct Watched {
-    table: FileTable,
+    table: SnapshotTable,
     /// When it is read next; `None`: not again in this run.
     due: Option<Instant>,
     /// Why the version in use is not the newest; `None` if it is.
     warning: Option<String>,
 }
 
-/// A new version, and its contents.
-type Changed = (Vec<FileContent>, Vec<Vec<u8>>);
-
-impl FileKeeper {
+impl SnapshotKeeper {
     /// Creates the keeper of a run whose newest batch looked up the versions `used`.
     pub fn new(run: &Run, access: Arc<AccessPolicy>, used: FileVersions) -> Self {
         let watched = |table| Watched { table, due: Some(Instant::now()), warning: None };
-        let tables: Vec<Watched> = run.compiled.file_tables().into_iter().map(watched).collect();
+        let tables: Vec<Watched> = run.compiled.snapshot_tables().into_iter().map(watched).collect();
         // Only pinned tables keep their version; the others are read again.
         let pinned = |name: &String| tables.iter().any(|one| one.table.pinned && one.table.name == *name);
         let versions = used.into_iter().filter(|(name, _)| pinned(name)).collect();
@@ -74,7 +63,7 @@ impl FileKeeper {
         Self { tables, store, access, epoch, query, versions, sent: false }
     }
 
-    /// Reads in the background until the run ends. Does nothing if its rows look up no files.
+    /// Reads in the background until the run ends. Does nothing if its rows look up no tables.
     pub fn spawn(self, run: RunHandle) {
         if !self.tables.is_empty() {
             tokio::spawn(self.keep(run));
@@ -95,7 +84,7 @@ impl FileKeeper {
                 }
             }
             warnings.extend(self.tables.iter().filter_map(|one| one.warning.clone()));
-            run.events.push(RunnerEvent::FileWarnings(warnings));
+            run.events.push(RunnerEvent::SnapshotWarnings(warnings));
             let Some(next) = self.tables.iter().filter_map(|one| one.due).min() else { return };
             tokio::select! {
                 () = tokio::time::sleep_until(next) => {}
@@ -111,9 +100,9 @@ impl FileKeeper {
         for watched in self.tables.iter_mut().filter(|one| one.due.is_some_and(|due| due <= now)) {
             let name = watched.table.name.clone();
             let read = read(watched.table.clone(), self.access.clone(), versions.get(&name).cloned()).await;
-            if let Some((version, new)) = watched.settle(read, versions.contains_key(&name), now)? {
-                versions.insert(name, version);
-                contents.extend(new);
+            if let Some(newest) = watched.settle(read, versions.contains_key(&name), now)? {
+                versions.insert(name, newest.contents);
+                contents.extend(newest.bytes);
             }
         }
         if self.sent && versions == self.versions {
@@ -122,7 +111,7 @@ impl FileKeeper {
         let (store, epoch, query, kept) = (self.store.clone(), self.epoch, self.query, versions.clone());
         let stored = tokio::task::spawn_blocking(move || store.keep_files(epoch, query, &kept, &contents)).await;
         if let Err(error) = stored.map_err(DriverError::from).and_then(|stored| stored.map_err(DriverError::from)) {
-            return Err(format!("the content of looked-up files cannot be stored: {error}"));
+            return Err(format!("the content of looked-up tables cannot be stored: {error}"));
         }
         (self.versions, self.sent) = (versions.clone(), true);
         Ok(Some(versions))
@@ -134,19 +123,20 @@ impl Watched {
     /// none.
     fn settle(
         &mut self,
-        read: Result<Option<Changed>, DriverError>,
+        read: Result<Option<SnapshotVersion>, DriverError>,
         known: bool,
         now: Instant,
-    ) -> Result<Option<Changed>, String> {
-        let refresh = self.table.options.refresh_ms.map(|refresh| now + Duration::from_millis(refresh));
+    ) -> Result<Option<SnapshotVersion>, String> {
+        let refresh = self.table.refresh_ms().map(|refresh| now + Duration::from_millis(refresh));
         match read {
             _ if known && self.table.pinned => {
                 self.due = None;
                 self.warning = matches!(read, Ok(Some(_))).then(|| {
                     format!(
-                        "table '{}': '{}' is not what it was when the query began. Rows keep looking up the old \
+                        "table '{}': {} is not what it was when the query began. Rows keep looking up the old \
                          content, since rows may be retracted; submit the query with --replace to use the new content",
-                        self.table.name, self.table.options.path
+                        self.table.name,
+                        self.table.connector.describe()
                     )
                 });
                 Ok(None)
@@ -164,20 +154,14 @@ impl Watched {
     }
 }
 
-/// Reads a table's files. Returns `None` if they are the `known` ones.
+/// Reads a table. Returns `None` if its newest version is the `known` one.
 async fn read(
-    table: FileTable,
+    table: SnapshotTable,
     access: Arc<AccessPolicy>,
     known: Option<Vec<FileContent>>,
-) -> Result<Option<Changed>, DriverError> {
+) -> Result<Option<SnapshotVersion>, DriverError> {
     // A link may point elsewhere now.
     let checked = table.clone();
-    tokio::task::spawn_blocking(move || access.check_file(&checked.name, &checked.options.path)).await??;
-    let found = look(&table).await?;
-    let version: Vec<FileContent> = found.iter().map(|(_, content)| *content).collect();
-    if known.as_ref() == Some(&version) {
-        return Ok(None);
-    }
-    let contents = tokio::task::spawn_blocking(move || table.contents(&found)).await??;
-    Ok(Some((version, contents)))
+    tokio::task::spawn_blocking(move || access.check_snapshot(&checked)).await??;
+    Ok(registry::newest_snapshot(&table, known.as_deref()).await?)
 }
