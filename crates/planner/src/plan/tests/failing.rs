@@ -126,7 +126,9 @@ fn a_row_of_a_keyed_table_is_named_with_its_operator() {
     });
     let rows = RecordBatch::try_new(schema.clone(), columns.collect()).unwrap();
     let rows = highwater_dataflow::changelog::ChangeBatch::inserts(rows);
-    let state = QueryState::new(&query.dataflow).task(StageId(1), 0..1).unwrap();
+    let all = QueryState::new(&query.dataflow);
+    all.load(0..1, &[]).unwrap();
+    let state = all.task(StageId(1), 0..1).unwrap();
     let lanes = Lanes::new(&query.dataflow, &BTreeMap::new(), StageId(1), &context(), state, 1).unwrap();
     let error = lanes.run(vec![(EdgeId(0), rows)], 1, &|| true).unwrap_err();
     assert!(matches!(error, EngineError::ValueOfRow { .. }), "{error}");
