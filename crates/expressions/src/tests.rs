@@ -36,13 +36,16 @@ fn of(op: Operator, left: ScalarValue, right: ScalarValue) -> std::result::Resul
 #[test]
 fn whole_numbers_do_not_wrap() {
     let edges = [i64::MIN, i64::MIN + 1, -2, -1, 0, 1, 2, i64::MAX - 1, i64::MAX];
-    let ops: [(Operator, fn(i128, i128) -> i128); 3] =
-        [(Operator::Plus, |a, b| a + b), (Operator::Minus, |a, b| a - b), (Operator::Multiply, |a, b| a * b)];
-    for (op, exact) in ops {
+    let exact = |op, a: i128, b: i128| match op {
+        Operator::Plus => a + b,
+        Operator::Minus => a - b,
+        _ => a * b,
+    };
+    for op in [Operator::Plus, Operator::Minus, Operator::Multiply] {
         for left in edges {
             for right in edges {
                 let found = of(op, ScalarValue::Int64(Some(left)), ScalarValue::Int64(Some(right)));
-                match i64::try_from(exact(left.into(), right.into())) {
+                match i64::try_from(exact(op, left.into(), right.into())) {
                     Ok(exact) => assert_eq!(found, Ok(ScalarValue::Int64(Some(exact)))),
                     Err(_) => {
                         let error = found.unwrap_err();

@@ -284,7 +284,7 @@ fn late_rows_go_to_their_topic_exactly_once_through_kills() {
             key == "highwater.reason" && value.as_deref() == Some(b"it has no time, so it is in no window".as_slice())
         })
     };
-    assert!(untimed.iter().all(|record| reason(record)) && untimed[0].json().get("window_end").is_none());
+    assert!(untimed.iter().all(reason) && untimed[0].json().get("window_end").is_none());
     let header = |name: &str| {
         let found =
             records[0].headers.iter().find(|(key, _)| key == name).unwrap_or_else(|| panic!("no header {name}"));

@@ -193,7 +193,7 @@ struct KafkaRange {
 }
 
 enum Step {
-    Chunk(Chunk),
+    Chunk(Box<Chunk>),
     Wait,
     /// The buffer must be looked up again: offsets without records were skipped, or the partition was restarted.
     Again,
@@ -209,7 +209,7 @@ impl RangeRead for KafkaRange {
             tokio::pin!(progress);
             progress.as_mut().enable();
             match self.step(&worker)? {
-                Step::Chunk(chunk) => return Ok(Some(chunk)),
+                Step::Chunk(chunk) => return Ok(Some(*chunk)),
                 Step::Again => {}
                 Step::Wait => {
                     worker.wake();
@@ -268,7 +268,7 @@ impl KafkaRange {
             Found::Chunk(chunk) => {
                 let slice = chunk.slice(self.next, self.end)?;
                 self.next = (chunk.last_offset() + 1).min(self.end);
-                Ok(if slice.records == 0 { Step::Again } else { Step::Chunk(slice) })
+                Ok(if slice.records == 0 { Step::Again } else { Step::Chunk(Box::new(slice)) })
             }
         }
     }

@@ -26,6 +26,12 @@ pub struct PartialAggregate {
     accumulators: Accumulators,
 }
 
+/// Columns of each function.
+type Arguments = Vec<Vec<ArrayRef>>;
+
+/// Of each function; `None` without FILTER.
+type Filters = Vec<Option<BooleanArray>>;
+
 impl PartialAggregate {
     pub fn new(spec: Arc<AggregateSpec>) -> Result<Self, EngineError> {
         let (groups, accumulators) = (Groups::new(&spec)?, Accumulators::new(&spec.aggregates)?);
@@ -60,7 +66,7 @@ impl PartialAggregate {
     }
 
     /// Returns the arguments and the FILTER of every function.
-    fn arguments(&self, rows: &ChangeBatch) -> Result<(Vec<Vec<ArrayRef>>, Vec<Option<BooleanArray>>), EngineError> {
+    fn arguments(&self, rows: &ChangeBatch) -> Result<(Arguments, Filters), EngineError> {
         let mut arguments = Vec::with_capacity(self.spec.aggregates.len());
         for function in &self.spec.aggregates {
             let columns =
