@@ -52,6 +52,7 @@ fn standard_call(function: &Function) -> Option<Expr> {
             };
             date(&call("date_trunc", vec![text(unit), timestamp(date(time))], span))
         }
+        ("date", [time]) => date(time),
         ("isnull", [value]) => Expr::Nested(Box::new(Expr::IsNull(Box::new(value.clone())))),
         ("isnotnull", [value]) => Expr::Nested(Box::new(Expr::IsNotNull(Box::new(value.clone())))),
         ("split", [value, by]) if literal(by)?.chars().all(|letter| !"\\^$.|?*+()[]{}".contains(letter)) => {

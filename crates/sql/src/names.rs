@@ -118,6 +118,12 @@ fn rename(function: &mut Function) {
     {
         list.clauses.push(FunctionArgumentClause::OrderBy(std::mem::take(&mut function.within_group)));
     }
+    // `MODE() WITHIN GROUP (ORDER BY x)`
+    if name == "mode" && list.args.is_empty() && function.within_group.len() == 1 {
+        let values =
+            function.within_group.drain(..).map(|order| FunctionArg::Unnamed(FunctionArgExpr::Expr(order.expr)));
+        list.args.extend(values);
+    }
     match (name.as_str(), list.args.as_mut_slice()) {
         ("explode", [_]) => function.name = named("unnest"),
         ("any_value", [_]) => function.name = named("min"),
@@ -135,8 +141,10 @@ fn rename(function: &mut Function) {
                 function.filter = Some(Box::new(condition));
             }
         }
-        ("max_by" | "min_by", [_, _]) if function.over.is_none() && list.clauses.is_empty() => {
-            by(list, &mut function.filter, name == "max_by");
+        ("max_by" | "min_by" | "arg_max" | "arg_min" | "argmax" | "argmin", [_, _])
+            if function.over.is_none() && list.clauses.is_empty() =>
+        {
+            by(list, &mut function.filter, name.contains("max"));
             function.name = named("first_value");
         }
         // DataFusion's functions panic if the length is negative.

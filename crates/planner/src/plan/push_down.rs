@@ -8,7 +8,9 @@
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
-use datafusion::logical_expr::{Aggregate, Expr, Filter, GroupingSet, Join, JoinType, LogicalPlan, Projection};
+use datafusion::logical_expr::{
+    Aggregate, BinaryExpr, Expr, Filter, GroupingSet, Join, JoinType, LogicalPlan, Operator, Projection,
+};
 use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 use highwater_expressions::can_fail;
@@ -53,7 +55,11 @@ impl OptimizerRule for PushDown {
         if !may_drop_rows(&filter.input) {
             return self.0.rewrite(LogicalPlan::Filter(filter), config);
         }
-        let (safe, held) = by_safety(&filter.predicate, filter.input.schema());
+        let (mut safe, held) = by_safety(&filter.predicate, filter.input.schema());
+        let held = match filter.input.as_ref() {
+            LogicalPlan::Join(join) => without_keys(join, held, &mut safe),
+            _ => held,
+        };
         let (safe, held) = match (conjunction(safe), conjunction(held)) {
             (_, None) => return self.0.rewrite(LogicalPlan::Filter(filter), config),
             (None, Some(_)) => return Ok(Transformed::no(LogicalPlan::Filter(filter))),
@@ -73,7 +79,8 @@ impl PushDown {
     /// (outer joins) or above it (inner joins).
     fn join(&self, join: Join, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
         let Some(filter) = &join.filter else { return self.0.rewrite(LogicalPlan::Join(join), config) };
-        let (safe, held) = by_safety(filter, &join.left.schema().join(join.right.schema())?);
+        let (mut safe, held) = by_safety(filter, &join.left.schema().join(join.right.schema())?);
+        let held = without_keys(&join, held, &mut safe);
         let Some(held) = conjunction(held) else { return self.0.rewrite(LogicalPlan::Join(join), config) };
         let is_inner = join.join_type == JoinType::Inner;
         if safe.is_empty() && !is_inner {
@@ -90,6 +97,24 @@ impl PushDown {
             _ => Ok(Transformed::no(before)),
         }
     }
+}
+
+/// Moves the equalities of one side with the other to `safe`: as keys of the join, they are computed for the rows of a side.
+/// Held above the join, they would leave it without keys.
+fn without_keys(join: &Join, held: Vec<Expr>, safe: &mut Vec<Expr>) -> Vec<Expr> {
+    let is_of = |expr: &Expr, side: &LogicalPlan| {
+        let columns = expr.column_refs();
+        !columns.is_empty() && columns.into_iter().all(|column| side.schema().has_column(column))
+    };
+    let is_key = |part: &Expr| match part {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => {
+            is_of(left, &join.left) && is_of(right, &join.right) || is_of(left, &join.right) && is_of(right, &join.left)
+        }
+        _ => false,
+    };
+    let (keys, held): (Vec<Expr>, Vec<Expr>) = held.into_iter().partition(is_key);
+    safe.extend(keys);
+    held
 }
 
 /// True if the node drops rows of its input, which a condition that may fail must not see.

@@ -294,3 +294,14 @@ fn refusals_say_the_way_out() {
     let error = bad("INSERT INTO rows_out SELECT * FROM (VALUES ('a', 1)) AS v (a, b);");
     assert!(error.contains("no stream to read"), "{error}");
 }
+
+#[test]
+fn an_equality_that_may_fail_is_a_key_of_the_join() {
+    let query = good(
+        "INSERT INTO keyed SELECT p.card, q.id FROM plain p JOIN pay q ON p.card = q.card WHERE p.id + 1 = q.id AND 9 / q.id > 1;",
+    );
+    let ops = query.dataflow.stages.iter().flat_map(|stage| &stage.pipelines).flat_map(|pipeline| &pipeline.ops);
+    let keys: Vec<usize> =
+        ops.filter_map(|op| op.downcast_ref::<JoinOperator>()).map(|join| join.spec.sides[0].key.len()).collect();
+    assert_eq!(keys, [2]);
+}
