@@ -102,7 +102,7 @@ fn run_all(data_type: &str, literals: &[&str; 3], selects: &[String]) -> (usize,
         let checked = run_one(&scenario, &script).and_then(|found| {
             let Ok(expected) = answer(vec![("t".into(), table.clone())], select) else { return Ok(()) };
             let expected = assigned(&expected, &found.schema());
-            match is_undefined(select) || about_equal(&expected, &texts(&found)) {
+            match is_undefined(select) || about_equal(select, &expected, &texts(&found)) {
                 true => Ok(()),
                 false => Err(format!("{:?} instead of {expected:?}", texts(&found))),
             }
@@ -126,8 +126,11 @@ fn is_undefined(select: &str) -> bool {
     is_open || select.contains("date_format(")
 }
 
-/// True if the rows are the same, up to the rounding of numbers.
-fn about_equal(expected: &[Text], found: &[Text]) -> bool {
+/// True if the rows are the same, up to the rounding of numbers. Where DataFusion is known to be wrong, `found` may be right:
+/// it cuts averages of DECIMAL, and over frames its deviations of equal values may be roots of numbers below zero.
+fn about_equal(select: &str, expected: &[Text], found: &[Text]) -> bool {
+    let cuts = select.contains("avg(") || select.contains("mean(");
+    let roots = select.contains("stddev") && select.contains(" OVER ");
     let sorted = |rows: &[Text]| {
         let mut rows = rows.to_vec();
         rows.sort();
@@ -135,7 +138,14 @@ fn about_equal(expected: &[Text], found: &[Text]) -> bool {
     };
     let about = |(a, b): (&String, &String)| {
         let numbers = a.parse::<f64>().ok().zip(b.parse::<f64>().ok());
-        a == b || numbers.is_some_and(|(a, b)| (a - b).abs() <= 1e-9 * a.abs().max(1.0))
+        let last_digit =
+            |text: &String| text.split_once('.').map_or(1.0, |(_, digits)| 0.1f64.powi(digits.len() as i32));
+        let is_near = |(one, other): (f64, f64)| {
+            let most = if cuts { last_digit(a).max(last_digit(b)) } else { 0.0 };
+            (one - other).abs() <= most.min(1e-5).max(1e-9 * one.abs().max(1.0))
+                || roots && one.is_nan() && other == 0.0
+        };
+        a == b || numbers.is_some_and(is_near)
     };
     let (expected, found) = (sorted(expected), sorted(found));
     expected.len() == found.len() && expected.iter().flatten().zip(found.iter().flatten()).all(about)
