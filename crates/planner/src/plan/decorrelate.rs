@@ -169,7 +169,7 @@ fn below(subquery: &LogicalPlan) -> Result<(LogicalPlan, Expr)> {
     }
     match value {
         Some(value) => Ok((below.clone(), value)),
-        None => not_impl_err!("a subquery without a column"),
+        None => not_impl_err!("a subquery needs a column"),
     }
 }
 
@@ -319,7 +319,9 @@ impl Domain {
                 LogicalPlanBuilder::from(all).project(columns)?.build()
             }
             LogicalPlan::Join(join) => self.join(join, plan),
-            other => not_impl_err!("a correlated subquery with {} in it", other.display()),
+            _ => not_impl_err!(
+                "a correlated subquery of this form is not supported in streaming yet: join its tables instead"
+            ),
         }
     }
 
@@ -329,7 +331,7 @@ impl Domain {
         let mut groups = Vec::new();
         for key in &aggregate.group_expr {
             if matches!(key, Expr::GroupingSet(_)) {
-                return not_impl_err!("a correlated subquery with grouping sets in it");
+                return not_impl_err!("a correlated subquery with GROUPING SETS is not supported in streaming yet");
             }
             groups.push(self.inside(key.clone())?);
         }
@@ -406,7 +408,7 @@ impl Domain {
     /// Both sides for each of the domain, joined within it.
     fn join(&self, join: &datafusion::logical_expr::Join, plan: &LogicalPlan) -> Result<LogicalPlan> {
         if join.join_type == JoinType::Full || join.null_aware {
-            return not_impl_err!("a correlated subquery with this join in it");
+            return not_impl_err!("a correlated subquery with a FULL JOIN or NOT IN is not supported in streaming yet");
         }
         let left = self.over(&join.left)?;
         let right = self.over(&join.right)?;
