@@ -113,8 +113,8 @@ pub(crate) fn is_safe_function(name: &str) -> bool {
     SAFE.contains(&name)
 }
 
-/// Operators that give an answer for any arguments.
-pub(crate) fn is_safe(op: Operator) -> bool {
+/// Operators that compare two values.
+pub(crate) fn compares(op: Operator) -> bool {
     matches!(
         op,
         Operator::Eq
@@ -123,10 +123,17 @@ pub(crate) fn is_safe(op: Operator) -> bool {
             | Operator::LtEq
             | Operator::Gt
             | Operator::GtEq
-            | Operator::And
-            | Operator::Or
             | Operator::IsDistinctFrom
             | Operator::IsNotDistinctFrom
+    )
+}
+
+/// Operators that give an answer for any arguments.
+pub(crate) fn is_safe(op: Operator) -> bool {
+    let is_other = matches!(
+        op,
+        Operator::And
+            | Operator::Or
             | Operator::LikeMatch
             | Operator::ILikeMatch
             | Operator::NotLikeMatch
@@ -135,7 +142,8 @@ pub(crate) fn is_safe(op: Operator) -> bool {
             | Operator::BitwiseOr
             | Operator::BitwiseXor
             | Operator::StringConcat
-    )
+    );
+    is_other || compares(op)
 }
 
 /// True if arithmetic of these types is taken as safe: IEEE 754 has a result for any numbers, and times are far from the

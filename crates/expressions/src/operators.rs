@@ -3,6 +3,7 @@
 //! Owns: the choice, while DataFusion's SQL planner meets the operators. Does not own: computing them.
 
 use crate::arithmetic::{Arithmetic, is_exact};
+use crate::can_fail::compares;
 use crate::duration;
 use datafusion::arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType};
 use datafusion::common::{DFSchema, Result, ScalarValue};
@@ -40,10 +41,6 @@ impl ExprPlanner for Exact {
             None => Ok(PlannerResult::Original(expr)),
         }
     }
-}
-
-fn compares(op: Operator) -> bool {
-    matches!(op, Operator::Eq | Operator::NotEq | Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq)
 }
 
 /// The number of a literal as DECIMAL of just its digits; other expressions as they are.

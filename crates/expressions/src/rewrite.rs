@@ -4,7 +4,7 @@
 //! rewriting twice changes nothing more.
 
 use crate::arithmetic::Arithmetic;
-use crate::can_fail::can_fail;
+use crate::can_fail::{can_fail, compares};
 use crate::duration::{is_duration, is_length, length};
 use crate::narrow::narrowed;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -89,20 +89,6 @@ fn one(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         Expr::AggregateFunction(call) => aggregate(call, schema),
         other => Ok(Transformed::no(other)),
     }
-}
-
-fn compares(op: Operator) -> bool {
-    matches!(
-        op,
-        Operator::Eq
-            | Operator::NotEq
-            | Operator::Lt
-            | Operator::LtEq
-            | Operator::Gt
-            | Operator::GtEq
-            | Operator::IsDistinctFrom
-            | Operator::IsNotDistinctFrom
-    )
 }
 
 /// Where all are durations or intervals, and not all are durations of one unit: each becomes its length.

@@ -7,7 +7,7 @@
 //! A correlated subquery is joined with its *domain*: the distinct values of the outer columns that it names. Its plan then
 //! computes the answer for each of them, and the outer rows look theirs up (Neumann and Kemper, Unnesting Arbitrary
 //! Queries, BTW 2015). An expression on top of the subquery that may fail is computed by the rows that ask for it, so that
-//! an error in a value nobody needs is none.
+//! an error in a value that no row uses does not stop the query.
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, JoinType, Result, ScalarValue, TableReference, not_impl_err};
@@ -41,7 +41,7 @@ pub fn joined(input: LogicalPlan, exprs: Vec<Expr>, names: &mut usize) -> Result
     Ok((plan, replaced))
 }
 
-/// True for subqueries that DataFusion does not decorrelate, or whose value it would compute for nobody.
+/// True for subqueries that DataFusion does not decorrelate, or whose value it would compute even if no row uses it.
 fn is_ours(plan: &LogicalPlan) -> bool {
     top(plan).1.iter().any(|(expr, schema)| can_fail(expr, schema))
         || !(is_uncorrelated(plan) || is_simple(plan, false))
